@@ -1,0 +1,158 @@
+"""`bert-jax COMMAND`: reads the command line, calls one function, words the errors.
+
+The commands themselves stand in `commands.py`.
+"""
+
+import dataclasses
+import os
+import pathlib
+import runpy
+import sys
+import sysconfig
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import tyro
+
+from bert_jax import commands
+from bert_jax.config import FinetuneConfig, PretrainConfig
+from bert_jax.quickstart import Size, quickstart
+
+
+def load_config(name: str, kind: type) -> Any:
+    """Runs `get_config()` of a Python file, given by path or by its bare name.
+
+    Raises:
+        FileNotFoundError: no such file; the known names are listed.
+        ValueError: the file has no `get_config`, or it returns another kind.
+    """
+    folders = (
+        pathlib.Path("configs"),
+        pathlib.Path(__file__).parents[1] / "configs",
+        pathlib.Path(sysconfig.get_paths()["data"]) / "share/bert_jax/configs",
+    )
+    candidates = [pathlib.Path(name), *(f / f"{name}.py" for f in folders)]
+    path = next((p for p in candidates if p.is_file()), None)
+    if path is None:
+        known = sorted({p.stem for f in folders for p in f.glob("*.py")})
+        raise FileNotFoundError(
+            f"--config {name}: no such file; give a path, or one of the shipped "
+            f"configs: {', '.join(known)}."
+        )
+    make = runpy.run_path(str(path)).get("get_config")
+    if make is None:
+        raise ValueError(f"{path} defines no get_config(); see configs/ for examples.")
+    config = make()
+    if not isinstance(config, kind):
+        raise ValueError(
+            f"{path}: get_config() returned a {type(config).__name__}; this command "
+            f"needs a {kind.__name__}."
+        )
+    return config
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quickstart:
+    """The whole way on real text: from nothing to a classifier in six minutes."""
+
+    workdir: pathlib.Path = pathlib.Path("quickstart")
+    """Started again, it goes on where it was."""
+    size: Annotated[Size, tyro.conf.arg(name="")] = Size()
+
+    def run(self) -> None:
+        quickstart(self.workdir, main, self.size)
+
+
+COMMANDS: dict[str, Any] = {
+    "quickstart": Quickstart,
+    "corpus": commands.Corpus,
+    "tokenizer": commands.TrainTokenizer,
+    "prepare": commands.Prepare,
+    "inspect": commands.Inspect,
+    "pretrain": commands.Pretrain,
+    "finetune": commands.Finetune,
+    "baselines": commands.Baselines,
+    "evaluate": commands.Evaluate,
+    "predict": commands.Predict,
+    "export": commands.Export,
+    "report": commands.Report,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs one command; exits with 1 on an error, 2 on a wrong flag, 130 on a signal."""
+    if argv is None:
+        _use_huge_pages()
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv[:1]
+    argv = argv[debug:]
+    if not argv or argv[0] in ("-h", "--help") or argv[0] not in COMMANDS:
+        print(_overview(), file=sys.stderr if argv else sys.stdout)
+        if argv and argv[0] not in ("-h", "--help"):
+            _fail(f"unknown command {argv[0]!r}", 2)
+        return
+    name, *rest = argv
+    try:
+        _parse(name, rest).run()
+    except KeyboardInterrupt:
+        _fail("interrupted; start the same command again to go on", 130)
+    except Exception as error:
+        if debug:
+            raise
+        if type(error).__name__ == "InterruptedRunError":
+            _fail(str(error), 130)
+        if isinstance(error, (ValueError, OSError, ArithmeticError)):
+            _fail(f"{name}: {error}", 1)
+        raise
+
+
+def _use_huge_pages() -> None:
+    """Starts this process again with glibc's allocator on transparent huge pages.
+
+    XLA on CPU takes its buffers anew at every step, and faulting them in by 4 KiB costs
+    a fifth of a small model's step (benchmarks/LOG.md). glibc reads the setting at the
+    start of a process only. A `GLIBC_TUNABLES` of the user's own is left alone.
+    """
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _parse(name: str, rest: list[str]) -> Any:
+    command = COMMANDS[name]
+    default: Any = tyro.MISSING_NONPROP
+    kinds = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
+    if name in kinds:
+        # The file sets the defaults of all flags, so it is read before them.
+        file = _value_of("--config", rest) or command.config_file
+        default = command(
+            config_file=file,
+            workdir=tyro.MISSING_NONPROP,
+            settings=load_config(file, kinds[name]),
+        )
+    return tyro.cli(command, args=rest, default=default, prog=f"bert-jax {name}")
+
+
+def _value_of(flag: str, args: Sequence[str]) -> str | None:
+    for place, arg in enumerate(args):
+        if arg == flag and place + 1 < len(args):
+            return args[place + 1]
+        if arg.startswith(f"{flag}="):
+            return arg.partition("=")[2]
+    return None
+
+
+def _overview() -> str:
+    lines = ["usage: bert-jax [--debug] COMMAND [options]", ""]
+    for name, command in COMMANDS.items():
+        lines.append(f"  {name:<11} {command.__doc__.splitlines()[0]}")
+    return "\n".join([*lines, "", "`bert-jax COMMAND --help` explains every option."])
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"bert-jax: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""From a text source to batches. Knows nothing of Flax or Orbax."""

@@ -1,0 +1,1 @@
+"""The encoder and its heads as pure functions over a dict of arrays."""

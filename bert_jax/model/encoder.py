@@ -1,0 +1,175 @@
+"""The BERT encoder: embeddings and a stack of post-layer-norm layers.
+
+Parameters of all layers are stacked on a first axis, whether the layers run as one
+compiled loop or one after the other, so a checkpoint fits both.
+
+Shape suffixes: B rows, T tokens, D hidden.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bert_jax.config import ModelConfig
+from bert_jax.model.attention import SelfAttention
+from bert_jax.model.layers import (
+    Dense,
+    dropout,
+    embedding,
+    gelu,
+    graph_of,
+    layer_norm,
+    pure_params,
+    split_key,
+)
+from bert_jax.model.logical import constrain
+
+Params = dict
+
+
+class Embeddings(nnx.Module):
+    """Token + position + segment, normalised (Devlin et al. 2018, figure 2)."""
+
+    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+        self.token = embedding(cfg, cfg.padded_vocab_size, rngs)
+        self.position = embedding(cfg, cfg.max_positions, rngs)
+        self.segment = embedding(cfg, cfg.num_segments, rngs)
+        self.norm = layer_norm(cfg, rngs)
+        self.dropout_rate = cfg.dropout_rate
+
+    def __call__(
+        self,
+        input_ids_BT: jax.Array,
+        segment_ids_BT: jax.Array,
+        position_ids_BT: jax.Array,
+        key: jax.Array | None,
+    ) -> jax.Array:
+        x_BTD = (
+            self.token(input_ids_BT)
+            + self.position(position_ids_BT)
+            + self.segment(segment_ids_BT)
+        )
+        return dropout(self.norm(x_BTD), self.dropout_rate, key)
+
+
+class AttentionBlock(SelfAttention):
+    """Self-attention with its residual and norm."""
+
+    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+        super().__init__(cfg, rngs=rngs)
+        self.norm = layer_norm(cfg, rngs)
+        self.hidden_dropout_rate = cfg.dropout_rate
+
+    def __call__(
+        self, x_BTD: jax.Array, sequence_ids_BT: jax.Array, key: jax.Array | None
+    ) -> jax.Array:
+        weights_key, hidden_key = split_key(key, 2)
+        y_BTD = super().__call__(x_BTD, sequence_ids_BT, weights_key)
+        y_BTD = dropout(y_BTD, self.hidden_dropout_rate, hidden_key)
+        return self.norm(x_BTD + y_BTD)
+
+
+class MlpBlock(nnx.Module):
+    """Two dense layers with GELU between them, residual and norm."""
+
+    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+        self.cfg = cfg
+        self.up = Dense(cfg, (cfg.hidden_size,), (cfg.mlp_size,), rngs=rngs)
+        self.down = Dense(cfg, (cfg.mlp_size,), (cfg.hidden_size,), rngs=rngs)
+        self.norm = layer_norm(cfg, rngs)
+
+    def __call__(self, x_BTD: jax.Array, key: jax.Array | None) -> jax.Array:
+        h_BTF = constrain(gelu(self.cfg, self.up(x_BTD)), "batch", "length", "mlp")
+        y_BTD = dropout(self.down(h_BTF), self.cfg.dropout_rate, key)
+        return self.norm(x_BTD + y_BTD)
+
+
+class Layer(nnx.Module):
+    """One encoder layer (Vaswani et al. 2017, section 3.1, with GELU)."""
+
+    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+        self.attention = AttentionBlock(cfg, rngs=rngs)
+        self.mlp = MlpBlock(cfg, rngs=rngs)
+
+    def __call__(
+        self, x_BTD: jax.Array, sequence_ids_BT: jax.Array, key: jax.Array | None
+    ) -> jax.Array:
+        attention_key, mlp_key = split_key(key, 2)
+        x_BTD = self.attention(x_BTD, sequence_ids_BT, attention_key)
+        x_BTD = self.mlp(x_BTD, mlp_key)
+        return constrain(x_BTD, "batch", "length", "act_embed")
+
+
+_REMAT_POLICIES = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def init_encoder(cfg: ModelConfig, key: jax.Array) -> Params:
+    """Fresh `embed` and stacked `layers` parameters, float32."""
+    embed_key, layers_key = jax.random.split(key)
+    return {
+        "embed": pure_params(Embeddings(cfg, rngs=nnx.Rngs(embed_key))),
+        "layers": jax.vmap(lambda k: pure_params(Layer(cfg, rngs=nnx.Rngs(k))))(
+            jax.random.split(layers_key, cfg.num_layers)
+        ),
+    }
+
+
+def encode(
+    cfg: ModelConfig,
+    params: Params,
+    *,
+    input_ids: jax.Array,
+    segment_ids: jax.Array,
+    sequence_ids: jax.Array,
+    position_ids: jax.Array,
+    key: jax.Array | None,
+) -> jax.Array:
+    """Runs the encoder.
+
+    Args:
+        cfg: static; the config that produced `params`.
+        params: holds at least `embed` and `layers`.
+        input_ids: int32 [B, T], less than `cfg.vocab_size`.
+        segment_ids: int32 [B, T], less than `cfg.num_segments`.
+        sequence_ids: int32 [B, T]; tokens attend within their own id.
+        position_ids: int32 [B, T], less than `cfg.max_positions`.
+        key: of dropout; `None` turns it off.
+
+    Returns:
+        Hidden states of the last layer, float32 [B, T, D].
+
+    Raises:
+        ValueError: T exceeds the position table.
+
+    Source: Devlin et al. 2018, section 3.
+    """
+    length = input_ids.shape[1]
+    if length > cfg.max_positions:
+        raise ValueError(
+            f"Sequence length {length} exceeds ModelConfig.max_positions="
+            f"{cfg.max_positions}; shorten the sequences or enlarge the table."
+        )
+    embed_key, layers_key = split_key(key, 2)
+    embed = nnx.merge(graph_of(Embeddings, cfg), params["embed"])
+    x_BTD = embed(input_ids, segment_ids, position_ids, embed_key)
+    x_BTD = constrain(x_BTD, "batch", "length", "act_embed")
+
+    def layer(x: jax.Array, inputs: tuple) -> tuple[jax.Array, None]:
+        layer_params, layer_key = inputs
+        module = nnx.merge(graph_of(Layer, cfg), layer_params)
+        return module(x, sequence_ids, layer_key), None
+
+    if cfg.remat != "none":
+        layer = jax.checkpoint(layer, policy=_REMAT_POLICIES[cfg.remat])
+    keys = None if layers_key is None else jax.random.split(layers_key, cfg.num_layers)
+    if cfg.scan_layers:
+        x_BTD, _ = jax.lax.scan(layer, x_BTD, (params["layers"], keys))
+    else:
+        for n in range(cfg.num_layers):
+            x_BTD, _ = layer(
+                x_BTD, jax.tree.map(lambda leaf, n=n: leaf[n], (params["layers"], keys))
+            )
+    return x_BTD.astype(jnp.float32)

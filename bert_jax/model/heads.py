@@ -1,0 +1,61 @@
+"""What sits on the encoder: pooler, masked-LM, next-sentence and classifier heads.
+
+Shape suffixes: B rows, P pairs of a row, M masked slots, D hidden, V padded vocabulary,
+C classes.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bert_jax.config import ModelConfig
+from bert_jax.model.attention import MASKED_SCORE
+from bert_jax.model.layers import Dense, gelu, layer_norm
+from bert_jax.model.logical import constrain
+
+
+class Pooler(nnx.Module):
+    """Tanh dense on the hidden state of [CLS]."""
+
+    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+        width = (cfg.hidden_size,)
+        self.dense = Dense(cfg, width, width, rngs=rngs)
+
+    def __call__(self, x_BPD: jax.Array) -> jax.Array:
+        return jnp.tanh(self.dense(x_BPD).astype(jnp.float32))
+
+
+class MlmHead(nnx.Module):
+    """Dense, GELU and norm, then the token table again, plus a bias a token."""
+
+    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+        self.cfg = cfg
+        width = (cfg.hidden_size,)
+        self.transform = Dense(cfg, width, width, rngs=rngs)
+        self.norm = layer_norm(cfg, rngs)
+        self.output_bias = nnx.Param(jnp.zeros(cfg.padded_vocab_size, jnp.float32))
+
+    def __call__(self, x_BMD: jax.Array, table_VD: jax.Array) -> jax.Array:
+        """Float32 logits [B, M, V]; the table's padding rows can never win."""
+        x_BMD = self.norm(gelu(self.cfg, self.transform(x_BMD)))
+        dtype = jnp.dtype(self.cfg.compute_dtype)
+        logits_RV = jnp.einsum(  # rows of all B * M slots, as in `Dense`
+            "RD,VD->RV",
+            x_BMD.reshape(-1, x_BMD.shape[-1]).astype(dtype),
+            table_VD.astype(dtype),
+            preferred_element_type=jnp.float32,
+        )
+        logits_BMV = logits_RV.reshape(*x_BMD.shape[:2], -1)
+        real_V = jnp.arange(self.cfg.padded_vocab_size) < self.cfg.vocab_size
+        bias_V = jnp.where(real_V, self.output_bias[...], MASKED_SCORE)
+        return constrain(logits_BMV + bias_V[None, None], "batch", None, "vocab")
+
+
+class LinearHead(nnx.Module):
+    """One dense layer to `num_classes` float32 logits."""
+
+    def __init__(self, cfg: ModelConfig, num_classes: int, *, rngs: nnx.Rngs):
+        self.dense = Dense(cfg, (cfg.hidden_size,), (num_classes,), rngs=rngs)
+
+    def __call__(self, x_BPD: jax.Array) -> jax.Array:
+        return self.dense(x_BPD).astype(jnp.float32)

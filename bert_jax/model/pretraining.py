@@ -1,0 +1,95 @@
+"""BERT with its two pretraining heads, as two pure functions.
+
+Shape suffixes: B rows, T tokens, P pairs of a row, M masked slots, D hidden, V padded
+vocabulary.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bert_jax.batch import PretrainBatch
+from bert_jax.config import ModelConfig
+from bert_jax.model.encoder import Params, encode, init_encoder
+from bert_jax.model.heads import LinearHead, MlmHead, Pooler
+from bert_jax.model.layers import graph_of, pure_params
+from bert_jax.model.masking import MaskedBatch
+
+NUM_NSP_CLASSES = 2
+
+
+class PretrainOutputs(NamedTuple):
+    hidden: jax.Array  # float32 [B, T, D]
+    pooled: jax.Array  # float32 [B, P, D]
+    mlm_logits: jax.Array  # float32 [B, M, V]
+    nsp_logits: jax.Array  # float32 [B, P, 2]
+
+
+def init_params(cfg: ModelConfig, key: jax.Array) -> Params:
+    """Draws fresh float32 parameters; trace it under jit to place them on a mesh."""
+    encoder_key, pooler_key, mlm_key, nsp_key = jax.random.split(key, 4)
+    return {
+        **init_encoder(cfg, encoder_key),
+        "pooler": pure_params(Pooler(cfg, rngs=nnx.Rngs(pooler_key)))["dense"],
+        "mlm": pure_params(MlmHead(cfg, rngs=nnx.Rngs(mlm_key))),
+        "nsp": pure_params(LinearHead(cfg, NUM_NSP_CLASSES, rngs=nnx.Rngs(nsp_key)))[
+            "dense"
+        ],
+    }
+
+
+def apply(
+    cfg: ModelConfig,
+    params: Params,
+    batch: PretrainBatch,
+    masked: MaskedBatch,
+    *,
+    key: jax.Array | None = None,
+) -> PretrainOutputs:
+    """Runs the encoder and both heads; the MLM head sees masked positions only.
+
+    Args:
+        cfg: static; must be the config that produced `params`.
+        params: tree from `init_params` or a restored checkpoint.
+        batch: T must not exceed `cfg.max_positions`.
+        masked: the same rows after `mask_tokens`.
+        key: of dropout; `None` turns it off.
+
+    Returns:
+        Hidden states, pooled vectors and the logits of both heads, float32.
+
+    Raises:
+        ValueError: the sequences are longer than the position table.
+
+    Source: Devlin et al. 2018, sections 3.1 and A.2.
+    """
+    hidden_BTD = encode(
+        cfg,
+        params,
+        input_ids=masked.input_ids,
+        segment_ids=batch.segment_ids,
+        sequence_ids=batch.sequence_ids,
+        position_ids=batch.position_ids,
+        key=key,
+    )
+    cls_BPD = _gather(hidden_BTD, batch.cls_positions)
+    pooler = nnx.merge(graph_of(Pooler, cfg), {"dense": params["pooler"]})
+    nsp = nnx.merge(
+        graph_of(LinearHead, cfg, NUM_NSP_CLASSES), {"dense": params["nsp"]}
+    )
+    mlm = nnx.merge(graph_of(MlmHead, cfg), params["mlm"])
+
+    pooled_BPD = pooler(cls_BPD)
+    slots_BMD = _gather(hidden_BTD, masked.positions)
+    return PretrainOutputs(
+        hidden=hidden_BTD,
+        pooled=pooled_BPD,
+        mlm_logits=mlm(slots_BMD, params["embed"]["token"]["embedding"]),
+        nsp_logits=nsp(pooled_BPD),
+    )
+
+
+def _gather(x_BTD: jax.Array, positions_BM: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(x_BTD, positions_BM[:, :, None], axis=1)

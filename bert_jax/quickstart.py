@@ -1,0 +1,196 @@
+"""`bert-jax quickstart`: the commands of a user, one after the other, on real text.
+
+Every step is one command line, printed before it runs. A command that finds its work
+done says so and returns, which is how an interrupted quickstart goes on.
+"""
+
+import dataclasses
+import json
+import pathlib
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+# Of modules: neither pretraining nor fine-tuning sees the text that judges them.
+HELD_OUT = "0.08"
+SENTENCES = (
+    "Return the eigenvalues of a symmetric matrix in ascending order.",
+    "The optimizer updates the parameters with the gradient of the loss.",
+    "Set the label of the x axis and the size of the legend.",
+    "Raise an exception if the file descriptor is not open for reading.",
+)
+
+
+class Step(NamedTuple):
+    title: str
+    commands: tuple[tuple[str, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Size:
+    """How much of everything; the defaults fit two cores and six minutes."""
+
+    packages: tuple[str, ...] = ()
+    """Of the corpus; empty takes the fixed list of `bert-jax corpus`."""
+    vocab_size: int = 4_096
+    num_steps: int | None = None
+    """Of pretraining; those of configs/quickstart.py by default."""
+    max_train: int = 8_000
+    """Labelled sentences to fine-tune on."""
+
+
+def steps(workdir: pathlib.Path, size: Size) -> list[Step]:
+    """What quickstart does, as command lines without the program's name."""
+    chosen = ("--packages", *size.packages) if size.packages else ()
+    shorter: tuple[str, ...] = ()
+    if size.num_steps is not None:
+        shorter = ("--num-steps", str(size.num_steps))
+        shorter = (*shorter, "--optimizer.warmup-steps", str(size.num_steps // 10))
+    at = {
+        name: str(workdir / name)
+        for name in (
+            "corpus",
+            "tokenizer",
+            "dataset",
+            "pretrain",
+            "finetune",
+            "finetune_from_scratch",
+            "baselines",
+            "huggingface",
+            "report",
+        )
+    }
+    source = f"files:{at['corpus']}/documents-*.jsonl"
+    task = (
+        *("--task.train", f"{at['corpus']}/library/train.tsv"),
+        *("--task.validation", f"{at['corpus']}/library/validation.tsv"),
+    )
+    tune = (
+        *("finetune", "--config", "quickstart_finetune", *task),
+        *("--checkpoint", at["pretrain"]),
+    )
+    return [
+        Step(
+            "Corpus: the documentation of the Python packages installed here",
+            (
+                (
+                    *("corpus", "--output", at["corpus"], *chosen, "--task"),
+                    *("--validation-fraction", HELD_OUT),
+                    *("--max-train", str(size.max_train)),
+                ),
+            ),
+        ),
+        Step(
+            "Vocabulary: SentencePiece with BERT's special tokens",
+            (
+                (
+                    *("tokenizer", "--source", source, "--output", at["tokenizer"]),
+                    *("--vocab-size", str(size.vocab_size)),
+                    *("--max-sentences", "50000"),
+                ),
+            ),
+        ),
+        Step(
+            "Prepare: a TFDS dataset of tokenised documents",
+            (
+                (
+                    *("prepare", "--source", source, "--tokenizer", at["tokenizer"]),
+                    *("--validation-fraction", HELD_OUT, "--output", at["dataset"]),
+                ),
+                (
+                    *("inspect", at["dataset"], "--rows", "3"),
+                    *("--data.sequence-length", "32"),
+                ),
+            ),
+        ),
+        Step(
+            "Pretrain: masked language model and next-sentence prediction",
+            (
+                (
+                    *("pretrain", "--config", "quickstart"),
+                    *("--model.vocab-size", str(size.vocab_size), *shorter),
+                    *("--data.dataset", at["dataset"], "--workdir", at["pretrain"]),
+                ),
+            ),
+        ),
+        Step(
+            "Fine-tune: which library does a sentence come from?",
+            (
+                ("baselines", *task, "--output", at["baselines"]),
+                (*tune, "--workdir", at["finetune"]),
+                (*tune, "--from-scratch", "--workdir", at["finetune_from_scratch"]),
+            ),
+        ),
+        Step("Predict", (("predict", at["finetune"], *SENTENCES),)),
+        Step(
+            "Export to Hugging Face",
+            (("export", at["finetune"], "--output", at["huggingface"]),),
+        ),
+        Step(
+            "Report",
+            (
+                (
+                    *("report", "--pretrain", at["pretrain"], "--finetune"),
+                    *(at["finetune"], at["finetune_from_scratch"]),
+                    *("--baselines", at["baselines"], "--output", at["report"]),
+                    *("--title", "bert_jax quickstart"),
+                ),
+            ),
+        ),
+    ]
+
+
+def quickstart(
+    workdir: pathlib.Path,
+    run_command: Callable[[Sequence[str]], None],
+    size: Size,
+) -> None:
+    """Runs all steps through `run_command` and sums up what came out.
+
+    Args:
+        workdir: holds everything; started again with it, finished steps are skipped.
+        run_command: takes the arguments behind `bert-jax`.
+        size: how much of everything.
+    """
+    started = time.perf_counter()
+    todo = steps(workdir, size)
+    for number, step in enumerate(todo, 1):
+        print(f"\n[{number}/{len(todo)}] {step.title}")
+        for argv in step.commands:
+            print(f"$ bert-jax {shlex.join(argv)}", flush=True)
+            before = time.perf_counter()
+            run_command(argv)
+            print(f"({time.perf_counter() - before:.0f} s)", flush=True)
+    print(f"\n{summary(workdir)}\n{time.perf_counter() - started:.0f} s in all")
+
+
+def summary(workdir: pathlib.Path) -> str:
+    """The figures of a finished quickstart, whatever they are."""
+    pretrain, finetune, scratch, baselines = (
+        json.loads((workdir / name / "results.json").read_text())
+        for name in ("pretrain", "finetune", "finetune_from_scratch", "baselines")
+    )
+    judged = pretrain["eval"]
+    rows = [
+        ("majority class", baselines["majority"]),
+        ("TF-IDF + logistic regression", baselines["tfidf_logistic_regression"]),
+        ("this BERT without pretraining", scratch["eval"]),
+        ("this BERT, pretrained", finetune["eval"]),
+    ]
+    return "\n".join(
+        [
+            f"held-out MLM loss    {judged['mlm_loss']:.3f} nats   (unigram entropy "
+            f"{pretrain['unigram_entropy']:.3f})",
+            f"held-out NSP accuracy {judged['nsp_accuracy']:.1%}      (majority "
+            f"{judged['nsp_majority']:.1%})",
+            f"which library, {finetune['num_validation']:,} held-out sentences of "
+            f"{len(finetune['labels'])} libraries:",
+            *(
+                f"  {name:<30} accuracy {s['accuracy']:6.1%}   macro-F1 "
+                f"{s['macro_f1']:.3f}"
+                for name, s in rows
+            ),
+            f"report: {workdir / 'report' / 'report.html'}",
+        ]
+    )

@@ -1,0 +1,1 @@
+"""Sharding, losses, optimizer, step, checkpoints and the loops."""

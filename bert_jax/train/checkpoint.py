@@ -1,0 +1,171 @@
+"""Orbax, and nothing but Orbax: saving and restoring train states.
+
+Each step holds four items: `params` and `opt_state` apart, so that the encoder can be
+read without the moments; `rest` (step and key); and `manifest`, the names, shapes and
+types of all tensors, against which every restore is checked first.
+"""
+
+import hashlib
+import logging
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from bert_jax.train.step import TrainState
+
+FORMAT_VERSION = 1
+
+# Orbax warns on every read-only opening that it will not write.
+_EXPECTED = ("CheckpointManagerOptions.read_only=True", "Given directory is read only")
+logging.getLogger("absl").addFilter(
+    lambda line: not line.getMessage().startswith(_EXPECTED)
+)
+
+
+class Checkpoints:
+    """The checkpoints of one run directory."""
+
+    def __init__(self, run: pathlib.Path, *, keep: int = 1, read_only: bool = False):
+        self.directory = run / "checkpoints"
+        if read_only and not self.directory.is_dir():
+            raise FileNotFoundError(
+                f"{run} holds no checkpoints; expected a run directory written by "
+                "`bert-jax pretrain` or `bert-jax finetune`."
+            )
+        self._manager = ocp.CheckpointManager(
+            self.directory.absolute(),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=None if read_only else keep,
+                create=not read_only,
+                read_only=read_only,
+            ),
+            item_names=("params", "opt_state", "rest", "manifest"),
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._manager.close()
+
+    def latest_step(self) -> int | None:
+        """The newest complete checkpoint; half-written ones are never seen."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState) -> None:
+        """Starts writing a checkpoint; training may go on meanwhile."""
+        step = int(state.step)
+        if step == self.latest_step():
+            return
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(state.params),
+                opt_state=ocp.args.StandardSave(state.opt_state),
+                rest=ocp.args.StandardSave({"step": state.step, "key": state.key}),
+                manifest=ocp.args.JsonSave(
+                    {"format_version": FORMAT_VERSION, "tensors": describe(state)}
+                ),
+            ),
+        )
+
+    def wait(self) -> None:
+        """Returns when everything is on disk."""
+        self._manager.wait_until_finished()
+
+    def restore(self, abstract: TrainState, step: int | None = None) -> TrainState:
+        """Reads a whole state onto the placements of `abstract`.
+
+        Raises:
+            ValueError: a tensor is missing, extra, or of another shape or type.
+        """
+        step = self._step(step)
+        self._check(step, describe(abstract))
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardRestore(abstract.params),
+                opt_state=ocp.args.StandardRestore(abstract.opt_state),
+                rest=ocp.args.StandardRestore(
+                    {"step": abstract.step, "key": abstract.key}
+                ),
+            ),
+        )
+        return TrainState(
+            params=restored.params, opt_state=restored.opt_state, **restored.rest
+        )
+
+    def restore_params(self, abstract: Any, step: int | None = None) -> Any:
+        """Reads all parameters, and no optimizer state.
+
+        Raises:
+            ValueError: a tensor is missing, extra, or of another shape or type.
+        """
+        step = self._step(step)
+        self._check(step, describe({"params": abstract}), prefix="params/")
+        return self._manager.restore(
+            step,
+            args=ocp.args.Composite(params=ocp.args.StandardRestore(abstract)),
+        ).params
+
+    def _step(self, step: int | None) -> int:
+        found = list(self._manager.all_steps())
+        if not found:
+            raise FileNotFoundError(
+                f"{self.directory} holds no complete checkpoint; let the run write one."
+            )
+        if step is not None and step not in found:
+            raise FileNotFoundError(
+                f"{self.directory} has no checkpoint of step {step}; there are "
+                f"{sorted(found)}."
+            )
+        return max(found) if step is None else step
+
+    def _check(self, step: int, wanted: dict[str, str], prefix: str = "") -> None:
+        manifest = self._manager.restore(
+            step, args=ocp.args.Composite(manifest=ocp.args.JsonRestore())
+        ).manifest
+        if manifest["format_version"] != FORMAT_VERSION:
+            raise ValueError(
+                f"{self.directory}/{step} has checkpoint format "
+                f"{manifest['format_version']}; this version reads {FORMAT_VERSION}."
+            )
+        stored = {n: d for n, d in manifest["tensors"].items() if n.startswith(prefix)}
+        problems = [
+            f"{name} is {stored.get(name, 'missing')} in the checkpoint and "
+            f"{wanted.get(name, 'not wanted')} here"
+            for name in sorted({*stored, *wanted})
+            if stored.get(name) != wanted.get(name)
+        ]
+        if problems:
+            more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+            raise ValueError(
+                f"Checkpoint {self.directory}/{step} does not fit the model: "
+                f"{'; '.join(problems[:5])}{more}. Use the config it was written with."
+            )
+
+
+def describe(tree: Any) -> dict[str, str]:
+    """Name of each tensor -> its type and shape, such as `float32[2,128]`."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): (
+            f"{np.dtype(leaf.dtype).name}[{','.join(map(str, leaf.shape))}]"
+        )
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def tensors_sha256(tree: Any) -> str:
+    """One hash over the names and bytes of all tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    leaves = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    for name in sorted(leaves):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(leaves[name]).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,161 @@
+"""How good a pretrained model is: held-out losses under masks that never change."""
+
+import math
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from bert_jax.batch import PretrainBatch, SpecialIds
+from bert_jax.config import MaskingConfig, ModelConfig, PretrainConfig
+from bert_jax.data.loader import PretrainRows, evaluation_batches
+from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.model import pretraining
+from bert_jax.model.masking import MaskedBatch, mask_tokens
+from bert_jax.train import sharding
+from bert_jax.train.losses import Mean, pretrain_loss, weighted
+from bert_jax.train.metrics import means_of
+
+# Root of the masks and pairs of evaluation: no setting of a run changes it.
+EVALUATION_SEED = 20_181_011
+
+
+class PretrainEvaluator:
+    """Judges parameters on the same masked rows every time."""
+
+    def __init__(
+        self,
+        cfg: PretrainConfig,
+        rows: PretrainRows,
+        special: SpecialIds,
+        mesh: Mesh,
+    ) -> None:
+        self.cfg, self.rows, self.special, self.mesh = cfg, rows, special, mesh
+        self._step = jax.jit(
+            self._evaluate_batch, out_shardings=sharding.replicated(mesh)
+        )
+
+    def _evaluate_batch(
+        self, params: Any, batch: PretrainBatch, number: jax.Array
+    ) -> dict[str, Mean]:
+        with sharding.on_mesh(self.mesh):
+            masked = fixed_masks(
+                self.cfg.masking, batch, self.special, self.cfg.model.vocab_size, number
+            )
+            outputs = pretraining.apply(self.cfg.model, params, batch, masked)
+            _, metrics = pretrain_loss(outputs, batch, masked)
+        is_random = (batch.nsp_labels == 1).astype(jnp.float32)
+        return {**metrics, "nsp_random": weighted(is_random, batch.nsp_weights)}
+
+    def __call__(self, params: Any) -> dict[str, float]:
+        """Held-out losses in nats, accuracies, and the share of the larger NSP class."""
+        found = [
+            self._step(params, sharding.to_devices(self.mesh, batch), np.int32(number))
+            for number, batch in enumerate(
+                evaluation_batches(
+                    self.rows,
+                    batch_size=self.cfg.batch_size,
+                    max_batches=self.cfg.eval_batches,
+                )
+            )
+        ]
+        means = means_of(found)
+        share = means.pop("nsp_random")
+        return {
+            **means,
+            "mlm_perplexity": math.exp(min(means["mlm_loss"], 700.0)),
+            "nsp_majority": max(share, 1.0 - share),
+        }
+
+
+def fixed_masks(
+    cfg: MaskingConfig,
+    batch: PretrainBatch,
+    special: SpecialIds,
+    vocab_size: int,
+    number: jax.Array,
+) -> MaskedBatch:
+    """The masks of evaluation batch `number`, the same in every run."""
+    key = jax.random.fold_in(jax.random.key(EVALUATION_SEED), number)
+    return mask_tokens(cfg, batch, special, vocab_size, key)
+
+
+def mask_examples(
+    cfg: PretrainConfig,
+    params: Any,
+    rows: PretrainRows,
+    tokenizer: Tokenizer,
+    *,
+    num_examples: int = 6,
+    num_guesses: int = 5,
+) -> list[dict[str, Any]]:
+    """Held-out pairs with their hidden tokens and what the model fills in.
+
+    Returns:
+        For each pair `{"tokens": [{"text", "guesses"}]}`: `guesses` is `None` on tokens
+        that were not hidden, else (piece, probability) from the likeliest down.
+    """
+    batch = next(iter(evaluation_batches(rows, batch_size=num_examples, max_batches=1)))
+    fill: Callable[[Any, PretrainBatch], tuple] = jax.jit(
+        lambda params, batch: _fill(cfg, params, batch, tokenizer.special, num_guesses)
+    )
+    masked, probs, pieces = jax.device_get(fill(params, batch))
+    examples = []
+    for row in range(num_examples):
+        guesses = {
+            int(position): [
+                (tokenizer.pieces[int(i)], float(p))
+                for i, p in zip(pieces[row, slot], probs[row, slot], strict=True)
+            ]
+            for slot, position in enumerate(masked.positions[row])
+            if masked.weights[row, slot]
+        }
+        first = batch.sequence_ids[row] == 1
+        tokens = [
+            {"text": tokenizer.pieces[int(i)], "guesses": guesses.get(position)}
+            for position, i in enumerate(batch.input_ids[row])
+            if first[position]
+        ]
+        if any(token["guesses"] for token in tokens):
+            examples.append({"tokens": tokens})
+    return examples
+
+
+def _fill(
+    cfg: PretrainConfig,
+    params: Any,
+    batch: PretrainBatch,
+    special: SpecialIds,
+    num_guesses: int,
+) -> tuple[MaskedBatch, jax.Array, jax.Array]:
+    masked = fixed_masks(
+        cfg.masking, batch, special, cfg.model.vocab_size, jnp.int32(0)
+    )
+    logits = pretraining.apply(cfg.model, params, batch, masked).mlm_logits
+    probs, pieces = jax.lax.top_k(jax.nn.softmax(logits), num_guesses)
+    return masked, probs, pieces
+
+
+def abstract_pretraining_params(cfg: ModelConfig, mesh: Mesh) -> Any:
+    """Shapes and placements of the parameters of a pretraining checkpoint."""
+    shapes = jax.eval_shape(lambda: pretraining.init_params(cfg, jax.random.key(0)))
+    places = sharding.shardings(mesh, shapes)
+    return jax.tree.map(
+        lambda x, p: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=p), shapes, places
+    )
+
+
+def check_vocabulary(
+    cfg: ModelConfig, tokenizer: Tokenizer, where: pathlib.Path
+) -> None:
+    """Raises ValueError when the token table and the tokenizer differ in size."""
+    if cfg.vocab_size != tokenizer.vocab_size:
+        raise ValueError(
+            f"ModelConfig.vocab_size={cfg.vocab_size}, but the tokenizer of {where} has "
+            f"{tokenizer.vocab_size} pieces; pass --model.vocab-size "
+            f"{tokenizer.vocab_size} or choose the dataset that was meant."
+        )

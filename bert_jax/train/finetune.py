@@ -1,0 +1,267 @@
+"""Fine-tuning for classification: a loop of its own, from a pretraining checkpoint."""
+
+import dataclasses
+import functools
+import math
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from sklearn.metrics import confusion_matrix, f1_score
+
+from bert_jax.batch import ClassifyBatch
+from bert_jax.config import FinetuneConfig, ModelConfig
+from bert_jax.data.loader import prefetched
+from bert_jax.data.tasks import (
+    EncodedExamples,
+    encode_examples,
+    epoch_order,
+    label_names,
+    label_numbers,
+    load_examples,
+)
+from bert_jax.model import classification
+from bert_jax.train import sharding
+from bert_jax.train.checkpoint import Checkpoints, tensors_sha256
+from bert_jax.train.evaluate import abstract_pretraining_params
+from bert_jax.train.loop import run_loop
+from bert_jax.train.losses import Mean, classify_loss
+from bert_jax.train.optimizer import make_optimizer, make_schedule
+from bert_jax.train.run import (
+    RunInfo,
+    load_results,
+    load_run,
+    load_run_tokenizer,
+    save_results,
+    start_run,
+)
+from bert_jax.train.step import abstract_state, compile_step, init_state
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainedEncoder:
+    """Encoder and pooler of a pretraining run, and where they came from."""
+
+    params: dict[str, Any]
+    origin: dict[str, Any]
+
+
+def load_encoder(run: pathlib.Path, mesh: Mesh) -> PretrainedEncoder:
+    """Reads the newest checkpoint's encoder onto `mesh`.
+
+    Raises:
+        FileNotFoundError, ValueError: no complete checkpoint, or it does not fit.
+    """
+    info = load_run(run, kind="pretrain")
+    with Checkpoints(run, read_only=True) as checkpoints:
+        step = checkpoints.latest_step()
+        params = checkpoints.restore_params(
+            abstract_pretraining_params(info.model, mesh)
+        )
+    parts = {name: params[name] for name in classification.ENCODER_PARTS}
+    return PretrainedEncoder(
+        params=parts,
+        origin={
+            "run": str(run),
+            "step": step,
+            "num_tensors": len(jax.tree.leaves(parts)),
+            "sha256": tensors_sha256(jax.device_get(parts)),
+        },
+    )
+
+
+def classify_objective(
+    model: ModelConfig, params: Any, batch: ClassifyBatch, key: jax.Array
+) -> tuple[jax.Array, dict[str, Mean]]:
+    """Loss of a batch with dropout on; `model` is static."""
+    return classify_loss(classification.apply(model, params, batch, key=key), batch)
+
+
+class Classifier:
+    """Class probabilities of encoded examples, batch after batch."""
+
+    def __init__(self, model: ModelConfig, mesh: Mesh, batch_size: int) -> None:
+        self.mesh, self.batch_size = mesh, batch_size
+
+        def logits(params: Any, batch: ClassifyBatch) -> jax.Array:
+            with sharding.on_mesh(mesh):
+                return classification.apply(model, params, batch)
+
+        self._logits = jax.jit(logits, out_shardings=sharding.replicated(mesh))
+
+    def __call__(self, params: Any, examples: EncodedExamples) -> np.ndarray:
+        """Float32 logits [examples, C]."""
+        found = []
+        for start in range(0, len(examples), self.batch_size):
+            numbers = np.arange(start, min(start + self.batch_size, len(examples)))
+            batch = examples.batch(numbers, self.batch_size)
+            out = self._logits(params, sharding.to_devices(self.mesh, batch))
+            found.append(np.asarray(out)[: numbers.size])
+        return np.concatenate(found)
+
+
+def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Accuracy, macro-averaged F1 and mean cross-entropy in nats.
+
+    Args:
+        logits: float32 [examples, C].
+        labels: int32 [examples].
+    """
+    predicted = logits.argmax(axis=1)
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    log_probs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return {
+        "accuracy": float((predicted == labels).mean()),
+        "macro_f1": float(f1_score(labels, predicted, average="macro")),
+        "loss": float(-log_probs[np.arange(labels.size), labels].mean()),
+    }
+
+
+def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
+    """Runs, or goes on with, one fine-tuning run and returns its results.
+
+    Raises:
+        ValueError: checkpoint, task and settings do not fit, or `run` holds another
+            run.
+        InterruptedRunError: a signal came; a checkpoint was written.
+    """
+    if cfg.checkpoint is None:
+        raise ValueError(
+            "No checkpoint given; pass --checkpoint RUN, a run directory of "
+            "`bert-jax pretrain`."
+        )
+    pretrained = load_run(cfg.checkpoint, kind="pretrain")
+    if cfg.sequence_length > pretrained.model.max_positions:
+        raise ValueError(
+            f"FinetuneConfig.sequence_length={cfg.sequence_length} exceeds the "
+            f"{pretrained.model.max_positions} positions of {cfg.checkpoint}; pass "
+            f"--sequence-length {pretrained.model.max_positions} or less."
+        )
+    tokenizer = load_run_tokenizer(cfg.checkpoint)
+    mesh = sharding.make_mesh(cfg.mesh)
+    sharding.check_batch_size(mesh, cfg.batch_size)
+    train = load_examples(cfg.task.train, cfg.task)
+    held_out = load_examples(cfg.task.validation, cfg.task)
+    names = label_names(train)
+    train_set, held_out_set = (
+        encode_examples(
+            tokenizer, part.texts, label_numbers(part, names), cfg.sequence_length
+        )
+        for part in (train, held_out)
+    )
+    encoder = None if cfg.from_scratch else load_encoder(cfg.checkpoint, mesh)
+    if encoder is None:
+        print("encoder: fresh random weights (--from-scratch)", flush=True)
+    else:
+        print(
+            f"encoder: {encoder.origin['num_tensors']} tensors of {cfg.checkpoint} at "
+            f"step {encoder.origin['step']:,}, sha256 {encoder.origin['sha256'][:16]}",
+            flush=True,
+        )
+    model = dataclasses.replace(
+        pretrained.model,
+        dropout_rate=cfg.dropout_rate,
+        attention_dropout_rate=cfg.dropout_rate,
+    )
+    info = RunInfo(
+        kind="finetune",
+        model=model,
+        tokenizer_sha256=tokenizer.sha256,
+        data={"train": train.sha256(), "validation": held_out.sha256()},
+        labels=names,
+        sequence_length=cfg.sequence_length,
+        encoder=None if encoder is None else encoder.origin,
+    )
+    start_run(run, cfg, info, tokenizer)
+    finished = load_results(run)
+    if finished is not None:
+        print(f"{run} is finished at step {finished['step']:,}; nothing to do")
+        return finished
+
+    steps_per_epoch = math.ceil(len(train) / cfg.batch_size)
+    num_steps = cfg.num_epochs * steps_per_epoch
+    rates = dataclasses.replace(
+        cfg.optimizer, warmup_steps=int(cfg.warmup_share * num_steps)
+    )
+    optimizer = make_optimizer(rates, num_steps)
+
+    def make_state():  # type: ignore[no-untyped-def]
+        init = functools.partial(classification.init_params, model, len(names))
+        return init_state(init, optimizer, cfg.seed)
+
+    abstract = abstract_state(make_state, mesh)
+    places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+
+    def placed_state():  # type: ignore[no-untyped-def]
+        state = jax.jit(make_state, out_shardings=places)()
+        if encoder is None:
+            return state
+        return dataclasses.replace(state, params={**state.params, **encoder.params})
+
+    classify = Classifier(model, mesh, cfg.batch_size)
+    state, evaluation, elapsed = run_loop(
+        run=run,
+        cfg=cfg.loop,
+        mesh=mesh,
+        step=compile_step(
+            functools.partial(classify_objective, model), optimizer, mesh, abstract
+        ),
+        make_state=placed_state,
+        abstract=abstract,
+        batches=lambda step: _train_batches(cfg, train_set, step, num_steps),
+        num_steps=num_steps,
+        evaluate=lambda params: scores(
+            classify(params, held_out_set), held_out_set.labels
+        ),
+        per_step={"examples_per_sec": len(train) / steps_per_epoch},
+        show=_show,
+        learning_rate=make_schedule(rates, num_steps),
+    )
+    predicted = classify(state.params, held_out_set).argmax(axis=1)
+    majority = np.bincount(held_out_set.labels).max() / len(held_out_set)
+    results = {
+        "kind": "finetune",
+        "step": int(state.step),
+        "eval": evaluation,
+        "majority_accuracy": float(majority),
+        "initial": "random" if encoder is None else "pretrained",
+        "encoder": info.encoder,
+        "labels": list(names),
+        "confusion": confusion_matrix(
+            held_out_set.labels, predicted, labels=range(len(names))
+        ).tolist(),
+        "num_train": len(train),
+        "num_validation": len(held_out),
+        "elapsed_secs": elapsed,
+    }
+    save_results(run, results)
+    return results
+
+
+def _train_batches(
+    cfg: FinetuneConfig, examples: EncodedExamples, first_step: int, num_steps: int
+) -> Iterator[ClassifyBatch]:
+    """Batches of steps [first_step, num_steps): pure in (seed, step)."""
+    steps_per_epoch = num_steps // cfg.num_epochs
+    orders = [epoch_order(len(examples), cfg.seed, n) for n in range(cfg.num_epochs)]
+    host, num_hosts = jax.process_index(), jax.process_count()
+
+    def of_step(step: int) -> ClassifyBatch:
+        epoch, place = divmod(step, steps_per_epoch)
+        chosen = orders[epoch][place * cfg.batch_size : (place + 1) * cfg.batch_size]
+        batch = examples.batch(chosen, cfg.batch_size)
+        return ClassifyBatch(*(np.split(x, num_hosts)[host] for x in batch))
+
+    return prefetched(of_step, first_step, num_steps, num_threads=1)
+
+
+def _show(line: dict[str, float]) -> str:
+    text = f"loss {line['loss']:.3f}  accuracy {line['accuracy']:.1%}"
+    if "macro_f1" in line:
+        text += f"  macro-F1 {line['macro_f1']:.3f}"
+    if "examples_per_sec" in line:
+        text += f"  {line['examples_per_sec']:,.0f} examples/s"
+    return text

@@ -1,0 +1,77 @@
+"""Losses as ratios of global sums.
+
+Each metric travels as (sum, weight): sums over devices, micro-batches or evaluation
+batches can be added before the one division, so an unequal number of masks never
+shifts a mean.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bert_jax.batch import ClassifyBatch, PretrainBatch
+from bert_jax.model.masking import MaskedBatch
+from bert_jax.model.pretraining import PretrainOutputs
+
+
+class Mean(NamedTuple):
+    """A mean that has not been divided yet."""
+
+    sum: jax.Array
+    weight: jax.Array
+
+    def value(self) -> jax.Array:
+        """The mean; 0 where nothing was counted."""
+        counted = self.weight != 0.0
+        return jnp.where(counted, self.sum / jnp.where(counted, self.weight, 1.0), 0.0)
+
+
+def weighted(values: jax.Array, weights: jax.Array) -> Mean:
+    return Mean((values * weights).sum(), weights.sum())
+
+
+def cross_entropy(
+    logits: jax.Array, labels: jax.Array, weights: jax.Array
+) -> tuple[Mean, Mean]:
+    """Weighted cross-entropy in nats and accuracy over the last axis of `logits`.
+
+    Accuracy breaks ties in expectation: a label among n equal maxima counts 1 / n, so
+    constant logits score chance, and no separate argmax has to be found.
+    """
+    top = jax.lax.stop_gradient(logits.max(axis=-1))
+    label_logits = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    log_sum = jnp.log(jnp.exp(logits - top[..., None]).sum(axis=-1)) + top
+    num_top = (logits == top[..., None]).sum(axis=-1, dtype=jnp.float32)
+    hits = (label_logits >= top) / num_top
+    return weighted(log_sum - label_logits, weights), weighted(hits, weights)
+
+
+def pretrain_loss(
+    outputs: PretrainOutputs, batch: PretrainBatch, masked: MaskedBatch
+) -> tuple[jax.Array, dict[str, Mean]]:
+    """Masked mean of the MLM loss plus mean of the NSP loss, in nats.
+
+    Source: Devlin et al. 2018, appendix A.2.
+    """
+    mlm_loss, mlm_accuracy = cross_entropy(
+        outputs.mlm_logits, masked.labels, masked.weights
+    )
+    nsp_loss, nsp_accuracy = cross_entropy(
+        outputs.nsp_logits, batch.nsp_labels, batch.nsp_weights
+    )
+    metrics = {
+        "mlm_loss": mlm_loss,
+        "mlm_accuracy": mlm_accuracy,
+        "nsp_loss": nsp_loss,
+        "nsp_accuracy": nsp_accuracy,
+    }
+    return mlm_loss.value() + nsp_loss.value(), metrics
+
+
+def classify_loss(
+    logits: jax.Array, batch: ClassifyBatch
+) -> tuple[jax.Array, dict[str, Mean]]:
+    """Mean cross-entropy of the labelled rows, in nats."""
+    loss, accuracy = cross_entropy(logits, batch.labels, batch.weights)
+    return loss.value(), {"accuracy": accuracy}

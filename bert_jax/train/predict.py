@@ -1,0 +1,66 @@
+"""From sentences to labels with a fine-tuned run."""
+
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from bert_jax.config import FinetuneConfig, MeshConfig, from_json
+from bert_jax.data.tasks import EncodedExamples, Text, encode_examples
+from bert_jax.model import classification
+from bert_jax.train import sharding
+from bert_jax.train.checkpoint import Checkpoints
+from bert_jax.train.finetune import Classifier
+from bert_jax.train.run import load_run, load_run_tokenizer
+
+
+class Predictor:
+    """A fine-tuned classifier, loaded from its run directory."""
+
+    def __init__(self, run: pathlib.Path, *, batch_size: int = 32) -> None:
+        self.info = load_run(run, kind="finetune")
+        if self.info.labels is None:
+            raise ValueError(f"{run}/run.json names no labels; fine-tune again.")
+        self.labels = self.info.labels
+        cfg = from_json(FinetuneConfig, (run / "config.json").read_text())
+        self.num_texts = len(cfg.task.text_columns)
+        self.tokenizer = load_run_tokenizer(run)
+        mesh = sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])
+        shapes = jax.eval_shape(
+            lambda: classification.init_params(
+                self.info.model, len(self.labels), jax.random.key(0)
+            )
+        )
+        abstract = jax.tree.map(
+            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+            shapes,
+            sharding.shardings(mesh, shapes),
+        )
+        with Checkpoints(run, read_only=True) as checkpoints:
+            self.params = checkpoints.restore_params(abstract)
+        self._classify = Classifier(self.info.model, mesh, batch_size)
+
+    def __call__(self, texts: Sequence[Text]) -> np.ndarray:
+        """Probabilities, float32 [texts, labels]; longer texts are cut.
+
+        Raises:
+            ValueError: texts are none, empty, or pairs where the task has single texts.
+        """
+        columns = self.num_texts
+        for number, text in enumerate(texts, 1):
+            if len(text) != columns or not all(part.strip() for part in text):
+                raise ValueError(
+                    f"Text {number} is {text!r}; this run takes {columns} non-empty "
+                    "text(s) each (a pair has a tab between its two)."
+                )
+        if not texts:
+            raise ValueError("No text given; pass texts as arguments or on stdin.")
+        examples = encode_examples(
+            self.tokenizer, texts, [0] * len(texts), self.info.sequence_length
+        )
+        return np.asarray(jax.nn.softmax(self.logits(examples), axis=-1))
+
+    def logits(self, examples: EncodedExamples) -> np.ndarray:
+        """Float32 [examples, labels]."""
+        return self._classify(self.params, examples)

@@ -1,0 +1,73 @@
+"""Judging a run again from its newest checkpoint, on its own data or other data."""
+
+import pathlib
+
+from bert_jax.config import FinetuneConfig, PretrainConfig, from_json
+from bert_jax.data.dataset import open_dataset
+from bert_jax.data.loader import PretrainRows
+from bert_jax.data.tasks import encode_examples, label_numbers, load_examples
+from bert_jax.train import sharding
+from bert_jax.train.checkpoint import Checkpoints
+from bert_jax.train.evaluate import (
+    EVALUATION_SEED,
+    PretrainEvaluator,
+    abstract_pretraining_params,
+)
+from bert_jax.train.finetune import scores
+from bert_jax.train.predict import Predictor
+from bert_jax.train.run import load_run, load_run_tokenizer
+
+
+def evaluate_run(run: pathlib.Path, data: pathlib.Path | None) -> dict[str, float]:
+    """Scores of the newest checkpoint of a run.
+
+    Args:
+        run: directory of `pretrain` or `finetune`.
+        data: a prepared dataset or a labelled file; the run's own held-out data when
+            `None`.
+
+    Raises:
+        ValueError: the data was prepared with another tokenizer, or has other labels.
+    """
+    if load_run(run).kind == "pretrain":
+        return _evaluate_pretraining(run, data)
+    return _evaluate_classifier(run, data)
+
+
+def _evaluate_pretraining(
+    run: pathlib.Path, data: pathlib.Path | None
+) -> dict[str, float]:
+    cfg = from_json(PretrainConfig, (run / "config.json").read_text())
+    dataset = open_dataset(data or cfg.data.dataset)
+    expected = load_run_tokenizer(run).sha256
+    if dataset.tokenizer.sha256 != expected:
+        raise ValueError(
+            f"{dataset.directory} was prepared with tokenizer "
+            f"{dataset.tokenizer.sha256[:12]}, the run was trained with "
+            f"{expected[:12]}; prepare it with --tokenizer {run}/tokenizer."
+        )
+    mesh = sharding.make_mesh(cfg.mesh)
+    special = dataset.tokenizer.special
+    rows = PretrainRows(
+        dataset.load_split("validation"), cfg.data, special, seed=EVALUATION_SEED
+    )
+    with Checkpoints(run, read_only=True) as checkpoints:
+        params = checkpoints.restore_params(
+            abstract_pretraining_params(cfg.model, mesh)
+        )
+    return PretrainEvaluator(cfg, rows, special, mesh)(params)
+
+
+def _evaluate_classifier(
+    run: pathlib.Path, data: pathlib.Path | None
+) -> dict[str, float]:
+    cfg = from_json(FinetuneConfig, (run / "config.json").read_text())
+    predictor = Predictor(run, batch_size=cfg.batch_size)
+    held_out = load_examples(data or cfg.task.validation, cfg.task)
+    encoded = encode_examples(
+        predictor.tokenizer,
+        held_out.texts,
+        label_numbers(held_out, predictor.labels),
+        cfg.sequence_length,
+    )
+    return scores(predictor.logits(encoded), encoded.labels)

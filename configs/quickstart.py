@@ -1,0 +1,42 @@
+"""A tiny BERT on the documentation of the installed Python stack, for two CPU cores.
+
+    bert-jax quickstart
+
+The settings buy the most that some two minutes of two cores can: short rows and a
+larger initial scale, so that attention forms within the first thousand updates.
+"""
+
+from bert_jax.config import (
+    DataConfig,
+    LoopConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PretrainConfig,
+)
+
+
+def get_config() -> PretrainConfig:
+    return PretrainConfig(
+        model=ModelConfig(
+            vocab_size=4_096,
+            hidden_size=128,
+            num_layers=2,
+            num_heads=2,
+            mlp_size=512,
+            max_positions=64,
+            # Little more than one epoch: dropout would only slow it down.
+            dropout_rate=0.0,
+            attention_dropout_rate=0.0,
+            init_std=0.08,
+            scan_layers=False,
+        ),
+        data=DataConfig(sequence_length=32),
+        # Without bias correction, b2 = 0.999 would inflate the first thousand updates.
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=100, b2=0.98),
+        loop=LoopConfig(
+            log_every_steps=100, eval_every_steps=400, checkpoint_every_steps=400
+        ),
+        batch_size=48,
+        num_steps=1_500,
+        eval_batches=32,
+    )

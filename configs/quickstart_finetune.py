@@ -1,0 +1,21 @@
+"""Which library does a sentence of documentation come from? Part of the quickstart.
+
+    bert-jax finetune --config quickstart_finetune --checkpoint RUN --workdir DIR \\
+        --task.train train.tsv --task.validation validation.tsv
+"""
+
+from bert_jax.config import FinetuneConfig, LoopConfig, OptimizerConfig
+
+
+def get_config() -> FinetuneConfig:
+    return FinetuneConfig(
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=0, b2=0.98),
+        loop=LoopConfig(
+            log_every_steps=50, eval_every_steps=250, checkpoint_every_steps=250
+        ),
+        # Two layers underfit: dropout would halve the speed and buy nothing.
+        dropout_rate=0.0,
+        sequence_length=32,
+        batch_size=32,
+        num_epochs=3,
+    )

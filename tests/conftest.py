@@ -1,0 +1,168 @@
+"""Eight CPU devices, strict JAX modes and shared tiny inputs for every test."""
+
+import os
+import pathlib
+
+# Compile time dominates these tests; XLA's optimisations buy nothing here.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+).strip()
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+import reference  # noqa: E402
+
+from bert_jax.batch import ClassifyBatch, PretrainBatch, SpecialIds  # noqa: E402
+from bert_jax.config import ModelConfig  # noqa: E402
+from bert_jax.data.pairs import TokenStore  # noqa: E402
+
+SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
+IN_CI = os.environ.get("CI") == "true"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> pathlib.Path:
+    """Folder of real data beside the repository; CI must have it."""
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        (pytest.fail if IN_CI else pytest.skip)(f"{folder} is not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def special() -> SpecialIds:
+    return SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
+
+
+@pytest.fixture(scope="session")
+def make_store():
+    """make_store([[3, 2], [4]]): documents of sentences of so many tokens.
+
+    The token at offset n has id n + 5, so that every one can be recognised.
+    """
+
+    def starts(lengths) -> np.ndarray:
+        return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+    def make(documents: list[list[int]]) -> TokenStore:
+        sentences = starts([n for document in documents for n in document])
+        tokens = np.arange(5, sentences[-1] + 5, dtype=np.uint32)
+        return TokenStore(tokens, sentences, starts([len(d) for d in documents]))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny() -> ModelConfig:
+    """No two sizes agree, so that a transposed tensor cannot fit."""
+    return ModelConfig(
+        vocab_size=61,
+        hidden_size=32,
+        num_layers=3,
+        num_heads=4,
+        mlp_size=48,
+        max_positions=24,
+    )
+
+
+@pytest.fixture(scope="session")
+def random_params():
+    """random_params(cfg, seed=0): pretraining parameters without a zero in them."""
+
+    def make(cfg: ModelConfig, seed: int = 0) -> dict:
+        return reference.random_params(reference.pretrain_shapes(cfg), seed)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_batch(special):
+    """make_batch(rows=…, length=…, pairs=…, vocab_size=…, seed=…) -> PretrainBatch.
+
+    Row 0 holds `pairs` pairs, row 1 one less, and so on, then from the start again.
+    Every third row is full; the others end in padding.
+    """
+
+    def make(rows=3, length=24, pairs=3, vocab_size=61, seed=0) -> PretrainBatch:
+        rng = np.random.default_rng(seed)
+        ids, segments, sequences, positions = np.zeros((4, rows, length), np.int32)
+        cls_positions, nsp_labels = np.zeros((2, rows, pairs), np.int32)
+        nsp_weights = np.zeros((rows, pairs), np.float32)
+        for b in range(rows):
+            count = pairs - b % pairs
+            spare = 0 if b % 3 == 1 else int(rng.integers(2, 5))
+            room = max(5 * count, length - spare)
+            start = 0
+            for p in range(count):
+                left = count - 1 - p
+                most = room - start - 5 * left
+                size = int(rng.integers(5, most + 1)) if left else most
+                at = slice(start, start + size)
+                first_sep = int(rng.integers(2, size - 2))
+                ids[b, at] = rng.integers(5, vocab_size, size)
+                ids[b, start] = special.cls
+                ids[b, [start + first_sep, start + size - 1]] = special.sep
+                segments[b, at] = np.arange(size) > first_sep
+                sequences[b, at] = p + 1
+                positions[b, at] = np.arange(size)
+                cls_positions[b, p] = start
+                nsp_labels[b, p] = rng.integers(0, 2)
+                nsp_weights[b, p] = 1.0
+                start += size
+        return PretrainBatch(
+            ids,
+            segments,
+            sequences,
+            positions,
+            cls_positions,
+            nsp_labels,
+            nsp_weights,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_masked(special):
+    """make_masked(batch, slots=4, seed=0) -> MaskedBatch, without `mask_tokens`.
+
+    Row b fills 1 + b % slots of its slots, so that rows weigh differently.
+    """
+    from bert_jax.model.masking import MaskedBatch
+
+    def make(batch: PretrainBatch, slots=4, seed=0) -> MaskedBatch:
+        rng = np.random.default_rng(seed)
+        ids = batch.input_ids.copy()
+        positions, labels = np.zeros((2, len(ids), slots), np.int32)
+        weights = np.zeros((len(ids), slots), np.float32)
+        for b in range(len(ids)):
+            free = np.flatnonzero(batch.input_ids[b] > special.mask)
+            chosen = np.sort(rng.choice(free, 1 + b % slots, replace=False))
+            positions[b, : chosen.size] = chosen
+            labels[b, : chosen.size] = ids[b, chosen]
+            weights[b, : chosen.size] = 1.0
+            ids[b, chosen] = special.mask
+        return MaskedBatch(ids, positions, labels, weights)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_classify_batch():
+    """make_classify_batch(seed=0): three rows, one full, two with padding."""
+
+    def make(seed: int = 0) -> ClassifyBatch:
+        rng = np.random.default_rng(seed)
+        ids = rng.integers(5, 61, (3, 20)).astype(np.int32)
+        mask = (np.arange(20) < np.array([[20], [13], [5]])).astype(np.int32)
+        segments = (np.arange(20) >= np.array([[20], [6], [2]])).astype(np.int32) * mask
+        labels, weights = np.array([0, 2, 1], np.int32), np.ones(3, np.float32)
+        return ClassifyBatch(ids * mask, segments, mask, labels, weights)
+
+    return make

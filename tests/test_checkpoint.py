@@ -1,0 +1,129 @@
+"""Checkpoints: whole, exact, on any mesh, or refused."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from bert_jax.config import MeshConfig, OptimizerConfig
+from bert_jax.model import pretraining
+from bert_jax.train import sharding
+from bert_jax.train.checkpoint import Checkpoints, describe, tensors_sha256
+from bert_jax.train.optimizer import make_optimizer
+from bert_jax.train.step import abstract_state, init_state
+
+
+def build(cfg, layout, num_devices):
+    """The abstract state of a layout, and the placed state of step 0."""
+    mesh = sharding.make_mesh(layout, jax.devices()[:num_devices])
+    optimizer = make_optimizer(OptimizerConfig(), 20_000)
+
+    def make_state():
+        init = functools.partial(pretraining.init_params, cfg)
+        return init_state(init, optimizer, 0)
+
+    abstract = abstract_state(make_state, mesh)
+    places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    return abstract, jax.jit(make_state, out_shardings=places)()
+
+
+@pytest.fixture(scope="module")
+def saved(tiny, tmp_path_factory):
+    """A run directory whose checkpoint eight devices wrote, and its state."""
+    run = tmp_path_factory.mktemp("run")
+    _, state = build(tiny, MeshConfig(data=2, fsdp=2, tensor=2), 8)
+    # Moments that are not zero, so that a swapped tree would show.
+    state = dataclasses.replace(
+        state,
+        step=state.step + 7,
+        opt_state=jax.tree.map(lambda x: x + 1 + x.size, state.opt_state),
+    )
+    with Checkpoints(run) as checkpoints:
+        checkpoints.save(state)
+        checkpoints.wait()
+    return run, state
+
+
+@pytest.mark.parametrize(
+    ("layout", "num_devices"),
+    [(MeshConfig(), 1), (MeshConfig(data=8), 8), (MeshConfig(data=1, fsdp=4), 4)],
+    ids=str,
+)
+def test_any_mesh_restores_what_eight_devices_wrote(saved, tiny, layout, num_devices):
+    run, state = saved
+    abstract, _ = build(tiny, layout, num_devices)
+    with Checkpoints(run, read_only=True) as checkpoints:
+        restored = checkpoints.restore(abstract)
+    jax.tree.map(np.testing.assert_array_equal, restored, state)
+    assert jax.tree.map(lambda x: x.sharding, restored) == jax.tree.map(
+        lambda x: x.sharding, abstract
+    )
+
+
+def test_parameters_are_restored_without_the_optimizer(saved, tiny):
+    run, state = saved
+    abstract, _ = build(tiny, MeshConfig(), 1)
+    with Checkpoints(run, read_only=True) as checkpoints:
+        params = checkpoints.restore_params(abstract.params)
+    jax.tree.map(np.testing.assert_array_equal, params, state.params)
+
+
+def test_another_architecture_is_refused_by_name(saved, tiny):
+    run, _ = saved
+    wider = dataclasses.replace(tiny, mlp_size=64)
+    abstract, _ = build(wider, MeshConfig(), 1)
+    with (
+        Checkpoints(run, read_only=True) as checkpoints,
+        pytest.raises(ValueError, match=r"mlp/up/kernel is float32\[3,32,48\].*64"),
+    ):
+        checkpoints.restore(abstract)
+
+
+@pytest.mark.parametrize("change", ["missing", "extra"])
+def test_a_missing_or_extra_tensor_is_refused_by_name(saved, tiny, change):
+    run, _ = saved
+    abstract, _ = build(tiny, MeshConfig(), 1)
+    params = dict(abstract.params)
+    if change == "missing":
+        params["adapter"] = {"bias": params["nsp"]["bias"]}
+        expected = "params/adapter/bias is missing in the checkpoint"
+    else:
+        del params["nsp"]
+        expected = "params/nsp/bias is float32.* and not wanted here"
+    with (
+        Checkpoints(run, read_only=True) as checkpoints,
+        pytest.raises(ValueError, match=expected),
+    ):
+        checkpoints.restore_params(params)
+
+
+def test_half_written_checkpoints_are_never_picked_up(saved, tiny, tmp_path):
+    _, state = saved
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state)
+        checkpoints.wait()
+    # What Orbax leaves behind when it is killed before the final rename.
+    (tmp_path / "checkpoints" / "9.orbax-checkpoint-tmp").mkdir()
+    (tmp_path / "checkpoints" / "9.orbax-checkpoint-tmp" / "params").mkdir()
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.latest_step() == 7
+
+
+def test_a_directory_without_checkpoints_is_named(tmp_path, tiny):
+    with pytest.raises(FileNotFoundError, match="holds no checkpoints"):
+        Checkpoints(tmp_path, read_only=True)
+
+
+def test_the_hash_covers_names_and_values(tiny):
+    tree = {"a": np.arange(3.0), "b": np.arange(2.0)}
+    same = {"b": np.arange(2.0), "a": np.arange(3.0)}
+    assert tensors_sha256(tree) == tensors_sha256(same)
+    assert tensors_sha256(tree) != tensors_sha256({"a": tree["a"], "c": tree["b"]})
+    assert tensors_sha256(tree) != tensors_sha256({"a": tree["a"] + 1, "b": tree["b"]})
+
+
+def test_describe_names_types_and_shapes():
+    tree = {"a": {"b": np.zeros((2, 3), np.float32)}, "c": np.int32(4)}
+    assert describe(tree) == {"a/b": "float32[2,3]", "c": "int32[]"}

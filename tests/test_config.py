@@ -1,0 +1,309 @@
+"""Configs survive JSON, refuse what cannot work, and say what was wrong."""
+
+import ast
+import dataclasses
+import json
+import pathlib
+import re
+import runpy
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bert_jax.config import (
+    DataConfig,
+    FinetuneConfig,
+    LoopConfig,
+    MaskingConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    TaskConfig,
+    from_json,
+    to_json,
+)
+
+CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
+
+COUNT = st.integers(1, 10**9)
+RATE = st.floats(0.0, 1.0, exclude_max=True)
+POSITIVE = st.floats(0.0, 1e300, exclude_min=True)
+PATH = st.none() | st.text(
+    st.characters(codec="utf-8", exclude_characters="\0"), min_size=1
+).map(pathlib.Path)
+OPTIMIZERS = st.builds(
+    OptimizerConfig,
+    learning_rate=POSITIVE,
+    warmup_steps=st.integers(0, 500),
+    weight_decay=st.floats(0.0, 1e300),
+    b1=RATE,
+    b2=RATE,
+    eps=POSITIVE,
+    clip_norm=POSITIVE,
+)
+LOOPS = st.builds(
+    LoopConfig,
+    log_every_steps=COUNT,
+    eval_every_steps=st.just(0) | COUNT,
+    checkpoint_every_steps=COUNT,
+    keep_checkpoints=COUNT,
+)
+MESHES = st.builds(MeshConfig, data=COUNT, fsdp=st.just(-1) | COUNT, tensor=COUNT)
+PRETRAIN = st.builds(
+    PretrainConfig,
+    model=st.builds(
+        ModelConfig,
+        vocab_size=COUNT,
+        hidden_size=st.sampled_from([12, 768]),
+        num_heads=st.sampled_from([1, 4, 12]),
+        max_positions=st.integers(512, 4_096),
+        gelu=st.sampled_from(["tanh", "exact"]),
+        dropout_rate=RATE,
+        attention_dropout_rate=RATE,
+        layer_norm_eps=POSITIVE,
+        init_std=POSITIVE,
+        compute_dtype=st.sampled_from(["float32", "bfloat16"]),
+        scan_layers=st.booleans(),
+        remat=st.sampled_from(["none", "dots", "full"]),
+    ),
+    data=st.builds(
+        DataConfig,
+        dataset=PATH,
+        sequence_length=st.integers(8, 512),
+        packing=st.booleans(),
+        max_pairs_per_row=COUNT,
+        short_pair_rate=RATE,
+        next_sentence=st.booleans(),
+        num_threads=COUNT,
+    ),
+    masking=st.builds(
+        MaskingConfig,
+        rate=st.floats(0.0, 1.0, exclude_min=True, exclude_max=True),
+        mask_share=st.floats(0.0, 0.5),
+        random_share=st.floats(0.0, 0.5),
+    ),
+    mesh=MESHES,
+    optimizer=OPTIMIZERS,
+    loop=LOOPS,
+    batch_size=COUNT,
+    num_steps=st.integers(501, 10**9),
+    eval_batches=COUNT,
+    seed=st.integers(),
+)
+FINETUNE = st.builds(
+    FinetuneConfig,
+    checkpoint=PATH,
+    from_scratch=st.booleans(),
+    task=st.builds(
+        TaskConfig,
+        train=PATH,
+        validation=PATH,
+        text_columns=st.tuples(st.text()) | st.tuples(st.text(), st.text()),
+        label_column=st.text(),
+    ),
+    mesh=MESHES,
+    optimizer=OPTIMIZERS.map(lambda cfg: dataclasses.replace(cfg, warmup_steps=0)),
+    loop=LOOPS,
+    warmup_share=RATE,
+    dropout_rate=RATE,
+    sequence_length=COUNT,
+    batch_size=COUNT,
+    num_epochs=COUNT,
+    seed=st.integers(),
+)
+
+
+def assert_exact(config) -> None:
+    again = from_json(type(config), to_json(config))
+    assert again == config
+    # Equality takes 1 for 1.0 and True for 1; the text does not.
+    assert repr(again) == repr(config)
+    assert to_json(again) == to_json(config)
+
+
+@given(PRETRAIN | FINETUNE)
+@settings(max_examples=150, deadline=None)
+def test_json_keeps_every_field(config):
+    assert_exact(config)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_files_only_build_a_config(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree)
+    imports = [x for x in ast.walk(tree) if isinstance(x, ast.Import | ast.ImportFrom)]
+    modules = {getattr(node, "module", node.names[0].name) for node in imports}
+    assert modules == {"bert_jax.config"}
+    config = runpy.run_path(str(path))["get_config"]()
+    assert isinstance(config, PretrainConfig | FinetuneConfig)
+    assert_exact(config)
+
+
+def test_there_are_config_files():
+    assert len(CONFIGS) >= 5
+
+
+def test_ints_are_floats_where_floats_are_meant():
+    config = from_json(OptimizerConfig, '{"clip_norm": 2, "warmup_steps": 3}')
+    assert repr(config.clip_norm) == "2.0"
+    assert repr(config.warmup_steps) == "3"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ({"modle": {}}, "PretrainConfig has no field 'modle'. Did you mean 'model'?"),
+        (
+            {"model": {"num_layer": 2}},
+            "PretrainConfig.model has no field 'num_layer'. Did you mean 'num_layers'?",
+        ),
+        ({"xyzzy": 1}, "PretrainConfig has no field 'xyzzy'."),
+        ({"model": 3}, "PretrainConfig.model: expected a table of fields, got 3."),
+        ([], "PretrainConfig: expected a table of fields, got []."),
+        ({"seed": "1"}, "PretrainConfig.seed='1' is a str; expected int."),
+        ({"seed": True}, "PretrainConfig.seed=True is a bool; expected int."),
+        ({"seed": 1.0}, "PretrainConfig.seed=1.0 is a float; expected int."),
+        ({"seed": None}, "PretrainConfig.seed=None is a NoneType; expected int."),
+        (
+            {"optimizer": {"b1": True}},
+            "PretrainConfig.optimizer.b1=True is a bool; expected float.",
+        ),
+        (
+            {"data": {"packing": 1}},
+            "PretrainConfig.data.packing=1 is a int; expected bool.",
+        ),
+        (
+            {"model": {"gelu": "erf"}},
+            "PretrainConfig.model.gelu='erf' is not one of ('tanh', 'exact').",
+        ),
+        (
+            {"model": {"num_layers": 0}},
+            "ModelConfig.num_layers=0 must be greater than 0.",
+        ),
+    ],
+    ids=str,
+)
+def test_json_that_does_not_fit_is_refused(text, message):
+    with pytest.raises(ValueError, match=re.escape(message) + "$"):
+        from_json(PretrainConfig, json.dumps(text))
+
+
+def bad(owner, message: str, **fields):
+    return pytest.param(owner, fields, message, id=f"{owner.__name__}-{fields}")
+
+
+def no_number_below(owner, *names: str):
+    """Each must be greater than 0."""
+    return [bad(owner, f"{owner.__name__}.{n}=0 must be", **{n: 0}) for n in names]
+
+
+def no_rate(owner, *names: str):
+    return [
+        bad(owner, f"{owner.__name__}.{name}={value} is not in [0, 1)", **{name: value})
+        for name in names
+        for value in (1.0, -0.25, float("nan"))
+    ]
+
+
+REFUSED = [
+    *no_number_below(
+        ModelConfig,
+        "vocab_size",
+        "hidden_size",
+        "num_layers",
+        "num_heads",
+        "mlp_size",
+        "max_positions",
+        "num_segments",
+        "layer_norm_eps",
+        "init_std",
+    ),
+    *no_rate(ModelConfig, "dropout_rate", "attention_dropout_rate"),
+    bad(
+        ModelConfig,
+        "ModelConfig.hidden_size=770 must divide evenly by num_heads=12; the "
+        "remainder is 2.",
+        hidden_size=770,
+    ),
+    bad(MaskingConfig, "MaskingConfig.rate=0.0 is not in (0, 1)", rate=0.0),
+    bad(MaskingConfig, "MaskingConfig.rate=1.0 is not in (0, 1)", rate=1.0),
+    bad(MaskingConfig, "MaskingConfig.mask_share=1.5 is", mask_share=1.5),
+    bad(MaskingConfig, "MaskingConfig.random_share=-1 is", random_share=-1),
+    bad(
+        MaskingConfig,
+        "MaskingConfig.mask_share=0.8 and random_share=0.3 add up to more than 1.",
+        random_share=0.3,
+    ),
+    *no_number_below(DataConfig, "max_pairs_per_row", "num_threads"),
+    *no_rate(DataConfig, "short_pair_rate"),
+    bad(DataConfig, "DataConfig.sequence_length=7 is too short", sequence_length=7),
+    bad(MeshConfig, "MeshConfig data=0, fsdp=1, tensor=1: each must", data=0),
+    bad(MeshConfig, "MeshConfig data=-1, fsdp=-1, tensor=1: each must", fsdp=-1),
+    bad(MeshConfig, "MeshConfig data=-1, fsdp=1, tensor=-2: each must", tensor=-2),
+    *no_number_below(OptimizerConfig, "learning_rate", "eps", "clip_norm"),
+    *no_rate(OptimizerConfig, "b1", "b2"),
+    bad(OptimizerConfig, "OptimizerConfig.warmup_steps=-1 must", warmup_steps=-1),
+    bad(OptimizerConfig, "OptimizerConfig.weight_decay=-0.1 must", weight_decay=-0.1),
+    *no_number_below(
+        LoopConfig, "log_every_steps", "checkpoint_every_steps", "keep_checkpoints"
+    ),
+    bad(LoopConfig, "LoopConfig.eval_every_steps=-1 is", eval_every_steps=-1),
+    *no_number_below(PretrainConfig, "batch_size", "num_steps", "eval_batches"),
+    bad(
+        PretrainConfig,
+        "DataConfig.sequence_length=600 exceeds ModelConfig.max_positions=512",
+        data=DataConfig(sequence_length=600),
+    ),
+    bad(
+        PretrainConfig,
+        "OptimizerConfig.warmup_steps=10000 is not less than "
+        "PretrainConfig.num_steps=10000",
+        num_steps=10_000,
+    ),
+    bad(TaskConfig, "TaskConfig.text_columns=() must", text_columns=()),
+    bad(
+        TaskConfig,
+        "TaskConfig.text_columns=('a', 'b', 'c') must",
+        text_columns=("a", "b", "c"),
+    ),
+    *no_number_below(FinetuneConfig, "batch_size", "num_epochs", "sequence_length"),
+    *no_rate(FinetuneConfig, "dropout_rate", "warmup_share"),
+    bad(
+        FinetuneConfig,
+        "OptimizerConfig.warmup_steps=5 would be ignored",
+        optimizer=OptimizerConfig(warmup_steps=5),
+    ),
+]
+
+
+@pytest.mark.parametrize(("owner", "fields", "message"), REFUSED)
+def test_settings_that_cannot_work_are_refused(owner, fields, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        owner(**fields)
+
+
+def test_derived_numbers():
+    model = ModelConfig(vocab_size=30_522, hidden_size=768, num_heads=12)
+    assert (model.head_size, model.padded_vocab_size) == (64, 30_592)
+    assert ModelConfig(vocab_size=256).padded_vocab_size == 256
+    masking = MaskingConfig()
+    assert [masking.num_slots(n) for n in (1, 128, 512)] == [1, 19, 77]
+    assert DataConfig().pairs_per_row == 8
+    assert DataConfig(packing=False).pairs_per_row == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"task": {"text_columns": "ab"}}', "text_columns='ab' is not a list"),
+        ('{"task": {"text_columns": [1]}}', r"text_columns\[0\]=1 is a int"),
+        ('{"task": {"train": 3}}', "train=3 is a int"),
+        ('{"seed": -1}', "seed=-1 is not in"),
+        ('{"sequence_length": 1}', "sequence_length=1 is too short"),
+    ],
+)
+def test_values_of_another_form_are_named(text, message):
+    with pytest.raises(ValueError, match=message):
+        from_json(FinetuneConfig, text)

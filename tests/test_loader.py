@@ -1,0 +1,184 @@
+"""Batches are a function of (seed, step): of hosts, threads and restarts they are not.
+
+Tokens are numbered, so a pair can be read back from its row and looked up in the plan.
+"""
+
+import collections
+import itertools
+
+import numpy as np
+import pytest
+
+from bert_jax.batch import PretrainBatch
+from bert_jax.config import DataConfig
+from bert_jax.data.loader import PretrainRows, evaluation_batches, train_batches
+from bert_jax.data.pairs import make_pairs
+
+LENGTH = 32
+BATCH = 8
+
+
+@pytest.fixture(scope="module")
+def store(make_store):
+    rng = np.random.default_rng(1)
+    return make_store([rng.integers(1, 15, rng.integers(1, 9)) for _ in range(40)])
+
+
+@pytest.fixture(params=[True, False], ids=["packed", "padded"])
+def make_rows(request, store, special):
+    """make_rows(cfg changes) -> PretrainRows with nothing planned yet."""
+
+    def make(**changes) -> PretrainRows:
+        cfg = DataConfig(
+            **{"sequence_length": LENGTH, "packing": request.param} | changes
+        )
+        return PretrainRows(store, cfg, special, seed=3)
+
+    return make
+
+
+def steps_to_third_epoch(rows: PretrainRows) -> int:
+    """So many that both borders lie inside, and inside batches."""
+    first, second = (len(rows.epoch(n).rows) for n in (0, 1))
+    assert first % BATCH
+    return (first + second) // BATCH + 2
+
+
+def assert_same(actual: PretrainBatch, expected: PretrainBatch, hint=None) -> None:
+    for name in PretrainBatch._fields:
+        one, other = getattr(actual, name), getattr(expected, name)
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other, f"{name} {hint}")
+
+
+def pairs_in(batch: PretrainBatch) -> collections.Counter:
+    """Token ids and segments of every pair, [CLS] and [SEP] included."""
+    found = collections.Counter()
+    for row, sequence in enumerate(batch.sequence_ids):
+        for number in range(1, int(sequence.max()) + 1):
+            mine = sequence == number
+            ids = batch.input_ids[row, mine].tolist()
+            found[
+                tuple(zip(ids, batch.segment_ids[row, mine].tolist(), strict=True))
+            ] += 1
+    return found
+
+
+@pytest.mark.parametrize("num_hosts", [2, 4, 8])
+def test_hosts_share_the_batch_of_one_host(make_rows, num_hosts):
+    end = steps_to_third_epoch(make_rows())
+    whole = train_batches(make_rows(), batch_size=BATCH, first_step=0, num_steps=end)
+    shares = [
+        train_batches(
+            make_rows(),
+            batch_size=BATCH,
+            first_step=0,
+            num_steps=end,
+            host=host,
+            num_hosts=num_hosts,
+        )
+        for host in range(num_hosts)
+    ]
+    count = 0
+    for step, (one, *parts) in enumerate(zip(whole, *shares, strict=True)):
+        together = PretrainBatch(*(np.concatenate(c) for c in zip(*parts, strict=True)))
+        assert_same(together, one, step)
+        assert one.input_ids.shape == (BATCH, LENGTH)
+        count += 1
+    assert count == end
+
+
+def test_a_resumed_run_sees_the_same_batches(make_rows):
+    end = steps_to_third_epoch(make_rows())
+    expected = list(
+        train_batches(make_rows(), batch_size=BATCH, first_step=0, num_steps=end)
+    )
+    assert len(expected) == end
+    for first in range(end + 1):
+        resumed = list(
+            train_batches(
+                make_rows(), batch_size=BATCH, first_step=first, num_steps=end
+            )
+        )
+        assert len(resumed) == end - first
+        for actual, want in zip(resumed, expected[first:], strict=True):
+            assert_same(actual, want, first)
+
+
+def test_threads_do_not_matter(make_rows):
+    end = steps_to_third_epoch(make_rows())
+    runs = [
+        train_batches(
+            make_rows(num_threads=n), batch_size=BATCH, first_step=0, num_steps=end
+        )
+        for n in (1, 2, 7)
+    ]
+    for batches in zip(*runs, strict=True):
+        assert_same(batches[1], batches[0])
+        assert_same(batches[2], batches[0])
+
+
+def test_every_epoch_holds_each_of_its_pairs_once(make_rows, store, special):
+    rows = make_rows()
+    first_row = 0
+    seen = []
+    for epoch in range(4):
+        count = len(rows.epoch(epoch).rows)
+        seen.append(pairs_in(rows.batch(first_row, count)))
+        first_row += count
+        plan = make_pairs(store, rows.cfg, seed=3, epoch=epoch)
+        expected = collections.Counter()
+        for a, a_size, b, b_size in zip(
+            plan.a_start, plan.a_length, plan.b_start, plan.b_length, strict=True
+        ):
+            one = [special.cls, *store.tokens[a : a + a_size].tolist(), special.sep]
+            two = [*store.tokens[b : b + b_size].tolist(), special.sep]
+            expected[(*((x, 0) for x in one), *((x, 1) for x in two))] += 1
+        assert seen[-1] == expected
+    assert all(one != other for one, other in itertools.combinations(seen, 2))
+
+
+def test_old_epochs_are_forgotten_and_planned_again(make_rows):
+    rows = make_rows()
+    before = rows.batch(0, 5)
+    rows.batch(sum(len(rows.epoch(n).rows) for n in range(5)), 1)
+    assert len(rows._epochs) <= 2
+    assert_same(rows.batch(0, 5), before)
+
+
+def test_rows_depend_on_the_seed(make_rows, store, special):
+    rows = make_rows()
+    other = PretrainRows(store, rows.cfg, special, seed=4)
+    # All pairs of an epoch, so that another order alone does not pass for a change.
+    one, two = (pairs_in(x.batch(0, len(x.epoch(0).rows))) for x in (rows, other))
+    assert one != two
+
+
+def test_hosts_must_divide_the_batch(make_rows):
+    with pytest.raises(ValueError, match=r"batch_size=8 .* 3 hosts.* multiple of 3"):
+        train_batches(
+            make_rows(), batch_size=8, first_step=0, num_steps=1, host=0, num_hosts=3
+        )
+
+
+def test_evaluation_sees_every_row_once_and_fills_up(make_rows):
+    rows = make_rows()
+    count = len(rows.epoch(0).rows)
+    assert count % BATCH, "no batch to fill up"
+    batches = list(evaluation_batches(rows, batch_size=BATCH, max_batches=1_000))
+    assert len(batches) == -(-count // BATCH)
+    whole = PretrainBatch(*(np.concatenate(c) for c in zip(*batches, strict=True)))
+    expected = rows.batch(0, count)
+    assert_same(PretrainBatch(*(x[:count] for x in whole)), expected)
+    for array in whole:
+        assert not array[count:].any()
+    assert whole.input_ids.shape == (len(batches) * BATCH, LENGTH)
+    again = evaluation_batches(make_rows(), batch_size=BATCH, max_batches=1_000)
+    for one, other in zip(batches, again, strict=True):
+        assert_same(one, other)
+
+
+def test_evaluation_stops_at_its_limit(make_rows):
+    batches = list(evaluation_batches(make_rows(), batch_size=BATCH, max_batches=2))
+    assert len(batches) == 2
+    assert all((batch.sequence_ids[:, 0] == 1).all() for batch in batches)

@@ -1,0 +1,408 @@
+"""Text to a prepared dataset and back: counts, bytes, interruptions, damage.
+
+Worker processes take a second to start, so tests share one dataset or damage copies.
+"""
+
+import collections
+import json
+import math
+import os
+import pathlib
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from bert_jax.config import DataConfig
+from bert_jax.data.corpus import sentences, validation_group
+from bert_jax.data.dataset import open_dataset
+from bert_jax.data.packing import pack
+from bert_jax.data.pairs import make_pairs
+from bert_jax.data.prepare import prepare, unigram_entropy
+from bert_jax.data.shards import SPLITS
+from bert_jax.data.tokenizer import WordPieceTokenizer, train_sentencepiece
+
+NUM_FILES = 4
+FRACTION = 0.3
+WORDS = ("river", "stone", "window", "garden", "teacher", "letter", "village", "music")
+
+
+def write_corpus(folder: pathlib.Path) -> list[dict]:
+    """Files of 15 documents; three documents, in different files, share a group."""
+    rng = np.random.default_rng(0)
+    records = []
+    for number in range(NUM_FILES):
+        lines = []
+        for n in range(15):
+            text = []
+            for _ in range(rng.integers(1, 12)):
+                words = rng.choice(WORDS, rng.integers(2, 9))
+                endings = rng.choice(["", "s", "ed", "ing"], words.size)
+                words = map("".join, zip(words, endings, strict=True))
+                text.append(" ".join(words).capitalize() + ".")
+            key = f"{number}/{n}"
+            group = f"group {(number * 15 + n) % 20}"
+            lines.append({"text": " ".join(text), "key": key, "group": group})
+        if number == 1:
+            # A zero-width space: text, but no token.
+            lines.append({"text": "\u200b", "key": "nothing", "group": "nothing"})
+        file = folder / f"part-{number}.jsonl"
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        records += lines
+    return records
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """(source, its records, a directory with a tokenizer of it)."""
+    folder = tmp_path_factory.mktemp("corpus")
+    records = write_corpus(folder)
+    lines = [x for record in records for x in sentences(record["text"])]
+    tokenizer = train_sentencepiece(lines, vocab_size=44, lowercase=True)
+    tokenizer.save(folder / "tokenizer")
+    return f"files:{folder}/*.jsonl", records, folder / "tokenizer"
+
+
+def prepared(corpus, output, **settings):
+    source, _, tokenizer = corpus
+    settings = {"validation_fraction": FRACTION, "num_workers": 1} | settings
+    return prepare(source, tokenizer, output, **settings)
+
+
+@pytest.fixture(scope="session")
+def dataset(corpus, tmp_path_factory):
+    """A finished dataset of four shards; leave it as it is."""
+    output = tmp_path_factory.mktemp("prepared") / "dataset"
+    prepared(corpus, output)
+    return output
+
+
+@pytest.fixture
+def damaged(dataset, tmp_path):
+    """A copy to damage."""
+    copy = tmp_path / "dataset"
+    shutil.copytree(dataset, copy, ignore=shutil.ignore_patterns("index"))
+    return copy
+
+
+def contents(directory: pathlib.Path) -> dict[str, bytes]:
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in files
+        if path.relative_to(directory).parts[0] != "index"
+    }
+
+
+def expected_documents(corpus, tokenizer) -> dict[str, dict[str, list[list[int]]]]:
+    """split -> key -> sentences of ids, straight from the records."""
+    found = {split: {} for split in SPLITS}
+    for record in corpus[1]:
+        ids = [tokenizer.encode([x])[0] for x in sentences(record["text"])]
+        ids = [sentence for sentence in ids if sentence]
+        held_out = validation_group(record["group"], FRACTION)
+        if ids:
+            found["validation" if held_out else "train"][record["key"]] = ids
+    return found
+
+
+def test_manifest_counts_what_is_there(corpus, dataset):
+    opened = open_dataset(dataset)
+    documents = expected_documents(corpus, opened.tokenizer)
+    text_of = {record["key"]: record["text"] for record in corpus[1]}
+    for split, counts in opened.manifest["splits"].items():
+        mine = documents[split]
+        ids = [x for document in mine.values() for s in document for x in s]
+        shares = [n / len(ids) for n in collections.Counter(ids).values()]
+        entropy = -math.fsum(p * math.log(p) for p in shares)
+        assert counts == {
+            "documents": len(mine),
+            "sentences": sum(len(document) for document in mine.values()),
+            "tokens": len(ids),
+            "bytes": sum(len(text_of[key].encode()) for key in mine),
+            "unigram_entropy": pytest.approx(entropy, rel=1e-12),
+        }
+        assert min(counts.values()) > 0
+    assert opened.manifest["empty_documents"] == 1
+    assert opened.manifest["read"]["documents"] == len(corpus[1])
+    assert opened.manifest["tokenizer"]["vocab_size"] == 44
+    assert len(opened.manifest["sha256"]) == 2 * NUM_FILES
+
+
+def test_tfds_opens_it_and_finds_the_tokens(corpus, dataset):
+    builder = tfds.builder_from_directory(str(dataset))
+    assert set(builder.info.splits) == set(SPLITS)
+    documents = expected_documents(corpus, open_dataset(dataset).tokenizer)
+    for split in SPLITS:
+        found = {}
+        for record in builder.as_data_source(split=split):
+            bounds = np.cumsum(record["sentence_lengths"])[:-1]
+            assert record["tokens"].dtype == np.uint16
+            parts = np.split(record["tokens"], bounds)
+            found[record["key"].decode()] = [part.tolist() for part in parts]
+        assert found == documents[split]
+        assert builder.info.splits[split].num_examples == len(found)
+
+
+def test_streams_hold_the_same_documents(corpus, dataset):
+    opened = open_dataset(dataset)
+    documents = expected_documents(corpus, opened.tokenizer)
+    for split in SPLITS:
+        store = opened.load_split(split)
+        for starts in (store.sentence_starts, store.document_starts):
+            assert starts.dtype == np.int64
+            assert starts[0] == 0
+            assert (np.diff(starts) > 0).all(), "an empty sentence or document"
+        assert store.sentence_starts[-1] == store.tokens.size
+        assert store.document_starts[-1] == store.sentence_starts.size - 1
+        sentence = np.split(store.tokens, store.sentence_starts[1:-1])
+        sentence = [part.tolist() for part in sentence]
+        bounds = zip(store.document_starts, store.document_starts[1:], strict=False)
+        found = [sentence[start:end] for start, end in bounds]
+        # Shards and files stand in order, whoever wrote them.
+        assert found == list(documents[split].values())
+        assert opened.tokenizer.vocab_size > store.tokens.max()
+
+
+def test_streams_are_laid_out_once(damaged):
+    first = open_dataset(damaged).load_split("train")
+    index = damaged / "index" / "train"
+    before = {path.name: path.stat().st_mtime_ns for path in index.iterdir()}
+    again = open_dataset(damaged).load_split("train")
+    for one, other in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert {p.name: p.stat().st_mtime_ns for p in index.iterdir()} == before
+    assert os.listdir(index.parent) == ["train"]
+
+
+def test_groups_stay_on_one_side(corpus, dataset):
+    group_of = {record["key"]: record["group"] for record in corpus[1]}
+    builder = tfds.builder_from_directory(str(dataset))
+    groups = {
+        split: [
+            group_of[record["key"].decode()]
+            for record in builder.as_data_source(split=split)
+        ]
+        for split in SPLITS
+    }
+    assert not set(groups["train"]) & set(groups["validation"])
+    for split in SPLITS:
+        counts = collections.Counter(groups[split])
+        assert set(counts.values()) == {3}, "a group of three lost a member"
+    assert sum(len(x) for x in groups.values()) == NUM_FILES * 15
+
+
+def test_workers_do_not_matter(corpus, dataset, tmp_path):
+    reports = []
+
+    def progress(done, total):
+        reports.append((done, total))
+
+    manifest = prepared(corpus, tmp_path / "two", num_workers=2, progress=progress)
+    assert contents(tmp_path / "two") == contents(dataset)
+    assert manifest == json.loads((dataset / "manifest.json").read_text())
+    done, totals = zip(*reports, strict=True)
+    assert len(set(totals)) == 1
+    assert done[0] == 0
+    assert done[-1] == totals[0] > 0
+    assert list(done) == sorted(done)
+
+
+def test_a_killed_run_is_finished_to_the_same_bytes(corpus, dataset, damaged):
+    expected = contents(dataset)
+    # What a kill can leave: no manifest, one shard done but for its statistics, one
+    # not begun, one half written.
+    (damaged / "manifest.json").unlink()
+    for name in ("dataset_info.json", "features.json"):
+        (damaged / name).unlink()
+    for index in (1, 2, 3):
+        (damaged / "shards" / f"{index:05d}.json").unlink()
+    half, absent = (
+        damaged / f"documents-train.array_record-{index:05d}-of-00004"
+        for index in (2, 3)
+    )
+    absent.unlink()
+    (half.parent / f"{half.name}.partial").write_bytes(half.read_bytes()[:-99] * 2)
+    half.unlink()
+    (damaged / "shards" / "00003.npy.partial").write_bytes(b"half")
+    (damaged / "manifest.json.partial").write_bytes(b"{")
+    kept = damaged / "documents-train.array_record-00000-of-00004"
+    before = kept.stat().st_mtime_ns
+
+    with pytest.raises(FileNotFoundError, match=r"no finished dataset"):
+        open_dataset(damaged)
+    prepared(corpus, damaged)
+    assert contents(damaged) == expected
+    assert kept.stat().st_mtime_ns == before, "a finished shard was written again"
+    assert open_dataset(damaged).load_split("validation").tokens.size
+
+
+def test_a_finished_dataset_is_not_written_again(corpus, dataset):
+    before = {path: path.stat().st_mtime_ns for path in dataset.rglob("*")}
+    manifest = prepared(corpus, dataset)
+    assert manifest == json.loads((dataset / "manifest.json").read_text())
+    assert before == {p: p.stat().st_mtime_ns for p in dataset.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"validation_fraction": 0.2}, "validation_fraction"),
+        ({"language": "de"}, "language"),
+        ({"num_shards": 2}, "num_shards"),
+    ],
+    ids=str,
+)
+def test_other_settings_need_another_directory(corpus, dataset, settings, name):
+    with pytest.raises(ValueError, match=rf"other settings \({name} differ\)"):
+        prepared(corpus, dataset, **settings)
+
+
+def test_other_text_or_pieces_need_another_directory(corpus, dataset, tmp_path):
+    source, _, tokenizer = corpus
+    one_file = source.replace("*", "part-0")
+    with pytest.raises(ValueError, match=r"num_shards, source, units differ"):
+        prepare(one_file, tokenizer, dataset, validation_fraction=FRACTION)
+    other_tokenizer().save(tmp_path)
+    with pytest.raises(ValueError, match=r"\(tokenizer_sha256 differ\)"):
+        prepare(source, tmp_path, dataset, validation_fraction=FRACTION)
+
+
+def test_a_directory_of_something_else_is_left_alone(corpus, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty and holds no prepared"):
+        prepared(corpus, tmp_path)
+    assert os.listdir(tmp_path) == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1])
+def test_something_must_be_held_out(corpus, tmp_path, fraction):
+    with pytest.raises(ValueError, match=rf"validation_fraction={fraction} is not in"):
+        prepared(corpus, tmp_path / "new", validation_fraction=fraction)
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_empty_split_is_an_error(corpus, tmp_path):
+    with pytest.raises(ValueError, match=r"validation split is empty: .*=1e-12; add"):
+        prepared(corpus, tmp_path / "new", validation_fraction=1e-12)
+    assert not (tmp_path / "new" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ([7], 0.0),
+        ([5, 0, 5, 5, 5], math.log(4)),
+        ([1, 2, 1], 1.5 * math.log(2)),
+    ],
+)
+def test_unigram_entropy(counts, expected):
+    assert unigram_entropy(np.array(counts)) == pytest.approx(expected, rel=1e-14)
+
+
+# Damage.
+
+
+def other_tokenizer() -> WordPieceTokenizer:
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    return WordPieceTokenizer("\n".join(pieces).encode(), lowercase=True)
+
+
+def shard(directory: pathlib.Path) -> pathlib.Path:
+    return directory / "documents-train.array_record-00001-of-00004"
+
+
+def edit_manifest(directory: pathlib.Path, **changes) -> None:
+    path = directory / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_flipped_bit_is_found(damaged):
+    data = bytearray(shard(damaged).read_bytes())
+    data[len(data) // 2] ^= 1
+    shard(damaged).write_bytes(data)
+    opened = open_dataset(damaged)
+    with pytest.raises(ValueError, match=r"train\.array_record-00001.* is corrupt"):
+        opened.load_split("train")
+    assert not (damaged / "index").exists()
+    assert opened.load_split("validation").tokens.size
+
+
+def test_a_missing_shard_is_found(damaged):
+    shard(damaged).unlink()
+    with pytest.raises(
+        ValueError, match=r"lacks 1 of its 8 .*train\.array_record-0000"
+    ):
+        open_dataset(damaged)
+
+
+def test_an_unfinished_dataset_is_not_opened(damaged):
+    (damaged / "manifest.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"manifest\.json is missing"):
+        open_dataset(damaged)
+    with pytest.raises(ValueError, match=r"--data\.dataset DIR"):
+        open_dataset(None)
+
+
+def test_a_newer_format_is_not_guessed_at(damaged):
+    edit_manifest(damaged, format_version=2)
+    with pytest.raises(ValueError, match=r"has format version 2; .* reads 1\."):
+        open_dataset(damaged)
+
+
+def test_a_manifest_cut_off_is_named(damaged):
+    (damaged / "manifest.json").write_text('{"format_version": 1,')
+    with pytest.raises(ValueError, match=r"manifest\.json is not valid JSON"):
+        open_dataset(damaged)
+
+
+def test_a_swapped_tokenizer_is_found(damaged):
+    shutil.rmtree(damaged / "tokenizer")
+    other_tokenizer().save(damaged / "tokenizer")
+    with pytest.raises(ValueError, match=r"is not the one that the dataset was"):
+        open_dataset(damaged)
+
+
+def test_there_are_two_splits(dataset):
+    with pytest.raises(ValueError, match="'test'; there are train, validation"):
+        open_dataset(dataset).load_split("test")
+
+
+# Real text.
+
+
+def test_wikipedia_has_few_unknowns_and_packs_densely(shared_data, tmp_path):
+    with tarfile.open(shared_data / "enwiki/enwiki-2014-open.tar.xz") as archive:
+        member = next(x for x in archive if x.isfile())
+        (tmp_path / "wiki").write_bytes(archive.extractfile(member).read())
+    vocab = shared_data / "vocab/bert-base-uncased-vocab.txt"
+    WordPieceTokenizer.from_vocab(vocab, lowercase=True).save(tmp_path / "tokenizer")
+    manifest = prepare(
+        f"files:{tmp_path}/wiki",
+        tmp_path / "tokenizer",
+        tmp_path / "dataset",
+        validation_fraction=0.1,
+        num_workers=1,
+    )
+    opened = open_dataset(tmp_path / "dataset")
+    store = opened.load_split("train")
+    counts = manifest["splits"]["train"]
+    # About four bytes an English word piece; entropy as in any large English text.
+    assert 3.5 < counts["bytes"] / counts["tokens"] < 5.0
+    assert 6.0 < counts["unigram_entropy"] < 8.0
+    assert (store.tokens == opened.tokenizer.special.unk).mean() < 2e-3
+    assert store.tokens.size == counts["tokens"]
+
+    lengths = make_pairs(store, DataConfig(), seed=0, epoch=0).num_tokens()
+    rows = pack(lengths, 128, 8, np.random.default_rng(0))
+    assert lengths.sum() / (128 * len(rows)) > 0.97
+
+
+def test_an_index_of_another_dataset_is_refused(damaged):
+    opened = open_dataset(damaged)
+    opened.load_split("train")
+    shutil.copytree(damaged / "index/train", damaged / "index/validation")
+    with pytest.raises(ValueError, match="does not belong to this dataset"):
+        opened.load_split("validation")
