@@ -86,11 +86,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv[:1]
     argv = argv[debug:]
-    if not argv or argv[0] in ("-h", "--help") or argv[0] not in COMMANDS:
-        print(_overview(), file=sys.stderr if argv else sys.stdout)
-        if argv and argv[0] not in ("-h", "--help"):
-            _fail(f"unknown command {argv[0]!r}", 2)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_overview())
         return
+    if argv[0] not in COMMANDS:
+        print(_overview(), file=sys.stderr)
+        _fail(f"unknown command {argv[0]!r}", 2)
     name, *rest = argv
     try:
         _parse(name, rest).run()

@@ -36,7 +36,7 @@ class Size:
     vocab_size: int = 4_096
     num_steps: int | None = None
     """Of pretraining; those of configs/quickstart.py by default."""
-    max_train: int = 8_000
+    max_train: int = 4_000
     """Labelled sentences to fine-tune on."""
 
 

@@ -11,7 +11,7 @@ def get_config() -> FinetuneConfig:
     return FinetuneConfig(
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=0, b2=0.98),
         loop=LoopConfig(
-            log_every_steps=50, eval_every_steps=250, checkpoint_every_steps=250
+            log_every_steps=50, eval_every_steps=200, checkpoint_every_steps=200
         ),
         # Two layers underfit: dropout would halve the speed and buy nothing.
         dropout_rate=0.0,

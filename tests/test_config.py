@@ -90,7 +90,7 @@ PRETRAIN = st.builds(
     batch_size=COUNT,
     num_steps=st.integers(501, 10**9),
     eval_batches=COUNT,
-    seed=st.integers(),
+    seed=st.integers(0, 2**32 - 1),
 )
 FINETUNE = st.builds(
     FinetuneConfig,
@@ -108,10 +108,10 @@ FINETUNE = st.builds(
     loop=LOOPS,
     warmup_share=RATE,
     dropout_rate=RATE,
-    sequence_length=COUNT,
+    sequence_length=st.integers(8, 10**9),
     batch_size=COUNT,
     num_epochs=COUNT,
-    seed=st.integers(),
+    seed=st.integers(0, 2**32 - 1),
 )
 
 
@@ -268,7 +268,8 @@ REFUSED = [
         "TaskConfig.text_columns=('a', 'b', 'c') must",
         text_columns=("a", "b", "c"),
     ),
-    *no_number_below(FinetuneConfig, "batch_size", "num_epochs", "sequence_length"),
+    *no_number_below(FinetuneConfig, "batch_size", "num_epochs"),
+    bad(FinetuneConfig, "sequence_length=7 is too short", sequence_length=7),
     *no_rate(FinetuneConfig, "dropout_rate", "warmup_share"),
     bad(
         FinetuneConfig,
