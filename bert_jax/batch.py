@@ -6,6 +6,9 @@ Shape suffixes: B rows, T tokens of a row, P pairs that a row can hold.
 import dataclasses
 from typing import Any, NamedTuple
 
+# Of a token that has no label of its own, such as padding or a word's later pieces.
+IGNORED_LABEL = -100
+
 # NumPy on the way in, jax.Array inside the step, specs and shardings in between.
 Array = Any
 

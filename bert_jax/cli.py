@@ -74,6 +74,7 @@ COMMANDS: dict[str, Any] = {
     "baselines": commands.Baselines,
     "evaluate": commands.Evaluate,
     "predict": commands.Predict,
+    "import": commands.Import,
     "export": commands.Export,
     "report": commands.Report,
 }
@@ -126,10 +127,16 @@ def _parse(name: str, rest: list[str]) -> Any:
     if name in kinds:
         # The file sets the defaults of all flags, so it is read before them.
         file = _value_of("--config", rest) or command.config_file
+        settings = load_config(file, kinds[name])
+        start = _value_of("--checkpoint", rest)
+        if name == "pretrain" and start is not None:
+            # So does a checkpoint, for its architecture.
+            from bert_jax.train.initial import architecture_of
+
+            model = architecture_of(pathlib.Path(start), settings.model)
+            settings = dataclasses.replace(settings, model=model)
         default = command(
-            config_file=file,
-            workdir=tyro.MISSING_NONPROP,
-            settings=load_config(file, kinds[name]),
+            config_file=file, workdir=tyro.MISSING_NONPROP, settings=settings
         )
     return tyro.cli(command, args=rest, default=default, prog=f"bert-jax {name}")
 

@@ -249,15 +249,53 @@ class Export:
     """Writes a run's newest checkpoint in the form of another library."""
 
     run_dir: RunDir
-    """Run directory of `pretrain` or `finetune`."""
-    to: Literal["huggingface"] = "huggingface"
+    """Run directory of `pretrain`, `finetune` or `import`."""
+    to: Literal["huggingface", "tensorflow", "onnx", "stablehlo"] = "huggingface"
+    """tensorflow: a TF1 checkpoint with Google's names (extra tf); onnx: a graph with
+    free batch and length (extra onnx); stablehlo: for CPU, CUDA and TPU."""
     output: pathlib.Path
     """Directory to write; loaded back and compared where the library is installed."""
 
     def run(self) -> None:
         from bert_jax.exchange.export import export_run
 
-        print(export_run(self.run_dir, self.output))
+        print(export_run(self.run_dir, self.output, self.to))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Import:
+    """Brings a published BERT in, from Hugging Face or Google, as a run directory."""
+
+    source: Annotated[pathlib.Path, tyro.conf.Positional]
+    """Hugging Face directory, Google directory, or prefix of a TensorFlow checkpoint
+    (extra tf)."""
+    output: Annotated[pathlib.Path, tyro.conf.Positional]
+    """Run directory to write: for --checkpoint of pretrain and finetune, for export."""
+    lowercase: bool | None = None
+    """Casing of the vocabulary, where the source does not say."""
+    encoder_only: bool = False
+    """Of a classifier, make a pretraining run instead of a fine-tuned one."""
+    allow_incomplete: bool = False
+    """Draw missing parts of the encoder afresh instead of refusing."""
+    num_texts: Literal[1, 2] = 1
+    """2 for a classifier of pairs of texts."""
+    seed: int = 0
+    """Of what is drawn."""
+
+    def run(self) -> None:
+        from bert_jax.exchange.importing import describe, import_run
+
+        imported = import_run(
+            self.source,
+            self.output,
+            lowercase=self.lowercase,
+            encoder_only=self.encoder_only,
+            allow_incomplete=self.allow_incomplete,
+            num_texts=self.num_texts,
+            seed=self.seed,
+        )
+        for line in describe(imported):
+            print(line)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -247,6 +247,10 @@ class PretrainConfig:
     mesh: MeshConfig = MeshConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     loop: LoopConfig = LoopConfig()
+    checkpoint: pathlib.Path | None = None
+    """Run directory to start from (`pretrain` or `import`); else random weights."""
+    moments: Literal["fresh", "keep"] = "fresh"
+    """Of a start from a checkpoint: zeros, or its own, as BERT's second phase did."""
     batch_size: int = 256
     """Rows of the global batch."""
     num_steps: int = 900_000
@@ -258,6 +262,10 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         _require_positive(self, "batch_size", "num_steps", "eval_batches")
         _require_seed(self)
+        _require(
+            self.moments == "fresh" or self.checkpoint is not None,
+            "PretrainConfig.moments='keep' needs a checkpoint to keep them from.",
+        )
         _require(
             self.data.sequence_length <= self.model.max_positions,
             f"DataConfig.sequence_length={self.data.sequence_length} exceeds "

@@ -6,12 +6,13 @@ Hardware: meant for one or more accelerators; the batch is shared by all of them
 Not measured yet.
 """
 
-from bert_jax.config import DataConfig, ModelConfig, OptimizerConfig, PretrainConfig
+from bert_jax.config import DataConfig, OptimizerConfig, PretrainConfig
+from bert_jax.family import model_config
 
 
 def get_config() -> PretrainConfig:
     return PretrainConfig(
-        model=ModelConfig(compute_dtype="bfloat16"),
+        model=model_config("base", compute_dtype="bfloat16"),
         data=DataConfig(sequence_length=128),
         optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=10_000),
         batch_size=256,

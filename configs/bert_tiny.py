@@ -5,12 +5,13 @@
 Hardware: a laptop. Not measured yet.
 """
 
-from bert_jax.config import LoopConfig, ModelConfig, OptimizerConfig, PretrainConfig
+from bert_jax.config import LoopConfig, OptimizerConfig, PretrainConfig
+from bert_jax.family import model_config
 
 
 def get_config() -> PretrainConfig:
     return PretrainConfig(
-        model=ModelConfig(hidden_size=128, num_layers=2, num_heads=2, mlp_size=512),
+        model=model_config("tiny"),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=1_000),
         loop=LoopConfig(eval_every_steps=2_000),
         batch_size=64,

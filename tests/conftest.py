@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 # Compile time dominates these tests; XLA's optimisations buy nothing here.
 os.environ["XLA_FLAGS"] = (
@@ -166,3 +168,73 @@ def make_classify_batch():
         return ClassifyBatch(ids * mask, segments, mask, labels, weights)
 
     return make
+
+
+class TextHead(NamedTuple):
+    """A model over single texts, with what it takes to try it."""
+
+    name: str  # of its parameters
+    init: Callable[..., dict]  # (cfg, key) -> params
+    apply: Callable[..., Any]  # (cfg, params, batch) -> logits
+    loss: Callable[..., Any]  # (logits, batch, targets) -> (loss, metrics)
+    num_labels: int
+    targets: Callable[[ClassifyBatch], np.ndarray]  # some of them count nowhere
+
+
+@pytest.fixture(scope="session", params=["classifier", "tokens", "spans"])
+def text_head(request) -> TextHead:
+    from bert_jax.model import classification, question_answering, token_classification
+    from bert_jax.train import losses
+
+    def of_rows(batch: ClassifyBatch) -> np.ndarray:
+        return np.asarray(batch.labels, np.int32)
+
+    def of_tokens(batch: ClassifyBatch) -> np.ndarray:
+        labels = np.random.default_rng(7).integers(0, 3, batch.input_ids.shape)
+        labels[:, ::4] = -100
+        return np.where(batch.input_mask > 0, labels, -100).astype(np.int32)
+
+    def of_spans(batch: ClassifyBatch) -> np.ndarray:
+        # The last row's answer ends behind its text, as where it was cut off.
+        rows, length = batch.input_ids.shape
+        ends = np.array([[1, 3]] * (rows - 1) + [[2, length]], np.int32)
+        ends[0] = 4, length - 1
+        assert batch.input_mask[0].all()
+        return ends
+
+    def row_loss(logits, batch, labels):
+        return losses.classify_loss(logits, batch._replace(labels=labels))
+
+    def token_loss(logits, batch, labels):
+        return losses.token_loss(logits, labels)
+
+    def span_loss(logits, batch, ends):
+        return losses.span_loss(logits, batch, ends[:, 0], ends[:, 1])
+
+    def init(model, *labels):
+        return lambda cfg, key: model.init_params(cfg, *labels, key)
+
+    rows, tokens, spans = classification, token_classification, question_answering
+    made = {
+        "classifier": (init(rows, 3), rows.apply, row_loss, 3, of_rows),
+        "tokens": (init(tokens, 3), tokens.apply, token_loss, 3, of_tokens),
+        "spans": (init(spans), spans.apply, span_loss, 2, of_spans),
+    }
+    return TextHead(request.param, *made[request.param])
+
+
+ROUTES = pytest.StashKey[dict[str, str]]()
+
+
+@pytest.fixture
+def record_route(request):
+    """record_route(route, difference): a line of the table at the end."""
+    found = request.config.stash.setdefault(ROUTES, {})
+    return found.__setitem__
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if found := config.stash.get(ROUTES, {}):
+        terminalreporter.section("routes and their largest measured differences")
+        for route, difference in found.items():
+            terminalreporter.write_line(f"| {route} | {difference} |")

@@ -26,7 +26,7 @@ class Outputs(NamedTuple):
 
 
 def encoder_shapes(cfg: ModelConfig) -> dict:
-    """The parameters that pretraining and classification share."""
+    """Embeddings, layers and the pooler."""
     num, d, f = cfg.num_layers, cfg.hidden_size, cfg.mlp_size
     heads = (cfg.num_heads, cfg.hidden_size // cfg.num_heads)
     projection = {"kernel": (num, d, *heads), "bias": (num, *heads)}
@@ -65,9 +65,18 @@ def pretrain_shapes(cfg: ModelConfig) -> dict:
     }
 
 
+def text_shapes(cfg: ModelConfig, head: str, num_labels: int) -> dict:
+    """Of "classifier", "tokens" or "spans"; only the first has a pooler."""
+    d = cfg.hidden_size
+    linear = {"kernel": (d, num_labels), "bias": (num_labels,)}
+    shapes = encoder_shapes(cfg) | {head: linear}
+    if head != "classifier":
+        del shapes["pooler"]
+    return shapes
+
+
 def classifier_shapes(cfg: ModelConfig, num_labels: int) -> dict:
-    head = {"kernel": (cfg.hidden_size, num_labels), "bias": (num_labels,)}
-    return encoder_shapes(cfg) | {"classifier": head}
+    return text_shapes(cfg, "classifier", num_labels)
 
 
 def flatten(tree: dict, prefix: str = "") -> dict:
@@ -219,18 +228,18 @@ def pretrain(cfg: ModelConfig, params: dict, batch, masked) -> Outputs:
     return heads(cfg, params, hidden, batch, masked)
 
 
-def classify(cfg: ModelConfig, params: dict, batch) -> np.ndarray:
-    """Logits [B, C] of the classifier over the first token."""
+def text_logits(cfg: ModelConfig, head: str, params: dict, batch) -> np.ndarray:
+    """Logits [B, C] over the first token, or [B, T, C] with NaN on padding."""
     p = to_float64(params)
-    logits = []
-    for b in range(len(batch.input_ids)):
+    rows, length = np.shape(batch.input_ids)
+    logits = np.full((rows, length, p[head]["bias"].size), np.nan)
+    for b in range(rows):
         real = np.flatnonzero(batch.input_mask[b])
         ids, segments = batch.input_ids[b][real], batch.segment_ids[b][real]
-        first = encode(cfg, p, ids, segments, real)[0]
-        logits.append(
-            pool(p, first) @ p["classifier"]["kernel"] + p["classifier"]["bias"]
-        )
-    return np.array(logits)
+        for t, x_D in zip(real, encode(cfg, p, ids, segments, real), strict=True):
+            x_D = pool(p, x_D) if head == "classifier" else x_D
+            logits[b, t] = x_D @ p[head]["kernel"] + p[head]["bias"]
+    return logits[:, 0] if head == "classifier" else logits
 
 
 def mean_loss(logits, labels, weights) -> tuple[float, float]:
@@ -260,6 +269,26 @@ def losses(outputs: Outputs, batch, masked) -> dict[str, float]:
         "nsp_loss": nsp[0],
         "nsp_accuracy": nsp[1],
     }
+
+
+def text_loss(head: str, logits: np.ndarray, targets: np.ndarray) -> float:
+    """Mean cross-entropy in nats over what is labelled; nothing negative is.
+
+    Args:
+        targets: [B] classes, [B, T] classes of tokens, or [B, 2] places of the ends.
+    """
+    if head == "spans":
+        ends = []
+        for end in range(2):
+            inside = [b for b, t in enumerate(targets[:, end]) if t < logits.shape[1]]
+            found = []
+            for b in inside:
+                scores = logits[b, :, end]
+                scores = scores[~np.isnan(scores)]  # padding is at the end of a row
+                found.append(mean_loss(scores[None], targets[[b], end], np.ones(1))[0])
+            ends.append(math.fsum(found) / len(found))
+        return sum(ends) / 2
+    return mean_loss(logits, targets, np.asarray(targets) >= 0)[0]
 
 
 def pretrain_loss(cfg: ModelConfig, params: dict, batch, masked) -> float:

@@ -10,9 +10,16 @@ import pytest
 from bert_jax.config import MeshConfig, OptimizerConfig
 from bert_jax.model import pretraining
 from bert_jax.train import sharding
-from bert_jax.train.checkpoint import Checkpoints, describe, tensors_sha256
+from bert_jax.train.checkpoint import (
+    Checkpoints,
+    Identity,
+    describe,
+    tensors_sha256,
+)
 from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.step import abstract_state, init_state
+
+SHA = "a" * 64
 
 
 def build(cfg, layout, num_devices):
@@ -40,7 +47,7 @@ def saved(tiny, tmp_path_factory):
         step=state.step + 7,
         opt_state=jax.tree.map(lambda x: x + 1 + x.size, state.opt_state),
     )
-    with Checkpoints(run) as checkpoints:
+    with Checkpoints(run, Identity(tiny, SHA)) as checkpoints:
         checkpoints.save(state)
         checkpoints.wait()
     return run, state
@@ -54,7 +61,7 @@ def saved(tiny, tmp_path_factory):
 def test_any_mesh_restores_what_eight_devices_wrote(saved, tiny, layout, num_devices):
     run, state = saved
     abstract, _ = build(tiny, layout, num_devices)
-    with Checkpoints(run, read_only=True) as checkpoints:
+    with Checkpoints(run, Identity(tiny, SHA), read_only=True) as checkpoints:
         restored = checkpoints.restore(abstract)
     jax.tree.map(np.testing.assert_array_equal, restored, state)
     assert jax.tree.map(lambda x: x.sharding, restored) == jax.tree.map(
@@ -65,7 +72,7 @@ def test_any_mesh_restores_what_eight_devices_wrote(saved, tiny, layout, num_dev
 def test_parameters_are_restored_without_the_optimizer(saved, tiny):
     run, state = saved
     abstract, _ = build(tiny, MeshConfig(), 1)
-    with Checkpoints(run, read_only=True) as checkpoints:
+    with Checkpoints(run, Identity(tiny, SHA), read_only=True) as checkpoints:
         params = checkpoints.restore_params(abstract.params)
     jax.tree.map(np.testing.assert_array_equal, params, state.params)
 
@@ -75,10 +82,64 @@ def test_another_architecture_is_refused_by_name(saved, tiny):
     wider = dataclasses.replace(tiny, mlp_size=64)
     abstract, _ = build(wider, MeshConfig(), 1)
     with (
-        Checkpoints(run, read_only=True) as checkpoints,
+        Checkpoints(run, Identity(tiny, SHA), read_only=True) as checkpoints,
         pytest.raises(ValueError, match=r"mlp/up/kernel is float32\[3,32,48\].*64"),
     ):
         checkpoints.restore(abstract)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gelu": "exact"}, "gelu is 'tanh' in the checkpoint and 'exact' here"),
+        ({"layer_norm_eps": 1e-6}, "layer_norm_eps is 1e-12 in the checkpoint"),
+        # Shapes are equal: both tables are padded to 128 rows.
+        ({"vocab_size": 60}, "vocab_size is 61 in the checkpoint and 60 here"),
+    ],
+    ids=str,
+)
+def test_a_change_that_no_shape_shows_is_refused(saved, tiny, change, message):
+    run, _ = saved
+    other = dataclasses.replace(tiny, **change)
+    abstract, _ = build(other, MeshConfig(), 1)
+    with (
+        Checkpoints(run, Identity(other, SHA), read_only=True) as checkpoints,
+        pytest.raises(ValueError, match=message),
+    ):
+        checkpoints.restore_params(abstract.params)
+
+
+def test_another_tokenizer_is_refused(saved, tiny):
+    run, _ = saved
+    abstract, _ = build(tiny, MeshConfig(), 1)
+    with (
+        Checkpoints(run, Identity(tiny, "b" * 64), read_only=True) as checkpoints,
+        pytest.raises(ValueError, match="tokenizer aaaaaaaaaaaa, here it is bbbbbb"),
+    ):
+        checkpoints.restore(abstract)
+
+
+def test_what_only_training_decides_may_change(saved, tiny):
+    run, state = saved
+    other = dataclasses.replace(tiny, dropout_rate=0.0, remat="full", scan_layers=False)
+    abstract, _ = build(other, MeshConfig(), 1)
+    with Checkpoints(run, Identity(other, SHA), read_only=True) as checkpoints:
+        restored = checkpoints.restore(abstract)
+    jax.tree.map(np.testing.assert_array_equal, restored, state)
+
+
+def test_a_state_without_moments_is_kept_without_them(saved, tiny, tmp_path):
+    _, state = saved
+    abstract, _ = build(tiny, MeshConfig(), 1)
+    bare = dataclasses.replace(state, opt_state=None)
+    with Checkpoints(tmp_path, Identity(tiny, SHA)) as checkpoints:
+        checkpoints.save(bare)
+        checkpoints.wait()
+        params = checkpoints.restore_params(abstract.params)
+        jax.tree.map(np.testing.assert_array_equal, params, state.params)
+        with pytest.raises(ValueError, match="is missing in the checkpoint"):
+            checkpoints.restore_opt_state(abstract.opt_state)
+    assert not list(tmp_path.glob("checkpoints/*/opt_state"))
 
 
 @pytest.mark.parametrize("change", ["missing", "extra"])
@@ -93,7 +154,7 @@ def test_a_missing_or_extra_tensor_is_refused_by_name(saved, tiny, change):
         del params["nsp"]
         expected = "params/nsp/bias is float32.* and not wanted here"
     with (
-        Checkpoints(run, read_only=True) as checkpoints,
+        Checkpoints(run, Identity(tiny, SHA), read_only=True) as checkpoints,
         pytest.raises(ValueError, match=expected),
     ):
         checkpoints.restore_params(params)
@@ -101,19 +162,19 @@ def test_a_missing_or_extra_tensor_is_refused_by_name(saved, tiny, change):
 
 def test_half_written_checkpoints_are_never_picked_up(saved, tiny, tmp_path):
     _, state = saved
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, Identity(tiny, SHA)) as checkpoints:
         checkpoints.save(state)
         checkpoints.wait()
     # What Orbax leaves behind when it is killed before the final rename.
     (tmp_path / "checkpoints" / "9.orbax-checkpoint-tmp").mkdir()
     (tmp_path / "checkpoints" / "9.orbax-checkpoint-tmp" / "params").mkdir()
-    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+    with Checkpoints(tmp_path, Identity(tiny, SHA), read_only=True) as checkpoints:
         assert checkpoints.latest_step() == 7
 
 
 def test_a_directory_without_checkpoints_is_named(tmp_path, tiny):
     with pytest.raises(FileNotFoundError, match="holds no checkpoints"):
-        Checkpoints(tmp_path, read_only=True)
+        Checkpoints(tmp_path, Identity(tiny, SHA), read_only=True)
 
 
 def test_the_hash_covers_names_and_values(tiny):

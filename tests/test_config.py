@@ -87,6 +87,7 @@ PRETRAIN = st.builds(
     mesh=MESHES,
     optimizer=OPTIMIZERS,
     loop=LOOPS,
+    checkpoint=PATH,
     batch_size=COUNT,
     num_steps=st.integers(501, 10**9),
     eval_batches=COUNT,
@@ -135,7 +136,7 @@ def test_config_files_only_build_a_config(path):
     assert ast.get_docstring(tree)
     imports = [x for x in ast.walk(tree) if isinstance(x, ast.Import | ast.ImportFrom)]
     modules = {getattr(node, "module", node.names[0].name) for node in imports}
-    assert modules == {"bert_jax.config"}
+    assert {"bert_jax.config"} <= modules <= {"bert_jax.config", "bert_jax.family"}
     config = runpy.run_path(str(path))["get_config"]()
     assert isinstance(config, PretrainConfig | FinetuneConfig)
     assert_exact(config)
@@ -262,6 +263,7 @@ REFUSED = [
         "PretrainConfig.num_steps=10000",
         num_steps=10_000,
     ),
+    bad(PretrainConfig, "moments='keep' needs a checkpoint", moments="keep"),
     bad(TaskConfig, "TaskConfig.text_columns=() must", text_columns=()),
     bad(
         TaskConfig,

@@ -14,9 +14,13 @@ import reference
 from bert_jax.batch import ClassifyBatch
 from bert_jax.data.tokenizer import WordPieceTokenizer, train_sentencepiece
 from bert_jax.exchange import huggingface
+from bert_jax.exchange.huggingface import write_huggingface
+from bert_jax.exchange.names import from_tensors, to_tensors
 from bert_jax.exchange.tokenizer import to_fast_tokenizer
+from bert_jax.exchange.verify import verify_huggingface
 
 LABELS = ("down", "level", "up")
+HEADS = ("pretraining", "classifier", "tokens", "spans")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +53,17 @@ def silent(transformers):
 
 @pytest.fixture(scope="module", params=["wordpiece", "unigram", "bpe"])
 def tokenizer(request):
-    if request.param == "wordpiece":
+    return make_tokenizer(request.param)
+
+
+@pytest.fixture(scope="module")
+def small_tokenizer():
+    """For what does not depend on its kind."""
+    return make_tokenizer("wordpiece")
+
+
+def make_tokenizer(kind):
+    if kind == "wordpiece":
         pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", ",", "[", "]"]
         pieces += [
             prefix + c for c in "abcdefghijklmnopqrstuvwxyz" for prefix in ("", "##")
@@ -63,7 +77,7 @@ def tokenizer(request):
         lines,
         vocab_size=42,
         lowercase=True,
-        model_type=request.param,
+        model_type=kind,
     )
 
 
@@ -74,9 +88,19 @@ def params(tiny, random_params):
 
 
 @pytest.fixture(scope="module")
-def classifier_params(tiny):
-    shapes = reference.classifier_shapes(tiny, len(LABELS))
-    return without_padding(tiny, reference.random_params(shapes, seed=1))
+def head_params(tiny, params):
+    """head_params(head): the whole parameters of each head."""
+
+    def make(head):
+        if head == "pretraining":
+            return params
+        shapes = reference.classifier_shapes(tiny, 2 if head == "spans" else 3)
+        shapes[head] = shapes.pop("classifier")
+        if head != "classifier":
+            del shapes["pooler"]
+        return without_padding(tiny, reference.random_params(shapes, seed=1))
+
+    return make
 
 
 def without_padding(cfg, params):
@@ -93,12 +117,18 @@ def fitting(cfg, tokenizer, params):
     return cfg, without_padding(cfg, params)
 
 
-@pytest.mark.parametrize("head", ["pretraining", "classifier"])
-def test_round_trip_is_bitwise(tiny, params, classifier_params, head):
-    tree = params if head == "pretraining" else classifier_params
-    tensors = huggingface.to_huggingface(tiny, tree, head)
-    back = reference.flatten(huggingface.from_huggingface(tiny, tensors))
-    expected = reference.flatten(tree)
+def labels_of(head):
+    return LABELS if head in ("classifier", "tokens") else None
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_round_trip_is_bitwise(tiny, head_params, head):
+    tensors = to_tensors(tiny, head_params(head), head, "huggingface")
+    read = from_tensors(tiny, tensors, head, "huggingface")
+    assert sorted(read.used) == sorted(tensors)
+    assert (read.missing, read.new) == ((), ())
+    back = reference.flatten(read.params)
+    expected = reference.flatten(head_params(head))
     assert back.keys() == expected.keys()
     for path, value in expected.items():
         assert back[path].dtype == np.float32
@@ -106,7 +136,7 @@ def test_round_trip_is_bitwise(tiny, params, classifier_params, head):
 
 
 def test_layouts_are_outputs_by_inputs(tiny, params):
-    tensors = huggingface.to_huggingface(tiny, params, "pretraining")
+    tensors = to_tensors(tiny, params, "pretraining", "huggingface")
     x = np.random.default_rng(3).normal(size=tiny.hidden_size).astype(np.float32)
     attention = params["layers"]["attention"]
     theirs = tensors["bert.encoder.layer.2.attention.self.key.weight"] @ x
@@ -125,49 +155,48 @@ def test_missing_left_over_and_misshapen_parameters_are_errors(tiny, params):
     flat = reference.flatten(params)
     for change, message in (
         ({"adapter/kernel": np.zeros(3, np.float32)}, "adapter/kernel"),
-        ({"nsp/bias": np.zeros(3, np.float32)}, "nsp/kernel"),
+        ({"nsp/bias": np.zeros(3, np.float32)}, r"nsp/bias.*\[3\].*\[2\]"),
         ({"pooler/bias": np.zeros(32)}, "float64"),
     ):
         tree = reference.unflatten(flat | change)
         with pytest.raises(ValueError, match=message):
-            huggingface.to_huggingface(tiny, tree, "pretraining")
+            to_tensors(tiny, tree, "pretraining", "huggingface")
     tree = reference.unflatten({k: v for k, v in flat.items() if k != "mlm/norm/bias"})
     with pytest.raises(ValueError, match="'mlm/norm/bias' is missing"):
-        huggingface.to_huggingface(tiny, tree, "pretraining")
+        to_tensors(tiny, tree, "pretraining", "huggingface")
 
 
-def test_missing_left_over_and_misshapen_tensors_are_errors(tiny, params):
-    tensors = huggingface.to_huggingface(tiny, params, "pretraining")
+def test_missing_left_over_and_misshapen_tensors_are_told(tiny, params):
+    tensors = to_tensors(tiny, params, "pretraining", "huggingface")
     name = "bert.encoder.layer.1.output.dense.weight"
-    with pytest.raises(ValueError, match="left_over"):
-        huggingface.from_huggingface(tiny, tensors | {"left_over": np.zeros(1)})
+    turned = tensors | {name: tensors[name].T}
     with pytest.raises(ValueError, match=r"layer\.1\.output\.dense.*\[32, 48\]"):
-        huggingface.from_huggingface(tiny, tensors | {name: tensors[name].T})
-    with pytest.raises(ValueError, match="is missing"):
-        huggingface.from_huggingface(
-            tiny, {k: tensors[k] for k in tensors if k != name}
-        )
-    shallow = dataclasses.replace(tiny, num_layers=2)
-    with pytest.raises(ValueError, match="no place"):
-        huggingface.from_huggingface(shallow, tensors)
+        from_tensors(tiny, turned, "pretraining", "huggingface")
+    some = {k: v for k, v in tensors.items() if k != name} | {"over": np.zeros(1)}
+    read = from_tensors(tiny, some, "pretraining", "huggingface")
+    assert (read.missing, read.new) == ((name,), ("layers/mlp/down/kernel",))
+    assert set(some) - set(read.used) == {"over"}
 
 
+@pytest.mark.parametrize("head", HEADS)
 def test_transformers_finds_every_tensor(
-    tiny, params, tokenizer, tmp_path, transformers, silent
+    tiny, head_params, tokenizer, tmp_path, transformers, silent, head
 ):
-    cfg, params = fitting(tiny, tokenizer, params)
+    cfg, params = fitting(tiny, tokenizer, head_params(head))
     folder = tmp_path / "export"
-    huggingface.export_pretraining(cfg, params, tokenizer, folder)
-    model, info = transformers.AutoModelForPreTraining.from_pretrained(
-        folder, output_loading_info=True
-    )
+    write_huggingface(cfg, params, head, tokenizer, folder, labels=labels_of(head))
+    architecture = {
+        "pretraining": "BertForPreTraining",
+        "classifier": "BertForSequenceClassification",
+        "tokens": "BertForTokenClassification",
+        "spans": "BertForQuestionAnswering",
+    }[head]
+    auto = getattr(transformers, architecture.replace("Bert", "AutoModel"))
+    model, info = auto.from_pretrained(folder, output_loading_info=True)
     assert not any(info.values()), info
-    assert type(model).__name__ == "BertForPreTraining"
-    assert model.cls.predictions.decoder.weight is (
-        model.bert.embeddings.word_embeddings.weight
-    )
+    assert type(model).__name__ == architecture
     state = {name: value.numpy() for name, value in model.state_dict().items()}
-    tensors = huggingface.to_huggingface(cfg, params, "pretraining")
+    tensors = to_tensors(cfg, params, head, "huggingface")
     for name, value in tensors.items():
         np.testing.assert_array_equal(state.pop(name), value, err_msg=name)
     # What is left is tied, or a constant.
@@ -176,107 +205,272 @@ def test_transformers_finds_every_tensor(
         "cls.predictions.decoder.bias",
         "bert.embeddings.position_ids",
     }
+    if head == "pretraining":
+        decoder = model.cls.predictions.decoder
+        assert decoder.weight is model.bert.embeddings.word_embeddings.weight
+        assert decoder.bias is model.cls.predictions.bias
+
+
+def our_outputs(cfg, params, head, batch):
+    """Logits of every position, as `largest_difference` takes them."""
+    import jax
+
+    from bert_jax.batch import PretrainBatch
+    from bert_jax.model import classification, encoder, pretraining
+    from bert_jax.model.masking import MaskedBatch
+
+    ids, segments = batch.input_ids, batch.segment_ids
+    rows, length = ids.shape
+    every = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
+    if head == "pretraining":
+        one = np.zeros((rows, 1), np.int32)
+        fields = (batch.sequence_ids, every, one, one, np.ones((rows, 1), np.float32))
+        plain = PretrainBatch(ids, segments, *fields)
+        masked = MaskedBatch(ids, every, ids, np.ones((rows, length), np.float32))
+        found = pretraining.apply(cfg, params, plain, masked)
+        return found.mlm_logits, found.nsp_logits[:, 0]
+    if head == "classifier":
+        fields = (np.zeros(rows, np.int32), np.ones(rows, np.float32))
+        plain = ClassifyBatch(ids, segments, batch.sequence_ids, *fields)
+        return (classification.apply(cfg, params, plain),)
+    hidden = encoder.encode(
+        cfg,
+        jax.tree.map(np.asarray, params),
+        input_ids=ids,
+        segment_ids=segments,
+        sequence_ids=batch.sequence_ids,
+        position_ids=every,
+        key=None,
+    )
+    kernel, bias = params[head]["kernel"], params[head]["bias"]
+    return (np.asarray(hidden) @ kernel + bias,)
 
 
 @pytest.mark.parametrize("gelu", ["tanh", "exact"])
-def test_pretraining_logits_match(
-    tiny, params, tokenizer, tmp_path, make_batch, transformers, silent, gelu
+@pytest.mark.parametrize("head", HEADS)
+def test_logits_match(
+    tiny, head_params, small_tokenizer, tmp_path, make_batch, transformers, head, gelu
 ):
-    from bert_jax.model import pretraining
-    from bert_jax.model.masking import MaskedBatch
-
-    cfg, params = fitting(dataclasses.replace(tiny, gelu=gelu), tokenizer, params)
+    cfg = dataclasses.replace(tiny, gelu=gelu)
+    cfg, params = fitting(cfg, small_tokenizer, head_params(head))
     batch = make_batch(pairs=1, vocab_size=cfg.vocab_size)
-
-    def outputs(input_ids, segment_ids, mask):
-        rows, length = input_ids.shape
-        slots = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))
-        weights = np.ones((rows, length), np.float32)
-        masked = MaskedBatch(input_ids, slots, input_ids, weights)
-        found = pretraining.apply(cfg, params, batch, masked)
-        return found.mlm_logits, found.nsp_logits[:, 0]
-
+    outputs = our_outputs(cfg, params, head, batch)
     folder = tmp_path / "export"
-    huggingface.export_pretraining(cfg, params, tokenizer, folder)
-    ids = (batch.input_ids, batch.segment_ids, np.sign(batch.sequence_ids))
+    labels = labels_of(head)
+    write_huggingface(cfg, params, head, small_tokenizer, folder, labels=labels)
+    mask = np.sign(batch.sequence_ids)
+    assert (mask == 0).any()
+    ids = (batch.input_ids, batch.segment_ids, mask)
     # Two libraries sum float32 in two orders: 2.4e-6 seen. Ten times that.
-    assert huggingface.verify_pretraining(folder, outputs, *ids) < 2.5e-5
+    assert verify_huggingface(folder, head, outputs, *ids) < 2.5e-5
 
-    def other(*ids):
-        mlm, nsp = outputs(*ids)
-        return mlm, nsp + 0.5
+    def changed(output, where, by):
+        output = np.array(output)
+        output[where] += by
+        return output
 
-    assert huggingface.verify_pretraining(folder, other, *ids) > 0.4
+    # A change counts on any real position and in every output, and on no other.
+    for number in range(len(outputs)):
+        others = list(outputs)
+        others[number] = changed(outputs[number], (0, 0), 0.5)
+        assert verify_huggingface(folder, head, others, *ids) > 0.4
+        others[number] = changed(outputs[number], (0, 0), np.nan)
+        assert np.isnan(verify_huggingface(folder, head, others, *ids))
+    if head != "classifier":
+        row, position = np.argwhere(mask == 0)[0]
+        others = [changed(outputs[0], (row, position), 9.0), *outputs[1:]]
+        assert verify_huggingface(folder, head, others, *ids) < 2.5e-5
+    other_gelu = {"tanh": "gelu", "exact": "gelu_pytorch_tanh"}[gelu]
+    config = json.loads((folder / "config.json").read_text())
+    config["hidden_act"] = other_gelu
+    (folder / "config.json").write_text(json.dumps(config))
+    assert verify_huggingface(folder, head, outputs, *ids) > 1e-4
+    with pytest.raises(ValueError, match=r"are these outputs|outputs are given"):
+        verify_huggingface(folder, head, [x[..., :1] for x in outputs], *ids)
 
 
-def test_classifier_logits_and_labels_match(
-    tiny, classifier_params, tokenizer, tmp_path, make_batch, transformers, silent
+@pytest.mark.parametrize("head", ["classifier", "tokens"])
+def test_labels_arrive_and_must_fit(
+    tiny, head_params, small_tokenizer, tmp_path, transformers, silent, head
 ):
-    from bert_jax.model import classification
+    cfg, params = fitting(tiny, small_tokenizer, head_params(head))
 
-    cfg, params = fitting(tiny, tokenizer, classifier_params)
-    batch = make_batch(pairs=1, vocab_size=cfg.vocab_size)
-
-    def logits(input_ids, segment_ids, mask):
-        rows = len(input_ids)
-        labels, weights = np.zeros(rows, np.int32), np.ones(rows, np.float32)
-        fields = (input_ids, segment_ids, mask, labels, weights)
-        return classification.apply(cfg, params, ClassifyBatch(*fields))
-
-    folder = tmp_path / "export"
-    huggingface.export_classifier(cfg, params, LABELS, tokenizer, folder)
-    ids = (batch.input_ids, batch.segment_ids, np.sign(batch.sequence_ids))
-    # As above.
-    assert huggingface.verify_classifier(folder, logits, *ids) < 2.5e-5
-    config = transformers.AutoConfig.from_pretrained(folder)
-    assert config.id2label == dict(enumerate(LABELS))
-    assert config.pad_token_id == tokenizer.special.pad
-    with pytest.raises(ValueError, match="labels"):
-        huggingface.export_classifier(
-            cfg, params, LABELS[:2], tokenizer, tmp_path / "x"
+    def write(labels):
+        write_huggingface(
+            cfg, params, head, small_tokenizer, tmp_path / "export", labels=labels
         )
+
+    for wrong in (LABELS[:2], None, ("a", "b", "a")):
+        with pytest.raises(ValueError, match="labels"):
+            write(wrong)
+    write(LABELS)
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "export")
+    assert config.id2label == dict(enumerate(LABELS))
+    assert config.label2id == {label: index for index, label in enumerate(LABELS)}
+    assert config.pad_token_id == small_tokenizer.special.pad
+
+
+def test_labels_without_a_use_are_refused(tiny, head_params, small_tokenizer, tmp_path):
+    cfg, params = fitting(tiny, small_tokenizer, head_params("spans"))
+    with pytest.raises(ValueError, match="would be ignored"):
+        write_huggingface(
+            *(cfg, params, "spans", small_tokenizer, tmp_path / "x"), labels=LABELS[:2]
+        )
+
+
+@pytest.mark.parametrize("head", HEADS[1:3])
+def test_pipelines_load_silently(
+    tiny, head_params, tokenizer, tmp_path, transformers, silent, head
+):
+    """There is none for spans in transformers 5."""
+    cfg, params = fitting(tiny, tokenizer, head_params(head))
+    folder = tmp_path / "export"
+    write_huggingface(cfg, params, head, tokenizer, folder, labels=LABELS)
+    task = card_of(folder)["pipeline_tag"]
+    found = transformers.pipeline(task, model=str(folder))("river stone, music")
+    assert {x.get("label", x.get("entity")) for x in found} <= set(LABELS)
+
+
+def test_fill_mask_leaves_out_the_next_sentence_head_only(
+    tiny, params, tokenizer, tmp_path, transformers
+):
+    """BertForMaskedLM has no place for four tensors and says so; nothing else."""
+    cfg, params = fitting(tiny, tokenizer, params)
+    folder = tmp_path / "export"
+    write_huggingface(cfg, params, "pretraining", tokenizer, folder)
+    records = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: records.append(record.getMessage())
+    logger = logging.getLogger("transformers")
+    logger.addHandler(handler)
+    fill = transformers.pipeline(card_of(folder)["pipeline_tag"], model=str(folder))
+    assert len(fill("a [MASK] river.")) == 5
+    logger.removeHandler(handler)
+    (report,) = records
+    assert report.count("UNEXPECTED") == 5  # the table's four rows and its legend
+    for name in ("bert.pooler.dense", "cls.seq_relationship"):
+        assert f"{name}.weight" in report
+        assert f"{name}.bias" in report
+    assert "MISSING" not in report
+
+
+def card_of(folder):
+    """The front matter of the model card."""
+    import yaml
+
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    empty, front, _ = text.split("---\n", 2)
+    assert empty == ""
+    return yaml.safe_load(front)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_model_card_shows_what_was_measured(
+    tiny, head_params, small_tokenizer, tmp_path, transformers, head
+):
+    from huggingface_hub import ModelCard
+
+    cfg, params = fitting(tiny, small_tokenizer, head_params(head))
+    folder = tmp_path / "export"
+    results = {"sst2 | dev": {"accuracy": 0.5, "loss": 1.25}, "mrpc": {"f1": 0.75}}
+    write_huggingface(
+        *(cfg, params, head, small_tokenizer, folder),
+        labels=labels_of(head),
+        results=results,
+        origin="Fine-tuned in runs/a.",
+    )
+    task = {
+        "pretraining": "fill-mask",
+        "classifier": "text-classification",
+        "tokens": "token-classification",
+        "spans": "question-answering",
+    }[head]
+    assert card_of(folder) == {
+        "library_name": "transformers",
+        "pipeline_tag": task,
+        "tags": ["bert", "bert_jax"],
+    }
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.pipeline_tag == task
+    assert "\nFine-tuned in runs/a.\n" in card.text
+    table = card.text[card.text.index("| task") :].splitlines()
+    assert table == [
+        "| task | metric | value |",
+        "|---|---|---|",
+        r"| sst2 \| dev | accuracy | 0.5 |",
+        r"| sst2 \| dev | loss | 1.25 |",
+        "| mrpc | f1 | 0.75 |",
+    ]
 
 
 def test_verification_refuses_an_incomplete_file(
-    tiny, params, tokenizer, tmp_path, transformers
+    tiny, params, small_tokenizer, tmp_path, transformers
 ):
     from safetensors.numpy import load_file, save_file
 
-    cfg, params = fitting(tiny, tokenizer, params)
+    cfg, params = fitting(tiny, small_tokenizer, params)
     folder = tmp_path / "export"
-    huggingface.export_pretraining(cfg, params, tokenizer, folder)
-    tensors = load_file(folder / "model.safetensors")
-    del tensors["bert.pooler.dense.bias"]
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    write_huggingface(cfg, params, "pretraining", small_tokenizer, folder)
+    whole = load_file(folder / "model.safetensors")
     ids = np.ones((1, 4), np.int32)
-    with pytest.raises(ValueError, match=r"bert\.pooler\.dense\.bias"):
-        huggingface.verify_pretraining(folder, lambda *_: (ids, ids), ids, ids, ids)
+    name = "bert.pooler.dense.bias"
+    for tensors in (
+        {k: v for k, v in whole.items() if k != name},
+        whole | {name: np.zeros(7, np.float32)},
+        {k.replace(name, "bert.pooler.dense.bios"): v for k, v in whole.items()},
+    ):
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ValueError, match=r"bert\.pooler\.dense\.bi"):
+            verify_huggingface(folder, "pretraining", (ids, ids), ids, ids, ids)
 
 
-def test_exports_appear_whole_or_not_at_all(tiny, params, tokenizer, tmp_path):
-    cfg, params = fitting(tiny, tokenizer, params)
+def test_exports_appear_whole_or_not_at_all(tiny, params, small_tokenizer, tmp_path):
+    cfg, params = fitting(tiny, small_tokenizer, params)
     folder = tmp_path / "export"
-    with pytest.raises(ValueError, match="pieces"):
-        huggingface.export_pretraining(
-            dataclasses.replace(cfg, vocab_size=17), params, tokenizer, folder
+
+    def write(cfg=cfg, params=params, **options):
+        write_huggingface(
+            cfg, params, "pretraining", small_tokenizer, folder, **options
         )
+
+    with pytest.raises(ValueError, match="pieces"):
+        write(dataclasses.replace(cfg, vocab_size=17))
     folder.mkdir()
-    results = {"MLM accuracy": 0.5}
-    huggingface.export_pretraining(cfg, params, tokenizer, folder, results=results)
-    assert "| MLM accuracy | 0.5 |" in (folder / "README.md").read_text()
+    write()
     (folder / "mine.txt").write_text("kept")
     with pytest.raises(ValueError, match="is taken"):
-        huggingface.export_pretraining(cfg, params, tokenizer, folder)
+        write()
     assert (folder / "mine.txt").exists()
-    bad = {**params, "pooler": {}}
     with pytest.raises(ValueError, match="pooler/kernel"):
-        huggingface.export_pretraining(cfg, bad, tokenizer, folder, overwrite=True)
+        write(params={**params, "pooler": {}}, overwrite=True)
     assert (folder / "mine.txt").exists()
-    huggingface.export_pretraining(cfg, params, tokenizer, folder, overwrite=True)
+    write(overwrite=True)
     assert not (folder / "mine.txt").exists()
     config = json.loads((folder / "config.json").read_text())
     assert config["model_type"] == "bert"
     assert config["architectures"] == ["BertForPreTraining"]
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+    assert {path.name for path in folder.iterdir()} == {
+        *("README.md", "config.json", "model.safetensors", "vocab.txt"),
+        *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    }
+
+
+def test_a_failure_while_writing_leaves_what_was_there(
+    tiny, params, small_tokenizer, tmp_path, monkeypatch
+):
+    cfg, params = fitting(tiny, small_tokenizer, params)
+    parts = (cfg, params, "pretraining", small_tokenizer, tmp_path / "export")
+
+    def fail(*_):
+        raise OSError("no space left")
+
+    write_huggingface(*parts)
+    before = (tmp_path / "export" / "config.json").stat().st_ino
+    monkeypatch.setattr(huggingface, "save_huggingface_tokenizer", fail)
+    with pytest.raises(OSError, match="no space"):
+        write_huggingface(*parts, overwrite=True)
+    assert (tmp_path / "export" / "config.json").stat().st_ino == before
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
 
 
@@ -284,7 +478,7 @@ def test_autotokenizer_reads_the_export(
     tiny, params, tokenizer, tmp_path, transformers, silent
 ):
     cfg, params = fitting(tiny, tokenizer, params)
-    huggingface.export_pretraining(cfg, params, tokenizer, tmp_path / "export")
+    write_huggingface(cfg, params, "pretraining", tokenizer, tmp_path / "export")
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "export")
     assert theirs.is_fast
     assert len(theirs) == tokenizer.vocab_size

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import reference
 
-from bert_jax.batch import ClassifyBatch, PretrainBatch
-from bert_jax.model import classification, pretraining
+from bert_jax.batch import PretrainBatch
+from bert_jax.model import pretraining
 from bert_jax.train.losses import pretrain_loss
 
 DRAWS = range(3)
@@ -29,7 +29,6 @@ GRADS = 4e-5  # of a tensor's largest entry; packed against unpacked 3.9e-6
 NOTHING = 1.5e-6
 
 apply = jax.jit(pretraining.apply, static_argnums=0)
-classify = jax.jit(classification.apply, static_argnums=0)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -39,6 +38,23 @@ def loss_and_grads(cfg, params, batch, masked, key=None):
         return pretrain_loss(outputs, batch, masked)[0]
 
     return jax.value_and_grad(loss)(params)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def text_grads(cfg, head, params, batch, targets):
+    """(logits, loss, gradients) of a model over single texts."""
+
+    def loss(params):
+        logits = head.apply(cfg, params, batch)
+        return head.loss(logits, batch, targets)[0], logits
+
+    (value, logits), grads = jax.value_and_grad(loss, has_aux=True)(params)
+    return logits, value, grads
+
+
+def random_head(cfg, head, seed=0) -> dict:
+    shapes = reference.text_shapes(cfg, head.name, head.num_labels)
+    return reference.random_params(shapes, seed)
 
 
 def assert_trees_close(actual: dict, expected: dict, rtol: float) -> None:
@@ -103,9 +119,11 @@ def test_vocabulary_padding_never_wins_and_never_learns(
     assert not grads["embed"]["token"]["embedding"][tiny.vocab_size :].any()
 
 
+@pytest.mark.parametrize("gelu", ["tanh", "exact"])
 def test_gradients_match_slopes_of_the_reference(
-    tiny, random_params, make_batch, make_masked
+    tiny, random_params, make_batch, make_masked, gelu
 ):
+    tiny = dataclasses.replace(tiny, gelu=gelu)
     params, batch = random_params(tiny), make_batch()
     masked = make_masked(batch)
     loss, grads = loss_and_grads(tiny, params, batch, masked)
@@ -125,14 +143,40 @@ def test_gradients_match_slopes_of_the_reference(
         assert error <= 3e-5 * np.linalg.norm(grad) + NOTHING, (path, error)
 
 
+@pytest.mark.parametrize("gelu", ["tanh", "exact"])
 @pytest.mark.parametrize("seed", DRAWS)
-def test_classifier_logits_match_the_reference(tiny, make_classify_batch, seed):
-    shapes = reference.classifier_shapes(tiny, 3)
-    params, batch = reference.random_params(shapes, seed), make_classify_batch(seed)
-    logits = classify(tiny, params, batch)
+def test_heads_over_texts_match_the_reference(
+    tiny, make_classify_batch, text_head, seed, gelu
+):
+    cfg, head = dataclasses.replace(tiny, gelu=gelu), text_head
+    params, batch = random_head(cfg, head, seed), make_classify_batch(seed)
+    logits, loss, _ = text_grads(cfg, head, params, batch, head.targets(batch))
     assert logits.dtype == jnp.float32
-    expected = reference.classify(tiny, params, batch)
-    np.testing.assert_allclose(logits, expected, atol=NSP, rtol=0)
+    expected = reference.text_logits(cfg, head.name, params, batch)
+    real = ~np.isnan(expected)
+    np.testing.assert_allclose(logits[real], expected[real], atol=NSP, rtol=0)
+    expected_loss = reference.text_loss(head.name, expected, head.targets(batch))
+    np.testing.assert_allclose(loss, expected_loss, rtol=LOSS)
+
+
+def test_gradients_of_heads_over_texts_match_slopes_of_the_reference(
+    tiny, make_classify_batch, text_head
+):
+    cfg, head = dataclasses.replace(tiny, num_layers=2), text_head
+    params, batch = random_head(cfg, head), make_classify_batch()
+    targets = head.targets(batch)
+    *_, grads = text_grads(cfg, head, params, batch, targets)
+    rng = np.random.default_rng(0)
+
+    def function(params):
+        logits = reference.text_logits(cfg, head.name, params, batch)
+        return reference.text_loss(head.name, logits, targets)
+
+    for path, grad in reference.flatten(grads).items():
+        direction = rng.normal(size=grad.shape)
+        slope = reference.slope(function, params, path, direction)
+        error = abs(np.vdot(np.asarray(grad, np.float64), direction) - slope)
+        assert error <= 3e-5 * np.linalg.norm(grad) + NOTHING, (path, error)
 
 
 def test_bfloat16_stays_near_the_reference(
@@ -285,15 +329,18 @@ def test_padding_never_reaches_real_tokens(
     assert_trees_close(noisy_grads, grads, rtol=GRADS)
 
 
-def test_classifier_ignores_padding(tiny, make_classify_batch):
-    params = reference.random_params(reference.classifier_shapes(tiny, 3))
-    batch = make_classify_batch()
-    noise = np.where(batch.input_mask == 1, batch.input_ids, 7)
+def test_heads_over_texts_ignore_padding(tiny, make_classify_batch, text_head):
+    params, batch = random_head(tiny, text_head), make_classify_batch()
+    real, targets = batch.input_mask == 1, text_head.targets(batch)
+    noise = np.where(real, batch.input_ids, 7)
     assert (noise != batch.input_ids).any()
-    np.testing.assert_array_equal(
-        classify(tiny, params, batch),
-        classify(tiny, params, batch._replace(input_ids=noise)),
-    )
+    changed = batch._replace(input_ids=noise)
+    before, loss, grads = text_grads(tiny, text_head, params, batch, targets)
+    after, noisy_loss, noisy = text_grads(tiny, text_head, params, changed, targets)
+    whole = np.s_[:] if before.ndim == 2 else real
+    np.testing.assert_array_equal(before[whole], after[whole])
+    assert loss == noisy_loss
+    assert_trees_close(noisy, grads, rtol=GRADS)
 
 
 def test_rows_of_padding_only_change_nothing(
@@ -331,23 +378,3 @@ def test_scan_and_remat_change_no_gradient(
     # No difference at all in 20 draws; another order of sums may be allowed this much.
     np.testing.assert_allclose(other_loss, loss, rtol=LOSS)
     assert_trees_close(other_grads, grads, rtol=GRADS)
-
-
-# Errors.
-
-
-@pytest.mark.parametrize("call", ["pretraining", "classification"])
-def test_sequences_longer_than_the_position_table_are_refused(
-    tiny, random_params, make_batch, make_masked, make_classify_batch, call
-):
-    if call == "pretraining":
-        batch = make_batch(length=30)
-        args = random_params(tiny), batch, make_masked(batch)
-    else:
-        short = make_classify_batch()
-        wide = (np.pad(x, ((0, 0), (0, 10))) for x in short[:3])
-        params = reference.random_params(reference.classifier_shapes(tiny, 3))
-        args = params, ClassifyBatch(*wide, *short[3:])
-    function = {"pretraining": apply, "classification": classify}[call]
-    with pytest.raises(ValueError, match=r"30\b.*max_positions=24"):
-        function(tiny, *args)

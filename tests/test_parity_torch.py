@@ -5,6 +5,7 @@ The mapping below is this file's own: the exchange code has another one.
 
 import dataclasses
 import functools
+import math
 import os
 import warnings
 
@@ -13,9 +14,9 @@ import numpy as np
 import pytest
 import reference
 
-from bert_jax.batch import ClassifyBatch
 from bert_jax.config import ModelConfig
-from bert_jax.model import classification, pretraining
+from bert_jax.family import SIZES, VOCABULARIES, model_config
+from bert_jax.model import pretraining
 from bert_jax.train.losses import pretrain_loss
 
 try:
@@ -36,6 +37,7 @@ REALISTIC = ModelConfig(
     mlp_size=1_024,
     max_positions=128,
 )
+HEAD_NAMES = {"classifier": "classifier", "tokens": "classifier", "spans": "qa_outputs"}
 # BERT's own initial weights are small; 0.05 leaves every tensor with some influence.
 SPREAD = {"tiny": 0.2, "realistic": 0.05}
 
@@ -93,10 +95,12 @@ def torch_state(cfg: ModelConfig, params: dict) -> dict[str, np.ndarray]:
         put(f"{theirs}.intermediate.dense", f"{ours}/mlp/up", i)
         put(f"{theirs}.output.dense", f"{ours}/mlp/down", i)
         put_norm(f"{theirs}.output.LayerNorm", f"{ours}/mlp/norm", i)
-    put("bert.pooler.dense", "pooler")
-    if "classifier" in params:
-        put("classifier", "classifier")
-        return state
+    if "pooler" in params:
+        put("bert.pooler.dense", "pooler")
+    for ours, theirs in HEAD_NAMES.items():
+        if ours in params:
+            put(theirs, ours)
+            return state
     put("cls.predictions.transform.dense", "mlm/transform")
     put_norm("cls.predictions.transform.LayerNorm", "mlm/norm")
     put("cls.seq_relationship", "nsp")
@@ -107,9 +111,8 @@ def torch_state(cfg: ModelConfig, params: dict) -> dict[str, np.ndarray]:
     return state
 
 
-def torch_model(kind, cfg: ModelConfig, params: dict, **settings):
-    """A Hugging Face model that holds `params`, in evaluation mode."""
-    config = transformers.BertConfig(
+def torch_config(cfg: ModelConfig, **settings) -> "transformers.BertConfig":
+    return transformers.BertConfig(
         vocab_size=cfg.vocab_size,
         hidden_size=cfg.hidden_size,
         num_hidden_layers=cfg.num_layers,
@@ -122,11 +125,46 @@ def torch_model(kind, cfg: ModelConfig, params: dict, **settings):
         attn_implementation="eager",
         **settings,
     )
-    model = kind(config).eval()
+
+
+def torch_model(kind, cfg: ModelConfig, params: dict, **settings):
+    """A Hugging Face model that holds `params`, in evaluation mode."""
+    with transformers.initialization.no_init_weights():
+        model = kind(torch_config(cfg, **settings)).eval()
+    model.tie_weights()  # not done without initial weights
     state = torch_state(cfg, params)
     tensors = {k: torch.from_numpy(v.copy()) for k, v in state.items()}
     model.load_state_dict(tensors, strict=True)
     return model
+
+
+def assert_gradients_agree(cfg, grads: dict, model, nothing: tuple = ()) -> None:
+    """Each tensor within 1e-4 of its largest entry, but for those that are zero.
+
+    Softmax does not see a key bias, so its true gradient is 0 and both sides hold
+    rounding; `nothing` names more of that kind.
+
+    The same mapping carries our gradients over. Hugging Face ties the token table, so
+    that its gradient holds both uses, as ours does.
+    """
+    expected = {name: p.grad.numpy() for name, p in model.named_parameters()}
+    actual = torch_state(cfg, jax.tree.map(np.asarray, grads))
+    assert len(expected) > 16 * cfg.num_layers
+    for name, want in expected.items():
+        error = np.abs(actual[name] - want).max()
+        if name.endswith(("attention.self.key.bias", *nothing)):
+            assert max(np.abs(want).max(), np.abs(actual[name]).max()) < 1e-6, name
+            continue
+        assert error <= 1e-4 * np.abs(want).max(), (name, error)
+
+
+def token_labels(batch, masked) -> np.ndarray:
+    """Hugging Face's form of the masked slots: [B, T], -100 where nothing is hidden."""
+    labels = np.full(batch.input_ids.shape, -100)
+    for b in range(len(labels)):
+        used = masked.weights[b] > 0
+        labels[b, masked.positions[b, used]] = masked.labels[b, used]
+    return labels
 
 
 def one_pair_a_row(cfg: ModelConfig, make_batch):
@@ -143,8 +181,10 @@ def inputs(input_ids, segment_ids, mask) -> dict:
 
 
 @functools.partial(jax.jit, static_argnums=0)
+@jax.default_matmul_precision("highest")
 @functools.partial(jax.value_and_grad, argnums=1, has_aux=True)
 def run(cfg, params, batch, masked):
+    """((loss, outputs), gradients)"""
     outputs = pretraining.apply(cfg, params, batch, masked)
     return pretrain_loss(outputs, batch, masked)[0], outputs
 
@@ -158,13 +198,9 @@ def test_pretraining_logits_and_gradients_agree(case, make_batch, make_masked):
     (loss, ours), grads = run(cfg, params, batch, masked)
 
     model = torch_model(transformers.BertForPreTraining, cfg, params)
-    labels = np.full(batch.input_ids.shape, -100)
-    for b in range(3):
-        used = masked.weights[b] > 0
-        labels[b, masked.positions[b, used]] = masked.labels[b, used]
     theirs = model(
         **inputs(masked.input_ids, batch.segment_ids, batch.sequence_ids > 0),
-        labels=torch.tensor(labels),
+        labels=torch.tensor(token_labels(batch, masked)),
         next_sentence_label=torch.tensor(batch.nsp_labels[:, 0], dtype=torch.long),
     )
     theirs.loss.backward()
@@ -180,31 +216,17 @@ def test_pretraining_logits_and_gradients_agree(case, make_batch, make_masked):
     np.testing.assert_allclose(ours.nsp_logits[:, 0], nsp, atol=1e-5, rtol=0)
     np.testing.assert_allclose(loss, theirs.loss.item(), rtol=1e-6)
 
-    # The same mapping carries our gradients over. HF ties the table, so that its
-    # gradient holds both uses, as ours does.
-    expected = {name: p.grad.numpy() for name, p in model.named_parameters()}
-    actual = torch_state(cfg, jax.tree.map(np.asarray, grads))
-    assert len(expected) > 40
-    for name, want in expected.items():
-        error = np.abs(actual[name] - want).max()
-        if "attention.self.key.bias" in name:
-            # Softmax does not see it: the true gradient is 0, both hold rounding.
-            assert max(np.abs(want).max(), np.abs(actual[name]).max()) < 1e-6, name
-            continue
-        assert error <= 1e-4 * np.abs(want).max(), (name, error)
+    assert_gradients_agree(cfg, grads, model)
 
 
-def test_classifier_logits_agree(case, make_batch):
-    cfg, spread = case
-    params = random_params(reference.classifier_shapes(cfg, 5), spread)
-    rows = one_pair_a_row(cfg, make_batch)
-    mask = (rows.sequence_ids > 0).astype(np.int32)
-    none = np.zeros(3)
-    batch = ClassifyBatch(rows.input_ids, rows.segment_ids, mask, none, none)
-    ours = jax.jit(classification.apply, static_argnums=0)(cfg, params, batch)
-
-    kind = transformers.BertForSequenceClassification
-    model = torch_model(kind, cfg, params, num_labels=5)
-    with torch.no_grad():
-        theirs = model(**inputs(rows.input_ids, rows.segment_ids, mask)).logits
-    np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-5, rtol=0)
+@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+@pytest.mark.parametrize("size", SIZES)
+def test_every_size_has_as_many_parameters_as_in_transformers(size, vocabulary):
+    cfg = model_config(size, vocabulary=vocabulary)
+    with torch.device("meta"):  # names and shapes only
+        model = transformers.BertForPreTraining(torch_config(cfg))
+    init = functools.partial(pretraining.init_params, cfg)
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    total = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
+    padding = (cfg.padded_vocab_size - cfg.vocab_size) * (cfg.hidden_size + 1)
+    assert total - padding == model.num_parameters()

@@ -62,9 +62,9 @@ def params_hash(run: pathlib.Path) -> str:
     script = (
         "import pathlib, sys, jax\n"
         "from bert_jax.config import MeshConfig\n"
-        "from bert_jax.train.finetune import load_encoder\n"
+        "from bert_jax.train.initial import start_encoder\n"
         "from bert_jax.train.sharding import make_mesh\n"
-        "print(load_encoder(pathlib.Path(sys.argv[1]), make_mesh(MeshConfig()))"
+        "print(start_encoder(pathlib.Path(sys.argv[1]), make_mesh(MeshConfig()))"
         ".origin['sha256'])"
     )
     out = subprocess.run(
@@ -236,9 +236,57 @@ def test_export_is_loaded_back_by_transformers(done):
     assert manifest["max_logit_difference"] <= 1e-5
 
 
+def test_an_export_comes_back_and_training_goes_on_from_it(done):
+    folder, _ = done
+    # Loading it back needs libraries of the extras; StableHLO needs none.
+    out = bert_jax(
+        *("export", "qs/pretrain", "--to", "stablehlo", "--output", "hlo"), cwd=folder
+    )
+    assert out.returncode == 0, out.stderr
+    assert "loaded back from its files, largest difference" in out.stdout
+    for args in (
+        ("export", "qs/pretrain", "--output", "there"),
+        ("import", "there", "back"),
+    ):
+        out = bert_jax(*args, cwd=folder)
+        assert out.returncode == 0, out.stderr
+    assert "not used: 0\nnew, drawn afresh: 0\n" in out.stdout
+    assert params_hash(folder / "back") == params_hash(folder / "qs/pretrain")
+
+    first_losses = {}
+    # A Hugging Face directory has no place for the step.
+    for start, step in (("back", 0), ("qs/pretrain", NUM_STEPS)):
+        name = f"from_{start.replace('/', '_')}"
+        args = (*pretrain_args(name), "--checkpoint", start, "--num-steps", 10)
+        out = bert_jax(*args, "--optimizer.warmup-steps", 2, cwd=folder)
+        assert out.returncode == 0, out.stderr
+        assert f"tensors of {start} at step {step}, sha256" in out.stdout
+        first_losses[start] = metrics_without_time(folder / name)[0]["mlm_loss"]
+    fresh = metrics_without_time(folder / "qs/pretrain")[0]["mlm_loss"]
+    assert first_losses["back"] == first_losses["qs/pretrain"] < fresh
+
+
+def test_a_second_phase_keeps_the_moments(done):
+    folder, _ = done
+    args = ("--checkpoint", "qs/pretrain", "--moments", "keep", "--num-steps", 5)
+    out = bert_jax(
+        *(*pretrain_args("phase2"), *args, "--optimizer.warmup-steps", 1), cwd=folder
+    )
+    assert out.returncode == 0, out.stderr
+    assert f"at step {NUM_STEPS} and the moments, sha256" in out.stdout
+    other = ("--model.gelu", "exact", "--model.hidden-size", 64)
+    out = bert_jax(*pretrain_args("phase2b"), *args, *other, cwd=folder)
+    assert out.returncode == 1
+    assert "gelu is 'tanh' in the checkpoint and 'exact' here" in out.stderr
+    assert not (folder / "phase2b").exists()
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
+        (("import", "nowhere", "x"), "nowhere is no model"),
+        (("import", "qs/corpus", "x"), "qs/corpus is no model"),
+        (("pretrain", "--workdir", "x", "--moments", "keep"), "needs a checkpoint"),
         (("pretrain", "--workdir", "x"), "pass --data.dataset DIR"),
         (("pretrain", "--config", "none", "--workdir", "x"), "shipped configs: "),
         (("finetune", "--workdir", "x"), "pass --checkpoint RUN"),

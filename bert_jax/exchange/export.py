@@ -1,155 +1,285 @@
 """A run's newest checkpoint in the form of another library, compared before it counts."""
 
+import importlib.util
 import json
 import pathlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 
 from bert_jax.batch import ClassifyBatch, PretrainBatch
 from bert_jax.config import MeshConfig, ModelConfig
-from bert_jax.exchange import huggingface
+from bert_jax.exchange.names import Head, Params
+from bert_jax.exchange.portable import whole_directory
 from bert_jax.model import classification, pretraining
 from bert_jax.model.masking import MaskedBatch
 from bert_jax.train import sharding
-from bert_jax.train.checkpoint import Checkpoints, tensors_sha256
-from bert_jax.train.evaluate import abstract_pretraining_params
-from bert_jax.train.predict import Predictor
-from bert_jax.train.run import load_results, load_run, load_run_tokenizer, write_text
+from bert_jax.train.checkpoint import tensors_sha256
+from bert_jax.train.initial import LoadedRun, load_params
+from bert_jax.train.run import load_results, load_run_tokenizer, write_text
 
+Format = Literal["huggingface", "tensorflow", "onnx", "stablehlo"]
 EXPORT_MANIFEST = "bert_jax_export.json"
+FORMAT_VERSION = 1
 # Largest difference of logits between two float32 implementations.
 TOLERANCE = 1e-5
 
 
-def export_run(run: pathlib.Path, directory: pathlib.Path) -> str:
-    """Writes a Hugging Face directory and says how far its logits lie from ours.
+class Probe(NamedTuple):
+    """Ids to compare on, and our logits of them."""
+
+    outputs: tuple[np.ndarray, ...]
+    input_ids: np.ndarray  # int32 [B, T]
+    segment_ids: np.ndarray  # int32 [B, T]
+    mask: np.ndarray  # int32 [B, T], 1 on real tokens
+
+
+class _Form(NamedTuple):
+    """How one format is written and held against ours."""
+
+    write: Callable[..., None]
+    verify: Callable[[pathlib.Path, Head, Probe], float]
+    verify_needs: tuple[str, ...]
+    """Modules without which the export is written and not compared."""
+    extra: str
+    what: str
+
+
+def export_run(run: pathlib.Path, directory: pathlib.Path, to: Format) -> str:
+    """Writes a run for another library and says how far its logits lie from ours.
+
+    Args:
+        run: of `pretrain`, `finetune` or `import`.
+        directory: absent, empty, or an earlier export, which is replaced. It appears
+            complete or not at all.
+        to: the format.
 
     Returns:
-        One line for the user. Where PyTorch or transformers is missing, it says that
-        nothing was compared.
+        One line for the user. Where the library to compare with is missing, it says
+        that nothing was compared.
 
     Raises:
-        ValueError: the directory is in use, or the logits differ by more than
-            `TOLERANCE`.
+        ValueError: the directory is in use, the format cannot express the model, its
+            library is missing, or the logits differ by more than `TOLERANCE`.
     """
-    info = load_run(run)
-    tokenizer = load_run_tokenizer(run)
-    params, labels = _load_params(run, info.kind, info.model)
+    form = _FORMS[to]
+    loaded = load_params(run, sharding.make_mesh(MeshConfig(), jax.local_devices()[:1]))
+    params = jax.device_get(loaded.params)
     sha256 = tensors_sha256(params)
-    manifest_path = directory / EXPORT_MANIFEST
-    if manifest_path.exists():
-        manifest = json.loads(manifest_path.read_text())
-        if manifest["params_sha256"] == sha256 and (
-            manifest["max_logit_difference"] is not None
-            or not huggingface.transformers_available()
-        ):
-            return f"{directory} holds this export already; {_verdict(manifest)}"
-    results = _card_results(load_results(run))
-    # An earlier export of ours may be replaced, anything else may not.
-    overwrite = manifest_path.exists()
-    if labels is None:
-        huggingface.export_pretraining(
-            info.model,
-            params,
-            tokenizer,
-            directory,
-            results=results,
-            overwrite=overwrite,
-        )
-    else:
-        huggingface.export_classifier(
-            info.model,
-            params,
-            labels,
-            tokenizer,
-            directory,
-            results=results,
-            overwrite=overwrite,
-        )
-    difference = None
-    if huggingface.transformers_available():
-        difference = _compare(info.model, params, labels, directory)
-    manifest = {
-        "format": "huggingface",
-        "run": str(run),
-        "params_sha256": sha256,
-        "max_logit_difference": difference,
-        "tolerance": TOLERANCE,
-    }
-    if difference is not None and not difference <= TOLERANCE:
-        raise ValueError(
-            f"The export in {directory} gives logits that differ by {difference:.2e}, "
-            f"more than {TOLERANCE:.0e}; do not use it, and report this."
-        )
-    write_text(manifest_path, json.dumps(manifest, indent=2) + "\n")
-    return f"{directory} written; {_verdict(manifest)}"
+    can_verify = all(importlib.util.find_spec(name) for name in form.verify_needs)
+    earlier = _read_manifest(directory)
+    if (
+        earlier is not None
+        and (earlier["params_sha256"], earlier["format"]) == (sha256, to)
+        and (earlier["max_logit_difference"] is not None or not can_verify)
+    ):
+        return f"{directory} holds this export already; {_verdict(earlier, form)}"
+    head: Head = "pretraining" if loaded.info.kind == "pretrain" else "classifier"
+    with whole_directory(directory, overwrite=earlier is not None) as partial:
+        form.write(run, loaded, params, head, partial)
+        difference = None
+        if can_verify:
+            probe = make_probe(loaded.info.model, params, head)
+            difference = form.verify(partial, head, probe)
+            if not difference <= TOLERANCE:
+                raise ValueError(
+                    f"The export gives logits that differ by {difference:.2e}, more "
+                    f"than {TOLERANCE:.0e}; nothing was written. Please report this."
+                )
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            "format": to,
+            "run": str(run),
+            "step": loaded.step,
+            "head": head,
+            "params_sha256": sha256,
+            "max_logit_difference": difference,
+            "tolerance": TOLERANCE,
+            "dtype": "float32",
+        }
+        write_text(partial / EXPORT_MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    return f"{directory} written; {_verdict(manifest, form)}"
 
 
-def _verdict(manifest: dict[str, Any]) -> str:
-    difference = manifest["max_logit_difference"]
-    if difference is None:
-        return (
-            "not compared: install PyTorch and transformers (pip install "
-            "'bert_jax[export]') and export again to load it back"
-        )
-    return f"loaded back by transformers, largest difference of logits {difference:.1e}"
-
-
-def _load_params(
-    run: pathlib.Path, kind: str, model: ModelConfig
-) -> tuple[Any, tuple[str, ...] | None]:
-    if kind == "finetune":
-        predictor = Predictor(run)
-        return jax.device_get(predictor.params), predictor.labels
-    mesh = sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])
-    with Checkpoints(run, read_only=True) as checkpoints:
-        params = checkpoints.restore_params(abstract_pretraining_params(model, mesh))
-    return jax.device_get(params), None
-
-
-def _card_results(results: dict[str, Any] | None) -> dict[str, object]:
-    return {
-        name: round(value, 4) for name, value in (results or {}).get("eval", {}).items()
-    }
-
-
-def _compare(
-    model: ModelConfig,
-    params: Any,
-    labels: tuple[str, ...] | None,
-    directory: pathlib.Path,
-) -> float:
-    """Logits of random ids, rows of several lengths and both segments."""
+def make_probe(model: ModelConfig, params: Params, head: Head) -> Probe:
+    """Random ids, rows of several lengths and both segments, with our logits."""
     rng = np.random.default_rng(0)
     rows, length = 4, min(model.max_positions, 128)
     shape = (rows, length)
     ids_BT = rng.integers(0, model.vocab_size, shape).astype(np.int32)
     ends_B = np.linspace(length // 4, length, rows).astype(int)
     mask_BT = (np.arange(length) < ends_B[:, None]).astype(np.int32)
-    segments_BT = (np.arange(length) >= ends_B[:, None] // 2).astype(np.int32) * mask_BT
+    segments_BT = (np.arange(length) >= ends_B[:, None] // 2).astype(np.int32)
+    segments_BT = segments_BT * mask_BT * (model.num_segments > 1)
 
-    def pretraining_logits(
-        ids: np.ndarray, segments: np.ndarray, mask: np.ndarray
-    ) -> tuple[Any, Any]:
-        every = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
-        one = np.zeros((rows, 1), np.int32)
-        batch = PretrainBatch(ids, segments, mask, every, one, one, np.ones((rows, 1)))
-        # All positions as slots, so that every logit is compared.
-        masked = MaskedBatch(ids, every, ids, np.ones(shape, np.float32))  # type: ignore[arg-type]
-        out = jax.jit(pretraining.apply, static_argnums=0)(model, params, batch, masked)
-        return out.mlm_logits, out.nsp_logits[:, 0]
-
-    def class_logits(ids: np.ndarray, segments: np.ndarray, mask: np.ndarray) -> Any:
-        batch = ClassifyBatch(ids, segments, mask, np.zeros(rows), np.ones(rows))
-        return jax.jit(classification.apply, static_argnums=0)(model, params, batch)
-
+    outputs: tuple[np.ndarray, ...]
     with jax.default_matmul_precision("highest"):
-        if labels is None:
-            return huggingface.verify_pretraining(
-                directory, pretraining_logits, ids_BT, segments_BT, mask_BT
+        if head == "pretraining":
+            every = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
+            one = np.zeros((rows, 1), np.int32)
+            batch = PretrainBatch(
+                *(ids_BT, segments_BT, mask_BT, every, one, one, np.ones((rows, 1)))
             )
-        return huggingface.verify_classifier(
-            directory, class_logits, ids_BT, segments_BT, mask_BT
+            # All positions as slots, so that every logit is compared.
+            masked = MaskedBatch(ids_BT, every, ids_BT, np.ones(shape, np.float32))  # type: ignore[arg-type]
+            apply = jax.jit(pretraining.apply, static_argnums=0)
+            out = apply(model, params, batch, masked)
+            outputs = (np.asarray(out.mlm_logits), np.asarray(out.nsp_logits)[:, 0])
+        else:
+            labelled = ClassifyBatch(
+                *(ids_BT, segments_BT, mask_BT, np.zeros(rows, np.int32), np.ones(rows))
+            )
+            classify = jax.jit(classification.apply, static_argnums=0)
+            outputs = (np.asarray(classify(model, params, labelled)),)
+    return Probe(outputs, ids_BT, segments_BT, mask_BT)
+
+
+def _write_huggingface(
+    run: pathlib.Path,
+    loaded: LoadedRun,
+    params: Params,
+    head: Head,
+    directory: pathlib.Path,
+) -> None:
+    from bert_jax.exchange.huggingface import write_huggingface
+
+    write_huggingface(
+        loaded.info.model,
+        params,
+        head,
+        load_run_tokenizer(run),
+        directory,
+        labels=loaded.info.labels,
+        results=_card_results(load_results(run)),
+    )
+
+
+def _verify_huggingface(directory: pathlib.Path, head: Head, probe: Probe) -> float:
+    from bert_jax.exchange.verify import verify_huggingface
+
+    return verify_huggingface(directory, head, *probe)
+
+
+def _write_tensorflow(
+    run: pathlib.Path,
+    loaded: LoadedRun,
+    params: Params,
+    head: Head,
+    directory: pathlib.Path,
+) -> None:
+    from bert_jax.exchange.write_google import write_google
+
+    notes = write_google(
+        *(loaded.info.model, params, head, load_run_tokenizer(run), directory),
+        labels=loaded.info.labels,
+        step=loaded.step,
+    )
+    for note in notes:
+        print(f"note: {note}")
+
+
+def _verify_tensorflow(directory: pathlib.Path, head: Head, probe: Probe) -> float:
+    """Through our own reader: no library runs these models any more."""
+    from bert_jax.exchange import names
+    from bert_jax.exchange.read_google import read_google
+
+    lowercase = json.loads((directory / "tokenizer_config.json").read_text())
+    source = read_google(directory, lowercase=lowercase["do_lower_case"])
+    read = names.from_tensors(source.model, source.tensors, head, "google")
+    if read.missing:
+        raise ValueError(f"{directory} lacks {read.missing} when it is read back.")
+    again = make_probe(source.model, read.params, head)
+    gaps = zip(probe.outputs, again.outputs, strict=True)
+    return max(float(np.abs(ours - theirs).max()) for ours, theirs in gaps)
+
+
+def _write_onnx(
+    run: pathlib.Path,
+    loaded: LoadedRun,
+    params: Params,
+    head: Head,
+    directory: pathlib.Path,
+) -> None:
+    from bert_jax.exchange.onnx_graph import write_onnx
+
+    write_onnx(
+        *(loaded.info.model, params, head, load_run_tokenizer(run), directory),
+        labels=loaded.info.labels,
+    )
+
+
+def _verify_onnx(directory: pathlib.Path, head: Head, probe: Probe) -> float:
+    from bert_jax.exchange.onnx_graph import verify_onnx
+
+    return verify_onnx(directory, head, *probe)
+
+
+def _write_stablehlo(
+    run: pathlib.Path,
+    loaded: LoadedRun,
+    params: Params,
+    head: Head,
+    directory: pathlib.Path,
+) -> None:
+    from bert_jax.exchange.stablehlo import write_stablehlo
+
+    write_stablehlo(
+        *(loaded.info.model, params, head, load_run_tokenizer(run), directory),
+        labels=loaded.info.labels,
+    )
+
+
+def _verify_stablehlo(directory: pathlib.Path, head: Head, probe: Probe) -> float:
+    from bert_jax.exchange.stablehlo import verify_stablehlo
+
+    return verify_stablehlo(directory, head, *probe)
+
+
+_FORMS: dict[Format, _Form] = {
+    "huggingface": _Form(
+        *(_write_huggingface, _verify_huggingface),
+        verify_needs=("torch", "transformers"),
+        extra="export",
+        what="loaded back by transformers",
+    ),
+    "tensorflow": _Form(
+        *(_write_tensorflow, _verify_tensorflow),
+        verify_needs=("tensorflow",),
+        extra="tf",
+        what="read back through TensorFlow",
+    ),
+    "onnx": _Form(
+        *(_write_onnx, _verify_onnx),
+        verify_needs=("onnxruntime",),
+        extra="onnx",
+        what="run by ONNX Runtime",
+    ),
+    "stablehlo": _Form(
+        *(_write_stablehlo, _verify_stablehlo),
+        verify_needs=(),
+        extra="",
+        what="loaded back from its files",
+    ),
+}
+
+
+def _read_manifest(directory: pathlib.Path) -> dict[str, Any] | None:
+    path = directory / EXPORT_MANIFEST
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _verdict(manifest: dict[str, Any], form: _Form) -> str:
+    difference = manifest["max_logit_difference"]
+    if difference is None:
+        return (
+            f"not compared: {' and '.join(form.verify_needs)} are needed for that (pip "
+            f"install 'bert_jax[{form.extra}]'); export again to compare"
         )
+    return f"{form.what}, largest difference of logits {difference:.1e}"
+
+
+def _card_results(results: dict[str, Any] | None) -> dict[str, dict[str, object]]:
+    found = (results or {}).get("eval", {})
+    return {"held-out data": {k: round(v, 4) for k, v in found.items()}}

@@ -1,254 +1,266 @@
-"""Our parameters as a directory that transformers' Auto classes load, and back.
+"""Our parameters as a directory that transformers' Auto classes load.
 
-One table names every tensor on both sides. Writing needs NumPy only; torch and
-transformers are imported where an export is verified, and nowhere else.
-
-Shape letters: L layers, V padded vocabulary, P positions, S segments, D hidden,
-N heads, H head size, F feed-forward, C classes.
+config.json stands here both ways: architecture, head and labels. Neither torch nor
+transformers is needed; `exchange/verify.py` loads the result back with them.
 """
 
-import importlib.util
 import json
-import math
-import os
 import pathlib
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from bert_jax.config import ModelConfig
+from bert_jax.config import ModelConfig, from_json
 from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.exchange.names import Head, Params, to_tensors
+from bert_jax.exchange.portable import LABELLED, check_parts, whole_directory
 from bert_jax.exchange.tokenizer import save_huggingface_tokenizer
 
-Head = Literal["pretraining", "classifier"]
-Params = dict[str, Any]
-Tensors = dict[str, np.ndarray]
+
+class _Form(NamedTuple):
+    """What one of our heads is called there."""
+
+    architecture: str
+    task: str
+    """The Hub's name of it."""
+    usage: str
+    """How the model card says it is tried."""
 
 
-class _Row(NamedTuple):
-    ours: str
-    theirs: str
-    shape: str
-    num_inputs: int = 0
-    """Leading axes that a dense kernel sums over; theirs is [outputs, inputs]."""
-
-
-def _dense(
-    ours: str, theirs: str, kernel: str, bias: str, num_inputs: int = 1
-) -> Iterator[_Row]:
-    yield _Row(f"{ours}/kernel", f"{theirs}.weight", kernel, num_inputs)
-    yield _Row(f"{ours}/bias", f"{theirs}.bias", bias)
-
-
-def _norm(ours: str, theirs: str, shape: str) -> Iterator[_Row]:
-    yield _Row(f"{ours}/scale", f"{theirs}.weight", shape)
-    yield _Row(f"{ours}/bias", f"{theirs}.bias", shape)
-
-
-_EMBED = "bert.embeddings"
-_LAYER = "bert.encoder.layer.{layer}"
-_SELF = f"{_LAYER}.attention.self"
-_OUT = f"{_LAYER}.attention.output"
-
-_BODY = (
-    _Row("embed/token/embedding", f"{_EMBED}.word_embeddings.weight", "VD"),
-    _Row("embed/position/embedding", f"{_EMBED}.position_embeddings.weight", "PD"),
-    _Row("embed/segment/embedding", f"{_EMBED}.token_type_embeddings.weight", "SD"),
-    *_norm("embed/norm", f"{_EMBED}.LayerNorm", "D"),
-    *_dense("layers/attention/query", f"{_SELF}.query", "LDNH", "LNH"),
-    *_dense("layers/attention/key", f"{_SELF}.key", "LDNH", "LNH"),
-    *_dense("layers/attention/value", f"{_SELF}.value", "LDNH", "LNH"),
-    *_dense("layers/attention/out", f"{_OUT}.dense", "LNHD", "LD", num_inputs=2),
-    *_norm("layers/attention/norm", f"{_OUT}.LayerNorm", "LD"),
-    *_dense("layers/mlp/up", f"{_LAYER}.intermediate.dense", "LDF", "LF"),
-    *_dense("layers/mlp/down", f"{_LAYER}.output.dense", "LFD", "LD"),
-    *_norm("layers/mlp/norm", f"{_LAYER}.output.LayerNorm", "LD"),
-    *_dense("pooler", "bert.pooler.dense", "DD", "D"),
-)
-_TABLES: dict[Head, tuple[_Row, ...]] = {
-    "pretraining": (
-        *_BODY,
-        *_dense("mlm/transform", "cls.predictions.transform.dense", "DD", "D"),
-        *_norm("mlm/norm", "cls.predictions.transform.LayerNorm", "D"),
-        _Row("mlm/output_bias", "cls.predictions.bias", "V"),
-        *_dense("nsp", "cls.seq_relationship", "DC", "C"),
+_FORMS: dict[Head, _Form] = {
+    "pretraining": _Form(
+        "BertForPreTraining",
+        "fill-mask",
+        """`pipeline("fill-mask", ...)` fills in `[MASK]`. It has no use for the pooler and
+the next-sentence head, and its load report lists them as unexpected.""",
     ),
-    "classifier": (*_BODY, *_dense("classifier", "classifier", "DC", "C")),
+    "classifier": _Form(
+        "BertForSequenceClassification",
+        "text-classification",
+        '`pipeline("text-classification", ...)` names the class of a text.',
+    ),
+    "tokens": _Form(
+        "BertForTokenClassification",
+        "token-classification",
+        '`pipeline("token-classification", ...)` tags every token.',
+    ),
+    "spans": _Form(
+        "BertForQuestionAnswering",
+        "question-answering",
+        "Its start and end logits mark the answer to a question in a text.",
+    ),
 }
-_ARCHITECTURES: dict[Head, str] = {
-    "pretraining": "BertForPreTraining",
-    "classifier": "BertForSequenceClassification",
+# Other classes of transformers with parts of our pretraining model.
+_PARTIAL = ("BertModel", "BertForMaskedLM", "BertForNextSentencePrediction")
+
+# Our field -> key there, and what transformers takes where the key is missing.
+_FIELDS: dict[str, tuple[str, Any]] = {
+    "vocab_size": ("vocab_size", None),
+    "hidden_size": ("hidden_size", None),
+    "num_layers": ("num_hidden_layers", None),
+    "num_heads": ("num_attention_heads", None),
+    "mlp_size": ("intermediate_size", None),
+    "max_positions": ("max_position_embeddings", None),
+    "num_segments": ("type_vocab_size", 2),
+    "gelu": ("hidden_act", "gelu"),
+    "dropout_rate": ("hidden_dropout_prob", 0.1),
+    "attention_dropout_rate": ("attention_probs_dropout_prob", 0.1),
+    "layer_norm_eps": ("layer_norm_eps", 1e-12),
+    "init_std": ("initializer_range", 0.02),
+}
+_GELUS = {
+    "gelu": "exact",
+    "gelu_python": "exact",
+    "gelu_new": "tanh",
+    "gelu_pytorch_tanh": "tanh",
+}
+# Keys that make another model of it, with the values that do not.
+_REFUSED: dict[str, tuple[Any, ...]] = {
+    "model_type": ("bert",),
+    "position_embedding_type": ("absolute",),
+    "is_decoder": (False,),
+    "is_encoder_decoder": (False,),
+    "add_cross_attention": (False,),
+    "pruned_heads": ({},),
+    "quantization_config": (),
+    "auto_map": ({},),
+    "problem_type": ("single_label_classification",),
+}
+_READ = {
+    *(key for key, _ in _FIELDS.values()),
+    *_REFUSED,
+    *("architectures", "id2label", "label2id", "num_labels", "tie_word_embeddings"),
+    *("embedding_size", "classifier_dropout", "pad_token_id"),
+}
+# Of no consequence to any logit.
+_IDLE = {
+    *("_name_or_path", "bos_token_id", "chunk_size_feed_forward", "dtype"),
+    *("eos_token_id", "finetuning_task", "gradient_checkpointing", "torch_dtype"),
+    *("transformers_version", "use_cache"),
 }
 
 
-def to_huggingface(cfg: ModelConfig, params: Params, head: Head) -> Tensors:
-    """Tensors under their names in transformers, float32, vocabulary padding removed.
-
-    Tied tensors appear once, as transformers 5 saves them: the decoder's weight is the
-    token table, and its bias is `cls.predictions.bias`.
-
-    Raises:
-        ValueError: a parameter is missing, left over, of another shape or not float32.
-    """
-    left = _flatten(params)
-    table = _TABLES[head]
-    sizes = _sizes(cfg, left.get(table[-1].ours))
-    tensors: Tensors = {}
-    for row in table:
-        shape = tuple(sizes[letter] for letter in row.shape)
-        array = left.pop(row.ours, None)
-        if array is None or array.shape != shape or array.dtype != np.float32:
-            found = "missing" if array is None else f"{array.dtype} {list(array.shape)}"
-            raise ValueError(
-                f"Parameter {row.ours!r} is {found}; a {head} model of this "
-                f"ModelConfig has it as float32 {list(shape)}."
-            )
-        for name, part in _layers(row, array):
-            assert name not in tensors, f"two rows of the table write {name!r}"
-            tensors[name] = np.ascontiguousarray(_their_view(cfg, row, part))
-    if left:
-        raise ValueError(
-            f"Parameters {sorted(left)} have no name in a Hugging Face {head} model; "
-            "export the head that they belong to."
-        )
-    return tensors
-
-
-def from_huggingface(cfg: ModelConfig, tensors: Mapping[str, np.ndarray]) -> Params:
-    """The inverse of `to_huggingface`; rows of vocabulary padding become zeros.
-
-    The head is told by the names. ValueError: a tensor is missing, left over or of
-    another shape.
-    """
-    left = dict(tensors)
-    head: Head = "classifier" if "classifier.weight" in left else "pretraining"
-    table = _TABLES[head]
-    sizes = _sizes(cfg, left.get(table[-1].theirs))
-    params: Params = {}
-    for row in table:
-        shape = tuple(sizes[letter] for letter in row.shape)
-        array = np.zeros(shape, np.float32)
-        for name, part in _layers(row, array):
-            view = _their_view(cfg, row, part)
-            theirs = left.pop(name, None)
-            if theirs is None or theirs.shape != view.shape:
-                found = "is missing" if theirs is None else f"is {list(theirs.shape)}"
-                raise ValueError(
-                    f"Tensor {name!r} {found}; a {_ARCHITECTURES[head]} of this "
-                    f"ModelConfig has it as {list(view.shape)}."
-                )
-            view[...] = theirs
-        *parents, leaf = row.ours.split("/")
-        node = params
-        for name in parents:
-            node = node.setdefault(name, {})
-        node[leaf] = array
-    if left:
-        raise ValueError(
-            f"Tensors {sorted(left)} have no place in a {_ARCHITECTURES[head]} of "
-            f"num_layers={cfg.num_layers}; is the config of another model?"
-        )
-    return params
-
-
-def export_pretraining(
+def write_huggingface(
     cfg: ModelConfig,
     params: Params,
+    head: Head,
     tokenizer: Tokenizer,
     directory: pathlib.Path,
     *,
-    results: Mapping[str, object] | None = None,
+    labels: Sequence[str] | None = None,
+    results: Mapping[str, Mapping[str, object]] | None = None,
+    origin: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Writes a BertForPreTraining: weights, config, tokenizer and model card.
+    """Writes weights, config, tokenizer and model card.
 
-    `directory` must be absent or empty unless `overwrite` is set, and appears at once,
-    complete, or not at all. `results`, name -> value, go to the model card.
+    Args:
+        cfg: of `params`.
+        params: of `head` and nothing else, float32.
+        head: decides which class of transformers loads the directory.
+        tokenizer: what the model was trained with.
+        directory: absent or empty unless `overwrite` is set; it appears at once,
+            complete, or not at all.
+        labels: of a classifier or tagger, in the order of its logits.
+        results: task -> metric -> value, for the model card.
+        origin: one sentence on where the weights come from, for the model card.
+        overwrite: whether all that `directory` holds may be replaced.
 
     Raises:
         ValueError: `directory` is taken, or the parts do not fit each other.
     """
-    _export(cfg, params, tokenizer, directory, "pretraining", {}, results, overwrite)
-
-
-def export_classifier(
-    cfg: ModelConfig,
-    params: Params,
-    labels: Sequence[str],
-    tokenizer: Tokenizer,
-    directory: pathlib.Path,
-    *,
-    results: Mapping[str, object] | None = None,
-    overwrite: bool = False,
-) -> None:
-    """Writes a BertForSequenceClassification; see `export_pretraining`.
-
-    Raises:
-        ValueError: as there, or `labels` are not one name for each of the C logits.
-    """
-    num_classes = np.shape(params.get("classifier", {}).get("bias", ()))
-    if num_classes != (len(labels),) or len(set(labels)) != len(labels):
-        raise ValueError(
-            f"labels={list(labels)} do not fit a classifier bias of shape "
-            f"{list(num_classes)}; give every class one name of its own."
-        )
-    extra = {
-        "id2label": {str(index): label for index, label in enumerate(labels)},
-        "label2id": {label: index for index, label in enumerate(labels)},
-        "problem_type": "single_label_classification",
-    }
-    _export(cfg, params, tokenizer, directory, "classifier", extra, results, overwrite)
-
-
-def _export(
-    cfg: ModelConfig,
-    params: Params,
-    tokenizer: Tokenizer,
-    directory: pathlib.Path,
-    head: Head,
-    extra: dict[str, Any],
-    results: Mapping[str, object] | None,
-    overwrite: bool,
-) -> None:
     from safetensors.numpy import save_file
 
-    directory = pathlib.Path(directory).absolute()
-    if directory.exists() and (
-        not directory.is_dir() or (any(directory.iterdir()) and not overwrite)
-    ):
-        raise ValueError(
-            f"directory={directory} is taken; choose another or overwrite an export."
-        )
-    if tokenizer.vocab_size != cfg.vocab_size:
-        raise ValueError(
-            f"The tokenizer has {tokenizer.vocab_size} pieces, ModelConfig.vocab_size="
-            f"{cfg.vocab_size}; export with the tokenizer of the training run."
-        )
-    tensors = to_huggingface(cfg, params, head)
-    partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
-    try:
+    check_parts(cfg, params, head, tokenizer, labels)
+    tensors = to_tensors(cfg, params, head, "huggingface")
+    config = _config(cfg, tokenizer, head) | _label_config(head, labels)
+    with whole_directory(directory, overwrite) as partial:
         save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
-        text = json.dumps(_config(cfg, tokenizer, head) | extra, indent=2) + "\n"
+        text = json.dumps(config, indent=2) + "\n"
         (partial / "config.json").write_text(text, encoding="utf-8")
         save_huggingface_tokenizer(tokenizer, partial, cfg.max_positions)
-        card = _model_card(cfg, tokenizer, head, results or {})
+        card = _model_card(cfg, tokenizer, head, results or {}, origin)
         (partial / "README.md").write_text(card, encoding="utf-8")
-        # A rename replaces no directory with something in it, so that steps aside.
-        old = partial.with_suffix(".old")
-        if directory.exists():
-            directory.rename(old)
-        partial.rename(directory)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+
+
+def architecture(head: Head) -> str:
+    """The class of transformers that has this head."""
+    return _FORMS[head].architecture
+
+
+def read_config(
+    path: pathlib.Path, config: Mapping[str, Any], notes: list[str]
+) -> ModelConfig:
+    """The architecture that a config.json states; remarks are added to `notes`.
+
+    Raises:
+        ValueError: a key is missing, or asks for what would give other numbers here.
+    """
+    for key, harmless in _REFUSED.items():
+        value = config.get(key)
+        if value is not None and value not in harmless:
+            expected = f"{harmless[0]!r}, or none" if harmless else "none"
+            raise ValueError(
+                f"{path} has {key}={value!r}; expected {expected}. Its numbers would "
+                "come out otherwise here, so it cannot be imported."
+            )
+    if "model_type" not in config:
+        notes.append(f"{path} has no model_type; taken for 'bert'.")
+    given = {ours: config.get(key, default) for ours, (key, default) in _FIELDS.items()}
+    if missing := [_FIELDS[name][0] for name, v in given.items() if v is None]:
+        raise ValueError(f"{path} lacks {missing}; BERT needs all of them.")
+    if str(given["gelu"]) not in _GELUS:
+        raise ValueError(
+            f"{path} has hidden_act={given['gelu']!r}; expected one of "
+            f"{list(_GELUS)}. No other activation exists here."
+        )
+    given["gelu"] = _GELUS[given["gelu"]]
+    try:
+        model = from_json(ModelConfig, json.dumps(given))
+    except ValueError as error:
+        raise ValueError(f"{path} describes no BERT that fits: {error}") from error
+    if config.get("embedding_size", model.hidden_size) != model.hidden_size:
+        raise ValueError(
+            f"{path} has embedding_size={config['embedding_size']} beside hidden_size="
+            f"{model.hidden_size}; there is no layer between the two here."
+        )
+    if config.get("classifier_dropout") not in (None, model.dropout_rate):
+        notes.append(
+            f"{path} has classifier_dropout={config['classifier_dropout']}; training "
+            f"here uses the hidden rate, {model.dropout_rate}. No logit depends on it."
+        )
+    if unread := sorted(config.keys() - _READ - _IDLE):
+        notes.append(f"{path} has keys that nothing here reads: {', '.join(unread)}.")
+    return model
+
+
+def read_head(
+    path: pathlib.Path,
+    config: Mapping[str, Any],
+    names: Collection[str],
+    notes: list[str],
+) -> Head:
+    """What is on top of the encoder: by the architecture, else by the tensors' names.
+
+    Raises:
+        ValueError: it is a head that does not exist here.
+    """
+    heads: dict[str, Head] = {form.architecture: head for head, form in _FORMS.items()}
+    heads |= dict.fromkeys(_PARTIAL, "pretraining")
+    given = config.get("architectures") or []
+    known = [heads[name] for name in given if name in heads]
+    if "BertForMultipleChoice" in given:
+        raise ValueError(
+            f"{path} has architectures={given}; multiple choice has no head here. "
+            "Expected one of " + ", ".join(heads) + "."
+        )
+    if known:
+        return known[0]
+    head: Head = "pretraining"
+    if "qa_outputs.weight" in names:
+        head = "spans"
+    elif "classifier.weight" in names:
+        head = "classifier" if "bert.pooler.dense.weight" in names else "tokens"
+    notes.append(f"{path} has architectures={given}; by its tensors, a {head} model.")
+    return head
+
+
+def read_labels(
+    path: pathlib.Path,
+    config: Mapping[str, Any],
+    head: Head,
+    bias: np.ndarray | None,
+    notes: list[str],
+) -> tuple[str, ...] | None:
+    """Names of the logits of a classifier or tagger, whose bias this is.
+
+    Raises:
+        ValueError: they are not one name for each logit, or no class is meant by them.
+    """
+    if head not in LABELLED or bias is None:
+        return None
+    if head == "classifier" and bias.size == 1:
+        raise ValueError(
+            f"{path}: a classifier with one logit is a regression; expected two "
+            "classes or more. Regressions cannot be imported."
+        )
+    given = config.get("id2label")
+    if given is None:
+        given = {str(index): f"LABEL_{index}" for index in range(bias.size)}
+        notes.append(f"{path} has no id2label; the classes are called LABEL_0, ….")
+    keys = [str(index) for index in range(bias.size)]
+    if given.keys() != set(keys) or len({*given.values()}) != len(keys):
+        raise ValueError(
+            f"{path} has id2label={given}; expected one name of its own for each of "
+            f"0 to {bias.size - 1}, the logits of the classifier."
+        )
+    return tuple(str(given[key]) for key in keys)
 
 
 def _config(cfg: ModelConfig, tokenizer: Tokenizer, head: Head) -> dict[str, Any]:
     return {
-        "architectures": [_ARCHITECTURES[head]],
+        "architectures": [architecture(head)],
         "model_type": "bert",
         "vocab_size": cfg.vocab_size,
         "hidden_size": cfg.hidden_size,
@@ -263,136 +275,60 @@ def _config(cfg: ModelConfig, tokenizer: Tokenizer, head: Head) -> dict[str, Any
         "layer_norm_eps": cfg.layer_norm_eps,
         "initializer_range": cfg.init_std,
         "pad_token_id": tokenizer.special.pad,
+        "tie_word_embeddings": True,
         "dtype": "float32",
     }
 
 
+def _label_config(head: Head, labels: Sequence[str] | None) -> dict[str, Any]:
+    if labels is None:
+        return {}
+    config: dict[str, Any] = {
+        "id2label": {str(index): label for index, label in enumerate(labels)},
+        "label2id": {label: index for index, label in enumerate(labels)},
+    }
+    if head == "classifier":
+        config["problem_type"] = "single_label_classification"
+    return config
+
+
 def _model_card(
-    cfg: ModelConfig, tokenizer: Tokenizer, head: Head, results: Mapping[str, object]
+    cfg: ModelConfig,
+    tokenizer: Tokenizer,
+    head: Head,
+    results: Mapping[str, Mapping[str, object]],
+    origin: str | None,
 ) -> str:
-    name = _ARCHITECTURES[head]
-    rows = "".join(f"| {key} | {value} |\n" for key, value in results.items())
+    name, task, usage = _FORMS[head]
+    rows = [
+        f"| {_cell(of)} | {_cell(metric)} | {_cell(value)} |\n"
+        for of, metrics in results.items()
+        for metric, value in metrics.items()
+    ]
+    measured = [
+        "\n## Measured\n\n",
+        "| task | metric | value |\n|---|---|---|\n",
+        *rows,
+    ]
     return f"""---
 library_name: transformers
-tags: [bert, bert_jax]
+pipeline_tag: {task}
+tags:
+- bert
+- bert_jax
 ---
 
-# {name} trained with bert_jax
-
+# {name}, written by bert_jax
+{f"{chr(10)}{origin}{chr(10)}" if origin else ""}
 {cfg.num_layers} layers, hidden size {cfg.hidden_size}, {cfg.num_heads} heads,
 {cfg.max_positions} positions, {cfg.gelu} GELU; {tokenizer.kind} vocabulary of
 {cfg.vocab_size:,} pieces, {"lower-cased" if tokenizer.lowercase else "cased"}.
 
 Load it with `{name}.from_pretrained`, its tokenizer with
-`AutoTokenizer.from_pretrained`.
-""" + (f"\n| measured | value |\n|---|---|\n{rows}" if rows else "")
+`AutoTokenizer.from_pretrained`. {usage}
+""" + ("".join(measured) if rows else "")
 
 
-def transformers_available() -> bool:
-    """Whether exports can be verified here."""
-    return all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
-
-
-def verify_pretraining(
-    directory: pathlib.Path,
-    outputs_fn: Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[Any, Any]],
-    input_ids: np.ndarray,
-    segment_ids: np.ndarray,
-    mask: np.ndarray,
-) -> float:
-    """Largest difference between our logits and transformers' on the same ids.
-
-    `outputs_fn` gets input_ids, segment_ids and mask (1 on real tokens), all [B, T], and
-    returns MLM logits of every position, [B, T, V] with or without vocabulary padding,
-    and NSP logits [B, 2]. Positions without mask do not count.
-
-    Raises:
-        ValueError: transformers found missing, unexpected or misshapen tensors.
-    """
-    theirs = _run_theirs(directory, "pretraining", input_ids, segment_ids, mask)
-    mlm, nsp = outputs_fn(input_ids, segment_ids, mask)
-    their_mlm = theirs["prediction_logits"]
-    our_mlm = np.asarray(mlm)[..., : their_mlm.shape[-1]]
-    real = np.asarray(mask) == 1
-    return max(
-        _max_difference(our_mlm[real], their_mlm[real]),
-        _max_difference(np.asarray(nsp), theirs["seq_relationship_logits"]),
-    )
-
-
-def verify_classifier(
-    directory: pathlib.Path,
-    logits_fn: Callable[[np.ndarray, np.ndarray, np.ndarray], Any],
-    input_ids: np.ndarray,
-    segment_ids: np.ndarray,
-    mask: np.ndarray,
-) -> float:
-    """The same for `export_classifier`; `logits_fn` gives class logits [B, C]."""
-    theirs = _run_theirs(directory, "classifier", input_ids, segment_ids, mask)
-    ours = np.asarray(logits_fn(input_ids, segment_ids, mask))
-    return _max_difference(ours, theirs["logits"])
-
-
-def _run_theirs(directory: pathlib.Path, head: Head, *ids: np.ndarray) -> Tensors:
-    import torch
-    import transformers
-
-    auto = _ARCHITECTURES[head].replace("Bert", "AutoModel")
-    model, info = getattr(transformers, auto).from_pretrained(
-        directory, dtype=torch.float32, output_loading_info=True
-    )
-    inputs = zip(("input_ids", "token_type_ids", "attention_mask"), ids, strict=True)
-    if problems := {kind: names for kind, names in info.items() if names}:
-        raise ValueError(f"{directory} does not load cleanly: {problems}.")
-    with torch.no_grad():
-        outputs = model.eval()(
-            **{name: torch.tensor(np.asarray(x, np.int64)) for name, x in inputs}
-        )
-    return {name: value.numpy() for name, value in outputs.items()}
-
-
-def _max_difference(ours: np.ndarray, theirs: np.ndarray) -> float:
-    if ours.shape != theirs.shape:
-        raise ValueError(
-            f"Our logits are {list(ours.shape)}, transformers' {list(theirs.shape)}."
-        )
-    return float(np.abs(ours - theirs).max())
-
-
-def _sizes(cfg: ModelConfig, class_bias: np.ndarray | None) -> dict[str, int]:
-    return {
-        "L": cfg.num_layers,
-        "V": cfg.padded_vocab_size,
-        "P": cfg.max_positions,
-        "S": cfg.num_segments,
-        "D": cfg.hidden_size,
-        "N": cfg.num_heads,
-        "H": cfg.head_size,
-        "F": cfg.mlp_size,
-        "C": 0 if class_bias is None else class_bias.shape[-1],
-    }
-
-
-def _layers(row: _Row, array: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    if not row.shape.startswith("L"):
-        return [(row.theirs, array)]
-    return [(row.theirs.format(layer=i), part) for i, part in enumerate(array)]
-
-
-def _their_view(cfg: ModelConfig, row: _Row, part: np.ndarray) -> np.ndarray:
-    """`part` as transformers lays it out; a view, so that it serves both directions."""
-    if row.num_inputs:
-        return part.reshape(math.prod(part.shape[: row.num_inputs]), -1).T
-    if row.shape.startswith("V"):
-        return part[: cfg.vocab_size]
-    return part.reshape(-1) if row.shape == "LNH" else part
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Tensors:
-    flat: Tensors = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}/")
-        else:
-            flat[prefix + name] = np.asarray(value)
-    return flat
+def _cell(value: object) -> str:
+    """A table's cell ends at a bar and at a line's end; those of the value do not."""
+    return " ".join(str(value).split()).replace("|", "\\|")

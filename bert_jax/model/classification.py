@@ -3,16 +3,13 @@
 Shape suffixes: B rows, T tokens, D hidden, C classes.
 """
 
-import dataclasses
-
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from bert_jax.batch import ClassifyBatch
 from bert_jax.config import ModelConfig
-from bert_jax.model.encoder import Params, encode, init_encoder
-from bert_jax.model.heads import LinearHead, Pooler
+from bert_jax.model.encoder import Params, encode_texts, init_encoder, with_dropout
+from bert_jax.model.heads import LinearHead, Pooler, linear_head
 from bert_jax.model.layers import dropout, graph_of, pure_params, split_key
 
 # Parts that pretraining hands over; the classifier itself always starts fresh.
@@ -48,29 +45,14 @@ def apply(
         dropout_rate: in place of the rates in `cfg`, everywhere.
 
     Raises:
-        ValueError: the sequences are longer than the position table.
+        ValueError: the sequences are longer than the position table, or an id is
+            outside its table (where ids are known; under jit they are not).
 
     Source: Devlin et al. 2018, sections 3.2 and 4.1.
     """
-    if dropout_rate is not None:
-        cfg = dataclasses.replace(
-            cfg, dropout_rate=dropout_rate, attention_dropout_rate=dropout_rate
-        )
+    cfg = with_dropout(cfg, dropout_rate)
     encoder_key, head_key = split_key(key, 2)
-    length = batch.input_ids.shape[1]
-    hidden_BTD = encode(
-        cfg,
-        params,
-        input_ids=batch.input_ids,
-        segment_ids=batch.segment_ids,
-        sequence_ids=batch.input_mask,
-        position_ids=jnp.broadcast_to(jnp.arange(length), batch.input_ids.shape),
-        key=encoder_key,
-    )
+    hidden_BTD = encode_texts(cfg, params, batch, encoder_key)
     pooler = nnx.merge(graph_of(Pooler, cfg), {"dense": params["pooler"]})
-    num_labels = params["classifier"]["bias"].shape[0]
-    head = nnx.merge(
-        graph_of(LinearHead, cfg, num_labels), {"dense": params["classifier"]}
-    )
     pooled_BD = dropout(pooler(hidden_BTD[:, 0]), cfg.dropout_rate, head_key)
-    return head(pooled_BD)
+    return linear_head(cfg, params["classifier"])(pooled_BD)

@@ -6,11 +6,16 @@ compiled loop or one after the other, so a checkpoint fits both.
 Shape suffixes: B rows, T tokens, D hidden.
 """
 
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bert_jax.batch import ClassifyBatch
 from bert_jax.config import ModelConfig
+from bert_jax.limits import check_range
 from bert_jax.model.attention import SelfAttention
 from bert_jax.model.layers import (
     Dense,
@@ -31,7 +36,9 @@ class Embeddings(nnx.Module):
     """Token + position + segment, normalised (Devlin et al. 2018, figure 2)."""
 
     def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
-        self.token = embedding(cfg, cfg.padded_vocab_size, rngs)
+        # Nothing is learned in the padding: exports may cut it and lose nothing.
+        padding = cfg.padded_vocab_size - cfg.vocab_size
+        self.token = embedding(cfg, cfg.vocab_size, rngs, padding=padding)
         self.position = embedding(cfg, cfg.max_positions, rngs)
         self.segment = embedding(cfg, cfg.num_segments, rngs)
         self.norm = layer_norm(cfg, rngs)
@@ -142,7 +149,8 @@ def encode(
         Hidden states of the last layer, float32 [B, T, D].
 
     Raises:
-        ValueError: T exceeds the position table.
+        ValueError: T exceeds the position table, or an id that is known while tracing
+            exceeds its own; under jit ids are not known, `limits.check_ids` sees them.
 
     Source: Devlin et al. 2018, section 3.
     """
@@ -152,6 +160,13 @@ def encode(
             f"Sequence length {length} exceeds ModelConfig.max_positions="
             f"{cfg.max_positions}; shorten the sequences or enlarge the table."
         )
+    check_known("input_ids", input_ids, cfg.vocab_size, "ModelConfig.vocab_size")
+    check_known(
+        "segment_ids", segment_ids, cfg.num_segments, "ModelConfig.num_segments"
+    )
+    check_known(
+        "position_ids", position_ids, cfg.max_positions, "ModelConfig.max_positions"
+    )
     embed_key, layers_key = split_key(key, 2)
     embed = nnx.merge(graph_of(Embeddings, cfg), params["embed"])
     x_BTD = embed(input_ids, segment_ids, position_ids, embed_key)
@@ -173,3 +188,33 @@ def encode(
                 x_BTD, jax.tree.map(lambda leaf, n=n: leaf[n], (params["layers"], keys))
             )
     return x_BTD.astype(jnp.float32)
+
+
+def encode_texts(
+    cfg: ModelConfig, params: Params, batch: ClassifyBatch, key: jax.Array | None
+) -> jax.Array:
+    """Hidden states [B, T, D] of rows that hold one text, or pair of texts, each."""
+    length = batch.input_ids.shape[1]
+    return encode(
+        cfg,
+        params,
+        input_ids=batch.input_ids,
+        segment_ids=batch.segment_ids,
+        sequence_ids=batch.input_mask,
+        position_ids=jnp.broadcast_to(jnp.arange(length), batch.input_ids.shape),
+        key=key,
+    )
+
+
+def with_dropout(cfg: ModelConfig, rate: float | None) -> ModelConfig:
+    """`cfg` with one rate for hidden units and attention; `None` changes nothing."""
+    if rate is None:
+        return cfg
+    return dataclasses.replace(cfg, dropout_rate=rate, attention_dropout_rate=rate)
+
+
+def check_known(name: str, values: Any, limit: int, meaning: str) -> None:
+    """`check_range` where the values are known: not traced, and on this host."""
+    traced = isinstance(values, jax.core.Tracer)
+    if not traced and getattr(values, "is_fully_addressable", True):
+        check_range(name, values, limit, meaning)

@@ -1,4 +1,4 @@
-"""What sits on the encoder: pooler, masked-LM, next-sentence and classifier heads.
+"""What sits on the encoder: pooler, masked-LM head and linear heads.
 
 Shape suffixes: B rows, P pairs of a row, M masked slots, D hidden, V padded vocabulary,
 C classes.
@@ -10,7 +10,7 @@ from flax import nnx
 
 from bert_jax.config import ModelConfig
 from bert_jax.model.attention import MASKED_SCORE
-from bert_jax.model.layers import Dense, gelu, layer_norm
+from bert_jax.model.layers import Dense, gelu, graph_of, layer_norm
 from bert_jax.model.logical import constrain
 
 
@@ -57,5 +57,12 @@ class LinearHead(nnx.Module):
     def __init__(self, cfg: ModelConfig, num_classes: int, *, rngs: nnx.Rngs):
         self.dense = Dense(cfg, (cfg.hidden_size,), (num_classes,), rngs=rngs)
 
-    def __call__(self, x_BPD: jax.Array) -> jax.Array:
-        return self.dense(x_BPD).astype(jnp.float32)
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., D] -> [..., C]"""
+        return self.dense(x).astype(jnp.float32)
+
+
+def linear_head(cfg: ModelConfig, params: dict) -> LinearHead:
+    """The head that holds `params`; the bias tells how many classes there are."""
+    graph = graph_of(LinearHead, cfg, params["bias"].shape[0])
+    return nnx.merge(graph, {"dense": params})

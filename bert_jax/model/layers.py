@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,12 +47,18 @@ class Dense(nnx.Module):
         return y.reshape(*leading, *self.outputs)
 
 
-def embedding(cfg: ModelConfig, rows: int, rngs: nnx.Rngs) -> nnx.Embed:
-    """A table of `rows` vectors; an id outside it gives NaN, never another row."""
+def embedding(
+    cfg: ModelConfig, rows: int, rngs: nnx.Rngs, *, padding: int = 0
+) -> nnx.Embed:
+    """A table of `rows` random vectors and `padding` zeros; no id may exceed it."""
+
+    def init(*args: Any, **kwargs: Any) -> jax.Array:
+        return _init(cfg)(*args, **kwargs).at[rows:].set(0.0)
+
     return nnx.Embed(
-        rows,
+        rows + padding,
         cfg.hidden_size,
-        embedding_init=_init(cfg),
+        embedding_init=init,
         dtype=jnp.float32,
         param_dtype=jnp.float32,
         rngs=rngs,

@@ -12,12 +12,11 @@ from flax import nnx
 
 from bert_jax.batch import PretrainBatch
 from bert_jax.config import ModelConfig
-from bert_jax.model.encoder import Params, encode, init_encoder
-from bert_jax.model.heads import LinearHead, MlmHead, Pooler
+from bert_jax.limits import NUM_NSP_CLASSES
+from bert_jax.model.encoder import Params, check_known, encode, init_encoder
+from bert_jax.model.heads import LinearHead, MlmHead, Pooler, linear_head
 from bert_jax.model.layers import graph_of, pure_params
 from bert_jax.model.masking import MaskedBatch
-
-NUM_NSP_CLASSES = 2
 
 
 class PretrainOutputs(NamedTuple):
@@ -61,10 +60,14 @@ def apply(
         Hidden states, pooled vectors and the logits of both heads, float32.
 
     Raises:
-        ValueError: the sequences are longer than the position table.
+        ValueError: the sequences are longer than the position table, or an id is
+            outside its table (where ids are known; under jit they are not).
 
     Source: Devlin et al. 2018, sections 3.1 and A.2.
     """
+    length = batch.input_ids.shape[1]
+    check_known("cls_positions", batch.cls_positions, length, "the row's tokens")
+    check_known("positions", masked.positions, length, "the row's tokens")
     hidden_BTD = encode(
         cfg,
         params,
@@ -76,9 +79,6 @@ def apply(
     )
     cls_BPD = _gather(hidden_BTD, batch.cls_positions)
     pooler = nnx.merge(graph_of(Pooler, cfg), {"dense": params["pooler"]})
-    nsp = nnx.merge(
-        graph_of(LinearHead, cfg, NUM_NSP_CLASSES), {"dense": params["nsp"]}
-    )
     mlm = nnx.merge(graph_of(MlmHead, cfg), params["mlm"])
 
     pooled_BPD = pooler(cls_BPD)
@@ -87,7 +87,7 @@ def apply(
         hidden=hidden_BTD,
         pooled=pooled_BPD,
         mlm_logits=mlm(slots_BMD, params["embed"]["token"]["embedding"]),
-        nsp_logits=nsp(pooled_BPD),
+        nsp_logits=linear_head(cfg, params["nsp"])(pooled_BPD),
     )
 
 

@@ -1,22 +1,34 @@
 """Orbax, and nothing but Orbax: saving and restoring train states.
 
 Each step holds four items: `params` and `opt_state` apart, so that the encoder can be
-read without the moments; `rest` (step and key); and `manifest`, the names, shapes and
-types of all tensors, against which every restore is checked first.
+read without the moments; `rest` (step and key); and `manifest`: the architecture, the
+tokenizer's hash and the names, shapes and types of all tensors, against which every
+restore is checked first.
 """
 
+import dataclasses
 import hashlib
 import logging
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from bert_jax.config import ModelConfig
 from bert_jax.train.step import TrainState
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# Fields of ModelConfig that may differ: they do not change what a tensor means.
+TRAINING_ONLY = (
+    "dropout_rate",
+    "attention_dropout_rate",
+    "init_std",
+    "compute_dtype",
+    "scan_layers",
+    "remat",
+)
 
 # Orbax warns on every read-only opening that it will not write.
 _EXPECTED = ("CheckpointManagerOptions.read_only=True", "Given directory is read only")
@@ -25,10 +37,37 @@ logging.getLogger("absl").addFilter(
 )
 
 
-class Checkpoints:
-    """The checkpoints of one run directory."""
+class Identity(NamedTuple):
+    """What a checkpoint's tensors mean, beside their shapes."""
 
-    def __init__(self, run: pathlib.Path, *, keep: int = 1, read_only: bool = False):
+    model: ModelConfig
+    tokenizer_sha256: str
+
+    def architecture(self) -> dict[str, Any]:
+        """The fields that decide the function: sizes, GELU, epsilon."""
+        fields = dataclasses.asdict(self.model)
+        return {k: v for k, v in fields.items() if k not in TRAINING_ONLY}
+
+
+class Checkpoints:
+    """The checkpoints of one run directory.
+
+    Args:
+        run: the run directory.
+        identity: written to each manifest; what another one wrote is refused.
+        keep: newest checkpoints to keep.
+        read_only: never write.
+    """
+
+    def __init__(
+        self,
+        run: pathlib.Path,
+        identity: Identity,
+        *,
+        keep: int = 1,
+        read_only: bool = False,
+    ):
+        self.identity = identity
         self.directory = run / "checkpoints"
         if read_only and not self.directory.is_dir():
             raise FileNotFoundError(
@@ -56,21 +95,28 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, state: TrainState) -> None:
-        """Starts writing a checkpoint; training may go on meanwhile."""
+        """Starts writing a checkpoint; training may go on meanwhile.
+
+        A state whose `opt_state` is `None` is one to start from, not to go on with.
+        """
         step = int(state.step)
         if step == self.latest_step():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state.params),
-                opt_state=ocp.args.StandardSave(state.opt_state),
-                rest=ocp.args.StandardSave({"step": state.step, "key": state.key}),
-                manifest=ocp.args.JsonSave(
-                    {"format_version": FORMAT_VERSION, "tensors": describe(state)}
-                ),
+        items: dict[str, Any] = {
+            "params": ocp.args.StandardSave(state.params),
+            "rest": ocp.args.StandardSave({"step": state.step, "key": state.key}),
+            "manifest": ocp.args.JsonSave(
+                {
+                    "format_version": FORMAT_VERSION,
+                    "architecture": self.identity.architecture(),
+                    "tokenizer_sha256": self.identity.tokenizer_sha256,
+                    "tensors": describe(state),
+                }
             ),
-        )
+        }
+        if state.opt_state is not None:
+            items["opt_state"] = ocp.args.StandardSave(state.opt_state)
+        self._manager.save(step, args=ocp.args.Composite(**items))
 
     def wait(self) -> None:
         """Returns when everything is on disk."""
@@ -111,6 +157,20 @@ class Checkpoints:
             args=ocp.args.Composite(params=ocp.args.StandardRestore(abstract)),
         ).params
 
+    def restore_opt_state(self, abstract: Any, step: int | None = None) -> Any:
+        """Reads the optimizer's state alone.
+
+        Raises:
+            ValueError: there is none, or a tensor is missing, extra or of another
+                shape or type.
+        """
+        step = self._step(step)
+        self._check(step, describe({"opt_state": abstract}), prefix="opt_state/")
+        return self._manager.restore(
+            step,
+            args=ocp.args.Composite(opt_state=ocp.args.StandardRestore(abstract)),
+        ).opt_state
+
     def _step(self, step: int | None) -> int:
         found = list(self._manager.all_steps())
         if not found:
@@ -133,8 +193,22 @@ class Checkpoints:
                 f"{self.directory}/{step} has checkpoint format "
                 f"{manifest['format_version']}; this version reads {FORMAT_VERSION}."
             )
-        stored = {n: d for n, d in manifest["tensors"].items() if n.startswith(prefix)}
+        if manifest["tokenizer_sha256"] != self.identity.tokenizer_sha256:
+            raise ValueError(
+                f"Checkpoint {self.directory}/{step} was trained with tokenizer "
+                f"{manifest['tokenizer_sha256'][:12]}, here it is "
+                f"{self.identity.tokenizer_sha256[:12]}; ids would mean other pieces. "
+                "Use the tokenizer of that run."
+            )
+        there, here = manifest["architecture"], self.identity.architecture()
         problems = [
+            f"{name} is {there.get(name)!r} in the checkpoint and {here.get(name)!r} "
+            "here"
+            for name in {**there, **here}
+            if there.get(name) != here.get(name)
+        ]
+        stored = {n: d for n, d in manifest["tensors"].items() if n.startswith(prefix)}
+        problems += [
             f"{name} is {stored.get(name, 'missing')} in the checkpoint and "
             f"{wanted.get(name, 'not wanted')} here"
             for name in sorted({*stored, *wanted})

@@ -14,6 +14,7 @@ from bert_jax.batch import PretrainBatch, SpecialIds
 from bert_jax.config import MaskingConfig, ModelConfig, PretrainConfig
 from bert_jax.data.loader import PretrainRows, evaluation_batches
 from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.limits import check_ids
 from bert_jax.model import pretraining
 from bert_jax.model.masking import MaskedBatch, mask_tokens
 from bert_jax.train import sharding
@@ -53,16 +54,16 @@ class PretrainEvaluator:
 
     def __call__(self, params: Any) -> dict[str, float]:
         """Held-out losses in nats, accuracies, and the share of the larger NSP class."""
-        found = [
-            self._step(params, sharding.to_devices(self.mesh, batch), np.int32(number))
-            for number, batch in enumerate(
-                evaluation_batches(
-                    self.rows,
-                    batch_size=self.cfg.batch_size,
-                    max_batches=self.cfg.eval_batches,
-                )
-            )
-        ]
+        found = []
+        batches = evaluation_batches(
+            self.rows,
+            batch_size=self.cfg.batch_size,
+            max_batches=self.cfg.eval_batches,
+        )
+        for number, batch in enumerate(batches):
+            check_ids(self.cfg.model, batch)
+            placed = sharding.to_devices(self.mesh, batch)
+            found.append(self._step(params, placed, np.int32(number)))
         means = means_of(found)
         share = means.pop("nsp_random")
         return {
@@ -100,6 +101,7 @@ def mask_examples(
         that were not hidden, else (piece, probability) from the likeliest down.
     """
     batch = next(iter(evaluation_batches(rows, batch_size=num_examples, max_batches=1)))
+    check_ids(cfg.model, batch)
     fill: Callable[[Any, PretrainBatch], tuple] = jax.jit(
         lambda params, batch: _fill(cfg, params, batch, tokenizer.special, num_guesses)
     )
@@ -138,15 +140,6 @@ def _fill(
     logits = pretraining.apply(cfg.model, params, batch, masked).mlm_logits
     probs, pieces = jax.lax.top_k(jax.nn.softmax(logits), num_guesses)
     return masked, probs, pieces
-
-
-def abstract_pretraining_params(cfg: ModelConfig, mesh: Mesh) -> Any:
-    """Shapes and placements of the parameters of a pretraining checkpoint."""
-    shapes = jax.eval_shape(lambda: pretraining.init_params(cfg, jax.random.key(0)))
-    places = sharding.shardings(mesh, shapes)
-    return jax.tree.map(
-        lambda x, p: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=p), shapes, places
-    )
 
 
 def check_vocabulary(

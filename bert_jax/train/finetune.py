@@ -23,10 +23,10 @@ from bert_jax.data.tasks import (
     label_numbers,
     load_examples,
 )
+from bert_jax.limits import check_ids
 from bert_jax.model import classification
 from bert_jax.train import sharding
-from bert_jax.train.checkpoint import Checkpoints, tensors_sha256
-from bert_jax.train.evaluate import abstract_pretraining_params
+from bert_jax.train.initial import start_encoder
 from bert_jax.train.loop import run_loop
 from bert_jax.train.losses import Mean, classify_loss
 from bert_jax.train.optimizer import make_optimizer, make_schedule
@@ -41,38 +41,6 @@ from bert_jax.train.run import (
 from bert_jax.train.step import abstract_state, compile_step, init_state
 
 
-@dataclasses.dataclass(frozen=True)
-class PretrainedEncoder:
-    """Encoder and pooler of a pretraining run, and where they came from."""
-
-    params: dict[str, Any]
-    origin: dict[str, Any]
-
-
-def load_encoder(run: pathlib.Path, mesh: Mesh) -> PretrainedEncoder:
-    """Reads the newest checkpoint's encoder onto `mesh`.
-
-    Raises:
-        FileNotFoundError, ValueError: no complete checkpoint, or it does not fit.
-    """
-    info = load_run(run, kind="pretrain")
-    with Checkpoints(run, read_only=True) as checkpoints:
-        step = checkpoints.latest_step()
-        params = checkpoints.restore_params(
-            abstract_pretraining_params(info.model, mesh)
-        )
-    parts = {name: params[name] for name in classification.ENCODER_PARTS}
-    return PretrainedEncoder(
-        params=parts,
-        origin={
-            "run": str(run),
-            "step": step,
-            "num_tensors": len(jax.tree.leaves(parts)),
-            "sha256": tensors_sha256(jax.device_get(parts)),
-        },
-    )
-
-
 def classify_objective(
     model: ModelConfig, params: Any, batch: ClassifyBatch, key: jax.Array
 ) -> tuple[jax.Array, dict[str, Mean]]:
@@ -83,7 +51,10 @@ def classify_objective(
 class Classifier:
     """Class probabilities of encoded examples, batch after batch."""
 
-    def __init__(self, model: ModelConfig, mesh: Mesh, batch_size: int) -> None:
+    def __init__(
+        self, model: ModelConfig, num_labels: int, mesh: Mesh, batch_size: int
+    ) -> None:
+        self.model, self.num_labels = model, num_labels
         self.mesh, self.batch_size = mesh, batch_size
 
         def logits(params: Any, batch: ClassifyBatch) -> jax.Array:
@@ -93,11 +64,16 @@ class Classifier:
         self._logits = jax.jit(logits, out_shardings=sharding.replicated(mesh))
 
     def __call__(self, params: Any, examples: EncodedExamples) -> np.ndarray:
-        """Float32 logits [examples, C]."""
+        """Float32 logits [examples, C].
+
+        Raises:
+            ValueError: an id or a label is outside its range.
+        """
         found = []
         for start in range(0, len(examples), self.batch_size):
             numbers = np.arange(start, min(start + self.batch_size, len(examples)))
             batch = examples.batch(numbers, self.batch_size)
+            check_ids(self.model, batch, num_labels=self.num_labels)
             out = self._logits(params, sharding.to_devices(self.mesh, batch))
             found.append(np.asarray(out)[: numbers.size])
         return np.concatenate(found)
@@ -133,7 +109,7 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
             "No checkpoint given; pass --checkpoint RUN, a run directory of "
             "`bert-jax pretrain`."
         )
-    pretrained = load_run(cfg.checkpoint, kind="pretrain")
+    pretrained = load_run(cfg.checkpoint)
     if cfg.sequence_length > pretrained.model.max_positions:
         raise ValueError(
             f"FinetuneConfig.sequence_length={cfg.sequence_length} exceeds the "
@@ -152,15 +128,9 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         )
         for part in (train, held_out)
     )
-    encoder = None if cfg.from_scratch else load_encoder(cfg.checkpoint, mesh)
-    if encoder is None:
-        print("encoder: fresh random weights (--from-scratch)", flush=True)
-    else:
-        print(
-            f"encoder: {encoder.origin['num_tensors']} tensors of {cfg.checkpoint} at "
-            f"step {encoder.origin['step']:,}, sha256 {encoder.origin['sha256'][:16]}",
-            flush=True,
-        )
+    encoder = None if cfg.from_scratch else start_encoder(cfg.checkpoint, mesh)
+    origin = "fresh random weights (--from-scratch)"
+    print(f"encoder: {encoder.describe() if encoder else origin}", flush=True)
     model = dataclasses.replace(
         pretrained.model,
         dropout_rate=cfg.dropout_rate,
@@ -201,7 +171,7 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
             return state
         return dataclasses.replace(state, params={**state.params, **encoder.params})
 
-    classify = Classifier(model, mesh, cfg.batch_size)
+    classify = Classifier(model, len(names), mesh, cfg.batch_size)
     state, evaluation, elapsed = run_loop(
         run=run,
         cfg=cfg.loop,

@@ -15,8 +15,10 @@ import jax
 from jax.sharding import Mesh
 
 from bert_jax.config import LoopConfig
+from bert_jax.limits import check_ids
 from bert_jax.train.checkpoint import Checkpoints
 from bert_jax.train.metrics import MetricsLog, Window, duration
+from bert_jax.train.run import load_run
 from bert_jax.train.sharding import to_devices
 from bert_jax.train.step import TrainState
 
@@ -47,7 +49,8 @@ def run_loop(
     """Trains to `num_steps`, from the newest checkpoint if there is one.
 
     Args:
-        run: run directory, already begun.
+        run: run directory, already begun; its run.json holds the limits that every
+            batch must keep.
         step: the compiled step.
         make_state: builds the placed state of step 0.
         abstract: shapes and placements to restore onto.
@@ -62,11 +65,14 @@ def run_loop(
         sessions together.
 
     Raises:
+        ValueError: an id of a batch has no row in its table; nothing of it was saved.
         InterruptedRunError: SIGINT or SIGTERM came; a checkpoint was written.
         NotFiniteError: the loss left the finite numbers; nothing of it was saved.
     """
+    info = load_run(run)
+    num_labels = None if info.labels is None else len(info.labels)
     with (
-        Checkpoints(run, keep=cfg.keep_checkpoints) as checkpoints,
+        Checkpoints(run, info.identity, keep=cfg.keep_checkpoints) as checkpoints,
         _StopRequest() as stop,
     ):
         if checkpoints.latest_step() is None:
@@ -110,6 +116,7 @@ def run_loop(
             for batch in batches(first):
                 if done >= num_steps or stop.requested:
                     break
+                check_ids(info.model, batch, num_labels=num_labels)
                 state, metrics = step(state, to_devices(mesh, batch))
                 window.add(metrics)
                 done += 1

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bert_jax.batch import ClassifyBatch, PretrainBatch
+from bert_jax.batch import IGNORED_LABEL, Array, ClassifyBatch, PretrainBatch
+from bert_jax.model.attention import MASKED_SCORE
 from bert_jax.model.masking import MaskedBatch
 from bert_jax.model.pretraining import PretrainOutputs
 
@@ -75,3 +76,47 @@ def classify_loss(
     """Mean cross-entropy of the labelled rows, in nats."""
     loss, accuracy = cross_entropy(logits, batch.labels, batch.weights)
     return loss.value(), {"accuracy": accuracy}
+
+
+def token_loss(logits: jax.Array, labels: Array) -> tuple[jax.Array, dict[str, Mean]]:
+    """Mean cross-entropy of the labelled tokens, in nats.
+
+    Args:
+        logits: float32 [B, T, C].
+        labels: int32 [B, T]; `IGNORED_LABEL` counts nowhere.
+    """
+    labelled = labels != IGNORED_LABEL
+    loss, accuracy = cross_entropy(
+        logits, jnp.where(labelled, labels, 0), labelled.astype(jnp.float32)
+    )
+    return loss.value(), {"token_loss": loss, "token_accuracy": accuracy}
+
+
+def span_loss(
+    logits: jax.Array, batch: ClassifyBatch, starts: Array, ends: Array
+) -> tuple[jax.Array, dict[str, Mean]]:
+    """Mean of the two cross-entropies of a span's ends over the real tokens, in nats.
+
+    What stands in the padding has no part in it, so that a row's loss does not depend
+    on how far it was padded. (Published fine-tuning code lets padding compete.)
+
+    Args:
+        logits: float32 [B, T, 2].
+        batch: only its `input_mask` is read.
+        starts, ends: int32 [B]; a position that is no real token counts nowhere, as
+            where the answer was cut off. Rows without an answer point at [CLS].
+    """
+    real_BT = jnp.asarray(batch.input_mask) > 0
+    logits = jnp.where(real_BT[:, :, None], logits, MASKED_SCORE)
+    metrics: dict[str, Mean] = {}
+    for end, (name, positions) in enumerate((("start", starts), ("end", ends))):
+        inside = (positions >= 0) & (positions < real_BT.shape[1])
+        places = jnp.where(inside, positions, 0)
+        counted = inside & jnp.take_along_axis(real_BT, places[:, None], axis=1)[:, 0]
+        metrics[f"{name}_loss"], metrics[f"{name}_accuracy"] = cross_entropy(
+            logits[..., end],
+            places,
+            counted.astype(jnp.float32),
+        )
+    loss = (metrics["start_loss"].value() + metrics["end_loss"].value()) / 2.0
+    return loss, metrics

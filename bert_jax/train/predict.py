@@ -8,38 +8,25 @@ import numpy as np
 
 from bert_jax.config import FinetuneConfig, MeshConfig, from_json
 from bert_jax.data.tasks import EncodedExamples, Text, encode_examples
-from bert_jax.model import classification
 from bert_jax.train import sharding
-from bert_jax.train.checkpoint import Checkpoints
 from bert_jax.train.finetune import Classifier
-from bert_jax.train.run import load_run, load_run_tokenizer
+from bert_jax.train.initial import load_params
+from bert_jax.train.run import load_run_tokenizer
 
 
 class Predictor:
     """A fine-tuned classifier, loaded from its run directory."""
 
     def __init__(self, run: pathlib.Path, *, batch_size: int = 32) -> None:
-        self.info = load_run(run, kind="finetune")
+        mesh = sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])
+        self.info, _, self.params = load_params(run, mesh, kind="finetune")
         if self.info.labels is None:
             raise ValueError(f"{run}/run.json names no labels; fine-tune again.")
         self.labels = self.info.labels
         cfg = from_json(FinetuneConfig, (run / "config.json").read_text())
         self.num_texts = len(cfg.task.text_columns)
         self.tokenizer = load_run_tokenizer(run)
-        mesh = sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])
-        shapes = jax.eval_shape(
-            lambda: classification.init_params(
-                self.info.model, len(self.labels), jax.random.key(0)
-            )
-        )
-        abstract = jax.tree.map(
-            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-            shapes,
-            sharding.shardings(mesh, shapes),
-        )
-        with Checkpoints(run, read_only=True) as checkpoints:
-            self.params = checkpoints.restore_params(abstract)
-        self._classify = Classifier(self.info.model, mesh, batch_size)
+        self._classify = Classifier(self.info.model, len(self.labels), mesh, batch_size)
 
     def __call__(self, texts: Sequence[Text]) -> np.ndarray:
         """Probabilities, float32 [texts, labels]; longer texts are cut.
@@ -62,5 +49,9 @@ class Predictor:
         return np.asarray(jax.nn.softmax(self.logits(examples), axis=-1))
 
     def logits(self, examples: EncodedExamples) -> np.ndarray:
-        """Float32 [examples, labels]."""
+        """Float32 [examples, labels].
+
+        Raises:
+            ValueError: an id or a label is outside its range.
+        """
         return self._classify(self.params, examples)

@@ -1,5 +1,6 @@
 """Pretraining: MLM + NSP from a prepared dataset into a run directory."""
 
+import dataclasses
 import functools
 import importlib.metadata
 import pathlib
@@ -22,6 +23,7 @@ from bert_jax.train.evaluate import (
     check_vocabulary,
     mask_examples,
 )
+from bert_jax.train.initial import start_pretraining, with_moments
 from bert_jax.train.loop import run_loop
 from bert_jax.train.losses import Mean, pretrain_loss
 from bert_jax.train.metrics import read_metrics
@@ -63,19 +65,6 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
     check_vocabulary(cfg.model, tokenizer, dataset.directory)
     mesh = sharding.make_mesh(cfg.mesh)
     sharding.check_batch_size(mesh, cfg.batch_size)
-    info = RunInfo(
-        kind="pretrain",
-        model=cfg.model,
-        tokenizer_sha256=tokenizer.sha256,
-        data={"sha256": dataset.manifest["sha256"]},
-        sequence_length=cfg.data.sequence_length,
-    )
-    start_run(run, cfg, info, tokenizer)
-    finished = load_results(run)
-    if finished is not None:
-        print(f"{run} is finished at step {finished['step']:,}; nothing to do")
-        return finished
-
     optimizer = make_optimizer(cfg.optimizer, cfg.num_steps)
     objective = functools.partial(pretrain_objective, cfg, special)
 
@@ -85,6 +74,33 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
 
     abstract = abstract_state(make_state, mesh)
     places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    start = start_pretraining(cfg, tokenizer, mesh, abstract.opt_state)
+    if start is not None:
+        print(f"weights: {start.describe()}", flush=True)
+
+    def placed_state():  # type: ignore[no-untyped-def]
+        state = jax.jit(make_state, out_shardings=places)()
+        if start is None:
+            return state
+        opt_state = state.opt_state
+        if start.moments is not None:
+            opt_state = with_moments(opt_state, start.moments)
+        return dataclasses.replace(state, params=start.params, opt_state=opt_state)
+
+    info = RunInfo(
+        kind="pretrain",
+        model=cfg.model,
+        tokenizer_sha256=tokenizer.sha256,
+        data={"sha256": dataset.manifest["sha256"]},
+        sequence_length=cfg.data.sequence_length,
+        encoder=None if start is None else start.origin,
+    )
+    start_run(run, cfg, info, tokenizer)
+    finished = load_results(run)
+    if finished is not None:
+        print(f"{run} is finished at step {finished['step']:,}; nothing to do")
+        return finished
+
     train_rows = PretrainRows(
         dataset.load_split("train"), cfg.data, special, seed=cfg.seed
     )
@@ -109,7 +125,7 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         cfg=cfg.loop,
         mesh=mesh,
         step=compile_step(objective, optimizer, mesh, abstract),
-        make_state=jax.jit(make_state, out_shardings=places),
+        make_state=placed_state,
         abstract=abstract,
         batches=lambda step: train_batches(
             train_rows,

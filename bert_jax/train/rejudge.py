@@ -7,13 +7,9 @@ from bert_jax.data.dataset import open_dataset
 from bert_jax.data.loader import PretrainRows
 from bert_jax.data.tasks import encode_examples, label_numbers, load_examples
 from bert_jax.train import sharding
-from bert_jax.train.checkpoint import Checkpoints
-from bert_jax.train.evaluate import (
-    EVALUATION_SEED,
-    PretrainEvaluator,
-    abstract_pretraining_params,
-)
+from bert_jax.train.evaluate import EVALUATION_SEED, PretrainEvaluator
 from bert_jax.train.finetune import scores
+from bert_jax.train.initial import load_params
 from bert_jax.train.predict import Predictor
 from bert_jax.train.run import load_run, load_run_tokenizer
 
@@ -51,10 +47,7 @@ def _evaluate_pretraining(
     rows = PretrainRows(
         dataset.load_split("validation"), cfg.data, special, seed=EVALUATION_SEED
     )
-    with Checkpoints(run, read_only=True) as checkpoints:
-        params = checkpoints.restore_params(
-            abstract_pretraining_params(cfg.model, mesh)
-        )
+    params = load_params(run, mesh).params
     return PretrainEvaluator(cfg, rows, special, mesh)(params)
 
 

@@ -14,8 +14,9 @@ from typing import Any
 from bert_jax import config as configs
 from bert_jax.config import ModelConfig
 from bert_jax.data.tokenizer import Tokenizer, load_tokenizer
+from bert_jax.train.checkpoint import Identity
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # May change between a run and its continuation: they do not touch the numbers.
 _FREE = ("loop", "data.num_threads", "data.dataset", "checkpoint", "task")
 
@@ -34,8 +35,13 @@ class RunInfo:
     """Of a classifier, in the order of its logits."""
     sequence_length: int = 0
     encoder: dict[str, Any] | None = None
-    """Where a fine-tuned encoder came from."""
+    """Where the weights of step 0 came from."""
     format_version: int = FORMAT_VERSION
+
+    @property
+    def identity(self) -> Identity:
+        """What every checkpoint of the run is checked against."""
+        return Identity(self.model, self.tokenizer_sha256)
 
 
 def start_run(

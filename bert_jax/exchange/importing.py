@@ -1,0 +1,238 @@
+"""A foreign model as a run directory: pretraining goes on from it, fine-tuning starts."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from bert_jax.config import (
+    DataConfig,
+    FinetuneConfig,
+    PretrainConfig,
+    TaskConfig,
+)
+from bert_jax.exchange import names
+from bert_jax.exchange.portable import whole_directory
+from bert_jax.exchange.source import Moments, Source
+from bert_jax.model import classification, pretraining
+from bert_jax.train.checkpoint import Checkpoints, tensors_sha256
+from bert_jax.train.optimizer import make_optimizer
+from bert_jax.train.run import RunInfo, start_run, write_text
+from bert_jax.train.step import TrainState, init_state
+
+IMPORT_MANIFEST = "import.json"
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Imported:
+    """What became of every tensor.
+
+    Attributes:
+        kind: of the run that was written, "pretrain" or "finetune".
+        used: names of theirs that are in the run.
+        unused: names of theirs that are not.
+        new: our parameters that the source did not have; freshly drawn.
+        sha256: of all parameters of the run.
+        notes: what the reader decided or converted.
+    """
+
+    kind: str
+    origin: str
+    step: int
+    used: tuple[str, ...]
+    unused: tuple[str, ...]
+    new: tuple[str, ...]
+    moments: bool
+    sha256: str
+    notes: tuple[str, ...]
+
+
+def read_source(path: pathlib.Path, *, lowercase: bool | None = None) -> Source:
+    """Reads a Hugging Face directory or a checkpoint of Google's, told by its files.
+
+    Args:
+        path: the directory, or the prefix of a TensorFlow checkpoint.
+        lowercase: casing of the vocabulary, where the source does not say.
+
+    Raises:
+        FileNotFoundError: nothing of either kind is there.
+        ValueError: the source is damaged, contradicts itself, or is no BERT.
+    """
+    from bert_jax.exchange.read_google import read_google
+    from bert_jax.exchange.read_huggingface import read_huggingface
+
+    if (path / "bert_config.json").is_file() or (
+        not path.exists() and path.with_name(f"{path.name}.index").is_file()
+    ):
+        return read_google(path, lowercase=lowercase)
+    if (path / "config.json").is_file():
+        return read_huggingface(path, lowercase=lowercase)
+    raise FileNotFoundError(
+        f"{path} is no model: expected a Hugging Face directory (config.json), or one "
+        "of Google's (bert_config.json, vocab.txt and a checkpoint), or the prefix of "
+        "such a checkpoint."
+    )
+
+
+def import_run(
+    path: pathlib.Path,
+    run: pathlib.Path,
+    *,
+    lowercase: bool | None = None,
+    encoder_only: bool = False,
+    allow_incomplete: bool = False,
+    num_texts: int = 1,
+    seed: int = 0,
+) -> Imported:
+    """Writes a run directory with the source's weights, tokenizer and architecture.
+
+    A sequence classifier becomes a fine-tuned run, everything else a pretraining run
+    whose missing heads are drawn afresh.
+
+    Args:
+        path: what `read_source` takes.
+        run: directory to create.
+        lowercase: as for `read_source`.
+        encoder_only: make a pretraining run of a classifier, too.
+        allow_incomplete: draw missing parts of the encoder afresh instead of refusing.
+        num_texts: 2 for a classifier of pairs.
+        seed: of what is drawn.
+
+    Raises:
+        FileNotFoundError: no model is there.
+        ValueError: the source cannot be represented exactly, parts of its encoder are
+            missing, or `run` is in use.
+    """
+    source = read_source(path, lowercase=lowercase)
+    classifier = source.head == "classifier" and not encoder_only
+    kind = "finetune" if classifier else "pretrain"
+    head: names.Head = "classifier" if classifier else "pretraining"
+    read = names.from_tensors(source.model, source.tensors, head, source.dialect)
+    fresh = _fresh_params(source, classifier, seed)
+    unknown = _parts_of_encoder(read.new)
+    if unknown and not allow_incomplete:
+        raise ValueError(
+            f"{source.origin} lacks {len(unknown)} parameters of the encoder: "
+            f"{', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}. Pass "
+            "--allow-incomplete to draw them afresh."
+        )
+    flat = {**names.flatten(fresh), **names.flatten(read.params)}
+    params = names.unflatten(flat)
+    moments = _opt_state(source, params, head) if source.moments else None
+    result = Imported(
+        kind=kind,
+        origin=source.origin,
+        step=source.step,
+        used=tuple(sorted(read.used)),
+        unused=tuple(sorted(set(source.tensors) - set(read.used))),
+        new=read.new,
+        moments=moments is not None,
+        sha256=tensors_sha256(params),
+        notes=source.notes,
+    )
+    with whole_directory(run, overwrite=False) as partial:
+        _write(partial, source, result, params, moments, num_texts)
+    return result
+
+
+def describe(result: Imported) -> list[str]:
+    """Lines for the user: what was used, what was not, what is new."""
+
+    def some(found: tuple[str, ...]) -> str:
+        more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+        return f"{len(found)}" + (f": {', '.join(found[:8])}{more}" if found else "")
+
+    return [
+        f"{len(result.used)} tensors of {result.origin} used, "
+        f"{'with' if result.moments else 'without'} moments",
+        f"not used: {some(result.unused)}",
+        f"new, drawn afresh: {some(result.new)}",
+        *(f"note: {note}" for note in result.notes),
+        f"a {result.kind} run at step {result.step:,}, sha256 {result.sha256[:16]}",
+    ]
+
+
+def _parts_of_encoder(new: tuple[str, ...]) -> list[str]:
+    # A model without pooler is whole: several heads do not have one.
+    return [path for path in new if path.startswith(("embed/", "layers/"))]
+
+
+def _fresh_params(source: Source, classifier: bool, seed: int) -> names.Params:
+    key = jax.random.key(seed)
+    if classifier:
+        num_labels = len(source.labels or ())
+        params = classification.init_params(source.model, num_labels, key)
+    else:
+        params = pretraining.init_params(source.model, key)
+    return jax.device_get(params)
+
+
+def _opt_state(source: Source, params: names.Params, head: names.Head) -> Any:
+    """An optimizer's state with the source's moments, zeros where a tensor is new."""
+
+    def tree(slots: names.Tensors) -> names.Params:
+        read = names.from_tensors(source.model, slots, head, source.dialect)
+        zeros = {k: np.zeros_like(v) for k, v in names.flatten(params).items()}
+        return names.unflatten({**zeros, **names.flatten(read.params)})
+
+    assert source.moments is not None
+    cfg = PretrainConfig(model=source.model, data=_data(source))
+    fresh = jax.device_get(make_optimizer(cfg.optimizer, cfg.num_steps).init(params))
+    moments: Moments = source.moments
+    return optax.tree_utils.tree_set(fresh, mu=tree(moments.mu), nu=tree(moments.nu))
+
+
+def _data(source: Source) -> DataConfig:
+    return DataConfig(sequence_length=min(128, source.model.max_positions))
+
+
+def _write(
+    run: pathlib.Path,
+    source: Source,
+    result: Imported,
+    params: names.Params,
+    opt_state: Any,
+    num_texts: int,
+) -> None:
+    info = RunInfo(
+        kind=result.kind,
+        model=source.model,
+        tokenizer_sha256=source.tokenizer.sha256,
+        data={},
+        labels=source.labels if result.kind == "finetune" else None,
+        sequence_length=_data(source).sequence_length,
+        encoder={
+            "run": source.origin,
+            "step": source.step,
+            "num_tensors": len(result.used),
+            "sha256": result.sha256,
+        },
+    )
+    config: PretrainConfig | FinetuneConfig
+    if result.kind == "finetune":
+        columns = ("text",) if num_texts == 1 else ("text_a", "text_b")
+        config = FinetuneConfig(
+            task=TaskConfig(text_columns=columns),
+            sequence_length=info.sequence_length,
+        )
+    else:
+        config = PretrainConfig(model=source.model, data=_data(source))
+    start_run(run, config, info, source.tokenizer)
+    # The key of masks and dropout belongs to the run that goes on from here.
+    key = init_state(lambda _: {}, optax.identity(), 0).key
+    state = TrainState(
+        step=np.int32(source.step),  # type: ignore[arg-type]
+        params=params,
+        opt_state=opt_state,
+        key=key,
+    )
+    with Checkpoints(run, info.identity) as checkpoints:
+        checkpoints.save(jax.tree.map(jax.numpy.asarray, state))
+        checkpoints.wait()
+    manifest = {"format_version": FORMAT_VERSION, **dataclasses.asdict(result)}
+    write_text(run / IMPORT_MANIFEST, json.dumps(manifest, indent=2) + "\n")

@@ -1,0 +1,69 @@
+"""The BERT family by name: six sizes, three published vocabularies.
+
+Source: Devlin et al. 2018, section 3 (base, large); Turc et al. 2019, "Well-Read
+Students Learn Better", section 3 (the other four).
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from bert_jax.config import ModelConfig
+
+
+class Size(NamedTuple):
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+
+
+SIZES: Mapping[str, Size] = {
+    "tiny": Size(2, 128, 2),
+    "mini": Size(4, 256, 4),
+    "small": Size(4, 512, 8),
+    "medium": Size(8, 512, 8),
+    "base": Size(12, 768, 12),
+    "large": Size(24, 1_024, 16),
+}
+# Pieces of the vocabularies that google-research/bert was published with.
+VOCABULARIES: Mapping[str, int] = {
+    "uncased": 30_522,
+    "cased": 28_996,
+    "multilingual-cased": 119_547,
+}
+
+
+def model_config(
+    name: str, *, vocabulary: str = "uncased", **changes: Any
+) -> ModelConfig:
+    """The architecture of a published size, with some fields changed.
+
+    Args:
+        name: of `SIZES`.
+        vocabulary: of `VOCABULARIES`; `vocab_size=` takes its place.
+        changes: fields of `ModelConfig`. Unless `mlp_size` is among them, it is four
+            times the hidden size.
+
+    Raises:
+        ValueError: a size, vocabulary or field of that name does not exist, or the
+            fields do not fit together.
+    """
+    fields = [field.name for field in dataclasses.fields(ModelConfig)]
+    for change in changes:
+        _require_known("ModelConfig field", change, fields)
+    _require_known("BERT size", name, SIZES)
+    _require_known("vocabulary", vocabulary, VOCABULARIES)
+    settings = SIZES[name]._asdict() | {"vocab_size": VOCABULARIES[vocabulary]}
+    settings |= changes
+    settings.setdefault("mlp_size", 4 * settings["hidden_size"])
+    return ModelConfig(**settings)
+
+
+def _require_known(what: str, name: str, known: Any) -> None:
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(
+            f"There is no {what} {name!r}; expected one of {', '.join(known)}.{hint}"
+        )

@@ -1,0 +1,20 @@
+"""BERT-mini (4 layers of 256), one of Google's compact models, length 128.
+
+    bert-jax pretrain --config bert_mini --data.dataset DATASET --workdir RUN
+
+Hardware: a desktop or one small accelerator. Rate and steps are a starting point,
+not tuned. Not measured yet.
+"""
+
+from bert_jax.config import LoopConfig, OptimizerConfig, PretrainConfig
+from bert_jax.family import model_config
+
+
+def get_config() -> PretrainConfig:
+    return PretrainConfig(
+        model=model_config("mini"),
+        optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=2_000),
+        loop=LoopConfig(eval_every_steps=5_000),
+        batch_size=128,
+        num_steps=100_000,
+    )

@@ -1,0 +1,144 @@
+"""One tiny model of every head, our logits of it, and the NumPy reference's."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import reference
+
+from bert_jax.batch import ClassifyBatch, PretrainBatch
+from bert_jax.config import ModelConfig
+from bert_jax.data.tokenizer import WordPieceTokenizer
+from bert_jax.model import (
+    classification,
+    pretraining,
+    question_answering,
+    token_classification,
+)
+from bert_jax.model.masking import MaskedBatch
+
+HEADS = ("pretraining", "classifier", "tokens", "spans")
+LABELS = ("down", "level", "up")
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "river", "stone"]
+TOKENIZER = WordPieceTokenizer(
+    "\n".join([*_PIECES, *_LETTERS, *(f"##{c}" for c in _LETTERS)]).encode(),
+    lowercase=True,
+)
+
+
+class Ids(NamedTuple):
+    """Int32 [B, T] each; mask is 1 on real tokens."""
+
+    input_ids: np.ndarray
+    segment_ids: np.ndarray
+    mask: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What every `write_...` takes first, and its two forward passes."""
+
+    cfg: ModelConfig
+    params: dict
+    head: str
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        return LABELS if self.head in ("classifier", "tokens") else None
+
+    @property
+    def parts(self) -> tuple:
+        return self.cfg, self.params, self.head, TOKENIZER
+
+    def ours(self, ids: Ids) -> tuple:
+        """Logits as our `apply` gives them."""
+        return jax.jit(self._ours)(ids)
+
+    def _ours(self, ids: Ids) -> tuple:
+        batch = ClassifyBatch(*ids, None, None)
+        modules = {
+            "classifier": classification,
+            "tokens": token_classification,
+            "spans": question_answering,
+        }
+        if self.head in modules:
+            return (modules[self.head].apply(self.cfg, self.params, batch),)
+        rows, length = ids.mask.shape
+        every = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
+        first = np.zeros((rows, 1), np.int32)
+        pairs = PretrainBatch(*ids, every, first, None, None)
+        slots = MaskedBatch(ids.input_ids, every, None, None)
+        out = pretraining.apply(self.cfg, self.params, pairs, slots)
+        return out.mlm_logits, out.nsp_logits[:, 0]
+
+    def expected(self, ids: Ids) -> dict[str, np.ndarray]:
+        """Logits by their exported name, from NumPy and float64; NaN on padding."""
+        if self.head != "pretraining":
+            batch = ClassifyBatch(*ids, None, None)
+            logits = reference.text_logits(self.cfg, self.head, self.params, batch)
+            if self.head != "spans":
+                return {"logits": logits}
+            return {"start_logits": logits[..., 0], "end_logits": logits[..., 1]}
+        cfg, p = self.cfg, reference.to_float64(self.params)
+        rows, length = ids.mask.shape
+        mlm, nsp = np.full((rows, length, cfg.vocab_size), np.nan), []
+        for b in range(rows):
+            real = np.flatnonzero(ids.mask[b])
+            columns = (ids.input_ids[b, real], ids.segment_ids[b, real], real)
+            hidden = reference.encode(cfg, p, *columns)
+            mlm[b, real] = [reference.mlm_logits(cfg, p, x) for x in hidden]
+            pooled = reference.pool(p, hidden[0])
+            nsp.append(pooled @ p["nsp"]["kernel"] + p["nsp"]["bias"])
+        return {"prediction_logits": mlm, "seq_relationship_logits": np.array(nsp)}
+
+
+def make_model(tiny: ModelConfig, head: str, **changes) -> Model:
+    """Random in every tensor, the vocabulary's padding too: it must not show."""
+    cfg = dataclasses.replace(tiny, vocab_size=TOKENIZER.vocab_size, **changes)
+    classes = 2 if head == "spans" else len(LABELS)
+    shapes = (
+        reference.pretrain_shapes(cfg)
+        if head == "pretraining"
+        else reference.text_shapes(cfg, head, classes)
+    )
+    return Model(cfg, reference.random_params(shapes, seed=2), head)
+
+
+def make_ids(rows: int, length: int, seed: int = 0) -> Ids:
+    """Row 0 is full; each next one has a little more padding, but two real tokens."""
+    rng = np.random.default_rng(seed)
+    ends = np.maximum(length - 3 * np.arange(rows), 2)[:, None]
+    place = np.arange(length)[None]
+    mask = (place < ends).astype(np.int32)
+    ids = rng.integers(5, TOKENIZER.vocab_size, (rows, length)).astype(np.int32)
+    segments = (place >= ends // 2).astype(np.int32)
+    return Ids(ids * mask, segments * mask, mask)
+
+
+def change_padding(ids: Ids) -> Ids:
+    """Other ids and segments where the mask is 0."""
+    padding = ids.mask == 0
+    assert padding.any()
+    return ids._replace(
+        input_ids=np.where(padding, 7, ids.input_ids).astype(np.int32),
+        segment_ids=np.where(padding, 1, ids.segment_ids).astype(np.int32),
+    )
+
+
+def real_differences(model: Model, found: dict, ids: Ids) -> float:
+    """Largest difference from the reference, padding aside."""
+    expected = model.expected(ids)
+    assert set(found) == set(expected)
+    gaps = []
+    for name, value in expected.items():
+        assert found[name].shape == value.shape, name
+        assert found[name].dtype == np.float32, name
+        gap = np.abs(np.asarray(found[name], np.float64) - value)
+        known = ~np.isnan(value)
+        # Only whole positions may be left out, and only those of padding.
+        per_token = value.ndim > 1 and value.shape[1] == ids.mask.shape[1]
+        assert known.all() or (per_token and known[ids.mask == 1].all())
+        gaps.append(gap[known].max())
+    return float(np.max(gaps))

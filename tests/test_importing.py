@@ -1,0 +1,240 @@
+"""Imported models as run directories: every tensor accounted for, or refused."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+import reference
+from safetensors.numpy import load_file, save_file
+
+from bert_jax.config import MeshConfig, OptimizerConfig, PretrainConfig
+from bert_jax.data.tokenizer import WordPieceTokenizer
+from bert_jax.exchange import names
+from bert_jax.exchange.huggingface import write_huggingface
+from bert_jax.exchange.importing import describe, import_run
+from bert_jax.train import sharding
+from bert_jax.train.checkpoint import tensors_sha256
+from bert_jax.train.initial import (
+    architecture_of,
+    load_params,
+    start_encoder,
+    start_pretraining,
+    with_moments,
+)
+from bert_jax.train.optimizer import make_optimizer
+from bert_jax.train.predict import Predictor
+
+LABELS = ("down", "level", "up")
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", ",", "b", "##b"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return WordPieceTokenizer("\n".join(PIECES).encode(), lowercase=True)
+
+
+@pytest.fixture(scope="module")
+def cfg(tiny, tokenizer):
+    return dataclasses.replace(tiny, vocab_size=tokenizer.vocab_size)
+
+
+def without_padding(cfg, params):
+    flat = names.flatten(params)
+    for path in ("embed/token/embedding", "mlm/output_bias"):
+        if path in flat:
+            flat[path][cfg.vocab_size :] = 0.0
+    return names.unflatten(flat)
+
+
+@pytest.fixture(scope="module")
+def params(cfg):
+    shapes = reference.pretrain_shapes(cfg)
+    return without_padding(cfg, reference.random_params(shapes, seed=2))
+
+
+@pytest.fixture(scope="module")
+def classifier(cfg):
+    shapes = reference.classifier_shapes(cfg, len(LABELS))
+    return without_padding(cfg, reference.random_params(shapes, seed=3))
+
+
+@pytest.fixture
+def mesh():
+    return sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+
+
+@pytest.fixture
+def published(cfg, params, tokenizer, tmp_path):
+    """A Hugging Face directory with both pretraining heads."""
+    write_huggingface(cfg, params, "pretraining", tokenizer, tmp_path / "hf")
+    return tmp_path / "hf"
+
+
+def without(directory, *wanted: str) -> None:
+    """Deletes the tensors whose names hold one of `wanted`."""
+    path = directory / "model.safetensors"
+    left = {
+        name: array
+        for name, array in load_file(path).items()
+        if not any(part in name for part in wanted)
+    }
+    save_file(left, path, metadata={"format": "pt"})
+
+
+def test_a_whole_model_arrives_bit_by_bit(published, params, tmp_path, mesh, cfg):
+    result = import_run(published, tmp_path / "run")
+    assert result.new == ()
+    assert result.unused == ()
+    assert set(result.used) == set(load_file(published / "model.safetensors"))
+    loaded = load_params(tmp_path / "run", mesh, kind="pretrain")
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
+    assert loaded.info.model == dataclasses.replace(
+        cfg, scan_layers=True, compute_dtype="float32"
+    )
+    manifest = json.loads((tmp_path / "run/import.json").read_text())
+    assert manifest["sha256"] == tensors_sha256(params)
+
+
+def test_missing_heads_are_drawn_afresh_and_named(published, params, tmp_path, mesh):
+    without(published, "cls.", "pooler")
+    result = import_run(published, tmp_path / "run")
+    assert {path.split("/")[0] for path in result.new} == {"pooler", "mlm", "nsp"}
+    loaded = load_params(tmp_path / "run", mesh)
+    for part in ("embed", "layers"):
+        jax.tree.map(np.testing.assert_array_equal, loaded.params[part], params[part])
+    kernel = np.asarray(loaded.params["pooler"]["kernel"])
+    assert 0.01 < kernel.std() < 0.03
+    assert "pooler/kernel" in "\n".join(describe(result))
+
+
+def test_an_incomplete_encoder_is_refused_unless_told(published, tmp_path):
+    without(published, "encoder.layer.1.output.dense.weight")
+    with pytest.raises(ValueError, match=r"layers/mlp/down/kernel.*--allow-incomplete"):
+        import_run(published, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    result = import_run(published, tmp_path / "run", allow_incomplete=True)
+    assert result.new == ("layers/mlp/down/kernel",)
+
+
+def test_a_classifier_predicts_at_once(cfg, classifier, tokenizer, tmp_path):
+    write_huggingface(
+        *(cfg, classifier, "classifier", tokenizer, tmp_path / "hf"), labels=LABELS
+    )
+    result = import_run(tmp_path / "hf", tmp_path / "run")
+    assert result.kind == "finetune"
+    predictor = Predictor(tmp_path / "run")
+    assert predictor.labels == LABELS
+    probs = predictor([("b b.",)])
+    assert probs.shape == (1, 3)
+    np.testing.assert_allclose(probs.sum(), 1.0, atol=1e-6)
+
+
+def test_of_a_classifier_the_encoder_alone_can_be_taken(
+    cfg, classifier, tokenizer, tmp_path, mesh
+):
+    write_huggingface(
+        *(cfg, classifier, "classifier", tokenizer, tmp_path / "hf"), labels=LABELS
+    )
+    result = import_run(tmp_path / "hf", tmp_path / "run", encoder_only=True)
+    assert result.kind == "pretrain"
+    assert result.unused == ("classifier.bias", "classifier.weight")
+    loaded = load_params(tmp_path / "run", mesh)
+    jax.tree.map(
+        np.testing.assert_array_equal, loaded.params["layers"], classifier["layers"]
+    )
+
+
+@pytest.mark.parametrize("encoder_only", [True, False])
+def test_fine_tuning_starts_from_either_kind(
+    cfg, classifier, tokenizer, tmp_path, mesh, encoder_only
+):
+    write_huggingface(
+        *(cfg, classifier, "classifier", tokenizer, tmp_path / "hf"), labels=LABELS
+    )
+    import_run(tmp_path / "hf", tmp_path / "run", encoder_only=encoder_only)
+    start = start_encoder(tmp_path / "run", mesh)
+    parts = {name: classifier[name] for name in ("embed", "layers", "pooler")}
+    assert start.origin["sha256"] == tensors_sha256(parts)
+    assert start.origin["num_tensors"] == len(jax.tree.leaves(parts))
+
+
+def test_a_taken_directory_is_left_alone(published, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is taken"):
+        import_run(published, tmp_path / "run")
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["notes.txt"]
+
+
+def test_what_is_no_model_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is no model: expected"):
+        import_run(tmp_path, tmp_path / "run")
+
+
+def abstract_opt_state(params):
+    optimizer = make_optimizer(OptimizerConfig(), 20_000)
+    state = jax.eval_shape(optimizer.init, params)
+    mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+    places = sharding.shardings(mesh, state)
+    return optimizer, jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=place
+        ),
+        state,
+        places,
+    )
+
+
+def test_pretraining_goes_on_from_it(published, params, tokenizer, tmp_path, mesh, cfg):
+    run = tmp_path / "run"
+    import_run(published, run)
+    settings = PretrainConfig(model=cfg, checkpoint=run, data=_data())
+    _, abstract = abstract_opt_state(params)
+    start = start_pretraining(settings, tokenizer, mesh, abstract)
+    jax.tree.map(np.testing.assert_array_equal, start.params, params)
+    assert start.origin["sha256"] == tensors_sha256(params)
+    assert f"{len(jax.tree.leaves(params))} tensors of {run}" in start.describe()
+
+    other = dataclasses.replace(cfg, gelu="exact")
+    with pytest.raises(ValueError, match="gelu is 'tanh' in the checkpoint"):
+        start_pretraining(
+            dataclasses.replace(settings, model=other), tokenizer, mesh, abstract
+        )
+    cased = WordPieceTokenizer("\n".join(PIECES).encode(), lowercase=False)
+    with pytest.raises(ValueError, match="trained with tokenizer"):
+        start_pretraining(settings, cased, mesh, abstract)
+    # It has no moments.
+    kept = dataclasses.replace(settings, moments="keep")
+    with pytest.raises(ValueError, match="is missing in the checkpoint"):
+        start_pretraining(kept, tokenizer, mesh, abstract)
+
+
+def _data():
+    return dataclasses.replace(PretrainConfig().data, sequence_length=16)
+
+
+def test_kept_moments_come_with_a_new_schedule(params):
+    optimizer, _ = abstract_opt_state(params)
+    fresh = optimizer.init(params)
+    before = jax.tree.map(lambda leaf: leaf + 3, fresh)
+    after = with_moments(fresh, before)
+    old, new = jax.tree.leaves(before), jax.tree.leaves(after)
+    moments = [(a, b) for a, b in zip(old, new, strict=True) if np.ndim(a)]
+    assert len(moments) == 2 * len(jax.tree.leaves(params))
+    for a, b in moments:
+        np.testing.assert_array_equal(a, b)
+    counts = [b for b in new if not np.ndim(b)]
+    assert counts, "the schedule counts updates"
+    assert all(count == 0 for count in counts)
+
+
+def test_the_architecture_comes_from_the_run_and_the_rest_from_the_config(
+    published, tmp_path, cfg
+):
+    import_run(published, tmp_path / "run")
+    given = dataclasses.replace(cfg, hidden_size=64, dropout_rate=0.3, remat="full")
+    found = architecture_of(tmp_path / "run", given)
+    assert found.hidden_size == cfg.hidden_size
+    assert (found.dropout_rate, found.remat) == (0.3, "full")
