@@ -2,8 +2,12 @@
 
     bert-jax quickstart
 
-The settings buy the most that some two minutes of two cores can: short rows and a
-larger initial scale, so that attention forms within the first thousand updates.
+Hardware: two CPU cores. Measured on two cores of an AMD EPYC (AVX-512), 2026-11-24: 91 s,
+1,800 sequences/s; held-out MLM loss 4.167 nats (unigram entropy 6.320), NSP accuracy
+66.0 % (majority 64.6 %).
+
+Short rows and a larger initial scale let attention form within the first thousand
+updates; next-sentence prediction begins to be learned at about three thousand.
 """
 
 from bert_jax.config import (
@@ -35,7 +39,7 @@ def get_config() -> PretrainConfig:
         # More to learn from each row; small models bear it (Wettig et al. 2022).
         masking=MaskingConfig(rate=0.2),
         # Without bias correction, b2 = 0.999 would inflate the first thousand updates.
-        optimizer=OptimizerConfig(learning_rate=2.5e-3, warmup_steps=250, b2=0.99),
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=100, b2=0.99),
         loop=LoopConfig(
             log_every_steps=100, eval_every_steps=700, checkpoint_every_steps=700
         ),
