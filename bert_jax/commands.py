@@ -255,11 +255,14 @@ class Export:
     free batch and length (extra onnx); stablehlo: for CPU, CUDA and TPU."""
     output: pathlib.Path
     """Directory to write; loaded back and compared where the library is installed."""
+    mlm_only: bool = False
+    """Of a pretraining run, a BertForMaskedLM without pooler and next-sentence head,
+    which transformers' fill-mask pipeline loads without a remark."""
 
     def run(self) -> None:
         from bert_jax.exchange.export import export_run
 
-        print(export_run(self.run_dir, self.output, self.to))
+        print(export_run(self.run_dir, self.output, self.to, mlm_only=self.mlm_only))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -195,7 +195,9 @@ def google_forward(cfg, g, ids, segments):
     return logits, g[f"{nsp}/output_weights"] @ pooled + g[f"{nsp}/output_bias"]
 
 
-def test_logits_of_a_checkpoint_of_google(tiny, make_directory, make_batch):
+def test_logits_of_a_checkpoint_of_google(
+    tiny, make_directory, make_batch, record_route
+):
     from bert_jax.model import pretraining
     from bert_jax.model.masking import MaskedBatch
 
@@ -218,6 +220,7 @@ def test_logits_of_a_checkpoint_of_google(tiny, make_directory, make_batch):
     masked = MaskedBatch(batch.input_ids, slots, batch.input_ids, ones)
     apply = jax.jit(pretraining.apply, static_argnums=0)
     found = apply(source.model, read.params, batch, masked)
+    worst = 0.0
     for b in range(rows):
         real = np.flatnonzero(batch.sequence_ids[b])
         ids, segments = batch.input_ids[b][real], batch.segment_ids[b][real]
@@ -226,9 +229,16 @@ def test_logits_of_a_checkpoint_of_google(tiny, make_directory, make_batch):
         ours = np.asarray(found.mlm_logits)[b, real, : tiny.vocab_size]
         np.testing.assert_allclose(ours, mlm, atol=3e-5, rtol=0)
         np.testing.assert_allclose(found.nsp_logits[b, 0], nsp, atol=3e-5, rtol=0)
+        worst = max(worst, float(np.abs(ours - mlm).max()))
+    record_route(
+        "TensorFlow 1 checkpoint → ours, against a NumPy forward of its own",
+        f"logits {worst:.1e}",
+    )
 
 
-def test_google_to_ours_to_google_is_bitwise(tf, tiny, make_directory, tmp_path):
+def test_google_to_ours_to_google_is_bitwise(
+    tf, tiny, make_directory, tmp_path, record_route
+):
     weights = google_weights(tiny)
     draw = np.random.default_rng(1).normal
     slots = {
@@ -260,6 +270,9 @@ def test_google_to_ours_to_google_is_bitwise(tf, tiny, make_directory, tmp_path)
     assert (folder / "vocab.txt").read_text().split() == PIECES
     newest = tf.train.latest_checkpoint(str(folder))
     assert newest == str(folder / "bert_model.ckpt")
+    record_route(
+        "TensorFlow 1 → ours → TensorFlow 1, Adam's slots and step too", "0, every bit"
+    )
 
 
 def test_googles_saver_restores_what_we_write(tf, tiny, params, tokenizer, tmp_path):
@@ -641,7 +654,9 @@ def garden_model(tf, cfg, variant, weights):
 
 
 @pytest.mark.parametrize("variant", ["functional", "layer", "headless", "2020"])
-def test_checkpoints_of_the_model_garden(tf, tiny, make_directory, variant):
+def test_checkpoints_of_the_model_garden(
+    tf, tiny, make_directory, variant, record_route
+):
     weights = google_weights(tiny)
     folder = make_directory(None)
     top, made = garden_model(tf, tiny, variant, weights)
@@ -670,6 +685,7 @@ def test_checkpoints_of_the_model_garden(tf, tiny, make_directory, variant):
     assert set(read.missing) == {name for name in weights if name.startswith(gone)}
     left_out = sum("is the pooler in use" in note for note in source.notes)
     assert left_out == len(untrained)
+    record_route(f"TensorFlow 2 (model garden, {variant}) → ours", "0, every bit")
 
 
 def test_adams_slots_in_the_model_garden(tf, tiny, make_directory):

@@ -21,10 +21,10 @@ from bert_jax.data.tasks import EncodedExamples
 from bert_jax.limits import check_ids, check_range
 from bert_jax.model import classification, pretraining
 from bert_jax.train import evaluate, sharding
+from bert_jax.train.finetune import Classifier
 from bert_jax.train.loop import run_loop
 from bert_jax.train.losses import pretrain_loss
 from bert_jax.train.optimizer import make_optimizer
-from bert_jax.train.predict import Predictor
 from bert_jax.train.run import RunInfo, write_text
 
 PRETRAIN = [
@@ -222,13 +222,17 @@ def test_training_batches_are_checked(
         )
 
 
-def test_examples_to_predict_are_checked(tiny, make_classify_batch):
-    predictor = object.__new__(Predictor)  # a run directory would add nothing
-    predictor.info = types.SimpleNamespace(model=tiny)
-    predictor.labels = ("a", "b", "c")
-    batch = spoilt(make_classify_batch(), "input_ids", 61)
-    with pytest.raises(ValueError, match=r"input_ids\[1, 3\]=61 "):
-        predictor.logits(EncodedExamples(*batch[:4]))
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [("input_ids", 61, r"input_ids\[1, 3\]=61 "), ("labels", 3, r"labels\[\d\]=3 ")],
+)
+def test_examples_to_classify_are_checked(
+    tiny, make_classify_batch, field, value, message
+):
+    mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+    batch = spoilt(make_classify_batch(), field, value)
+    with pytest.raises(ValueError, match=message):
+        Classifier(tiny, 3, mesh, 3)({}, EncodedExamples(*batch[:4]))
 
 
 # Rows of the token table that no id may name.

@@ -61,9 +61,11 @@ def torch_targets(name: str, targets: np.ndarray) -> dict:
     return {"start_positions": labels[:, 0], "end_positions": labels[:, 1]}
 
 
-def assert_logits_agree(ours, theirs: torch.Tensor, where) -> None:
+def assert_logits_agree(ours, theirs: torch.Tensor, where) -> float:
+    """Their largest difference."""
     error = np.abs(np.asarray(ours)[where] - theirs.detach().numpy()[where]).max()
     assert error <= 1e-5, error
+    return float(error)
 
 
 @pytest.mark.parametrize(("size", "gelu"), [("tiny", "tanh"), ("realistic", "exact")])
@@ -135,7 +137,7 @@ def base_params():
     return make
 
 
-def test_base_sized_heads_agree(base_params, make_batch, text_head):
+def test_base_sized_heads_agree(base_params, make_batch, text_head, record_route):
     cfg, head = model_config("base", gelu="exact"), text_head
     shapes = reference.text_shapes(cfg, head.name, head.num_labels)
     params = base_params(shapes)
@@ -146,11 +148,16 @@ def test_base_sized_heads_agree(base_params, make_batch, text_head):
     with torch.no_grad():
         theirs = model(**inputs(batch.input_ids, batch.segment_ids, batch.input_mask))
     where = np.s_[:] if head.name == "classifier" else batch.input_mask > 0
-    assert_logits_agree(ours, torch_logits(head.name, theirs), where)
+    error = assert_logits_agree(ours, torch_logits(head.name, theirs), where)
+    record_route(
+        f"BERT-base, {KINDS[head.name].__name__} of PyTorch", f"logits {error:.1e}"
+    )
 
 
 @pytest.mark.parametrize("gelu", ["exact", "tanh"])
-def test_base_sized_pretraining_agrees(base_params, make_batch, make_masked, gelu):
+def test_base_sized_pretraining_agrees(
+    base_params, make_batch, make_masked, gelu, record_route
+):
     cfg = model_config("base", gelu=gelu)
     params = base_params(reference.pretrain_shapes(cfg))
     batch = make_batch(rows=2, length=LENGTH, pairs=1, vocab_size=cfg.vocab_size)
@@ -175,5 +182,8 @@ def test_base_sized_pretraining_agrees(base_params, make_batch, make_masked, gel
     rows = torch.arange(2)[:, None]
     slots = theirs.prediction_logits[rows, torch.tensor(masked.positions)]
     mlm = np.asarray(ours.mlm_logits)[..., : cfg.vocab_size]
-    assert_logits_agree(mlm, slots, np.s_[:])
+    error = assert_logits_agree(mlm, slots, np.s_[:])
     assert_logits_agree(ours.nsp_logits[:, 0], theirs.seq_relationship_logits, np.s_[:])
+    record_route(
+        f"BERT-base, BertForPreTraining of PyTorch, {gelu} GELU", f"logits {error:.1e}"
+    )

@@ -8,6 +8,7 @@ prints the table at its end.
 import dataclasses
 import importlib
 import json
+import logging
 import os
 
 import jax
@@ -120,6 +121,32 @@ def test_an_export_gives_our_logits(run, to, tmp_path, record_route):
     assert 0.0 <= difference <= TOLERANCE == manifest["tolerance"]
     assert f"{difference:.1e}" in line
     record_route(f"ours → {to}, {head}", f"logits {difference:.1e}")
+
+
+def test_masks_are_filled_by_the_pipeline_without_a_warning(
+    run, tmp_path, record_route, caplog
+):
+    need(*NEEDS["huggingface"])
+    import transformers
+
+    directory, head, _ = run
+    if head != "pretraining":
+        with pytest.raises(ValueError, match="--mlm-only takes parts of a pretraining"):
+            export_run(directory, tmp_path / "hf", "huggingface", mlm_only=True)
+        return
+    export_run(directory, tmp_path / "hf", "huggingface", mlm_only=True)
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    found = transformers.pipeline("fill-mask", model=str(tmp_path / "hf"))(
+        "w7 [MASK] w9", top_k=2
+    )
+    logger.removeHandler(caplog.handler)
+    assert not [x for x in caplog.records if x.levelno >= logging.WARNING]
+    assert len(found) == 2
+    manifest = json.loads((tmp_path / "hf/bert_jax_export.json").read_text())
+    difference = manifest["max_logit_difference"]
+    assert 0.0 < difference <= TOLERANCE
+    record_route("ours → huggingface, mlm only", f"logits {difference:.1e}")
 
 
 def test_hugging_face_and_back_is_bitwise(run, tmp_path, record_route):

@@ -1,5 +1,6 @@
 """A run's newest checkpoint in the form of another library, compared before it counts."""
 
+import functools
 import importlib.util
 import json
 import pathlib
@@ -47,7 +48,9 @@ class _Form(NamedTuple):
     what: str
 
 
-def export_run(run: pathlib.Path, directory: pathlib.Path, to: Format) -> str:
+def export_run(
+    run: pathlib.Path, directory: pathlib.Path, to: Format, *, mlm_only: bool = False
+) -> str:
     """Writes a run for another library and says how far its logits lie from ours.
 
     Args:
@@ -55,6 +58,7 @@ def export_run(run: pathlib.Path, directory: pathlib.Path, to: Format) -> str:
         directory: absent, empty, or an earlier export, which is replaced. It appears
             complete or not at all.
         to: the format.
+        mlm_only: of a pretraining run, leave out the pooler and the next-sentence head.
 
     Returns:
         One line for the user. Where the library to compare with is missing, it says
@@ -67,6 +71,16 @@ def export_run(run: pathlib.Path, directory: pathlib.Path, to: Format) -> str:
     form = _FORMS[to]
     loaded = load_params(run, sharding.make_mesh(MeshConfig(), jax.local_devices()[:1]))
     params = jax.device_get(loaded.params)
+    head: Head = "pretraining" if loaded.info.kind == "pretrain" else "classifier"
+    probe = functools.partial(make_probe, loaded.info.model, params, head)
+    if mlm_only:
+        if (to, head) != ("huggingface", "pretraining"):
+            raise ValueError(
+                f"--mlm-only takes parts of a pretraining run for huggingface; {run} is "
+                f"a {loaded.info.kind} run and goes to {to}."
+            )
+        head = "mlm"
+        params = {part: params[part] for part in ("embed", "layers", "mlm")}
     sha256 = tensors_sha256(params)
     can_verify = all(importlib.util.find_spec(name) for name in form.verify_needs)
     earlier = _read_manifest(directory)
@@ -76,13 +90,14 @@ def export_run(run: pathlib.Path, directory: pathlib.Path, to: Format) -> str:
         and (earlier["max_logit_difference"] is not None or not can_verify)
     ):
         return f"{directory} holds this export already; {_verdict(earlier, form)}"
-    head: Head = "pretraining" if loaded.info.kind == "pretrain" else "classifier"
     with whole_directory(directory, overwrite=earlier is not None) as partial:
         form.write(run, loaded, params, head, partial)
         difference = None
         if can_verify:
-            probe = make_probe(loaded.info.model, params, head)
-            difference = form.verify(partial, head, probe)
+            ours = probe()
+            if head == "mlm":
+                ours = ours._replace(outputs=ours.outputs[:1])
+            difference = form.verify(partial, head, ours)
             if not difference <= TOLERANCE:
                 raise ValueError(
                     f"The export gives logits that differ by {difference:.2e}, more "

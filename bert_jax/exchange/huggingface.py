@@ -35,6 +35,12 @@ _FORMS: dict[Head, _Form] = {
         """`pipeline("fill-mask", ...)` fills in `[MASK]`. It has no use for the pooler and
 the next-sentence head, and its load report lists them as unexpected.""",
     ),
+    "mlm": _Form(
+        "BertForMaskedLM",
+        "fill-mask",
+        """`pipeline("fill-mask", ...)` fills in `[MASK]`. Pooler and next-sentence head were
+left out.""",
+    ),
     "classifier": _Form(
         "BertForSequenceClassification",
         "text-classification",

@@ -16,7 +16,7 @@ import numpy as np
 
 from bert_jax.config import ModelConfig
 
-Head = Literal["pretraining", "classifier", "tokens", "spans"]
+Head = Literal["pretraining", "mlm", "classifier", "tokens", "spans"]
 Dialect = Literal["huggingface", "google"]
 Params = dict[str, Any]
 Tensors = dict[str, np.ndarray]
@@ -96,6 +96,7 @@ MLM = (
 NSP = tuple(_output("nsp", "cls.seq_relationship", "cls/seq_relationship/", "2"))
 TABLES: dict[Head, tuple[Row, ...]] = {
     "pretraining": (*ENCODER, *POOLER, *MLM, *NSP),
+    "mlm": (*ENCODER, *MLM),
     "classifier": (*ENCODER, *POOLER, *_output("classifier", "classifier", "")),
     "tokens": (*ENCODER, *_output("tokens", "classifier", "")),
     "spans": (*ENCODER, *_output("spans", "qa_outputs", "cls/squad/", "2")),

@@ -33,6 +33,7 @@ OUTPUTS: dict[Head, tuple[Output, ...]] = {
         # Class 0: the second text follows the first; class 1: it is a random one.
         Output("seq_relationship_logits", ("batch", "pair_classes")),
     ),
+    "mlm": (Output("logits", ("batch", "length", "vocabulary")),),
     "classifier": (Output("logits", ("batch", "labels")),),
     "tokens": (Output("logits", ("batch", "length", "labels")),),
     "spans": (

@@ -43,11 +43,6 @@ class Identity(NamedTuple):
     model: ModelConfig
     tokenizer_sha256: str
 
-    def architecture(self) -> dict[str, Any]:
-        """The fields that decide the function: sizes, GELU, epsilon."""
-        fields = dataclasses.asdict(self.model)
-        return {k: v for k, v in fields.items() if k not in TRAINING_ONLY}
-
 
 class Checkpoints:
     """The checkpoints of one run directory.
@@ -108,7 +103,7 @@ class Checkpoints:
             "manifest": ocp.args.JsonSave(
                 {
                     "format_version": FORMAT_VERSION,
-                    "architecture": self.identity.architecture(),
+                    "model": dataclasses.asdict(self.identity.model),
                     "tokenizer_sha256": self.identity.tokenizer_sha256,
                     "tensors": describe(state),
                 }
@@ -200,12 +195,12 @@ class Checkpoints:
                 f"{self.identity.tokenizer_sha256[:12]}; ids would mean other pieces. "
                 "Use the tokenizer of that run."
             )
-        there, here = manifest["architecture"], self.identity.architecture()
+        there, here = manifest["model"], dataclasses.asdict(self.identity.model)
         problems = [
             f"{name} is {there.get(name)!r} in the checkpoint and {here.get(name)!r} "
             "here"
             for name in {**there, **here}
-            if there.get(name) != here.get(name)
+            if name not in TRAINING_ONLY and there.get(name) != here.get(name)
         ]
         stored = {n: d for n, d in manifest["tensors"].items() if n.startswith(prefix)}
         problems += [
