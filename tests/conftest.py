@@ -1,7 +1,9 @@
 """Eight CPU devices, strict JAX modes and shared tiny inputs for every test."""
 
+import logging
 import os
 import pathlib
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -35,6 +37,55 @@ def shared_data() -> pathlib.Path:
     if not folder.is_dir():
         (pytest.fail if IN_CI else pytest.skip)(f"{folder} is not here")
     return folder
+
+
+@pytest.fixture(scope="module")
+def transformers():
+    """The library, with its warnings as errors."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # torch's own
+            import torch  # noqa: F401
+            import transformers
+    except ModuleNotFoundError as missing:
+        if IN_CI:
+            raise
+        pytest.skip(f"{missing}; install .[export]")
+    return transformers
+
+
+@pytest.fixture(scope="module")
+def hf(transformers):
+    """transformers, and torch beside it."""
+    import torch
+
+    transformers.torch = torch
+    return transformers
+
+
+@pytest.fixture
+def silent(transformers):
+    """Fails the test when transformers logs a warning: it does not raise them."""
+    records: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: records.append(record.getMessage())
+    logger = logging.getLogger("transformers")
+    logger.addHandler(handler)
+    yield
+    logger.removeHandler(handler)
+    assert not records
+
+
+@pytest.fixture(scope="module")
+def tf():
+    """TensorFlow; it writes some lines to stderr, which no setting of ours stops."""
+    try:
+        import tensorflow
+    except ModuleNotFoundError as missing:
+        if IN_CI:
+            raise
+        pytest.skip(f"{missing}; install .[tf]")
+    return tensorflow
 
 
 @pytest.fixture(scope="session")

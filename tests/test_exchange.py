@@ -1,54 +1,25 @@
-"""Exports: names, layouts and tokenizers as transformers reads them."""
+"""Exported weights: names, layouts and logits, as transformers reads them."""
 
 import dataclasses
+import functools
 import json
-import logging
-import os
-import tarfile
-import warnings
 
 import numpy as np
 import pytest
 import reference
+from exchange_models import (
+    HEADS,
+    fitting,
+    labels_of,
+    make_head_params,
+    make_tokenizer,
+    without_padding,
+)
 
 from bert_jax.batch import ClassifyBatch
-from bert_jax.data.tokenizer import WordPieceTokenizer, train_sentencepiece
-from bert_jax.exchange import huggingface
 from bert_jax.exchange.huggingface import write_huggingface
 from bert_jax.exchange.names import from_tensors, to_tensors
-from bert_jax.exchange.tokenizer import to_fast_tokenizer
 from bert_jax.exchange.verify import verify_huggingface
-
-LABELS = ("down", "level", "up")
-HEADS = ("pretraining", "classifier", "tokens", "spans")
-
-
-@pytest.fixture(scope="module")
-def transformers():
-    """The library, with its warnings as errors."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # torch's own
-            import torch  # noqa: F401
-            import transformers
-    except ModuleNotFoundError as missing:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(f"{missing}; install .[export]")
-    return transformers
-
-
-@pytest.fixture
-def silent(transformers):
-    """Fails the test when transformers logs a warning: it does not raise them."""
-    records: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: records.append(record.getMessage())
-    logger = logging.getLogger("transformers")
-    logger.addHandler(handler)
-    yield
-    logger.removeHandler(handler)
-    assert not records
 
 
 @pytest.fixture(scope="module", params=["wordpiece", "unigram", "bpe"])
@@ -62,25 +33,6 @@ def small_tokenizer():
     return make_tokenizer("wordpiece")
 
 
-def make_tokenizer(kind):
-    if kind == "wordpiece":
-        pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", ",", "[", "]"]
-        pieces += [
-            prefix + c for c in "abcdefghijklmnopqrstuvwxyz" for prefix in ("", "##")
-        ]
-        return WordPieceTokenizer("\n".join(pieces).encode(), lowercase=True)
-    rng = np.random.default_rng(0)
-    words = ["river", "Stone", "window", "école", "teach", "music", "[x]", "."]
-    words += [word + ending for word in words for ending in ("s", "ing", "ed")]
-    lines = [" ".join(rng.choice(words, 9)) for _ in range(300)]
-    return train_sentencepiece(
-        lines,
-        vocab_size=42,
-        lowercase=True,
-        model_type=kind,
-    )
-
-
 @pytest.fixture(scope="module")
 def params(tiny, random_params):
     """Random everywhere; the vocabulary padding, which no export keeps, is zero."""
@@ -90,35 +42,7 @@ def params(tiny, random_params):
 @pytest.fixture(scope="module")
 def head_params(tiny, params):
     """head_params(head): the whole parameters of each head."""
-
-    def make(head):
-        if head == "pretraining":
-            return params
-        shapes = reference.classifier_shapes(tiny, 2 if head == "spans" else 3)
-        shapes[head] = shapes.pop("classifier")
-        if head != "classifier":
-            del shapes["pooler"]
-        return without_padding(tiny, reference.random_params(shapes, seed=1))
-
-    return make
-
-
-def without_padding(cfg, params):
-    flat = reference.flatten(params)
-    for name in ("embed/token/embedding", "mlm/output_bias"):
-        if name in flat:
-            flat[name][cfg.vocab_size :] = 0.0
-    return reference.unflatten(flat)
-
-
-def fitting(cfg, tokenizer, params):
-    """The same parameters under a vocabulary as large as the tokenizer's."""
-    cfg = dataclasses.replace(cfg, vocab_size=tokenizer.vocab_size)
-    return cfg, without_padding(cfg, params)
-
-
-def labels_of(head):
-    return LABELS if head in ("classifier", "tokens") else None
+    return functools.partial(make_head_params, tiny, params)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -289,120 +213,6 @@ def test_logits_match(
         verify_huggingface(folder, head, [x[..., :1] for x in outputs], *ids)
 
 
-@pytest.mark.parametrize("head", ["classifier", "tokens"])
-def test_labels_arrive_and_must_fit(
-    tiny, head_params, small_tokenizer, tmp_path, transformers, silent, head
-):
-    cfg, params = fitting(tiny, small_tokenizer, head_params(head))
-
-    def write(labels):
-        write_huggingface(
-            cfg, params, head, small_tokenizer, tmp_path / "export", labels=labels
-        )
-
-    for wrong in (LABELS[:2], None, ("a", "b", "a")):
-        with pytest.raises(ValueError, match="labels"):
-            write(wrong)
-    write(LABELS)
-    config = transformers.AutoConfig.from_pretrained(tmp_path / "export")
-    assert config.id2label == dict(enumerate(LABELS))
-    assert config.label2id == {label: index for index, label in enumerate(LABELS)}
-    assert config.pad_token_id == small_tokenizer.special.pad
-
-
-def test_labels_without_a_use_are_refused(tiny, head_params, small_tokenizer, tmp_path):
-    cfg, params = fitting(tiny, small_tokenizer, head_params("spans"))
-    with pytest.raises(ValueError, match="would be ignored"):
-        write_huggingface(
-            *(cfg, params, "spans", small_tokenizer, tmp_path / "x"), labels=LABELS[:2]
-        )
-
-
-@pytest.mark.parametrize("head", HEADS[1:3])
-def test_pipelines_load_silently(
-    tiny, head_params, tokenizer, tmp_path, transformers, silent, head
-):
-    """There is none for spans in transformers 5."""
-    cfg, params = fitting(tiny, tokenizer, head_params(head))
-    folder = tmp_path / "export"
-    write_huggingface(cfg, params, head, tokenizer, folder, labels=LABELS)
-    task = card_of(folder)["pipeline_tag"]
-    found = transformers.pipeline(task, model=str(folder))("river stone, music")
-    assert {x.get("label", x.get("entity")) for x in found} <= set(LABELS)
-
-
-def test_fill_mask_leaves_out_the_next_sentence_head_only(
-    tiny, params, tokenizer, tmp_path, transformers
-):
-    """BertForMaskedLM has no place for four tensors and says so; nothing else."""
-    cfg, params = fitting(tiny, tokenizer, params)
-    folder = tmp_path / "export"
-    write_huggingface(cfg, params, "pretraining", tokenizer, folder)
-    records = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: records.append(record.getMessage())
-    logger = logging.getLogger("transformers")
-    logger.addHandler(handler)
-    fill = transformers.pipeline(card_of(folder)["pipeline_tag"], model=str(folder))
-    assert len(fill("a [MASK] river.")) == 5
-    logger.removeHandler(handler)
-    (report,) = records
-    assert report.count("UNEXPECTED") == 5  # the table's four rows and its legend
-    for name in ("bert.pooler.dense", "cls.seq_relationship"):
-        assert f"{name}.weight" in report
-        assert f"{name}.bias" in report
-    assert "MISSING" not in report
-
-
-def card_of(folder):
-    """The front matter of the model card."""
-    import yaml
-
-    text = (folder / "README.md").read_text(encoding="utf-8")
-    empty, front, _ = text.split("---\n", 2)
-    assert empty == ""
-    return yaml.safe_load(front)
-
-
-@pytest.mark.parametrize("head", HEADS)
-def test_model_card_shows_what_was_measured(
-    tiny, head_params, small_tokenizer, tmp_path, transformers, head
-):
-    from huggingface_hub import ModelCard
-
-    cfg, params = fitting(tiny, small_tokenizer, head_params(head))
-    folder = tmp_path / "export"
-    results = {"sst2 | dev": {"accuracy": 0.5, "loss": 1.25}, "mrpc": {"f1": 0.75}}
-    write_huggingface(
-        *(cfg, params, head, small_tokenizer, folder),
-        labels=labels_of(head),
-        results=results,
-        origin="Fine-tuned in runs/a.",
-    )
-    task = {
-        "pretraining": "fill-mask",
-        "classifier": "text-classification",
-        "tokens": "token-classification",
-        "spans": "question-answering",
-    }[head]
-    assert card_of(folder) == {
-        "library_name": "transformers",
-        "pipeline_tag": task,
-        "tags": ["bert", "bert_jax"],
-    }
-    card = ModelCard.load(folder / "README.md")
-    assert card.data.pipeline_tag == task
-    assert "\nFine-tuned in runs/a.\n" in card.text
-    table = card.text[card.text.index("| task") :].splitlines()
-    assert table == [
-        "| task | metric | value |",
-        "|---|---|---|",
-        r"| sst2 \| dev | accuracy | 0.5 |",
-        r"| sst2 \| dev | loss | 1.25 |",
-        "| mrpc | f1 | 0.75 |",
-    ]
-
-
 def test_verification_refuses_an_incomplete_file(
     tiny, params, small_tokenizer, tmp_path, transformers
 ):
@@ -422,147 +232,3 @@ def test_verification_refuses_an_incomplete_file(
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         with pytest.raises(ValueError, match=r"bert\.pooler\.dense\.bi"):
             verify_huggingface(folder, "pretraining", (ids, ids), ids, ids, ids)
-
-
-def test_exports_appear_whole_or_not_at_all(tiny, params, small_tokenizer, tmp_path):
-    cfg, params = fitting(tiny, small_tokenizer, params)
-    folder = tmp_path / "export"
-
-    def write(cfg=cfg, params=params, **options):
-        write_huggingface(
-            cfg, params, "pretraining", small_tokenizer, folder, **options
-        )
-
-    with pytest.raises(ValueError, match="pieces"):
-        write(dataclasses.replace(cfg, vocab_size=17))
-    folder.mkdir()
-    write()
-    (folder / "mine.txt").write_text("kept")
-    with pytest.raises(ValueError, match="is taken"):
-        write()
-    assert (folder / "mine.txt").exists()
-    with pytest.raises(ValueError, match="pooler/kernel"):
-        write(params={**params, "pooler": {}}, overwrite=True)
-    assert (folder / "mine.txt").exists()
-    write(overwrite=True)
-    assert not (folder / "mine.txt").exists()
-    config = json.loads((folder / "config.json").read_text())
-    assert config["model_type"] == "bert"
-    assert config["architectures"] == ["BertForPreTraining"]
-    assert [path.name for path in tmp_path.iterdir()] == ["export"]
-    assert {path.name for path in folder.iterdir()} == {
-        *("README.md", "config.json", "model.safetensors", "vocab.txt"),
-        *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
-    }
-
-
-def test_a_failure_while_writing_leaves_what_was_there(
-    tiny, params, small_tokenizer, tmp_path, monkeypatch
-):
-    cfg, params = fitting(tiny, small_tokenizer, params)
-    parts = (cfg, params, "pretraining", small_tokenizer, tmp_path / "export")
-
-    def fail(*_):
-        raise OSError("no space left")
-
-    write_huggingface(*parts)
-    before = (tmp_path / "export" / "config.json").stat().st_ino
-    monkeypatch.setattr(huggingface, "save_huggingface_tokenizer", fail)
-    with pytest.raises(OSError, match="no space"):
-        write_huggingface(*parts, overwrite=True)
-    assert (tmp_path / "export" / "config.json").stat().st_ino == before
-    assert [path.name for path in tmp_path.iterdir()] == ["export"]
-
-
-def test_autotokenizer_reads_the_export(
-    tiny, params, tokenizer, tmp_path, transformers, silent
-):
-    cfg, params = fitting(tiny, tokenizer, params)
-    write_huggingface(cfg, params, "pretraining", tokenizer, tmp_path / "export")
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "export")
-    assert theirs.is_fast
-    assert len(theirs) == tokenizer.vocab_size
-    assert theirs.model_max_length == tiny.max_positions
-    special = tokenizer.special
-    assert theirs.pad_token_id == special.pad
-    assert theirs.mask_token_id == special.mask
-    a, b = tokenizer.encode(["River stone.", "music é"])
-    pair = theirs("River stone.", "music é")
-    assert pair["input_ids"] == [special.cls, *a, special.sep, *b, special.sep]
-    assert pair["token_type_ids"] == [0] * (len(a) + 2) + [1] * (len(b) + 1)
-    one = theirs(["River", "River stone [MASK]"], padding=True)
-    assert one["input_ids"][0][-1] == special.pad
-    assert one["input_ids"][1][-2:] == [special.mask, special.sep]
-    assert one["attention_mask"][0][-1] == 0
-
-
-AWKWARD = [
-    *("", " ", "\r\n", "  two  spaces  ", "\x00x", "x\x00", "a\x01b\x7fc", "\x85"),
-    *("\u00a0Cuba.", "\u200bzero\u200bwidth\u200b", "\ufeffstart", "soft\u00adhyphen"),
-    *("E\u0301cole", "e\u0301", "A\u030angstro\u0308m", "a\u0323\u0302", "\u0301alone"),
-    *(
-        "👩‍👩‍👧‍👦 family",
-        "🇩🇪",
-        "👍🏽",
-        "▁the▁river",
-        "▁▁",
-        "ﬁ ① ～ Ǆ ﷺ",
-        "İstanbul ſ ß ς",
-    ),
-    *(
-        "［ＭＡＳＫ］ river",
-        "日本語テスト",
-        "한국어",
-        "हिन्दी",
-        "a" * 300,
-        "[ MASK ]",
-        "word [x]",
-    ),
-]
-
-
-def test_awkward_text_gets_equal_ids(tokenizer):
-    fast = to_fast_tokenizer(tokenizer)
-    for text, ours in zip(AWKWARD, tokenizer.encode(AWKWARD), strict=True):
-        theirs = fast.encode(text, add_special_tokens=False).ids
-        assert theirs == ours, ascii(text)
-
-
-@pytest.mark.parametrize("rare", ["", "[ ] [MASK] [SEP] [PAD]"])
-def test_full_width_text_spells_no_special_token(rare):
-    """Only a cased vocabulary can spell one: folded text has no capitals."""
-    lines = ["the MASK and SEP of a river", "CLS PAD UNK", rare] * 50
-    cased = train_sentencepiece(lines, vocab_size=31 if rare else 28, lowercase=False)
-    assert ("[" in cased.pieces) == bool(rare)
-    texts = ["［ＭＡＳＫ］ river", "［ＳＥＰ］", "［ＰＡＤ］"]
-    found = to_fast_tokenizer(cased).encode_batch(texts, add_special_tokens=False)
-    assert [encoding.ids for encoding in found] == cased.encode(texts)
-
-
-def test_known_differences_are_still_there(tokenizer):
-    """When one of these goes, the module's docstring has to change."""
-    fast = to_fast_tokenizer(tokenizer)
-    (ours,) = tokenizer.encode(["[MASK]"])
-    theirs = fast.encode("[MASK]", add_special_tokens=False).ids
-    assert theirs == [tokenizer.special.mask] != ours
-
-
-@pytest.mark.parametrize("kind", ["wordpiece", "unigram", "bpe"])
-def test_real_text_gets_equal_ids(kind, shared_data):
-    text = (shared_data / "wikitext" / "valid.txt").read_text(encoding="utf-8")
-    lines = text.split("\n")
-    with tarfile.open(shared_data / "enwiki" / "enwiki-2014-open.tar.xz") as archive:
-        first = next(member for member in archive if member.isfile())
-        lines += archive.extractfile(first).read().decode().split("\n")[:4_000]
-    if kind == "wordpiece":
-        path = shared_data / "vocab" / "bert-base-uncased-vocab.txt"
-        tokenizer = WordPieceTokenizer.from_vocab(path, lowercase=True)
-    else:
-        tokenizer = train_sentencepiece(
-            lines[:1_500], vocab_size=3_000, lowercase=False, model_type=kind
-        )
-    fast = to_fast_tokenizer(tokenizer)
-    theirs = fast.encode_batch_fast(lines, add_special_tokens=False)
-    expected = tokenizer.encode(lines)
-    assert sum(map(len, expected)) > 300_000
-    assert sum(a.ids != b for a, b in zip(theirs, expected, strict=True)) == 0

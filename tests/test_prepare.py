@@ -1,4 +1,4 @@
-"""Text to a prepared dataset and back: counts, bytes, interruptions, damage.
+"""Text to a prepared dataset and back: counts, bytes, settings, interruptions.
 
 Worker processes take a second to start, so tests share one dataset or damage copies.
 """
@@ -8,12 +8,19 @@ import json
 import math
 import os
 import pathlib
-import shutil
 import tarfile
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from prepared_corpus import (
+    FRACTION,
+    NUM_FILES,
+    copy_of,
+    make_corpus,
+    other_tokenizer,
+    prepared,
+)
 
 from bert_jax.config import DataConfig
 from bert_jax.data.corpus import sentences, validation_group
@@ -22,53 +29,13 @@ from bert_jax.data.packing import pack
 from bert_jax.data.pairs import make_pairs
 from bert_jax.data.prepare import prepare, unigram_entropy
 from bert_jax.data.shards import SPLITS
-from bert_jax.data.tokenizer import WordPieceTokenizer, train_sentencepiece
-
-NUM_FILES = 4
-FRACTION = 0.3
-WORDS = ("river", "stone", "window", "garden", "teacher", "letter", "village", "music")
-
-
-def write_corpus(folder: pathlib.Path) -> list[dict]:
-    """Files of 15 documents; three documents, in different files, share a group."""
-    rng = np.random.default_rng(0)
-    records = []
-    for number in range(NUM_FILES):
-        lines = []
-        for n in range(15):
-            text = []
-            for _ in range(rng.integers(1, 12)):
-                words = rng.choice(WORDS, rng.integers(2, 9))
-                endings = rng.choice(["", "s", "ed", "ing"], words.size)
-                words = map("".join, zip(words, endings, strict=True))
-                text.append(" ".join(words).capitalize() + ".")
-            key = f"{number}/{n}"
-            group = f"group {(number * 15 + n) % 20}"
-            lines.append({"text": " ".join(text), "key": key, "group": group})
-        if number == 1:
-            # A zero-width space: text, but no token.
-            lines.append({"text": "\u200b", "key": "nothing", "group": "nothing"})
-        file = folder / f"part-{number}.jsonl"
-        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        records += lines
-    return records
+from bert_jax.data.tokenizer import WordPieceTokenizer
 
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
     """(source, its records, a directory with a tokenizer of it)."""
-    folder = tmp_path_factory.mktemp("corpus")
-    records = write_corpus(folder)
-    lines = [x for record in records for x in sentences(record["text"])]
-    tokenizer = train_sentencepiece(lines, vocab_size=44, lowercase=True)
-    tokenizer.save(folder / "tokenizer")
-    return f"files:{folder}/*.jsonl", records, folder / "tokenizer"
-
-
-def prepared(corpus, output, **settings):
-    source, _, tokenizer = corpus
-    settings = {"validation_fraction": FRACTION, "num_workers": 1} | settings
-    return prepare(source, tokenizer, output, **settings)
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(scope="session")
@@ -82,9 +49,7 @@ def dataset(corpus, tmp_path_factory):
 @pytest.fixture
 def damaged(dataset, tmp_path):
     """A copy to damage."""
-    copy = tmp_path / "dataset"
-    shutil.copytree(dataset, copy, ignore=shutil.ignore_patterns("index"))
-    return copy
+    return copy_of(dataset, tmp_path)
 
 
 def contents(directory: pathlib.Path) -> dict[str, bytes]:
@@ -302,77 +267,6 @@ def test_unigram_entropy(counts, expected):
     assert unigram_entropy(np.array(counts)) == pytest.approx(expected, rel=1e-14)
 
 
-# Damage.
-
-
-def other_tokenizer() -> WordPieceTokenizer:
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    return WordPieceTokenizer("\n".join(pieces).encode(), lowercase=True)
-
-
-def shard(directory: pathlib.Path) -> pathlib.Path:
-    return directory / "documents-train.array_record-00001-of-00004"
-
-
-def edit_manifest(directory: pathlib.Path, **changes) -> None:
-    path = directory / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-def test_a_flipped_bit_is_found(damaged):
-    data = bytearray(shard(damaged).read_bytes())
-    data[len(data) // 2] ^= 1
-    shard(damaged).write_bytes(data)
-    opened = open_dataset(damaged)
-    with pytest.raises(ValueError, match=r"train\.array_record-00001.* is corrupt"):
-        opened.load_split("train")
-    assert not (damaged / "index").exists()
-    assert opened.load_split("validation").tokens.size
-
-
-def test_a_missing_shard_is_found(damaged):
-    shard(damaged).unlink()
-    with pytest.raises(
-        ValueError, match=r"lacks 1 of its 8 .*train\.array_record-0000"
-    ):
-        open_dataset(damaged)
-
-
-def test_an_unfinished_dataset_is_not_opened(damaged):
-    (damaged / "manifest.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"manifest\.json is missing"):
-        open_dataset(damaged)
-    with pytest.raises(ValueError, match=r"--data\.dataset DIR"):
-        open_dataset(None)
-
-
-def test_a_newer_format_is_not_guessed_at(damaged):
-    edit_manifest(damaged, format_version=2)
-    with pytest.raises(ValueError, match=r"has format version 2; .* reads 1\."):
-        open_dataset(damaged)
-
-
-def test_a_manifest_cut_off_is_named(damaged):
-    (damaged / "manifest.json").write_text('{"format_version": 1,')
-    with pytest.raises(ValueError, match=r"manifest\.json is not valid JSON"):
-        open_dataset(damaged)
-
-
-def test_a_swapped_tokenizer_is_found(damaged):
-    shutil.rmtree(damaged / "tokenizer")
-    other_tokenizer().save(damaged / "tokenizer")
-    with pytest.raises(ValueError, match=r"is not the one that the dataset was"):
-        open_dataset(damaged)
-
-
-def test_there_are_two_splits(dataset):
-    with pytest.raises(ValueError, match="'test'; there are train, validation"):
-        open_dataset(dataset).load_split("test")
-
-
-# Real text.
-
-
 def test_wikipedia_has_few_unknowns_and_packs_densely(shared_data, tmp_path):
     with tarfile.open(shared_data / "enwiki/enwiki-2014-open.tar.xz") as archive:
         member = next(x for x in archive if x.isfile())
@@ -398,11 +292,3 @@ def test_wikipedia_has_few_unknowns_and_packs_densely(shared_data, tmp_path):
     lengths = make_pairs(store, DataConfig(), seed=0, epoch=0).num_tokens()
     rows = pack(lengths, 128, 8, np.random.default_rng(0))
     assert lengths.sum() / (128 * len(rows)) > 0.97
-
-
-def test_an_index_of_another_dataset_is_refused(damaged):
-    opened = open_dataset(damaged)
-    opened.load_split("train")
-    shutil.copytree(damaged / "index/train", damaged / "index/validation")
-    with pytest.raises(ValueError, match="does not belong to this dataset"):
-        opened.load_split("validation")

@@ -253,6 +253,12 @@ def test_an_export_comes_back_and_training_goes_on_from_it(done):
     assert "not used: 0\nnew, drawn afresh: 0\n" in out.stdout
     assert params_hash(folder / "back") == params_hash(folder / "qs/pretrain")
 
+    out = bert_jax("evaluate", "back", cwd=folder)
+    assert out.returncode == 1
+    assert "has no data of its own; pass --data DIR" in out.stderr
+    judged = bert_jax("evaluate", "back", "--data", "qs/dataset", cwd=folder)
+    assert judged.returncode == 0, judged.stderr
+
     first_losses = {}
     # A Hugging Face directory has no place for the step.
     for start, step in (("back", 0), ("qs/pretrain", NUM_STEPS)):

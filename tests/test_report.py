@@ -1,19 +1,27 @@
-"""The report: what appears, what is refused, and that it stands on its own."""
+"""The report: what appears, what it computes, and that it stands on its own."""
 
 import html.parser
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from report_runs import (
+    FINETUNE_LINES,
+    HOSTILE,
+    PRETRAIN_RESULTS,
+    finetune_results,
+    pretrain_line,
+    put,
+    put_finetunes,
+    put_pretrain,
+    report,
+)
 
 from bert_jax.report import charts, finetuning, formats, masks
 from bert_jax.report.inputs import Series, load_run, series
-from bert_jax.report.page import write_report
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
-HOSTILE = '<script>alert("x")</script> & $\\frac{1}$ 日本 #2a5db0'
 
 
 class Page(html.parser.HTMLParser):
@@ -54,109 +62,14 @@ class Page(html.parser.HTMLParser):
         return re.sub(r"\s+", " ", "".join(self.pieces))
 
 
-def put(path: Path, metrics: list[dict[str, Any]], results: dict[str, Any]) -> Path:
-    path.mkdir()
-    config = {"model": {"num_layers": 4, "gelu": "tanh"}, "seed": 17}
-    (path / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    lines = "".join(json.dumps(line) + "\n" for line in metrics)
-    (path / "metrics.jsonl").write_text(lines, encoding="utf-8")
-    (path / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    return path
-
-
-def pretrain_line(step: int, **values: float) -> dict[str, Any]:
-    return {
-        "kind": "train",
-        "step": step,
-        "mlm_loss": 9.0 - step / 100,
-        "mlm_accuracy": step / 1000,
-        "nsp_accuracy": 0.5 + step / 1000,
-        "learning_rate": 1e-4,
-        "grad_norm": 1.25,
-        "sequences_per_sec": 410.0,
-        "tokens_per_sec": 26_000.0,
-        **values,
-    }
-
-
-PRETRAIN_RESULTS: dict[str, Any] = {
-    "kind": "pretrain",
-    "step": 300,
-    "eval": {
-        "mlm_loss": 5.871,
-        "mlm_accuracy": 0.287,
-        "mlm_perplexity": 354.6,
-        "nsp_loss": 0.61,
-        "nsp_accuracy": 0.653,
-        "nsp_majority": 0.512,
-    },
-    "unigram_entropy": 6.214,
-    "num_parameters": 5_312_640,
-    "num_documents": 2_310,
-    "num_tokens": 4_512_345,
-    "vocab_size": 8_192,
-    "device": "cpu x1",
-    "versions": {"jax": "0.10.2", "flax": "0.12.8"},
-    "elapsed_secs": 731.4,
-    "mask_examples": [
-        {
-            "tokens": [
-                {"text": "[CLS]", "guesses": None},
-                {"text": "▁the", "guesses": None},
-                {"text": "▁array", "guesses": [["▁array", 0.61], ["▁matrix", 0.1]]},
-                {"text": "▁multi", "guesses": None},
-                {"text": "plies", "guesses": [["ply", 0.4], ["plies", 0.3]]},
-                {"text": "▁soon", "guesses": [["▁now", 0.9]]},
-            ]
-        }
-    ],
-}
-
-
 @pytest.fixture
 def pretrain(tmp_path: Path) -> Path:
-    lines = [pretrain_line(step) for step in (100, 200, 300)]
-    lines.insert(
-        2,
-        {
-            "kind": "eval",
-            "step": 200,
-            "mlm_loss": 6.9,
-            "mlm_accuracy": 0.2,
-            "nsp_accuracy": 0.6,
-        },
-    )
-    return put(tmp_path / "pretrain", lines, PRETRAIN_RESULTS)
-
-
-def finetune_results(initial: str, accuracy: float) -> dict[str, Any]:
-    encoder = {"run": "runs/p", "step": 300, "num_tensors": 37, "sha256": "9f" * 32}
-    return {
-        "kind": "finetune",
-        "step": 40,
-        "eval": {"accuracy": accuracy, "macro_f1": accuracy - 0.031, "loss": 0.5},
-        "initial": initial,
-        "encoder": encoder if initial == "pretrained" else None,
-        "labels": ["jax", HOSTILE],
-        "confusion": [[90, 10], [23, 77]],
-        "num_train": 4_000,
-        "num_validation": 200,
-        "elapsed_secs": 66.0,
-    }
-
-
-FINETUNE_LINES: list[dict[str, Any]] = [
-    {"kind": "train", "step": 20, "loss": 0.9, "accuracy": 0.4},
-    {"kind": "train", "step": 40, "loss": 0.6, "accuracy": 0.7},
-]
+    return put_pretrain(tmp_path)
 
 
 @pytest.fixture
 def finetunes(tmp_path: Path) -> list[Path]:
-    return [
-        put(tmp_path / kind, FINETUNE_LINES, finetune_results(kind, accuracy))
-        for kind, accuracy in (("pretrained", 0.835), ("random", 0.741))
-    ]
+    return put_finetunes(tmp_path)
 
 
 @pytest.fixture
@@ -170,11 +83,6 @@ def baselines(tmp_path: Path) -> Path:
         "seconds": 2.3,
     }
     return put(tmp_path / "baselines", [], results)
-
-
-def report(output: Path, **inputs: Any) -> list[Path]:
-    given = {"pretrain": None, "finetunes": [], "baselines": None, "title": "T"}
-    return write_report(output, **{**given, **inputs})
 
 
 @pytest.fixture
@@ -397,103 +305,6 @@ def test_differences_that_read_as_nothing_say_level() -> None:
 )
 def test_compact_numbers_have_three_digits(value: float, shown: str) -> None:
     assert formats.compact(value).replace("\u00a0", " ") == shown
-
-
-def test_nothing_to_report(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="needs a run, but pretrain=None"):
-        report(tmp_path / "out")
-
-
-def test_missing_inputs(tmp_path: Path, pretrain: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="nowhere is not a directory"):
-        report(tmp_path / "out", pretrain=tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="missing"):
-        report(tmp_path / "out", pretrain=pretrain, baselines=tmp_path / "nowhere")
-    (pretrain / "results.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"results\.json is missing"):
-        report(tmp_path / "out", pretrain=pretrain)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_run_in_the_wrong_place(tmp_path: Path, finetunes: list[Path]) -> None:
-    with pytest.raises(ValueError, match=r"'finetune', expected 'pretrain'.*finetunes"):
-        report(tmp_path / "out", pretrain=finetunes[0])
-
-
-def test_an_output_that_is_a_file(pretrain: Path) -> None:
-    with pytest.raises(ValueError, match="is a file; expected a directory"):
-        report(pretrain / "config.json", pretrain=pretrain)
-
-
-@pytest.mark.parametrize(
-    ("file", "text", "message"),
-    [
-        ("metrics.jsonl", '{"kind": "train", "st', "line 1 is not JSON"),
-        ("metrics.jsonl", "[1]", "line 1 holds a JSON list"),
-        ("metrics.jsonl", '{"kind": "train"}', "step=None"),
-        ("metrics.jsonl", '{"kind": "train", "step": 1.5}', "step=1.5 is not a whole"),
-        (
-            "metrics.jsonl",
-            '{"kind": "train", "step": 1, "mlm_loss": "low"}',
-            "mlm_loss='low' is not a number",
-        ),
-        (
-            "metrics.jsonl",
-            '{"kind": "train", "step": 1, "mlm_accuracy": 28.7}',
-            "mlm_accuracy=28.7 is not a share",
-        ),
-        ("config.json", "[]", "expected an object"),
-        ("config.json", "\ud800", "not UTF-8"),
-        ("results.json", '{"kind": "pretrain", "eval": 3}', "eval=3 is not an object"),
-        (
-            "results.json",
-            '{"kind": "pretrain", "mask_examples": [{"tokens": [{"text": 1}]}]}',
-            "a token of a mask example",
-        ),
-    ],
-)
-def test_malformed_pretraining_files(
-    tmp_path: Path, pretrain: Path, file: str, text: str, message: str
-) -> None:
-    (pretrain / file).write_bytes(text.encode("utf-8", "surrogatepass"))
-    with pytest.raises(ValueError, match=re.escape(message)) as error:
-        report(tmp_path / "out", pretrain=pretrain)
-    assert str(pretrain / file) in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"confusion": [[1, 2]]}, "expected 2 rows of 2 counts"),
-        ({"confusion": [[1, 2], [3, -4]]}, "expected 2 rows of 2 counts"),
-        ({"labels": [{"a": 1}, 2]}, "expected a list of names"),
-        ({"initial": "magic"}, "initial='magic'"),
-    ],
-)
-def test_malformed_fine_tuning_results(
-    tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
-    results = finetune_results("pretrained", 0.8) | change
-    run = put(tmp_path / "run", FINETUNE_LINES, results)
-    with pytest.raises(ValueError, match=re.escape(message)):
-        report(tmp_path / "out", finetunes=[run])
-
-
-def test_a_failed_write_leaves_the_old_page(
-    tmp_path: Path, pretrain: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    page = report(tmp_path / "out", pretrain=pretrain)[0]
-    before = sorted(page.parent.iterdir())
-
-    def refuse(self: Path, target: Path) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr(Path, "replace", refuse)
-    content = page.read_bytes()
-    with pytest.raises(OSError, match="disk full"):
-        report(tmp_path / "out", pretrain=pretrain, title="Another")
-    assert page.read_bytes() == content
-    assert sorted(page.parent.iterdir()) == before
 
 
 def test_a_share_rounded_above_one_is_one(tmp_path: Path) -> None:

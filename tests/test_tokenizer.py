@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from bert_jax.batch import SpecialIds
-from bert_jax.data import tokenizer as module
+from bert_jax.data import vocabulary as module
 from bert_jax.data.tokenizer import (
     METADATA_FILE,
     WordPieceTokenizer,
     load_tokenizer,
-    train_sentencepiece,
 )
+from bert_jax.data.vocabulary import train_sentencepiece
 
 WORDS = [
     "river",

@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 from bert_jax.config import ModelConfig
 from bert_jax.train.step import TrainState
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 1
 # Fields of ModelConfig that may differ: they do not change what a tensor means.
 TRAINING_ONLY = (
     "dropout_rate",

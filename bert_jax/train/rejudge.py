@@ -34,6 +34,11 @@ def _evaluate_pretraining(
     run: pathlib.Path, data: pathlib.Path | None
 ) -> dict[str, float]:
     cfg = from_json(PretrainConfig, (run / "config.json").read_text())
+    if data is None and cfg.data.dataset is None:
+        raise ValueError(
+            f"{run} was imported and has no data of its own; pass --data DIR, a dataset "
+            f"that `bert-jax prepare --tokenizer {run}/tokenizer` wrote."
+        )
     dataset = open_dataset(data or cfg.data.dataset)
     expected = load_run_tokenizer(run).sha256
     if dataset.tokenizer.sha256 != expected:
@@ -56,6 +61,12 @@ def _evaluate_classifier(
 ) -> dict[str, float]:
     cfg = from_json(FinetuneConfig, (run / "config.json").read_text())
     predictor = Predictor(run, batch_size=cfg.batch_size)
+    if data is None and cfg.task.validation is None:
+        raise ValueError(
+            f"{run} was imported and has no data of its own; pass --data FILE, labelled "
+            f"text with the columns {', '.join(cfg.task.text_columns)} and "
+            f"{cfg.task.label_column}."
+        )
     held_out = load_examples(data or cfg.task.validation, cfg.task)
     encoded = encode_examples(
         predictor.tokenizer,

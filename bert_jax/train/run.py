@@ -16,7 +16,7 @@ from bert_jax.config import ModelConfig
 from bert_jax.data.tokenizer import Tokenizer, load_tokenizer
 from bert_jax.train.checkpoint import Identity
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 1
 # May change between a run and its continuation: they do not touch the numbers.
 _FREE = ("loop", "data.num_threads", "data.dataset", "checkpoint", "task")
 

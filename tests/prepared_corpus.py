@@ -1,0 +1,68 @@
+"""A small corpus with groups, its tokenizer, and how the tests prepare and copy it."""
+
+import json
+import pathlib
+import shutil
+
+import numpy as np
+
+from bert_jax.data.corpus import sentences
+from bert_jax.data.prepare import prepare
+from bert_jax.data.tokenizer import WordPieceTokenizer
+from bert_jax.data.vocabulary import train_sentencepiece
+
+NUM_FILES = 4
+FRACTION = 0.3
+WORDS = ("river", "stone", "window", "garden", "teacher", "letter", "village", "music")
+
+
+def write_corpus(folder: pathlib.Path) -> list[dict]:
+    """Files of 15 documents; three documents, in different files, share a group."""
+    rng = np.random.default_rng(0)
+    records = []
+    for number in range(NUM_FILES):
+        lines = []
+        for n in range(15):
+            text = []
+            for _ in range(rng.integers(1, 12)):
+                words = rng.choice(WORDS, rng.integers(2, 9))
+                endings = rng.choice(["", "s", "ed", "ing"], words.size)
+                words = map("".join, zip(words, endings, strict=True))
+                text.append(" ".join(words).capitalize() + ".")
+            key = f"{number}/{n}"
+            group = f"group {(number * 15 + n) % 20}"
+            lines.append({"text": " ".join(text), "key": key, "group": group})
+        if number == 1:
+            # A zero-width space: text, but no token.
+            lines.append({"text": "\u200b", "key": "nothing", "group": "nothing"})
+        file = folder / f"part-{number}.jsonl"
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        records += lines
+    return records
+
+
+def make_corpus(folder: pathlib.Path) -> tuple[str, list[dict], pathlib.Path]:
+    """(source, its records, a directory with a tokenizer of it)."""
+    records = write_corpus(folder)
+    lines = [x for record in records for x in sentences(record["text"])]
+    tokenizer = train_sentencepiece(lines, vocab_size=44, lowercase=True)
+    tokenizer.save(folder / "tokenizer")
+    return f"files:{folder}/*.jsonl", records, folder / "tokenizer"
+
+
+def prepared(corpus, output, **settings):
+    source, _, tokenizer = corpus
+    settings = {"validation_fraction": FRACTION, "num_workers": 1} | settings
+    return prepare(source, tokenizer, output, **settings)
+
+
+def copy_of(dataset: pathlib.Path, parent: pathlib.Path) -> pathlib.Path:
+    """A copy to damage."""
+    copy = parent / "dataset"
+    shutil.copytree(dataset, copy, ignore=shutil.ignore_patterns("index"))
+    return copy
+
+
+def other_tokenizer() -> WordPieceTokenizer:
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    return WordPieceTokenizer("\n".join(pieces).encode(), lowercase=True)
