@@ -12,13 +12,14 @@ import numpy as np
 
 from bert_jax.batch import ClassifyBatch, PretrainBatch
 from bert_jax.config import MeshConfig, ModelConfig
+from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.exchange.names import Head, Params
 from bert_jax.exchange.portable import whole_directory
 from bert_jax.model import classification, pretraining
 from bert_jax.model.masking import MaskedBatch
 from bert_jax.train import sharding
 from bert_jax.train.checkpoint import tensors_sha256
-from bert_jax.train.initial import LoadedRun, load_params
+from bert_jax.train.initial import load_params
 from bert_jax.train.run import load_results, load_run_tokenizer, write_text
 
 Format = Literal["huggingface", "tensorflow", "onnx", "stablehlo"]
@@ -37,10 +38,19 @@ class Probe(NamedTuple):
     mask: np.ndarray  # int32 [B, T], 1 on real tokens
 
 
+class _Parts(NamedTuple):
+    """What there is of a run to write."""
+
+    model: tuple[ModelConfig, Params, Head, Tokenizer]
+    labels: tuple[str, ...] | None
+    results: dict[str, dict[str, object]]
+    step: int
+
+
 class _Form(NamedTuple):
     """How one format is written and held against ours."""
 
-    write: Callable[..., None]
+    write: Callable[[_Parts, pathlib.Path], None]
     verify: Callable[[pathlib.Path, Head, Probe], float]
     verify_needs: tuple[str, ...]
     """Modules without which the export is written and not compared."""
@@ -91,7 +101,13 @@ def export_run(
     ):
         return f"{directory} holds this export already; {_verdict(earlier, form)}"
     with whole_directory(directory, overwrite=earlier is not None) as partial:
-        form.write(run, loaded, params, head, partial)
+        parts = _Parts(
+            (loaded.info.model, params, head, load_run_tokenizer(run)),
+            loaded.info.labels,
+            _card_results(load_results(run)),
+            loaded.step,
+        )
+        form.write(parts, partial)
         difference = None
         if can_verify:
             ours = probe()
@@ -151,23 +167,11 @@ def make_probe(model: ModelConfig, params: Params, head: Head) -> Probe:
     return Probe(outputs, ids_BT, segments_BT, mask_BT)
 
 
-def _write_huggingface(
-    run: pathlib.Path,
-    loaded: LoadedRun,
-    params: Params,
-    head: Head,
-    directory: pathlib.Path,
-) -> None:
+def _write_huggingface(parts: _Parts, directory: pathlib.Path) -> None:
     from bert_jax.exchange.huggingface import write_huggingface
 
     write_huggingface(
-        loaded.info.model,
-        params,
-        head,
-        load_run_tokenizer(run),
-        directory,
-        labels=loaded.info.labels,
-        results=_card_results(load_results(run)),
+        *parts.model, directory, labels=parts.labels, results=parts.results
     )
 
 
@@ -177,21 +181,12 @@ def _verify_huggingface(directory: pathlib.Path, head: Head, probe: Probe) -> fl
     return verify_huggingface(directory, head, *probe)
 
 
-def _write_tensorflow(
-    run: pathlib.Path,
-    loaded: LoadedRun,
-    params: Params,
-    head: Head,
-    directory: pathlib.Path,
-) -> None:
+def _write_tensorflow(parts: _Parts, directory: pathlib.Path) -> None:
     from bert_jax.exchange.write_google import write_google
 
-    notes = write_google(
-        *(loaded.info.model, params, head, load_run_tokenizer(run), directory),
-        labels=loaded.info.labels,
-        step=loaded.step,
-    )
-    for note in notes:
+    for note in write_google(
+        *parts.model, directory, labels=parts.labels, step=parts.step
+    ):
         print(f"note: {note}")
 
 
@@ -210,19 +205,10 @@ def _verify_tensorflow(directory: pathlib.Path, head: Head, probe: Probe) -> flo
     return max(float(np.abs(ours - theirs).max()) for ours, theirs in gaps)
 
 
-def _write_onnx(
-    run: pathlib.Path,
-    loaded: LoadedRun,
-    params: Params,
-    head: Head,
-    directory: pathlib.Path,
-) -> None:
+def _write_onnx(parts: _Parts, directory: pathlib.Path) -> None:
     from bert_jax.exchange.onnx_graph import write_onnx
 
-    write_onnx(
-        *(loaded.info.model, params, head, load_run_tokenizer(run), directory),
-        labels=loaded.info.labels,
-    )
+    write_onnx(*parts.model, directory, labels=parts.labels)
 
 
 def _verify_onnx(directory: pathlib.Path, head: Head, probe: Probe) -> float:
@@ -231,19 +217,10 @@ def _verify_onnx(directory: pathlib.Path, head: Head, probe: Probe) -> float:
     return verify_onnx(directory, head, *probe)
 
 
-def _write_stablehlo(
-    run: pathlib.Path,
-    loaded: LoadedRun,
-    params: Params,
-    head: Head,
-    directory: pathlib.Path,
-) -> None:
+def _write_stablehlo(parts: _Parts, directory: pathlib.Path) -> None:
     from bert_jax.exchange.stablehlo import write_stablehlo
 
-    write_stablehlo(
-        *(loaded.info.model, params, head, load_run_tokenizer(run), directory),
-        labels=loaded.info.labels,
-    )
+    write_stablehlo(*parts.model, directory, labels=parts.labels)
 
 
 def _verify_stablehlo(directory: pathlib.Path, head: Head, probe: Probe) -> float:

@@ -54,7 +54,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 _RUN = """\
 # Runs the exported model on a text, or two:  python run.py TEXT [TEXT]
-# Needs jax, numpy, safetensors and tokenizers; meta.json says what goes in and out.
+# Needs jax, flatbuffers, safetensors and tokenizers; meta.json says what goes in and out.
 import json, pathlib, sys, jax.export, numpy as np
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
