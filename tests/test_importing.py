@@ -5,6 +5,7 @@ import json
 
 import jax
 import numpy as np
+import optax
 import pytest
 import reference
 from safetensors.numpy import load_file, save_file
@@ -238,3 +239,31 @@ def test_the_architecture_comes_from_the_run_and_the_rest_from_the_config(
     found = architecture_of(tmp_path / "run", given)
     assert found.hidden_size == cfg.hidden_size
     assert (found.dropout_rate, found.remat) == (0.3, "full")
+
+
+def test_adams_slots_are_kept(tf, cfg, params, tokenizer, tmp_path, mesh):
+    """From a TensorFlow checkpoint into the second phase of pretraining."""
+    from bert_jax.exchange.write_google import write_google
+
+    shapes = reference.pretrain_shapes(cfg)
+    moments = tuple(
+        without_padding(cfg, reference.random_params(shapes, seed=n)) for n in (5, 6)
+    )
+    folder = tmp_path / "tf"
+    write_google(
+        *(cfg, params, "pretraining", tokenizer, folder), moments=moments, step=77
+    )
+    result = import_run(folder, tmp_path / "run")
+    assert result.moments
+    assert "with moments" in "\n".join(describe(result))
+    settings = PretrainConfig(
+        model=cfg, checkpoint=tmp_path / "run", data=_data(), moments="keep"
+    )
+    optimizer, abstract = abstract_opt_state(params)
+    start = start_pretraining(settings, tokenizer, mesh, abstract)
+    assert start.origin["step"] == 77
+    assert "at step 77 and the moments" in start.describe()
+    found = with_moments(optimizer.init(params), start.moments)
+    for name, expected in zip(("mu", "nu"), moments, strict=True):
+        slots = optax.tree_utils.tree_get(found, name)
+        jax.tree.map(np.testing.assert_array_equal, slots, expected)
