@@ -274,18 +274,23 @@ def text_head(request) -> TextHead:
     return TextHead(request.param, *made[request.param])
 
 
-ROUTES = pytest.StashKey[dict[str, str]]()
-
-
 @pytest.fixture
 def record_route(request):
     """record_route(route, difference): a line of the table at the end."""
-    found = request.config.stash.setdefault(ROUTES, {})
-    return found.__setitem__
+    # Properties of a test travel from the worker processes; a stash does not.
+    return lambda route, difference: request.node.user_properties.append(
+        ("route", f"| {route} | {difference} |")
+    )
 
 
-def pytest_terminal_summary(terminalreporter, config):
-    if found := config.stash.get(ROUTES, {}):
+def pytest_terminal_summary(terminalreporter):
+    lines = [
+        line
+        for report in terminalreporter.stats.get("passed", ())
+        for name, line in report.user_properties
+        if name == "route" and report.when == "call"
+    ]
+    if lines:
         terminalreporter.section("routes and their largest measured differences")
-        for route, difference in found.items():
-            terminalreporter.write_line(f"| {route} | {difference} |")
+        for line in sorted(lines):
+            terminalreporter.write_line(line)
