@@ -46,6 +46,15 @@ LABELLED = ("classifier", "tokens")
 Run = Callable[[np.ndarray, np.ndarray, np.ndarray], Mapping[str, Any]]
 
 
+def check_pieces(cfg: ModelConfig, tokenizer: Tokenizer) -> None:
+    """Raises ValueError unless there is a piece for every row of the token table."""
+    if tokenizer.vocab_size != cfg.vocab_size:
+        raise ValueError(
+            f"The tokenizer has {tokenizer.vocab_size} pieces, ModelConfig.vocab_size="
+            f"{cfg.vocab_size}; export with the tokenizer of the training run."
+        )
+
+
 def check_parts(
     cfg: ModelConfig,
     params: Params,
@@ -58,11 +67,7 @@ def check_parts(
     Raises:
         ValueError: they do not; the message says which and why.
     """
-    if tokenizer.vocab_size != cfg.vocab_size:
-        raise ValueError(
-            f"The tokenizer has {tokenizer.vocab_size} pieces, ModelConfig.vocab_size="
-            f"{cfg.vocab_size}; export with the tokenizer of the training run."
-        )
+    check_pieces(cfg, tokenizer)
     if head not in LABELLED:
         if labels is not None:
             raise ValueError(

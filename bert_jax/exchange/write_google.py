@@ -23,7 +23,7 @@ from bert_jax.exchange.google import (
 )
 from bert_jax.exchange.google_variables import STEP
 from bert_jax.exchange.names import Head, Params, Tensors, to_tensors
-from bert_jax.exchange.portable import whole_directory
+from bert_jax.exchange.portable import check_pieces, whole_directory
 
 
 def google_variables(
@@ -87,11 +87,7 @@ def write_google(
         ValueError: TensorFlow is missing, the directory is taken, the parts do not fit
             each other, or Google's code cannot compute this model.
     """
-    if tokenizer.vocab_size != cfg.vocab_size:
-        raise ValueError(
-            f"The tokenizer has {tokenizer.vocab_size} pieces, ModelConfig.vocab_size="
-            f"{cfg.vocab_size}; export with the tokenizer of the training run."
-        )
+    check_pieces(cfg, tokenizer)
     config = config_to_google(cfg)
     variables = google_variables(cfg, params, head, moments=moments, step=step)
     _check_labels(variables, head, labels)
