@@ -7,17 +7,7 @@ and Schuetzenberger 1962), so putting such neighbours in order, shortest first, 
 a function of the pieces, and an exported tokenizer can give the same.
 """
 
-import importlib
 from collections.abc import Collection, Sequence
-from typing import Any
-
-
-def is_unigram(model: bytes) -> bool:
-    """Whether a serialised SentencePiece model chooses segmentations by score."""
-    # Generated code, whose names no type checker sees.
-    messages: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
-    proto = messages.ModelProto.FromString(model)
-    return bool(proto.trainer_spec.model_type == messages.TrainerSpec.UNIGRAM)
 
 
 class Powers:

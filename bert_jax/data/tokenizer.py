@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from bert_jax.batch import SpecialIds
-from bert_jax.data.ties import Powers, is_unigram
+from bert_jax.data.sentencepiece_model import is_unigram, parse_model
+from bert_jax.data.ties import Powers
 
 FORMAT_VERSION = 1
 METADATA_FILE = "bert_jax_tokenizer.json"
@@ -147,7 +148,8 @@ class SentencePieceTokenizer(Tokenizer):
         pieces = [self._processor.id_to_piece(index) for index in range(size)]
         super().__init__(pieces, lowercase, model)
         # Merges know no ties of scores.
-        self._powers = Powers(pieces, self._special_ids) if is_unigram(model) else None
+        ties = is_unigram(parse_model(model))
+        self._powers = Powers(pieces, self._special_ids) if ties else None
         for index in self._special_ids - {self.special.unk}:
             if not self._processor.is_control(index):
                 raise ValueError(

@@ -1,11 +1,11 @@
 """The tokenizer of a Hugging Face directory, or why its ids would not be ours."""
 
-import importlib
 import json
 import pathlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from bert_jax.data.sentencepiece_model import parse_model
 from bert_jax.data.tokenizer import (
     SPECIAL_PIECES,
     WORDPIECE_MAX_CHARS_PER_WORD,
@@ -136,12 +136,10 @@ def _check_added(path: pathlib.Path, added: Iterable[str]) -> None:
 
 
 def _sentencepiece_folding(path: pathlib.Path) -> bool | None:
-    # Generated code, whose names no type checker sees.
-    messages: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
     try:
-        proto = messages.ModelProto.FromString(path.read_bytes())
-    except Exception as error:  # of protobuf, which is not imported for its name
-        raise ValueError(f"{path} is damaged ({error}); fetch it again.") from error
+        proto = parse_model(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error} Fetch it again.") from error
     return _FOLDING.get(proto.normalizer_spec.name)
 
 

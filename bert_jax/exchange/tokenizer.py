@@ -14,11 +14,11 @@ Where the exported tokenizer differs, knowingly:
 - SentencePiece BPE breaks ties between equal merges by position, `tokenizers` by rank.
 """
 
-import importlib
 import json
 import pathlib
 from typing import TYPE_CHECKING, Any
 
+from bert_jax.data.sentencepiece_model import is_unigram, parse_model
 from bert_jax.data.tokenizer import (
     SPECIAL_PIECES,
     SentencePieceTokenizer,
@@ -131,10 +131,8 @@ def _from_sentencepiece(tokenizer: SentencePieceTokenizer) -> "FastTokenizer":
     from tokenizers import Regex, decoders, normalizers, pre_tokenizers
     from tokenizers import Tokenizer as FastTokenizer
 
-    # Generated code, whose names no type checker sees.
-    messages: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
-    proto = messages.ModelProto.FromString(tokenizer.model)
-    if proto.trainer_spec.model_type == messages.TrainerSpec.UNIGRAM:
+    proto = parse_model(tokenizer.model)
+    if is_unigram(proto):
         fast = FastTokenizer(_unigram(proto, tokenizer))
     else:
         fast = FastTokenizer(_bpe(proto))
