@@ -1,6 +1,6 @@
 """`bert-jax COMMAND`: reads the command line, calls one function, words the errors.
 
-The commands themselves stand in `commands.py`.
+The commands themselves stand in `commands/`.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from bert_jax import commands
+from bert_jax.commands import data, handover, training
 from bert_jax.config import FinetuneConfig, PretrainConfig
 from bert_jax.quickstart import Size, quickstart
 
@@ -65,18 +65,18 @@ class Quickstart:
 
 COMMANDS: dict[str, Any] = {
     "quickstart": Quickstart,
-    "corpus": commands.Corpus,
-    "tokenizer": commands.TrainTokenizer,
-    "prepare": commands.Prepare,
-    "inspect": commands.Inspect,
-    "pretrain": commands.Pretrain,
-    "finetune": commands.Finetune,
-    "baselines": commands.Baselines,
-    "evaluate": commands.Evaluate,
-    "predict": commands.Predict,
-    "import": commands.Import,
-    "export": commands.Export,
-    "report": commands.Report,
+    "corpus": data.Corpus,
+    "tokenizer": data.TrainTokenizer,
+    "prepare": data.Prepare,
+    "inspect": data.Inspect,
+    "pretrain": training.Pretrain,
+    "finetune": training.Finetune,
+    "baselines": training.Baselines,
+    "evaluate": training.Evaluate,
+    "predict": training.Predict,
+    "import": handover.Import,
+    "export": handover.Export,
+    "report": handover.Report,
 }
 
 

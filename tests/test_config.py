@@ -21,9 +21,8 @@ from bert_jax.config import (
     OptimizerConfig,
     PretrainConfig,
     TaskConfig,
-    from_json,
-    to_json,
 )
+from bert_jax.config_json import from_json, to_json
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 

@@ -10,7 +10,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from bert_jax.config import ModelConfig, from_json
+from bert_jax.config import ModelConfig
+from bert_jax.config_json import from_json
 
 CONFIG_FILE = "bert_config.json"
 VOCAB_FILE = "vocab.txt"

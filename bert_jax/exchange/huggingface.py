@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bert_jax.config import ModelConfig, from_json
+from bert_jax.config import ModelConfig
+from bert_jax.config_json import from_json
 from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.exchange.names import Head, Params, to_tensors
 from bert_jax.exchange.portable import LABELLED, check_parts, whole_directory

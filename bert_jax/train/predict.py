@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from bert_jax.config import FinetuneConfig, MeshConfig, from_json
+from bert_jax.config import FinetuneConfig, MeshConfig
+from bert_jax.config_json import from_json
 from bert_jax.data.tasks import EncodedExamples, Text, encode_examples
 from bert_jax.train import sharding
 from bert_jax.train.finetune import Classifier

@@ -2,7 +2,8 @@
 
 import pathlib
 
-from bert_jax.config import FinetuneConfig, PretrainConfig, from_json
+from bert_jax.config import FinetuneConfig, PretrainConfig
+from bert_jax.config_json import from_json
 from bert_jax.data.dataset import open_dataset
 from bert_jax.data.loader import PretrainRows
 from bert_jax.data.tasks import encode_examples, label_numbers, load_examples

@@ -11,7 +11,7 @@ import os
 import pathlib
 from typing import Any
 
-from bert_jax import config as configs
+from bert_jax import config_json
 from bert_jax.config import ModelConfig
 from bert_jax.data.tokenizer import Tokenizer, load_tokenizer
 from bert_jax.train.checkpoint import Identity
@@ -52,7 +52,7 @@ def start_run(
     Raises:
         ValueError: the directory holds another run, or something else.
     """
-    text = configs.to_json(config)
+    text = config_json.to_json(config)
     if (run / "run.json").exists():
         before = json.loads((run / "config.json").read_text())
         changed = _differences(before, json.loads(text))
@@ -76,7 +76,7 @@ def start_run(
     run.mkdir(parents=True, exist_ok=True)
     tokenizer.save(run / "tokenizer")
     write_text(run / "config.json", text)
-    write_text(run / "run.json", configs.to_json(info))
+    write_text(run / "run.json", config_json.to_json(info))
 
 
 def load_run(run: pathlib.Path, kind: str | None = None) -> RunInfo:
@@ -100,7 +100,7 @@ def load_run(run: pathlib.Path, kind: str | None = None) -> RunInfo:
         )
     info = RunInfo(
         kind=raw["kind"],
-        model=configs.from_json(ModelConfig, json.dumps(raw["model"])),
+        model=config_json.from_json(ModelConfig, json.dumps(raw["model"])),
         tokenizer_sha256=raw["tokenizer_sha256"],
         data=raw["data"],
         labels=None if raw["labels"] is None else tuple(raw["labels"]),

@@ -1,0 +1,92 @@
+"""Commands about imports, exports and reports."""
+
+import dataclasses
+import pathlib
+from typing import Annotated, Literal
+
+import tyro
+
+from bert_jax.commands.shared import RunDir
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Import:
+    """Brings a published BERT in, from Hugging Face or Google, as a run directory."""
+
+    source: Annotated[pathlib.Path, tyro.conf.Positional]
+    """Hugging Face directory, Google directory, or prefix of a TensorFlow checkpoint
+    (extra tf)."""
+    output: Annotated[pathlib.Path, tyro.conf.Positional]
+    """Run directory to write: for --checkpoint of pretrain and finetune, for export."""
+    lowercase: bool | None = None
+    """Casing of the vocabulary, where the source does not say."""
+    encoder_only: bool = False
+    """Of a classifier, make a pretraining run instead of a fine-tuned one."""
+    allow_incomplete: bool = False
+    """Draw missing parts of the encoder afresh instead of refusing."""
+    num_texts: Literal[1, 2] = 1
+    """2 for a classifier of pairs of texts."""
+    seed: int = 0
+    """Of what is drawn."""
+
+    def run(self) -> None:
+        from bert_jax.exchange.importing import describe, import_run
+
+        imported = import_run(
+            self.source,
+            self.output,
+            lowercase=self.lowercase,
+            encoder_only=self.encoder_only,
+            allow_incomplete=self.allow_incomplete,
+            num_texts=self.num_texts,
+            seed=self.seed,
+        )
+        for line in describe(imported):
+            print(line)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Export:
+    """Writes a run's newest checkpoint in the form of another library."""
+
+    run_dir: RunDir
+    """Run directory of `pretrain`, `finetune` or `import`."""
+    to: Literal["huggingface", "tensorflow", "onnx", "stablehlo"] = "huggingface"
+    """tensorflow: a TF1 checkpoint with Google's names (extra tf); onnx: a graph with
+    free batch and length (extra onnx); stablehlo: for CPU, CUDA and TPU."""
+    output: pathlib.Path
+    """Directory to write; loaded back and compared where the library is installed."""
+    mlm_only: bool = False
+    """Of a pretraining run, a BertForMaskedLM without pooler and next-sentence head,
+    which transformers' fill-mask pipeline loads without a remark."""
+
+    def run(self) -> None:
+        from bert_jax.exchange.export import export_run
+
+        print(export_run(self.run_dir, self.output, self.to, mlm_only=self.mlm_only))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """Writes one self-contained HTML page, and PNGs, about one or more runs."""
+
+    output: pathlib.Path
+    pretrain: pathlib.Path | None = None
+    """Run directory of `pretrain`."""
+    finetune: tuple[pathlib.Path, ...] = ()
+    """Run directories of `finetune`."""
+    baselines: pathlib.Path | None = None
+    """Directory written by `bert-jax baselines`."""
+    title: str = "A BERT of your own"
+
+    def run(self) -> None:
+        from bert_jax.report.page import write_report
+
+        written = write_report(
+            self.output,
+            pretrain=self.pretrain,
+            finetunes=self.finetune,
+            baselines=self.baselines,
+            title=self.title,
+        )
+        print(f"{written[0]} and {len(written) - 1} pictures")

@@ -1,0 +1,37 @@
+"""What several commands share: a progress bar, and their flags as a dict."""
+
+import dataclasses
+import pathlib
+from typing import Annotated, Any
+
+import tyro
+
+RunDir = Annotated[pathlib.Path, tyro.conf.Positional, tyro.conf.arg(name="run")]
+
+
+def fields(command: Any) -> dict[str, Any]:
+    return {f.name: getattr(command, f.name) for f in dataclasses.fields(command)}
+
+
+class Bar:
+    """A tqdm bar behind the (done, total) callback that the library takes."""
+
+    def __init__(self, what: str, *, unit_scale: bool = True) -> None:
+        import tqdm
+
+        self._bar: Any = tqdm.tqdm(
+            desc=what,
+            unit="B" if unit_scale else "",
+            unit_scale=unit_scale,
+            mininterval=1.0,
+        )
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._bar.close()
+
+    def update(self, done: int, total: int) -> None:
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)

@@ -1,0 +1,107 @@
+"""Commands about pretraining, fine-tuning and what they are worth."""
+
+import dataclasses
+import pathlib
+import sys
+from typing import Annotated
+
+import tyro
+
+from bert_jax.commands.shared import RunDir
+from bert_jax.config import (
+    FinetuneConfig,
+    PretrainConfig,
+    TaskConfig,
+)
+
+Inline = tyro.conf.arg(name="")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pretrain:
+    """Pretrains a BERT with MLM + NSP, or goes on with a run that was stopped."""
+
+    config_file: Annotated[str, tyro.conf.arg(name="config")] = "bert_base"
+    """Python file with get_config(), or the bare name of a shipped one."""
+    workdir: pathlib.Path
+    """Run directory; the same command goes on where it stopped."""
+    settings: Annotated[PretrainConfig, Inline] = PretrainConfig()
+
+    def run(self) -> None:
+        from bert_jax.train.pretrain import pretrain
+
+        pretrain(self.settings, self.workdir)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finetune:
+    """Fine-tunes a classifier from a pretraining run."""
+
+    config_file: Annotated[str, tyro.conf.arg(name="config")] = "finetune_classify"
+    """Python file with get_config(), or the bare name of a shipped one."""
+    workdir: pathlib.Path
+    """Run directory; the same command goes on where it stopped."""
+    settings: Annotated[FinetuneConfig, Inline] = FinetuneConfig()
+
+    def run(self) -> None:
+        from bert_jax.train.finetune import finetune
+
+        finetune(self.settings, self.workdir)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Baselines:
+    """Scores the majority class and TF-IDF + logistic regression on a task."""
+
+    task: TaskConfig = TaskConfig()
+    output: pathlib.Path
+
+    def run(self) -> None:
+        from bert_jax.train.baselines import baselines
+
+        results = baselines(self.task, self.output)
+        for name in ("majority", "tfidf_logistic_regression"):
+            scores = results[name]
+            print(
+                f"{name}: accuracy {scores['accuracy']:.1%}, macro-F1 "
+                f"{scores['macro_f1']:.3f}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Judges a run's newest checkpoint on held-out data."""
+
+    run_dir: RunDir
+    """Run directory of `pretrain` or `finetune`."""
+    data: pathlib.Path | None = None
+    """Another prepared dataset, or another labelled file; by default the run's own."""
+
+    def run(self) -> None:
+        from bert_jax.train.rejudge import evaluate_run
+
+        for name, value in evaluate_run(self.run_dir, self.data).items():
+            print(f"{name}: {value:.6g}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Predict:
+    """Labels texts with a fine-tuned run; without texts, reads lines of stdin."""
+
+    run_dir: RunDir
+    """Run directory of `finetune`."""
+    texts: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """One argument a text; a pair task takes A and B with a tab between."""
+    top: int = 3
+    """Labels to show, the likeliest first."""
+
+    def run(self) -> None:
+        from bert_jax.train.predict import Predictor
+
+        texts = self.texts or tuple(line.rstrip("\n") for line in sys.stdin)
+        predictor = Predictor(self.run_dir)
+        probs = predictor([tuple(text.split("\t")) for text in texts])
+        for text, row in zip(texts, probs, strict=True):
+            best = row.argsort()[::-1][: self.top]
+            shown = "  ".join(f"{predictor.labels[i]} {row[i]:.1%}" for i in best)
+            print(f"{shown}  |  {text}")

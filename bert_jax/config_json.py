@@ -1,0 +1,72 @@
+"""Configs as JSON and back; `to_json` and `from_json` are exact inverses."""
+
+import dataclasses
+import difflib
+import json
+import pathlib
+import types
+import typing
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
+
+
+def to_json(config: Any) -> str:
+    """The whole config as indented JSON; paths become strings."""
+
+    def plain(value: Any) -> Any:
+        return str(value) if isinstance(value, pathlib.PurePath) else value
+
+    return json.dumps(dataclasses.asdict(config), indent=2, default=plain) + "\n"
+
+
+def from_json(cls: type[T], text: str) -> T:
+    """Reads what `to_json` wrote.
+
+    Raises:
+        ValueError: a field is unknown, missing a dataclass, or has a refused value.
+    """
+    return _build(cls, json.loads(text), cls.__name__)
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        if not isinstance(value, dict):
+            raise ValueError(f"{where}: expected a table of fields, got {value!r}.")
+        for name in value:
+            if name not in hints:
+                close = difflib.get_close_matches(name, hints, n=1)
+                hint = f" Did you mean {close[0]!r}?" if close else ""
+                raise ValueError(f"{where} has no field {name!r}.{hint}")
+        fields = {
+            name: _build(hints[name], item, f"{where}.{name}")
+            for name, item in value.items()
+        }
+        return typing.cast(Any, kind)(**fields)
+    origin = typing.get_origin(kind)
+    if origin is types.UnionType:
+        if value is None:
+            return None
+        kind = next(a for a in typing.get_args(kind) if a is not types.NoneType)
+        return _build(kind, value, where)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{where}={value!r} is not a list.")
+        item = typing.get_args(kind)[0]
+        return tuple(_build(item, x, f"{where}[{n}]") for n, x in enumerate(value))
+    if origin is Literal:
+        if value not in typing.get_args(kind):
+            raise ValueError(
+                f"{where}={value!r} is not one of {typing.get_args(kind)}."
+            )
+        return value
+    if kind is pathlib.Path and isinstance(value, str):
+        return pathlib.Path(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(
+            f"{where}={value!r} is a {type(value).__name__}; expected {kind.__name__}."
+        )
+    return value
