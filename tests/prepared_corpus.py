@@ -56,6 +56,16 @@ def prepared(corpus, output, **settings):
     return prepare(source, tokenizer, output, **settings)
 
 
+def contents(directory: pathlib.Path) -> dict[str, bytes]:
+    """Every file of a dataset but what is laid out beside it for training."""
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in files
+        if path.relative_to(directory).parts[0] != "index"
+    }
+
+
 def copy_of(dataset: pathlib.Path, parent: pathlib.Path) -> pathlib.Path:
     """A copy to damage."""
     copy = parent / "dataset"

@@ -15,7 +15,8 @@ import numpy as np
 
 from bert_jax.data.pairs import TokenStore
 from bert_jax.data.prepare import FORMAT_VERSION, MANIFEST, TOKENIZER
-from bert_jax.data.shards import SPLITS, file_sha256, token_dtype
+from bert_jax.data.records import SPLITS, token_dtype
+from bert_jax.data.shards import file_sha256
 from bert_jax.data.tokenizer import Tokenizer, load_tokenizer
 
 _RECORDS_AT_ONCE = 1_000

@@ -6,31 +6,38 @@ and names every file with its hash; without it the directory is unfinished work 
 the same command goes on with.
 """
 
-import concurrent.futures
+import dataclasses
 import json
-import multiprocessing
-import os
 import pathlib
+import shutil
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from bert_jax.data.corpus import Unit, open_source
+from bert_jax.data import audit
+from bert_jax.data.duplicates import Duplicates, find_duplicates
+from bert_jax.data.fingerprints import save_array
+from bert_jax.data.locking import locked
+from bert_jax.data.metadata import write_tfds_metadata
+from bert_jax.data.pool import run_jobs
+from bert_jax.data.records import SPLITS
 from bert_jax.data.shards import (
-    DATASET_NAME,
-    SPLITS,
     ShardJob,
-    features,
+    write_fingerprints,
     write_shard,
     write_text_atomically,
 )
-from bert_jax.data.tokenizer import load_tokenizer
+from bert_jax.data.sources import Source, Unit, divide, open_source
+from bert_jax.data.tokenizer import Tokenizer, load_tokenizer
+from bert_jax.prepare_config import DEFAULT_OPTIONS, PrepareOptions
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer"
 PLAN = "plan.json"
+# A source smaller than this a shard gets fewer shards.
+_MIN_SHARD_BYTES = 1 << 20
 
 Progress = Callable[[int, int], None]
 
@@ -39,10 +46,9 @@ def prepare(
     source: str,
     tokenizer: pathlib.Path,
     output: pathlib.Path,
+    options: PrepareOptions = DEFAULT_OPTIONS,
     *,
-    validation_fraction: float = 0.05,
-    language: str = "en",
-    num_shards: int = 64,
+    strict: bool = False,
     num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -52,73 +58,86 @@ def prepare(
         source: as `open_source` takes it.
         tokenizer: directory of a saved tokenizer.
         output: directory of the dataset; unfinished work there is gone on with.
-        validation_fraction: share of document groups held out, in (0, 1).
-        language: of the sentence splitter, an ISO 639-1 code.
-        num_shards: at most; a unit of the source is never divided.
-        num_workers: processes; all cores when `None`.
-        progress: called with (bytes of source done, bytes in all).
+        options: what decides the content.
+        strict: refuse a corpus in which the audit finds what would spoil training.
+        num_workers: processes; all cores when `None`. The result does not depend on it.
+        progress: called with (bytes of source done, bytes in all); twice over when
+            duplicates are dropped, for they are looked for first.
 
     Returns:
         The manifest.
 
     Raises:
-        ValueError: the directory holds a dataset of other settings, or a split came
-            out empty.
+        ValueError: the directory holds a dataset of other settings, a split came out
+            empty, or `strict` and the audit found something.
     """
-    if not 0.0 < validation_fraction < 1.0:
-        raise ValueError(
-            f"validation_fraction={validation_fraction} is not in (0, 1); without "
-            "held-out documents the run could not be judged."
-        )
     opened = open_source(source)
     loaded = load_tokenizer(tokenizer)
-    groups = _divide(opened.units, num_shards)
-    plan = {
-        "format_version": FORMAT_VERSION,
-        "source": source,
-        "units": [f"{unit.name} {unit.size_bytes}" for unit in opened.units],
-        "tokenizer_sha256": loaded.sha256,
-        "validation_fraction": validation_fraction,
-        "language": language,
-        "num_shards": len(groups),
-    }
-    _begin(output, plan)
-    if (output / MANIFEST).exists():
-        return json.loads((output / MANIFEST).read_text())
-    loaded.save(output / TOKENIZER)
-    jobs = [
-        ShardJob(
-            output=output,
-            tokenizer=output / TOKENIZER,
-            units=units,
-            index=index,
-            num_shards=len(groups),
-            validation_fraction=validation_fraction,
-            language=language,
-        )
-        for index, units in enumerate(groups)
-    ]
-    stats = _write_shards(jobs, num_workers, progress)
-    manifest = _manifest(plan, jobs, stats, loaded.kind, loaded.vocab_size)
-    _write_tfds_metadata(output, jobs, stats, loaded.vocab_size)
-    write_text_atomically(output / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    plan = make_plan(opened, loaded, options)
+    begin(output, plan)
+    with locked(output):
+        if not (output / MANIFEST).exists():
+            loaded.save(output / TOKENIZER)
+            _write(opened, loaded, output, options, plan, strict, num_workers, progress)
+        manifest = json.loads((output / MANIFEST).read_text())
+    if strict:
+        refuse_problems(manifest, output)
     return manifest
 
 
-def _divide(units: tuple[Unit, ...], num_shards: int) -> list[tuple[Unit, ...]]:
-    """Neighbouring units in at most `num_shards` groups of about equal bytes."""
-    num_groups = min(num_shards, len(units))
-    sizes = np.cumsum([max(unit.size_bytes, 1) for unit in units])
-    # The middle of each unit decides; a big one may leave a group empty.
-    middle = sizes - np.diff(sizes, prepend=0) / 2
-    group_of = (middle / sizes[-1] * num_groups).astype(int)
-    groups: list[list[Unit]] = [[] for _ in range(num_groups)]
-    for unit, group in zip(units, group_of, strict=True):
-        groups[group].append(unit)
-    return [tuple(group) for group in groups if group]
+def _write(
+    opened: Source,
+    loaded: Tokenizer,
+    output: pathlib.Path,
+    options: PrepareOptions,
+    plan: dict[str, Any],
+    strict: bool,
+    num_workers: int | None,
+    progress: Progress | None,
+) -> None:
+    """All of the work between a plan and a manifest."""
+    shutil.rmtree(output / "unfinished", ignore_errors=True)
+    target = max(opened.size_bytes // options.num_shards, _MIN_SHARD_BYTES)
+    units = divide(opened, target, output / "unpacked")
+    jobs = make_jobs(units, loaded, output, options)
+    drop = options.duplicates == "drop"
+    total = sum(job.size_bytes for job in jobs) * (1 + drop)
+    tell = progress or (lambda done, total: None)
+    tell(0, total)
+    if drop:
+        run_jobs(
+            write_fingerprints,
+            jobs,
+            num_workers=num_workers,
+            report=lambda done: tell(done, total),
+        )
+        _choose_what_to_drop(jobs, compare(jobs, options))
+    read_before = total - sum(job.size_bytes for job in jobs)
+    results = run_jobs(
+        write_shard,
+        jobs,
+        num_workers=num_workers,
+        report=lambda done: tell(read_before + done, total),
+    )
+    finish(output, jobs, results, loaded, options, plan, strict=strict)
+    shutil.rmtree(output / "unpacked", ignore_errors=True)
+    shutil.rmtree(output / "unfinished", ignore_errors=True)
 
 
-def _begin(output: pathlib.Path, plan: dict[str, Any]) -> None:
+def make_plan(
+    source: Source, tokenizer: Tokenizer, options: PrepareOptions
+) -> dict[str, Any]:
+    """All that decides a dataset, as JSON; two runs with equal plans write one thing."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "source": source.spec,
+        "units": [f"{unit.name} {unit.size_bytes}" for unit in source.units],
+        "tokenizer_sha256": tokenizer.sha256,
+        **dataclasses.asdict(options),
+    }
+
+
+def begin(output: pathlib.Path, plan: dict[str, Any]) -> None:
     """Records the plan, or checks that the directory was begun with the same one."""
     path = output / PLAN
     if path.exists():
@@ -139,107 +158,141 @@ def _begin(output: pathlib.Path, plan: dict[str, Any]) -> None:
     write_text_atomically(path, json.dumps(plan, indent=2) + "\n")
 
 
-def _write_shards(
-    jobs: list[ShardJob], num_workers: int | None, progress: Progress | None
-) -> list[dict[str, Any]]:
-    size_of = [sum(unit.size_bytes for unit in job.units) for job in jobs]
-    total = sum(size_of)
-    report = progress or (lambda done, total: None)
-    report(0, total)
-    done = 0
-    stats: list[dict[str, Any]] = [{} for _ in jobs]
-    with concurrent.futures.ProcessPoolExecutor(
-        max_workers=num_workers or os.cpu_count(),
-        # Threads of the parent (JAX, TensorStore) make a fork unsafe.
-        mp_context=multiprocessing.get_context("spawn"),
-    ) as pool:
-        futures = {pool.submit(write_shard, job): job.index for job in jobs}
-        try:
-            for future in concurrent.futures.as_completed(futures):
-                index = futures[future]
-                stats[index] = future.result()
-                done += size_of[index]
-                report(done, total)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return stats
+def make_jobs(
+    units: tuple[Unit, ...],
+    tokenizer: Tokenizer,
+    output: pathlib.Path,
+    options: PrepareOptions,
+) -> list[ShardJob]:
+    """One a shard, in the order of the source."""
+    groups = _group(units, options.num_shards)
+    return [
+        ShardJob(
+            output=output,
+            tokenizer_sha256=tokenizer.sha256,
+            units=group,
+            index=index,
+            num_shards=len(groups),
+            validation_fraction=options.validation_fraction,
+            language=options.language,
+            read=options.read,
+            near=options.near_threshold > 0.0,
+            drop=options.duplicates == "drop",
+        )
+        for index, group in enumerate(groups)
+    ]
 
 
-def _manifest(
-    plan: dict[str, Any],
+def _group(units: tuple[Unit, ...], num_shards: int) -> list[tuple[Unit, ...]]:
+    """Neighbouring units in at most `num_shards` groups of about equal bytes."""
+    num_groups = min(num_shards, len(units))
+    sizes = np.cumsum([max(unit.size_bytes, 1) for unit in units])
+    # The middle of each unit decides; a big one may leave a group empty.
+    middle = sizes - np.diff(sizes, prepend=0) / 2
+    group_of = (middle / sizes[-1] * num_groups).astype(int)
+    groups: list[list[Unit]] = [[] for _ in range(num_groups)]
+    for unit, group in zip(units, group_of, strict=True):
+        groups[group].append(unit)
+    return [tuple(group) for group in groups if group]
+
+
+def compare(jobs: list[ShardJob], options: PrepareOptions) -> Duplicates:
+    """Looks for copies among the documents of all shards."""
+    return find_duplicates(
+        [job.part("hashes.npy") for job in jobs],
+        np.concatenate([_load(job, "held_out") for job in jobs]),
+        [job.part("signatures.npy") for job in jobs],
+        threshold=options.near_threshold,
+    )
+
+
+def _choose_what_to_drop(jobs: list[ShardJob], copies: Duplicates) -> None:
+    first = 0
+    for job in jobs:
+        count = _load(job, "held_out").size
+        mine = (copies.exact | copies.near)[first : first + count]
+        # Written anew each time: it follows from the fingerprints.
+        job.scratch.mkdir(parents=True, exist_ok=True)
+        save_array(job.scratch / "drop.npy", np.flatnonzero(mine))
+        (job.scratch / "drop.npy").replace(job.part("drop.npy"))
+        first += count
+
+
+def _load(job: ShardJob, name: str) -> np.ndarray:
+    return np.load(job.part(f"{name}.npy"), allow_pickle=False)
+
+
+def finish(
+    output: pathlib.Path,
     jobs: list[ShardJob],
-    stats: list[dict[str, Any]],
-    tokenizer_kind: str,
-    vocab_size: int,
-) -> dict[str, Any]:
-    counts = sum(np.load(job.counts_path, allow_pickle=False) for job in jobs)
-    splits: dict[str, dict[str, Any]] = {}
+    results: list[dict[str, Any]],
+    tokenizer: Tokenizer,
+    options: PrepareOptions,
+    plan: dict[str, Any],
+    *,
+    strict: bool,
+) -> None:
+    """Judges finished shards, and writes what makes them a dataset."""
+    merged = audit.merge(results)
+    splits = merged.pop("splits")
+    counts = np.sum([_load(job, "counts") for job in jobs], axis=0)
     for number, split in enumerate(SPLITS):
-        names = ("documents", "sentences", "tokens", "bytes")
-        total = {name: sum(s["splits"][split][name] for s in stats) for name in names}
-        if not total["documents"]:
+        if not splits[split]["documents"]:
             raise ValueError(
                 f"The {split} split is empty: {plan['source']} has too few documents "
-                f"for validation_fraction={plan['validation_fraction']}; add text or "
+                f"for validation_fraction={options.validation_fraction}; add text or "
                 "change the fraction."
             )
-        splits[split] = {**total, "unigram_entropy": unigram_entropy(counts[number])}
-    read: dict[str, int] = {}
-    for name in stats[0]["read"]:
-        read[name] = sum(s["read"][name] for s in stats)
-    return {
+        splits[split]["unigram_entropy"] = unigram_entropy(counts[number])
+    copies = compare(jobs, options)
+    manifest = {
         "format_version": FORMAT_VERSION,
         "source": plan["source"],
-        "language": plan["language"],
-        "validation_fraction": plan["validation_fraction"],
+        "options": dataclasses.asdict(options),
         "tokenizer": {
-            "kind": tokenizer_kind,
-            "sha256": plan["tokenizer_sha256"],
-            "vocab_size": vocab_size,
+            "kind": tokenizer.kind,
+            "lowercase": tokenizer.lowercase,
+            "sha256": tokenizer.sha256,
+            "vocab_size": tokenizer.vocab_size,
         },
         "splits": splits,
-        "read": read,
-        "empty_documents": sum(s["empty_documents"] for s in stats),
-        "sha256": {name: h for s in stats for name, h in s["sha256"].items()},
+        "read": {
+            name: sum(result["read"][name] for result in results)
+            for name in results[0]["read"]
+        },
+        "audit": {
+            "unk_share": float(counts[:, tokenizer.special.unk].sum() / counts.sum()),
+            **merged,
+            "duplicates": {
+                "exact": int(copies.exact.sum()),
+                "near": int(copies.near.sum()),
+                "leaked": copies.num_leaked,
+                "dropped": options.duplicates == "drop",
+            },
+        },
+        "sha256": {name: h for r in results for name, h in r["sha256"].items()},
     }
+    if strict:
+        refuse_problems(manifest, output)
+    shard_lengths = {
+        split: [r["splits"][split]["documents"] for r in results] for split in SPLITS
+    }
+    write_tfds_metadata(output, tokenizer.vocab_size, shard_lengths)
+    write_text_atomically(output / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+
+
+def refuse_problems(manifest: dict[str, Any], output: pathlib.Path) -> None:
+    """Raises ValueError with everything that the audit finds wrong."""
+    if found := audit.problems(manifest):
+        listed = "\n".join(f"  - {problem}" for problem in found)
+        raise ValueError(
+            f"--strict: the audit of {output} found what would spoil training:\n"
+            f"{listed}\nMend the source, or leave --strict out to take it as it is; "
+            "finished shards are kept."
+        )
 
 
 def unigram_entropy(counts: np.ndarray) -> float:
     """Entropy of the token frequencies in nats: what is known without any context."""
     share = counts[counts > 0] / counts.sum()
     return float(-(share * np.log(share)).sum())
-
-
-def _write_tfds_metadata(
-    output: pathlib.Path,
-    jobs: list[ShardJob],
-    stats: list[dict[str, Any]],
-    vocab_size: int,
-) -> None:
-    import tensorflow_datasets as tfds
-
-    template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-    infos = [
-        tfds.core.SplitInfo(
-            name=split,
-            shard_lengths=[s["splits"][split]["documents"] for s in stats],
-            num_bytes=sum(job.path(split).stat().st_size for job in jobs),
-            filename_template=tfds.core.ShardedFileTemplate(
-                template=template,
-                dataset_name=DATASET_NAME,
-                data_dir=str(output),
-                filetype_suffix="array_record",
-                split=split,
-            ),
-        )
-        for split in SPLITS
-    ]
-    tfds.folder_dataset.write_metadata(
-        data_dir=str(output),
-        features=features(vocab_size),
-        split_infos=infos,
-        filename_template=template,
-        check_data=False,
-        description="Tokenised documents with the bounds of their sentences.",
-    )

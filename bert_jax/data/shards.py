@@ -1,45 +1,55 @@
 """One shard of a prepared dataset: documents in, two finished ArrayRecord files out.
 
-A shard is a pure function of its units of the source, so any number of worker
-processes writes the same bytes, and a shard that is there is never written again.
+A shard is a pure function of its job, so any number of worker processes writes the
+same bytes, and a shard that is there is never written again.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
-from bert_jax.data.corpus import (
-    Document,
-    ReadStats,
-    Unit,
-    read_unit,
-    sentences,
-    validation_group,
+from bert_jax.data.audit import ShardAudit
+from bert_jax.data.fingerprints import Fingerprints, save_array
+from bert_jax.data.reading import Document, ReadOptions, ReadStats, read_unit
+from bert_jax.data.records import (
+    DATASET_NAME,
+    SPLITS,
+    TokenizedDocument,
+    record_serializer,
+    tokenize,
 )
+from bert_jax.data.sentences import validation_group
+from bert_jax.data.sources import Unit
 from bert_jax.data.tokenizer import Tokenizer, load_tokenizer
 
-SPLITS = ("train", "validation")
-DATASET_NAME = "documents"
-# A sentence's length is stored in 16 bits; longer ones are cut into several.
-MAX_SENTENCE_TOKENS = 65_535
+# Takes the bytes of the source, on disk, that were worked through since the last call.
+Progress = Callable[[int], None]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ShardJob:
     """Everything a worker process needs to write one shard."""
 
     output: pathlib.Path
-    tokenizer: pathlib.Path
+    tokenizer_sha256: str
     units: tuple[Unit, ...]
     index: int
     num_shards: int
     validation_fraction: float
     language: str
+    read: ReadOptions
+    near: bool
+    """Whether signatures for near copies are taken."""
+    drop: bool
+    """Whether the documents named in the shard's drop file are left out."""
 
     def path(self, split: str) -> pathlib.Path:
         """Where TFDS expects this shard of `split`."""
@@ -48,132 +58,156 @@ class ShardJob:
             f"{self.index:05d}-of-{self.num_shards:05d}"
         )
 
-    @property
-    def stats_path(self) -> pathlib.Path:
-        """Written last: a shard counts only when this file is there."""
-        return self.output / "shards" / f"{self.index:05d}.json"
+    def part(self, kind: str) -> pathlib.Path:
+        """A file beside the shards: `stats.json`, `counts.npy`, `hashes.npy`, ..."""
+        return self.output / "shards" / f"{self.index:05d}.{kind}"
 
     @property
-    def counts_path(self) -> pathlib.Path:
-        return self.output / "shards" / f"{self.index:05d}.npy"
+    def scratch(self) -> pathlib.Path:
+        """Where unfinished files lie, apart from those of any other process."""
+        return self.output / "unfinished" / f"{self.index:05d}-{os.getpid()}"
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(unit.size_bytes for unit in self.units)
 
 
-def token_dtype(vocab_size: int) -> type[np.unsignedinteger]:
-    """The smallest unsigned type that holds every id."""
-    return np.uint16 if vocab_size <= 2**16 else np.uint32
+def documents(
+    job: ShardJob, stats: ReadStats, progress: Progress
+) -> Iterator[Document]:
+    """The documents of a shard, those to be dropped among them, in reading order."""
+    told = 0
+    for unit in job.units:
+        for document in read_unit(unit, stats, job.read):
+            progress(stats.disk_bytes - told)
+            told = stats.disk_bytes
+            yield document
+    progress(job.size_bytes - told)
 
 
-def features(vocab_size: int):  # type: ignore[no-untyped-def]  # TFDS has no types
-    """The TFDS features of one record: a tokenised document and its sentences."""
-    import tensorflow_datasets as tfds
-
-    # Raw bytes: two a token, where the default encoding spends up to three.
-    return tfds.features.FeaturesDict(
-        {
-            "key": tfds.features.Text(),
-            "tokens": tfds.features.Tensor(
-                shape=(None,), dtype=token_dtype(vocab_size), encoding="bytes"
-            ),
-            "sentence_lengths": tfds.features.Tensor(
-                shape=(None,), dtype=np.uint16, encoding="bytes"
-            ),
-        }
-    )
-
-
-def tokenize(
-    tokenizer: Tokenizer, document: Document, language: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of a document and the lengths of its sentences, both possibly empty."""
-    ids = [x for x in tokenizer.encode(sentences(document.text, language)) if x]
-    pieces = [
-        sentence[start : start + MAX_SENTENCE_TOKENS]
-        for sentence in ids
-        for start in range(0, len(sentence), MAX_SENTENCE_TOKENS)
-    ]
-    lengths = np.array([len(piece) for piece in pieces], np.uint16)
-    tokens = np.fromiter((token for piece in pieces for token in piece), np.int64)
-    return tokens.astype(token_dtype(tokenizer.vocab_size)), lengths
+def tokenized(
+    job: ShardJob,
+    tokenizer: Tokenizer,
+    audit: ShardAudit,
+    prints: Fingerprints | None,
+    stats: ReadStats,
+    progress: Progress,
+) -> Iterator[tuple[int, TokenizedDocument]]:
+    """The records of a shard, each with the number of its split; the rest is counted."""
+    dropped = np.zeros(0, np.int64)
+    if job.drop:
+        dropped = np.load(job.part("drop.npy"), allow_pickle=False)
+    leave_out = frozenset(dropped.tolist())
+    for number, document in enumerate(documents(job, stats, progress)):
+        text = document.text.encode()
+        if prints is not None:
+            prints.add(text)
+        held_out = validation_group(document.group, job.validation_fraction)
+        audit.held_out.append(held_out)
+        if number in leave_out:
+            continue
+        record = tokenize(tokenizer, document, job.language)
+        if not record.tokens.size:
+            audit.skip()
+            continue
+        audit.add(document.text, len(text), record, int(held_out))
+        yield int(held_out), record
 
 
-def write_shard(job: ShardJob) -> dict:
+def write_shard(job: ShardJob, progress: Progress) -> dict[str, Any]:
     """Writes both splits of one shard and returns its statistics.
 
     Returns at once when the shard is already complete. Files appear under their final
     names only when whole; the statistics come last.
     """
-    if job.stats_path.exists():
-        return json.loads(job.stats_path.read_text())
+    if job.part("stats.json").exists():
+        progress(job.size_bytes)
+        return json.loads(job.part("stats.json").read_text())
     from array_record.python import array_record_module
-    from tensorflow_datasets.core import example_serializer
 
-    tokenizer = load_tokenizer(job.tokenizer)
-    spec = features(tokenizer.vocab_size)
-    serializer = example_serializer.ExampleSerializer(spec.get_serialized_info())
-    partial = {split: _partial(job.path(split)) for split in SPLITS}
-    writers = {
+    tokenizer = _tokenizer(job.output / "tokenizer", job.tokenizer_sha256)
+    serialize = record_serializer(tokenizer.vocab_size)
+    audit, stats = ShardAudit(tokenizer.vocab_size), ReadStats()
+    # Before documents are dropped, `write_fingerprints` has taken them.
+    prints = None if job.drop else Fingerprints(near=job.near)
+    scratch = job.scratch
+    scratch.mkdir(parents=True, exist_ok=True)
+    writers = [
         # One record a group: random reads decompress nothing but what they want.
-        split: array_record_module.ArrayRecordWriter(str(path), "group_size:1")
-        for split, path in partial.items()
-    }
-    totals = {
-        split: {"documents": 0, "sentences": 0, "tokens": 0, "bytes": 0}
+        array_record_module.ArrayRecordWriter(str(scratch / split), "group_size:1")
         for split in SPLITS
-    }
-    counts = np.zeros((len(SPLITS), tokenizer.vocab_size), np.int64)
-    read = ReadStats()
-    num_empty = 0
-    for document in _documents(job.units, read):
-        tokens, lengths = tokenize(tokenizer, document, job.language)
-        if not tokens.size:
-            num_empty += 1
-            continue
-        held_out = validation_group(document.group, job.validation_fraction)
-        split = SPLITS[int(held_out)]
-        record = {"key": document.key, "tokens": tokens, "sentence_lengths": lengths}
-        example = serializer.get_tf_example(spec.encode_example(record))
-        # Or protobuf would order the features anew in every process.
-        writers[split].write(example.SerializeToString(deterministic=True))
-        counts[int(held_out)] += np.bincount(tokens, minlength=tokenizer.vocab_size)
-        total = totals[split]
-        total["documents"] += 1
-        total["sentences"] += lengths.size
-        total["tokens"] += tokens.size
-        total["bytes"] += len(document.text.encode())
-    for writer in writers.values():
+    ]
+    for split, record in tokenized(job, tokenizer, audit, prints, stats, progress):
+        writers[split].write(serialize(record))
+    for writer in writers:
         writer.close()
 
-    job.stats_path.parent.mkdir(exist_ok=True)
-    with _partial(job.counts_path).open("wb") as file:
-        np.save(file, counts, allow_pickle=False)
-    os.replace(_partial(job.counts_path), job.counts_path)
     files = {}
     for split in SPLITS:
-        os.replace(partial[split], job.path(split))
+        os.replace(scratch / split, job.path(split))
         files[job.path(split).name] = file_sha256(job.path(split))
-    stats = {
-        "splits": totals,
-        "empty_documents": num_empty,
-        "read": dataclasses.asdict(read),
+    save_parts(job, scratch, audit, prints)
+    result = {
+        **audit.result(),
+        "read": dataclasses.asdict(stats),
         "sha256": files,
     }
-    write_text_atomically(job.stats_path, json.dumps(stats, indent=2))
-    return stats
+    write_text_atomically(job.part("stats.json"), json.dumps(result, indent=2))
+    shutil.rmtree(scratch)
+    return result
 
 
-def _documents(units: tuple[Unit, ...], stats: ReadStats) -> Iterator[Document]:
-    for unit in units:
-        yield from read_unit(unit, stats)
+def save_parts(
+    job: ShardJob, scratch: pathlib.Path, audit: ShardAudit, prints: Fingerprints | None
+) -> None:
+    """Keeps the arrays that the whole corpus is judged by."""
+    parts = {"counts": audit.counts, "held_out": np.array(audit.held_out, bool)}
+    if prints is not None:
+        parts |= _prints(prints)
+    _save(job, scratch, parts)
 
 
-def _partial(path: pathlib.Path) -> pathlib.Path:
-    return path.with_name(path.name + ".partial")
+def write_fingerprints(job: ShardJob, progress: Progress) -> None:
+    """Reads the documents of a shard only to tell copies apart, before any is dropped."""
+    if job.part("hashes.npy").exists():
+        progress(job.size_bytes)
+        return
+    prints, held_out = Fingerprints(near=job.near), []
+    for document in documents(job, ReadStats(), progress):
+        prints.add(document.text.encode())
+        held_out.append(validation_group(document.group, job.validation_fraction))
+    scratch = job.scratch
+    scratch.mkdir(parents=True, exist_ok=True)
+    parts = {"held_out": np.array(held_out, bool), **_prints(prints)}
+    _save(job, scratch, parts)
+    shutil.rmtree(scratch)
+
+
+def _prints(prints: Fingerprints) -> dict[str, np.ndarray]:
+    parts = {"signatures": prints.signatures()} if prints.near else {}
+    return parts | {"hashes": prints.hashes()}  # last: they say that all is there
+
+
+def _save(job: ShardJob, scratch: pathlib.Path, parts: dict[str, np.ndarray]) -> None:
+    job.part("").parent.mkdir(exist_ok=True)
+    for name, array in parts.items():
+        save_array(scratch / f"{name}.npy", array)
+        os.replace(scratch / f"{name}.npy", job.part(f"{name}.npy"))
+
+
+@functools.lru_cache(maxsize=1)
+def _tokenizer(directory: pathlib.Path, sha256: str) -> Tokenizer:
+    """Kept for the next shard of this process, and with it the words it has met."""
+    tokenizer = load_tokenizer(directory)
+    assert tokenizer.sha256 == sha256
+    return tokenizer
 
 
 def write_text_atomically(path: pathlib.Path, text: str) -> None:
     """A reader sees the old file or the whole new one."""
-    _partial(path).write_text(text)
-    os.replace(_partial(path), path)
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    partial.write_text(text)
+    os.replace(partial, path)
 
 
 def file_sha256(path: pathlib.Path) -> str:

@@ -1,0 +1,194 @@
+"""The audit counts what is there, over any division into shards, and names mistakes."""
+
+import copy
+import json
+import re
+
+import numpy as np
+import pytest
+
+from bert_jax.data import audit
+from bert_jax.data.audit import ShardAudit, describe, merge, problems
+from bert_jax.data.records import TokenizedDocument
+
+VOCAB = 50
+
+
+def document(lengths, start=0) -> TokenizedDocument:
+    """Sentences of so many tokens; ids count up from `start`."""
+    tokens = (np.arange(sum(lengths)) + start) % VOCAB
+    return TokenizedDocument(
+        "key", tokens.astype(np.uint16), np.array(lengths, np.uint16)
+    )
+
+
+def audited(documents) -> dict:
+    """Of (text, lengths, split) each."""
+    shard = ShardAudit(VOCAB)
+    for text, lengths, split in documents:
+        shard.add(text, len(text.encode()), document(lengths), split)
+    return json.loads(json.dumps(shard.result()))
+
+
+DOCUMENTS = [
+    ("one\ntwo\none", [3, 4, 5], 0),
+    ("three\n\none", [1], 0),
+    ("drei\nöne", [8, 8], 1),
+    ("two", [2, 70], 0),
+]
+
+
+def test_counts():
+    merged = merge([audited(DOCUMENTS)])
+    assert merged["splits"] == {
+        "train": {"documents": 3, "sentences": 6, "tokens": 85, "bytes": 24},
+        "validation": {"documents": 1, "sentences": 2, "tokens": 16, "bytes": 9},
+    }
+    # Lengths 12, 1, 16, 72, and 3 4 5 1 8 8 2 70.
+    assert merged["documents_by_length"] == {
+        "1": 1,
+        "2": 0,
+        "4": 0,
+        "8": 1,
+        "16": 1,
+        "32": 0,
+        "64": 1,
+    }
+    assert merged["sentences_by_length"] == {
+        "1": 1,
+        "2": 2,
+        "4": 2,
+        "8": 2,
+        "16": 0,
+        "32": 0,
+        "64": 1,
+    }
+    assert merged["lines"] == 8
+    assert merged["most_repeated_lines"] == [["one", 3]]
+    assert merged["one_sentence_documents"] == 1
+
+
+@pytest.mark.parametrize("cut", range(5))
+def test_shards_add_up(cut):
+    whole = merge([audited(DOCUMENTS)])
+    parts = merge([audited(DOCUMENTS[:cut]), audited(DOCUMENTS[cut:])])
+    for name in ("splits", "documents_by_length", "sentences_by_length", "lines"):
+        assert parts[name] == whole[name]
+
+
+def test_lines_that_repeat_within_shards_add_up():
+    lines = [(f"{line}\n" * count, [5], 0) for line, count in (("a", 3), ("b", 5))]
+    merged = merge([audited(lines), audited(lines), audited([("b\nb\nb", [1], 0)])])
+    assert merged["most_repeated_lines"] == [["b", 13], ["a", 6]]
+
+
+def test_frequent_lines_survive_a_flood_of_different_ones(monkeypatch):
+    monkeypatch.setattr(audit, "_LINES_COUNTED", 100)
+    shard = ShardAudit(VOCAB)
+    for n in range(2_000):
+        text = f"line {n}\nalways the same\nother {n}"
+        shard.add(text, len(text), document([4]), 0)
+        assert len(shard._lines) <= 102
+    (first, count) = shard.result()["repeated_lines"][0]
+    assert first == "always the same"
+    assert count == 2_000
+    assert shard.result()["lines"] == 6_000
+
+
+def test_a_shard_that_stands_there_twice_is_found():
+    other = [("x", [7, 7], 0), ("y", [9], 0)]
+    results = [audited(DOCUMENTS), audited(other), audited(DOCUMENTS), audited([])]
+    # The single held-out document is left to the search for duplicate documents.
+    assert merge([*results, audited([])])["duplicate_shards"] == [[0, 2]]
+
+
+def test_counts_by_token():
+    shard = ShardAudit(VOCAB)
+    shard.add("a", 1, document([60]), 0)
+    shard.add("a", 1, document([3], start=7), 1)
+    assert shard.counts.sum(axis=1).tolist() == [60, 3]
+    assert shard.counts[0].tolist() == [2] * 10 + [1] * 40
+    assert np.flatnonzero(shard.counts[1]).tolist() == [7, 8, 9]
+
+
+@pytest.fixture
+def manifest() -> dict:
+    """Of a sound corpus."""
+    split = {"documents": 100, "sentences": 900, "tokens": 9_000, "bytes": 36_000}
+    read = dict.fromkeys(
+        (
+            *("undecodable_bytes", "control_characters", "empty_documents"),
+            *("cut_documents", "markup_documents"),
+        ),
+        0,
+    )
+    return {
+        "splits": {
+            "train": {**split, "unigram_entropy": 6.0},
+            "validation": {**split, "unigram_entropy": 6.0},
+        },
+        "options": {"read": {"markup": "keep"}},
+        "read": {**read, "documents": 200, "text_bytes": 72_000},
+        "audit": {
+            "unk_share": 1e-4,
+            "lines": 5_000,
+            "one_sentence_documents": 20,
+            "documents_without_tokens": 0,
+            "most_repeated_lines": [["References", 90]],
+            "duplicate_shards": [],
+            "duplicates": {"exact": 1, "near": 5, "leaked": 0, "dropped": False},
+        },
+    }
+
+
+SPOILT = {
+    r"\[UNK\] among the tokens: 2\.00%": ("audit", "unk_share", 0.02),
+    r"copies of other documents: 1\.50%.*--duplicates drop": (
+        *("audit", "duplicates", "exact"),
+        3,
+    ),
+    r"near copies of other documents: 5\.50%": ("audit", "duplicates", "near", 11),
+    r"held-out documents that also .* 2\.00%": ("audit", "duplicates", "leaked", 2),
+    r"shards with the same content: \[\[0, 3\]\]": (
+        *("audit", "duplicate_shards"),
+        [[0, 3]],
+    ),
+    r"one line, 'Click here', among all lines: 4\.00%": (
+        *("audit", "most_repeated_lines"),
+        [["Click here", 200]],
+    ),
+    r"documents of one sentence: 75\.00%": ("audit", "one_sentence_documents", 150),
+    r"bytes that are not UTF-8: 0\.50%": ("read", "undecodable_bytes", 360),
+    r"documents with markup: 15\.00%.*strip": ("read", "markup_documents", 30),
+}
+
+
+@pytest.mark.parametrize("message", SPOILT)
+def test_each_mistake_is_named(manifest, message):
+    assert problems(manifest) == []
+    *path, name, value = SPOILT[message]
+    table = manifest
+    for step in path:
+        table = table[step]
+    table[name] = value
+    (problem,) = problems(manifest)
+    assert re.search(message, problem)
+
+
+def test_what_was_dropped_or_stripped_is_no_problem(manifest):
+    spoilt = copy.deepcopy(manifest)
+    spoilt["audit"]["duplicates"] |= {"exact": 90, "near": 90, "leaked": 9}
+    spoilt["read"]["markup_documents"] = 199
+    assert len(problems(spoilt)) == 4
+    spoilt["audit"]["duplicates"]["dropped"] = True
+    spoilt["options"]["read"]["markup"] = "strip"
+    assert problems(spoilt) == []
+
+
+def test_a_description_holds_the_numbers(manifest):
+    text = "\n".join(describe(manifest))
+    assert "train: 100 documents, 900 sentences, 9,000 tokens" in text
+    assert "1 copies and 5 near copies of documents kept" in text
+    assert "read: nothing unusual" in text
+    manifest["read"]["undecodable_bytes"] = 1_234
+    assert "read: 1,234 bytes not UTF-8" in "\n".join(describe(manifest))
