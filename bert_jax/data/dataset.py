@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -104,8 +105,6 @@ def open_dataset(directory: pathlib.Path | None) -> PreparedDataset:
 
 def _lay_out(dataset: PreparedDataset, split: str, index: pathlib.Path) -> None:
     """Reads every record of a split once, checking it, and writes three arrays."""
-    import tensorflow_datasets as tfds
-
     for name, expected in dataset.manifest["sha256"].items():
         if f"-{split}." in name and file_sha256(dataset.directory / name) != expected:
             raise ValueError(
@@ -113,38 +112,32 @@ def _lay_out(dataset: PreparedDataset, split: str, index: pathlib.Path) -> None:
                 f"{MANIFEST}. Copy the file again or prepare the dataset again."
             )
     counts = dataset.manifest["splits"][split]
-    vocab_size = dataset.tokenizer.vocab_size
-    records = tfds.builder_from_directory(str(dataset.directory)).as_data_source(
-        split=split
-    )
     partial = index.with_name(f"{split}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    tokens = np.lib.format.open_memmap(
-        partial / "tokens.npy", "w+", token_dtype(vocab_size), (counts["tokens"],)
+    sizes = (counts["tokens"], counts["sentences"] + 1, counts["documents"] + 1)
+    kinds = (token_dtype(dataset.tokenizer.vocab_size), np.int64, np.int64)
+    store = TokenStore(
+        *(
+            np.lib.format.open_memmap(partial / f"{name}.npy", "w+", kind, (size,))
+            for name, kind, size in zip(TokenStore._fields, kinds, sizes, strict=True)
+        )
     )
-    sentence_lengths = np.zeros(counts["sentences"], np.int64)
-    document_sizes = np.zeros(counts["documents"], np.int64)
-    token = sentence = 0
-    for start in range(0, len(records), _RECORDS_AT_ONCE):
-        numbers = range(start, min(start + _RECORDS_AT_ONCE, len(records)))
-        for number, record in zip(numbers, records.__getitems__(numbers), strict=True):
-            ids, lengths = record["tokens"], record["sentence_lengths"]
-            if ids.size != lengths.sum() or ids.max() >= vocab_size:
-                raise ValueError(
-                    f"Document {record['key'].decode()!r} of {dataset.directory} does "
-                    f"not fit its tokenizer of {vocab_size} pieces or its sentence "
-                    "lengths; prepare the dataset again."
-                )
-            tokens[token : token + ids.size] = ids
-            sentence_lengths[sentence : sentence + lengths.size] = lengths
-            document_sizes[number] = lengths.size
-            token += ids.size
-            sentence += lengths.size
-    tokens.flush()
-    del tokens
-    np.save(partial / "sentence_starts.npy", _starts(sentence_lengths))
-    np.save(partial / "document_starts.npy", _starts(document_sizes))
+    sentence = document = 0
+    for ids, lengths, counted in _blocks(dataset, split):
+        token = store.sentence_starts[sentence]
+        store.tokens[token : token + ids.size] = ids
+        here = slice(sentence + 1, sentence + 1 + lengths.size)
+        np.cumsum(lengths, dtype=np.int64, out=store.sentence_starts[here])
+        store.sentence_starts[here] += token
+        here = slice(document + 1, document + 1 + counted.size)
+        np.cumsum(counted, dtype=np.int64, out=store.document_starts[here])
+        store.document_starts[here] += sentence
+        sentence += lengths.size
+        document += counted.size
+    for array in store:
+        array.flush()
+    del store, array
     try:
         os.replace(partial, index)
     except OSError:
@@ -154,5 +147,33 @@ def _lay_out(dataset: PreparedDataset, split: str, index: pathlib.Path) -> None:
             raise
 
 
-def _starts(lengths: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+def _blocks(
+    dataset: PreparedDataset, split: str
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Tokens, lengths of sentences, sentences of documents: some records at a time."""
+    import tensorflow_datasets as tfds
+    import tqdm
+
+    vocab_size = dataset.tokenizer.vocab_size
+    records = tfds.builder_from_directory(str(dataset.directory)).as_data_source(
+        split=split
+    )
+    starts = range(0, len(records), _RECORDS_AT_ONCE)
+    # Silent where it takes no time.
+    for start in tqdm.tqdm(starts, f"laying out {split}", delay=2.0, unit="k"):
+        numbers = range(start, min(start + _RECORDS_AT_ONCE, len(records)))
+        block = records.__getitems__(numbers)
+        for record in block:
+            ids, lengths = record["tokens"], record["sentence_lengths"]
+            # Sums of 16-bit lengths, in 64 bits.
+            if ids.size != lengths.sum(dtype=np.int64) or ids.max() >= vocab_size:
+                raise ValueError(
+                    f"Document {record['key'].decode()!r} of {dataset.directory} does "
+                    f"not fit its tokenizer of {vocab_size} pieces or its sentence "
+                    "lengths; prepare the dataset again."
+                )
+        yield (
+            np.concatenate([record["tokens"] for record in block]),
+            np.concatenate([record["sentence_lengths"] for record in block]),
+            np.array([record["sentence_lengths"].size for record in block]),
+        )
