@@ -1,9 +1,11 @@
-"""Small run directories for the report to read, and the report of some of them."""
+"""Small runs and datasets for the report to read, and the report of some of them."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+from bert_jax.data.prepare import FORMAT_VERSION
+from bert_jax.data.summary import summarize
 from bert_jax.report.page import write_report
 
 HOSTILE = '<script>alert("x")</script> & $\\frac{1}$ 日本 #2a5db0'
@@ -34,6 +36,66 @@ def pretrain_line(step: int, **values: float) -> dict[str, Any]:
     }
 
 
+def split(documents: int, **values: float) -> dict[str, float]:
+    """Of ten sentences a document, 20 tokens a sentence, four bytes a token."""
+    return {
+        "documents": documents,
+        "sentences": 10 * documents,
+        "tokens": 200 * documents,
+        "bytes": 800 * documents,
+        **values,
+    }
+
+
+MANIFEST: dict[str, Any] = {
+    "format_version": FORMAT_VERSION,
+    "source": "files:<i>/*.txt",
+    "options": {
+        "validation_fraction": 0.05,
+        "duplicates": "keep",
+        "near_threshold": 0.8,
+        "read": {"markup": "keep", "text_field": "text"},
+    },
+    "tokenizer": {
+        "kind": "sentencepiece",
+        "lowercase": True,
+        "sha256": "5c" * 32,
+        "vocab_size": 8_192,
+    },
+    "splits": {
+        "train": split(2_310, tokens=4_512_345, unigram_entropy=6.214),
+        "validation": split(90, unigram_entropy=6.1),
+    },
+    "read": {
+        "documents": 2_407,
+        "disk_bytes": 7_123_456,
+        "characters": 17_900_000,
+        "text_bytes": 18_100_000,
+        "cut_documents": 3,
+        "empty_documents": 41,
+        "undecodable_bytes": 1_234,
+        "control_characters": 55,
+        "markup_documents": 12,
+        "markup_elements": 85,
+    },
+    "audit": {
+        "unk_share": 0.0027,
+        "lines": 31_411,
+        "one_sentence_documents": 24,
+        "documents_without_tokens": 7,
+        "documents_by_length": {"512": 300, "1024": 1_500, "2048": 0, "4096": 600},
+        "sentences_by_length": {"1": 2_000, "2": 10_000, "4": 8_000, "8": 4_000},
+        "most_repeated_lines": [[HOSTILE, 314], ["\u202egnidaer", 2]],
+        "duplicate_shards": [[0, 4], [1, 5]],
+        "duplicates": {"exact": 19, "near": 37, "leaked": 9, "dropped": False},
+    },
+    "sha256": {
+        "documents-train.array_record-00001-of-00002": "1b" * 32,
+        "documents-train.array_record-00000-of-00002": "1a" * 32,
+        "documents-validation.array_record-00000-of-00001": "2a" * 32,
+    },
+}
+
 PRETRAIN_RESULTS: dict[str, Any] = {
     "kind": "pretrain",
     "step": 300,
@@ -53,6 +115,7 @@ PRETRAIN_RESULTS: dict[str, Any] = {
     "device": "cpu x1",
     "versions": {"jax": "0.10.2", "flax": "0.12.8"},
     "elapsed_secs": 731.4,
+    "corpus": summarize(MANIFEST),
     "mask_examples": [
         {
             "tokens": [
@@ -112,6 +175,14 @@ def put_finetunes(tmp_path: Path) -> list[Path]:
     ]
 
 
+def put_dataset(tmp_path: Path, manifest: dict[str, Any] = MANIFEST) -> Path:
+    path = tmp_path / "dataset"
+    path.mkdir()
+    (path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return path
+
+
 def report(output: Path, **inputs: Any) -> list[Path]:
-    given = {"pretrain": None, "finetunes": [], "baselines": None, "title": "T"}
+    given: dict[str, Any] = dict.fromkeys(("pretrain", "baselines", "dataset"))
+    given |= {"finetunes": [], "title": "T"}
     return write_report(output, **{**given, **inputs})

@@ -1,11 +1,11 @@
 """The report: what appears, what it computes, and that it stands on its own."""
 
-import html.parser
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from report_page import Page
 from report_runs import (
     FINETUNE_LINES,
     HOSTILE,
@@ -20,46 +20,6 @@ from report_runs import (
 
 from bert_jax.report import charts, finetuning, formats, masks
 from bert_jax.report.inputs import Series, load_run, series
-
-VOID = {"meta", "link", "br", "img", "hr", "input"}
-
-
-class Page(html.parser.HTMLParser):
-    """Collects text, ids and attributes, and fails on tags that do not nest."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.ids: list[str] = []
-        self.attributes: list[tuple[str, str]] = []
-        self.pieces: list[str] = []
-        self.feed(path.read_text(encoding="utf-8"))
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += [(name, value or "") for name, value in attrs]
-        self.ids += [value or "" for name, value in attrs if name == "id"]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
-            self.pieces.append(data)
-
-    @property
-    def text(self) -> str:
-        return re.sub(r"\s+", " ", "".join(self.pieces))
 
 
 @pytest.fixture
@@ -125,7 +85,7 @@ def test_the_numbers_of_every_input_appear(everything: list[Path]) -> None:
 def test_each_chart_is_drawn_in_the_page_and_as_png(everything: list[Path]) -> None:
     page, *drawings = everything
     assert page.name == "report.html"
-    assert Page(page).tags.count("svg") == len(drawings) == 11
+    assert Page(page).tags.count("svg") == len(drawings) == 13
     for path in drawings:
         assert path.read_bytes().startswith(b"\x89PNG")
     assert sorted(page.parent.iterdir()) == sorted(everything), "a file was left over"

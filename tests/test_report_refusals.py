@@ -26,7 +26,7 @@ def finetunes(tmp_path: Path) -> list[Path]:
 
 
 def test_nothing_to_report(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="needs a run, but pretrain=None"):
+    with pytest.raises(ValueError, match="needs a run or a dataset, but pretrain=None"):
         report(tmp_path / "out")
 
 

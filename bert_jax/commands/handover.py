@@ -68,7 +68,7 @@ class Export:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """Writes one self-contained HTML page, and PNGs, about one or more runs."""
+    """Writes one self-contained HTML page, and PNGs, about runs or a dataset."""
 
     output: pathlib.Path
     pretrain: pathlib.Path | None = None
@@ -77,16 +77,22 @@ class Report:
     """Run directories of `finetune`."""
     baselines: pathlib.Path | None = None
     """Directory written by `bert-jax baselines`."""
-    title: str = "A BERT of your own"
+    dataset: pathlib.Path | None = None
+    """Directory written by `bert-jax prepare`; --pretrain alone shows that of the run."""
+    title: str | None = None
+    """Of the page; by default it names a BERT, or the text where only that is given."""
 
     def run(self) -> None:
         from bert_jax.report.page import write_report
 
+        about_runs = self.pretrain is not None or self.finetune
+        default = "A BERT of your own" if about_runs else "Text for a BERT of your own"
         written = write_report(
             self.output,
             pretrain=self.pretrain,
             finetunes=self.finetune,
             baselines=self.baselines,
-            title=self.title,
+            dataset=self.dataset,
+            title=default if self.title is None else self.title,
         )
         print(f"{written[0]} and {len(written) - 1} pictures")

@@ -33,7 +33,7 @@ PALETTE = {
 }
 MAX_POINTS = 600
 _LABEL = 42  # characters that fit above the axes
-_TICKS = [1, 2, 2.5, 5, 10]
+TICKS = [1, 2, 2.5, 5, 10]
 WIDTH, HEIGHT = 4.6, 2.8  # inches; about a phone's width, where text stays legible
 
 _STYLE: dict[Any, Any] = {
@@ -206,8 +206,8 @@ def draw_curves(
         if from_zero:
             axes.set_ylim(bottom=0)
         axes.set_xlabel("step")
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=_TICKS))
-        axes.yaxis.set_major_locator(MaxNLocator(6, steps=_TICKS))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=TICKS))
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=TICKS))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: tick(y)))
         if len(labels) > 1:

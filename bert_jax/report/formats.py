@@ -13,6 +13,18 @@ def percent(value: float | None, digits: int = 1) -> str:
     return _absent(value) or f"{100 * _sure(value):.{digits}f}{SPACE}%"
 
 
+def rare(value: float | None) -> str:
+    """A share that may be tiny: 12.3 %, 0.27 %, < 0.01 %; 0 % where there is none."""
+    if absent := _absent(value):
+        return absent
+    share = _sure(value)
+    if share == 0.0:
+        return f"0{SPACE}%"
+    if share < 1e-4:
+        return f"< 0.01{SPACE}%"
+    return percent(share, 1 if share >= 0.01 else 2)
+
+
 def points(difference: float) -> str:
     """The size of a difference between two shares, in percentage points."""
     return f"{abs(100 * difference):.1f}{SPACE}points"
@@ -55,6 +67,14 @@ def compact(value: float | None) -> str:
             digits = max(0, 2 - int(math.log10(scaled)))
             return f"{scaled:.{digits}f}{SPACE}{unit}"
     return f"{number:.0f}"
+
+
+def size(num_bytes: float | None) -> str:
+    """Bytes to three digits: 950 B, 12.4 kB, 5.31 MB."""
+    if absent := _absent(num_bytes):
+        return absent
+    number = compact(num_bytes)
+    return f"{number}B" if SPACE in number else f"{number}{SPACE}B"
 
 
 def compact_tick(value: float) -> str:

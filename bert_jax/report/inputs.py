@@ -57,6 +57,13 @@ class Record:
             raise self._refuse(names, value, "a string or null")
         return value
 
+    def flag(self, *names: str) -> bool | None:
+        """Whether something holds."""
+        value = self._find(names)
+        if value is not None and not isinstance(value, bool):
+            raise self._refuse(names, value, "true, false or null")
+        return value
+
     def table(self, *names: str) -> "Record | None":
         """The object at a path of names."""
         value = self._find(names)
@@ -85,8 +92,8 @@ class Record:
 
     def _refuse(self, names: Sequence[str], value: Any, expected: str) -> ValueError:
         return ValueError(
-            f"{self.source}: {'.'.join(names)}={value!r} is not {expected}; write the "
-            "run directory again with this version, or mend the file."
+            f"{self.source}: {'.'.join(names)}={value!r} is not {expected}; write it "
+            "again with this version, or mend the file."
         )
 
 
@@ -127,9 +134,9 @@ def load_run(path: Path, kind: str) -> Run:
             f"{path} is not a directory; expected the run directory of a {kind} run, "
             "with config.json, metrics.jsonl and results.json."
         )
-    config = _read_object(path / "config.json")
+    config = read_object(path / "config.json")
     train, evals = _read_metrics(path / "metrics.jsonl")
-    results = _read_object(path / "results.json")
+    results = read_object(path / "results.json")
     _check_kind(results, kind)
     return Run(
         path=path,
@@ -148,7 +155,7 @@ def load_baselines(path: Path) -> Record:
         ValueError: the file does not hold baselines.
     """
     path = Path(path)
-    results = _read_object(path / "results.json" if path.is_dir() else path)
+    results = read_object(path / "results.json" if path.is_dir() else path)
     _check_kind(results, "baselines")
     return results
 
@@ -171,7 +178,13 @@ def series(run: Run, kind: str, name: str, *, rate: bool = False) -> Series:
     return Series(list(finite), list(finite.values()), len(values) - len(finite))
 
 
-def _read_object(path: Path) -> Record:
+def read_object(path: Path) -> Record:
+    """Reads a JSON file that holds one object.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it does not hold an object.
+    """
     return Record(_parse_object(_read_text(path), str(path)), str(path))
 
 

@@ -1,6 +1,5 @@
-"""A run as one page: `write_report` turns run directories into HTML and PNG files."""
+"""Runs and their text as one page: `write_report` makes HTML and PNG files of them."""
 
-import dataclasses
 import os
 import tempfile
 from collections.abc import Sequence
@@ -9,20 +8,11 @@ from typing import Any
 
 import jinja2
 
-from bert_jax.report import finetuning, formats, masks, pretraining
+from bert_jax.report import corpus, finetuning, formats, headline, masks, pretraining
 from bert_jax.report.charts import Chart
 from bert_jax.report.confusion import confusion_chart
-from bert_jax.report.finetuning import Score
+from bert_jax.report.dataset import load_dataset
 from bert_jax.report.inputs import Record, Run, load_baselines, load_run
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Figure:
-    """One of the key figures at the top."""
-
-    value: str
-    label: str
-    note: str = ""
 
 
 def write_report(
@@ -31,6 +21,7 @@ def write_report(
     pretrain: Path | None,
     finetunes: Sequence[Path],
     baselines: Path | None,
+    dataset: Path | None,
     title: str,
 ) -> list[Path]:
     """Writes `report.html` and one PNG for each chart.
@@ -43,6 +34,7 @@ def write_report(
         pretrain: run directory of `pretrain`.
         finetunes: run directories of `finetune`.
         baselines: directory with the `results.json` of the baselines, or that file.
+        dataset: directory of `prepare`; needed only to show a dataset without its run.
         title: heading of the page.
 
     Returns:
@@ -52,10 +44,11 @@ def write_report(
         FileNotFoundError: an input or one of its files is missing.
         ValueError: an input holds something else than expected, or none was given.
     """
-    if pretrain is None and not finetunes:
+    if pretrain is None and not finetunes and dataset is None:
         raise ValueError(
-            f"A report needs a run, but pretrain=None and finetunes={list(finetunes)}; "
-            "give the directory of a pretraining or a fine-tuning run."
+            "A report needs a run or a dataset, but pretrain=None, "
+            f"finetunes={list(finetunes)} and dataset=None; give the directory of a "
+            "pretraining or fine-tuning run, or of a prepared dataset."
         )
     output = Path(output)
     if output.exists() and not output.is_dir():
@@ -65,7 +58,8 @@ def write_report(
     pretrained = None if pretrain is None else load_run(pretrain, "pretrain")
     tuned = [load_run(path, "finetune") for path in finetunes]
     compared = None if baselines is None else load_baselines(baselines)
-    view, charts = _view(pretrained, tuned, compared)
+    prepared = None if dataset is None else load_dataset(dataset)
+    view, charts = _view(pretrained, tuned, compared, prepared)
     html = _template().render(title=title, **view)
     output.mkdir(parents=True, exist_ok=True)
     drawings = [_write(output / f"{chart.name}.png", chart.png) for chart in charts]
@@ -73,9 +67,17 @@ def write_report(
 
 
 def _view(
-    pretrained: Run | None, tuned: list[Run], compared: Record | None
+    pretrained: Run | None,
+    tuned: list[Run],
+    compared: Record | None,
+    prepared: Record | None,
 ) -> tuple[dict[str, Any], list[Chart]]:
     """Everything the template shows, and the charts among it."""
+    text = prepared
+    if text is None and pretrained is not None:
+        text = corpus.run_corpus(pretrained)
+    lengths = corpus.corpus_charts(text) if text else []
+    text_view = _text(text, pretrained) if text else None
     rows = finetuning.scores(tuned, compared)
     names = finetuning.run_names(tuned)
     curves = pretraining.pretraining_charts(pretrained) if pretrained else []
@@ -90,8 +92,8 @@ def _view(
     confusions = [chart for chart in matrices if chart is not None]
     examples = masks.mask_examples(pretrained) if pretrained else []
     view = {
-        "lead": _lead(pretrained, tuned),
-        "figures": _figures(pretrained, tuned, rows),
+        "lead": headline.lead(pretrained, tuned, prepared),
+        "figures": headline.figures(pretrained, tuned, rows, prepared),
         "pretrained": pretrained,
         "curves": curves,
         "missing": pretraining.missing_charts(curves) if pretrained else [],
@@ -113,120 +115,43 @@ def _view(
         "examples": examples,
         "examples_caption": masks.caption(examples),
         "provenance": finetuning.provenance(tuned, pretrained),
+        "text_settings": _text_settings(text) if text else [],
         "settings": _settings(pretrained.config if pretrained else {}),
         "tuning_names": names,
         "tuning_settings": _side_by_side([run.config for run in tuned])
         if len(tuned) > 1
         else [],
         "only_tuning_settings": _settings(tuned[0].config) if len(tuned) == 1 else [],
-        "corpus": pretraining.corpus_facts(pretrained) if pretrained else [],
+        "text": text_view,
+        "lengths": lengths,
         "task": _task_facts(tuned, names, compared),
         "hardware": pretraining.hardware_facts(pretrained) if pretrained else [],
     }
     drawn = [*curves, *([comparison] if comparison else []), *tuning, *confusions]
-    return view, drawn
+    return view, [*drawn, *lengths]
 
 
-def _lead(pretrained: Run | None, tuned: list[Run]) -> str:
-    """One or two sentences on what was run, as far as the inputs say it."""
-    sentences = []
-    if pretrained:
-        results = pretrained.results
-        layers = Record(pretrained.config, "config.json").count("model", "num_layers")
-        size = results.count("num_parameters")
-        what = f"{layers}-layer encoder" if layers is not None else "encoder"
-        if size is not None:
-            what += f" of {formats.compact(size)} parameters"
-        article = "An" if what[0] in "e8" else "A"
-        sentence = f"{article} {what}, pretrained"
-        if (step := results.count("step")) is not None:
-            sentence += f" for {formats.plural(step, 'step')}"
-        if (documents := results.count("num_documents")) is not None:
-            sentence += f" on {formats.plural(documents, 'document')}"
-            if (tokens := results.count("num_tokens")) is not None:
-                sentence += f" ({formats.compact(tokens)} tokens)"
-        if (seconds := results.number("elapsed_secs")) is not None:
-            sentence += f" in {formats.duration(seconds)}"
-        sentences.append(f"{sentence}.")
-    if tuned:
-        results = tuned[0].results
-        sentence = f"{formats.plural(len(tuned), 'fine-tuning run')}"
-        classes = len(results.items("labels") or ())
-        if classes:
-            sentence += f" on {classes} {'class' if classes == 1 else 'classes'}"
-        if (number := results.count("num_train")) is not None:
-            sentence += f" with {formats.plural(number, 'training text')}"
-        sentences.append(f"{sentence}.")
-    return " ".join(sentences)
+def _text(text: Record, pretrained: Run | None) -> dict[str, Any]:
+    """What the template shows of the text, its charts and settings aside."""
+    return {
+        "warnings": corpus.warnings(text, pretrained),
+        "verdict": corpus.verdict(text),
+        "missing": corpus.missing_parts(text),
+        "splits": corpus.split_rows(text),
+        "repeated": corpus.repeated_lines(text),
+        "repeated_caption": corpus.repeated_lines_caption(text),
+        "origins": corpus.origins(text),
+        "facts": (
+            ("Corpus", corpus.text_facts(text)),
+            ("Copies", corpus.copy_facts(text)),
+            ("Reading", corpus.reading_facts(text)),
+        ),
+    }
 
 
-def _figures(
-    pretrained: Run | None, tuned: list[Run], rows: Sequence[Score]
-) -> list[Figure]:
-    """Five at most: what the model learned, then what that is worth."""
-    figures = []
-    if pretrained:
-        found = pretrained.results
-        entropy = found.number("unigram_entropy")
-        perplexity = found.number("eval", "mlm_perplexity")
-        majority = found.rate("eval", "nsp_majority")
-        figures = [
-            Figure(
-                value=formats.decimal(found.number("eval", "mlm_loss")),
-                label="masked-token loss, nats",
-                note=f"unigram entropy {formats.decimal(entropy)}",
-            ),
-            Figure(
-                value=formats.percent(found.rate("eval", "mlm_accuracy")),
-                label="hidden tokens guessed right",
-                note=f"perplexity {formats.decimal(perplexity, 1)}",
-            ),
-            Figure(
-                value=formats.percent(found.rate("eval", "nsp_accuracy")),
-                label="next sentences told apart",
-                note=f"majority class {formats.percent(majority)}",
-            ),
-        ]
-    top = {row.color: row for row in sorted(rows, key=lambda r: r.accuracy or 0.0)}
-    for color, label in (
-        ("accent", "accuracy with pretraining"),
-        ("other", "accuracy without pretraining"),
-        ("plain", "accuracy of the best baseline"),
-    ):
-        if color in top:
-            row = top[color]
-            figures.append(
-                Figure(
-                    value=formats.percent(row.accuracy),
-                    label=label,
-                    note=f"macro-F1 {formats.percent(row.macro_f1)}",
-                )
-            )
-    if tuned and not pretrained:
-        found = tuned[0].results
-        figures += [
-            Figure(
-                value=formats.decimal(found.number("eval", "loss")),
-                label="validation loss, nats",
-            ),
-            Figure(
-                value=formats.count(found.count("num_train")),
-                label="training texts",
-                note=f"{formats.count(found.count('num_validation'))} to validate",
-            ),
-            Figure(
-                value=formats.duration(found.number("elapsed_secs")),
-                label="fine-tuning time",
-            ),
-        ]
-    if pretrained and len(figures) < 5:
-        size = pretrained.results.count("num_parameters")
-        seconds = pretrained.results.number("elapsed_secs")
-        figures += [
-            Figure(value=formats.compact(size), label="parameters"),
-            Figure(value=formats.duration(seconds), label="pretraining time"),
-        ]
-    return figures[:5]
+def _text_settings(text: Record) -> list[tuple[str, list[tuple[str, str]]]]:
+    options = text.table("options")
+    return _settings(dict(options.values)) if options else []
 
 
 def _settings(config: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -36,21 +36,6 @@ def missing_charts(drawn: list[Chart]) -> list[str]:
     return [title for name, title in titles.items() if name not in names]
 
 
-def corpus_facts(run: Run) -> list[tuple[str, str]]:
-    """Size of the corpus and of the vocabulary."""
-    results = run.results
-    documents, tokens = results.count("num_documents"), results.count("num_tokens")
-    each = tokens / documents if documents and tokens is not None else None
-    entropy = results.number("unigram_entropy")
-    return [
-        ("Documents", formats.count(documents)),
-        ("Tokens", formats.count(tokens)),
-        ("Tokens per document", formats.count(each)),
-        ("Vocabulary", formats.count(results.count("vocab_size"))),
-        ("Unigram entropy", _with_unit(formats.decimal(entropy), entropy, "nats")),
-    ]
-
-
 def evaluation_facts(run: Run) -> list[tuple[str, str]]:
     """The final evaluation, every number of it."""
     found = run.results
@@ -78,10 +63,6 @@ def hardware_facts(run: Run) -> list[tuple[str, str]]:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-def _with_unit(text: str, value: float | None, unit: str) -> str:
-    return text if value is None else f"{text} {unit}"
 
 
 def _both(run: Run, name: str, *, rate: bool = False) -> tuple[list[Line], Series]:
