@@ -64,7 +64,7 @@ def test_counts():
         "64": 1,
     }
     assert merged["lines"] == 8
-    assert merged["most_repeated_lines"] == [["one", 3]]
+    assert merged["most_repeated_lines"] == [["one", 3], ["two", 2]]
     assert merged["one_sentence_documents"] == 1
 
 
@@ -118,7 +118,7 @@ def manifest() -> dict:
     read = dict.fromkeys(
         (
             *("undecodable_bytes", "control_characters", "empty_documents"),
-            *("cut_documents", "markup_documents"),
+            *("cut_documents", "markup_documents", "markup_elements"),
         ),
         0,
     )
@@ -128,7 +128,8 @@ def manifest() -> dict:
             "validation": {**split, "unigram_entropy": 6.0},
         },
         "options": {"read": {"markup": "keep"}},
-        "read": {**read, "documents": 200, "text_bytes": 72_000},
+        "read": {**read, "documents": 200, "text_bytes": 72_000}
+        | {"characters": 72_000},
         "audit": {
             "unk_share": 1e-4,
             "lines": 5_000,
@@ -159,7 +160,7 @@ SPOILT = {
     ),
     r"documents of one sentence: 75\.00%": ("audit", "one_sentence_documents", 150),
     r"bytes that are not UTF-8: 0\.50%": ("read", "undecodable_bytes", 360),
-    r"documents with markup: 15\.00%.*strip": ("read", "markup_documents", 30),
+    r"markup a character: 0\.50%.*strip": ("read", "markup_elements", 360),
 }
 
 
@@ -178,7 +179,7 @@ def test_each_mistake_is_named(manifest, message):
 def test_what_was_dropped_or_stripped_is_no_problem(manifest):
     spoilt = copy.deepcopy(manifest)
     spoilt["audit"]["duplicates"] |= {"exact": 90, "near": 90, "leaked": 9}
-    spoilt["read"]["markup_documents"] = 199
+    spoilt["read"]["markup_elements"] = 7_200
     assert len(problems(spoilt)) == 4
     spoilt["audit"]["duplicates"]["dropped"] = True
     spoilt["options"]["read"]["markup"] = "strip"
