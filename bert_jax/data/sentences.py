@@ -1,0 +1,55 @@
+"""Sentences of a document, and the side of the held-out split that it is on."""
+
+import hashlib
+
+import sentencex  # type: ignore[import-untyped]
+
+# sentencex has rules of its own for these. Any other code would silently be cut as a
+# related language or as English; better to name the one that is meant.
+LANGUAGES = (
+    *("am", "ar", "bg", "bn", "ca", "da", "de", "el", "en", "es", "fi", "fr", "gu"),
+    *("hi", "hy", "it", "ja", "kk", "kn", "ml", "mr", "my", "nl", "pa", "pl", "pt"),
+    *("ru", "sk", "ta", "te", "uk"),
+)
+
+
+def sentences(document_text: str, language: str = "en") -> list[str]:
+    """Splits into sentences; none crosses a line, whitespace is squeezed.
+
+    Args:
+        document_text: paragraphs a line each.
+        language: ISO 639-1 code, one of LANGUAGES.
+
+    Raises:
+        ValueError: there are no rules for the language.
+    """
+    if language not in LANGUAGES:
+        raise ValueError(
+            f"There are no sentence rules for language={language!r}; expected one of "
+            f"{' '.join(LANGUAGES)}. Give the nearest: ja for Chinese, sk for "
+            "Czech, da for Norwegian and Swedish, otherwise en."
+        )
+    found = []
+    for line in document_text.splitlines():
+        paragraph = " ".join(line.split())
+        if paragraph:
+            found += [s.strip() for s in sentencex.segment(language, paragraph)]
+    return [sentence for sentence in found if sentence]
+
+
+def validation_group(group: str, fraction: float) -> bool:
+    """Whether documents of `group` are held out: a pure function of its name.
+
+    Args:
+        group: `Document.group`.
+        fraction: expected share of groups held out, in [0, 1).
+
+    Raises:
+        ValueError: the fraction is outside [0, 1).
+    """
+    if not 0.0 <= fraction < 1.0:
+        raise ValueError(
+            f"The validation fraction {fraction} is not in [0, 1); 0 holds nothing out."
+        )
+    digest = hashlib.blake2b(group.encode("utf-8", "replace"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < fraction * 2**64
