@@ -13,7 +13,10 @@ import pathlib
 import re
 from typing import Any, NamedTuple
 
-from bert_jax.data import corpus, docs
+from bert_jax.data import docs
+from bert_jax.data.reading import read_unit
+from bert_jax.data.sentences import sentences, validation_group
+from bert_jax.data.sources import open_source
 
 MIN_WORDS = 8
 MAX_WORDS = 60
@@ -54,7 +57,7 @@ def write_library_task(
 ) -> dict[str, Any]:
     """Writes `train.tsv` and `validation.tsv` with the columns text and label.
 
-    Groups (modules) are split by `corpus.validation_group`. Given the fraction that
+    Groups (modules) are split by `sentences.validation_group`. Given the fraction that
     pretraining held out, no sentence of the validation split was pretrained on, and
     no module is on both sides. A sentence that two libraries or both splits share
     is in neither.
@@ -127,14 +130,12 @@ def _split_examples(
     """Label -> examples of each split, each text once, in corpus order."""
     places: dict[str, set[tuple[str, bool]]] = collections.defaultdict(set)
     first: dict[str, Example] = {}
-    source = corpus.open_source(
-        f"files:{glob.escape(str(corpus_dir))}/{docs.FILE_PATTERN}"
-    )
+    source = open_source(f"files:{glob.escape(str(corpus_dir))}/{docs.FILE_PATTERN}")
     for unit in source.units:
-        for document in corpus.read_unit(unit):
+        for document in read_unit(unit):
             label = document.group.partition(":")[0]
-            held_out = corpus.validation_group(document.group, fraction)
-            for sentence in corpus.sentences(document.text):
+            held_out = validation_group(document.group, fraction)
+            for sentence in sentences(document.text):
                 if _is_prose(sentence):
                     text = without_library_names(sentence)
                     shape = _shape(text)
