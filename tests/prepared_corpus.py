@@ -6,10 +6,11 @@ import shutil
 
 import numpy as np
 
-from bert_jax.data.corpus import sentences
 from bert_jax.data.prepare import prepare
-from bert_jax.data.tokenizer import WordPieceTokenizer
+from bert_jax.data.sentences import sentences
 from bert_jax.data.vocabulary import train_sentencepiece
+from bert_jax.data.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.prepare_config import PrepareOptions
 
 NUM_FILES = 4
 FRACTION = 0.3
@@ -50,10 +51,16 @@ def make_corpus(folder: pathlib.Path) -> tuple[str, list[dict], pathlib.Path]:
     return f"files:{folder}/*.jsonl", records, folder / "tokenizer"
 
 
-def prepared(corpus, output, **settings):
+def prepared(corpus, output, *, num_workers=1, progress=None, **settings):
     source, _, tokenizer = corpus
-    settings = {"validation_fraction": FRACTION, "num_workers": 1} | settings
-    return prepare(source, tokenizer, output, **settings)
+    return prepare(
+        source,
+        tokenizer,
+        output,
+        PrepareOptions(**{"validation_fraction": FRACTION} | settings),
+        num_workers=num_workers,
+        progress=progress,
+    )
 
 
 def contents(directory: pathlib.Path) -> dict[str, bytes]:

@@ -7,7 +7,6 @@ import collections
 import json
 import math
 import os
-import pathlib
 import tarfile
 
 import numpy as np
@@ -16,6 +15,7 @@ import tensorflow_datasets as tfds
 from prepared_corpus import (
     FRACTION,
     NUM_FILES,
+    contents,
     copy_of,
     make_corpus,
     other_tokenizer,
@@ -23,13 +23,14 @@ from prepared_corpus import (
 )
 
 from bert_jax.config import DataConfig
-from bert_jax.data.corpus import sentences, validation_group
 from bert_jax.data.dataset import open_dataset
 from bert_jax.data.packing import pack
 from bert_jax.data.pairs import make_pairs
 from bert_jax.data.prepare import prepare, unigram_entropy
-from bert_jax.data.shards import SPLITS
-from bert_jax.data.tokenizer import WordPieceTokenizer
+from bert_jax.data.records import SPLITS
+from bert_jax.data.sentences import sentences, validation_group
+from bert_jax.data.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.prepare_config import PrepareOptions
 
 
 @pytest.fixture(scope="session")
@@ -50,15 +51,6 @@ def dataset(corpus, tmp_path_factory):
 def damaged(dataset, tmp_path):
     """A copy to damage."""
     return copy_of(dataset, tmp_path)
-
-
-def contents(directory: pathlib.Path) -> dict[str, bytes]:
-    files = (path for path in directory.rglob("*") if path.is_file())
-    return {
-        str(path.relative_to(directory)): path.read_bytes()
-        for path in files
-        if path.relative_to(directory).parts[0] != "index"
-    }
 
 
 def expected_documents(corpus, tokenizer) -> dict[str, dict[str, list[list[int]]]]:
@@ -90,7 +82,7 @@ def test_manifest_counts_what_is_there(corpus, dataset):
             "unigram_entropy": pytest.approx(entropy, rel=1e-12),
         }
         assert min(counts.values()) > 0
-    assert opened.manifest["empty_documents"] == 1
+    assert opened.manifest["audit"]["documents_without_tokens"] == 1
     assert opened.manifest["read"]["documents"] == len(corpus[1])
     assert opened.manifest["tokenizer"]["vocab_size"] == 44
     assert len(opened.manifest["sha256"]) == 2 * NUM_FILES
@@ -175,7 +167,7 @@ def test_workers_do_not_matter(corpus, dataset, tmp_path):
     assert list(done) == sorted(done)
 
 
-def test_a_killed_run_is_finished_to_the_same_bytes(corpus, dataset, damaged):
+def test_unfinished_work_is_finished_to_the_same_bytes(corpus, dataset, damaged):
     expected = contents(dataset)
     # What a kill can leave: no manifest, one shard done but for its statistics, one
     # not begun, one half written.
@@ -183,16 +175,17 @@ def test_a_killed_run_is_finished_to_the_same_bytes(corpus, dataset, damaged):
     for name in ("dataset_info.json", "features.json"):
         (damaged / name).unlink()
     for index in (1, 2, 3):
-        (damaged / "shards" / f"{index:05d}.json").unlink()
+        (damaged / "shards" / f"{index:05d}.stats.json").unlink()
     half, absent = (
         damaged / f"documents-train.array_record-{index:05d}-of-00004"
         for index in (2, 3)
     )
     absent.unlink()
-    (half.parent / f"{half.name}.partial").write_bytes(half.read_bytes()[:-99] * 2)
+    scratch = damaged / "unfinished" / "00002-1234"
+    scratch.mkdir(parents=True)
+    (scratch / "train").write_bytes(half.read_bytes()[:-99] * 2)
     half.unlink()
-    (damaged / "shards" / "00003.npy.partial").write_bytes(b"half")
-    (damaged / "manifest.json.partial").write_bytes(b"{")
+    (scratch / "counts.npy").write_bytes(b"half")
     kept = damaged / "documents-train.array_record-00000-of-00004"
     before = kept.stat().st_mtime_ns
 
@@ -228,11 +221,12 @@ def test_other_settings_need_another_directory(corpus, dataset, settings, name):
 def test_other_text_or_pieces_need_another_directory(corpus, dataset, tmp_path):
     source, _, tokenizer = corpus
     one_file = source.replace("*", "part-0")
-    with pytest.raises(ValueError, match=r"num_shards, source, units differ"):
-        prepare(one_file, tokenizer, dataset, validation_fraction=FRACTION)
+    options = PrepareOptions(validation_fraction=FRACTION)
+    with pytest.raises(ValueError, match=r"\(source, units differ\)"):
+        prepare(one_file, tokenizer, dataset, options)
     other_tokenizer().save(tmp_path)
     with pytest.raises(ValueError, match=r"\(tokenizer_sha256 differ\)"):
-        prepare(source, tmp_path, dataset, validation_fraction=FRACTION)
+        prepare(source, tmp_path, dataset, options)
 
 
 def test_a_directory_of_something_else_is_left_alone(corpus, tmp_path):
@@ -277,7 +271,7 @@ def test_wikipedia_has_few_unknowns_and_packs_densely(shared_data, tmp_path):
         f"files:{tmp_path}/wiki",
         tmp_path / "tokenizer",
         tmp_path / "dataset",
-        validation_fraction=0.1,
+        PrepareOptions(validation_fraction=0.1),
         num_workers=1,
     )
     opened = open_dataset(tmp_path / "dataset")

@@ -18,7 +18,7 @@ import pytest
 from prepared_corpus import contents
 
 from bert_jax.data.dataset import open_dataset
-from bert_jax.data.tokenizer import WordPieceTokenizer
+from bert_jax.data.wordpiece_tokenizer import WordPieceTokenizer
 
 KILLS = 20
 SCRIPT = """

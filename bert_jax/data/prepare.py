@@ -22,6 +22,7 @@ from bert_jax.data.locking import locked
 from bert_jax.data.metadata import write_tfds_metadata
 from bert_jax.data.pool import run_jobs
 from bert_jax.data.records import SPLITS
+from bert_jax.data.saved_tokenizer import load_tokenizer
 from bert_jax.data.shards import (
     ShardJob,
     write_fingerprints,
@@ -29,7 +30,7 @@ from bert_jax.data.shards import (
     write_text_atomically,
 )
 from bert_jax.data.sources import Source, Unit, divide, open_source
-from bert_jax.data.tokenizer import Tokenizer, load_tokenizer
+from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.prepare_config import DEFAULT_OPTIONS, PrepareOptions
 
 FORMAT_VERSION = 2
@@ -75,11 +76,10 @@ def prepare(
     loaded = load_tokenizer(tokenizer)
     plan = make_plan(opened, loaded, options)
     begin(output, plan)
-    with locked(output):
-        if not (output / MANIFEST).exists():
-            loaded.save(output / TOKENIZER)
+    if not (output / MANIFEST).exists():
+        with locked(output):
             _write(opened, loaded, output, options, plan, strict, num_workers, progress)
-        manifest = json.loads((output / MANIFEST).read_text())
+    manifest = json.loads((output / MANIFEST).read_text())
     if strict:
         refuse_problems(manifest, output)
     return manifest
@@ -96,6 +96,9 @@ def _write(
     progress: Progress | None,
 ) -> None:
     """All of the work between a plan and a manifest."""
+    if (output / MANIFEST).exists():
+        return  # Another process had the lock, and finished.
+    loaded.save(output / TOKENIZER)
     shutil.rmtree(output / "unfinished", ignore_errors=True)
     target = max(opened.size_bytes // options.num_shards, _MIN_SHARD_BYTES)
     units = divide(opened, target, output / "unpacked")
