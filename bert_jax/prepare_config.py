@@ -15,7 +15,16 @@ class ReadOptions:
     max_document_bytes: int = 4 << 20
     """Larger documents are cut into several, at the ends of lines if possible."""
     text_field: str = "text"
-    """Of JSONL and Parquet."""
+    """Of JSONL and Parquet, and of TFDS where the source names none."""
+
+    def __post_init__(self) -> None:
+        if self.max_document_bytes < 1024:
+            raise ValueError(
+                f"max_document_bytes={self.max_document_bytes} must be at least 1024: "
+                "no document should be cut that is read at one go."
+            )
+        if not self.text_field:
+            raise ValueError("text_field is empty; expected a name such as text.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
