@@ -54,7 +54,7 @@ def _divide_file(unit: Unit, target_bytes: int) -> tuple[Unit, ...]:
         length = unit.size_bytes if unit.end is None else unit.end
         return _even_shares(unit, length, target_bytes)
     with Window(unit.path, *(unit.member or ())) as file:
-        sizes = row_group_bytes(file)
+        sizes = row_group_bytes(file, unit.name)
     # Their sizes are those of uncompressed data.
     total = max(sum(sizes), 1)
     ends = [sum(sizes[: k + 1]) * unit.size_bytes // total for k in range(len(sizes))]

@@ -1,5 +1,6 @@
 """Documents from the rows of Parquet files."""
 
+import contextlib
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -19,13 +20,13 @@ def is_parquet(name: str) -> bool:
     return without_compression(name).lower().endswith(".parquet")
 
 
-def row_group_bytes(file: Any) -> list[int]:
-    """Uncompressed size of each row group.
+def row_group_bytes(file: Any, name: str) -> list[int]:
+    """Uncompressed size of each row group of a file that can seek.
 
     Raises:
         ValueError: the file is not Parquet or damaged.
     """
-    metadata = _open(file).metadata
+    metadata = _open(file, name).metadata
     return [
         metadata.row_group(k).total_byte_size for k in range(metadata.num_row_groups)
     ]
@@ -54,57 +55,61 @@ def read_parquet(
     """
     import pyarrow as pa
 
-    opened = _open(file)
-    schema = opened.schema_arrow
+    with contextlib.ExitStack() as stack:
+        if not file.seekable():
+            copy = stack.enter_context(tempfile.TemporaryFile())
+            shutil.copyfileobj(file, copy, _BUFFER_BYTES)
+            file = copy
+        try:
+            yield from _rows(_open(file, name), name, options, start, end)
+        except (pa.ArrowException, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"Cannot read {name}: {error}. Check that the file is whole."
+            ) from error
+
+
+def _rows(
+    opened: Any, name: str, options: ReadOptions, start: int, end: int | None
+) -> Iterator[Record]:
     field = options.text_field
+    schema = opened.schema_arrow
     _check_column(schema, field, name)
     own = [kind for kind in ("key", "group", "url") if kind in schema.names]
-    metadata = opened.metadata
-    groups = list(range(metadata.num_row_groups))[start:end]
-    row = sum(metadata.row_group(k).num_rows for k in range(start))
-    num_rows = sum(metadata.row_group(k).num_rows for k in groups)
-    first = row
+    counts = [
+        opened.metadata.row_group(k).num_rows
+        for k in range(opened.metadata.num_row_groups)
+    ]
+    first, num_rows = sum(counts[:start]), sum(counts[start:end])
     batches = opened.iter_batches(
         batch_size=_ROWS_AT_ONCE,
-        row_groups=groups,
+        row_groups=list(range(len(counts)))[start:end],
         columns=list(dict.fromkeys([field, *own])),
         use_threads=False,
     )
-    try:
-        for batch in batches:
-            texts = _as_bytes(batch.column(field))
-            columns = {kind: batch.column(kind).to_pylist() for kind in own}
-            for index, text in enumerate(texts):
-                ids = {kind: columns[kind][index] for kind in own}
-                try:
-                    key, group = identity(f"{name}#{row}", **ids)
-                except ValueError as error:
-                    raise ValueError(f"{name}, row {row}: {error}.") from None
-                row += 1
-                share = (row - first) / num_rows
-                for part, piece in enumerate(
-                    split_text(text, options.max_document_bytes)
-                ):
-                    yield Record(piece, key, group, part, share=share)
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"Cannot read {name}: {error}. Check that the file is whole; write it again."
-        ) from error
+    row = first
+    for batch in batches:
+        columns = {kind: batch.column(kind).to_pylist() for kind in own}
+        for index, text in enumerate(_as_bytes(batch.column(field))):
+            ids = {kind: columns[kind][index] for kind in own}
+            try:
+                key, group = identity(f"{name}#{row}", **ids)
+            except ValueError as error:
+                raise ValueError(f"{name}, row {row}: {error}.") from None
+            row += 1
+            share = (row - first) / num_rows
+            for part, piece in enumerate(split_text(text, options.max_document_bytes)):
+                yield Record(piece, key, group, part, share=share)
 
 
-def _open(file: Any) -> Any:
+def _open(file: Any, name: str) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if not file.seekable():
-        copy = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the reader
-        shutil.copyfileobj(file, copy, _BUFFER_BYTES)
-        file = copy
     try:
         return pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(
-            f"Not Parquet, or damaged ({error}); check that the file is whole."
+            f"{name} is not Parquet, or damaged ({error}); check that the file is whole."
         ) from error
 
 

@@ -13,6 +13,7 @@ _LOOK_BACK_BYTES = 1 << 16
 # White space aside, a separator is nothing or </doc>.
 _MAX_MARK_BYTES = len(b"</doc>")
 _SPACE = re.compile(rb"\s*")
+_LONG_SPACE_BYTES = 1 << 16
 
 
 class Piece(NamedTuple):
@@ -23,7 +24,7 @@ class Piece(NamedTuple):
     part: int
     """0, and counting up through the further pieces of one record."""
     text: bytes
-    """Without white space at the end of the record, and at its beginning."""
+    """Without white space at either end."""
     is_ended: bool
     """False where the stream ended instead of a separator."""
 
@@ -58,6 +59,8 @@ def split(
         buffer, removed = _squeezed(buffer + block)
         base += removed
     offset = base + len(buffer) - len(buffer.lstrip())
+    if end is not None and offset >= end:
+        return
     searched = part = 0
     is_last = False
     while True:
@@ -88,13 +91,16 @@ def split(
             if end is not None and base + searched >= end:
                 return
             buffer, base, searched = buffer[searched:], base + searched, 0
-        while len(buffer) > limit and len(_certain(buffer, searched)) > limit:
-            length = len(buffer) - len(buffer.lstrip())
-            length += cut(buffer.lstrip(), limit)
-            yield Piece(offset, part, buffer[:length].strip(), True)
+        while len(buffer) > limit:
+            known, rest = _known(buffer, searched)
+            if len(known) <= limit:
+                break
+            length = cut(known, limit)
+            yield Piece(offset, part, known[:length].rstrip(), True)
             part += 1
-            buffer, base = buffer[length:], base + length
-            searched = max(searched - length, 0)
+            known = known[length:].lstrip()
+            base += len(buffer) - len(known) - len(rest)
+            buffer, searched = known + rest, len(known)
         buffer, removed = _squeezed(buffer)
         base += removed
         searched = min(searched, len(buffer.rstrip()))
@@ -115,7 +121,7 @@ def cut(text: bytes, limit: int) -> int:
     if line >= 0:
         return line
     sentence = max(
-        text.rfind(mark, least, limit - len(mark)) + len(mark) - mark.count(b" ")
+        text.rfind(mark, least, limit) + len(mark) - mark.count(b" ")
         for mark in (b". ", b"! ", b"? ", "。".encode())
     )
     if sentence > least:
@@ -164,7 +170,7 @@ def line_start(stream: IO[bytes], position: int) -> int:
 
 
 def _pieces(text: bytes, offset: int, part: int, limit: int) -> Iterator[Piece]:
-    text = text.strip()
+    text = _without_long_spaces(text.strip())
     begin = 0
     while len(text) - begin > limit:
         end = begin + cut(text[begin : begin + limit + 1], limit)
@@ -175,17 +181,35 @@ def _pieces(text: bytes, offset: int, part: int, limit: int) -> Iterator[Piece]:
         yield Piece(offset, part, text[begin:], True)
 
 
-def _certain(buffer: bytes, searched: int) -> bytes:
-    """What surely belongs to the record, whatever comes: no beginning of a separator."""
-    rest = buffer[searched:].strip()
-    return (buffer if len(rest) > _MAX_MARK_BYTES else buffer[:searched]).strip()
+def _known(buffer: bytes, searched: int) -> tuple[bytes, bytes]:
+    """What surely belongs to the record, whatever comes, and the rest of the buffer."""
+    if len(buffer[searched:].strip()) <= _MAX_MARK_BYTES:
+        end = len(buffer[:searched].rstrip())
+    else:
+        end = len(buffer.rstrip())
+    return _without_long_spaces(buffer[:end].lstrip()), buffer[end:]
 
 
 def _squeezed(buffer: bytes) -> tuple[bytes, int]:
-    """Less of a very long white space at the end, and how many bytes less."""
+    """Less of a very long white space at the end, and how many bytes less.
+
+    What is left is still very long, and as good a separator as before.
+    """
     kept = buffer.rstrip()
     space = buffer[len(kept) :]
-    if len(space) <= _BLOCK_BYTES:
+    if len(space) <= 2 * _LONG_SPACE_BYTES:
         return buffer, 0
-    squeezed = b"\n" * min(space.count(b"\n"), 2) or b" "
+    squeezed = _short(space).ljust(_LONG_SPACE_BYTES)
     return kept + squeezed, len(space) - len(squeezed)
+
+
+def _without_long_spaces(text: bytes) -> bytes:
+    # Those that were squeezed are no longer what they were: all become the same.
+    if len(text) < _LONG_SPACE_BYTES:
+        return text
+    long_space = rb"\s{%d,}" % _LONG_SPACE_BYTES
+    return re.sub(long_space, lambda match: _short(match[0]), text)
+
+
+def _short(space: bytes) -> bytes:
+    return b"\n" * min(space.count(b"\n"), 2) or b" "
