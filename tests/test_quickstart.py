@@ -15,6 +15,8 @@ import sys
 
 import pytest
 
+from bert_jax.data.summary import summarize
+
 PACKAGES = ("flax", "orbax")
 NUM_STEPS = 40
 
@@ -98,6 +100,8 @@ def test_all_figures_are_printed_and_stored(done):
     assert pretrain["step"] == NUM_STEPS
     assert f"{pretrain['eval']['mlm_loss']:.3f} nats" in output
     assert f"unigram entropy {pretrain['unigram_entropy']:.3f}" in output
+    manifest = json.loads((folder / "qs/dataset/manifest.json").read_text())
+    assert pretrain["corpus"] == summarize(manifest)
     for name in ("finetune", "finetune_from_scratch"):
         scores = json.loads((folder / f"qs/{name}/results.json").read_text())["eval"]
         assert f"{scores['accuracy']:.1%}" in output
@@ -119,6 +123,7 @@ def test_run_directories_are_complete(done):
 def test_the_report_is_one_page_without_anything_outside(done):
     folder, _ = done
     page = (folder / "qs/report/report.html").read_text()
+    assert "Lines that repeat most" in page
     html.parser.HTMLParser().feed(page)
     assert "TF-IDF" in page
     assert "unigram" in page

@@ -250,6 +250,7 @@ def test_histograms_hold_every_document_and_sentence(tmp_path: Path) -> None:
     text = Page(tmp_path / "out/report.html").text
     assert f"{formats.count(corpus.total(kept, 'documents'))} documents" in text
     assert "Text for a BERT of your own" in text
+    assert "No line was seen to repeat within a shard." in text
 
 
 @pytest.mark.parametrize("powers", [(0, 1), (3, 12), (0, 22)])

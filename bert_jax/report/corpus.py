@@ -130,7 +130,7 @@ def repeated_lines(corpus: Record) -> list[dict[str, str]]:
 def repeated_lines_caption(corpus: Record) -> str:
     """What the counts of the table mean."""
     if not corpus.items("audit", "most_repeated_lines"):
-        return "No line was met twice."
+        return "No line was seen to repeat within a shard."
     number = corpus.count("audit", "lines")
     among = "" if number is None else f"Of {formats.plural(number, 'line')}. "
     return (
