@@ -14,6 +14,7 @@ from bert_jax.batch import PretrainBatch, SpecialIds
 from bert_jax.config import PretrainConfig
 from bert_jax.data.dataset import open_dataset
 from bert_jax.data.loader import PretrainRows, train_batches
+from bert_jax.data.summary import summarize
 from bert_jax.model import pretraining
 from bert_jax.model.masking import mask_tokens
 from bert_jax.train import sharding
@@ -152,6 +153,7 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         "num_parameters": num_parameters,
         "num_documents": splits["train"]["documents"],
         "num_tokens": splits["train"]["tokens"],
+        "corpus": summarize(dataset.manifest),
         "vocab_size": cfg.model.vocab_size,
         "device": device_name(mesh),
         "versions": {
