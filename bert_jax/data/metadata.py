@@ -1,42 +1,48 @@
 """The files that make a folder of shards a TFDS dataset."""
 
-import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from bert_jax.data.records import DATASET_NAME, features
+from bert_jax.data.shards import ShardFile
+from bert_jax.data.storage import Folder
 
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
+def file_names(output: Folder, split: str) -> Any:
+    """TFDS's template for the names of a split's shards."""
+    import tensorflow_datasets as tfds
+
+    return tfds.core.ShardedFileTemplate(
+        template=_TEMPLATE,
+        dataset_name=DATASET_NAME,
+        data_dir=str(output),
+        filetype_suffix="array_record",
+        split=split,
+    )
+
+
 def write_tfds_metadata(
-    output: pathlib.Path, vocab_size: int, shard_lengths: Mapping[str, Sequence[int]]
+    output: Folder, vocab_size: int, files: Mapping[str, Sequence[ShardFile]]
 ) -> None:
     """Writes dataset_info.json and features.json.
 
     Args:
         output: folder of the finished shards.
         vocab_size: decides the type of ids.
-        shard_lengths: of each split, the documents of each shard.
+        files: of each split, its shards in order.
     """
     import tensorflow_datasets as tfds
 
     infos = [
         tfds.core.SplitInfo(
             name=split,
-            shard_lengths=list(lengths),
-            num_bytes=sum(
-                path.stat().st_size
-                for path in output.glob(f"{DATASET_NAME}-{split}.array_record-*")
-            ),
-            filename_template=tfds.core.ShardedFileTemplate(
-                template=_TEMPLATE,
-                dataset_name=DATASET_NAME,
-                data_dir=str(output),
-                filetype_suffix="array_record",
-                split=split,
-            ),
+            shard_lengths=[file.num_documents for file in files[split]],
+            num_bytes=sum(file.size_bytes for file in files[split]),
+            filename_template=file_names(output, split),
         )
-        for split, lengths in shard_lengths.items()
+        for split in files
     ]
     tfds.folder_dataset.write_metadata(
         data_dir=str(output),

@@ -10,8 +10,8 @@ import dataclasses
 import json
 import pathlib
 import shutil
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,12 +24,13 @@ from bert_jax.data.pool import run_jobs
 from bert_jax.data.records import SPLITS
 from bert_jax.data.saved_tokenizer import load_tokenizer
 from bert_jax.data.shards import (
+    ShardFile,
     ShardJob,
     write_fingerprints,
     write_shard,
-    write_text_atomically,
 )
 from bert_jax.data.sources import Source, Unit, divide, open_source
+from bert_jax.data.storage import Folder, write_text_atomically
 from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.prepare_config import DEFAULT_OPTIONS, PrepareOptions
 
@@ -100,9 +101,7 @@ def _write(
         return  # Another process had the lock, and finished.
     loaded.save(output / TOKENIZER)
     shutil.rmtree(output / "unfinished", ignore_errors=True)
-    target = max(opened.size_bytes // options.num_shards, _MIN_SHARD_BYTES)
-    units = divide(opened, target, output / "unpacked")
-    jobs = make_jobs(units, loaded, output, options)
+    jobs = make_jobs(opened, loaded, output, options, output / "unpacked")
     drop = options.duplicates == "drop"
     total = sum(job.size_bytes for job in jobs) * (1 + drop)
     tell = progress or (lambda done, total: None)
@@ -114,7 +113,7 @@ def _write(
             num_workers=num_workers,
             report=lambda done: tell(done, total),
         )
-        _choose_what_to_drop(jobs, compare(jobs, options))
+        choose_what_to_drop(jobs, options)
     read_before = total - sum(job.size_bytes for job in jobs)
     results = run_jobs(
         write_shard,
@@ -122,17 +121,29 @@ def _write(
         num_workers=num_workers,
         report=lambda done: tell(read_before + done, total),
     )
-    finish(output, jobs, results, loaded, options, plan, strict=strict)
+    files = {
+        split: [ShardFile(**result["files"][split]) for result in results]
+        for split in SPLITS
+    }
+    finish(output, jobs, results, files, loaded, options, plan, strict=strict)
     shutil.rmtree(output / "unpacked", ignore_errors=True)
     shutil.rmtree(output / "unfinished", ignore_errors=True)
 
 
 def make_plan(
-    source: Source, tokenizer: Tokenizer, options: PrepareOptions
+    source: Source,
+    tokenizer: Tokenizer,
+    options: PrepareOptions,
+    *,
+    runner: Literal["local", "beam"] = "local",
 ) -> dict[str, Any]:
-    """All that decides a dataset, as JSON; two runs with equal plans write one thing."""
+    """All that decides a dataset, as JSON; two runs with equal plans write one thing.
+
+    The runner does not decide records nor their order, but how a stopped run goes on.
+    """
     return {
         "format_version": FORMAT_VERSION,
+        "runner": runner,
         "source": source.spec,
         "units": [f"{unit.name} {unit.size_bytes}" for unit in source.units],
         "tokenizer_sha256": tokenizer.sha256,
@@ -140,7 +151,7 @@ def make_plan(
     }
 
 
-def begin(output: pathlib.Path, plan: dict[str, Any]) -> None:
+def begin(output: Folder, plan: dict[str, Any]) -> None:
     """Records the plan, or checks that the directory was begun with the same one."""
     path = output / PLAN
     if path.exists():
@@ -162,13 +173,23 @@ def begin(output: pathlib.Path, plan: dict[str, Any]) -> None:
 
 
 def make_jobs(
-    units: tuple[Unit, ...],
+    source: Source,
     tokenizer: Tokenizer,
     output: pathlib.Path,
     options: PrepareOptions,
+    workspace: pathlib.Path,
 ) -> list[ShardJob]:
-    """One a shard, in the order of the source."""
-    groups = _group(units, options.num_shards)
+    """One a shard, in the order of the source.
+
+    Args:
+        source: from `open_source`.
+        tokenizer: whose ids the shards will hold.
+        output: where they and their parts will lie.
+        options: what decides the content.
+        workspace: for what must be unpacked, see `divide`.
+    """
+    target = max(source.size_bytes // options.num_shards, _MIN_SHARD_BYTES)
+    groups = _group(divide(source, target, workspace), options.num_shards)
     return [
         ShardJob(
             output=output,
@@ -209,7 +230,9 @@ def compare(jobs: list[ShardJob], options: PrepareOptions) -> Duplicates:
     )
 
 
-def _choose_what_to_drop(jobs: list[ShardJob], copies: Duplicates) -> None:
+def choose_what_to_drop(jobs: list[ShardJob], options: PrepareOptions) -> None:
+    """Writes each shard's drop file from the fingerprints of all."""
+    copies = compare(jobs, options)
     first = 0
     for job in jobs:
         count = _load(job, "held_out").size
@@ -226,26 +249,36 @@ def _load(job: ShardJob, name: str) -> np.ndarray:
 
 
 def finish(
-    output: pathlib.Path,
+    output: Folder,
     jobs: list[ShardJob],
     results: list[dict[str, Any]],
+    files: Mapping[str, Sequence[ShardFile]],
     tokenizer: Tokenizer,
     options: PrepareOptions,
     plan: dict[str, Any],
     *,
     strict: bool,
 ) -> None:
-    """Judges finished shards, and writes what makes them a dataset."""
+    """Judges finished shards, and writes what makes them a dataset.
+
+    Args:
+        output: where the shards lie.
+        jobs: which name the parts that were left beside the shards.
+        results: `ShardWork.result()` of each job.
+        files: of each split.
+        tokenizer: the one of the jobs.
+        options: of the plan.
+        plan: what `begin` recorded.
+        strict: refuse a corpus in which the audit finds what would spoil training.
+
+    Raises:
+        ValueError: a split is empty, or `strict` and the audit found something.
+    """
+    refuse_empty_splits(results, options, plan)
     merged = audit.merge(results)
     splits = merged.pop("splits")
     counts = np.sum([_load(job, "counts") for job in jobs], axis=0)
     for number, split in enumerate(SPLITS):
-        if not splits[split]["documents"]:
-            raise ValueError(
-                f"The {split} split is empty: {plan['source']} has too few documents "
-                f"for validation_fraction={options.validation_fraction}; add text or "
-                "change the fraction."
-            )
         splits[split]["unigram_entropy"] = unigram_entropy(counts[number])
     copies = compare(jobs, options)
     manifest = {
@@ -273,18 +306,28 @@ def finish(
                 "dropped": options.duplicates == "drop",
             },
         },
-        "sha256": {name: h for r in results for name, h in r["sha256"].items()},
+        "sha256": {file.name: file.sha256 for split in SPLITS for file in files[split]},
     }
     if strict:
         refuse_problems(manifest, output)
-    shard_lengths = {
-        split: [r["splits"][split]["documents"] for r in results] for split in SPLITS
-    }
-    write_tfds_metadata(output, tokenizer.vocab_size, shard_lengths)
+    write_tfds_metadata(output, tokenizer.vocab_size, files)
     write_text_atomically(output / MANIFEST, json.dumps(manifest, indent=2) + "\n")
 
 
-def refuse_problems(manifest: dict[str, Any], output: pathlib.Path) -> None:
+def refuse_empty_splits(
+    results: list[dict[str, Any]], options: PrepareOptions, plan: dict[str, Any]
+) -> None:
+    """Raises ValueError unless there is something to train on and to judge by."""
+    for split in SPLITS:
+        if not sum(result["splits"][split]["documents"] for result in results):
+            raise ValueError(
+                f"The {split} split is empty: {plan['source']} has too few documents "
+                f"for validation_fraction={options.validation_fraction}; add text or "
+                "change the fraction."
+            )
+
+
+def refuse_problems(manifest: dict[str, Any], output: Folder) -> None:
     """Raises ValueError with everything that the audit finds wrong."""
     if found := audit.problems(manifest):
         listed = "\n".join(f"  - {problem}" for problem in found)

@@ -12,7 +12,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,9 +26,11 @@ from bert_jax.data.records import (
     record_serializer,
     tokenize,
 )
+from bert_jax.data.saved_tokenizer import load_tokenizer
 from bert_jax.data.sentences import validation_group
 from bert_jax.data.sources import Unit
-from bert_jax.data.tokenizer import Tokenizer, load_tokenizer
+from bert_jax.data.storage import write_text_atomically
+from bert_jax.data.tokenizer import Tokenizer
 
 # Takes the bytes of the source, on disk, that were worked through since the last call.
 Progress = Callable[[int], None]
@@ -85,33 +87,58 @@ def documents(
     progress(job.size_bytes - told)
 
 
-def tokenized(
-    job: ShardJob,
-    tokenizer: Tokenizer,
-    audit: ShardAudit,
-    prints: Fingerprints | None,
-    stats: ReadStats,
-    progress: Progress,
-) -> Iterator[tuple[int, TokenizedDocument]]:
-    """The records of a shard, each with the number of its split; the rest is counted."""
-    dropped = np.zeros(0, np.int64)
-    if job.drop:
-        dropped = np.load(job.part("drop.npy"), allow_pickle=False)
-    leave_out = frozenset(dropped.tolist())
-    for number, document in enumerate(documents(job, stats, progress)):
-        text = document.text.encode()
+class ShardFile(NamedTuple):
+    """One finished file of a split."""
+
+    name: str
+    num_documents: int
+    size_bytes: int
+    sha256: str
+
+
+class ShardWork:
+    """The documents of one shard as records, and what is counted on the way."""
+
+    def __init__(self, job: ShardJob, tokenizer: Tokenizer) -> None:
+        self._job, self._tokenizer = job, tokenizer
+        self._audit = ShardAudit(tokenizer.vocab_size)
+        self._stats = ReadStats()
+        # Before documents are dropped, `write_fingerprints` has taken them.
+        self._prints = None if job.drop else Fingerprints(near=job.near)
+
+    def records(self, progress: Progress) -> Iterator[tuple[int, TokenizedDocument]]:
+        """All records in reading order, each with the number of its split."""
+        job, audit = self._job, self._audit
+        dropped = np.zeros(0, np.int64)
+        if job.drop:
+            dropped = np.load(job.part("drop.npy"), allow_pickle=False)
+        leave_out = frozenset(dropped.tolist())
+        for number, document in enumerate(documents(job, self._stats, progress)):
+            text = document.text.encode()
+            if self._prints is not None:
+                self._prints.add(text)
+            held_out = validation_group(document.group, job.validation_fraction)
+            audit.held_out.append(held_out)
+            if number in leave_out:
+                continue
+            record = tokenize(self._tokenizer, document, job.language)
+            if not record.tokens.size:
+                audit.skip()
+                continue
+            audit.add(document.text, len(text), record, int(held_out))
+            yield int(held_out), record
+
+    def save_parts(self, scratch: pathlib.Path) -> None:
+        """Keeps the arrays that the whole corpus is judged by."""
+        audit, prints = self._audit, self._prints
+        parts = {"counts": audit.counts, "held_out": np.array(audit.held_out, bool)}
         if prints is not None:
-            prints.add(text)
-        held_out = validation_group(document.group, job.validation_fraction)
-        audit.held_out.append(held_out)
-        if number in leave_out:
-            continue
-        record = tokenize(tokenizer, document, job.language)
-        if not record.tokens.size:
-            audit.skip()
-            continue
-        audit.add(document.text, len(text), record, int(held_out))
-        yield int(held_out), record
+            parts |= _prints(prints)
+        _save(self._job, scratch, parts)
+
+    def result(self) -> dict[str, Any]:
+        """What was counted but for the arrays, as JSON can hold it."""
+        return {**self._audit.result(), "read": dataclasses.asdict(self._stats)}
 
 
 def write_shard(job: ShardJob, progress: Progress) -> dict[str, Any]:
@@ -123,48 +150,39 @@ def write_shard(job: ShardJob, progress: Progress) -> dict[str, Any]:
     if job.part("stats.json").exists():
         progress(job.size_bytes)
         return json.loads(job.part("stats.json").read_text())
-    from array_record.python import array_record_module
-
     tokenizer = _tokenizer(job.output / "tokenizer", job.tokenizer_sha256)
     serialize = record_serializer(tokenizer.vocab_size)
-    audit, stats = ShardAudit(tokenizer.vocab_size), ReadStats()
-    # Before documents are dropped, `write_fingerprints` has taken them.
-    prints = None if job.drop else Fingerprints(near=job.near)
+    work = ShardWork(job, tokenizer)
     scratch = job.scratch
     scratch.mkdir(parents=True, exist_ok=True)
-    writers = [
-        # One record a group: random reads decompress nothing but what they want.
-        array_record_module.ArrayRecordWriter(str(scratch / split), "group_size:1")
-        for split in SPLITS
-    ]
-    for split, record in tokenized(job, tokenizer, audit, prints, stats, progress):
+    writers = [open_shard(scratch / split) for split in SPLITS]
+    for split, record in work.records(progress):
         writers[split].write(serialize(record))
     for writer in writers:
         writer.close()
 
+    result = work.result()
     files = {}
     for split in SPLITS:
-        os.replace(scratch / split, job.path(split))
-        files[job.path(split).name] = file_sha256(job.path(split))
-    save_parts(job, scratch, audit, prints)
-    result = {
-        **audit.result(),
-        "read": dataclasses.asdict(stats),
-        "sha256": files,
-    }
+        path = job.path(split)
+        os.replace(scratch / split, path)
+        num_documents = result["splits"][split]["documents"]
+        files[split] = ShardFile(
+            path.name, num_documents, path.stat().st_size, file_sha256(path)
+        )
+    work.save_parts(scratch)
+    result["files"] = {split: file._asdict() for split, file in files.items()}
     write_text_atomically(job.part("stats.json"), json.dumps(result, indent=2))
     shutil.rmtree(scratch)
     return result
 
 
-def save_parts(
-    job: ShardJob, scratch: pathlib.Path, audit: ShardAudit, prints: Fingerprints | None
-) -> None:
-    """Keeps the arrays that the whole corpus is judged by."""
-    parts = {"counts": audit.counts, "held_out": np.array(audit.held_out, bool)}
-    if prints is not None:
-        parts |= _prints(prints)
-    _save(job, scratch, parts)
+def open_shard(path: pathlib.Path) -> Any:
+    """A writer of an ArrayRecord file; it must be closed."""
+    from array_record.python import array_record_module
+
+    # One record a group: random reads decompress nothing but what they want.
+    return array_record_module.ArrayRecordWriter(str(path), "group_size:1")
 
 
 def write_fingerprints(job: ShardJob, progress: Progress) -> None:
@@ -201,13 +219,6 @@ def _tokenizer(directory: pathlib.Path, sha256: str) -> Tokenizer:
     tokenizer = load_tokenizer(directory)
     assert tokenizer.sha256 == sha256
     return tokenizer
-
-
-def write_text_atomically(path: pathlib.Path, text: str) -> None:
-    """A reader sees the old file or the whole new one."""
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 def file_sha256(path: pathlib.Path) -> str:
