@@ -1,0 +1,1 @@
+"""Programs that measure, and what they found: one file of results a machine and date."""

@@ -1,0 +1,125 @@
+"""The figures of a run as a table, and the files that keep them."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.measure import Figure
+from benchmarks.sections import Outcome
+
+
+def figure_line(figure: Figure) -> str:
+    """One row: what, median with range, promise, note."""
+    return f"| {figure.what} | {_value(figure)} | {_promise(figure)} | {figure.note} |"
+
+
+def section_table(outcome: Outcome) -> list[str]:
+    """A section as lines of Markdown."""
+    section = outcome.section
+    lines = [f"### {section.title}", ""]
+    if section.about:
+        lines += [section.about, ""]
+    if outcome.figures:
+        lines += ["| figure | median (range) | promised | note |"]
+        lines += ["| --- | --- | --- | --- |"]
+        lines += [*map(figure_line, outcome.figures), ""]
+    if outcome.left_out:
+        lines += [f"- **left out** {what}" for what in outcome.left_out] + [""]
+    return lines
+
+
+def write_results(
+    folder: pathlib.Path,
+    name: str,
+    machine: dict[str, Any],
+    settings: dict[str, Any],
+    outcomes: Sequence[Outcome],
+    *,
+    complete: bool,
+) -> list[pathlib.Path]:
+    """Writes `NAME-MACHINE-DATE.json` and the same as `.md`; returns both paths.
+
+    Args:
+        name: of the benchmark.
+        machine: of `describe_machine`.
+        settings: what the run was asked for.
+        complete: whether the run came to its end.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = f"{name}-{machine['machine']}-{machine['date']}"
+    content = {
+        "benchmark": name,
+        "complete": complete,
+        "machine": machine,
+        "settings": settings,
+        "sections": [
+            {
+                "name": outcome.section.name,
+                "title": outcome.section.title,
+                "seconds": outcome.seconds,
+                "figures": [
+                    {**dataclasses.asdict(f), "median": f.median, "met": f.met}
+                    for f in outcome.figures
+                ],
+                "left_out": outcome.left_out,
+            }
+            for outcome in outcomes
+        ],
+    }
+    paths = [folder / f"{stem}.json", folder / f"{stem}.md"]
+    paths[0].write_text(json.dumps(content, indent=1) + "\n")
+    lines = [f"# {name}: {machine['cpu']}, {machine['date']}", ""]
+    lines += [*describe_lines(machine, complete), ""]
+    for outcome in outcomes:
+        if outcome.figures or outcome.left_out:
+            lines += section_table(outcome)
+    paths[1].write_text("\n".join(lines).rstrip() + "\n")
+    return paths
+
+
+def describe_lines(machine: dict[str, Any], complete: bool) -> list[str]:
+    """Machine, versions and state of the run in a few sentences."""
+    versions = ", ".join(
+        f"{name} {version}" for name, version in machine["versions"].items() if version
+    )
+    lines = [
+        f"{machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']} GiB, "
+        f"{machine['system']}, commit {machine['commit'] or 'unknown'}.",
+        f"Python {machine['python']}, {versions}.",
+    ]
+    load = machine["load_before"]
+    if load is not None and load > 0.5:
+        lines.append(
+            f"**Other work was running**: load {load:.1f} before the start; the figures "
+            "are lower than those of a quiet machine."
+        )
+    if not complete:
+        lines.append("**Interrupted**: what follows is what had been measured.")
+    return lines
+
+
+def _value(figure: Figure) -> str:
+    text = f"{_number(figure.median)} {figure.unit}".rstrip()
+    if len(figure.values) > 1:
+        low, high = _number(min(figure.values)), _number(max(figure.values))
+        text += f" ({low}–{high})"
+    return text
+
+
+def _promise(figure: Figure) -> str:
+    bounds = []
+    if figure.at_least is not None:
+        bounds.append(f"≥ {_number(figure.at_least)}")
+    if figure.at_most is not None:
+        bounds.append(f"≤ {_number(figure.at_most)}")
+    if not bounds:
+        return ""
+    return f"{', '.join(bounds)}: {'kept' if figure.met else '**missed**'}"
+
+
+def _number(value: float) -> str:
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3g}"
