@@ -1,5 +1,7 @@
 """The sections of `python -m benchmarks.data`: what they count, not how fast it is."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -209,3 +211,43 @@ def test_a_peer_that_is_not_installed_is_named(
     assert figures["ours, one worker", "MB/s"].median > 0
     assert figures["ours", "M tokens/s"].median > 0
     assert figures["ours, 1 worker process", "M tokens/s"].median > 0
+
+
+@pytest.fixture
+def installed():
+    """The peers, or a skip that says which one is missing."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # torch's own
+            peers.require("datasets", "torch", "transformers")
+    except peers.MissingPeerError as missing:
+        pytest.skip(str(missing))
+
+
+def test_peers_work_on_the_same_tokens(prepared, settings, tmp_path, installed):
+    documents = tmp_path / "documents.jsonl"
+    data_prepare.write_documents(documents, settings)
+    texts = data_text.read_sample(settings, settings.peer_bytes)
+    bare = peers.bare_wordpiece(settings.vocab)
+    cls, sep, mask = (bare.token_to_id(piece) for piece in ("[CLS]", "[SEP]", "[MASK]"))
+    tokens = [
+        token
+        for text in texts
+        for token in [cls, *bare.encode(text, add_special_tokens=False).ids, sep]
+    ]
+    blocks = peers.prepare_with_datasets(documents, settings.vocab, tmp_path / "c", 32)
+    flat = [token for row in blocks for token in row["input_ids"]]
+    assert flat == tokens[: len(tokens) // 32 * 32]
+    assert peers.stored_bytes(blocks) > 4 * len(flat)
+
+    for tensors in ("pt", "np"):
+        batches = list(
+            peers.collated_batches(blocks, settings.vocab, 4, tensors=tensors)
+        )
+        assert sum(map(peers.num_real_tokens, batches)) == len(flat)
+        labels = np.concatenate([np.asarray(b["labels"]).ravel() for b in batches])
+        ids = np.concatenate([np.asarray(b["input_ids"]).ravel() for b in batches])
+        hidden = labels != -100
+        assert 0.1 < hidden.mean() < 0.2
+        assert not np.isin(labels, [cls, sep]).any()
+        assert (ids[hidden] == mask).mean() > 0.7
