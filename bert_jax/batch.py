@@ -6,6 +6,8 @@ Shape suffixes: B rows, T tokens of a row, P pairs that a row can hold.
 import dataclasses
 from typing import Any, NamedTuple
 
+import numpy as np
+
 # Of a token that has no label of its own, such as padding or a word's later pieces.
 IGNORED_LABEL = -100
 
@@ -22,6 +24,37 @@ class SpecialIds:
     cls: int
     sep: int
     mask: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MaskVocabulary:
+    """What masking must know of a vocabulary; `Tokenizer.mask_vocabulary` builds it.
+
+    Equal only to itself, so that it can be a static argument of `jax.jit`.
+
+    Raises:
+        ValueError: `starts_word` is not bool [size], or a special id is outside it.
+    """
+
+    special: SpecialIds
+    size: int
+    """V: random tokens are drawn from [0, V), not from the padding of a table."""
+    starts_word: np.ndarray
+    """bool [V], true where a piece opens a word."""
+
+    def __post_init__(self) -> None:
+        if self.starts_word.shape != (self.size,) or self.starts_word.dtype != bool:
+            raise ValueError(
+                f"MaskVocabulary.starts_word is {self.starts_word.dtype} "
+                f"{list(self.starts_word.shape)}; expected bool [{self.size}], one "
+                "entry for each piece of the tokenizer."
+            )
+        for name, index in dataclasses.asdict(self.special).items():
+            if not 0 <= index < self.size:
+                raise ValueError(
+                    f"SpecialIds.{name}={index} is outside [0, {self.size}), the "
+                    "pieces of this MaskVocabulary; take both from one tokenizer."
+                )
 
 
 class PretrainBatch(NamedTuple):

@@ -110,6 +110,15 @@ class MaskingConfig:
     """Of the chosen, replaced by [MASK]."""
     random_share: float = 0.1
     """Of the chosen, replaced by a random token; the rest stay as they are."""
+    max_slots: int | None = None
+    """Most tokens to choose in a row (google-research: max_predictions_per_seq)."""
+    unit: Literal["token", "word", "span"] = "token"
+    """Chosen together: one token, a whole word, or some words (Joshi et al. 2020). A
+    word that is longer than all that a row may choose is never chosen."""
+    span_p: float = 0.2
+    """Spans have n words with probability ~ span_p * (1 - span_p) ** (n - 1)."""
+    max_span_words: int = 10
+    """Longest span."""
 
     def __post_init__(self) -> None:
         _require(
@@ -125,10 +134,25 @@ class MaskingConfig:
             f"MaskingConfig.mask_share={self.mask_share} and "
             f"random_share={self.random_share} add up to more than 1.",
         )
+        if self.max_slots is not None:
+            _require_positive(self, "max_slots")
+        _require(
+            0.0 < self.span_p <= 1.0,
+            f"MaskingConfig.span_p={self.span_p} is not in (0, 1].",
+        )
+        _require_positive(self, "max_span_words")
+        for name in ("span_p", "max_span_words"):
+            value, default = getattr(self, name), getattr(MaskingConfig, name)
+            _require(
+                self.unit == "span" or value == default,
+                f"MaskingConfig.{name}={value} would be ignored: unit={self.unit!r} "
+                "has no spans. Set unit='span' or leave it out.",
+            )
 
     def num_slots(self, length: int) -> int:
         """Masked positions a row of `length` tokens can have; at least one."""
-        return max(1, round(self.rate * length))
+        slots = max(1, round(self.rate * length))
+        return slots if self.max_slots is None else min(slots, self.max_slots)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

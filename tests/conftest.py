@@ -22,9 +22,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 import reference  # noqa: E402
 
-from bert_jax.batch import ClassifyBatch, PretrainBatch, SpecialIds  # noqa: E402
+from bert_jax.batch import (  # noqa: E402
+    ClassifyBatch,
+    MaskVocabulary,
+    PretrainBatch,
+    SpecialIds,
+)
 from bert_jax.config import ModelConfig  # noqa: E402
-from bert_jax.data.pairs import TokenStore  # noqa: E402
+from bert_jax.data.store import TokenStore  # noqa: E402
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 IN_CI = os.environ.get("CI") == "true"
@@ -91,6 +96,28 @@ def tf():
 @pytest.fixture(scope="session")
 def special() -> SpecialIds:
     return SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
+
+
+@pytest.fixture(scope="session")
+def vocabulary(special) -> MaskVocabulary:
+    """61 pieces, of which every third goes on with a word."""
+    pieces = np.arange(61)
+    return MaskVocabulary(special, pieces.size, (pieces > 4) & (pieces % 3 > 0))
+
+
+@pytest.fixture(scope="session")
+def mask(vocabulary):
+    """mask(batch, seed=0, cfg=MaskingConfig(), vocabulary=...) with NumPy results."""
+    from bert_jax.config import MaskingConfig
+    from bert_jax.model.masking import mask_tokens
+
+    jitted = jax.jit(mask_tokens, static_argnums=(0, 2))
+
+    def run(batch: PretrainBatch, seed=0, cfg=MaskingConfig(), vocabulary=vocabulary):  # noqa: B008
+        masked = jitted(cfg, batch, vocabulary, jax.random.key(seed))
+        return jax.tree.map(np.asarray, masked)
+
+    return run
 
 
 @pytest.fixture(scope="session")

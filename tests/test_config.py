@@ -82,6 +82,10 @@ PRETRAIN = st.builds(
         rate=st.floats(0.0, 1.0, exclude_min=True, exclude_max=True),
         mask_share=st.floats(0.0, 0.5),
         random_share=st.floats(0.0, 0.5),
+        max_slots=st.none() | COUNT,
+        unit=st.just("span"),
+        span_p=st.floats(0.0, 1.0, exclude_min=True),
+        max_span_words=COUNT,
     ),
     mesh=MESHES,
     optimizer=OPTIMIZERS,
@@ -236,6 +240,20 @@ REFUSED = [
         "MaskingConfig.mask_share=0.8 and random_share=0.3 add up to more than 1.",
         random_share=0.3,
     ),
+    *no_number_below(MaskingConfig, "max_slots", "max_span_words"),
+    bad(MaskingConfig, "MaskingConfig.span_p=0.0 is not in (0, 1]", span_p=0.0),
+    bad(MaskingConfig, "span_p=1.5 is not in", unit="span", span_p=1.5),
+    bad(
+        MaskingConfig,
+        "MaskingConfig.span_p=0.3 would be ignored: unit='token' has no spans.",
+        span_p=0.3,
+    ),
+    bad(
+        MaskingConfig,
+        "MaskingConfig.max_span_words=5 would be ignored: unit='word' has no spans.",
+        unit="word",
+        max_span_words=5,
+    ),
     *no_number_below(DataConfig, "max_pairs_per_row", "num_threads"),
     *no_rate(DataConfig, "short_pair_rate"),
     bad(DataConfig, "DataConfig.sequence_length=7 is too short", sequence_length=7),
@@ -292,6 +310,11 @@ def test_derived_numbers():
     assert ModelConfig(vocab_size=256).padded_vocab_size == 256
     masking = MaskingConfig()
     assert [masking.num_slots(n) for n in (1, 128, 512)] == [1, 19, 77]
+    # google-research/bert, create_pretraining_data.py, for its two phases.
+    for length, most in ((128, 20), (512, 76)):
+        masking = MaskingConfig(max_slots=most)
+        for n in range(1, length + 1):
+            assert masking.num_slots(n) == min(most, max(1, round(n * 0.15)))
     assert DataConfig().pairs_per_row == 8
     assert DataConfig(packing=False).pairs_per_row == 1
 

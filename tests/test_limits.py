@@ -15,8 +15,8 @@ from bert_jax.config import (
     MeshConfig,
     OptimizerConfig,
     PretrainConfig,
-    to_json,
 )
+from bert_jax.config_json import to_json
 from bert_jax.data.tasks import EncodedExamples
 from bert_jax.limits import check_ids, check_range
 from bert_jax.model import classification, pretraining
@@ -177,12 +177,12 @@ def test_traced_ids_are_let_through(tiny, make_classify_batch):
 # The loops.
 
 
-def test_held_out_batches_are_checked(tiny, make_batch, special, monkeypatch):
+def test_held_out_batches_are_checked(tiny, make_batch, vocabulary, monkeypatch):
     bad = spoilt(make_batch(), "input_ids", 61)
     monkeypatch.setattr(evaluate, "evaluation_batches", lambda *a, **k: iter([bad]))
     cfg = PretrainConfig(model=tiny, data=DataConfig(sequence_length=24))
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
-    judge = evaluate.PretrainEvaluator(cfg, None, special, mesh)
+    judge = evaluate.PretrainEvaluator(cfg, None, vocabulary, mesh)
     with pytest.raises(ValueError, match=r"input_ids\[1, 3\]=61 "):
         judge({})
     with pytest.raises(ValueError, match=r"input_ids\[1, 3\]=61 "):

@@ -1,42 +1,20 @@
 """Masking by the paper's rule: how many, which, and what takes their place."""
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from masked_rows import VOCAB, assert_consistent, expect, rows_of, shown_tokens
 
-from bert_jax.batch import PretrainBatch
-from bert_jax.config import MaskingConfig
+from bert_jax.batch import MaskVocabulary, PretrainBatch
+from bert_jax.config import MaskingConfig, MeshConfig
 from bert_jax.model.masking import mask_tokens
+from bert_jax.train import sharding
 
-VOCAB = 61
 LENGTH = 40
-
-
-@pytest.fixture
-def mask(special):
-    """mask(batch, seed=0, cfg=MaskingConfig()) with NumPy results."""
-    jitted = jax.jit(mask_tokens, static_argnums=(0, 2, 3))
-
-    def run(batch: PretrainBatch, seed=0, cfg=MaskingConfig()):  # noqa: B008
-        masked = jitted(cfg, batch, special, VOCAB, jax.random.key(seed))
-        return jax.tree.map(np.asarray, masked)
-
-    return run
-
-
-def rows_of(ids) -> PretrainBatch:
-    """One sequence a row; id 0 is padding."""
-    ids = np.asarray(ids, np.int32)
-    real = (ids > 0).astype(np.int32)
-    positions = np.arange(ids.shape[1], dtype=np.int32) * real
-    none = np.zeros((len(ids), 1), np.int32)
-    return PretrainBatch(
-        ids, 0 * real, real, positions, none, none, none.astype(np.float32)
-    )
+UNITS = ("token", "word", "span")
 
 
 def equal_rows(num_rows: int, length: int = LENGTH, padding: int = 6) -> PretrainBatch:
@@ -48,43 +26,14 @@ def equal_rows(num_rows: int, length: int = LENGTH, padding: int = 6) -> Pretrai
     return rows_of(ids)
 
 
-def expect(count: float, trials: int, rate: float) -> None:
-    """Within five standard deviations of a binomial."""
-    assert abs(count - trials * rate) < 5 * math.sqrt(trials * rate * (1 - rate)), (
-        count,
-        trials * rate,
-    )
-
-
-def assert_consistent(batch: PretrainBatch, masked, special) -> None:
-    """What must hold of every result, row by row."""
-    for b, ids in enumerate(batch.input_ids):
-        used = int(masked.weights[b].sum())
-        weights = np.arange(masked.weights.shape[1]) < used
-        np.testing.assert_array_equal(masked.weights[b], weights.astype(np.float32))
-        positions = masked.positions[b, :used]
-        assert (np.diff(positions) > 0).all(), "ascending, none twice"
-        np.testing.assert_array_equal(masked.labels[b, :used], ids[positions])
-        assert not masked.positions[b, used:].any()
-        assert not masked.labels[b, used:].any()
-        forbidden = {special.pad, special.cls, special.sep}
-        assert forbidden.isdisjoint(ids[positions].tolist())
-        assert (batch.sequence_ids[b, positions] > 0).all()
-        untouched = np.setdiff1d(np.arange(ids.size), positions)
-        np.testing.assert_array_equal(masked.input_ids[b, untouched], ids[untouched])
-    assert masked.input_ids.min() >= 0
-    assert masked.input_ids.max() < VOCAB
-    assert masked.input_ids.dtype == masked.positions.dtype == np.int32
-    assert masked.labels.dtype == np.int32
-    assert masked.weights.dtype == np.float32
-
-
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("rate", [0.15, 0.4, 0.9])
-def test_packed_rows_are_masked_consistently(mask, make_batch, special, rate, seed):
+def test_packed_rows_are_masked_consistently(
+    mask, make_batch, special, vocabulary, rate, seed
+):
     batch = make_batch(rows=9, seed=seed)
     masked = mask(batch, seed, MaskingConfig(rate=rate))
-    assert_consistent(batch, masked, special)
+    assert_consistent(batch, masked, vocabulary)
     for b in range(9):
         real = int((batch.sequence_ids[b] > 0).sum())
         free = int((batch.input_ids[b] > special.sep).sum())
@@ -106,23 +55,35 @@ def test_the_number_follows_the_real_tokens(mask, special, length):
     np.testing.assert_array_equal(masked.weights.sum(1), expected)
 
 
-def test_a_row_without_a_maskable_token_weighs_nothing(mask, special):
-    ids = [[2, 3, 3, 0, 0, 0, 0, 0], [0] * 8, [2, 9, 3, 0, 0, 0, 0, 0]]
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_row_without_a_maskable_token_weighs_nothing(mask, vocabulary, unit):
+    ids = [[2, 3, 3, 0, 0, 0, 0, 0], [0] * 8, [2, 10, 3, 0, 0, 0, 0, 0]]
     batch = rows_of(ids)
-    masked = mask(batch)
+    masked = mask(batch, cfg=MaskingConfig(unit=unit))
     np.testing.assert_array_equal(masked.weights.sum(1), [0, 0, 1])
     np.testing.assert_array_equal(masked.input_ids[:2], batch.input_ids[:2])
-    assert_consistent(batch, masked, special)
+    assert_consistent(batch, masked, vocabulary)
 
 
-def test_padding_is_told_by_its_sequence_and_by_its_id(mask, special):
+@pytest.mark.parametrize("unit", UNITS)
+def test_slots_can_be_limited(mask, vocabulary, unit):
+    batch = equal_rows(64)
+    masked = mask(batch, cfg=MaskingConfig(rate=0.5, max_slots=3, unit=unit))
+    assert masked.positions.shape == (64, 3)
+    if unit == "token":
+        assert masked.weights.all()
+    assert masked.weights.sum() > 64 * 2
+    assert_consistent(batch, masked, vocabulary)
+
+
+def test_padding_is_told_by_its_sequence_and_by_its_id(mask, vocabulary):
     # A word without a sequence is padding, and [PAD] inside a sequence is no word.
     ids = np.array([[2, 9, 0, 9, 3, 9, 9, 9]] * 64, np.int32)
     sequences = np.array([[1, 1, 1, 1, 1, 0, 0, 0]] * 64, np.int32)
     batch = rows_of(ids)._replace(sequence_ids=sequences)
     masked = mask(batch, cfg=MaskingConfig(rate=0.9))
     np.testing.assert_array_equal(masked.weights.sum(1), 2)
-    assert_consistent(batch, masked, special)
+    assert_consistent(batch, masked, vocabulary)
 
 
 def test_80_10_10(mask, special):
@@ -130,7 +91,7 @@ def test_80_10_10(mask, special):
     masked = mask(batch)
     assert (masked.weights == masked.weights[:1]).all()
     used = masked.weights > 0
-    shown = np.take_along_axis(masked.input_ids, masked.positions, axis=1)[used]
+    shown = shown_tokens(masked)[used]
     labels = masked.labels[used]
     total = labels.size
     assert total == 4096 * 5  # 15 % of 34
@@ -150,7 +111,7 @@ def test_80_10_10(mask, special):
 def test_random_tokens_cover_the_whole_vocabulary_evenly(mask):
     cfg = MaskingConfig(mask_share=0.0, random_share=1.0)
     masked = mask(equal_rows(4096), cfg=cfg)
-    shown = np.take_along_axis(masked.input_ids, masked.positions, axis=1)
+    shown = shown_tokens(masked)
     counts = np.bincount(shown[masked.weights > 0], minlength=VOCAB)
     assert counts.size == VOCAB
     for count in counts:
@@ -167,7 +128,7 @@ def test_random_tokens_cover_the_whole_vocabulary_evenly(mask):
 )
 def test_the_shares_are_settings(mask, special, cfg, kept, hidden):
     masked = mask(equal_rows(8), cfg=cfg)
-    shown = np.take_along_axis(masked.input_ids, masked.positions, axis=1)
+    shown = shown_tokens(masked)
     used = masked.weights > 0
     assert (shown[used] == masked.labels[used]).mean() == kept
     assert (shown[used] == special.mask).mean() == hidden
@@ -190,20 +151,70 @@ def test_every_maskable_position_is_chosen_equally_often(mask, special):
         expect(together[i, i + 1], 4096, 5 * 4 / (31 * 30))
 
 
-def test_masks_follow_their_key(mask):
-    batch = equal_rows(64)
-    first, again, other = mask(batch, 0), mask(batch, 0), mask(batch, 1)
+@pytest.mark.parametrize("unit", UNITS)
+def test_masks_follow_their_key(mask, unit):
+    batch, cfg = equal_rows(64), MaskingConfig(unit=unit)
+    first, again, other = mask(batch, 0, cfg), mask(batch, 0, cfg), mask(batch, 1, cfg)
     jax.tree.map(np.testing.assert_array_equal, first, again)
     assert (first.positions != other.positions).any(1).mean() > 0.9
     # Rows draw apart, even of the same text.
     same = jax.tree.map(lambda x: np.repeat(x[:1], 64, axis=0), batch)
-    positions = mask(same, 0).positions
+    positions = mask(same, 0, cfg).positions
     assert len({tuple(row) for row in positions.tolist()}) > 32
 
 
-def test_masking_is_the_same_outside_jit(special):
-    batch, key = jax.tree.map(jnp.asarray, equal_rows(4)), jax.random.key(0)
-    run = functools.partial(mask_tokens, MaskingConfig(), special=special)
-    plain = run(batch=batch, vocab_size=VOCAB, key=key)
-    jitted = jax.jit(lambda b, k: run(batch=b, vocab_size=VOCAB, key=k))(batch, key)
-    jax.tree.map(np.testing.assert_array_equal, plain, jitted)
+# Runs are compared on the masks of evaluation, so these may never change.
+@pytest.mark.parametrize(
+    ("unit", "positions", "shown"),
+    [
+        ("token", [2, 5, 17, 21, 25, 0], [33, 44, 4, 4, 4, 2]),
+        ("word", [5, 6, 17, 18, 19, 0], [7, 44, 4, 4, 4, 2]),
+        ("span", [3, 4, 9, 10, 32, 0], [4, 4, 4, 4, 10, 2]),
+    ],
+)
+def test_masks_of_a_key_stay_what_they_were(mask, unit, positions, shown):
+    masked = mask(equal_rows(1), 20_181_011, MaskingConfig(unit=unit))
+    assert masked.positions.tolist() == [positions]
+    assert shown_tokens(masked).tolist() == [shown]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_masking_is_the_same_outside_jit_and_traced_once(vocabulary, unit):
+    key = jax.random.key(0)
+    run = functools.partial(mask_tokens, MaskingConfig(unit=unit))
+    jitted = jax.jit(run, static_argnums=1)
+    for rows in (equal_rows(4), equal_rows(4, padding=9)):
+        batch = jax.tree.map(jnp.asarray, rows)
+        plain = run(batch, vocabulary, key)
+        jax.tree.map(
+            np.testing.assert_array_equal, plain, jitted(batch, vocabulary, key)
+        )
+    assert jitted._cache_size() == 1
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_rows_split_over_devices_get_the_same_masks(vocabulary, unit):
+    batch, key = equal_rows(16), jax.random.key(3)
+    run = functools.partial(mask_tokens, MaskingConfig(unit=unit, rate=0.3))
+    mesh = sharding.make_mesh(MeshConfig(data=4, fsdp=2))
+    placed = sharding.to_devices(mesh, batch)
+    assert len(placed.input_ids.sharding.device_set) == 8
+    jitted = jax.jit(
+        lambda batch: run(batch, vocabulary, key),
+        out_shardings=placed.input_ids.sharding,
+    )
+    split, whole = jitted(placed), run(batch, vocabulary, key)
+    jax.tree.map(np.testing.assert_array_equal, split, whole)
+    # No device may draw for the rows of the others.
+    program = jitted.lower(placed).compile().as_text()
+    assert " all-gather(" not in program
+    assert " all-to-all(" not in program
+
+
+def test_a_vocabulary_that_does_not_fit_is_refused(special):
+    with pytest.raises(ValueError, match=r"starts_word is bool \[60\].*bool \[61\]"):
+        MaskVocabulary(special, 61, np.ones(60, bool))
+    with pytest.raises(ValueError, match=r"starts_word is int64 \[61\]"):
+        MaskVocabulary(special, 61, np.ones(61, np.int64))
+    with pytest.raises(ValueError, match=r"SpecialIds.mask=4 is outside \[0, 4\)"):
+        MaskVocabulary(special, 4, np.ones(4, bool))

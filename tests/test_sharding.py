@@ -25,10 +25,10 @@ NUM_STEPS = 5
 
 
 @pytest.fixture(scope="module")
-def run(tiny, special, make_batch):
+def run(tiny, vocabulary, make_batch):
     """run(mesh config, devices) -> (losses of some steps, last state, step)."""
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-2, warmup_steps=2), 20)
-    objective = functools.partial(pretrain_objective, _Settings(tiny), special)
+    objective = functools.partial(pretrain_objective, _Settings(tiny), vocabulary)
 
     def make(layout, num_devices=8, steps=NUM_STEPS):
         mesh = sharding.make_mesh(layout, jax.devices()[:num_devices])

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.batch import SpecialIds
+from bert_jax.batch import MaskVocabulary, SpecialIds
 from bert_jax.data.sentencepiece_model import is_unigram, parse_model
 from bert_jax.data.ties import Powers
 
@@ -41,6 +41,8 @@ class Tokenizer(abc.ABC):
         vocab_size: V.
         special: ids of the five special tokens.
         starts_word: bool [V], true where a piece opens a word; false for specials.
+        mask_vocabulary: the same for masking, where [UNK] of WordPiece is a word; that
+            of SentencePiece may stand within one.
         sha256: hash of everything that decides ids.
     """
 
@@ -56,6 +58,11 @@ class Tokenizer(abc.ABC):
         self._special_ids = frozenset(dataclasses.astuple(self.special))
         self.starts_word = np.array([self._opens_word(piece) for piece in pieces])
         self.starts_word[list(self._special_ids)] = False
+        starts_word = self.starts_word.copy()
+        starts_word[self.special.unk] = self._opens_word(SPECIAL_PIECES["unk"])
+        self.mask_vocabulary = MaskVocabulary(
+            self.special, self.vocab_size, starts_word
+        )
         rules = json.dumps([FORMAT_VERSION, self.kind, lowercase]).encode()
         self.sha256 = hashlib.sha256(rules + b"\n" + model).hexdigest()
 

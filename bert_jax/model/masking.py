@@ -1,4 +1,4 @@
-"""Which tokens are hidden: drawn on the device, inside the step, from a key.
+"""Hiding tokens: drawn on the device, inside the step, from a key.
 
 Shape suffixes: B rows, T tokens, M masked slots.
 """
@@ -8,8 +8,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bert_jax.batch import PretrainBatch, SpecialIds
+from bert_jax.batch import MaskVocabulary, PretrainBatch
 from bert_jax.config import MaskingConfig
+from bert_jax.model.masking_choice import choose
 
 
 class MaskedBatch(NamedTuple):
@@ -22,68 +23,70 @@ class MaskedBatch(NamedTuple):
 def mask_tokens(
     cfg: MaskingConfig,
     batch: PretrainBatch,
-    special: SpecialIds,
-    vocab_size: int,
+    vocabulary: MaskVocabulary,
     key: jax.Array,
 ) -> MaskedBatch:
     """Hides some tokens of each row and returns what they were.
 
-    The number of hidden tokens follows from the row's real tokens, specials counted;
-    they are drawn without replacement from those that are not [CLS], [SEP] or padding.
-    Each becomes [MASK], a uniform random token of the whole vocabulary, or stays.
+    The number of tokens to hide follows from the row's real tokens, specials counted;
+    they are drawn without replacement from those that are not [CLS], [SEP] or padding,
+    one by one, by whole words or by spans (`cfg.unit`). Each becomes [MASK], a uniform
+    random token of the whole vocabulary, or stays; the tokens of one span share that
+    draw, though not the random token.
 
     Args:
-        cfg: rates.
+        cfg: unit, rates and slots; static.
         batch: rows before masking; T is static.
-        special: ids of the special tokens.
-        vocab_size: random replacements are drawn from [0, vocab_size).
+        vocabulary: of the tokenizer, static; random tokens are drawn from all its pieces
+            and from no padding of the token table.
         key: the only source of randomness.
 
-    Source: Devlin et al. 2018, section 3.1 (task 1) and appendix A.1.
+    Source: Devlin et al. 2018, section 3.1 (task 1) and appendix A.1; for the units see
+    `masking_choice`.
     """
     ids_BT = jnp.asarray(batch.input_ids)
     num_rows, length = ids_BT.shape
     num_slots = cfg.num_slots(length)
+    special = vocabulary.special
     choice_key, action_key, token_key = jax.random.split(key, 3)
 
-    real_BT = batch.sequence_ids > 0
+    real_BT = jnp.asarray(batch.sequence_ids) > 0
     maskable_BT = (
         real_BT
         & (ids_BT != special.pad)
         & (ids_BT != special.cls)
         & (ids_BT != special.sep)
     )
-    num_real_B = real_BT.sum(axis=1)
     # By table: rounding the product on the device would round in float32.
     slots_of = jnp.asarray([cfg.num_slots(n) for n in range(length + 1)], jnp.int32)
-    wanted_B = jnp.minimum(slots_of[num_real_B], num_slots)
-    count_B = jnp.minimum(wanted_B, maskable_BT.sum(axis=1))
+    wanted_B = jnp.minimum(slots_of[real_BT.sum(axis=1)], num_slots)
+    chosen = choose(
+        cfg, batch, vocabulary.starts_word, maskable_BT, wanted_B, choice_key
+    )
+    labels_BM = jnp.take_along_axis(ids_BT, chosen.positions, axis=1)
 
-    # The largest of independent uniform scores are a draw without replacement.
-    scores_BT = jax.random.uniform(choice_key, (num_rows, length))
-    scores_BT = jnp.where(maskable_BT, scores_BT, -1.0)
-    _, chosen_BM = jax.lax.top_k(scores_BT, num_slots)
-    used_BM = jnp.arange(num_slots)[None, :] < count_B[:, None]
-    # Unused slots sort behind the last position, then point at 0.
-    positions_BM = jnp.sort(jnp.where(used_BM, chosen_BM, length), axis=1)
-    positions_BM = jnp.where(used_BM, positions_BM, 0).astype(jnp.int32)
-    labels_BM = jnp.take_along_axis(ids_BT, positions_BM, axis=1)
-
-    action_BM = jax.random.uniform(action_key, (num_rows, num_slots))
-    random_BM = jax.random.randint(token_key, (num_rows, num_slots), 0, vocab_size)
+    if cfg.unit == "span":
+        action_BT = jax.random.uniform(action_key, (num_rows, length))
+        action_BM = jnp.take_along_axis(action_BT, chosen.starts, axis=1)
+    else:
+        action_BM = jax.random.uniform(action_key, (num_rows, num_slots))
+    random_BM = jax.random.randint(token_key, (num_rows, num_slots), 0, vocabulary.size)
     shown_BM = jnp.where(
         action_BM < cfg.mask_share,
         special.mask,
         jnp.where(action_BM < cfg.mask_share + cfg.random_share, random_BM, labels_BM),
     )
     # A slot out of use writes outside the row, where "drop" discards it.
-    target_BM = jnp.where(used_BM, positions_BM, length)
-    rows_B1 = jnp.arange(num_rows)[:, None]
+    target_BM = jnp.where(chosen.used, chosen.positions, length)
+
+    # Row by row: XLA gathers the rows of all devices for one scatter over all.
+    @jax.vmap
+    def put(ids_T: jax.Array, target_M: jax.Array, shown_M: jax.Array) -> jax.Array:
+        return ids_T.at[target_M].set(shown_M.astype(ids_T.dtype), mode="drop")
+
     return MaskedBatch(
-        input_ids=ids_BT.at[rows_B1, target_BM].set(
-            shown_BM.astype(ids_BT.dtype), mode="drop"
-        ),
-        positions=positions_BM,
-        labels=jnp.where(used_BM, labels_BM, 0),
-        weights=used_BM.astype(jnp.float32),
+        input_ids=put(ids_BT, target_BM, shown_BM),
+        positions=chosen.positions,
+        labels=jnp.where(chosen.used, labels_BM, 0),
+        weights=chosen.used.astype(jnp.float32),
     )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from bert_jax.batch import PretrainBatch, SpecialIds
+from bert_jax.batch import MaskVocabulary, PretrainBatch
 from bert_jax.config import MaskingConfig, ModelConfig, PretrainConfig
 from bert_jax.data.loader import PretrainRows, evaluation_batches
 from bert_jax.data.tokenizer import Tokenizer
@@ -32,10 +32,11 @@ class PretrainEvaluator:
         self,
         cfg: PretrainConfig,
         rows: PretrainRows,
-        special: SpecialIds,
+        vocabulary: MaskVocabulary,
         mesh: Mesh,
     ) -> None:
-        self.cfg, self.rows, self.special, self.mesh = cfg, rows, special, mesh
+        self.cfg, self.rows, self.mesh = cfg, rows, mesh
+        self.vocabulary = vocabulary
         self._step = jax.jit(
             self._evaluate_batch, out_shardings=sharding.replicated(mesh)
         )
@@ -44,9 +45,7 @@ class PretrainEvaluator:
         self, params: Any, batch: PretrainBatch, number: jax.Array
     ) -> dict[str, Mean]:
         with sharding.on_mesh(self.mesh):
-            masked = fixed_masks(
-                self.cfg.masking, batch, self.special, self.cfg.model.vocab_size, number
-            )
+            masked = fixed_masks(self.cfg.masking, batch, self.vocabulary, number)
             outputs = pretraining.apply(self.cfg.model, params, batch, masked)
             _, metrics = pretrain_loss(outputs, batch, masked)
         is_random = (batch.nsp_labels == 1).astype(jnp.float32)
@@ -76,13 +75,12 @@ class PretrainEvaluator:
 def fixed_masks(
     cfg: MaskingConfig,
     batch: PretrainBatch,
-    special: SpecialIds,
-    vocab_size: int,
+    vocabulary: MaskVocabulary,
     number: jax.Array,
 ) -> MaskedBatch:
     """The masks of evaluation batch `number`, the same in every run."""
     key = jax.random.fold_in(jax.random.key(EVALUATION_SEED), number)
-    return mask_tokens(cfg, batch, special, vocab_size, key)
+    return mask_tokens(cfg, batch, vocabulary, key)
 
 
 def mask_examples(
@@ -103,7 +101,9 @@ def mask_examples(
     batch = next(iter(evaluation_batches(rows, batch_size=num_examples, max_batches=1)))
     check_ids(cfg.model, batch)
     fill: Callable[[Any, PretrainBatch], tuple] = jax.jit(
-        lambda params, batch: _fill(cfg, params, batch, tokenizer.special, num_guesses)
+        lambda params, batch: _fill(
+            cfg, params, batch, tokenizer.mask_vocabulary, num_guesses
+        )
     )
     masked, probs, pieces = jax.device_get(fill(params, batch))
     examples = []
@@ -131,12 +131,10 @@ def _fill(
     cfg: PretrainConfig,
     params: Any,
     batch: PretrainBatch,
-    special: SpecialIds,
+    vocabulary: MaskVocabulary,
     num_guesses: int,
 ) -> tuple[MaskedBatch, jax.Array, jax.Array]:
-    masked = fixed_masks(
-        cfg.masking, batch, special, cfg.model.vocab_size, jnp.int32(0)
-    )
+    masked = fixed_masks(cfg.masking, batch, vocabulary, jnp.int32(0))
     logits = pretraining.apply(cfg.model, params, batch, masked).mlm_logits
     probs, pieces = jax.lax.top_k(jax.nn.softmax(logits), num_guesses)
     return masked, probs, pieces

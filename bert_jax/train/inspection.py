@@ -30,13 +30,7 @@ def describe_rows(
     rows = PretrainRows(dataset.load_split(split), data, tokenizer.special, seed=seed)
     batch = rows.batch(first_row, num_rows)
     masked = jax.device_get(
-        mask_tokens(
-            masking,
-            batch,
-            tokenizer.special,
-            tokenizer.vocab_size,
-            jax.random.key(seed),
-        )
+        mask_tokens(masking, batch, tokenizer.mask_vocabulary, jax.random.key(seed))
     )
     for row in range(num_rows):
         real = int((batch.sequence_ids[row] > 0).sum())

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 import bert_jax
-from bert_jax.batch import PretrainBatch, SpecialIds
+from bert_jax.batch import MaskVocabulary, PretrainBatch
 from bert_jax.config import PretrainConfig
 from bert_jax.data.dataset import open_dataset
 from bert_jax.data.loader import PretrainRows, train_batches
@@ -37,7 +37,7 @@ _VERSIONS = ("jax", "flax", "optax", "orbax-checkpoint")
 
 def pretrain_objective(
     cfg: PretrainConfig,
-    special: SpecialIds,
+    vocabulary: MaskVocabulary,
     params: Any,
     batch: PretrainBatch,
     key: jax.Array,
@@ -45,11 +45,11 @@ def pretrain_objective(
     """Masks a batch and returns the loss of both heads, dropout on.
 
     Args:
-        cfg: static, as is `special`.
+        cfg: static, as is `vocabulary`.
         key: of the masks and of dropout.
     """
     mask_key, dropout_key = jax.random.split(key)
-    masked = mask_tokens(cfg.masking, batch, special, cfg.model.vocab_size, mask_key)
+    masked = mask_tokens(cfg.masking, batch, vocabulary, mask_key)
     outputs = pretraining.apply(cfg.model, params, batch, masked, key=dropout_key)
     return pretrain_loss(outputs, batch, masked)
 
@@ -67,7 +67,7 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
     mesh = sharding.make_mesh(cfg.mesh)
     sharding.check_batch_size(mesh, cfg.batch_size)
     optimizer = make_optimizer(cfg.optimizer, cfg.num_steps)
-    objective = functools.partial(pretrain_objective, cfg, special)
+    objective = functools.partial(pretrain_objective, cfg, tokenizer.mask_vocabulary)
 
     def make_state():  # type: ignore[no-untyped-def]
         init = functools.partial(pretraining.init_params, cfg.model)
@@ -137,7 +137,7 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
             num_hosts=jax.process_count(),
         ),
         num_steps=cfg.num_steps,
-        evaluate=PretrainEvaluator(cfg, held_out_rows, special, mesh),
+        evaluate=PretrainEvaluator(cfg, held_out_rows, tokenizer.mask_vocabulary, mesh),
         per_step={
             "sequences_per_sec": cfg.batch_size * len(epoch.pairs) / len(epoch.rows),
             "tokens_per_sec": cfg.batch_size * tokens_per_row,

@@ -54,7 +54,8 @@ def _evaluate_pretraining(
         dataset.load_split("validation"), cfg.data, special, seed=EVALUATION_SEED
     )
     params = load_params(run, mesh).params
-    return PretrainEvaluator(cfg, rows, special, mesh)(params)
+    vocabulary = dataset.tokenizer.mask_vocabulary
+    return PretrainEvaluator(cfg, rows, vocabulary, mesh)(params)
 
 
 def _evaluate_classifier(
