@@ -15,7 +15,7 @@ from bert_jax.prepare_config import ReadOptions
 
 # What is parsed as a whole, such as one line of JSON, may take no more memory.
 MAX_RECORD_BYTES = 64 << 20
-_HEAD_BYTES = 1 << 18
+_HEAD_BYTES = 1 << 16
 
 _BLANK = rb"[ \t\r\v\f]*"
 _BLANK_LINE = re.compile(rb"\n%b\n\s*" % _BLANK)
@@ -43,6 +43,8 @@ _OTHER_KINDS = {
     b"PK\x03\x04": "a zip archive",
     b"%PDF-": "PDF",
 }
+# A few of these are dirt; where there are many, it is no text.
+_CONTROLS = bytes({*range(0x20)} - {*b"\t\n\v\f\r\x1b"})
 
 
 class Record(NamedTuple):
@@ -155,7 +157,9 @@ def _check_is_text(head: bytes, name: str) -> None:
                 "it after what it is, or take it out of the source."
             )
     beginning = head[:4096]
-    if beginning.count(0) > len(beginning) // 50:
+    num_controls = len(beginning) - len(beginning.translate(None, _CONTROLS))
+    most_zeros, most_controls = len(beginning) // 50, 8 + len(beginning) // 20
+    if beginning.count(0) > most_zeros or num_controls > most_controls:
         raise ValueError(
             f"{name} is not text; expected UTF-8. Take it out of the source, or convert "
             "it."
@@ -176,7 +180,7 @@ def _json_lines(
     field = options.text_field
     example = f"expected one object a line, like {json.dumps({field: '...'})}"
     for piece in pieces:
-        if piece.part:
+        if piece.ended_by == "cut":
             raise RecordError(
                 name,
                 piece.offset,
@@ -235,7 +239,7 @@ def _wiki(pieces: Iterator[Piece], name: str, options: ReadOptions) -> Iterator[
             )
             body = body[opening.end() :]
         is_nested = b"<doc" in body and _DOC_INSIDE.search(b"\n" + body)
-        if not piece.is_ended or is_nested:
+        if piece.ended_by == "end of stream" or is_nested:
             raise RecordError(
                 name,
                 piece.offset,

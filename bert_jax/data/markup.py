@@ -30,10 +30,9 @@ _BLOCK = (
 # What stands between these is no prose.
 _WITH_CONTENT = ("ref", "script", "style")
 
-_TAG = re.compile(
-    rf"<(/?)({'|'.join([*_INLINE, *_BLOCK, *_WITH_CONTENT])})(?:[\s/][^<>]*)?>",
-    re.IGNORECASE,
-)
+_NAMES = "|".join([*_INLINE, *_BLOCK, *_WITH_CONTENT])
+# Attributes begin with a letter: in "a<b && c>d" there is no tag.
+_TAG = re.compile(rf"<(/?)({_NAMES})(?:\s++[a-z:_@][^<>]*+|\s*+/?)>", re.IGNORECASE)
 _COMMENT = re.compile("<!--|-->")
 _ENTITY = re.compile(
     r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});"
@@ -82,7 +81,11 @@ def unescaped(text: str) -> str:
     """Entities that end with a semicolon and are known become their characters."""
     if "&" not in text:
         return text
-    return _ENTITY.sub(lambda match: html.unescape(match[0]), text)
+    return _ENTITY.sub(_character, text)
+
+
+def _character(entity: re.Match[str]) -> str:
+    return html.unescape(entity[0]) if _is_entity(entity[0]) else entity[0]
 
 
 def _is_entity(entity: str) -> bool:

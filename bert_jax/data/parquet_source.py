@@ -8,7 +8,7 @@ from typing import IO, Any
 
 from bert_jax.data.formats import Record, identity
 from bert_jax.data.splitting import split_text
-from bert_jax.data.streams import without_compression
+from bert_jax.data.streams import Window, without_compression
 from bert_jax.prepare_config import ReadOptions
 
 _ROWS_AT_ONCE = 64
@@ -33,7 +33,7 @@ def row_group_bytes(file: Any, name: str) -> list[int]:
 
 
 def read_parquet(
-    file: IO[bytes],
+    file: Window | IO[bytes],
     name: str,
     options: ReadOptions,
     *,
@@ -43,7 +43,7 @@ def read_parquet(
     """The rows of row groups [start, end).
 
     Args:
-        file: at its beginning; copied to a temporary file if it cannot seek.
+        file: at its beginning; unless it is a `Window`, a temporary copy is read.
         name: keys are `name#row`, unless there is a column "key"; a column "group" is
             used, or else "url".
         options: `text_field` is the column of the text.
@@ -56,7 +56,8 @@ def read_parquet(
     import pyarrow as pa
 
     with contextlib.ExitStack() as stack:
-        if not file.seekable():
+        # What comes out of an archive or a compressed file cannot seek.
+        if not isinstance(file, Window):
             copy = stack.enter_context(tempfile.TemporaryFile())
             shutil.copyfileobj(file, copy, _BUFFER_BYTES)
             file = copy

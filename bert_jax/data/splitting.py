@@ -6,7 +6,7 @@ from how the stream was buffered, nor from the byte at which reading began.
 
 import re
 from collections.abc import Iterator
-from typing import IO, AnyStr, NamedTuple
+from typing import IO, AnyStr, Literal, NamedTuple
 
 _BLOCK_BYTES = 1 << 17
 _LOOK_BACK_BYTES = 1 << 16
@@ -25,8 +25,8 @@ class Piece(NamedTuple):
     """0, and counting up through the further pieces of one record."""
     text: bytes
     """Without white space at either end."""
-    is_ended: bool
-    """False where the stream ended instead of a separator."""
+    ended_by: Literal["separator", "cut", "end of stream"]
+    """After a cut the record goes on in the next piece."""
 
 
 def split(
@@ -56,8 +56,10 @@ def split(
         block = stream.read(_BLOCK_BYTES)
         if not block:
             return
-        buffer, removed = _squeezed(buffer + block)
-        base += removed
+        buffer += block
+        if buffer.isspace():
+            buffer, removed = _squeezed(buffer)
+            base += removed
     offset = base + len(buffer) - len(buffer.lstrip())
     if end is not None and offset >= end:
         return
@@ -83,20 +85,20 @@ def split(
         if is_last:
             if offset >= start:
                 for piece in _pieces(buffer[position:], offset, part, limit):
-                    yield piece._replace(is_ended=False)
+                    at_end = piece.ended_by == "separator"
+                    yield piece._replace(ended_by="end of stream") if at_end else piece
             return
         buffer, base, searched = buffer[position:], base + position, searched - position
-        if offset < start:
-            # The record that reading began in the middle of.
-            if end is not None and base + searched >= end:
-                return
-            buffer, base, searched = buffer[searched:], base + searched, 0
+        if offset < start and end is not None and base + searched >= end:
+            # The record that reading began in the middle of goes on beyond the end.
+            return
         while len(buffer) > limit:
             known, rest = _known(buffer, searched)
             if len(known) <= limit:
                 break
             length = cut(known, limit)
-            yield Piece(offset, part, known[:length].rstrip(), True)
+            if offset >= start:
+                yield Piece(offset, part, known[:length].rstrip(), "cut")
             part += 1
             known = known[length:].lstrip()
             base += len(buffer) - len(known) - len(rest)
@@ -174,11 +176,11 @@ def _pieces(text: bytes, offset: int, part: int, limit: int) -> Iterator[Piece]:
     begin = 0
     while len(text) - begin > limit:
         end = begin + cut(text[begin : begin + limit + 1], limit)
-        yield Piece(offset, part, text[begin:end].rstrip(), True)
+        yield Piece(offset, part, text[begin:end].rstrip(), "cut")
         part += 1
         begin = _SPACE.match(text, end).end()  # type: ignore[union-attr]
     if text:
-        yield Piece(offset, part, text[begin:], True)
+        yield Piece(offset, part, text[begin:], "separator")
 
 
 def _known(buffer: bytes, searched: int) -> tuple[bytes, bytes]:

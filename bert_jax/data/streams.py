@@ -46,7 +46,7 @@ _CODECS = {
 
 def compression(name: str) -> str:
     """The suffix of the codec that `name` asks for, or ""."""
-    suffix = "." + name.rpartition(".")[2].lower()
+    suffix = name[name.rfind(".") :].lower()
     suffix = _SHORT_TAR.get(suffix, suffix)
     return suffix if suffix in _CODECS else ""
 

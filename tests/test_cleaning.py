@@ -1,0 +1,60 @@
+"""Characters that no model should see are removed, and counted."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from source_files import read
+
+from bert_jax.data.cleaning import cleaned, decoded
+from bert_jax.data.documents import ReadStats
+
+
+def test_bad_bytes_and_controls_are_counted(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(
+        b"\xef\xbb\xbfcaf\xe9 \xff\xfe ok\r\nbell\x07 form\x0cfeed caf\xc3\xa9\r\n"
+    )
+    stats = ReadStats()
+    [document] = read(str(path), stats)
+    assert document.text == "caf\ufffd \ufffd\ufffd ok\nbell form feed café"
+    assert (stats.undecodable_bytes, stats.control_characters) == (3, 2)
+    both = stats + stats
+    assert (both.documents, both.undecodable_bytes) == (2, 6)
+
+
+def test_lone_surrogate_in_json_can_be_written_again(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        '{"text": "bad \\ud800 one", "key": "\\udfff", "group": "g\\ud800"}'
+    )
+    stats = ReadStats()
+    [document] = read(str(path), stats)
+    assert document.text.encode() == b"bad \xef\xbf\xbd one"
+    assert (document.key.encode(), document.group.encode()) == (b"?", b"g?")
+    assert stats.undecodable_bytes == 1
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252"])
+def test_other_encodings_show_in_the_counts(tmp_path, encoding):
+    path = tmp_path / "a.txt"
+    path.write_bytes("naïve café, déjà vu".encode(encoding))
+    stats = ReadStats()
+    read(str(path), stats)
+    assert (stats.undecodable_bytes, stats.characters) == (4, 19)
+
+
+@given(text=st.text(st.characters(codec=None)))
+def test_what_is_cleaned_can_be_written_and_is_counted(text):
+    stats = ReadStats()
+    result = cleaned(decoded(text, stats), stats)
+    assert stats.undecodable_bytes == sum("\ud800" <= c <= "\udfff" for c in text)
+    assert stats.characters == len(result)
+    assert stats.text_bytes == len(result.encode())
+    assert result == result.strip()
+    ordinary = result.translate(dict.fromkeys(map(ord, "\t\n")))
+    assert not any(c < " " or "\x7f" <= c <= "\x9f" for c in ordinary)
+    assert cleaned(result, ReadStats()) == result
+
+
+def test_line_ends():
+    assert cleaned("a\r\nb\rc\n\r\nd\r\n", ReadStats()) == "a\nb\nc\n\nd"

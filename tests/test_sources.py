@@ -1,0 +1,206 @@
+"""What a source names, and how it is divided without a change to what is read."""
+
+import gzip
+import multiprocessing
+import os
+import pathlib
+import pickle
+import random
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from source_files import COMPRESSORS, JSON_LINES, PLAIN, WIKI, read, tar_of, write_tar
+
+from bert_jax.data import division
+from bert_jax.data.documents import Document, ReadStats
+from bert_jax.data.reading import read_unit
+from bert_jax.data.sources import divide, open_source
+from bert_jax.data.units import Unit
+
+TEXTS = [f"Document {n}.\n" + f"Line {n}. " * (n % 23) for n in range(120)]
+
+
+def read_units(units: tuple[Unit, ...], stats: ReadStats) -> list[Document]:
+    # As worker processes get them.
+    units = pickle.loads(pickle.dumps(units))
+    return [document for unit in units for document in read_unit(unit, stats)]
+
+
+def wiki_of(texts: list[str]) -> bytes:
+    return "".join(
+        f'<doc id="{n}" url="u{n}">\n{text}\n</doc>\n' for n, text in enumerate(texts)
+    ).encode()
+
+
+def write_everything(folder: pathlib.Path) -> None:
+    """Every kind of file, each of several kilobytes."""
+    plain, wiki = "\n\n".join(TEXTS).encode(), wiki_of(TEXTS)
+    for suffix, compress in COMPRESSORS.items():
+        (folder / f"plain.txt{suffix}").write_bytes(compress(plain))
+    table = pa.table({"text": TEXTS, "key": [f"p{n}" for n in range(len(TEXTS))]})
+    pq.write_table(table, folder / "rows.parquet", row_group_size=7)
+    rows = (folder / "rows.parquet").read_bytes()
+    (folder / "rows.parquet.zst").write_bytes(COMPRESSORS[".zst"](rows))
+    members = {
+        "AA/wiki_00": wiki,
+        "AA/small_0.txt": b"Small 0.",
+        "AA/small_1.jsonl": JSON_LINES.encode(),
+        "BB/rows.parquet": rows,
+        "BB/packed.txt.gz": gzip.compress(plain),
+        **{f"CC/{n}.txt": text.encode() for n, text in enumerate(TEXTS)},
+    }
+    for suffix in ("", ".gz", ".xz", ".zst"):
+        write_tar(folder / f"all.tar{suffix}", members)
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("everything")
+    write_everything(folder)
+    return folder
+
+
+@pytest.mark.parametrize("target", [100, 1_500, 10_000, 1 << 30])
+def test_divided_sources_hold_the_same_documents(everything, tmp_path, target):
+    source = open_source(f"files:{everything}/*")
+    whole, divided = ReadStats(), ReadStats()
+    expected = read_units(source.units, whole)
+    units = divide(source, target, tmp_path / "work")
+    assert read_units(units, divided) == expected
+    named = [document.key for document in expected if "#" in document.key]
+    assert len(set(named)) == len(named) > 2_000
+    assert whole.disk_bytes == source.size_bytes
+    assert divided.disk_bytes == sum(unit.size_bytes for unit in units)
+    whole.disk_bytes = divided.disk_bytes = 0
+    assert divided == whole
+
+
+def test_shares_are_of_about_the_target(tmp_path):
+    draw = random.Random(0)
+    plain = "\n\n".join(draw.randbytes(99).hex() for _ in range(500)).encode()
+    (tmp_path / "plain.txt").write_bytes(plain)
+    (tmp_path / "plain.txt.xz").write_bytes(COMPRESSORS[".xz"](plain))
+    members = {f"AA/{n}.txt": b"x" * 900 for n in range(50)}
+    write_tar(tmp_path / "small.tar", members)
+    write_tar(tmp_path / "large.tar", {"a.txt": plain, "b.txt": b"Small."})
+    (tmp_path / "tiny.txt.gz").write_bytes(gzip.compress(b"Tiny."))
+    target = 10_000
+    units = divide(open_source(f"files:{tmp_path}/*"), target, tmp_path / "work")
+    sizes: dict[str, list[int]] = {}
+    for unit in units:
+        sizes.setdefault(unit.name, []).append(unit.size_bytes)
+    assert list(sizes) == [
+        *("large.tar/a.txt", "large.tar", "plain.txt", "plain.txt.xz", "small.tar"),
+        "tiny.txt.gz",
+    ]
+    assert sum(sizes["plain.txt"]) == sum(sizes["large.tar/a.txt"]) == len(plain)
+    assert sum(sizes["plain.txt.xz"]) == len(plain), "unpacked"
+    for name in ("plain.txt", "plain.txt.xz", "large.tar/a.txt"):
+        assert all(0.6 * target < size < 1.5 * target for size in sizes[name])
+    # 1,536 bytes each, with their headers.
+    assert sizes["small.tar"] == [6 * 1_536] * 8 + [2 * 1_536]
+
+
+def test_unpacked_files_are_used_again(tmp_path):
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress(os.urandom(1_000).hex().encode()))
+    source, work = open_source(str(path)), tmp_path / "work"
+    units = divide(source, 100, work)
+    [unpacked] = work.iterdir()
+    inode = unpacked.stat().st_ino
+    assert divide(source, 100, work) == units
+    assert unpacked.stat().st_ino == inode
+    # Another file at the same place is another file.
+    path.write_bytes(gzip.compress(b"Other text. " * 200))
+    changed = divide(open_source(str(path)), 10, work)
+    assert next(read_unit(changed[0])).text.startswith("Other text.")
+
+
+def test_a_broken_unpacking_leaves_nothing_that_counts(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt.gz"
+    packed = gzip.compress(os.urandom(3_000).hex().encode())
+    path.write_bytes(packed[:-9])
+    source, work = open_source(str(path)), tmp_path / "work"
+    with pytest.raises(ValueError, match=r"Cannot read .*a\.txt\.gz: .*too early"):
+        divide(source, 100, work)
+    assert not list(work.glob("*.unpacked"))
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    path.write_bytes(packed)
+    with monkeypatch.context() as patched:
+        patched.setattr(division.os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            divide(open_source(str(path)), 100, work)
+    assert not list(work.glob("*.unpacked"))
+    units = divide(open_source(str(path)), 100, work)
+    assert sum(unit.size_bytes for unit in units) == 6_000
+
+
+def test_damaged_files_are_named_while_dividing(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 and nothing else" * 50)
+    with pytest.raises(ValueError, match=r"a\.parquet is not Parquet"):
+        divide(open_source(f"files:{tmp_path}/a.parquet"), 100, tmp_path / "work")
+    (tmp_path / "a.tar").write_bytes(tar_of({"a.txt": b"x" * 9_000})[:8_000])
+    with pytest.raises(ValueError, match=r"Cannot read .*a\.tar: unexpected end"):
+        divide(open_source(f"files:{tmp_path}/a.tar"), 100, tmp_path / "work")
+    (tmp_path / "b.tar").write_bytes(tar_of({".hidden": b"x" * 9_000}))
+    with pytest.raises(ValueError, match=r"b\.tar holds no files"):
+        divide(open_source(f"files:{tmp_path}/b.tar"), 100, tmp_path / "work")
+
+
+def test_several_processes_divide_alike(everything, tmp_path):
+    source = open_source(f"files:{everything}/*")
+    alone = divide(source, 1_500, tmp_path / "work")
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        assert divide(source, 1_500, tmp_path / "work", map=pool.map) == alone
+
+
+def test_keys_do_not_name_the_machine(tmp_path):
+    keys = []
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+        path = tmp_path / folder / "a.txt"
+        path.write_text(PLAIN)
+        keys.append([document.key for document in read(str(path))])
+        assert keys[-1] == [d.key for d in read(f"files:{tmp_path / folder}/*.txt")]
+    second = PLAIN.index("Next")
+    assert keys[0] == keys[1] == ["a.txt#2", f"a.txt#{second}"]
+
+
+def test_keys_name_the_member_of_an_archive(tmp_path):
+    write_tar(tmp_path / "dump.tar.xz", {"AA/wiki_0": WIKI.encode(), "b.txt": b"One."})
+    keys = [document.key for document in read(f"files:{tmp_path}/dump.tar.xz")]
+    assert keys == [
+        *("dump.tar.xz/AA/wiki_0#12", "dump.tar.xz/AA/wiki_0#7"),
+        "dump.tar.xz/b.txt#0",
+    ]
+
+
+def test_names_that_are_no_text_or_look_like_patterns(tmp_path):
+    (tmp_path / "a[1].txt").write_text("One.")
+    (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("Two.")
+    assert [d.key for d in read(f"{tmp_path}/a[1].txt")] == ["a[1].txt#0"]
+    keys = [document.key for document in read(f"files:{tmp_path}/*")]
+    assert keys == ["a[1].txt#0", "caf\ufffd.txt#0"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("files:nowhere/*.txt", "matches no file"),
+        ("gopher:wikipedia", "'gopher':, which is not known"),
+        ("files:/", "is a folder"),
+        ("docs:no_such_package_here", "'no_such_package_here' is not installed"),
+    ],
+)
+def test_wrong_specs(spec, message):
+    with pytest.raises(ValueError, match=message):
+        open_source(spec)
+
+
+def test_the_target_must_be_positive(everything, tmp_path):
+    with pytest.raises(ValueError, match="target_bytes=0"):
+        divide(open_source(f"files:{everything}/plain.txt"), 0, tmp_path)
