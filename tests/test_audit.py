@@ -127,7 +127,7 @@ def manifest() -> dict:
             "train": {**split, "unigram_entropy": 6.0},
             "validation": {**split, "unigram_entropy": 6.0},
         },
-        "options": {"read": {"markup": "keep"}},
+        "options": {"near_threshold": 0.8, "read": {"markup": "keep"}},
         "read": {**read, "documents": 200, "text_bytes": 72_000}
         | {"characters": 72_000},
         "audit": {
@@ -189,7 +189,9 @@ def test_what_was_dropped_or_stripped_is_no_problem(manifest):
 def test_a_description_holds_the_numbers(manifest):
     text = "\n".join(describe(manifest))
     assert "train: 100 documents, 900 sentences, 9,000 tokens" in text
-    assert "1 copies and 5 near copies of documents kept" in text
+    assert "1 copies of documents, kept, 5 near copies; 0 held-out" in text
     assert "read: nothing unusual" in text
+    manifest["options"]["near_threshold"] = 0.0
+    assert "near copies not looked for" in "\n".join(describe(manifest))
     manifest["read"]["undecodable_bytes"] = 1_234
     assert "read: 1,234 bytes not UTF-8" in "\n".join(describe(manifest))

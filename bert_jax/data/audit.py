@@ -238,10 +238,13 @@ def describe(manifest: dict[str, Any]) -> list[str]:
     ]
     copies = audit["duplicates"]
     what = "dropped" if copies["dropped"] else "kept"
+    near = f"{copies['near']:,} near copies"
+    if not manifest["options"]["near_threshold"]:
+        near = "near copies not looked for"
     lines.append(
         f"audit: [UNK] {audit['unk_share']:.3%} of the tokens; {copies['exact']:,} "
-        f"copies and {copies['near']:,} near copies of documents {what}; "
-        f"{copies['leaked']:,} held-out documents also in training"
+        f"copies of documents, {what}, {near}; {copies['leaked']:,} held-out documents "
+        "also in training"
     )
     met = {
         "bytes not UTF-8": read["undecodable_bytes"],
