@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bert_jax.data.sentencepiece_model import is_unigram, parse_model
+from bert_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from bert_jax.data.ties import Powers
-from bert_jax.data.tokenizer import SentencePieceTokenizer
 from bert_jax.data.vocabulary import train_sentencepiece
 from bert_jax.exchange.tokenizer import to_fast_tokenizer
 

@@ -11,12 +11,10 @@ import pytest
 
 from bert_jax.batch import SpecialIds
 from bert_jax.data import vocabulary as module
-from bert_jax.data.tokenizer import (
-    METADATA_FILE,
-    WordPieceTokenizer,
-    load_tokenizer,
-)
+from bert_jax.data.saved_tokenizer import load_tokenizer
+from bert_jax.data.tokenizer import METADATA_FILE
 from bert_jax.data.vocabulary import train_sentencepiece
+from bert_jax.data.wordpiece_tokenizer import WordPieceTokenizer
 
 WORDS = [
     "river",
@@ -111,7 +109,7 @@ def test_saved_and_loaded_tokenizers_agree_in_another_process(tokenizer, tmp_pat
     texts = [*sentences(20, seed=7), "The river [SEP] ÉCOLE"]
     program = (
         "import json, sys\n"
-        "from bert_jax.data.tokenizer import load_tokenizer\n"
+        "from bert_jax.data.saved_tokenizer import load_tokenizer\n"
         "t = load_tokenizer(sys.argv[1])\n"
         "print(json.dumps([t.encode(json.loads(sys.argv[2])), t.sha256]))\n"
         "assert 'jax' not in sys.modules\n"

@@ -77,7 +77,7 @@ class TrainTokenizer:
 
     def run(self) -> None:
         from bert_jax.data.corpus import open_source, read_unit, sentences
-        from bert_jax.data.tokenizer import load_tokenizer
+        from bert_jax.data.saved_tokenizer import load_tokenizer
         from bert_jax.data.vocabulary import train_sentencepiece
 
         if (self.output / "bert_jax_tokenizer.json").exists():

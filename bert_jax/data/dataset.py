@@ -16,9 +16,10 @@ import numpy as np
 
 from bert_jax.data.pairs import TokenStore
 from bert_jax.data.prepare import FORMAT_VERSION, MANIFEST, TOKENIZER
-from bert_jax.data.records import SPLITS, token_dtype
+from bert_jax.data.records import SPLITS
+from bert_jax.data.saved_tokenizer import load_tokenizer
 from bert_jax.data.shards import file_sha256
-from bert_jax.data.tokenizer import Tokenizer, load_tokenizer
+from bert_jax.data.tokenizer import Tokenizer, token_dtype
 
 _RECORDS_AT_ONCE = 1_000
 

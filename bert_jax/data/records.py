@@ -7,7 +7,7 @@ import numpy as np
 
 from bert_jax.data.reading import Document
 from bert_jax.data.sentences import sentences
-from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.data.tokenizer import Tokenizer, token_dtype
 
 SPLITS = ("train", "validation")
 DATASET_NAME = "documents"
@@ -19,11 +19,6 @@ class TokenizedDocument(NamedTuple):
     key: str
     tokens: np.ndarray  # uint16 or uint32 [tokens]
     sentence_lengths: np.ndarray  # uint16 [sentences], none 0
-
-
-def token_dtype(vocab_size: int) -> type[np.unsignedinteger]:
-    """The smallest unsigned type that holds every id."""
-    return np.uint16 if vocab_size <= 2**16 else np.uint32
 
 
 def tokenize(

@@ -11,7 +11,11 @@ from typing import Any
 
 # Message -> (field, number, type, default); "*" before a type: repeated.
 _FIELDS: dict[str, tuple[tuple[str, int, str, str | None], ...]] = {
-    "Piece": (("piece", 1, "string", None), ("score", 2, "float", None)),
+    "Piece": (
+        ("piece", 1, "string", None),
+        ("score", 2, "float", None),
+        ("type", 3, "int32", "1"),
+    ),
     "TrainerSpec": (
         ("model_type", 3, "int32", "1"),
         ("split_by_whitespace", 22, "bool", "true"),

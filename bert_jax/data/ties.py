@@ -27,10 +27,11 @@ class Powers:
             for index in group
         }
         self._length = {index: len(pieces[index]) for index in self._root}
+        self._movable = frozenset(self._root)
 
     def sort_runs(self, ids: list[int]) -> None:
         """Sorts neighbours that are powers of one string, shortest first, in place."""
-        if self._root.keys().isdisjoint(ids):
+        if self._movable.isdisjoint(ids):
             return
         start = 0
         while start < len(ids):

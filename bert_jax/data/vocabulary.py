@@ -6,11 +6,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
-from bert_jax.data.tokenizer import (
-    SPECIAL_PIECES,
-    SentencePieceTokenizer,
-    without_surrogates,
-)
+from bert_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
+from bert_jax.data.tokenizer import SPECIAL_PIECES, without_surrogates
 
 # SentencePiece skips longer training lines and says so only in its log.
 _MAX_TRAINING_BYTES = 4_000

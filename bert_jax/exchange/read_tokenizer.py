@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from bert_jax.data.sentencepiece_model import parse_model
-from bert_jax.data.tokenizer import (
-    SPECIAL_PIECES,
+from bert_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
+from bert_jax.data.tokenizer import SPECIAL_PIECES, Tokenizer
+from bert_jax.data.wordpiece_tokenizer import (
     WORDPIECE_MAX_CHARS_PER_WORD,
-    SentencePieceTokenizer,
-    Tokenizer,
     WordPieceTokenizer,
 )
 from bert_jax.exchange.reading import agreed_casing, fill_table, load_json
