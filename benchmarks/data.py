@@ -185,7 +185,7 @@ def main() -> int:
             outcomes,
             complete=complete,
         )
-    print("written:", *paths)
+    print("written:" if complete else "interrupted; written:", *paths)
     return 0 if complete else 130
 
 

@@ -51,7 +51,7 @@ class Settings:
     """Real tokens of one repetition of our loader."""
     num_steps: int = 40
     """Updates of each of the short trainings."""
-    model: str = "mini"
+    model: str = "tiny"
     """Size of the model of those trainings, a name of `bert_jax.family`."""
 
     @property

@@ -9,6 +9,7 @@ from benchmarks import (
     data_loader,
     data_prepare,
     data_rows,
+    data_steps,
     data_text,
     data_tokenize,
     peers,
@@ -65,7 +66,7 @@ def settings(tmp_path_factory) -> Settings:
         peer_bytes=20_000,
         batch_size=2,
         loader_tokens=1,
-        num_steps=2,
+        num_steps=3,
         model="tiny",
     )
 
@@ -251,3 +252,26 @@ def test_peers_work_on_the_same_tokens(prepared, settings, tmp_path, installed):
         assert 0.1 < hidden.mean() < 0.2
         assert not np.isin(labels, [cls, sep]).any()
         assert (ids[hidden] == mask).mean() > 0.7
+
+
+def test_a_step_is_split_into_its_parts(
+    prepared, settings, findings, found, monkeypatch
+):
+    monkeypatch.setattr(data_steps, "_BATCH_SIZES", {32: 8})
+    monkeypatch.setattr(data_steps, "_LOG_EVERY_STEPS", 1)
+    data_steps.train_briefly(settings, findings)
+    figures, left_out = found()
+    assert not left_out
+    (step,) = (f for (what, _), f in figures.items() if what.startswith("step, "))
+    assert len(step.values) == settings.num_steps - 1
+    waiting = figures["of it waiting for input, T=32", "%"]
+    assert all(0.0 <= share < 100.0 for share in waiting.values)
+    for unit in ("token", "word", "span"):
+        spent = figures[f"masking by {unit}, T=32", "ms"].values
+        shares = figures[f"of it masking by {unit}, T=32", "%"].values
+        assert shares == pytest.approx([x / 10 / step.median for x in spent])
+
+
+def test_steps_are_timed_between_the_lines_of_a_log():
+    lines = [{"step": 5, "elapsed_secs": 9.0}, {"step": 10, "elapsed_secs": 19.0}]
+    assert data_steps.step_seconds(lines) == [2.0]
