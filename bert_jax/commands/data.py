@@ -2,7 +2,9 @@
 
 import dataclasses
 import pathlib
-from typing import Annotated, Literal
+import shlex
+import sys
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -11,6 +13,7 @@ from bert_jax.config import (
     DataConfig,
     MaskingConfig,
 )
+from bert_jax.prepare_config import PrepareOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,8 +79,10 @@ class TrainTokenizer:
     """Rules of the sentence splitter."""
 
     def run(self) -> None:
-        from bert_jax.data.corpus import open_source, read_unit, sentences
+        from bert_jax.data.reading import read_unit
         from bert_jax.data.saved_tokenizer import load_tokenizer
+        from bert_jax.data.sentences import sentences
+        from bert_jax.data.sources import open_source
         from bert_jax.data.vocabulary import train_sentencepiece
 
         if (self.output / "bert_jax_tokenizer.json").exists():
@@ -118,31 +123,56 @@ class Prepare:
     """Tokenises a source into a TFDS dataset with a held-out split by document."""
 
     source: str
-    """files:GLOB (.txt, .jsonl, WikiExtractor; .gz, .xz, .tar.xz) or docs:."""
+    """files:GLOB, tfds:NAME or docs: (README, "Sources")."""
     tokenizer: pathlib.Path
     """Directory written by `bert-jax tokenizer`."""
-    output: pathlib.Path
-    """Started again with the same settings, unfinished work is gone on with."""
-    validation_fraction: float = 0.05
-    """Share of documents held out."""
-    language: str = "en"
-    """Rules of the sentence splitter."""
-    num_shards: int = 64
-    """At most; one file of the source is never divided."""
+    output: str
+    """A directory, or with --beam gs://... or s3://...; started again with the same
+    settings, unfinished work is gone on with."""
+    options: Annotated[PrepareOptions, tyro.conf.arg(name="")] = PrepareOptions()
+    strict: bool = False
+    """Refuse a corpus in which the audit finds what would spoil training."""
     num_workers: int | None = None
-    """Processes; all cores by default."""
+    """Processes; all cores by default. A Beam runner has flags of its own."""
+    beam: str | None = None
+    """Flags of Apache Beam, in quotes: --beam="--runner=DataflowRunner ..." takes the
+    machines of that runner instead of this one's processes."""
 
     def run(self) -> None:
-        from bert_jax.data.prepare import prepare
+        from bert_jax.data.audit import describe, problems
 
-        with Bar("preparing") as bar:
-            manifest = prepare(**fields(self), progress=bar.update)
-        for split, counts in manifest["splits"].items():
-            print(
-                f"{split}: {counts['documents']:,} documents, "
-                f"{counts['sentences']:,} sentences, {counts['tokens']:,} tokens, "
-                f"unigram entropy {counts['unigram_entropy']:.3f} nats"
+        manifest = self._prepare() if self.beam is None else self._prepare_with_beam()
+        for line in describe(manifest):
+            print(line)
+        for problem in problems(manifest):
+            print(f"warning: {problem}", file=sys.stderr)
+
+    def _prepare(self) -> dict[str, Any]:
+        from bert_jax.data.prepare import prepare
+        from bert_jax.data.storage import is_in_store
+
+        if is_in_store(self.output):
+            raise ValueError(
+                f"--output {self.output}: only --beam writes to an object store; give a "
+                "directory, and copy it there."
             )
+        settings = fields(self) | {"output": pathlib.Path(self.output)}
+        del settings["beam"]
+        with Bar("preparing") as bar:
+            return prepare(**settings, progress=bar.update)
+
+    def _prepare_with_beam(self) -> dict[str, Any]:
+        if self.num_workers is not None:
+            raise ValueError(
+                f"--num-workers {self.num_workers} is for this machine's processes; "
+                "with --beam, give the runner its own flag."
+            )
+        from bert_jax.data.beam import prepare_with_beam
+
+        settings = fields(self)
+        flags = shlex.split(settings.pop("beam"))
+        del settings["num_workers"]
+        return prepare_with_beam(**settings, beam_options=flags)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -68,3 +68,11 @@ def record_serializer(vocab_size: int) -> Callable[[TokenizedDocument], bytes]:
         return example.SerializeToString(deterministic=True)
 
     return serialize
+
+
+def in_one_order(record: bytes) -> bytes:
+    """A serialised record as `record_serializer` would have written it."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    example = tf_example_pb2.Example.FromString(record)
+    return example.SerializeToString(deterministic=True)

@@ -156,8 +156,8 @@ def write_shard(job: ShardJob, progress: Progress) -> dict[str, Any]:
     scratch = job.scratch
     scratch.mkdir(parents=True, exist_ok=True)
     writers = [open_shard(scratch / split) for split in SPLITS]
-    for split, record in work.records(progress):
-        writers[split].write(serialize(record))
+    for number, record in work.records(progress):
+        writers[number].write(serialize(record))
     for writer in writers:
         writer.close()
 

@@ -9,10 +9,11 @@ import os
 import pathlib
 import uuid
 from collections.abc import Iterable
+from typing import TypeAlias
 
 from etils import epath
 
-Folder = pathlib.Path | epath.Path
+Folder: TypeAlias = pathlib.Path | epath.Path
 
 _COPIES_AT_ONCE = 16
 
@@ -23,7 +24,7 @@ def open_folder(name: str | os.PathLike[str]) -> epath.Path:
     return folder if is_in_store(folder) else folder.expanduser().resolve()
 
 
-def is_in_store(folder: Folder) -> bool:
+def is_in_store(folder: Folder | str) -> bool:
     """Whether it is in an object store, which knows no locks."""
     return "://" in os.fspath(folder)
 

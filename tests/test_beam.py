@@ -1,0 +1,365 @@
+"""The Beam pipeline writes what the local path writes; on Beam's local runner.
+
+A pipeline takes a second, so tests share finished datasets and damage copies.
+"""
+
+import base64
+import gzip
+import json
+import os
+import pathlib
+import random
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from hypothesis import example, given
+from hypothesis import strategies as st
+from prepared_corpus import (
+    FRACTION,
+    NUM_FILES,
+    contents,
+    copy_of,
+    make_corpus,
+    prepared,
+)
+from tensorflow_datasets.core import shuffle
+
+from bert_jax import cli
+from bert_jax.data import beam
+from bert_jax.data.dataset import open_dataset
+from bert_jax.data.locking import locked
+from bert_jax.data.prepare import begin, make_plan
+from bert_jax.data.records import SPLITS
+from bert_jax.data.saved_tokenizer import load_tokenizer
+from bert_jax.data.sources import open_source
+from bert_jax.prepare_config import PrepareOptions
+
+# `DirectRunner` would first try to download another one.
+RUNNER = "--runner=FnApiRunner"
+# Sixteen of them are copies; see `corpus`.
+NUM_DOCUMENTS = NUM_FILES * 15 + 16
+DROP = {"duplicates": "drop", "near_threshold": 0.5}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """(source, its records, tokenizer): with copies, near copies and a repeated key."""
+    made = make_corpus(tmp_path_factory.mktemp("corpus"))
+    first, last = (
+        pathlib.Path(made[0].removeprefix("files:")).parent / f"part-{k}.jsonl"
+        for k in (0, 3)
+    )
+    copies = [json.loads(line) for line in first.read_text().splitlines()]
+    copies += [{"text": copies[3]["text"] + " More.", "key": "near", "group": "near"}]
+    with last.open("a") as file:
+        file.writelines(json.dumps(copy) + "\n" for copy in copies)
+    return made
+
+
+def with_beam(corpus, output, *, strict=False, **settings):
+    source, _, tokenizer = corpus
+    options = PrepareOptions(**{"validation_fraction": FRACTION} | settings)
+    return beam.prepare_with_beam(
+        source, tokenizer, output, options, beam_options=[RUNNER], strict=strict
+    )
+
+
+@pytest.fixture(scope="module")
+def local(corpus, tmp_path_factory):
+    """Written without Beam, copies dropped."""
+    output = tmp_path_factory.mktemp("local") / "dataset"
+    prepared(corpus, output, **DROP)
+    return output
+
+
+@pytest.fixture(scope="module")
+def dataset(corpus, tmp_path_factory):
+    """The same with Beam; leave it as it is."""
+    output = tmp_path_factory.mktemp("beam") / "dataset"
+    with_beam(corpus, output, **DROP)
+    return output
+
+
+def dataset_of(directory: pathlib.Path) -> dict[str, bytes]:
+    """All files but those that say how far which runner came."""
+    return {
+        name: content
+        for name, content in contents(directory).items()
+        if name not in ("plan.json", "shards/written.json", ".lock")
+        and not name.endswith(".stats.json")
+    }
+
+
+def records(directory: pathlib.Path, split: str) -> list[tuple]:
+    source = tfds.builder_from_directory(str(directory)).as_data_source(split=split)
+    return [
+        (r["key"], r["tokens"].tolist(), r["sentence_lengths"].tolist()) for r in source
+    ]
+
+
+def test_the_files_are_those_of_the_local_path(local, dataset):
+    expected, found = dataset_of(local), dataset_of(dataset)
+    assert sorted(found) == sorted(expected)
+    # The last file is as large as two.
+    num_shards = NUM_FILES - 1
+    assert len([name for name in found if "array_record" in name]) == 2 * num_shards
+    for name in expected:
+        assert found[name] == expected[name], name
+    for name in (f"shards/{index:05d}.stats.json" for index in range(num_shards)):
+        mine, its = (json.loads((d / name).read_text()) for d in (dataset, local))
+        del its["files"]
+        assert mine == its
+
+
+def test_copies_are_dropped(dataset):
+    manifest = json.loads((dataset / "manifest.json").read_text())
+    duplicates = manifest["audit"]["duplicates"]
+    assert duplicates["dropped"]
+    assert duplicates["exact"] == 15
+    assert duplicates["near"] >= 1
+    kept = sum(counts["documents"] for counts in manifest["splits"].values())
+    assert kept == NUM_DOCUMENTS - duplicates["exact"] - duplicates["near"]
+
+
+def test_training_reads_it(local, dataset, tmp_path):
+    stores = [
+        open_dataset(copy_of(directory, tmp_path / name)).load_split("train")
+        for name, directory in (("local", local), ("beam", dataset))
+    ]
+    for one, other in zip(*stores, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert stores[0].tokens.size > 1_000
+
+
+IN_STORE = """
+import json, os, pathlib, sys
+import fsspec
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
+from bert_jax.data.beam import prepare_with_beam
+from bert_jax.prepare_config import PrepareOptions
+
+
+class Store(DirFileSystem):
+    def __init__(self, **_):
+        super().__init__(path=sys.argv[1], fs=LocalFileSystem(auto_mkdir=True))
+
+    def _join(self, path):
+        return super()._join(path.removeprefix("gs://"))
+
+
+for name in ("gs", "gcs"):
+    fsspec.register_implementation(name, Store, clobber=True)
+source, tokenizer, runner, options = sys.argv[2:]
+manifest = prepare_with_beam(
+    source,
+    pathlib.Path(tokenizer),
+    "gs://bucket/some/dataset",
+    PrepareOptions(**json.loads(options)),
+    beam_options=[runner],
+)
+print(json.dumps([manifest, [x for x in ("tensorflow", "jax") if x in sys.modules]]))
+"""
+
+
+def test_an_object_store_without_tensorflow_or_jax(corpus, local, tmp_path):
+    source, _, tokenizer = corpus
+    options = json.dumps({"validation_fraction": FRACTION} | DROP)
+    done = subprocess.run(
+        [sys.executable, "-c", IN_STORE, tmp_path, source, tokenizer, RUNNER, options],
+        env=os.environ | {"EPATH_USE_TF": "false"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    manifest, imported = json.loads(done.stdout)
+    assert imported == []
+    assert manifest == json.loads((local / "manifest.json").read_text())
+    assert os.listdir(tmp_path) == ["bucket"]
+    # In another process, with other hash seeds.
+    assert dataset_of(tmp_path / "bucket/some/dataset") == dataset_of(local)
+
+
+def test_a_shard_without_held_out_documents(tmp_path):
+    (tmp_path / "corpus").mkdir()
+    corpus = make_corpus(tmp_path / "corpus")
+    directories = tmp_path / "local", tmp_path / "beam"
+    its = prepared(corpus, directories[0], validation_fraction=0.05)
+    mine = with_beam(corpus, directories[1], validation_fraction=0.05)
+    lengths = [
+        tfds.builder_from_directory(str(d)).info.splits["validation"].shard_lengths
+        for d in directories
+    ]
+    assert lengths == [[1, 1, 1, 0], [1, 1, 1]]
+    for split in SPLITS:
+        assert records(directories[0], split) == records(directories[1], split)
+    for kind in ("splits", "read", "audit"):
+        assert mine[kind] == its[kind]
+    assert len(mine["sha256"]) == len(its["sha256"]) - 1
+    # Its hashes hold, too.
+    assert open_dataset(directories[1]).load_split("validation").tokens.size
+
+
+@given(st.data())
+@example(None)
+def test_a_job_is_a_shard(data):
+    def draw(low, high, otherwise):
+        return data.draw(st.integers(low, high)) if data else otherwise
+
+    num_jobs = draw(1, 10_000, 10_000)
+    most = 1 << 24
+    largest = (num_jobs - 1) * beam._KEYS_A_JOB + draw(0, most, 0)
+    job = draw(0, num_jobs - 1, num_jobs - 1)
+    key = min(job * beam._KEYS_A_JOB + draw(0, most, most), largest)
+    assert shuffle.get_bucket_number(key, num_jobs, largest) == job
+
+
+def test_a_stopped_run_begins_anew(corpus, tmp_path, monkeypatch):
+    output = tmp_path / "dataset"
+    write = beam._ShardWriter.write
+
+    def stop(self, path, examples):
+        write(self, path, examples)
+        if "validation" in os.fspath(path):
+            raise RuntimeError("the machine went away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(beam._ShardWriter, "write", stop)
+        with pytest.raises(RuntimeError, match="the machine went away"):
+            with_beam(corpus, output)
+    assert not (output / "manifest.json").exists()
+    # What workers that were killed leave, of another division at that.
+    for name in (
+        "incomplete.0123.documents-train.array_record-00000-of-00009",
+        "documents-train.array_record-00008-of-00009",
+        "documents-train.array_record-00008-of-00009.json",
+        "documents-train.split_info.json",
+        "shards/00008.counts.npy",
+    ):
+        (output / name).write_bytes(b"half")
+    with_beam(corpus, output)
+    prepared(corpus, tmp_path / "local")
+    assert dataset_of(output) == dataset_of(tmp_path / "local")
+
+
+def test_only_the_audit_is_repeated_after_a_refusal(corpus, tmp_path, monkeypatch):
+    output = tmp_path / "dataset"
+    with pytest.raises(ValueError, match=r"--strict: .*\n.*copies of other documents"):
+        with_beam(corpus, output, strict=True)
+    assert not (output / "manifest.json").exists()
+    monkeypatch.setattr(beam.split_builder, "SplitBuilder", None)
+    manifest = with_beam(corpus, output)
+    assert manifest == prepared(corpus, tmp_path / "local")
+    assert sum(x["documents"] for x in manifest["splits"].values()) == NUM_DOCUMENTS
+    assert dataset_of(output) == dataset_of(tmp_path / "local")
+    with pytest.raises(ValueError, match="--strict: "):
+        with_beam(corpus, output, strict=True)
+
+
+def test_a_finished_dataset_is_not_written_again(corpus, dataset):
+    before = {path: path.stat().st_mtime_ns for path in dataset.rglob("*")}
+    manifest = with_beam(corpus, dataset, **DROP)
+    assert manifest == json.loads((dataset / "manifest.json").read_text())
+    assert before == {p: p.stat().st_mtime_ns for p in dataset.rglob("*")}
+
+
+def test_runners_do_not_mix(corpus, local, dataset):
+    with pytest.raises(ValueError, match=r"other settings \(runner differ\)"):
+        with_beam(corpus, local, **DROP)
+    with pytest.raises(ValueError, match=r"other settings \(runner differ\)"):
+        prepared(corpus, dataset, **DROP)
+
+
+def test_one_run_at_a_time(corpus, tmp_path):
+    output = tmp_path / "dataset"
+    source, tokenizer = open_source(corpus[0]), load_tokenizer(corpus[2])
+    options = PrepareOptions(validation_fraction=FRACTION)
+    begin(output, make_plan(source, tokenizer, options, runner="beam"))
+    with locked(output), pytest.raises(ValueError, match="written by another process"):
+        with_beam(corpus, output)
+
+
+def test_an_empty_split_is_an_error(corpus, tmp_path):
+    with pytest.raises(ValueError, match=r"^The validation split is empty: .*=1e-12;"):
+        with_beam(corpus, tmp_path / "new", validation_fraction=1e-12)
+    assert not (tmp_path / "new" / "manifest.json").exists()
+
+
+def test_what_a_worker_cannot_read_is_named(corpus, tmp_path):
+    (tmp_path / "bad.jsonl").write_text('{"text": "Good."}\n{"txt": "Bad."}\n')
+    bad = f"files:{tmp_path}/bad.jsonl", [], corpus[2]
+    with pytest.raises(ValueError, match=r"bad\.jsonl, line 2: .* has no string"):
+        with_beam(bad, tmp_path / "new")
+
+
+def test_workers_cannot_reach_what_is_unpacked_beside_a_store(
+    corpus, tmp_path, monkeypatch
+):
+    noise = base64.b64encode(random.Random(0).randbytes(3 << 20))
+    (tmp_path / "one.txt.gz").write_bytes(gzip.compress(noise, compresslevel=1))
+    large = f"files:{tmp_path}/one.txt.gz", [], corpus[2]
+    monkeypatch.setattr(beam, "is_in_store", lambda folder: True)
+    with pytest.raises(ValueError, match="workers could not reach"):
+        with_beam(large, tmp_path / "new")
+
+
+def test_command_line_and_relative_names(corpus, tmp_path, capsys, monkeypatch):
+    shutil.copytree(corpus[2].parent, tmp_path / "corpus")
+    monkeypatch.chdir(tmp_path)
+    work = beam.ShardWork
+
+    def elsewhere(*args):
+        monkeypatch.chdir("/")
+        return work(*args)
+
+    monkeypatch.setattr(beam, "ShardWork", elsewhere)
+    cli.main(
+        [
+            *("prepare", "--source", "files:corpus/*.jsonl", "--output", "new"),
+            *("--tokenizer", "corpus/tokenizer"),
+            *("--validation-fraction", str(FRACTION)),
+            f"--beam={RUNNER} --direct_num_workers=1",
+        ]
+    )
+    assert "validation: " in capsys.readouterr().out
+    assert json.loads((tmp_path / "new/plan.json").read_text())["runner"] == "beam"
+    mine = json.loads((tmp_path / "new/manifest.json").read_text())
+    its = prepared(corpus, tmp_path / "local")
+    assert mine == its | {"source": "files:corpus/*.jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--beam="], "name no runner"),
+        (["--beam=DirectRunner"], "name no runner"),
+        ([f"--beam={RUNNER}", "--num-workers", "2"], "--num-workers 2 is for this"),
+        (["--output", "gs://bucket/new"], "only --beam writes to an object store"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_meant_is_refused(corpus, tmp_path, capsys, flags, message):
+    source, _, tokenizer = corpus
+    command = ["prepare", "--source", source, "--tokenizer", str(tokenizer)]
+    output = ["--output", str(tmp_path / "new")] * ("--output" not in flags)
+    with pytest.raises(SystemExit):
+        cli.main([*command, *output, *flags])
+    assert message in capsys.readouterr().err
+    assert not os.listdir(tmp_path)
+
+
+def test_the_missing_extra_is_named(corpus, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    monkeypatch.delitem(sys.modules, "bert_jax.data.beam")
+    monkeypatch.delattr("bert_jax.data.beam")
+    source, _, tokenizer = corpus
+    command = ["prepare", "--source", source, "--tokenizer", str(tokenizer)]
+    with pytest.raises(SystemExit):
+        cli.main([*command, "--output", str(tmp_path / "new"), f"--beam={RUNNER}"])
+    assert "pip install 'bert_jax[beam]'" in capsys.readouterr().err
