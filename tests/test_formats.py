@@ -23,6 +23,7 @@ from source_files import (
 from bert_jax.data import formats
 from bert_jax.data.documents import Document, ReadStats
 from bert_jax.data.reading import read_unit
+from bert_jax.data.sentences import sentences
 from bert_jax.data.sources import open_source
 from bert_jax.prepare_config import ReadOptions
 
@@ -321,3 +322,4 @@ def test_real_wikipedia(shared_data):
     # The tags are a small part of the 1.0 MB.
     assert sum(len(d.text.encode()) for d in first) > 0.98 * member.size
     assert len({d.key for d in first}) == len(first)
+    assert len(sentences(first[0].text)) > 100

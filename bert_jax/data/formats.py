@@ -21,7 +21,6 @@ _BLANK = rb"[ \t\r\v\f]*"
 _BLANK_LINE = re.compile(rb"\n%b\n\s*" % _BLANK)
 _NEWLINE = re.compile(rb"\n\s*")
 _DOC_CLOSE = re.compile(rb"\n%b</doc>%b(?:\n\s*|\Z)" % (_BLANK, _BLANK))
-_NOTHING = re.compile(rb"(?!)")
 _DOC_OPEN = re.compile(rb"<doc[ \t]+(.*)>%b(?:\n|\Z)" % _BLANK)
 _DOC_INSIDE = re.compile(rb"\n<doc[ \t].*>%b(?:\n|\Z)" % _BLANK)
 _DOC_ATTRIBUTE = re.compile(r'(\w+)="(.*?)"(?=\s+\w+="|\s*$)')
@@ -101,12 +100,13 @@ def read_file(
         opening.startswith(b"{") and not plain_name.endswith(".txt")
     )
     limit = options.max_document_bytes
+    separator: re.Pattern[bytes] | None
     if is_wiki:
         separator, records = _DOC_CLOSE, _wiki
     elif is_json:
         separator, records, limit = _NEWLINE, _json_lines, MAX_RECORD_BYTES
     elif options.documents == "file":
-        separator, records = _NOTHING, _plain_text
+        separator, records = None, _plain_text
     else:
         separator, records = _BLANK_LINE, _plain_text
     read = head[base:]

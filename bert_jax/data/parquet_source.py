@@ -107,7 +107,12 @@ def _open(file: Any, name: str) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+        return pq.ParquetFile(
+            file,
+            buffer_size=_BUFFER_BYTES,
+            pre_buffer=False,
+            page_checksum_verification=True,
+        )
     except (pa.ArrowException, OSError) as error:
         raise ValueError(
             f"{name} is not Parquet, or damaged ({error}); check that the file is whole."

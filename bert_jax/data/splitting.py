@@ -31,7 +31,7 @@ class Piece(NamedTuple):
 
 def split(
     stream: IO[bytes],
-    separator: re.Pattern[bytes],
+    separator: re.Pattern[bytes] | None,
     *,
     limit: int,
     read: bytes = b"",
@@ -45,6 +45,7 @@ def split(
         stream: read from where it stands.
         separator: a pattern that begins with a newline and takes all white space that
             follows; its only newlines are the first and those of that white space.
+            `None`: the stream is one record.
         limit: bytes of a piece; longer records come as several, see `cut`.
         read: what was read of the stream already and counts as its beginning.
         base: offset of the first byte (of `read` or of the stream).
@@ -67,7 +68,7 @@ def split(
     is_last = False
     while True:
         position = 0
-        for match in separator.finditer(buffer, searched):
+        for match in separator.finditer(buffer, searched) if separator else ():
             if match.end() == len(buffer) and not is_last:
                 searched = match.start()
                 break
@@ -206,9 +207,12 @@ def _squeezed(buffer: bytes) -> tuple[bytes, int]:
 
 
 def _without_long_spaces(text: bytes) -> bytes:
-    # Those that were squeezed are no longer what they were: all become the same.
-    if len(text) < _LONG_SPACE_BYTES:
+    # Any of them holds one of these blocks, which are seldom even looked at.
+    half = _LONG_SPACE_BYTES // 2
+    blocks = range(0, len(text) - half + 1, half)
+    if not any(text[start : start + half].isspace() for start in blocks):
         return text
+    # Those that were squeezed are no longer what they were: all become the same.
     long_space = rb"\s{%d,}" % _LONG_SPACE_BYTES
     return re.sub(long_space, lambda match: _short(match[0]), text)
 

@@ -1,0 +1,132 @@
+"""Rows of Parquet files as documents."""
+
+import io
+import random
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from source_files import read, write_tar
+
+from bert_jax.data.documents import Document, ReadStats
+from bert_jax.data.reading import read_unit
+from bert_jax.data.sources import divide, open_source
+from bert_jax.prepare_config import ReadOptions
+
+TEXTS = ["One.", "Two\nlines.", "", None, " \n", "Ünï.", "x" * 5_000]
+KEPT = ["One.", "Two\nlines.", "Ünï.", "x" * 5_000]
+
+
+def parquet(row_group_size: int = 3, **columns) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.table(columns), file, row_group_size=row_group_size)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(pa.string(), pa.large_string(), pa.binary(), pa.large_binary()),
+        pa.dictionary(pa.int32(), pa.string()),
+    ],
+    ids=str,
+)
+def test_columns_of_text(tmp_path, kind):
+    column = pa.array(TEXTS, pa.string()).cast(kind)
+    (tmp_path / "a.parquet").write_bytes(parquet(text=column, other=range(7)))
+    stats = ReadStats()
+    documents = read(f"files:{tmp_path}/*", stats)
+    assert [document.text for document in documents] == KEPT
+    assert [document.key for document in documents] == [
+        f"a.parquet#{row}" for row in (0, 1, 5, 6)
+    ]
+    assert (stats.documents, stats.empty_documents) == (4, 3)
+    assert stats.disk_bytes == (tmp_path / "a.parquet").stat().st_size
+
+
+def test_rows_may_bring_keys_and_groups(tmp_path):
+    rows = parquet(
+        body=["One.", "Two.", "Three.", "Four."],
+        key=["a", None, "", "d"],
+        group=["g", "g", None, None],
+        url=[None, "u", "u", "u"],
+    )
+    (tmp_path / "a.parquet").write_bytes(rows)
+    documents = read(f"files:{tmp_path}/*", options=ReadOptions(text_field="body"))
+    assert documents == [
+        Document("One.", "a", "g"),
+        Document("Two.", "a.parquet#1", "g"),
+        Document("Three.", "a.parquet#2", "u"),
+        Document("Four.", "d", "u"),
+    ]
+
+
+def test_wrong_bytes_and_giants_are_treated_as_in_text(tmp_path):
+    giant = b"A sentence. " * 200
+    column = pa.array([b"caf\xe9", giant], pa.binary())
+    (tmp_path / "a.parquet").write_bytes(parquet(text=column))
+    stats = ReadStats()
+    documents = read(f"files:{tmp_path}/*", stats, ReadOptions(max_document_bytes=1024))
+    assert documents[0].text == "caf\ufffd"
+    assert [d.key for d in documents[1:]] == [
+        f"a.parquet#1{n}" for n in ("", "/2", "/3")
+    ]
+    assert " ".join(d.text for d in documents[1:]) == giant.decode().strip()
+    assert (stats.undecodable_bytes, stats.cut_documents) == (1, 1)
+
+
+def test_row_groups_are_shared_out(tmp_path):
+    draw = random.Random(0)
+    texts = [draw.randbytes(500).hex() for _ in range(40)]
+    rows = parquet(row_group_size=4, text=texts)
+    (tmp_path / "a.parquet").write_bytes(rows)
+    write_tar(tmp_path / "b.tar", {"rows.parquet": rows})
+    source = open_source(f"files:{tmp_path}/*")
+    whole = [d for unit in source.units for d in read_unit(unit)]
+    units = divide(source, len(rows) // 5, tmp_path)
+    assert [d for unit in units for d in read_unit(unit)] == whole
+    spans = [(unit.start, unit.end) for unit in units]
+    assert spans == [(0, 2), (2, 4), (4, 6), (6, 8), (8, 10)] * 2
+    assert sum(unit.size_bytes for unit in units[:5]) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"body": ["One."]}, r"no column 'text' of text; it has body \(string\)"),
+        ({"text": [1, 2]}, r"no column 'text' of text; it has text \(int64\)"),
+        ({"text": ["One."], "key": [1.5]}, "row 0: 1.5 is no key or group"),
+        ({"text": ["", " "]}, "holds no document, but 2 empty ones"),
+    ],
+)
+def test_wrong_columns_are_named(tmp_path, columns, message):
+    (tmp_path / "a.parquet").write_bytes(parquet(**columns))
+    with pytest.raises(ValueError, match=message):
+        read(f"files:{tmp_path}/*")
+
+
+ROWS = parquet(text=KEPT[:3])
+
+
+@given(place=st.integers(0, len(ROWS) - 1), value=st.integers(0, 255))
+def test_damage_is_an_error_or_shows(place, value, tmp_path_factory):
+    """Pages carry no checksum: a letter may change, but no row may be lost."""
+    damaged = bytearray(ROWS)
+    damaged[place] = value
+    path = tmp_path_factory.getbasetemp() / "damaged.parquet"
+    path.write_bytes(damaged)
+    stats = ReadStats()
+    try:
+        read(str(path), stats)
+    except ValueError:
+        return
+    assert stats.documents + stats.empty_documents == 3
+
+
+@pytest.mark.parametrize("size", [1, 4, 100, len(ROWS) - 1])
+def test_a_cut_file_is_an_error(tmp_path, size):
+    (tmp_path / "a.parquet").write_bytes(ROWS[:size])
+    with pytest.raises(ValueError, match=r"a\.parquet is not Parquet, or damaged"):
+        read(f"files:{tmp_path}/*")
