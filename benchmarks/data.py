@@ -29,6 +29,12 @@ _FOREIGN = (
     "Notes of google-research's data script are of other machines and runs: 3 MB of the "
     "same corpus, and for the statistics ten seeds pooled, with the range over seeds."
 )
+_QUICK = (
+    "**Quick**: ten megabytes stand for the corpus. What is paid once (imports, workers, "
+    "the blocks that files are padded to) weighs more than on the whole, which the "
+    "promises are about."
+)
+_INTERRUPTED = "**Interrupted**: these are the figures up to then."
 SECTIONS = (
     Section("sample", "Sample of the text", "benchmarks.data_text:write_sample"),
     Section(
@@ -51,8 +57,8 @@ SECTIONS = (
             f"benchmarks.data_prepare:prepare_on_{'all_cores' if all_cores else 'one_core'}",
             (kind,),
             one_core=not all_cores,
-            about="Reading, splitting, tokenising, writing and audit, MB of UTF-8 text. "
-            + ("" if all_cores else _FOREIGN),
+            about="Reading, splitting, tokenising, writing and audit, MB of UTF-8 text."
+            + ("" if all_cores else f" {_FOREIGN}"),
         )
         for kind, name in (
             ("wordpiece", "WordPiece"),
@@ -169,7 +175,7 @@ def main() -> int:
     # A terminated run keeps what it has measured, as an interrupted one does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     machine = describe_machine()
-    print("\n".join(describe_lines(machine, complete=True)), flush=True)
+    print("\n".join(describe_lines(machine)), flush=True)
     with tempfile.TemporaryDirectory(prefix="bert_jax_benchmark_") as workdir:
         settings = options.settings(pathlib.Path(workdir))
         try:
@@ -183,7 +189,10 @@ def main() -> int:
             machine,
             settings.to_json(),
             outcomes,
-            complete=complete,
+            remarks=[
+                *([_QUICK] if options.quick else []),
+                *([] if complete else [_INTERRUPTED]),
+            ],
         )
     print("written:" if complete else "interrupted; written:", *paths)
     return 0 if complete else 130

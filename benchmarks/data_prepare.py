@@ -64,7 +64,9 @@ def train_vocabulary(settings: Settings, findings: Findings) -> None:
 def prepare_on_one_core(settings: Settings, findings: Findings, kind: str) -> None:
     """Prepares the whole corpus in one process; the dataset stays for other sections."""
     output = settings.prepared(kind)
+    cpu_started = time.process_time()
     seconds, manifest = _prepare(settings, kind, output, num_workers=1)
+    cpu_seconds = time.process_time() - cpu_started
     amounts = _amounts(manifest)
     rate = amounts["bytes"] / seconds / 1e6
     findings.figure("text", "MB", amounts["bytes"] / 1e6)
@@ -79,6 +81,12 @@ def prepare_on_one_core(settings: Settings, findings: Findings, kind: str) -> No
             note=f"{foreign} MB/s, not of this run",
         )
     findings.figure("time", "s", seconds)
+    findings.figure(
+        "of it on the CPU",
+        "%",
+        100.0 * cpu_seconds / seconds,
+        note="what is missing went to other processes, or to waiting for the disk",
+    )
     findings.figure("peak memory", "GiB", peak_memory()[0], at_most=1.0)
     shards = sum((output / name).stat().st_size for name in manifest["sha256"])
     everything = bytes_under(output, leaving_out="index")

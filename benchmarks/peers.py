@@ -93,7 +93,7 @@ def prepare_with_datasets(
     Returns:
         A `datasets.Dataset`, memory-mapped from the cache.
     """
-    import datasets  # type: ignore[import-untyped]
+    import datasets
 
     tokenizer = transformers_tokenizer(vocab)
     datasets.disable_progress_bars()

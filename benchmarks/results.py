@@ -37,7 +37,7 @@ def write_results(
     settings: dict[str, Any],
     outcomes: Sequence[Outcome],
     *,
-    complete: bool,
+    remarks: Sequence[str],
 ) -> list[pathlib.Path]:
     """Writes `NAME-MACHINE-DATE.json` and the same as `.md`; returns both paths.
 
@@ -45,13 +45,13 @@ def write_results(
         name: of the benchmark.
         machine: of `describe_machine`.
         settings: what the run was asked for.
-        complete: whether the run came to its end.
+        remarks: what a reader must know of this run.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{name}-{machine['machine']}-{machine['date']}"
     content = {
         "benchmark": name,
-        "complete": complete,
+        "remarks": list(remarks),
         "machine": machine,
         "settings": settings,
         "sections": [
@@ -71,7 +71,8 @@ def write_results(
     paths = [folder / f"{stem}.json", folder / f"{stem}.md"]
     paths[0].write_text(json.dumps(content, indent=1) + "\n")
     lines = [f"# {name}: {machine['cpu']}, {machine['date']}", ""]
-    lines += [*describe_lines(machine, complete), ""]
+    for line in (*describe_lines(machine), *remarks):
+        lines += [line, ""]
     for outcome in outcomes:
         if outcome.figures or outcome.left_out:
             lines += section_table(outcome)
@@ -79,8 +80,8 @@ def write_results(
     return paths
 
 
-def describe_lines(machine: dict[str, Any], complete: bool) -> list[str]:
-    """Machine, versions and state of the run in a few sentences."""
+def describe_lines(machine: dict[str, Any]) -> list[str]:
+    """Machine and versions in a few sentences."""
     versions = ", ".join(
         f"{name} {version}" for name, version in machine["versions"].items() if version
     )
@@ -95,8 +96,6 @@ def describe_lines(machine: dict[str, Any], complete: bool) -> list[str]:
             f"**Other work was running**: load {load:.1f} before the start; the figures "
             "are lower than those of a quiet machine."
         )
-    if not complete:
-        lines.append("**Interrupted**: what follows is what had been measured.")
     return lines
 
 

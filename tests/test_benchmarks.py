@@ -135,14 +135,14 @@ def test_result_files_keep_every_repetition_and_say_what_is_missing(tmp_path):
         about,
         {"quick": True},
         [Outcome(section, figures, ["torch: not installed"], 4.5)],
-        complete=False,
+        remarks=["**Stopped** early."],
     )
     assert [path.name for path in paths] == [
         f"data-toy-2core-{about['date']}.json",
         f"data-toy-2core-{about['date']}.md",
     ]
     written = json.loads(paths[0].read_text())
-    assert written["complete"] is False
+    assert written["remarks"] == ["**Stopped** early."]
     assert written["machine"]["versions"]["numpy"] == np.__version__
     (kept,) = written["sections"]
     assert kept["figures"][0]["values"] == [3.0, 1.0, 2.0]
@@ -151,7 +151,7 @@ def test_result_files_keep_every_repetition_and_say_what_is_missing(tmp_path):
     assert "| ours | 2 MB/s (1–3) | ≥ 2.5: **missed** |  |" in table
     assert "| kept | 1,234 |  | as it was |" in table
     assert "**left out** torch: not installed" in table
-    assert "**Interrupted**" in table
+    assert "**Stopped** early." in table
     assert "**Other work was running**: load 3.0" in table
 
 
@@ -214,7 +214,7 @@ def test_a_stopped_run_keeps_what_it_has_and_leaves_no_process(tmp_path):
     assert "Never" not in said
     (path,) = output.glob("data-*.json")
     written = json.loads(path.read_text())
-    assert written["complete"] is False
+    assert "Interrupted" in written["remarks"][0]
     (section,) = written["sections"]
     (figure,) = section["figures"]
     deadline = time.monotonic() + 10.0
