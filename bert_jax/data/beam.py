@@ -94,8 +94,9 @@ def prepare_with_beam(
         tokenizer: directory of a saved tokenizer, on this machine.
         output: directory of the dataset, or its address in an object store (gs://,
             s3://), for all workers to reach.
-        options: what decides the content; of `num_shards` follows how many workers
-            can be busy.
+        options: what decides the content. A worker holds the records of a shard while
+            it writes them, and no more workers than shards are busy: raise `num_shards`
+            with the corpus.
         beam_options: flags of Beam and its runner, `--runner=...` among them.
         strict: refuse a corpus in which the audit finds what would spoil training.
 
