@@ -49,7 +49,7 @@ class Settings:
     """Rows of T=512 that the loaders give at once."""
     loader_tokens: int = 20_000_000
     """Real tokens of one repetition of our loader."""
-    num_steps: int = 40
+    num_steps: int = 30
     """Updates of each of the short trainings."""
     model: str = "tiny"
     """Size of the model of those trainings, a name of `bert_jax.family`."""
