@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bert_jax.data import duplicates
+from bert_jax.data.arrays import save_array
 from bert_jax.data.duplicates import find_duplicates, num_bands
-from bert_jax.data.fingerprints import Fingerprints, save_array, signature
+from bert_jax.data.fingerprints import Fingerprints, signature
 
 
 @pytest.fixture

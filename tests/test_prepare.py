@@ -185,7 +185,7 @@ def test_unfinished_work_is_finished_to_the_same_bytes(corpus, dataset, damaged)
     scratch.mkdir(parents=True)
     (scratch / "train").write_bytes(half.read_bytes()[:-99] * 2)
     half.unlink()
-    (scratch / "counts.npy").write_bytes(b"half")
+    (scratch / "counts.npy.gz").write_bytes(b"half")
     kept = damaged / "documents-train.array_record-00000-of-00004"
     before = kept.stat().st_mtime_ns
 

@@ -175,7 +175,7 @@ class _Run:
         for facts in self.folder.glob(f"{DATASET_NAME}-*.json"):
             facts.unlink()
         results = self._results(jobs)
-        self._gather(jobs, "counts.npy", *self._fingerprints)
+        self._gather(jobs, "counts.npy.gz", *self._fingerprints)
         finish(
             self.folder,
             jobs,

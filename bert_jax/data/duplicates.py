@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bert_jax.data.arrays import load_array
 from bert_jax.data.fingerprints import SIGNATURE_SIZE
 
 # Documents that are sorted at once: 24 bytes each, and as much again for the order.
@@ -43,7 +44,7 @@ def find_duplicates(
         threshold: share of five-word sequences in common (Jaccard, estimated) from
             which on a document is a near copy; 0 looks for none.
     """
-    shards = [np.load(path, mmap_mode="r", allow_pickle=False) for path in hash_files]
+    shards = [load_array(path) for path in hash_files]
     first = np.cumsum([0, *(len(shard) for shard in shards)])
     exact = np.zeros(first[-1], bool)
     num_parts = -(-int(first[-1]) // _AT_ONCE)
@@ -91,7 +92,7 @@ def _near_copies(
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    shards = [np.load(path, mmap_mode="r", allow_pickle=False) for path in files]
+    shards = [load_array(path) for path in files]
     first = np.cumsum([0, *(len(shard) for shard in shards)])
     bands = num_bands(threshold)
     rows = SIGNATURE_SIZE // bands

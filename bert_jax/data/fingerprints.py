@@ -8,7 +8,6 @@ multiplication and shift).
 
 import functools
 import hashlib
-import pathlib
 import zlib
 
 import numpy as np
@@ -77,8 +76,3 @@ def _permutations() -> tuple[np.ndarray, np.ndarray]:
     bits = hashlib.shake_128(b"bert_jax minhash").digest(16 * SIGNATURE_SIZE)
     drawn = np.frombuffer(bits, "<u8").reshape(2, SIGNATURE_SIZE)
     return drawn[0] | np.uint64(1), drawn[1]
-
-
-def save_array(path: pathlib.Path, array: np.ndarray) -> None:
-    with path.open("wb") as file:
-        np.save(file, array, allow_pickle=False)

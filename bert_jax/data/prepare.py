@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 
 from bert_jax.data import audit
+from bert_jax.data.arrays import load_array, save_array
 from bert_jax.data.duplicates import Duplicates, find_duplicates
-from bert_jax.data.fingerprints import save_array
 from bert_jax.data.locking import locked
 from bert_jax.data.metadata import write_tfds_metadata
 from bert_jax.data.pool import run_jobs
@@ -224,7 +224,7 @@ def compare(jobs: list[ShardJob], options: PrepareOptions) -> Duplicates:
     """Looks for copies among the documents of all shards."""
     return find_duplicates(
         [job.part("hashes.npy") for job in jobs],
-        np.concatenate([_load(job, "held_out") for job in jobs]),
+        np.concatenate([load_array(job.part("held_out.npy")) for job in jobs]),
         [job.part("signatures.npy") for job in jobs],
         threshold=options.near_threshold,
     )
@@ -235,17 +235,13 @@ def choose_what_to_drop(jobs: list[ShardJob], options: PrepareOptions) -> None:
     copies = compare(jobs, options)
     first = 0
     for job in jobs:
-        count = _load(job, "held_out").size
+        count = load_array(job.part("held_out.npy")).size
         mine = (copies.exact | copies.near)[first : first + count]
         # Written anew each time: it follows from the fingerprints.
         job.scratch.mkdir(parents=True, exist_ok=True)
         save_array(job.scratch / "drop.npy", np.flatnonzero(mine))
         (job.scratch / "drop.npy").replace(job.part("drop.npy"))
         first += count
-
-
-def _load(job: ShardJob, name: str) -> np.ndarray:
-    return np.load(job.part(f"{name}.npy"), allow_pickle=False)
 
 
 def finish(
@@ -277,7 +273,7 @@ def finish(
     refuse_empty_splits(results, options, plan)
     merged = audit.merge(results)
     splits = merged.pop("splits")
-    counts = np.sum([_load(job, "counts") for job in jobs], axis=0)
+    counts = np.sum([load_array(job.part("counts.npy.gz")) for job in jobs], axis=0)
     for number, split in enumerate(SPLITS):
         splits[split]["unigram_entropy"] = unigram_entropy(counts[number])
     copies = compare(jobs, options)

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bert_jax.data.arrays import save_array
 from bert_jax.data.audit import ShardAudit
-from bert_jax.data.fingerprints import Fingerprints, save_array
+from bert_jax.data.fingerprints import Fingerprints
 from bert_jax.data.reading import Document, ReadOptions, ReadStats, read_unit
 from bert_jax.data.records import (
     DATASET_NAME,
@@ -61,7 +62,7 @@ class ShardJob:
         )
 
     def part(self, kind: str) -> pathlib.Path:
-        """A file beside the shards: `stats.json`, `counts.npy`, `hashes.npy`, ..."""
+        """A file beside the shards: `stats.json`, `hashes.npy`, ..."""
         return self.output / "shards" / f"{self.index:05d}.{kind}"
 
     @property
@@ -131,7 +132,10 @@ class ShardWork:
     def save_parts(self, scratch: pathlib.Path) -> None:
         """Keeps the arrays that the whole corpus is judged by."""
         audit, prints = self._audit, self._prints
-        parts = {"counts": audit.counts, "held_out": np.array(audit.held_out, bool)}
+        parts = {
+            "counts.npy.gz": audit.counts,
+            "held_out.npy": np.array(audit.held_out, bool),
+        }
         if prints is not None:
             parts |= _prints(prints)
         _save(self._job, scratch, parts)
@@ -196,21 +200,21 @@ def write_fingerprints(job: ShardJob, progress: Progress) -> None:
         held_out.append(validation_group(document.group, job.validation_fraction))
     scratch = job.scratch
     scratch.mkdir(parents=True, exist_ok=True)
-    parts = {"held_out": np.array(held_out, bool), **_prints(prints)}
+    parts = {"held_out.npy": np.array(held_out, bool), **_prints(prints)}
     _save(job, scratch, parts)
     shutil.rmtree(scratch)
 
 
 def _prints(prints: Fingerprints) -> dict[str, np.ndarray]:
-    parts = {"signatures": prints.signatures()} if prints.near else {}
-    return parts | {"hashes": prints.hashes()}  # last: they say that all is there
+    parts = {"signatures.npy": prints.signatures()} if prints.near else {}
+    return parts | {"hashes.npy": prints.hashes()}  # last: they say that all is there
 
 
 def _save(job: ShardJob, scratch: pathlib.Path, parts: dict[str, np.ndarray]) -> None:
     job.part("").parent.mkdir(exist_ok=True)
     for name, array in parts.items():
-        save_array(scratch / f"{name}.npy", array)
-        os.replace(scratch / f"{name}.npy", job.part(f"{name}.npy"))
+        save_array(scratch / name, array)
+        os.replace(scratch / name, job.part(name))
 
 
 @functools.lru_cache(maxsize=1)
