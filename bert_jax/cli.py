@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from bert_jax.commands import data, handover, training
+from bert_jax.commands import data, handover, tokenizer, training
 from bert_jax.config import FinetuneConfig, PretrainConfig
 from bert_jax.quickstart import Size, quickstart
 
@@ -66,7 +66,7 @@ class Quickstart:
 COMMANDS: dict[str, Any] = {
     "quickstart": Quickstart,
     "corpus": data.Corpus,
-    "tokenizer": data.TrainTokenizer,
+    "tokenizer": tokenizer.MakeTokenizer,
     "prepare": data.Prepare,
     "inspect": data.Inspect,
     "pretrain": training.Pretrain,

@@ -85,7 +85,8 @@ def steps(workdir: pathlib.Path, size: Size) -> list[Step]:
             "Vocabulary: SentencePiece with BERT's special tokens",
             (
                 (
-                    *("tokenizer", "--source", source, "--output", at["tokenizer"]),
+                    *("tokenizer", "train", "--source", source),
+                    *("--output", at["tokenizer"]),
                     *("--vocab-size", str(size.vocab_size)),
                     *("--max-sentences", "50000"),
                 ),

@@ -24,6 +24,7 @@ from google_models import (
     without_padding,
 )
 
+from bert_jax.data.tokenizer import METADATA_FILE
 from bert_jax.data.vocabulary import train_sentencepiece
 from bert_jax.data.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.exchange.google_variables import load_variables
@@ -293,6 +294,17 @@ def test_half_precision_becomes_float32(tf, tiny, make_directory):
     assert source.tensors[name].dtype == np.float32
     np.testing.assert_array_equal(source.tensors[name], halves[name])
     assert any("float16" in note for note in source.notes)
+
+
+def test_other_rules_for_accents_are_kept_and_noted(tf, tiny, params, tmp_path):
+    kept = WordPieceTokenizer(
+        "\n".join(PIECES).encode(), lowercase=True, strip_accents=False
+    )
+    (note,) = write_google(tiny, params, "pretraining", kept, tmp_path / "x")
+    assert "lowercase=True and strip_accents=False" in note
+    assert read_google(tmp_path / "x").tokenizer.sha256 == kept.sha256
+    (tmp_path / "x" / METADATA_FILE).unlink()
+    assert read_google(tmp_path / "x").tokenizer.sha256 == kept.sha256
 
 
 def test_a_sentencepiece_vocabulary_is_written_with_a_note(tf, tiny, params, tmp_path):

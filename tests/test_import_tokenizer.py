@@ -23,6 +23,7 @@ from bert_jax.data.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.exchange.huggingface import write_huggingface
 from bert_jax.exchange.names import from_tensors
 from bert_jax.exchange.read_huggingface import read_huggingface
+from bert_jax.exchange.tokenizer import save_huggingface_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +118,6 @@ def save_fast(hf, folder, pieces=PIECES, **settings):
 
 
 RULES = [
-    ({"strip_accents": False}, "strip_accents=False"),
     ({"tokenize_chinese_chars": False}, "tokenize_chinese_chars=False"),
     ({"do_basic_tokenize": False}, "do_basic_tokenize"),
     ({"never_split": ["river"]}, "never_split"),
@@ -141,7 +141,6 @@ def test_settings_with_other_ids_are_refused(folder, change, message):
 FAST_RULES = {
     "normalizer clean_text=false": "clean_text=False",
     "normalizer handle_chinese_chars=false": "handle_chinese_chars=False",
-    "normalizer strip_accents=false": "strip_accents=False",
     "model max_input_chars_per_word=50": "max_input_chars_per_word=50",
     'model continuing_subword_prefix="@@"': "continuing_subword_prefix='@@'",
     'pre_tokenizer type="Whitespace"': "pre_tokenizer='Whitespace'",
@@ -161,6 +160,28 @@ def test_fast_tokenizers_with_other_ids_are_refused(hf, folder, rule):
     path.write_text(json.dumps(rules))
     with pytest.raises(ValueError, match=FAST_RULES[rule]):
         read_huggingface(folder)
+
+
+@pytest.mark.parametrize("strip_accents", [True, False])
+@pytest.mark.parametrize("lowercase", [True, False])
+@pytest.mark.parametrize("form", ["slow", "fast"])
+def test_accents_are_stripped_as_they_are_there(
+    hf, folder, tmp_path, form, lowercase, strip_accents
+):
+    rules = {"do_lower_case": lowercase, "strip_accents": strip_accents}
+    if form == "fast":
+        save_fast(hf, folder, **rules)
+    edit_json(folder / "tokenizer_config.json", **rules)
+    source = read_huggingface(folder)
+    texts = ["R\u00ccver e\u0301 \u00c9 river", "\u00e9"]
+    theirs = hf.AutoTokenizer.from_pretrained(folder)
+    expected = theirs(texts, add_special_tokens=False)["input_ids"]
+    assert source.tokenizer.encode(texts) == expected
+    assert source.tokenizer.strip_accents == strip_accents
+
+    save_huggingface_tokenizer(source.tokenizer, tmp_path / "ours", 16)
+    again = hf.AutoTokenizer.from_pretrained(tmp_path / "ours")
+    assert again(texts, add_special_tokens=False)["input_ids"] == expected
 
 
 def test_tokens_added_to_a_fast_tokenizer_are_refused(hf, folder):

@@ -1,54 +1,30 @@
-"""Ids, word starts, storage and training of both kinds of tokenizer."""
+"""Ids, word starts and storage of both kinds of tokenizer."""
 
 import hashlib
 import json
+import pickle
 import subprocess
 import sys
 import unicodedata
 
 import numpy as np
 import pytest
+from hypothesis import given
+from tokenizer_texts import awkward_texts, sentences, train
 
 from bert_jax.batch import SpecialIds
-from bert_jax.data import vocabulary as module
 from bert_jax.data.saved_tokenizer import load_tokenizer
-from bert_jax.data.tokenizer import METADATA_FILE
-from bert_jax.data.vocabulary import train_sentencepiece
+from bert_jax.data.tokenizer import METADATA_FILE, without_surrogates
 from bert_jax.data.wordpiece_tokenizer import WordPieceTokenizer
 
-WORDS = [
-    "river",
-    "stone",
-    "window",
-    "garden",
-    "teacher",
-    "letter",
-    "morning",
-    "village",
-    "winter",
-    "music",
-]
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[", "]", "sep", "mask"]
 VOCAB += ["the", "un", "##believ", "##able", "river", "##s", ".", "e", "##e"]
-
-
-def sentences(count=400, seed=0):
-    rng = np.random.default_rng(seed)
-    for _ in range(count):
-        words = rng.choice(WORDS, rng.integers(4, 12))
-        endings = rng.choice(["", "s", "ed", "ing"], words.size)
-        yield " ".join(map("".join, zip(words, endings, strict=True))).capitalize()
-
-
-def train(texts=None, **options):
-    options = {"vocab_size": 58, "lowercase": True} | options
-    return train_sentencepiece(sentences() if texts is None else texts, **options)
 
 
 @pytest.fixture(scope="module", params=["unigram", "bpe", "wordpiece"])
 def tokenizer(request, tmp_path_factory):
     if request.param != "wordpiece":
-        return train(model_type=request.param)
+        return train(request.param)
     path = tmp_path_factory.mktemp("vocab") / "vocab.txt"
     path.write_text("\n".join(VOCAB) + "\n", encoding="utf-8")
     return WordPieceTokenizer.from_vocab(path, lowercase=True)
@@ -84,6 +60,19 @@ def test_word_starts_are_the_words(tokenizer):
     assert tokenizer.decode(ids) == text
 
 
+@given(text=awkward_texts)
+def test_what_is_decoded_is_the_text_up_to_normalisation(tokenizer, text):
+    (ids,) = tokenizer.encode([text])
+    assert ("[UNK]" in tokenizer.decode(ids)) == (tokenizer.special.unk in ids)
+    if tokenizer.special.unk in ids:
+        return
+    if tokenizer.kind == "sentencepiece":
+        normal = tokenizer._processor.normalize(without_surrogates(text))
+        spelled = normal.replace("\u2581", " ").strip()
+        assert tokenizer.decode(ids) == spelled
+    assert tokenizer.encode([tokenizer.decode(ids)]) == [ids]
+
+
 def test_decode_shows_special_tokens(tokenizer):
     (ids,) = tokenizer.encode(["river"])
     assert tokenizer.decode([2, *ids, 4, 1, *ids, 3]) == (
@@ -95,9 +84,40 @@ def test_decode_shows_special_tokens(tokenizer):
         tokenizer.decode([-1])
 
 
+def test_joined_ids_are_those_of_encode(tokenizer):
+    texts = ["river rivers", "", " \u200b", "the river"]
+    ids, lengths = tokenizer.encode_joined(texts)
+    expected = tokenizer.encode(texts)
+    assert lengths.tolist() == list(map(len, expected))
+    assert lengths[1] == lengths[2] == 0
+    assert np.split(ids, np.cumsum(lengths)[:-1])[3].tolist() == expected[3]
+    assert ids.dtype == tokenizer.id_dtype == np.uint16
+    ids, lengths = tokenizer.encode_joined([])
+    assert ids.size == lengths.size == 0
+    assert ids.dtype == np.uint16
+    assert lengths.dtype == np.int64
+
+
+def test_large_vocabularies_have_wide_ids():
+    pieces = [*VOCAB, *(f"w{n}" for n in range(70_000))]
+    tokenizer = WordPieceTokenizer("\n".join(pieces).encode(), lowercase=True)
+    ids, _ = tokenizer.encode_joined(["the w69999"])
+    assert ids.dtype == tokenizer.id_dtype == np.uint32
+    assert ids.tolist() == [VOCAB.index("the"), len(VOCAB) + 69_999]
+
+
+def test_a_tokenizer_travels_to_another_process(tokenizer):
+    tokenizer.encode(["river"])
+    copy = pickle.loads(pickle.dumps(tokenizer))
+    assert copy.sha256 == tokenizer.sha256
+    assert copy.encode(["rivers the"]) == tokenizer.encode(["rivers the"])
+    assert len(pickle.dumps(copy)) == len(pickle.dumps(tokenizer))
+
+
 def test_encode_refuses_one_string_and_survives_lone_surrogates(tokenizer):
-    with pytest.raises(ValueError, match="one string"):
-        tokenizer.encode("river")
+    for encode in (tokenizer.encode, tokenizer.encode_joined):
+        with pytest.raises(ValueError, match="one string"):
+            encode("river")
     assert (
         tokenizer.encode(["river \ud83d"])[0][:1] == tokenizer.encode(["river"])[0][:1]
     )
@@ -125,6 +145,7 @@ def test_saved_and_loaded_tokenizers_agree_in_another_process(tokenizer, tmp_pat
     assert type(loaded) is type(tokenizer)
     assert loaded.pieces == tokenizer.pieces
     assert loaded.special == tokenizer.special
+    assert loaded.normalization == tokenizer.normalization
     np.testing.assert_array_equal(loaded.starts_word, tokenizer.starts_word)
 
 
@@ -139,6 +160,7 @@ def test_damaged_directories_are_refused(tokenizer, tmp_path):
         ({"lowercase": False}, "was changed"),
         ({"kind": "bytes"}, "not one of"),
         ({"format_version": 99}, "format version 99"),
+        ({"normalization": None}, "damaged"),
     ):
         path.write_text(json.dumps(good | change))
         with pytest.raises(ValueError, match=message):
@@ -152,72 +174,6 @@ def test_damaged_directories_are_refused(tokenizer, tmp_path):
         load_tokenizer(tmp_path)
 
 
-@pytest.mark.parametrize("model_type", ["unigram", "bpe"])
-def test_training_is_a_function_of_the_sentences(model_type):
-    first, second = (train(model_type=model_type, max_sentences=90) for _ in range(2))
-    assert first.model == second.model
-    # SentencePiece's own sampling agrees within a process and differs between two.
-    program = (
-        "import sys; sys.path.insert(0, 'tests'); import test_tokenizer as t\n"
-        f"print(t.train(model_type={model_type!r}, max_sentences=90).sha256)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == first.sha256
-    assert first.sha256 != train(model_type=model_type).sha256
-
-
-def test_sample_is_bounded_and_uniform():
-    lines = module._training_lines((f"line {i}" for i in range(20_000)), 2_000)
-    numbers = np.array([int(line.split()[1]) for line in lines])
-    assert numbers.size == np.unique(numbers).size == 2_000
-    # 2,000 of 20,000 in ten equal parts: 200 each, standard deviation below 15.
-    counts = np.histogram(numbers, 10, (0, 20_000))[0]
-    assert np.abs(counts - 200).max() < 60
-
-
-def test_long_and_awkward_lines_reach_the_trainer():
-    # SentencePiece itself would skip each of these lines.
-    texts = [" ".join(sentences(2_000)), "z" * 9_000, "tab\tq\u2585q", "nul\0nul"]
-    lines = module._training_lines(texts, 10_000)
-    assert max(len(line.encode()) for line in lines) <= 4_096
-    letters = "".join(lines)
-    for text in texts:
-        kept = text.replace("\u2585", "").replace("\0", "").split()
-        assert "".join(kept) in letters.replace(" ", "")
-    assert "z" in train(texts, vocab_size=60).pieces
-
-
-def test_case_folding_follows_lowercase():
-    folded, cased = train(), train(lowercase=False)
-    assert folded.encode(["RIVER"]) == folded.encode(["river"])
-    assert cased.encode(["RIVER"]) != cased.encode(["river"])
-    assert folded.sha256 != cased.sha256
-
-
-@pytest.mark.parametrize(
-    ("texts", "vocab_size", "message"),
-    [
-        ([], 100, "nothing to train on"),
-        (["the river the river"] * 9, 5_000, "at most [0-9]+ pieces"),
-        (["abcdefghijklmnopqrstuvwxyz"] * 9, 12, "alone need 3[0-9]"),
-    ],
-)
-def test_impossible_vocabularies_say_what_is_possible(texts, vocab_size, message):
-    with pytest.raises(ValueError, match=message):
-        train(texts, vocab_size=vocab_size)
-
-
-def test_errors_of_the_reader_pass_through():
-    def broken():
-        yield "river"
-        raise OSError("disk gone")
-
-    with pytest.raises(OSError, match="disk gone"):
-        train(broken())
-
-
 def test_vocabularies_without_special_or_with_double_pieces_are_refused(tmp_path):
     path = tmp_path / "vocab.txt"
     with pytest.raises(ValueError, match="no such file"):
@@ -228,6 +184,43 @@ def test_vocabularies_without_special_or_with_double_pieces_are_refused(tmp_path
     path.write_text("\n".join([*VOCAB, "river"]))
     with pytest.raises(ValueError, match="'river' twice"):
         WordPieceTokenizer.from_vocab(path, lowercase=True)
+
+
+def test_casing_and_normalisation_are_recorded(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    saved = json.loads((tmp_path / METADATA_FILE).read_text())
+    assert saved["lowercase"] is True
+    if tokenizer.kind == "sentencepiece":
+        assert saved["normalization"] == {"rules": "nmt_nfkc_cf"}
+        assert train(lowercase=False).normalization == {"rules": "nmt_nfkc"}
+    else:
+        assert saved["normalization"] == {
+            "rules": "bert",
+            "clean_text": True,
+            "handle_chinese_chars": True,
+            "strip_accents": True,
+        }
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+@pytest.mark.parametrize("strip_accents", [None, True, False])
+def test_accents_follow_case_unless_told(lowercase, strip_accents, tmp_path):
+    vocab = "\n".join([*VOCAB[:5], *"aAéÉ", "e\u0301"]).encode()
+    tokenizer = WordPieceTokenizer(
+        vocab, lowercase=lowercase, strip_accents=strip_accents
+    )
+    strips = lowercase if strip_accents is None else strip_accents
+    assert tokenizer.normalization["strip_accents"] == strips
+    (ids,) = tokenizer.encode(["É á A"])
+    found = [tokenizer.pieces[index] for index in ids]
+    e, a = ("[UNK]", "a") if strips else ("é" if lowercase else "É", "[UNK]")
+    assert found == [e, a, "a" if lowercase else "A"]
+
+    tokenizer.save(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.encode(["É á A"]) == [ids]
+    plain = WordPieceTokenizer(vocab, lowercase=lowercase)
+    assert (loaded.sha256 == plain.sha256) == (strips == lowercase)
 
 
 def test_line_endings_do_not_change_the_hash(tmp_path):

@@ -1,4 +1,4 @@
-"""Commands about text, tokenizers and prepared datasets."""
+"""Commands about text and prepared datasets."""
 
 import dataclasses
 import pathlib
@@ -60,62 +60,6 @@ class Corpus:
                 f"{sum(task['validation'].values()):,} held out, of "
                 f"{len(task['labels'])} libraries"
             )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainTokenizer:
-    """Trains a SentencePiece vocabulary with BERT's special tokens."""
-
-    source: str
-    """files:GLOB (.txt, .jsonl, WikiExtractor; .gz, .xz, .tar.xz) or docs:."""
-    output: pathlib.Path
-    vocab_size: int = 30_522
-    """Pieces, the five special ones included."""
-    lowercase: bool = True
-    model_type: Literal["unigram", "bpe"] = "unigram"
-    max_sentences: int = 1_000_000
-    """Of more, a uniform sample is used."""
-    language: str = "en"
-    """Rules of the sentence splitter."""
-
-    def run(self) -> None:
-        from bert_jax.data.reading import read_unit
-        from bert_jax.data.saved_tokenizer import load_tokenizer
-        from bert_jax.data.sentences import sentences
-        from bert_jax.data.sources import open_source
-        from bert_jax.data.vocabulary import train_sentencepiece
-
-        if (self.output / "bert_jax_tokenizer.json").exists():
-            tokenizer = load_tokenizer(self.output)
-            if tokenizer.vocab_size != self.vocab_size:
-                raise ValueError(
-                    f"{self.output} holds a tokenizer of {tokenizer.vocab_size} pieces, "
-                    f"not {self.vocab_size}; choose another --output."
-                )
-            print(f"{self.output} is there already: {tokenizer.vocab_size:,} pieces")
-            return
-        source = open_source(self.source, num_workers=2)
-
-        def lines():  # type: ignore[no-untyped-def]
-            with Bar("reading") as bar:
-                done = 0
-                for unit in source.units:
-                    for document in read_unit(unit):
-                        yield from sentences(document.text, self.language)
-                    done += unit.size_bytes
-                    bar.update(done, source.size_bytes)
-            print("training the vocabulary ...", flush=True)
-
-        tokenizer = train_sentencepiece(
-            lines(),
-            vocab_size=self.vocab_size,
-            lowercase=self.lowercase,
-            model_type=self.model_type,
-            num_threads=2,
-            max_sentences=self.max_sentences,
-        )
-        tokenizer.save(self.output)
-        print(f"{tokenizer.vocab_size:,} pieces, sha256 {tokenizer.sha256[:16]}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

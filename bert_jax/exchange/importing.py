@@ -15,8 +15,8 @@ from bert_jax.config import (
     PretrainConfig,
     TaskConfig,
 )
+from bert_jax.data.whole_directory import whole_directory
 from bert_jax.exchange import names
-from bert_jax.exchange.portable import whole_directory
 from bert_jax.exchange.source import Moments, Source
 from bert_jax.model import classification, pretraining
 from bert_jax.train.checkpoint import Checkpoints, tensors_sha256

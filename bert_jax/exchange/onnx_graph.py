@@ -18,6 +18,7 @@ import numpy as np
 
 from bert_jax.config import ModelConfig
 from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.data.whole_directory import whole_directory
 from bert_jax.exchange import portable
 from bert_jax.exchange.names import Head, Params, Tensors, to_tensors
 from bert_jax.exchange.onnx_nodes import build_model, library
@@ -57,7 +58,7 @@ def write_onnx(
         model, {name: json.dumps(value) for name, value in properties.items()}
     )
     size = sum(array.nbytes for array in tensors.values())
-    with portable.whole_directory(directory, overwrite) as folder:
+    with whole_directory(directory, overwrite) as folder:
         onnx.save_model(
             model,
             folder / MODEL_FILE,

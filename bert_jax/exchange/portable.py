@@ -4,11 +4,7 @@ Inputs and outputs carry the names that transformers gives them. Shape letters: 
 T tokens, C classes, V vocabulary without its padding.
 """
 
-import contextlib
-import os
-import pathlib
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -98,34 +94,6 @@ def metadata(
         "pad_id": tokenizer.special.pad,
         **{name: getattr(cfg, name) for name in fields},
     }
-
-
-@contextlib.contextmanager
-def whole_directory(directory: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
-    """A hidden sibling to write into, which becomes `directory` when all went well.
-
-    Raises:
-        ValueError: `directory` has something in it and `overwrite` is not set.
-    """
-    directory = pathlib.Path(directory).absolute()
-    if directory.exists() and (
-        not directory.is_dir() or (any(directory.iterdir()) and not overwrite)
-    ):
-        raise ValueError(
-            f"directory={directory} is taken; choose another or overwrite an export."
-        )
-    partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        # A rename replaces no directory with something in it, so that steps aside.
-        old = partial.with_suffix(".old")
-        if directory.exists():
-            directory.rename(old)
-        partial.rename(directory)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def largest_difference(

@@ -184,8 +184,8 @@ def _read_tokenizer(
     path = _find_beside(prefix, VOCAB_FILE)
     said = {CONFIG_FILE: config.get("do_lower_case")}
     beside = path.with_name(TOKENIZER_CONFIG_FILE)
-    if beside.is_file():
-        said[beside.name] = load_json(beside).get("do_lower_case")
+    settings = load_json(beside) if beside.is_file() else {}
+    said[beside.name] = settings.get("do_lower_case")
     folds = agreed_casing(path.parent, said, lowercase)
     by_name = _named_casing([home.name for home in _homes(prefix)])
     if folds is None:
@@ -205,7 +205,9 @@ def _read_tokenizer(
             f"Case is {'' if folds else 'not '}folded, though the directory is called "
             f"{by_name[0]!r}."
         )
-    tokenizer = WordPieceTokenizer.from_vocab(path, lowercase=folds)
+    tokenizer = WordPieceTokenizer.from_vocab(
+        path, lowercase=folds, strip_accents=settings.get("strip_accents")
+    )
     _check_capitals(path, tokenizer, lowercase, notes)
     return fill_table(path, tokenizer, num_rows, CONFIG_FILE, notes)
 

@@ -54,7 +54,7 @@ def read_tokenizer(
         normalizer = rules.get("normalizer") or {}
         folding["tokenizer.json lowercase"] = normalizer.get("lowercase")
         folds = _casing(directory, folding, lowercase)
-        _check_rules(directory, rules, config, folds)
+        _check_rules(directory, rules, config)
         max_chars = (rules.get("model") or {}).get("max_input_chars_per_word")
         if (max_chars or _THEIR_MAX_CHARS) != WORDPIECE_MAX_CHARS_PER_WORD:
             notes.append(
@@ -66,7 +66,11 @@ def read_tokenizer(
         else:
             ids = rules["model"]["vocab"]
             vocab = "\n".join(sorted(ids, key=ids.__getitem__)).encode()
-        tokenizer = WordPieceTokenizer(vocab, lowercase=folds)
+        # transformers lets the first of these overrule the second.
+        accents = config.get("strip_accents")
+        if accents is None:
+            accents = normalizer.get("strip_accents")
+        tokenizer = WordPieceTokenizer(vocab, lowercase=folds, strip_accents=accents)
     else:
         found = f"tokenizer.json with a {kind} model" if kind else "none of them"
         raise ValueError(
@@ -152,13 +156,10 @@ def _casing(directory: pathlib.Path, said: Json, lowercase: bool | None) -> bool
     return folds
 
 
-def _check_rules(
-    directory: pathlib.Path, rules: Json, config: Json, lowercase: bool
-) -> None:
+def _check_rules(directory: pathlib.Path, rules: Json, config: Json) -> None:
     """Raises ValueError where a setting asks for other ids than ours."""
     model, normalizer = rules.get("model") or {}, rules.get("normalizer") or {}
     pre = rules.get("pre_tokenizer") or {}
-    accents = (None, lowercase)
     slow = "tokenizer_config.json"
     checks: list[tuple[str, Any, tuple[Any, ...]]] = [
         (f"{slow} tokenizer_class", config.get("tokenizer_class"), _TOKENIZER_CLASSES),
@@ -167,7 +168,6 @@ def _check_rules(
             config.get("tokenize_chinese_chars"),
             (True,),
         ),
-        (f"{slow} strip_accents", config.get("strip_accents"), accents),
         (f"{slow} do_basic_tokenize", config.get("do_basic_tokenize"), (True,)),
         (f"{slow} never_split", config.get("never_split"), ([],)),
     ]
@@ -185,7 +185,6 @@ def _check_rules(
                     normalizer.get("handle_chinese_chars"),
                     (True,),
                 ),
-                ("strip_accents", normalizer.get("strip_accents"), accents),
                 (
                     "continuing_subword_prefix",
                     model.get("continuing_subword_prefix"),

@@ -81,4 +81,8 @@ def fill_table(
         f"kept as the pieces {rows[0]} to {rows[-1]}, which no text contains."
     )
     vocab = "\n".join([*tokenizer.pieces, *rows]).encode()
-    return WordPieceTokenizer(vocab, lowercase=tokenizer.lowercase)
+    return WordPieceTokenizer(
+        vocab,
+        lowercase=tokenizer.lowercase,
+        strip_accents=tokenizer.strip_accents,
+    )

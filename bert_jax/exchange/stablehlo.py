@@ -34,6 +34,7 @@ import numpy as np
 from bert_jax.batch import ClassifyBatch, PretrainBatch
 from bert_jax.config import ModelConfig
 from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.data.whole_directory import whole_directory
 from bert_jax.exchange import portable
 from bert_jax.exchange.names import Head, Params, flatten, to_tensors, unflatten
 from bert_jax.exchange.tokenizer import save_huggingface_tokenizer
@@ -116,7 +117,7 @@ def write_stablehlo(
             for name, shape in portable.OUTPUTS[head]
         },
     }
-    with portable.whole_directory(directory, overwrite) as folder:
+    with whole_directory(directory, overwrite) as folder:
         (folder / MODEL_FILE).write_bytes(exported.serialize())
         contiguous = {
             path: np.ascontiguousarray(array) for path, array in weights.items()

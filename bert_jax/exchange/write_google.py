@@ -13,6 +13,7 @@ import numpy as np
 
 from bert_jax.config import ModelConfig
 from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.data.whole_directory import whole_directory
 from bert_jax.exchange.google import (
     CHECKPOINT,
     CONFIG_FILE,
@@ -23,7 +24,7 @@ from bert_jax.exchange.google import (
 )
 from bert_jax.exchange.google_variables import STEP
 from bert_jax.exchange.names import Head, Params, Tensors, to_tensors
-from bert_jax.exchange.portable import check_pieces, whole_directory
+from bert_jax.exchange.portable import check_pieces
 
 
 def google_variables(
@@ -92,10 +93,16 @@ def write_google(
     variables = google_variables(cfg, params, head, moments=moments, step=step)
     _check_labels(variables, head, labels)
     notes = []
+    accents = tokenizer.normalization.get("strip_accents")
     if tokenizer.kind != "wordpiece":
         notes.append(
             f"Google's tools read WordPiece only; this {tokenizer.kind} vocabulary is "
             f"written as {tokenizer.model_file}, and there is no vocab.txt."
+        )
+    elif accents != tokenizer.lowercase:
+        notes.append(
+            "Google's tools strip accents when they fold case, and only then; this "
+            f"vocabulary has lowercase={tokenizer.lowercase} and strip_accents={accents}."
         )
     with whole_directory(directory, overwrite) as partial:
         _save_variables(partial / CHECKPOINT, variables)
@@ -107,7 +114,7 @@ def write_google(
         _save_json(partial / CONFIG_FILE, config)
         tokenizer.save(partial)
         # No file of Google's has the casing; transformers looks for it here.
-        casing = {"do_lower_case": tokenizer.lowercase}
+        casing = {"do_lower_case": tokenizer.lowercase, "strip_accents": accents}
         _save_json(partial / TOKENIZER_CONFIG_FILE, casing)
         if labels is not None:
             _save_json(partial / LABELS_FILE, {"labels": list(labels)})

@@ -1,0 +1,145 @@
+"""Which SentencePiece models may be cut at spaces, and that no other is."""
+
+import io
+
+import pytest
+import sentencepiece
+from tokenizer_texts import sentences, train
+
+from bert_jax.data.sentencepiece_model import parse_model
+from bert_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
+from bert_jax.data.tokenizer import SPECIAL_PIECES
+
+NORMAL, USER_DEFINED, UNUSED, BYTE = 1, 4, 5, 6
+TEXTS = [
+    *(
+        "river stones",
+        "q z qq",
+        " two  spaces ",
+        "a\u2581 b\u2581",
+        "\u2581",
+        "\u2581 a",
+    ),
+    *("the stone", "winter music", "q\u2581z", "stone r", "s r", " ", "", "x y z"),
+]
+
+
+def add(proto, piece, kind=NORMAL, score=50.0):
+    proto.pieces.add(piece=piece, type=kind, score=score)
+
+
+def add_bytes(proto):
+    proto.trainer_spec.byte_fallback = True
+    for number in range(256):
+        add(proto, f"<0x{number:02X}>", BYTE, score=0.0)
+
+
+def space_is_unknown(proto):
+    (piece,) = (piece for piece in proto.pieces if piece.piece == "▁")
+    piece.piece = "another"
+
+
+CHANGES = {
+    "piece over a space": lambda p: add(p, "▁river▁stones"),
+    "piece that ends in a space": lambda p: add(p, "er▁"),
+    "user-defined symbol": lambda p: add(p, "qz", USER_DEFINED),
+    "bytes": add_bytes,
+    "unused piece": lambda p: add(p, "▁riverss", UNUSED),
+    "space is unknown": space_is_unknown,
+    "no dummy prefix": lambda p: setattr(p.normalizer_spec, "add_dummy_prefix", False),
+    "extra spaces": lambda p: setattr(
+        p.normalizer_spec, "remove_extra_whitespaces", False
+    ),
+    "spaces stay": lambda p: setattr(p.normalizer_spec, "escape_whitespaces", False),
+    "space as suffix": lambda p: setattr(
+        p.trainer_spec, "treat_whitespace_as_suffix", True
+    ),
+    "characters": lambda p: setattr(p.trainer_spec, "model_type", 4),
+    "no rules": lambda p: p.normalizer_spec.ClearField("precompiled_charsmap"),
+}
+# Of these, no text is known that would come out otherwise if it were cut at spaces.
+HARMLESS = {"unused piece", "user-defined symbol", "characters", "bytes", "spaces stay"}
+
+
+def whole(tokenizer, texts):
+    encoded = tokenizer._processor.encode(texts, num_threads=1)
+    if tokenizer._powers is not None:
+        for ids in encoded:
+            tokenizer._powers.sort_runs(ids)
+    return encoded
+
+
+def words_joined(tokenizer, texts):
+    return [
+        [index for ids in whole(tokenizer, text.split(" ")) for index in ids]
+        for text in texts
+    ]
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_trained_models_may_be_cut(kind, lowercase):
+    tokenizer = train(kind, lowercase=lowercase)
+    assert tokenizer.splits_by_word
+    assert tokenizer.encode(TEXTS) == whole(tokenizer, TEXTS)
+    assert words_joined(tokenizer, TEXTS) == whole(tokenizer, TEXTS)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_other_models_are_not_cut(change):
+    proto = parse_model(train().model)
+    CHANGES[change](proto)
+    tokenizer = SentencePieceTokenizer(proto.SerializeToString(), lowercase=True)
+    assert not tokenizer.splits_by_word
+    expected = whole(tokenizer, TEXTS)
+    assert tokenizer.encode(TEXTS) == expected
+    if change not in HARMLESS:
+        assert words_joined(tokenizer, TEXTS) != expected
+
+
+def with_rules(tmp_path, rules):
+    """A tokenizer whose normalisation is `rules`: code points read -> written."""
+    path = tmp_path / "rules.tsv"
+    path.write_text("".join(f"{read}\t{written}\n" for read, written in rules.items()))
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=sentences(),
+        model_writer=model,
+        vocab_size=60,
+        normalization_rule_tsv=str(path),
+        pad_id=0,
+        pad_piece=SPECIAL_PIECES["pad"],
+        unk_id=1,
+        unk_piece=SPECIAL_PIECES["unk"],
+        bos_id=-1,
+        eos_id=-1,
+        control_symbols=[SPECIAL_PIECES[name] for name in ("cls", "sep", "mask")],
+        minloglevel=2,
+    )
+    return SentencePieceTokenizer(model.getvalue(), lowercase=False)
+
+
+SPACE_RULE = {"2581": "20"}
+
+
+@pytest.mark.parametrize(
+    ("rules", "splits"),
+    [
+        (SPACE_RULE, True),
+        (SPACE_RULE | {"A0": "20", "41": "61", "72 73": "73"}, True),
+        ({"41": "61"}, False),
+        ({"2581": "2D"}, False),
+        (SPACE_RULE | {"41": "2581"}, False),
+        (SPACE_RULE | {"72 20 73": "72 73"}, False),
+        (SPACE_RULE | {"72 20": "72"}, False),
+        (SPACE_RULE | {"20 73": "73"}, False),
+        (SPACE_RULE | {"20": "2D", "20 73": "73"}, False),
+    ],
+    ids=str,
+)
+def test_rules_that_reach_over_a_space_are_found(tmp_path, rules, splits):
+    tokenizer = with_rules(tmp_path, rules)
+    assert tokenizer.splits_by_word == splits
+    assert tokenizer.encode(TEXTS) == whole(tokenizer, TEXTS)
+    if any("20 " in f"{read} " and read != "20" for read in rules):
+        assert words_joined(tokenizer, TEXTS) != whole(tokenizer, TEXTS)

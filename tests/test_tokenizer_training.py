@@ -1,0 +1,147 @@
+"""Tokenizers from sources and vocabularies: whole directories, written once."""
+
+import json
+
+import pytest
+from tokenizer_texts import sentences, train
+
+from bert_jax.cli import main
+from bert_jax.data.saved_tokenizer import load_tokenizer
+from bert_jax.data.tokenizer_training import TRAINING_FILE, train_tokenizer, wrap_vocab
+from bert_jax.prepare_config import ReadOptions
+from bert_jax.tokenizer_config import TokenizerOptions
+
+SMALL = {"unigram": 58, "bpe": 58, "wordpiece": 80}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    lines = [f"{line}." for line in sentences()]
+    for number in range(4):
+        part = lines[number::4]
+        (folder / f"{number}.txt").write_text("\n".join(part), encoding="utf-8")
+    return f"files:{folder}/*.txt"
+
+
+def options(kind="unigram", **changes):
+    return TokenizerOptions(kind=kind, vocab_size=SMALL[kind], **changes)
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_a_source_becomes_a_tokenizer(source, tmp_path, kind):
+    seen = []
+    made = train_tokenizer(
+        source, tmp_path / "out", options(kind), lambda *done: seen.append(done)
+    )
+    assert made.is_new
+    assert load_tokenizer(tmp_path / "out").sha256 == made.tokenizer.sha256
+    assert made.tokenizer.vocab_size == SMALL[kind]
+    assert made.tokenizer.lowercase
+    (total,) = {total for _, total in seen}
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert seen.count((total, total)) == 1
+    assert seen[-1] == (total, total)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_done_work_is_found_and_other_settings_are_refused(source, tmp_path):
+    out = tmp_path / "out"
+    first = train_tokenizer(source, out, options())
+    stamps = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    again = train_tokenizer(source, out, options(), lambda *done: pytest.fail("read"))
+    assert not again.is_new
+    assert "is there already: 58 pieces" in again.describe()
+    assert again.tokenizer.sha256 == first.tokenizer.sha256
+    for change, message in (
+        (options(lowercase=False), "lowercase is True there and False here"),
+        (options("bpe"), "kind is 'unigram' there and 'bpe' here"),
+        (options(read=ReadOptions(documents="file")), "read is .*'file'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train_tokenizer(source, out, change)
+    with pytest.raises(ValueError, match=r"source is .*source_bytes is "):
+        train_tokenizer(source.replace("*", "0"), out, options())
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == stamps
+
+
+def test_a_taken_directory_is_refused_before_reading(source, tmp_path):
+    train().save(tmp_path / "saved")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").write_text("")
+    for name, message in (("saved", "not trained there"), ("other", "is taken")):
+        with pytest.raises(ValueError, match=message):
+            train_tokenizer(
+                source, tmp_path / name, options(), lambda *done: pytest.fail("read")
+            )
+
+
+def test_a_failure_leaves_nothing(source, tmp_path):
+    with pytest.raises(ValueError, match="at most"):
+        train_tokenizer(source, tmp_path / "out", TokenizerOptions(vocab_size=9_000))
+    with pytest.raises(ValueError, match=r"language='xx'"):
+        train_tokenizer(source, tmp_path / "out", options(language="xx"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"strip_accents": True}, "rule of WordPiece"),
+        ({"vocab_size": 0}, "vocab_size=0"),
+        ({"max_bytes": -1}, "max_bytes=-1"),
+    ],
+)
+def test_impossible_options_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        TokenizerOptions(**changes)
+
+
+def test_a_vocabulary_is_wrapped_once(tmp_path):
+    vocab = tmp_path / "vocab.txt"
+    vocab.write_bytes(train("wordpiece")._model)
+    made = wrap_vocab(vocab, tmp_path / "out", lowercase=True)
+    assert made.is_new
+    assert load_tokenizer(tmp_path / "out").sha256 == train("wordpiece").sha256
+    assert not wrap_vocab(vocab, tmp_path / "out", lowercase=True).is_new
+    with pytest.raises(ValueError, match="other rules"):
+        wrap_vocab(vocab, tmp_path / "out", lowercase=True, strip_accents=False)
+    with pytest.raises(ValueError, match="no such file"):
+        wrap_vocab(tmp_path / "none.txt", tmp_path / "x", lowercase=True)
+    assert not (tmp_path / "x").exists()
+
+
+def test_commands(source, tmp_path, capsys):
+    out = str(tmp_path / "out")
+    command = ["tokenizer", "train", "--source", source, "--output", out]
+    command += ["--kind", "wordpiece", "--vocab-size", "30", "--no-lowercase"]
+    command += ["--strip-accents", "True", "--max-sentences", "300"]
+    with pytest.raises(SystemExit):
+        main(command)
+    assert "need" in capsys.readouterr().err
+    command[command.index("30")] = "100"
+    main(command)
+    assert f"{out} written: 100 pieces" in capsys.readouterr().out
+    settings = json.loads((tmp_path / "out" / TRAINING_FILE).read_text())
+    assert settings["strip_accents"] is True
+    assert settings["max_sentences"] == 300
+    tokenizer = load_tokenizer(tmp_path / "out")
+    assert not tokenizer.lowercase
+    assert tokenizer.normalization["strip_accents"]
+    main(command)
+    assert "is there already" in capsys.readouterr().out
+
+    vocab = str(tmp_path / "out" / "vocab.txt")
+    wrap = ["tokenizer", "wrap", vocab, "--output", str(tmp_path / "wrapped")]
+    for flags in ([], ["--lowercase", "--no-lowercase"]):
+        with pytest.raises(SystemExit):
+            main([*wrap, *flags])
+        assert "pass --lowercase" in capsys.readouterr().err
+    main([*wrap, "--no-lowercase"])
+    assert not load_tokenizer(tmp_path / "wrapped").lowercase
+    for args in (["tokenizer"], ["tokenizer", "--help"]):
+        with pytest.raises(SystemExit):
+            main(args)
+        shown = capsys.readouterr()
+        assert "train" in shown.out + shown.err
+        assert "wrap" in shown.out + shown.err

@@ -1,0 +1,130 @@
+"""Training of vocabularies: repeatable, complete, and refused where impossible."""
+
+import subprocess
+import sys
+
+import pytest
+from tokenizer_texts import WORDS, sentences, train
+
+KINDS = ["unigram", "bpe", "wordpiece"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_is_a_function_of_the_sentences(kind):
+    first, second = (train(kind, max_sentences=90) for _ in range(2))
+    assert first._model == second._model
+    # SentencePiece's own sampling agrees within a process and differs between two; so
+    # do the hash tables of `tokenizers`.
+    program = (
+        "import sys; sys.path.insert(0, 'tests'); import tokenizer_texts as t\n"
+        f"print(t.train({kind!r}, max_sentences=90).sha256)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == first.sha256
+    assert first.sha256 != train(kind).sha256
+    assert first.sha256 != train(kind, max_bytes=9_000).sha256
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_vocabularies_are_whole(kind):
+    tokenizer = train(kind)
+    assert tokenizer.pieces[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    assert tokenizer.vocab_size == (80 if kind == "wordpiece" else 58)
+    texts = list(sentences())
+    for text, ids in zip(texts, tokenizer.encode(texts), strict=True):
+        assert tokenizer.special.unk not in ids
+        assert tokenizer.decode(ids) == text.lower()
+
+
+def test_wordpiece_of_real_text_is_repeatable(shared_data):
+    """Ties between pairs are many here, and threads share the work."""
+    text = (shared_data / "wikitext" / "valid.txt").read_text(encoding="utf-8")
+    lines = text.split("\n")
+    one, two = (train("wordpiece", lines, vocab_size=4_000) for _ in range(2))
+    assert one._model == two._model
+    assert one.vocab_size == len(set(one.pieces)) == 4_000
+    (ids,) = one.encode(["The government announced that the station would be built ."])
+    assert len(ids) <= 12, "common words are pieces"
+
+
+def test_wordpiece_has_no_inner_pieces_that_never_occur():
+    texts = [*sentences(), *["river, (stone) 日本 1a2"] * 5]
+    pieces = train("wordpiece", texts, vocab_size=90).pieces
+    assert {",", "(", ")", "日", "本", "1", "##1", "##2", "##a"} <= {*pieces}
+    assert not {"##,", "##(", "##日"} & {*pieces}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_rarest_characters_are_left_out(kind):
+    texts = [*sentences(1_000), "stone \u0436 \u5317"]
+    tokenizer = train(kind, texts)
+    assert not {"\u0436", "\u5317"} & {*"".join(tokenizer.pieces)}
+    assert tokenizer.special.unk in tokenizer.encode(["\u0436"])[0]
+    often = train(kind, [*sentences(), *["\u0436\u0436 stone\u0436"] * 9])
+    assert "\u0436" in "".join(often.pieces)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_case_folding_follows_lowercase(kind):
+    texts = [*sentences(), *map(str.upper, sentences(100))]
+    folded = train(kind, texts)
+    cased = train(kind, texts, lowercase=False, vocab_size=110)
+    assert folded.encode(["RIVER"]) == folded.encode(["river"])
+    assert cased.encode(["RIVER"]) != cased.encode(["river"])
+    assert not any(c.isupper() for p in folded.pieces[5:] for c in p)
+    assert any(c.isupper() for p in cased.pieces[5:] for c in p)
+
+
+def test_accents_are_kept_where_asked():
+    texts = [*sentences(), *["r\u00ccver \u00e9t\u00e9"] * 40]
+    plain = train("wordpiece", texts)
+    kept = train("wordpiece", texts, strip_accents=False)
+    assert plain.strip_accents
+    assert not kept.strip_accents
+    assert "\u00e9" not in plain.pieces
+    assert "\u00e9" in kept.pieces
+    assert kept.special.unk not in kept.encode(["\u00e9t\u00e9"])[0]
+
+
+def test_long_and_awkward_lines_reach_the_trainer():
+    # SentencePiece itself would skip each of these lines.
+    texts = [" ".join(sentences(2_000)), "z" * 9_000, "tab\tq\u2585q", "nul\0nul"]
+    texts += ["tab\tq\u2585q", "nul\0nul"] * 50
+    pieces = train("bpe", texts, vocab_size=60).pieces
+    assert {"z", "q", "u"} <= {*pieces}
+
+
+@pytest.mark.parametrize(
+    ("texts", "vocab_size", "message"),
+    [
+        ([], 100, "nothing to train on"),
+        (["\ufeff", "  "], 100, "nothing to train on"),
+        (["the river the river"] * 9, 5_000, "at most [0-9]+ pieces"),
+        (["abcdefghijklmnopqrstuvwxyz"] * 9, 12, "alone need [35][0-9]"),
+    ],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_impossible_vocabularies_say_what_is_possible(kind, texts, vocab_size, message):
+    with pytest.raises(ValueError, match=message):
+        train(kind, texts, vocab_size=vocab_size)
+
+
+@pytest.mark.parametrize("kind", ["unigram", "wordpiece"])
+def test_what_is_possible_is_possible(kind):
+    texts = ["the river the river"] * 9
+    with pytest.raises(ValueError, match="at most") as caught:
+        train(kind, texts, vocab_size=5_000)
+    size = int(str(caught.value).split("at most ")[1].split()[0])
+    assert train(kind, texts, vocab_size=size).vocab_size == size
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_errors_of_the_reader_pass_through(kind):
+    def broken():
+        yield from WORDS
+        raise OSError("disk gone")
+
+    with pytest.raises(OSError, match="disk gone"):
+        train(kind, broken())
