@@ -162,30 +162,68 @@ class DataConfig:
     dataset: pathlib.Path | None = None
     """Directory written by `bert-jax prepare`."""
     sequence_length: int = 128
-    """T: tokens of a row."""
-    packing: bool = True
-    """Several pairs a row, isolated from each other; else one pair and padding."""
-    max_pairs_per_row: int = 8
-    """P: pairs that one packed row can hold."""
+    """T: tokens of a row; of the longest, with buckets."""
+    pairs: Literal["next_sentence", "sentence_order", "none"] = "next_sentence"
+    """Sentence pairs labelled as BERT did or as ALBERT did; else single segments."""
     short_pair_rate: float = 0.1
     """Share of documents cut into pairs of a random shorter length."""
-    next_sentence: bool = True
-    """Sentence pairs with next-sentence labels; else single segments."""
+    layout: Literal["packed", "buckets", "padded"] = "packed"
+    """Several pairs a row, isolated from each other; rows of a few fixed lengths, one
+    length a batch; or one pair a row and padding."""
+    max_pairs_per_row: int = 8
+    """P: pairs that one packed row can hold."""
+    bucket_lengths: tuple[int, ...] = ()
+    """Row lengths of the buckets, ascending to T; a quarter, half and all of T when
+    empty. A batch of length L has batch_size * (T // L) rows."""
     num_threads: int = 2
-    """Grain threads that assemble batches ahead of the step."""
+    """Grain threads that assemble batches ahead of the step, of each process."""
+    num_workers: int = 0
+    """Grain processes that assemble batches; 0 leaves it to this one's threads."""
+    plan_dir: pathlib.Path | None = None
+    """Where the plans of epochs are kept; else in the dataset's own folder."""
 
     def __post_init__(self) -> None:
         _require_positive(self, "max_pairs_per_row", "num_threads")
         _require_rate(self, "short_pair_rate")
         _require(
-            self.sequence_length >= 8,
-            f"DataConfig.sequence_length={self.sequence_length} is too short; a pair "
-            "with its special tokens needs at least 8.",
+            8 <= self.sequence_length < 2**16,
+            f"DataConfig.sequence_length={self.sequence_length} is not in [8, 65536); a "
+            "pair with its special tokens needs at least 8.",
+        )
+        _require(
+            self.num_workers >= 0,
+            f"DataConfig.num_workers={self.num_workers} must not be negative.",
+        )
+        _require(
+            self.layout == "buckets" or not self.bucket_lengths,
+            f"DataConfig.bucket_lengths={self.bucket_lengths} would be ignored: layout="
+            f"{self.layout!r} has no buckets. Set layout='buckets' or leave it out.",
+        )
+        _require(
+            sorted(set(self.buckets)) == list(self.buckets)
+            and self.buckets[0] >= 8
+            and self.buckets[-1] == self.sequence_length,
+            f"DataConfig.bucket_lengths={self.bucket_lengths} must ascend from at least "
+            f"8 and end with sequence_length={self.sequence_length}.",
         )
 
     @property
     def pairs_per_row(self) -> int:
-        return self.max_pairs_per_row if self.packing else 1
+        return self.max_pairs_per_row if self.layout == "packed" else 1
+
+    @property
+    def without_buckets(self) -> "DataConfig":
+        """The same pairs in rows of one length: padded, where this has buckets."""
+        if self.layout != "buckets":
+            return self
+        return dataclasses.replace(self, layout="padded", bucket_lengths=())
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """Row lengths of layout="buckets", ascending."""
+        longest = self.sequence_length
+        shorter = (n for n in (longest // 4, longest // 2) if n >= 8)
+        return self.bucket_lengths or (*shorter, longest)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

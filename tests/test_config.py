@@ -67,15 +67,20 @@ PRETRAIN = st.builds(
         scan_layers=st.booleans(),
         remat=st.sampled_from(["none", "dots", "full"]),
     ),
-    data=st.builds(
-        DataConfig,
-        dataset=PATH,
-        sequence_length=st.integers(8, 512),
-        packing=st.booleans(),
-        max_pairs_per_row=COUNT,
-        short_pair_rate=RATE,
-        next_sentence=st.booleans(),
-        num_threads=COUNT,
+    data=st.integers(16, 512).flatmap(
+        lambda length: st.builds(
+            DataConfig,
+            dataset=PATH,
+            sequence_length=st.just(length),
+            pairs=st.sampled_from(["next_sentence", "sentence_order", "none"]),
+            short_pair_rate=RATE,
+            layout=st.just("buckets"),
+            max_pairs_per_row=COUNT,
+            bucket_lengths=st.sampled_from([(), (length,), (8, length - 1, length)]),
+            num_threads=COUNT,
+            num_workers=st.integers(0, 10**9),
+            plan_dir=PATH,
+        )
     ),
     masking=st.builds(
         MaskingConfig,
@@ -175,8 +180,12 @@ def test_ints_are_floats_where_floats_are_meant():
             "PretrainConfig.optimizer.b1=True is a bool; expected float.",
         ),
         (
-            {"data": {"packing": 1}},
-            "PretrainConfig.data.packing=1 is a int; expected bool.",
+            {"model": {"remat": "none", "scan_layers": 1}},
+            "PretrainConfig.model.scan_layers=1 is a int; expected bool.",
+        ),
+        (
+            {"data": {"bucket_lengths": [8.5]}},
+            "PretrainConfig.data.bucket_lengths[0]=8.5 is a float; expected int.",
         ),
         (
             {"model": {"gelu": "erf"}},
@@ -256,7 +265,25 @@ REFUSED = [
     ),
     *no_number_below(DataConfig, "max_pairs_per_row", "num_threads"),
     *no_rate(DataConfig, "short_pair_rate"),
-    bad(DataConfig, "DataConfig.sequence_length=7 is too short", sequence_length=7),
+    bad(DataConfig, "sequence_length=7 is not in [8, 65536)", sequence_length=7),
+    bad(DataConfig, "sequence_length=65536 is not in", sequence_length=65_536),
+    bad(DataConfig, "DataConfig.num_workers=-1 must not be", num_workers=-1),
+    bad(
+        DataConfig,
+        "DataConfig.bucket_lengths=(64, 128) would be ignored: layout='packed' has no "
+        "buckets.",
+        bucket_lengths=(64, 128),
+    ),
+    *(
+        bad(
+            DataConfig,
+            f"DataConfig.bucket_lengths={lengths} must ascend from at least 8 and end "
+            "with sequence_length=128.",
+            layout="buckets",
+            bucket_lengths=lengths,
+        )
+        for lengths in ((64,), (128, 64), (64, 64, 128), (7, 128), (64, 128, 256))
+    ),
     bad(MeshConfig, "MeshConfig data=0, fsdp=1, tensor=1: each must", data=0),
     bad(MeshConfig, "MeshConfig data=-1, fsdp=-1, tensor=1: each must", fsdp=-1),
     bad(MeshConfig, "MeshConfig data=-1, fsdp=1, tensor=-2: each must", tensor=-2),
@@ -316,7 +343,14 @@ def test_derived_numbers():
         for n in range(1, length + 1):
             assert masking.num_slots(n) == min(most, max(1, round(n * 0.15)))
     assert DataConfig().pairs_per_row == 8
-    assert DataConfig(packing=False).pairs_per_row == 1
+    for layout in ("padded", "buckets"):
+        assert DataConfig(layout=layout).pairs_per_row == 1
+    for length, buckets in ((512, (128, 256, 512)), (20, (10, 20)), (8, (8,))):
+        assert DataConfig(sequence_length=length, layout="buckets").buckets == buckets
+    thirds = DataConfig(layout="buckets", bucket_lengths=(43, 86, 128))
+    assert thirds.buckets == (43, 86, 128)
+    assert thirds.without_buckets == DataConfig(layout="padded")
+    assert DataConfig().without_buckets == DataConfig()
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,16 @@ Tokens are numbered, so a pair can be read back from its row and looked up in th
 
 import collections
 import itertools
+import time
 
 import numpy as np
 import pytest
 
 from bert_jax.batch import PretrainBatch
 from bert_jax.config import DataConfig
-from bert_jax.data.loader import PretrainRows, evaluation_batches, train_batches
+from bert_jax.data.loader import InputClock, evaluation_batches, train_batches
 from bert_jax.data.pairs import make_pairs
+from bert_jax.data.rows import PretrainRows
 
 LENGTH = 32
 BATCH = 8
@@ -24,24 +26,26 @@ def store(make_store):
     return make_store([rng.integers(1, 15, rng.integers(1, 9)) for _ in range(40)])
 
 
-@pytest.fixture(params=[True, False], ids=["packed", "padded"])
+@pytest.fixture(params=["packed", "padded", "buckets"])
 def make_rows(request, store, special):
     """make_rows(cfg changes) -> PretrainRows with nothing planned yet."""
 
     def make(**changes) -> PretrainRows:
         cfg = DataConfig(
-            **{"sequence_length": LENGTH, "packing": request.param} | changes
+            **{"sequence_length": LENGTH, "layout": request.param} | changes
         )
-        return PretrainRows(store, cfg, special, seed=3)
+        return PretrainRows(store, cfg, special, seed=3, batch_size=BATCH)
 
     return make
 
 
 def steps_to_third_epoch(rows: PretrainRows) -> int:
-    """So many that both borders lie inside, and inside batches."""
-    first, second = (len(rows.epoch(n).rows) for n in (0, 1))
-    assert first % BATCH
-    return (first + second) // BATCH + 2
+    """So many that both borders lie inside, and inside batches but for buckets."""
+    first, second = (rows.size(n) for n in (0, 1))
+    if rows.cfg.layout == "buckets":
+        return first.num_batches + second.num_batches + 2
+    assert first.num_rows % BATCH
+    return (first.num_rows + second.num_rows) // BATCH + 2
 
 
 def assert_same(actual: PretrainBatch, expected: PretrainBatch, hint=None) -> None:
@@ -79,11 +83,14 @@ def test_hosts_share_the_batch_of_one_host(make_rows, num_hosts):
         )
         for host in range(num_hosts)
     ]
+    shares_buckets = make_rows().cfg.layout == "buckets"
     count = 0
     for step, (one, *parts) in enumerate(zip(whole, *shares, strict=True)):
         together = PretrainBatch(*(np.concatenate(c) for c in zip(*parts, strict=True)))
         assert_same(together, one, step)
-        assert one.input_ids.shape == (BATCH, LENGTH)
+        rows, length = one.input_ids.shape
+        assert rows == BATCH * (LENGTH // length)
+        assert length == LENGTH or shares_buckets
         count += 1
     assert count == end
 
@@ -118,15 +125,22 @@ def test_threads_do_not_matter(make_rows):
         assert_same(batches[2], batches[0])
 
 
+def batches_of_epoch(rows: PretrainRows, number: int) -> list[PretrainBatch]:
+    if rows.cfg.layout != "buckets":
+        first = sum(rows.size(n).num_rows for n in range(number))
+        return [rows.batch(first, rows.size(number).num_rows)]
+    first = sum(rows.size(n).num_batches for n in range(number))
+    steps = range(first, first + rows.size(number).num_batches)
+    return [rows.batch_of_step(step, batch_size=BATCH) for step in steps]
+
+
 def test_every_epoch_holds_each_of_its_pairs_once(make_rows, store, special):
     rows = make_rows()
-    first_row = 0
     seen = []
-    for epoch in range(4):
-        count = len(rows.epoch(epoch).rows)
-        seen.append(pairs_in(rows.batch(first_row, count)))
-        first_row += count
-        plan = make_pairs(store, rows.cfg, seed=3, epoch=epoch)
+    for number in range(4):
+        batches = batches_of_epoch(rows, number)
+        seen.append(sum(map(pairs_in, batches), collections.Counter()))
+        plan = make_pairs(store, rows.cfg, seed=3, epoch=number)
         expected = collections.Counter()
         for a, a_size, b, b_size in zip(
             plan.a_start, plan.a_length, plan.b_start, plan.b_length, strict=True
@@ -138,19 +152,14 @@ def test_every_epoch_holds_each_of_its_pairs_once(make_rows, store, special):
     assert all(one != other for one, other in itertools.combinations(seen, 2))
 
 
-def test_old_epochs_are_forgotten_and_planned_again(make_rows):
+def test_batches_depend_on_the_seed(make_rows, store, special):
     rows = make_rows()
-    before = rows.batch(0, 5)
-    rows.batch(sum(len(rows.epoch(n).rows) for n in range(5)), 1)
-    assert len(rows._epochs) <= 2
-    assert_same(rows.batch(0, 5), before)
-
-
-def test_rows_depend_on_the_seed(make_rows, store, special):
-    rows = make_rows()
-    other = PretrainRows(store, rows.cfg, special, seed=4)
+    other = PretrainRows(store, rows.cfg, special, seed=4, batch_size=BATCH)
     # All pairs of an epoch, so that another order alone does not pass for a change.
-    one, two = (pairs_in(x.batch(0, len(x.epoch(0).rows))) for x in (rows, other))
+    one, two = (
+        sum(map(pairs_in, batches_of_epoch(x, 0)), collections.Counter())
+        for x in (rows, other)
+    )
     assert one != two
 
 
@@ -161,9 +170,29 @@ def test_hosts_must_divide_the_batch(make_rows):
         )
 
 
-def test_evaluation_sees_every_row_once_and_fills_up(make_rows):
-    rows = make_rows()
-    count = len(rows.epoch(0).rows)
+def test_buckets_know_the_size_of_their_batches(store, special):
+    cfg = DataConfig(sequence_length=LENGTH, layout="buckets")
+    with pytest.raises(ValueError, match="PretrainRows needs batch_size"):
+        PretrainRows(store, cfg, special, seed=3)
+    rows = PretrainRows(store, cfg, special, seed=3, batch_size=4)
+    with pytest.raises(ValueError, match=r"batch_size=8, but .* batches of 4"):
+        train_batches(rows, batch_size=8, first_step=0, num_steps=1)
+    with pytest.raises(ValueError, match="use layout='padded'"):
+        rows.batch(0, 1)
+
+
+@pytest.fixture(params=["packed", "padded"])
+def evaluation_rows(request, store, special):
+    def make() -> PretrainRows:
+        cfg = DataConfig(sequence_length=LENGTH, layout=request.param)
+        return PretrainRows(store, cfg, special, seed=3)
+
+    return make
+
+
+def test_evaluation_sees_every_row_once_and_fills_up(evaluation_rows):
+    rows = evaluation_rows()
+    count = rows.epoch(0).num_rows
     assert count % BATCH, "no batch to fill up"
     batches = list(evaluation_batches(rows, batch_size=BATCH, max_batches=1_000))
     assert len(batches) == -(-count // BATCH)
@@ -173,12 +202,35 @@ def test_evaluation_sees_every_row_once_and_fills_up(make_rows):
     for array in whole:
         assert not array[count:].any()
     assert whole.input_ids.shape == (len(batches) * BATCH, LENGTH)
-    again = evaluation_batches(make_rows(), batch_size=BATCH, max_batches=1_000)
+    again = evaluation_batches(evaluation_rows(), batch_size=BATCH, max_batches=1_000)
     for one, other in zip(batches, again, strict=True):
         assert_same(one, other)
 
 
-def test_evaluation_stops_at_its_limit(make_rows):
-    batches = list(evaluation_batches(make_rows(), batch_size=BATCH, max_batches=2))
+def test_evaluation_stops_at_its_limit(evaluation_rows):
+    rows = evaluation_rows()
+    batches = list(evaluation_batches(rows, batch_size=BATCH, max_batches=2))
     assert len(batches) == 2
     assert all((batch.sequence_ids[:, 0] == 1).all() for batch in batches)
+
+
+def test_waiting_is_counted_and_the_source_closed():
+    closed = []
+
+    def slow():
+        try:
+            for number in range(3):
+                time.sleep(0.05)
+                yield number
+        finally:
+            closed.append(True)
+
+    clock = InputClock(slow())
+    assert [next(clock), next(clock)] == [0, 1]
+    time.sleep(0.05)  # the consumer's own time
+    # Sleeping takes at least as long as asked, and hardly five times as long.
+    assert 0.1 <= clock.take() < 0.5
+    assert clock.take() == 0.0
+    clock.close()
+    assert closed
+    assert list(clock) == []

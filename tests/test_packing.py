@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from decoded_rows import decode
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bert_jax.config import DataConfig
-from bert_jax.data.packing import NO_PAIR, assemble, pack
+from bert_jax.data.packing import assemble, pack
 from bert_jax.data.pairs import make_pairs
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -32,16 +33,21 @@ def problems(draw):
     return lengths, row_length, draw(st.integers(1, 9))
 
 
-def assert_sound(lengths, row_length, pairs_per_row, seed) -> np.ndarray:
-    lengths = np.array(lengths, np.int32)
-    rows = pack(lengths, row_length, pairs_per_row, np.random.default_rng(seed))
-    assert rows.dtype == np.int32
-    assert rows.shape[1] <= pairs_per_row
-    used = rows[rows != NO_PAIR]
-    np.testing.assert_array_equal(np.sort(used), np.arange(lengths.size))
-    sums = np.where(rows == NO_PAIR, 0, np.append(lengths, 0)[rows]).sum(1)
-    assert (sums <= row_length).all()
-    assert (sums > 0).all(), "an empty row"
+def packed(lengths, row_length, pairs_per_row, seed) -> list[list[int]]:
+    """Numbers of the pairs of every row."""
+    rng = np.random.default_rng(seed)
+    order, sizes = pack(np.array(lengths, np.int32), row_length, pairs_per_row, rng)
+    assert order.dtype == sizes.dtype == np.int64
+    assert sizes.sum() == order.size
+    return [x.tolist() for x in np.split(order, np.cumsum(sizes))[:-1]]
+
+
+def assert_sound(lengths, row_length, pairs_per_row, seed) -> list[list[int]]:
+    rows = packed(lengths, row_length, pairs_per_row, seed)
+    assert sorted(n for row in rows for n in row) == list(range(len(lengths)))
+    for row in rows:
+        assert 1 <= len(row) <= pairs_per_row
+        assert sum(lengths[n] for n in row) <= row_length
     return rows
 
 
@@ -66,103 +72,69 @@ def test_many_pairs_are_packed_as_densely_as_first_fit_does():
 
 def test_packing_follows_its_generator():
     lengths = np.random.default_rng(0).integers(5, 65, 300)
-    one, same, other = (
-        pack(lengths, 64, 4, np.random.default_rng(seed)) for seed in (1, 1, 2)
-    )
-    np.testing.assert_array_equal(one, same)
-    assert one.shape == other.shape
-    assert (one != other).any()
+    one, same, other = (packed(lengths, 64, 4, seed) for seed in (1, 1, 2))
+    assert one == same
+    assert len(one) == len(other)
+    assert sorted(one) != sorted(other)
 
 
 def test_neither_rows_nor_pairs_stay_in_order():
     # Equal lengths: only the draw decides who sits with whom, and where.
-    rows = pack(np.full(400, 16), 64, 4, np.random.default_rng(0))
+    rows = np.array(packed([16] * 400, 64, 4, 0))
     assert rows.shape == (100, 4)
     for place in range(4):
         # Quarters in order would give 0 or 1; 0.25 +- 0.04 by chance.
         assert 0.05 < (rows[:, place] < 100).mean() < 0.45
+    # Neighbours in number are none in a row: in order the mean would be 1.
+    assert np.abs(np.diff(rows, axis=1)).mean() > 100
     # Kinds of rows are mixed: in order there would be two changes in 70 rows.
     lengths = np.repeat([64, 32, 16], 40)
-    first = lengths[pack(lengths, 64, 4, np.random.default_rng(0))[:, 0]]
+    first = lengths[[row[0] for row in packed(lengths, 64, 4, 0)]]
     assert np.count_nonzero(np.diff(first)) > 20
 
 
 # Rows of tokens.
 
 
-def decode(batch, row, special):
-    """[(pair's A, pair's B, place)] by walking over the row's tokens one by one."""
-    found = []
-    ids = batch.input_ids[row].tolist()
-    at = 0
-    while at < len(ids) and batch.sequence_ids[row, at]:
-        start, place = at, len(found)
-        assert ids[at] == special.cls
-        assert batch.cls_positions[row, place] == start
-        parts, part = [], []
-        while at < len(ids) and batch.sequence_ids[row, at] == place + 1:
-            assert batch.position_ids[row, at] == at - start
-            assert batch.segment_ids[row, at] == len(parts)
-            if ids[at] == special.sep:
-                parts.append(part)
-                part = []
-            elif at > start:
-                part.append(ids[at])
-            at += 1
-        assert part == [], "no [SEP] at the end"
-        found.append(parts)
-    for name in ("sequence_ids", "position_ids", "segment_ids"):
-        assert not getattr(batch, name)[row, at:].any(), name
-    assert (batch.input_ids[row, at:] == special.pad).all()
-    return found
-
-
-@pytest.mark.parametrize("packing", [True, False])
-@pytest.mark.parametrize("next_sentence", [True, False])
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize("kind", ["next_sentence", "sentence_order", "none"])
 @given(
     documents=st.lists(
         st.lists(st.integers(1, 20), min_size=1, max_size=8), min_size=2, max_size=8
     ),
     seed=SEEDS,
 )
-@settings(max_examples=40, deadline=None)
-def test_rows_decode_to_their_pairs(
-    make_store, special, packing, next_sentence, documents, seed
-):
-    cfg = DataConfig(
-        sequence_length=40,
-        packing=packing,
-        max_pairs_per_row=5,
-        next_sentence=next_sentence,
-    )
+@settings(max_examples=30, deadline=None)
+def test_rows_decode_to_their_pairs(make_store, special, layout, kind, documents, seed):
+    cfg = DataConfig(sequence_length=40, layout=layout, max_pairs_per_row=5, pairs=kind)
     # An id that no other token has, or padding could hide as [PAD] = 0.
     special = type(special)(pad=1, unk=0, cls=2, sep=3, mask=4)
     store = make_store(documents)
     pairs = make_pairs(store, cfg, seed=seed, epoch=0)
-    if packing:
-        rows = pack(pairs.num_tokens(), 40, 5, np.random.default_rng(seed))
-    else:
-        rows = np.arange(len(pairs))[:, None]
-    rows = np.concatenate([rows, np.full_like(rows[:1], NO_PAIR)])  # and one of padding
+    rows = [[n] for n in range(len(pairs))]
+    if layout == "packed":
+        rows = packed(pairs.num_tokens(), 40, 5, seed)
+    rows.insert(len(rows) // 2, [])  # and one of padding
     size = cfg.pairs_per_row
-    batch = assemble(store, pairs, rows, 40, size, special, next_sentence=next_sentence)
+    order = np.array([n for row in rows for n in row])
+    sizes = np.array([len(row) for row in rows])
+    batch = assemble(store, pairs[order], sizes, 40, size, special)
     for name, array in zip(batch._fields, batch, strict=True):
-        kind = np.float32 if name == "nsp_weights" else np.int32
+        dtype = np.float32 if name == "nsp_weights" else np.int32
         width = 40 if name in batch._fields[:4] else size
-        assert (array.dtype, array.shape) == (kind, (len(rows), width)), name
+        assert (array.dtype, array.shape) == (dtype, (len(rows), width)), name
 
     for row, numbers in enumerate(rows):
-        numbers = [n for n in numbers if n != NO_PAIR]
         expected = []
         for n in numbers:
             a, b = pairs.a_start[n], pairs.b_start[n]
             expected.append([list(range(a + 5, a + 5 + pairs.a_length[n]))])
-            if next_sentence:
+            if pairs.b_length[n]:
                 expected[-1].append(list(range(b + 5, b + 5 + pairs.b_length[n])))
         assert decode(batch, row, special) == expected
         spare = [0] * (size - len(numbers))
-        labels = [int(pairs.is_random[n]) for n in numbers]
+        labels = [int(pairs.label[n]) for n in numbers]
         assert batch.nsp_labels[row].tolist() == labels + spare
-        weights = [float(next_sentence)] * len(numbers)
+        weights = [float(len(parts) == 2) for parts in expected]
         assert batch.nsp_weights[row].tolist() == weights + spare
         assert batch.cls_positions[row, len(numbers) :].tolist() == spare

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bert_jax.config import DataConfig
-from bert_jax.data.pairs import Pairs, TokenStore, make_pairs
+from bert_jax.data.pairs import Pairs, make_pairs
+from bert_jax.data.store import TokenStore
 
 CORPORA = st.lists(
     st.lists(st.integers(1, 40), min_size=1, max_size=12), min_size=2, max_size=6
@@ -146,51 +147,7 @@ def test_unused_sentences_are_put_back(make_store, documents, seed):
     assert (seen == 1).all()
 
 
-@given(CORPORA, SEEDS)
-@settings(max_examples=60, deadline=None)
-def test_single_segments_use_every_sentence_once(make_store, documents, seed):
-    store = make_store(documents)
-    cfg = DataConfig(
-        sequence_length=LONGEST + 2, short_pair_rate=0.9, next_sentence=False
-    )
-    pairs = make_pairs(store, cfg, seed=seed, epoch=0)
-    assert not pairs.b_length.any()
-    assert not pairs.is_random.any()
-    order = np.argsort(pairs.a_start)
-    starts, lengths = pairs.a_start[order], pairs.a_length[order]
-    np.testing.assert_array_equal(starts, np.cumsum(lengths) - lengths)
-    assert lengths.sum() == store.tokens.size
-    bounds = store.sentence_starts[store.document_starts]
-    assert np.isin(bounds[:-1], starts).all(), "a segment crosses documents"
-    assert np.isin(starts, store.sentence_starts).all()
-
-
-@given(CORPORA, st.integers(8, 60), SEEDS)
-@settings(max_examples=60, deadline=None)
-def test_single_segments_fit_their_row(make_store, documents, length, seed):
-    store = make_store(documents)
-    cfg = DataConfig(sequence_length=length, short_pair_rate=0.0, next_sentence=False)
-    pairs = make_pairs(store, cfg, seed=seed, epoch=0)
-    expected, bounds = [], []
-    offset = 0
-    for document in documents:
-        first = 0
-        while first < len(document):
-            end = collected(document, first, length - 2)
-            size = sum(document[first:end])
-            expected.append(min(size, length - 2))
-            bounds.append((offset, offset + size))
-            offset += size
-            first = end
-    order = np.argsort(pairs.a_start)
-    assert pairs.a_length[order].tolist() == expected
-    low, high = np.array(bounds).T
-    assert (low <= pairs.a_start[order]).all()
-    assert (pairs.a_start[order] + expected <= high).all()
-    np.testing.assert_array_equal(pairs.num_tokens(), pairs.a_length + 2)
-
-
-# Shares. The first pairs of all documents come first, independent of each other.
+# Shares. The first pairs of all documents are independent of each other.
 
 
 def assert_share(hits: np.ndarray, expected: float) -> None:
@@ -205,31 +162,32 @@ def first_pairs(make_store):
     store = make_store([[1] * 10] * 20_000)
     cfg = DataConfig(sequence_length=11, short_pair_rate=0.25)
     pairs = make_pairs(store, cfg, seed=0, epoch=0)
-    np.testing.assert_array_equal(pairs.a_start[:20_000], 10 * np.arange(20_000))
-    return Pairs(*(getattr(pairs, f.name)[:20_000] for f in dataclasses.fields(pairs)))
+    first = pairs[pairs.a_start % 10 == 0]  # nothing is cut off the first sentence
+    np.testing.assert_array_equal(first.a_start, 10 * np.arange(20_000))
+    return first
 
 
 def test_half_of_the_pairs_are_random(first_pairs):
-    assert_share(first_pairs.is_random, 0.5)
+    assert_share(first_pairs.label, 0.5)
 
 
 def test_some_documents_are_cut_short(first_pairs):
     # Sentences of one token reach every target exactly.
-    total = (first_pairs.a_length + first_pairs.b_length)[~first_pairs.is_random]
+    total = (first_pairs.a_length + first_pairs.b_length)[~first_pairs.label]
     for target in range(2, 9):
         assert_share(total == target, 0.25 / 7 + 0.75 * (target == 8))
 
 
 def test_the_split_is_uniform(first_pairs):
     a = first_pairs.a_length[
-        ~first_pairs.is_random & (first_pairs.a_length + first_pairs.b_length == 8)
+        ~first_pairs.label & (first_pairs.a_length + first_pairs.b_length == 8)
     ]
     for length in range(1, 8):
         assert_share(a == length, 1 / 7)
 
 
 def test_random_sentences_come_from_anywhere_else(first_pairs):
-    random = first_pairs.is_random
+    random = first_pairs.label
     other = first_pairs.b_start[random] // 10
     distance = (other - np.flatnonzero(random)) % 20_000
     assert (distance > 0).all()
@@ -243,7 +201,7 @@ def test_cuts_fall_on_both_ends(make_store):
     store = make_store([[8, 100]] * 4_000)
     cfg = DataConfig(sequence_length=31, short_pair_rate=0.0)
     pairs = make_pairs(store, cfg, seed=0, epoch=0)
-    follows = ~pairs.is_random
+    follows = ~pairs.label
     front = pairs.b_start[follows] - pairs.a_start[follows] - 8
     assert set(pairs.a_length[follows]) == {8}
     assert set(pairs.b_length[follows]) == {20}
@@ -255,7 +213,7 @@ def test_cuts_fall_on_both_ends(make_store):
 def test_one_sentence_is_always_followed_by_a_random_one(make_store):
     pairs = make_pairs(make_store([[3]] * 50), DataConfig(), seed=0, epoch=0)
     assert len(pairs) == 50
-    assert pairs.is_random.all()
+    assert pairs.label.all()
 
 
 def test_a_plan_is_a_function_of_seed_and_epoch(make_store):
@@ -272,7 +230,8 @@ def test_a_plan_is_a_function_of_seed_and_epoch(make_store):
 
 def test_one_document_has_no_other_to_draw_from(make_store):
     store = make_store([[3, 4, 5]])
-    with pytest.raises(ValueError, match=r"at least 2 documents.* 1\. .*next_sentence"):
+    with pytest.raises(ValueError, match=r"at least 2 documents.* 1\. .*data\.pairs"):
         make_pairs(store, DataConfig(), seed=0, epoch=0)
-    single = DataConfig(next_sentence=False)
-    assert make_pairs(store, single, seed=0, epoch=0).a_length.sum() == 12
+    for kind in ("sentence_order", "none"):
+        pairs = make_pairs(store, DataConfig(pairs=kind), seed=0, epoch=0)
+        assert (pairs.a_length + pairs.b_length).sum() == 12

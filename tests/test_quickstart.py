@@ -79,7 +79,12 @@ def params_hash(run: pathlib.Path) -> str:
 
 
 def metrics_without_time(run: pathlib.Path) -> list[dict]:
-    clock = {"elapsed_secs", "sequences_per_sec", "tokens_per_sec"}
+    clock = {
+        "elapsed_secs",
+        "input_wait_share",
+        "sequences_per_sec",
+        "tokens_per_sec",
+    }
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return [
         {k: v for k, v in json.loads(line).items() if k not in clock} for line in lines

@@ -1,87 +1,29 @@
-"""The batch of step s, as a function of (seed, s); Grain prepares it ahead of time.
+"""Batches computed ahead of time by Grain's threads or processes, in order of steps."""
 
-Rows of all epochs form one endless sequence and step s takes rows [s * B, (s + 1) * B)
-of it, whatever the number of hosts: each host assembles its own part.
-"""
-
+import contextlib
+import dataclasses
+import gc
+import multiprocessing
+import os
+import signal
 import threading
-from collections.abc import Callable, Iterator
-from typing import NamedTuple, TypeVar
+import time
+from collections.abc import Callable, Generator, Iterator
+from multiprocessing import resource_tracker
+from typing import Any, Generic, TypeVar
 
 import grain
 import numpy as np
+from absl import flags
 
-from bert_jax.batch import PretrainBatch, SpecialIds
-from bert_jax.config import DataConfig
-from bert_jax.data.packing import NO_PAIR, assemble, pack
-from bert_jax.data.pairs import Pairs, TokenStore, make_pairs
+from bert_jax.batch import PretrainBatch
+from bert_jax.data.rows import PretrainRows
 
 Batch = TypeVar("Batch")
-_ROWS_STREAM = 2  # of random numbers; that of `make_pairs` is 1
 
-
-class Epoch(NamedTuple):
-    pairs: Pairs
-    rows: np.ndarray  # int32 [R, P], numbers of pairs
-
-
-class PretrainRows:
-    """All rows of a split, epoch after epoch, by number."""
-
-    def __init__(
-        self, store: TokenStore, cfg: DataConfig, special: SpecialIds, *, seed: int
-    ) -> None:
-        self.store, self.cfg, self.special, self.seed = store, cfg, special, seed
-        self._lock = threading.Lock()
-        self._epochs: dict[int, Epoch] = {}
-        self._first_row = [0]  # of each epoch seen so far, and of the next one
-
-    def epoch(self, number: int) -> Epoch:
-        """Plans an epoch; the last two stay in memory."""
-        if number not in self._epochs:
-            cfg = self.cfg
-            pairs = make_pairs(self.store, cfg, seed=self.seed, epoch=number)
-            rng = np.random.default_rng((self.seed, number, _ROWS_STREAM))
-            if cfg.packing:
-                lengths = pairs.num_tokens()
-                rows = pack(lengths, cfg.sequence_length, cfg.max_pairs_per_row, rng)
-            else:
-                rows = rng.permutation(len(pairs)).astype(np.int32)[:, None]
-            for old in [n for n in self._epochs if n < number - 1]:
-                del self._epochs[old]
-            self._epochs[number] = Epoch(pairs, rows)
-        return self._epochs[number]
-
-    def batch(self, first_row: int, num_rows: int) -> PretrainBatch:
-        """Assembles rows [first_row, first_row + num_rows) of the endless sequence."""
-        parts = []
-        while num_rows:
-            epoch, start = self._locate(first_row)
-            rows = epoch.rows[start : start + num_rows]
-            parts.append(self.assemble(epoch, rows))
-            first_row += len(rows)
-            num_rows -= len(rows)
-        return PretrainBatch(*(np.concatenate(c) for c in zip(*parts, strict=True)))
-
-    def assemble(self, epoch: Epoch, rows: np.ndarray) -> PretrainBatch:
-        return assemble(
-            self.store,
-            epoch.pairs,
-            rows,
-            self.cfg.sequence_length,
-            self.cfg.pairs_per_row,
-            self.special,
-            next_sentence=self.cfg.next_sentence,
-        )
-
-    def _locate(self, row: int) -> tuple[Epoch, int]:
-        """The epoch that holds a row of the endless sequence, and the row within it."""
-        with self._lock:
-            while row >= self._first_row[-1]:
-                planned = self.epoch(len(self._first_row) - 1)
-                self._first_row.append(self._first_row[-1] + len(planned.rows))
-            number = int(np.searchsorted(self._first_row, row, side="right")) - 1
-            return self.epoch(number), row - self._first_row[number]
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Grain 0.2.18 reads it where nobody parsed absl's flags, and fails (google/grain#1355).
+_GRAIN_FLAG = "grain_enable_multiprocess_worker_profiling"
 
 
 def train_batches(
@@ -92,26 +34,51 @@ def train_batches(
     num_steps: int,
     host: int = 0,
     num_hosts: int = 1,
-) -> Iterator[PretrainBatch]:
+) -> Generator[PretrainBatch, None, None]:
     """This host's part of the batches of steps [first_step, num_steps).
 
+    They depend on `rows` and the step alone: not on `first_step`, the number of hosts,
+    threads or workers.
+
     Args:
-        batch_size: rows of the global batch; `num_hosts` must divide it.
+        batch_size: rows of the global batch, or with buckets of a batch of the longest
+            bucket; `num_hosts` must divide it.
 
     Raises:
-        ValueError: the hosts cannot share the batch evenly.
+        ValueError: the hosts cannot share the batch evenly, or `rows` was planned for
+            batches of another size.
     """
     if batch_size % num_hosts:
         raise ValueError(
             f"batch_size={batch_size} cannot be shared by {num_hosts} hosts; make it "
             f"a multiple of {num_hosts}."
         )
-    share = batch_size // num_hosts
+    if rows.batch_size not in (None, batch_size):
+        raise ValueError(
+            f"batch_size={batch_size}, but the buckets were planned for batches of "
+            f"{rows.batch_size}; give PretrainRows the same batch_size."
+        )
+    make = _OfStep(rows, batch_size, num_steps, host, num_hosts)
+    cfg = rows.cfg
+    return prefetched(make, first_step, num_steps, cfg.num_threads, cfg.num_workers)
 
-    def of_step(step: int) -> PretrainBatch:
-        return rows.batch(step * batch_size + host * share, share)
 
-    return prefetched(of_step, first_step, num_steps, rows.cfg.num_threads)
+@dataclasses.dataclass(frozen=True)
+class _OfStep:
+    """A step's batch; travels to worker processes."""
+
+    rows: PretrainRows
+    batch_size: int
+    num_steps: int
+    host: int
+    num_hosts: int
+
+    def __call__(self, step: int) -> PretrainBatch:
+        units = self.batch_size if self.rows.batch_size is None else 1
+        self.rows.plan_ahead(step * units, self.num_steps * units)
+        return self.rows.batch_of_step(
+            step, batch_size=self.batch_size, host=self.host, num_hosts=self.num_hosts
+        )
 
 
 def evaluation_batches(
@@ -119,21 +86,118 @@ def evaluation_batches(
 ) -> Iterator[PretrainBatch]:
     """The rows of epoch 0, each once, at most `max_batches`; the last is filled up.
 
-    Rows that fill up are padding only and count nowhere.
+    Rows that fill up are padding only and count nowhere. All batches have one shape:
+    `rows` must not be of `layout="buckets"`.
     """
+    assert rows.cfg.layout != "buckets"
     epoch = rows.epoch(0)
-    for start in range(0, min(len(epoch.rows), max_batches * batch_size), batch_size):
-        chosen = epoch.rows[start : start + batch_size]
-        filler = np.full((batch_size - len(chosen), chosen.shape[1]), NO_PAIR, np.int32)
-        yield rows.assemble(epoch, np.concatenate([chosen, filler]))
+    for start in range(0, min(epoch.num_rows, max_batches * batch_size), batch_size):
+        end = min(start + batch_size, epoch.num_rows)
+        yield rows.assemble(epoch, start, end, num_rows=batch_size)
 
 
 def prefetched(
-    make: Callable[[int], Batch], first: int, end: int, num_threads: int
-) -> Iterator[Batch]:
-    """`make(first), ..., make(end - 1)`, computed ahead of time in Grain's threads."""
-    numbers = grain.MapDataset.range(first, end)
+    make: Callable[[int], Batch],
+    first: int,
+    end: int,
+    num_threads: int,
+    num_workers: int = 0,
+) -> Generator[Batch, None, None]:
+    """`make(first), ..., make(end - 1)`, computed ahead of time by Grain.
+
+    Work begins at the first `next`. Closing the iterator, or letting go of it, ends
+    threads and processes.
+
+    Args:
+        make: for `num_workers` it must pickle, and leave JAX's devices alone.
+        num_threads: of this process, or of each worker.
+        num_workers: processes; 0 for threads of this one only.
+    """
     options = grain.ReadOptions(
         num_threads=num_threads, prefetch_buffer_size=4 * num_threads
     )
-    return iter(numbers.map(make).to_iter_dataset(options))
+    numbers = grain.MapDataset.range(first, end)
+    batches = numbers.map(make).to_iter_dataset(options)
+    if num_workers:
+        if _GRAIN_FLAG in flags.FLAGS:
+            flags.FLAGS[_GRAIN_FLAG].present = 1  # with its default
+        batches = batches.mp_prefetch(
+            grain.MultiprocessingOptions(
+                num_workers=num_workers, per_worker_buffer_size=2
+            ),
+            worker_init_fn=_begin_worker,
+        )
+    iterator = iter(batches)
+    try:
+        with _stop_signals_blocked() if num_workers else contextlib.nullcontext():
+            batch = next(iterator, None)
+        while batch is not None:
+            # Arrays of a worker hold shared memory, and a file descriptor each.
+            yield _copied(batch) if num_workers else batch
+            batch = next(iterator, None)
+    finally:
+        iterator.close()
+        if num_workers:
+            # Grain's last exception holds a batch in a cycle; at exit its shared memory
+            # would be reported as leaked.
+            gc.collect()
+
+
+@contextlib.contextmanager
+def _stop_signals_blocked() -> Iterator[None]:
+    """Processes started within never see SIGINT and SIGTERM: their parent ends them.
+
+    A terminal and many schedulers send them to every process of a group, and a run
+    that wants to save a checkpoint first still needs its next batch.
+    """
+    resource_tracker.ensure_running()  # its start would unblock them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin_worker(index: int, count: int) -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_the_parent() -> None:
+        # A parent that was killed cannot tell its workers to stop.
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_the_parent, daemon=True).start()
+
+
+def _copied(batch: Any) -> Any:
+    return type(batch)(*(np.array(array) for array in batch))
+
+
+class InputClock(Generic[Batch]):
+    """Passes batches on and counts the seconds that were spent waiting for them."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+        self._waited = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        start = time.perf_counter()
+        try:
+            return next(self._batches)
+        finally:
+            self._waited += time.perf_counter() - start
+
+    def take(self) -> float:
+        """Seconds waited since the last call."""
+        waited, self._waited = self._waited, 0.0
+        return waited
+
+    def close(self) -> None:
+        """Ends the threads and processes behind the batches."""
+        close = getattr(self._batches, "close", None)
+        if close is not None:
+            close()

@@ -1,20 +1,21 @@
-"""Which pairs share a row, and the arrays of a batch of rows.
+"""Which pairs share a row: packing several into each, and the arrays of the rows.
 
-Shape suffixes: B rows of a batch, R rows of an epoch, P pairs that a row can hold,
-T tokens.
+Shape suffixes: B rows of a batch, P pairs that a row can hold, T tokens.
 """
 
 import numpy as np
 
 from bert_jax.batch import PretrainBatch, SpecialIds
-from bert_jax.data.pairs import Pairs, TokenStore
+from bert_jax.data.pairs import Pairs
+from bert_jax.data.store import TokenStore
 
-NO_PAIR = -1
+# Lengths of the pairs of a row, and how many such rows there are.
+Shape = tuple[tuple[int, ...], int]
 
 
 def pack(
     lengths: np.ndarray, row_length: int, pairs_per_row: int, rng: np.random.Generator
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     """Fills rows with pairs, longest first into the tightest gap.
 
     The search runs over the histogram of lengths, not over the pairs: its time depends
@@ -22,21 +23,20 @@ def pack(
 
     Args:
         lengths: int [pairs], tokens of each pair, none above `row_length`.
-        row_length: T.
+        row_length: T, at most 65,535.
         pairs_per_row: P.
-        rng: of the order of pairs of one length and of the rows.
+        rng: of the order of the rows, and of pairs of one length.
 
     Returns:
-        int32 [R, P], numbers of pairs; `NO_PAIR` where a row holds fewer.
+        Numbers of pairs, int64 [pairs], row after row; and int64 [rows], how many of
+        them each row holds, 1 to P.
 
     Source: best-fit decreasing over a histogram, Krell et al. 2021, section 3.
     """
     histogram = np.bincount(lengths, minlength=row_length + 1)
-    # shapes[gap]: (lengths in the row so far, number of such rows).
-    shapes: list[list[tuple[tuple[int, ...], int]]] = [
-        [] for _ in range(row_length + 1)
-    ]
-    full: list[tuple[tuple[int, ...], int]] = []
+    # shapes[gap]: rows that have so much room left.
+    shapes: list[list[Shape]] = [[] for _ in range(row_length + 1)]
+    full: list[Shape] = []
 
     def put(shape: tuple[int, ...], count: int) -> None:
         gap = row_length - sum(shape)
@@ -63,89 +63,90 @@ def pack(
 
 
 def _deal(
-    lengths: np.ndarray,
-    shapes: list[tuple[tuple[int, ...], int]],
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """Gives every place of every row shape a pair of its length."""
-    order = rng.permutation(lengths.size)
-    order = order[np.argsort(lengths[order], kind="stable")]
-    next_of = np.searchsorted(lengths[order], np.arange(lengths.max(initial=0) + 2))
-    width = max((len(shape) for shape, _ in shapes), default=1)
-    rows_RP = np.full((sum(n for _, n in shapes), width), NO_PAIR, np.int32)
-    row = 0
-    for shape, count in shapes:
-        for place, length in enumerate(shape):
-            start = next_of[length]
-            rows_RP[row : row + count, place] = order[start : start + count]
-            next_of[length] += count
-        row += count
-    return rows_RP[rng.permutation(row)]
+    lengths: np.ndarray, shapes: list[Shape], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of all shapes in random order, each place with a random pair of its length."""
+    sizes = np.array([len(shape) for shape, _ in shapes], np.int64)
+    shape_of_row = np.repeat(
+        np.arange(len(shapes), dtype=np.int32), [count for _, count in shapes]
+    )
+    rng.shuffle(shape_of_row)
+    row_sizes = sizes[shape_of_row]
+    # 16 bits: NumPy sorts them by counting.
+    flat = np.array([x for shape, _ in shapes for x in shape], np.uint16)
+    first = (np.cumsum(sizes) - sizes)[shape_of_row]
+    places = np.argsort(flat[ranges(first, row_sizes)], kind="stable")
+    pairs = np.argsort(lengths.astype(np.uint16), kind="stable")
+    histogram = np.bincount(lengths)
+    for end, count in zip(np.cumsum(histogram), histogram, strict=True):
+        rng.shuffle(pairs[end - count : end])
+    order = np.empty_like(pairs)
+    order[places] = pairs
+    return order, row_sizes
 
 
 def assemble(
     store: TokenStore,
     pairs: Pairs,
-    rows_BP: np.ndarray,
+    row_sizes: np.ndarray,
     row_length: int,
     pairs_per_row: int,
     special: SpecialIds,
-    *,
-    next_sentence: bool,
 ) -> PretrainBatch:
     """Builds the arrays of some rows.
 
     Args:
         store: the token stream that `pairs` points into.
-        rows_BP: numbers of pairs, `NO_PAIR` where there is none; may be narrower than
-            `pairs_per_row`.
-        next_sentence: whether the labels count.
+        pairs: those of the rows, row after row.
+        row_sizes: int [B], how many pairs each row holds; 0 makes a row of padding,
+            which counts nowhere.
+        row_length: T.
+        pairs_per_row: P.
+        special: ids of the special tokens.
     """
-    num_rows = rows_BP.shape[0]
-    shape = (num_rows, row_length)
-    ids_BT = np.full(shape, special.pad, np.int32)
-    segments_BT, sequences_BT, positions_BT = (np.zeros(shape, np.int32) for _ in "123")
-    cls_BP, labels_BP = (np.zeros((num_rows, pairs_per_row), np.int32) for _ in "12")
-    weights_BP = np.zeros((num_rows, pairs_per_row), np.float32)
+    shape = (row_sizes.size, row_length)
+    ids, segments, sequences, positions = np.zeros((4, shape[0] * shape[1]), np.int32)
+    if special.pad:
+        ids.fill(special.pad)
+    cls_BP, labels_BP = np.zeros((2, shape[0], pairs_per_row), np.int32)
+    weights_BP = np.zeros((shape[0], pairs_per_row), np.float32)
 
-    row, place = np.nonzero(rows_BP != NO_PAIR)
-    pair = rows_BP[row, place]
-    a_length, b_length = pairs.a_length[pair], pairs.b_length[pair]
+    row = np.repeat(np.arange(row_sizes.size), row_sizes)
+    first_of_row = np.cumsum(row_sizes) - row_sizes
+    place = np.arange(row.size) - first_of_row[row]
+    a_length, b_length = (x.astype(np.int64) for x in (pairs.a_length, pairs.b_length))
     has_b = b_length > 0
     total = a_length + b_length + 2 + has_b
-    length_BP = np.zeros(rows_BP.shape, np.int64)
-    length_BP[row, place] = total
-    offset = (np.cumsum(length_BP, axis=1) - length_BP)[row, place]
+    before = np.cumsum(total) - total
+    offset = before - before[first_of_row[row]]
     cls_BP[row, place] = offset
-    labels_BP[row, place] = pairs.is_random[pair]
-    weights_BP[row, place] = next_sentence
+    labels_BP[row, place] = pairs.label
+    weights_BP[row, place] = pairs.has_label
 
     # Flat destinations: row * T + offset of the pair in its row.
     base = row * row_length + offset
-    every = _ranges(base, total)
-    sequences_BT.flat[every] = np.repeat(place + 1, total)
-    positions_BT.flat[every] = _ranges(np.zeros_like(base), total)
+    every = ranges(base, total)
+    sequences[every] = np.repeat(place + 1, total)
+    positions[every] = every - np.repeat(base, total)
     b_base = base + 2 + a_length
-    segments_BT.flat[_ranges(b_base, b_length + has_b)] = 1
-    ids_BT.flat[base] = special.cls
-    ids_BT.flat[base + 1 + a_length] = special.sep
-    ids_BT.flat[(base + total - 1)[has_b]] = special.sep
-    a_source = _ranges(pairs.a_start[pair], a_length)
-    ids_BT.flat[_ranges(base + 1, a_length)] = store.tokens[a_source]
-    b_source = _ranges(pairs.b_start[pair], b_length)
-    ids_BT.flat[_ranges(b_base, b_length)] = store.tokens[b_source]
+    segments[ranges(b_base, b_length + has_b)] = 1
+    ids[base] = special.cls
+    ids[base + 1 + a_length] = special.sep
+    ids[(base + total - 1)[has_b]] = special.sep
+    ids[ranges(base + 1, a_length)] = store.tokens[ranges(pairs.a_start, a_length)]
+    ids[ranges(b_base, b_length)] = store.tokens[ranges(pairs.b_start, b_length)]
     return PretrainBatch(
-        input_ids=ids_BT,
-        segment_ids=segments_BT,
-        sequence_ids=sequences_BT,
-        position_ids=positions_BT,
+        input_ids=ids.reshape(shape),
+        segment_ids=segments.reshape(shape),
+        sequence_ids=sequences.reshape(shape),
+        position_ids=positions.reshape(shape),
         cls_positions=cls_BP,
         nsp_labels=labels_BP,
         nsp_weights=weights_BP,
     )
 
 
-def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """`arange(start, start + length)` of every entry, one behind the other."""
     ends = np.cumsum(lengths)
     return np.arange(ends[-1] if ends.size else 0) + np.repeat(

@@ -11,8 +11,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax.batch import MaskVocabulary, PretrainBatch
-from bert_jax.config import MaskingConfig, ModelConfig, PretrainConfig
-from bert_jax.data.loader import PretrainRows, evaluation_batches
+from bert_jax.config import DataConfig, MaskingConfig, ModelConfig, PretrainConfig
+from bert_jax.data.dataset import PreparedDataset
+from bert_jax.data.loader import evaluation_batches
+from bert_jax.data.rows import PretrainRows, open_rows
 from bert_jax.data.tokenizer import Tokenizer
 from bert_jax.limits import check_ids
 from bert_jax.model import pretraining
@@ -23,6 +25,14 @@ from bert_jax.train.metrics import means_of
 
 # Root of the masks and pairs of evaluation: no setting of a run changes it.
 EVALUATION_SEED = 20_181_011
+
+
+def held_out_rows(dataset: PreparedDataset, cfg: DataConfig) -> PretrainRows:
+    """The rows of the validation split: the same for every run with this `cfg`.
+
+    Buckets are for training; rows of full length stand in for them here.
+    """
+    return open_rows(dataset, "validation", cfg.without_buckets, seed=EVALUATION_SEED)
 
 
 class PretrainEvaluator:
@@ -48,8 +58,8 @@ class PretrainEvaluator:
             masked = fixed_masks(self.cfg.masking, batch, self.vocabulary, number)
             outputs = pretraining.apply(self.cfg.model, params, batch, masked)
             _, metrics = pretrain_loss(outputs, batch, masked)
-        is_random = (batch.nsp_labels == 1).astype(jnp.float32)
-        return {**metrics, "nsp_random": weighted(is_random, batch.nsp_weights)}
+        ones = (batch.nsp_labels == 1).astype(jnp.float32)
+        return {**metrics, "nsp_ones": weighted(ones, batch.nsp_weights)}
 
     def __call__(self, params: Any) -> dict[str, float]:
         """Held-out losses in nats, accuracies, and the share of the larger NSP class."""
@@ -64,7 +74,7 @@ class PretrainEvaluator:
             placed = sharding.to_devices(self.mesh, batch)
             found.append(self._step(params, placed, np.int32(number)))
         means = means_of(found)
-        share = means.pop("nsp_random")
+        share = means.pop("nsp_ones")
         return {
             **means,
             "mlm_perplexity": math.exp(min(means["mlm_loss"], 700.0)),

@@ -7,8 +7,14 @@ import numpy as np
 
 from bert_jax.config import DataConfig, MaskingConfig
 from bert_jax.data.dataset import PreparedDataset
-from bert_jax.data.loader import PretrainRows
+from bert_jax.data.rows import open_rows
 from bert_jax.model.masking import mask_tokens
+
+# What labels 0 and 1 of a pair say.
+_LABELS = {
+    "next_sentence": ("B follows A", "B is random"),
+    "sentence_order": ("B follows A", "swapped: A follows B"),
+}
 
 
 def describe_rows(
@@ -24,10 +30,10 @@ def describe_rows(
     """For each row: its pairs, their labels, and the tokens after masking.
 
     A hidden token is written `[shown|was TRUTH]`: as [MASK], as another token, or as
-    itself.
+    itself. Pairs that training would deal into buckets are shown in padded rows.
     """
     tokenizer = dataset.tokenizer
-    rows = PretrainRows(dataset.load_split(split), data, tokenizer.special, seed=seed)
+    rows = open_rows(dataset, split, data.without_buckets, seed=seed)
     batch = rows.batch(first_row, num_rows)
     masked = jax.device_get(
         mask_tokens(masking, batch, tokenizer.mask_vocabulary, jax.random.key(seed))
@@ -45,8 +51,7 @@ def describe_rows(
             where = np.flatnonzero(batch.sequence_ids[row] == pair)
             label = ""
             if batch.nsp_weights[row, pair - 1]:
-                is_random = batch.nsp_labels[row, pair - 1] == 1
-                label = ", B is random" if is_random else ", B follows A"
+                label = f", {_LABELS[data.pairs][batch.nsp_labels[row, pair - 1]]}"
             yield f"  pair {pair}{label}"
             for segment, name in ((0, "A"), (1, "B")):
                 part = where[batch.segment_ids[row][where] == segment]

@@ -7,6 +7,7 @@ is, how it is judged and what a line of progress says come from the caller.
 import pathlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -15,6 +16,7 @@ import jax
 from jax.sharding import Mesh
 
 from bert_jax.config import LoopConfig
+from bert_jax.data.loader import InputClock
 from bert_jax.limits import check_ids
 from bert_jax.train.checkpoint import Checkpoints
 from bert_jax.train.metrics import MetricsLog, Window, duration
@@ -83,8 +85,9 @@ def run_loop(
         first = done = int(state.step)
         log = MetricsLog(run, first)
         elapsed = log.elapsed_before
-        window = Window()
+        window, inputs = Window(), InputClock(batches(first))
         evaluation: dict[str, float] = {}
+        compiled: set[tuple[int, ...]] = set()
 
         def close_window() -> None:
             nonlocal elapsed
@@ -96,6 +99,7 @@ def run_loop(
             line = {
                 **means,
                 **rates,
+                "input_wait_share": inputs.take() / seconds,
                 "learning_rate": float(learning_rate(done - 1)),
                 "elapsed_secs": elapsed,
             }
@@ -105,25 +109,36 @@ def run_loop(
                 f"step {done:>7,}/{num_steps:,}  {show(line)}  {left} left", flush=True
             )
 
+        def restart_clocks() -> None:
+            window.restart_clock()
+            inputs.take()
+
         def judge() -> None:
             nonlocal evaluation
             evaluation = evaluate(state.params)
             log.write("eval", done, evaluation)
             print(f"held out at step {done:,}:  {show(evaluation)}", flush=True)
-            window.restart_clock()
+            restart_clocks()
 
         try:
-            for batch in batches(first):
+            for batch in inputs:
                 if done >= num_steps or stop.requested:
                     break
                 check_ids(info.model, batch, num_labels=num_labels)
+                is_new = batch.input_ids.shape not in compiled
+                if is_new:
+                    jax.block_until_ready(state.params)
+                started = time.perf_counter()
                 state, metrics = step(state, to_devices(mesh, batch))
                 window.add(metrics)
                 done += 1
-                if done == first + 1:
+                if is_new:
                     # Compilation is no measure of speed.
+                    compiled.add(batch.input_ids.shape)
                     jax.block_until_ready(state.params)
-                    window.restart_clock()
+                    window.leave_out(time.perf_counter() - started)
+                if done == first + 1:
+                    restart_clocks()
                 if done % cfg.log_every_steps == 0 or done == num_steps:
                     close_window()
                 if done % cfg.checkpoint_every_steps == 0 and done < num_steps:
@@ -136,6 +151,7 @@ def run_loop(
                 ):
                     close_window()
                     judge()
+            inputs.close()  # what follows may have its memory and cores
             close_window()
             checkpoints.save(state)
             checkpoints.wait()
@@ -146,6 +162,7 @@ def run_loop(
                 )
             judge()
         finally:
+            inputs.close()
             log.close()
         return state, evaluation, elapsed
 

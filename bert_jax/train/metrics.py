@@ -86,6 +86,10 @@ class Window:
         self._pending = []
         return means, seconds, count
 
+    def leave_out(self, seconds: float) -> None:
+        """Takes seconds that were no training from this window's."""
+        self._started += seconds
+
     def restart_clock(self) -> None:
         """Leaves out of the next window's seconds what was not training."""
         self._started = time.perf_counter()

@@ -13,15 +13,16 @@ import bert_jax
 from bert_jax.batch import MaskVocabulary, PretrainBatch
 from bert_jax.config import PretrainConfig
 from bert_jax.data.dataset import open_dataset
-from bert_jax.data.loader import PretrainRows, train_batches
+from bert_jax.data.loader import train_batches
+from bert_jax.data.rows import open_rows
 from bert_jax.data.summary import summarize
 from bert_jax.model import pretraining
 from bert_jax.model.masking import mask_tokens
 from bert_jax.train import sharding
 from bert_jax.train.evaluate import (
-    EVALUATION_SEED,
     PretrainEvaluator,
     check_vocabulary,
+    held_out_rows,
     mask_examples,
 )
 from bert_jax.train.initial import start_pretraining, with_moments
@@ -32,6 +33,8 @@ from bert_jax.train.optimizer import make_optimizer, make_schedule
 from bert_jax.train.run import RunInfo, load_results, save_results, start_run
 from bert_jax.train.step import abstract_state, compile_step, init_state
 
+# How papers abbreviate what `DataConfig.pairs` sets; without pairs there is no task.
+_SENTENCE_TASKS = {"next_sentence": "NSP", "sentence_order": "SOP"}
 _VERSIONS = ("jax", "flax", "optax", "orbax-checkpoint")
 
 
@@ -62,7 +65,7 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         InterruptedRunError: a signal came; a checkpoint was written.
     """
     dataset = open_dataset(cfg.data.dataset)
-    tokenizer, special = dataset.tokenizer, dataset.tokenizer.special
+    tokenizer = dataset.tokenizer
     check_vocabulary(cfg.model, tokenizer, dataset.directory)
     mesh = sharding.make_mesh(cfg.mesh)
     sharding.check_batch_size(mesh, cfg.batch_size)
@@ -102,23 +105,21 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         print(f"{run} is finished at step {finished['step']:,}; nothing to do")
         return finished
 
-    train_rows = PretrainRows(
-        dataset.load_split("train"), cfg.data, special, seed=cfg.seed
+    train_rows = open_rows(
+        dataset, "train", cfg.data, seed=cfg.seed, batch_size=cfg.batch_size
     )
-    held_out_rows = PretrainRows(
-        dataset.load_split("validation"), cfg.data, special, seed=EVALUATION_SEED
-    )
+    held_out = held_out_rows(dataset, cfg.data)
     num_parameters = sum(x.size for x in jax.tree.leaves(abstract.params))
-    epoch = train_rows.epoch(0)
+    epoch = train_rows.size(0)
+    steps_per_epoch = train_rows.steps_per_epoch(cfg.batch_size)
     splits = dataset.manifest["splits"]
-    tokens_per_row = float(epoch.pairs.num_tokens().sum()) / len(epoch.rows)
     print(
         f"{num_parameters:,} parameters on {device_name(mesh)}; "
         f"{splits['train']['documents']:,} documents, "
-        f"{splits['train']['tokens']:,} tokens, {len(epoch.pairs):,} pairs in "
-        f"{len(epoch.rows):,} rows of {cfg.data.sequence_length} an epoch "
-        f"({tokens_per_row / cfg.data.sequence_length:.1%} full); "
-        f"{cfg.num_steps * cfg.batch_size / len(epoch.rows):.2f} epochs",
+        f"{splits['train']['tokens']:,} tokens, {epoch.num_pairs:,} pairs in "
+        f"{epoch.num_rows:,} rows of {cfg.data.sequence_length} an epoch "
+        f"({cfg.data.layout}, {epoch.num_tokens / epoch.num_places:.1%} full); "
+        f"{cfg.num_steps / steps_per_epoch:.2f} epochs",
         flush=True,
     )
     state, evaluation, elapsed = run_loop(
@@ -137,12 +138,12 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
             num_hosts=jax.process_count(),
         ),
         num_steps=cfg.num_steps,
-        evaluate=PretrainEvaluator(cfg, held_out_rows, tokenizer.mask_vocabulary, mesh),
+        evaluate=PretrainEvaluator(cfg, held_out, tokenizer.mask_vocabulary, mesh),
         per_step={
-            "sequences_per_sec": cfg.batch_size * len(epoch.pairs) / len(epoch.rows),
-            "tokens_per_sec": cfg.batch_size * tokens_per_row,
+            "sequences_per_sec": epoch.num_pairs / steps_per_epoch,
+            "tokens_per_sec": epoch.num_tokens / steps_per_epoch,
         },
-        show=show_pretraining,
+        show=functools.partial(show_pretraining, cfg.data.pairs),
         learning_rate=make_schedule(cfg.optimizer, cfg.num_steps),
     )
     results = {
@@ -163,24 +164,35 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         },
         "elapsed_secs": elapsed,
         "sequences_per_sec": read_metrics(run)[-2].get("sequences_per_sec"),
-        "mask_examples": mask_examples(cfg, state.params, held_out_rows, tokenizer),
+        "mask_examples": mask_examples(cfg, state.params, held_out, tokenizer),
     }
     save_results(run, results)
-    print(
+    text = (
         f"held-out MLM loss {evaluation['mlm_loss']:.3f} nats, unigram entropy of the "
-        f"corpus {results['unigram_entropy']:.3f}; NSP accuracy "
-        f"{evaluation['nsp_accuracy']:.1%}, majority {evaluation['nsp_majority']:.1%}",
-        flush=True,
+        f"corpus {results['unigram_entropy']:.3f}"
     )
+    task = _SENTENCE_TASKS.get(cfg.data.pairs)
+    if task:
+        text += (
+            f"; {task} accuracy {evaluation['nsp_accuracy']:.1%}, majority "
+            f"{evaluation['nsp_majority']:.1%}"
+        )
+    print(text, flush=True)
     return results
 
 
-def show_pretraining(line: dict[str, float]) -> str:
-    """One line of metrics in words."""
-    text = (
-        f"MLM loss {line['mlm_loss']:.3f} accuracy {line['mlm_accuracy']:.1%}  "
-        f"NSP loss {line['nsp_loss']:.3f} accuracy {line['nsp_accuracy']:.1%}"
-    )
+def show_pretraining(pairs: str, line: dict[str, float]) -> str:
+    """One line of metrics in words.
+
+    Args:
+        pairs: `DataConfig.pairs`.
+    """
+    text = f"MLM loss {line['mlm_loss']:.3f} accuracy {line['mlm_accuracy']:.1%}"
+    task = _SENTENCE_TASKS.get(pairs)
+    if task:
+        text += (
+            f"  {task} loss {line['nsp_loss']:.3f} accuracy {line['nsp_accuracy']:.1%}"
+        )
     if "sequences_per_sec" in line:
         text += f"  {line['sequences_per_sec']:,.0f} sequences/s"
     return text

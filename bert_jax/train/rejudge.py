@@ -5,10 +5,9 @@ import pathlib
 from bert_jax.config import FinetuneConfig, PretrainConfig
 from bert_jax.config_json import from_json
 from bert_jax.data.dataset import open_dataset
-from bert_jax.data.loader import PretrainRows
 from bert_jax.data.tasks import encode_examples, label_numbers, load_examples
 from bert_jax.train import sharding
-from bert_jax.train.evaluate import EVALUATION_SEED, PretrainEvaluator
+from bert_jax.train.evaluate import PretrainEvaluator, held_out_rows
 from bert_jax.train.finetune import scores
 from bert_jax.train.initial import load_params
 from bert_jax.train.predict import Predictor
@@ -49,13 +48,10 @@ def _evaluate_pretraining(
             f"{expected[:12]}; prepare it with --tokenizer {run}/tokenizer."
         )
     mesh = sharding.make_mesh(cfg.mesh)
-    special = dataset.tokenizer.special
-    rows = PretrainRows(
-        dataset.load_split("validation"), cfg.data, special, seed=EVALUATION_SEED
-    )
+    tokenizer = dataset.tokenizer
+    rows = held_out_rows(dataset, cfg.data)
     params = load_params(run, mesh).params
-    vocabulary = dataset.tokenizer.mask_vocabulary
-    return PretrainEvaluator(cfg, rows, vocabulary, mesh)(params)
+    return PretrainEvaluator(cfg, rows, tokenizer.mask_vocabulary, mesh)(params)
 
 
 def _evaluate_classifier(

@@ -19,7 +19,15 @@ from bert_jax.train.checkpoint import Identity
 
 FORMAT_VERSION = 1
 # May change between a run and its continuation: they do not touch the numbers.
-_FREE = ("loop", "data.num_threads", "data.dataset", "checkpoint", "task")
+_FREE = (
+    "loop",
+    "data.num_threads",
+    "data.num_workers",
+    "data.plan_dir",
+    "data.dataset",
+    "checkpoint",
+    "task",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

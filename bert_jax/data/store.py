@@ -1,0 +1,45 @@
+"""The token stream of a corpus, which other processes open again by its files."""
+
+import hashlib
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class TokenStore(NamedTuple):
+    """A tokenised corpus: one stream of tokens and the bounds within it.
+
+    No sentence and no document is empty. Pickled, it is the paths of its files, which
+    must be memory-mapped `.npy` files.
+    """
+
+    tokens: np.ndarray  # uint16 or uint32 [number of tokens]
+    sentence_starts: np.ndarray  # int64 [sentences + 1], offsets of tokens
+    document_starts: np.ndarray  # int64 [documents + 1], offsets of sentences
+
+    def bounds_sha256(self) -> str:
+        """Hash of all sentence bounds: pairs follow from them, not from the tokens."""
+        digest = hashlib.sha256()
+        for array in (self.sentence_starts, self.document_starts):
+            digest.update(np.ascontiguousarray(array, "<i8").data)
+        return digest.hexdigest()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _open, tuple(map(_path, self._fields, self))
+
+
+def _path(name: str, array: np.ndarray) -> pathlib.Path:
+    if not isinstance(array, np.memmap) or array.filename is None:
+        raise ValueError(
+            f"TokenStore.{name} is held in memory and would be copied into every worker "
+            "process; open it with np.load(..., mmap_mode='r'), as "
+            "PreparedDataset.load_split does, or set data.num_workers to 0."
+        )
+    return pathlib.Path(array.filename).absolute()
+
+
+def _open(*paths: pathlib.Path) -> TokenStore:
+    return TokenStore(
+        *(np.load(path, mmap_mode="r", allow_pickle=False) for path in paths)
+    )
