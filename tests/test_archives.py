@@ -36,7 +36,7 @@ def list_all(archive: bytes, folder) -> dict[str, bytes]:
     path = folder / "a.tar"
     path.write_bytes(archive)
     with naming_file(str(path)):
-        members = list_members(str(path))
+        members = list_members(str(path), "the file")
     return {member.name: archive[member.start : member.end] for member in members}
 
 
@@ -61,7 +61,7 @@ def test_files_are_read_and_listed(tmp_path, form):
 def test_members_may_be_read_from_the_middle_of_an_archive(tmp_path):
     archive = tar_of(MEMBERS)
     (tmp_path / "a.tar").write_bytes(archive)
-    members = list_members(str(tmp_path / "a.tar"))
+    members = list_members(str(tmp_path / "a.tar"), "a.tar")
     begin, end = members[1].header, members[3].header
     assert list(read_all(archive[begin:end], is_share=True)) == list(READ)[1:3]
 

@@ -16,8 +16,10 @@ STRIPPED = {
     '<A HREF="x">Link</a><br/>next<hr >': (4, "Link\nnext\n"),
     "a <!-- b <i>c</i> --> d": (3, "a  d"),
     "a <!-- b": (0, "a <!-- b"),
+    "a <!-- b <!-- c --> d": (1, "a  d"),
     "<script>if (a < b) {}</script>x<style>p {}</style>": (4, "\nx\n"),
     "<script>is never closed": (1, "\nis never closed"),
+    "<ref>never <b>closed</b> either": (3, "never closed either"),
     'Fact.<ref name="x">Book, <i>p. 3</i></ref> More.<ref name="x" />': (
         5,
         "Fact. More.",

@@ -125,6 +125,17 @@ def test_damage_is_an_error_or_shows(place, value, tmp_path_factory):
     assert stats.documents + stats.empty_documents == 3
 
 
+def test_checksums_are_checked_where_there_are_any(tmp_path):
+    table = pa.table({"text": ["A sentence."] * 3})
+    path = tmp_path / "a.parquet"
+    options = {"compression": "none", "use_dictionary": False}
+    pq.write_table(table, path, write_page_checksum=True, **options)
+    assert len(read(str(path))) == 3
+    path.write_bytes(path.read_bytes().replace(b"A sentence.", b"Another one"))
+    with pytest.raises(ValueError, match=r"Cannot read .*a\.parquet: .*CRC"):
+        read(str(path))
+
+
 @pytest.mark.parametrize("size", [1, 4, 100, len(ROWS) - 1])
 def test_a_cut_file_is_an_error(tmp_path, size):
     (tmp_path / "a.parquet").write_bytes(ROWS[:size])

@@ -76,6 +76,27 @@ def test_divided_sources_hold_the_same_documents(everything, tmp_path, target):
     assert divided == whole
 
 
+def test_progress_goes_forward(everything, tmp_path):
+    source = open_source(f"files:{everything}/*")
+    for unit in (*source.units, *divide(source, 1_500, tmp_path / "work")):
+        stats = ReadStats(disk_bytes=100)
+        done = [stats.disk_bytes - 100 for _ in read_unit(unit, stats)]
+        assert done == sorted(done)
+        assert all(0 <= size <= unit.size_bytes for size in done)
+        assert stats.disk_bytes == 100 + unit.size_bytes
+
+
+def test_progress_of_a_share_is_its_own(tmp_path):
+    (tmp_path / "a.txt").write_text("One document.\n\n" * 100_000)
+    units = divide(open_source(f"files:{tmp_path}/a.txt"), 500_000, tmp_path / "work")
+    assert len(units) == 3
+    for unit in units:
+        stats = ReadStats()
+        next(read_unit(unit, stats))
+        # The blocks that were read ahead.
+        assert 0 < stats.disk_bytes < 200_000
+
+
 def test_shares_are_of_about_the_target(tmp_path):
     draw = random.Random(0)
     plain = "\n\n".join(draw.randbytes(99).hex() for _ in range(500)).encode()
@@ -103,18 +124,29 @@ def test_shares_are_of_about_the_target(tmp_path):
 
 
 def test_unpacked_files_are_used_again(tmp_path):
-    path = tmp_path / "a.txt.gz"
-    path.write_bytes(gzip.compress(os.urandom(1_000).hex().encode()))
+    path = tmp_path / "a.txt.zst"
+    # A frame without compression, nor a checksum.
+    body = b"Stored text. " + os.urandom(1_000).hex().encode()
+    frame = (b"\x28\xb5\x2f\xfd\x60", len(body) - 256, 1 | len(body) << 3)
+    path.write_bytes(
+        frame[0]
+        + frame[1].to_bytes(2, "little")
+        + frame[2].to_bytes(3, "little")
+        + body
+    )
     source, work = open_source(str(path)), tmp_path / "work"
     units = divide(source, 100, work)
     [unpacked] = work.iterdir()
     inode = unpacked.stat().st_ino
     assert divide(source, 100, work) == units
     assert unpacked.stat().st_ino == inode
-    # Another file at the same place is another file.
-    path.write_bytes(gzip.compress(b"Other text. " * 200))
-    changed = divide(open_source(str(path)), 10, work)
-    assert next(read_unit(changed[0])).text.startswith("Other text.")
+    # Another file at the same place is another file, though of the same size.
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes().replace(b"Stored", b"Edited"))
+    os.utime(path, ns=(1, 1))
+    changed = divide(open_source(str(path)), 100, work)
+    assert path.stat().st_size == size
+    assert next(read_unit(changed[0])).text.startswith("Edited")
 
 
 def test_a_broken_unpacking_leaves_nothing_that_counts(tmp_path, monkeypatch):
@@ -137,6 +169,25 @@ def test_a_broken_unpacking_leaves_nothing_that_counts(tmp_path, monkeypatch):
     assert not list(work.glob("*.unpacked"))
     units = divide(open_source(str(path)), 100, work)
     assert sum(unit.size_bytes for unit in units) == 6_000
+
+
+def test_no_room_to_unpack_is_said(tmp_path):
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress(os.urandom(3_000).hex().encode()))
+    (tmp_path / "work").write_text("a file where the folder should be")
+    with pytest.raises(ValueError, match=r"Cannot unpack .*a\.txt\.gz to .*work"):
+        divide(open_source(str(path)), 100, tmp_path / "work")
+
+
+def test_files_that_changed_since_are_refused(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("One.\n\n" * 100)
+    source = open_source(str(path))
+    shares = divide(source, 100, tmp_path)
+    path.write_text("One.\n\n" * 50)
+    for unit in (source.units[0], shares[-1]):
+        with pytest.raises(ValueError, match="its 300 bytes are not those"):
+            list(read_unit(unit))
 
 
 def test_damaged_files_are_named_while_dividing(tmp_path):

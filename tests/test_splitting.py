@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from unittest import mock
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bert_jax.data import formats, splitting
@@ -109,6 +109,32 @@ def test_no_character_is_cut(text, limit):
     # bytes.split knows ASCII white space only, as the cuts do.
     joined = "".join(parts).encode()
     assert b"".join(joined.split()) == b"".join(text.encode().split())
+
+
+@given(
+    parts=st.lists(
+        st.one_of(
+            st.sampled_from(
+                [b"</doc>", b"\n</doc>\n", b"<doc>", b"</do", b"</docs>\n"]
+            ),
+            fragments,
+        ),
+        max_size=30,
+    ),
+    size=st.integers(1, 20),
+    limit=st.integers(8, 40),
+)
+@example(parts=[b"x" * 8, b"\n</doc>\n", b"more"], size=3, limit=8)
+def test_a_separator_with_a_mark_is_found_however_the_stream_is_read(
+    parts, size, limit
+):
+    text = b"".join(parts)
+    separator = formats._DOC_CLOSE
+    whole = list(split(io.BytesIO(text), separator, limit=limit))
+    with block_bytes(size):
+        assert list(split(io.BytesIO(text), separator, limit=limit)) == whole
+    if not any(part.count(b"</doc>") for part in parts):
+        assert {piece.offset for piece in whole} <= {len(text) - len(text.lstrip())}
 
 
 def test_cuts_at_lines_then_sentences_then_words():

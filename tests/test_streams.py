@@ -52,6 +52,14 @@ def test_zstd_without_sizes_and_with_skippable_frames():
     assert plain(skippable + frame + skippable + frame, ".zst") == BODY * 2
 
 
+def test_zstd_with_its_largest_window():
+    options = zstandard.ZstdCompressionParameters(window_log=31, enable_ldm=True)
+    writer = zstandard.ZstdCompressor(compression_params=options).compressobj()
+    # Without its size, the frame has to ask for the whole window.
+    packed = writer.compress(b"text " * 9) + writer.flush()
+    assert plain(packed, ".zst") == b"text " * 9
+
+
 @pytest.mark.parametrize("suffix", CODECS)
 @pytest.mark.parametrize("left", [0, 1, 10, 100_000, -1])
 def test_a_cut_file_is_an_error(suffix, left):

@@ -105,6 +105,11 @@ def test_grammar(data_dir, spec, count, first):
     assert sum(document.text.startswith(first) for document in documents) >= count - 1
 
 
+def test_a_slice_counts_for_its_share():
+    whole = open_source("tfds:tiny_wiki/en").size_bytes
+    assert open_source("tfds:tiny_wiki/en:train[:10%]").size_bytes == whole // 10
+
+
 def test_text_field_is_the_default():
     assert read("tfds:tiny_wiki/en:test", text_field="title")[0].text[:5] == "Title"
     assert read("tfds:tiny_wiki/en:test:text", text_field="title")[0].text[:3] == "Art"
@@ -117,6 +122,9 @@ def test_shares_hold_every_record_once(tmp_path):
     stats = ReadStats()
     assert [d for unit in units for d in read_unit(unit, stats)] == whole
     assert len(units) == 7
+    part = ReadStats()
+    next(read_unit(units[3], part))
+    assert 0 < part.disk_bytes < units[3].size_bytes / 8
     assert stats.disk_bytes == source.size_bytes
 
 

@@ -22,7 +22,7 @@ class Member(NamedTuple):
 
 
 def read_members(
-    stream: IO[bytes], path: str, *, is_share: bool = False
+    stream: IO[bytes], name: str, *, is_share: bool = False
 ) -> Iterator[tuple[str, IO[bytes]]]:
     """(name, content) of each file; read the content before the next is asked for.
 
@@ -30,7 +30,7 @@ def read_members(
 
     Args:
         stream: the archive, decompressed.
-        path: for messages.
+        name: of the archive, for messages.
         is_share: the stream is a run of whole members, without the end mark.
 
     Raises:
@@ -42,18 +42,22 @@ def read_members(
         fileobj=seen, mode="r|", bufsize=_READ_BYTES, encoding="utf-8", errors="replace"
     ) as archive:
         for info in archive:
-            end = _end(info, path)
+            end = _end(info, name)
             if _is_document(info):
                 content = archive.extractfile(info)
                 assert content is not None
                 yield info.name, content
             _forget(archive)
     seen.read_rest()
-    _check_end(path, end, seen.nonzero_size, None if is_share else seen.size)
+    _check_end(name, end, seen.nonzero_size, None if is_share else seen.size)
 
 
-def list_members(path: str) -> list[Member]:
+def list_members(path: str, name: str) -> list[Member]:
     """The files that `read_members` gives, of an archive that is not compressed.
+
+    Args:
+        path: of the archive.
+        name: for messages.
 
     Raises:
         ValueError: as `read_members`.
@@ -65,7 +69,7 @@ def list_members(path: str) -> list[Member]:
             fileobj=file, mode="r:", encoding="utf-8", errors="replace"
         ) as archive:
             for info in archive:
-                end = _end(info, path)
+                end = _end(info, name)
                 if _is_document(info):
                     first = info.offset_data
                     last = first + info.size
@@ -75,7 +79,7 @@ def list_members(path: str) -> list[Member]:
         rest = _Seen(file)
         rest.read_rest()
     nonzero_size = end + rest.nonzero_size if rest.nonzero_size else 0
-    _check_end(path, end, nonzero_size, end + rest.size)
+    _check_end(name, end, nonzero_size, end + rest.size)
     return members
 
 
@@ -108,28 +112,28 @@ def _forget(archive: tarfile.TarFile) -> None:
     archive.members = []  # type: ignore[attr-defined]
 
 
-def _end(info: tarfile.TarInfo, path: str) -> int:
+def _end(info: tarfile.TarInfo, name: str) -> int:
     """Where the next header or the end mark must be."""
     if info.issparse():
         raise ValueError(
-            f"{path}: its member {info.name} is sparse, which is not supported; write "
+            f"{name}: its member {info.name} is sparse, which is not supported; write "
             "the archive without --sparse."
         )
     size = info.size if info.isreg() else 0
     return info.offset_data + -(-size // _BLOCK_BYTES) * _BLOCK_BYTES
 
 
-def _check_end(path: str, end: int, nonzero_size: int, size: int | None) -> None:
+def _check_end(name: str, end: int, nonzero_size: int, size: int | None) -> None:
     """`size` is `None` where no end mark is expected.
 
     tarfile itself takes a damaged header, and no end mark, for the end.
     """
     if nonzero_size > end:
         raise ValueError(
-            f"{path}: its members end at byte {end:,}, but more follows. It is damaged, "
+            f"{name}: its members end at byte {end:,}, but more follows. It is damaged, "
             "or several archives were joined; write it again."
         )
     if size is not None and size < end + 2 * _BLOCK_BYTES:
         raise ValueError(
-            f"{path} has no end mark and seems to be cut off; write it again."
+            f"{name} has no end mark and seems to be cut off; write it again."
         )

@@ -1,11 +1,12 @@
 """Large units of a source as several of about one size, unpacked where that is needed."""
 
+import contextlib
 import dataclasses
 import hashlib
+import itertools
 import os
 import pathlib
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from bert_jax.data.archives import Member, list_members
 from bert_jax.data.parquet_source import is_parquet, row_group_bytes
@@ -20,11 +21,12 @@ def divide_unit(
     unit: Unit, target_bytes: int, workspace: pathlib.Path
 ) -> tuple[Unit, ...]:
     """Shares of one unit; see `sources.divide`."""
-    if compression(unit.path):
+    path = unit.path
+    if compression(path):
         if unit.size_bytes <= 2 * target_bytes:
             return (unit,)
         unit = _unpacked(unit, workspace)
-    with naming_file(unit.path):
+    with naming_file(path):
         if unit.kind == "tar":
             return _divide_archive(unit, target_bytes)
         return _divide_file(unit, target_bytes)
@@ -37,16 +39,29 @@ def _unpacked(unit: Unit, workspace: pathlib.Path) -> Unit:
     digest = hashlib.blake2b(os.fsencode(identity), digest_size=16).hexdigest()
     path = workspace / f"{digest}.unpacked"
     if not path.exists():
-        workspace.mkdir(parents=True, exist_ok=True)
         partial = workspace / f"{digest}.partial-{os.getpid()}"
-        with naming_file(unit.path), Window(unit.path) as packed:
-            plain = open_stream(packed, unit.path)
+        try:
+            workspace.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as file:
-                shutil.copyfileobj(plain, file, _COPY_BYTES)
-        os.replace(partial, path)
-    return dataclasses.replace(
-        unit, path=str(path), size_bytes=max(path.stat().st_size, 1)
-    )
+                for block in _plain_blocks(unit.path):
+                    file.write(block)
+            os.replace(partial, path)
+        except OSError as error:
+            raise ValueError(
+                f"Cannot unpack {unit.path} to {workspace}: {error}. Make room there, "
+                "or unpack it elsewhere and name what is in it."
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+    return dataclasses.replace(unit, path=str(path), size_bytes=path.stat().st_size)
+
+
+def _plain_blocks(path: str) -> Iterator[bytes]:
+    with naming_file(path), Window(path) as packed:
+        plain = open_stream(packed, path)
+        while block := plain.read(_COPY_BYTES):
+            yield block
 
 
 def _divide_file(unit: Unit, target_bytes: int) -> tuple[Unit, ...]:
@@ -57,8 +72,8 @@ def _divide_file(unit: Unit, target_bytes: int) -> tuple[Unit, ...]:
         sizes = row_group_bytes(file, unit.name)
     # Their sizes are those of uncompressed data.
     total = max(sum(sizes), 1)
-    ends = [sum(sizes[: k + 1]) * unit.size_bytes // total for k in range(len(sizes))]
-    sizes = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
+    ends = [end * unit.size_bytes // total for end in itertools.accumulate(sizes)]
+    sizes = [end - start for start, end in itertools.pairwise([0, *ends])]
     runs = _runs(sizes, target_bytes)
     if len(runs) < 2:
         return (unit,)
@@ -90,9 +105,9 @@ def _even_shares(unit: Unit, length: int, target_bytes: int) -> tuple[Unit, ...]
 
 
 def _divide_archive(unit: Unit, target_bytes: int) -> tuple[Unit, ...]:
-    members = list_members(unit.path)
+    members = list_members(unit.path, unit.name)
     if not members:
-        raise ValueError(f"{unit.path} holds no files; take it out of the source.")
+        raise ValueError(f"{unit.name} holds no files; take it out of the source.")
     # A large member is a file to divide; those between are read one after another.
     shares: list[Unit] = []
     between: list[Member] = []

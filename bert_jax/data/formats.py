@@ -16,6 +16,7 @@ from bert_jax.prepare_config import ReadOptions
 # What is parsed as a whole, such as one line of JSON, may take no more memory.
 MAX_RECORD_BYTES = 64 << 20
 _HEAD_BYTES = 1 << 16
+_MAX_HEADER_BYTES = 1 << 12
 
 _BLANK = rb"[ \t\r\v\f]*"
 _BLANK_LINE = re.compile(rb"\n%b\n\s*" % _BLANK)
@@ -140,10 +141,12 @@ def identity(
     group = url if group is None or group == "" else str(group)
     if not isinstance(group, str) or not group:
         group = key
-    # A lone surrogate, of JSON or of a file's name, could not be written.
-    return key.encode("utf-8", "replace").decode(), group.encode(
-        "utf-8", "replace"
-    ).decode()
+    return _writable(key), _writable(group)
+
+
+def _writable(name: str) -> str:
+    """Without the lone surrogates that JSON may bring."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def _check_is_text(head: bytes, name: str) -> None:
@@ -229,9 +232,8 @@ def _wiki(pieces: Iterator[Piece], name: str, options: ReadOptions) -> Iterator[
                     f"{_shown(body)} stands outside <doc ...> and </doc>; expected "
                     "WikiExtractor output",
                 )
-            attributes = dict(
-                _DOC_ATTRIBUTE.findall(opening[1].decode("utf-8", "replace"))
-            )
+            header = opening[1][:_MAX_HEADER_BYTES].decode("utf-8", "replace")
+            attributes = dict(_DOC_ATTRIBUTE.findall(header))
             # The article's address, so that its copies stay on one side.
             key, group = identity(
                 f"{name}#{attributes.get('id') or piece.offset}",

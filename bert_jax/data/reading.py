@@ -61,7 +61,7 @@ def read_unit(
         num_empty = stats.empty_documents - before.empty_documents
         empty = f", but {num_empty:,} empty ones" if num_empty else ""
         raise ValueError(
-            f"{unit.path} holds no document{empty}; expected text. Remove it from the "
+            f"{unit.name} holds no document{empty}; expected text. Remove it from the "
             "source."
         )
 
@@ -96,7 +96,12 @@ def _documents(
 def _open_window(unit: Unit) -> Window:
     if unit.kind == "tar":
         return Window(unit.path, unit.start, unit.end)
-    return Window(unit.path, *(unit.member or ()))
+    window = Window(unit.path, *(unit.member or ()))
+    least = 0 if is_parquet(unit.name) else unit.end or 0
+    if window.size < least or not (unit.is_part or window.size == unit.size_bytes):
+        window.close()
+        raise EOFError(f"its {window.size:,} bytes are not those that were opened")
+    return window
 
 
 def _entries(unit: Unit, window: Window) -> Iterator[tuple[str, IO[bytes]]]:
@@ -106,7 +111,7 @@ def _entries(unit: Unit, window: Window) -> Iterator[tuple[str, IO[bytes]]]:
         yield unit.name, stream
         return
     is_share = unit.end is not None
-    for name, content in read_members(stream, unit.path, is_share=is_share):
+    for name, content in read_members(stream, unit.name, is_share=is_share):
         yield f"{unit.name}/{name}", open_stream(content, name)
 
 

@@ -38,8 +38,10 @@ _CODECS = {
     ".gz": _Codec(lambda: zlib.decompressobj(wbits=31), is_bounded=False),
     ".xz": _Codec(lzma.LZMADecompressor, is_bounded=True),
     ".bz2": _Codec(bz2.BZ2Decompressor, is_bounded=True),
+    # The largest window that zstd knows (--long=31), which few files ask for.
     ".zst": _Codec(
-        lambda: zstandard.ZstdDecompressor().decompressobj(), is_bounded=False
+        lambda: zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj(),
+        is_bounded=False,
     ),
 }
 
@@ -62,12 +64,21 @@ def is_tar(name: str) -> bool:
 
 
 class Window(io.RawIOBase):
-    """Bytes [start, stop) of a file, as if they were a file."""
+    """Bytes [start, stop) of a file, as if they were a file.
+
+    Raises:
+        EOFError: the file has fewer.
+    """
 
     def __init__(self, path: str, start: int = 0, stop: int | None = None) -> None:
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115
         self._start = start
-        self.size = (self._file.seek(0, io.SEEK_END) if stop is None else stop) - start
+        length = self._file.seek(0, io.SEEK_END)
+        stop = length if stop is None else stop
+        if stop > length:
+            self.close()
+            raise EOFError(f"it has {length:,} bytes; {stop:,} were expected")
+        self.size = stop - start
         self.position = 0
         self._file.seek(start)
 
