@@ -13,8 +13,8 @@ from bert_jax.data.splitting import Piece, line_start, split, split_text
 from bert_jax.data.streams import without_compression
 from bert_jax.prepare_config import ReadOptions
 
-# What is parsed as a whole, such as one line of JSON, may take no more memory.
-MAX_RECORD_BYTES = 64 << 20
+# One line of JSON is parsed as a whole, which takes up to 14 times its size.
+MAX_RECORD_BYTES = 32 << 20
 _HEAD_BYTES = 1 << 16
 _MAX_HEADER_BYTES = 1 << 12
 
