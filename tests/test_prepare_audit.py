@@ -139,6 +139,12 @@ def test_how_documents_are_read_is_a_setting(corpus, tmp_path):
     assert "amp" not in text
 
 
+def test_an_unknown_language_is_refused_at_once(corpus, tmp_path):
+    with pytest.raises(ValueError, match="'tlh'"):
+        prepared(corpus, tmp_path / "dataset", language="tlh")
+    assert not (tmp_path / "dataset").exists()
+
+
 def test_one_writer_at_a_time(corpus, tmp_path):
     (tmp_path / "dataset").mkdir()
     with (

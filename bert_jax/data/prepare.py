@@ -6,8 +6,10 @@ and names every file with its hash; without it the directory is unfinished work 
 the same command goes on with.
 """
 
+import concurrent.futures
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +25,7 @@ from bert_jax.data.metadata import write_tfds_metadata
 from bert_jax.data.pool import run_jobs
 from bert_jax.data.records import SPLITS
 from bert_jax.data.saved_tokenizer import load_tokenizer
+from bert_jax.data.sentences import sentences
 from bert_jax.data.shards import (
     ShardFile,
     ShardJob,
@@ -80,6 +83,9 @@ def prepare(
     if not (output / MANIFEST).exists():
         with locked(output):
             _write(opened, loaded, output, options, plan, strict, num_workers, progress)
+    # Also what a run left that was killed right behind its manifest.
+    for leftover in ("unpacked", "unfinished"):
+        shutil.rmtree(output / leftover, ignore_errors=True)
     manifest = json.loads((output / MANIFEST).read_text())
     if strict:
         refuse_problems(manifest, output)
@@ -126,8 +132,6 @@ def _write(
         for split in SPLITS
     }
     finish(output, jobs, results, files, loaded, options, plan, strict=strict)
-    shutil.rmtree(output / "unpacked", ignore_errors=True)
-    shutil.rmtree(output / "unfinished", ignore_errors=True)
 
 
 def make_plan(
@@ -140,7 +144,11 @@ def make_plan(
     """All that decides a dataset, as JSON; two runs with equal plans write one thing.
 
     The runner does not decide records nor their order, but how a stopped run goes on.
+
+    Raises:
+        ValueError: the sentence splitter has no rules for the language.
     """
+    sentences("", options.language)
     return {
         "format_version": FORMAT_VERSION,
         "runner": runner,
@@ -189,7 +197,10 @@ def make_jobs(
         workspace: for what must be unpacked, see `divide`.
     """
     target = max(source.size_bytes // options.num_shards, _MIN_SHARD_BYTES)
-    groups = _group(divide(source, target, workspace), options.num_shards)
+    # Decompression leaves Python alone, so threads do it side by side.
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        units = divide(source, target, workspace, map=pool.map)
+    groups = _group(units, options.num_shards)
     return [
         ShardJob(
             output=output,
