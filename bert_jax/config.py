@@ -308,7 +308,7 @@ class PretrainConfig:
     moments: Literal["fresh", "keep"] = "fresh"
     """Of a start from a checkpoint: zeros, or its own, as BERT's second phase did."""
     batch_size: int = 256
-    """Rows of the global batch."""
+    """Rows of the global batch; with buckets, of a batch of the longest."""
     num_steps: int = 900_000
     eval_batches: int = 64
     """Batches of the validation split, with masks that never change."""

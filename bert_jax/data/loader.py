@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 import grain
 import numpy as np
 from absl import flags
+from grain.multiprocessing import SharedMemoryArray
 
 from bert_jax.batch import PretrainBatch
 from bert_jax.data.rows import PretrainRows
@@ -121,6 +122,8 @@ def prefetched(
     if num_workers:
         if _GRAIN_FLAG in flags.FLAGS:
             flags.FLAGS[_GRAIN_FLAG].present = 1  # with its default
+        # Shared memory is let go at once, not by a thread that an exit cuts off.
+        SharedMemoryArray.enable_async_del(max_outstanding_requests=1)
         batches = batches.mp_prefetch(
             grain.MultiprocessingOptions(
                 num_workers=num_workers, per_worker_buffer_size=2

@@ -1,6 +1,6 @@
 """Which pairs share a row: packing several into each, and the arrays of the rows.
 
-Shape suffixes: B rows of a batch, P pairs that a row can hold, T tokens.
+Shape suffixes: R rows of an epoch, B of a batch, P pairs that a row can hold, T tokens.
 """
 
 import numpy as np
@@ -66,16 +66,18 @@ def _deal(
     lengths: np.ndarray, shapes: list[Shape], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows of all shapes in random order, each place with a random pair of its length."""
-    sizes = np.array([len(shape) for shape, _ in shapes], np.int64)
     shape_of_row = np.repeat(
         np.arange(len(shapes), dtype=np.int32), [count for _, count in shapes]
     )
     rng.shuffle(shape_of_row)
-    row_sizes = sizes[shape_of_row]
     # 16 bits: NumPy sorts them by counting.
-    flat = np.array([x for shape, _ in shapes for x in shape], np.uint16)
-    first = (np.cumsum(sizes) - sizes)[shape_of_row]
-    places = np.argsort(flat[ranges(first, row_sizes)], kind="stable")
+    width = max((len(shape) for shape, _ in shapes), default=0)
+    table = np.zeros((len(shapes), width), np.uint16)
+    for number, (shape, _) in enumerate(shapes):
+        table[number, : len(shape)] = shape
+    row_sizes = np.count_nonzero(table, axis=1)[shape_of_row]
+    lengths_RP = table[shape_of_row]
+    places = np.argsort(lengths_RP[lengths_RP > 0], kind="stable")
     pairs = np.argsort(lengths.astype(np.uint16), kind="stable")
     histogram = np.bincount(lengths)
     for end, count in zip(np.cumsum(histogram), histogram, strict=True):
