@@ -17,22 +17,34 @@ PIECES = ["[PAD]", "a", "aa", "aaaa", "ab", "abab", "b", "ba", "c", "[UNK]"]
 POWERS = Powers(PIECES, {0, 9})
 
 
-@given(st.lists(st.integers(0, 9), max_size=12))
-def test_order_is_one_and_text_is_the_same(ids):
-    after = list(ids)
-    POWERS.sort_runs(after)
-    assert "".join(PIECES[i] for i in after) == "".join(PIECES[i] for i in ids)
-    assert sorted(after) == sorted(ids)
-    again = list(after)
-    POWERS.sort_runs(again)
-    assert again == after
+def in_order(powers, *texts):
+    """Each text's ids in the one order, all sorted in one call."""
+    lengths = np.array([len(ids) for ids in texts])
+    joined = np.array([index for ids in texts for index in ids], np.int32)
+    powers.sort_runs(joined, lengths)
+    return [part.tolist() for part in np.split(joined, np.cumsum(lengths)[:-1])]
+
+
+@given(st.lists(st.lists(st.integers(0, 9), max_size=12), min_size=1, max_size=4))
+def test_order_is_one_and_text_is_the_same(texts):
+    found = in_order(POWERS, *texts)
+    assert in_order(POWERS, *found) == found
+    for ids, after in zip(texts, found, strict=True):
+        assert "".join(PIECES[i] for i in after) == "".join(PIECES[i] for i in ids)
+        assert sorted(after) == sorted(ids)
+        assert in_order(POWERS, ids) == [after]
 
 
 @given(st.permutations([1, 1, 2, 3]))
 def test_every_order_of_powers_becomes_the_same(ids):
-    ids = [8, *ids, 6]
-    POWERS.sort_runs(ids)
-    assert ids == [8, 1, 1, 2, 3, 6]
+    assert in_order(POWERS, [8, *ids, 6]) == [[8, 1, 1, 2, 3, 6]]
+
+
+def test_texts_are_no_neighbours():
+    assert in_order(POWERS, [], [3], [], [2, 1], [1], []) == [
+        *([], [3], [], [1, 2], [1], [])
+    ]
+    assert in_order(POWERS, []) == [[]]
 
 
 def test_only_powers_of_one_string_can_change_places():
@@ -40,8 +52,7 @@ def test_only_powers_of_one_string_can_change_places():
     words = ["".join(w) for n in range(1, 5) for w in itertools.product("ab", repeat=n)]
     powers = Powers(words, set())
     for x, y in itertools.combinations(words, 2):
-        pair = [words.index(y), words.index(x)]
-        powers.sort_runs(pair)
+        (pair,) = in_order(powers, [words.index(y), words.index(x)])
         moved = pair == [words.index(x), words.index(y)]
         assert moved == (x + y == y + x and len(x) < len(y)), (x, y)
 

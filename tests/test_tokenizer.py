@@ -14,6 +14,7 @@ from tokenizer_texts import awkward_texts, sentences, train
 
 from bert_jax.batch import SpecialIds
 from bert_jax.data.saved_tokenizer import load_tokenizer
+from bert_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from bert_jax.data.tokenizer import METADATA_FILE, without_surrogates
 from bert_jax.data.wordpiece_tokenizer import WordPieceTokenizer
 
@@ -157,7 +158,7 @@ def test_damaged_directories_are_refused(tokenizer, tmp_path):
     good = json.loads(path.read_text())
     for change, message in (
         ({"sha256": "0" * 64}, "was changed"),
-        ({"lowercase": False}, "was changed"),
+        ({"lowercase": False}, "was changed|folds case"),
         ({"kind": "bytes"}, "not one of"),
         ({"format_version": 99}, "format version 99"),
         ({"normalization": None}, "damaged"),
@@ -200,6 +201,13 @@ def test_casing_and_normalisation_are_recorded(tokenizer, tmp_path):
             "handle_chinese_chars": True,
             "strip_accents": True,
         }
+
+
+def test_casing_cannot_be_recorded_wrongly():
+    for lowercase in (True, False):
+        model = train(lowercase=lowercase).model
+        with pytest.raises(ValueError, match=f"pass lowercase={lowercase}"):
+            SentencePieceTokenizer(model, lowercase=not lowercase)
 
 
 @pytest.mark.parametrize("lowercase", [True, False])

@@ -1,18 +1,34 @@
 """Unigram or BPE pieces of the user's own text (Kudo and Richardson 2018)."""
 
+import functools
 from array import array
+from collections.abc import Sequence
+
+import numpy as np
 
 from bert_jax.data.sentencepiece_model import is_unigram, parse_model
 from bert_jax.data.sentencepiece_words import SPACE, splits_by_word
 from bert_jax.data.ties import Powers
 from bert_jax.data.tokenizer import Tokenizer, without_surrogates
+from bert_jax.data.word_cache import WordCache
+
+# SentencePiece's own sets of rules -> whether they fold case.
+FOLDS_CASE = {
+    "identity": False,
+    "nfkc": False,
+    "nfkc_cf": True,
+    "nmt_nfkc": False,
+    "nmt_nfkc_cf": True,
+}
+# The library starts a thread for a list, which takes as long as this many calls.
+_FEW_TEXTS = 20
 
 
 class SentencePieceTokenizer(Tokenizer):
     """A SentencePiece model with BERT's special tokens.
 
-    The ids of a word do not depend on the text around it, where SentencePiece's rounding
-    of sums over a whole text can decide between two that are as good as equal.
+    Ids are SentencePiece's own, but for neighbours that it may put in either order
+    (see `ties`).
     """
 
     kind = "sentencepiece"
@@ -27,7 +43,7 @@ class SentencePieceTokenizer(Tokenizer):
             lowercase: whether its normalisation folds case, for the record.
 
         Raises:
-            ValueError: not such a model.
+            ValueError: not such a model, or its rules say otherwise about case.
         """
         import sentencepiece
 
@@ -41,12 +57,22 @@ class SentencePieceTokenizer(Tokenizer):
         size = self._processor.get_piece_size()
         pieces = [self._processor.id_to_piece(index) for index in range(size)]
         proto = parse_model(model)
+        rules = proto.normalizer_spec.name
+        if FOLDS_CASE.get(rules, lowercase) != lowercase:
+            raise ValueError(
+                f"lowercase={lowercase}, but this SentencePiece model normalises with "
+                f"{rules!r}, which {'keeps' if lowercase else 'folds'} case; pass "
+                f"lowercase={not lowercase}."
+            )
         super().__init__(
             model,
             pieces,
             lowercase=lowercase,
-            normalization={"rules": proto.normalizer_spec.name},
+            normalization={"rules": rules},
             splits_by_word=splits_by_word(proto),
+        )
+        self._cache = (
+            WordCache(self._encode_word, self.id_dtype) if self.splits_by_word else None
         )
         # Merges know no ties of scores.
         ties = is_unigram(proto)
@@ -68,11 +94,24 @@ class SentencePieceTokenizer(Tokenizer):
     def _opens_word(piece: str) -> bool:
         return piece.startswith(SPACE)
 
-    def _encode_one(self, text: str) -> bytes:
-        # One at a time: the library starts a thread for a list, however short.
-        ids = self._processor.encode(without_surrogates(text))
+    def _encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        if self._cache is not None:
+            return self._cache.encode(texts)
+        texts = [without_surrogates(text) for text in texts]
+        encode = functools.partial(self._processor.encode, return_type="numpy")
+        if len(texts) < _FEW_TEXTS:
+            encoded = [encode(text) for text in texts]
+        else:
+            # Whoever prepares data already runs one process a core.
+            encoded = encode(texts, num_threads=1)
+        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+        ids = np.concatenate([np.empty(0, np.int32), *encoded])
         if self._powers is not None:
-            self._powers.sort_runs(ids)
+            self._powers.sort_runs(ids, lengths)
+        return ids.astype(self.id_dtype), lengths
+
+    def _encode_word(self, word: str) -> bytes:
+        ids = self._processor.encode(without_surrogates(word))
         return array(self.id_dtype.char, ids).tobytes()
 
     def _join(self, ids: list[int]) -> str:

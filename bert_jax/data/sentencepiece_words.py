@@ -11,13 +11,14 @@ import numpy as np
 SPACE = "▁"  # U+2581, how pieces write a space
 
 _NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3  # of Piece.Type
-_UNIGRAM, _BPE = 1, 2  # of TrainerSpec.ModelType
+_BPE = 2  # of TrainerSpec.ModelType
 
 
 def splits_by_word(proto: Any) -> bool:
     """Whether the ids of every text are those of its words: its parts between spaces.
 
-    True for every model that `train_sentencepiece` makes.
+    True for every BPE model that `train_sentencepiece` makes, and for no unigram model:
+    it chooses by sums of float32 over the whole text.
 
     Args:
         proto: from `parse_model`.
@@ -26,7 +27,7 @@ def splits_by_word(proto: Any) -> bool:
     kinds = {piece.type for piece in proto.pieces}
     ordinary = [piece.piece for piece in proto.pieces if piece.type == _NORMAL]
     return (
-        trainer.model_type in (_UNIGRAM, _BPE)
+        trainer.model_type == _BPE
         and not trainer.treat_whitespace_as_suffix
         # Every word begins as the first one does, and nothing else is between them.
         and normalizer.add_dummy_prefix

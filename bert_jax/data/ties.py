@@ -9,6 +9,8 @@ a function of the pieces, and an exported tokenizer can give the same.
 
 from collections.abc import Collection, Sequence
 
+import numpy as np
+
 
 class Powers:
     """The pieces of a vocabulary that can change places with another."""
@@ -20,25 +22,29 @@ class Powers:
                 # The shortest string that `piece` repeats.
                 period = (piece + piece).index(piece, 1)
                 roots.setdefault(piece[:period], []).append(index)
-        self._root = {
-            index: root
-            for root, group in roots.items()
-            if len(group) > 1
-            for index in group
-        }
-        self._length = {index: len(pieces[index]) for index in self._root}
-        self._movable = frozenset(self._root)
+        groups = [group for group in roots.values() if len(group) > 1]
+        # Pieces of one group can change places; 0 is no group.
+        self._group = np.zeros(len(pieces), np.int32)
+        for number, group in enumerate(groups, start=1):
+            self._group[group] = number
+        self._length = np.array([len(piece) for piece in pieces], np.int32)
 
-    def sort_runs(self, ids: list[int]) -> None:
-        """Sorts neighbours that are powers of one string, shortest first, in place."""
-        if self._movable.isdisjoint(ids):
+    def sort_runs(self, ids: np.ndarray, lengths: np.ndarray) -> None:
+        """Sorts neighbours that are powers of one string, shortest first, in place.
+
+        Args:
+            ids: integer [tokens], of texts one behind the other.
+            lengths: int64 [texts]; ids of two texts are no neighbours.
+        """
+        group, length = self._group[ids], self._length[ids]
+        opens = np.ones(ids.size + 1, bool)  # true where a run begins
+        opens[1:-1] = (group[1:] != group[:-1]) | (group[1:] == 0)
+        opens[np.cumsum(lengths)] = True
+        unsorted = ~opens[1:-1] & (length[1:] < length[:-1])
+        if not unsorted.any():
             return
-        start = 0
-        while start < len(ids):
-            root = self._root.get(ids[start])
-            end = start + 1
-            if root is not None:
-                while end < len(ids) and self._root.get(ids[end]) == root:
-                    end += 1
-                ids[start:end] = sorted(ids[start:end], key=self._length.__getitem__)
-            start = end
+        starts = np.flatnonzero(opens)
+        runs = np.searchsorted(starts, np.flatnonzero(unsorted), side="right")
+        for run in np.unique(runs).tolist():
+            part = slice(starts[run - 1], starts[run])
+            ids[part] = ids[part][np.argsort(length[part], kind="stable")]

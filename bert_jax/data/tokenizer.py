@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from bert_jax.batch import MaskVocabulary, SpecialIds
-from bert_jax.data.word_cache import WordCache
 
 FORMAT_VERSION = 2
 METADATA_FILE = "bert_jax_tokenizer.json"
@@ -48,8 +47,9 @@ class Tokenizer(abc.ABC):
         mask_vocabulary: the same for masking, where [UNK] of WordPiece is a word; that
             of SentencePiece may stand within one.
         splits_by_word: whether the ids of a text are those of its words (what stands
-            between ASCII spaces) joined. If so, a word that was met before costs one
-            look-up. Not so for some foreign SentencePiece models.
+            between ASCII spaces) joined; if so, a word that was met before costs one
+            look-up. A unigram model chooses by sums over the whole text, whose rounding
+            may reach over words.
         sha256: hash of everything that decides ids.
     """
 
@@ -81,7 +81,6 @@ class Tokenizer(abc.ABC):
             self.special, self.vocab_size, starts_word
         )
         self.splits_by_word = splits_by_word
-        self._cache = WordCache(self._encode_one)
         rules = json.dumps([FORMAT_VERSION, self.kind, lowercase, normalization])
         self.sha256 = hashlib.sha256(rules.encode() + b"\n" + model).hexdigest()
 
@@ -94,8 +93,8 @@ class Tokenizer(abc.ABC):
     def _opens_word(piece: str) -> bool: ...
 
     @abc.abstractmethod
-    def _encode_one(self, text: str) -> bytes:
-        """Ids in `id_dtype` of a word, or of a text that may not be split into them."""
+    def _encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """As `encode_joined`."""
 
     @abc.abstractmethod
     def _join(self, ids: list[int]) -> str:
@@ -123,7 +122,7 @@ class Tokenizer(abc.ABC):
         """The ids of `encode`, one text behind the other: the fast way for much text.
 
         Returns:
-            ids: `id_dtype` [tokens], read-only.
+            ids: `id_dtype` [tokens]; may be read-only.
             lengths: int64 [texts], ids of each text; 0 where nothing is left of it.
 
         Raises:
@@ -134,13 +133,7 @@ class Tokenizer(abc.ABC):
                 f"The tokenizer got one string ({texts[:40]!r}); it takes a sequence of "
                 "texts. Wrap it: encode([text])."
             )
-        if self.splits_by_word:
-            encoded = self._cache.encode(texts)
-        else:
-            encoded = [self._encode_one(text) for text in texts]
-        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
-        ids = np.frombuffer(b"".join(encoded), self.id_dtype)
-        return ids, lengths // self.id_dtype.itemsize
+        return self._encode(texts)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Readable text; special tokens, [UNK] among them, show as their piece.

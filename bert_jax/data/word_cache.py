@@ -7,6 +7,8 @@ words joined, and only there, a tokenizer may use this.
 import sys
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 # Half of it for words in use, half for those of the time before.
 MAX_BYTES = 256 << 20
 # A dict's share of one entry, besides the two objects, while its table is emptiest.
@@ -34,7 +36,7 @@ class _Generation(dict[str, bytes]):
 
 
 class WordCache:
-    """A bounded table from words to the bytes of their ids.
+    """A bounded table from words to their ids.
 
     It holds two generations of half of `max_bytes` each. When the younger one is full,
     it becomes the older one, and that is forgotten; a word that is met again moves to
@@ -43,20 +45,31 @@ class WordCache:
     """
 
     def __init__(
-        self, encode_word: Callable[[str], bytes], max_bytes: int = MAX_BYTES
+        self,
+        encode_word: Callable[[str], bytes],
+        dtype: np.dtype[np.unsignedinteger],
+        max_bytes: int = MAX_BYTES,
     ) -> None:
         """Begins empty.
 
         Args:
-            encode_word: the bytes of a word's ids, always the same for one word.
+            encode_word: a word's ids as the bytes of an array of `dtype`, always the
+                same for one word.
+            dtype: of ids.
             max_bytes: of memory; the new words of one text may come on top.
         """
         self._encode_word = encode_word
+        self._dtype = dtype
         self._max_generation_bytes = max_bytes // 2
         self._words = _Generation(encode_word, {})
 
-    def encode(self, texts: Sequence[str]) -> list[bytes]:
-        """The bytes of the ids of each text, split at ASCII spaces and nowhere else."""
+    def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of texts, split at ASCII spaces and nowhere else.
+
+        Returns:
+            ids: `dtype` [tokens], one text behind the other, read-only.
+            lengths: int64 [texts].
+        """
         encoded = []
         words = self._words
         for text in texts:
@@ -64,4 +77,6 @@ class WordCache:
                 words.before = {}
                 words = self._words = _Generation(self._encode_word, words)
             encoded.append(b"".join(map(words.__getitem__, text.split(" "))))
-        return encoded
+        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+        ids = np.frombuffer(b"".join(encoded), self._dtype)
+        return ids, lengths // self._dtype.itemsize

@@ -4,9 +4,13 @@ import functools
 import pathlib
 import re
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from bert_jax.data.tokenizer import SPECIAL_PIECES, Tokenizer, without_surrogates
+from bert_jax.data.word_cache import WordCache
 
 # google-research/bert, tokenization.py; longer words are [UNK].
 WORDPIECE_MAX_CHARS_PER_WORD = 200
@@ -75,6 +79,7 @@ class WordPieceTokenizer(Tokenizer):
         self._fast.normalizer, self._fast.pre_tokenizer = bert_rules(
             lowercase, strip_accents
         )
+        self._cache = WordCache(self._encode_word, self.id_dtype)
         self._part = functools.lru_cache(_PARTS_KEPT)(self._encode_part)
 
     @classmethod
@@ -102,16 +107,18 @@ class WordPieceTokenizer(Tokenizer):
     def _options(self) -> dict[str, Any]:
         return super()._options() | {"strip_accents": self.strip_accents}
 
-    def _encode_one(self, text: str) -> bytes:
-        if not (text.isascii() and text.isprintable()):
-            encoding = self._fast.encode(
-                without_surrogates(text), add_special_tokens=False
-            )
-            return array(self.id_dtype.char, encoding.ids).tobytes()
-        if text.isalnum():
-            return self._part(text)
+    def _encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        return self._cache.encode(texts)
+
+    def _encode_word(self, word: str) -> bytes:
+        if not (word.isascii() and word.isprintable()):
+            word = without_surrogates(word)
+            ids = self._fast.encode(word, add_special_tokens=False).ids
+            return array(self.id_dtype.char, ids).tobytes()
+        if word.isalnum():
+            return self._part(word)
         # The other printable ASCII characters are punctuation: each a word of its own.
-        return b"".join(map(self._part, _ASCII_PART.findall(text)))
+        return b"".join(map(self._part, _ASCII_PART.findall(word)))
 
     def _encode_part(self, part: str) -> bytes:
         # Of BERT's rules only case applies here, which spares the library's slow half.

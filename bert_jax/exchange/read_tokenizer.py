@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from bert_jax.data.sentencepiece_model import parse_model
-from bert_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
+from bert_jax.data.sentencepiece_tokenizer import FOLDS_CASE, SentencePieceTokenizer
 from bert_jax.data.tokenizer import SPECIAL_PIECES, Tokenizer
 from bert_jax.data.wordpiece_tokenizer import (
     WORDPIECE_MAX_CHARS_PER_WORD,
@@ -25,7 +25,6 @@ _TOKENIZER_CLASSES = (
 )
 # transformers' limit where no file states one.
 _THEIR_MAX_CHARS = 100
-_FOLDING = {"nmt_nfkc": False, "nmt_nfkc_cf": True}
 # Case, accents, other scripts, punctuation, brackets, control and full-width characters.
 _PROBES = (
     "The River of Stones, 1984: it's [x]!",
@@ -143,7 +142,7 @@ def _sentencepiece_folding(path: pathlib.Path) -> bool | None:
         proto = parse_model(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error} Fetch it again.") from error
-    return _FOLDING.get(proto.normalizer_spec.name)
+    return FOLDS_CASE.get(proto.normalizer_spec.name)
 
 
 def _casing(directory: pathlib.Path, said: Json, lowercase: bool | None) -> bool:
