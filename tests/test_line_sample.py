@@ -1,5 +1,7 @@
 """A sample of lines is uniform and within its bounds."""
 
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -47,6 +49,17 @@ def test_bounds_hold_and_what_fits_is_kept(texts, max_lines, max_bytes):
         assert lines == everything
     rest = iter(everything)
     assert all(line in rest for line in lines), "another order"
+
+
+def test_length_and_neighbours_decide_nothing():
+    """Those with the smallest random numbers stay, whatever came and went between."""
+    draw = random.Random(0).random
+    texts = [f"{i} " + "x" * (i * 37 % 300) for i in range(3_000)]
+    drawn = {text: draw() for text in texts}
+    kept = {*sample_lines(texts, max_lines=MANY, max_bytes=20_000)}
+    assert max(drawn[text] for text in kept) < min(
+        number for text, number in drawn.items() if text not in kept
+    )
 
 
 def test_one_more_sentence_changes_little():
