@@ -207,6 +207,19 @@ def test_evaluation_sees_every_row_once_and_fills_up(evaluation_rows):
         assert_same(one, other)
 
 
+@pytest.mark.parametrize("num_hosts", [2, 8])
+def test_hosts_share_the_batches_of_evaluation(evaluation_rows, num_hosts):
+    options = {"batch_size": BATCH, "max_batches": 1_000}
+    whole = evaluation_batches(evaluation_rows(), **options)
+    shares = [
+        evaluation_batches(evaluation_rows(), host=n, num_hosts=num_hosts, **options)
+        for n in range(num_hosts)
+    ]
+    for one, *parts in zip(whole, *shares, strict=True):
+        columns = zip(*parts, strict=True)
+        assert_same(PretrainBatch(*map(np.concatenate, columns)), one)
+
+
 def test_evaluation_stops_at_its_limit(evaluation_rows):
     rows = evaluation_rows()
     batches = list(evaluation_batches(rows, batch_size=BATCH, max_batches=2))

@@ -123,6 +123,9 @@ def test_run_directories_are_complete(done):
             assert (run / part).exists()
         assert list((run / "tensorboard").glob("events.*"))
         assert metrics_without_time(run)[-1]["kind"] == "eval"
+        lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        shares = [x["input_wait_share"] for x in lines if x["kind"] == "train"]
+        assert all(0.0 <= share < 1.0 for share in shares)
 
 
 def test_the_report_is_one_page_without_anything_outside(done):
@@ -180,12 +183,16 @@ def uninterrupted(done):
     return folder / "whole"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_stopped_run_goes_on_bit_by_bit(done, uninterrupted, number):
+@pytest.mark.parametrize(
+    ("number", "num_workers"),
+    [(signal.SIGINT, 2), (signal.SIGTERM, 0), (signal.SIGKILL, 1)],
+)
+def test_a_stopped_run_goes_on_bit_by_bit(done, uninterrupted, number, num_workers):
     folder, _ = done
     name = f"stopped_{number.name}"
+    workers = ("--data.num-workers", num_workers)  # it goes on without any
     with subprocess.Popen(
-        _command(pretrain_args(name)),
+        _command((*pretrain_args(name), *workers)),
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -202,6 +209,7 @@ def test_a_stopped_run_goes_on_bit_by_bit(done, uninterrupted, number):
         assert process.returncode == 130, errors
         assert "Start the same command again" in errors
         assert "Traceback" not in errors
+        assert "leaked" not in errors
     assert not (folder / name / "results.json").exists()
 
     out = bert_jax(*pretrain_args(name), cwd=folder)
@@ -285,10 +293,13 @@ def test_an_export_comes_back_and_training_goes_on_from_it(done):
 def test_a_second_phase_keeps_the_moments(done):
     folder, _ = done
     args = ("--checkpoint", "qs/pretrain", "--moments", "keep", "--num-steps", 5)
+    layout = ("--data.layout", "buckets")  # BERT's phases differ in their rows too
     out = bert_jax(
-        *(*pretrain_args("phase2"), *args, "--optimizer.warmup-steps", 1), cwd=folder
+        *(*pretrain_args("phase2"), *args, *layout, "--optimizer.warmup-steps", 1),
+        cwd=folder,
     )
     assert out.returncode == 0, out.stderr
+    assert " rows of 32 an epoch (buckets, " in out.stdout
     assert f"at step {NUM_STEPS} and the moments, sha256" in out.stdout
     other = ("--model.gelu", "exact", "--model.hidden-size", 64)
     out = bert_jax(*pretrain_args("phase2b"), *args, *other, cwd=folder)

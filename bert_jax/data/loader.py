@@ -83,18 +83,25 @@ class _OfStep:
 
 
 def evaluation_batches(
-    rows: PretrainRows, *, batch_size: int, max_batches: int
+    rows: PretrainRows,
+    *,
+    batch_size: int,
+    max_batches: int,
+    host: int = 0,
+    num_hosts: int = 1,
 ) -> Iterator[PretrainBatch]:
-    """The rows of epoch 0, each once, at most `max_batches`; the last is filled up.
+    """This host's part of the rows of epoch 0, each once, at most `max_batches`.
 
-    Rows that fill up are padding only and count nowhere. All batches have one shape:
-    `rows` must not be of `layout="buckets"`.
+    The last batch is filled up with rows of padding, which count nowhere. All batches
+    have one shape: `rows` must not be of `layout="buckets"`.
     """
     assert rows.cfg.layout != "buckets"
-    epoch = rows.epoch(0)
+    assert batch_size % num_hosts == 0
+    epoch, share = rows.epoch(0), batch_size // num_hosts
     for start in range(0, min(epoch.num_rows, max_batches * batch_size), batch_size):
-        end = min(start + batch_size, epoch.num_rows)
-        yield rows.assemble(epoch, start, end, num_rows=batch_size)
+        first = min(start + host * share, epoch.num_rows)
+        end = min(first + share, epoch.num_rows)
+        yield rows.assemble(epoch, first, end, num_rows=share)
 
 
 def prefetched(

@@ -68,6 +68,8 @@ class PretrainEvaluator:
             self.rows,
             batch_size=self.cfg.batch_size,
             max_batches=self.cfg.eval_batches,
+            host=jax.process_index(),
+            num_hosts=jax.process_count(),
         )
         for number, batch in enumerate(batches):
             check_ids(self.cfg.model, batch)
