@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.data.pairs import TokenStore
 from bert_jax.data.prepare import FORMAT_VERSION, MANIFEST, TOKENIZER
 from bert_jax.data.records import SPLITS
 from bert_jax.data.saved_tokenizer import load_tokenizer
 from bert_jax.data.shards import file_sha256
+from bert_jax.data.store import TokenStore
 from bert_jax.data.tokenizer import Tokenizer, token_dtype
 
 _RECORDS_AT_ONCE = 1_000
@@ -117,13 +117,13 @@ def _lay_out(dataset: PreparedDataset, split: str, index: pathlib.Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     sizes = (counts["tokens"], counts["sentences"] + 1, counts["documents"] + 1)
-    kinds = (token_dtype(dataset.tokenizer.vocab_size), np.int64, np.int64)
-    store = TokenStore(
-        *(
-            np.lib.format.open_memmap(partial / f"{name}.npy", "w+", kind, (size,))
-            for name, kind, size in zip(TokenStore._fields, kinds, sizes, strict=True)
-        )
-    )
+    id_type = np.dtype(token_dtype(dataset.tokenizer.vocab_size))
+    kinds = (id_type, np.dtype(np.int64), np.dtype(np.int64))
+    arrays = [
+        np.lib.format.open_memmap(partial / f"{name}.npy", "w+", kind, (size,))
+        for name, kind, size in zip(TokenStore._fields, kinds, sizes, strict=True)
+    ]
+    store = TokenStore(*arrays)
     sentence = document = 0
     for ids, lengths, counted in _blocks(dataset, split):
         token = store.sentence_starts[sentence]
@@ -136,9 +136,8 @@ def _lay_out(dataset: PreparedDataset, split: str, index: pathlib.Path) -> None:
         store.document_starts[here] += sentence
         sentence += lengths.size
         document += counted.size
-    for array in store:
+    for array in arrays:
         array.flush()
-    del store, array
     try:
         os.replace(partial, index)
     except OSError:
