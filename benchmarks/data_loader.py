@@ -12,8 +12,8 @@ from benchmarks.measure import Findings, Timings, interleaved, report_ratios
 from benchmarks.sections import Settings
 from bert_jax.batch import PretrainBatch
 from bert_jax.config import DataConfig
-from bert_jax.data.loader import train_batches
-from bert_jax.data.rows import open_rows
+from bert_jax.data.batches.loader import train_batches
+from bert_jax.data.batches.rows import open_rows
 
 # After so many the buffers that filled while nobody was reading are used up.
 _WARM_UP_BATCHES = 24

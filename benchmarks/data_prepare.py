@@ -16,8 +16,8 @@ from benchmarks.measure import (
     report_ratios,
 )
 from benchmarks.sections import Settings
-from bert_jax.data.prepare import prepare
-from bert_jax.data.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.data.prepared.prepare import prepare
+from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 
 BLOCK_LENGTH = 512
 _SENTENCEPIECE_LINES = 200_000
@@ -32,10 +32,10 @@ _PROMISED_BYTES = 2.2  # a token
 
 def train_vocabulary(settings: Settings, findings: Findings) -> None:
     """Trains the SentencePiece model that the other sections use."""
-    from bert_jax.data.reading import read_unit
-    from bert_jax.data.sentences import sentences
-    from bert_jax.data.sources import open_source
-    from bert_jax.data.vocabulary import train_sentencepiece
+    from bert_jax.data.text.reading import read_unit
+    from bert_jax.data.text.sentences import sentences
+    from bert_jax.data.text.sources import open_source
+    from bert_jax.data.tokenizers.vocabulary import train_sentencepiece
 
     started = time.perf_counter()
     lines = (

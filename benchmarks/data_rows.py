@@ -8,10 +8,10 @@ import numpy as np
 from benchmarks.measure import Findings, interleaved, peak_memory
 from benchmarks.sections import Settings
 from bert_jax.config import DataConfig, MaskingConfig
-from bert_jax.data.dataset import PreparedDataset, open_dataset
-from bert_jax.data.epochs import plan_epoch, size_of
-from bert_jax.data.pairs import make_pairs
-from bert_jax.data.rows import PretrainRows, open_rows
+from bert_jax.data.batches.epochs import plan_epoch, size_of
+from bert_jax.data.batches.pairs import make_pairs
+from bert_jax.data.batches.rows import PretrainRows, open_rows
+from bert_jax.data.prepared.dataset import PreparedDataset, open_dataset
 
 LENGTHS = (128, 512)
 _SEED = 0

@@ -18,8 +18,8 @@ from bert_jax.config import (
     OptimizerConfig,
     PretrainConfig,
 )
-from bert_jax.data.dataset import PreparedDataset
-from bert_jax.data.rows import open_rows
+from bert_jax.data.batches.rows import open_rows
+from bert_jax.data.prepared.dataset import PreparedDataset
 from bert_jax.family import model_config
 from bert_jax.model.masking import mask_tokens
 from bert_jax.train.metrics import read_metrics

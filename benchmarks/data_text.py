@@ -26,8 +26,8 @@ def write_sample(settings: Settings, findings: Findings) -> None:
 
 
 def _documents(source: str) -> Iterator[tuple[str, str]]:
-    from bert_jax.data.reading import read_unit
-    from bert_jax.data.sources import open_source
+    from bert_jax.data.text.reading import read_unit
+    from bert_jax.data.text.sources import open_source
 
     for unit in open_source(source).units:
         for document in read_unit(unit):

@@ -13,10 +13,10 @@ from benchmarks import peers
 from benchmarks.data_text import read_sample, slices
 from benchmarks.measure import Findings, interleaved, report_ratios
 from benchmarks.sections import Settings
-from bert_jax.data.saved_tokenizer import load_tokenizer
-from bert_jax.data.sentences import sentences
-from bert_jax.data.tokenizer import Tokenizer
-from bert_jax.data.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.data.text.sentences import sentences
+from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
+from bert_jax.data.tokenizers.tokenizer import Tokenizer
+from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 
 
 @dataclasses.dataclass(frozen=True)

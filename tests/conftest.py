@@ -29,7 +29,7 @@ from bert_jax.batch import (  # noqa: E402
     SpecialIds,
 )
 from bert_jax.config import ModelConfig  # noqa: E402
-from bert_jax.data.store import TokenStore  # noqa: E402
+from bert_jax.data.prepared.store import TokenStore  # noqa: E402
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 IN_CI = os.environ.get("CI") == "true"

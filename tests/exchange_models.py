@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import reference
 
-from bert_jax.data.vocabulary import train_sentencepiece
-from bert_jax.data.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.data.tokenizers.vocabulary import train_sentencepiece
+from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 
 LABELS = ("down", "level", "up")
 HEADS = ("pretraining", "classifier", "tokens", "spans")

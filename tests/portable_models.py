@@ -9,7 +9,7 @@ import reference
 
 from bert_jax.batch import ClassifyBatch, PretrainBatch
 from bert_jax.config import ModelConfig
-from bert_jax.data.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.model import (
     classification,
     pretraining,

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bert_jax.data.prepare import FORMAT_VERSION
-from bert_jax.data.summary import summarize
+from bert_jax.data.prepared.prepare import FORMAT_VERSION
+from bert_jax.data.prepared.summary import summarize
 from bert_jax.report.page import write_report
 
 HOSTILE = '<script>alert("x")</script> & $\\frac{1}$ 日本 #2a5db0'

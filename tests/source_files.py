@@ -9,9 +9,9 @@ import tarfile
 
 import zstandard
 
-from bert_jax.data.documents import Document, ReadStats
-from bert_jax.data.reading import read_unit
-from bert_jax.data.sources import open_source
+from bert_jax.data.text.documents import Document, ReadStats
+from bert_jax.data.text.reading import read_unit
+from bert_jax.data.text.sources import open_source
 from bert_jax.prepare_config import ReadOptions
 
 WIKI = """\

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from source_files import tar_of
 
-from bert_jax.data.archives import list_members, read_members
-from bert_jax.data.streams import naming_file
+from bert_jax.data.text.archives import list_members, read_members
+from bert_jax.data.text.streams import naming_file
 
 MEMBERS = {
     "AA/wiki_0": b"Document 0.",

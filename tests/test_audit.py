@@ -7,9 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from bert_jax.data import audit
-from bert_jax.data.audit import ShardAudit, describe, merge, problems
-from bert_jax.data.records import TokenizedDocument
+from bert_jax.data.prepared import audit
+from bert_jax.data.prepared.audit import ShardAudit, describe, merge, problems
+from bert_jax.data.prepared.records import TokenizedDocument
 
 VOCAB = 50
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from bert_jax.batch import PretrainBatch
 from bert_jax.config import DataConfig
-from bert_jax.data.pairs import make_pairs
-from bert_jax.data.rows import PretrainRows
+from bert_jax.data.batches.pairs import make_pairs
+from bert_jax.data.batches.rows import PretrainRows
 
 LAYOUTS = st.sampled_from(["packed", "buckets", "padded"])
 KINDS = st.sampled_from(["next_sentence", "sentence_order", "none"])

@@ -29,13 +29,13 @@ from prepared_corpus import (
 from tensorflow_datasets.core import shuffle
 
 from bert_jax import cli
-from bert_jax.data import beam
-from bert_jax.data.dataset import open_dataset
-from bert_jax.data.locking import locked
-from bert_jax.data.prepare import begin, make_plan
-from bert_jax.data.records import SPLITS
-from bert_jax.data.saved_tokenizer import load_tokenizer
-from bert_jax.data.sources import open_source
+from bert_jax.data.prepared import beam
+from bert_jax.data.prepared.dataset import open_dataset
+from bert_jax.data.prepared.locking import locked
+from bert_jax.data.prepared.prepare import begin, make_plan
+from bert_jax.data.prepared.records import SPLITS
+from bert_jax.data.text.sources import open_source
+from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.prepare_config import PrepareOptions
 
 # `DirectRunner` would first try to download another one.
@@ -141,7 +141,7 @@ import fsspec
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from bert_jax.data.beam import prepare_with_beam
+from bert_jax.data.prepared.beam import prepare_with_beam
 from bert_jax.prepare_config import PrepareOptions
 
 
@@ -356,8 +356,8 @@ def test_what_cannot_be_meant_is_refused(corpus, tmp_path, capsys, flags, messag
 
 def test_the_missing_extra_is_named(corpus, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
-    monkeypatch.delitem(sys.modules, "bert_jax.data.beam")
-    monkeypatch.delattr("bert_jax.data.beam")
+    monkeypatch.delitem(sys.modules, "bert_jax.data.prepared.beam")
+    monkeypatch.delattr("bert_jax.data.prepared.beam")
     source, _, tokenizer = corpus
     command = ["prepare", "--source", source, "--tokenizer", str(tokenizer)]
     with pytest.raises(SystemExit):

@@ -5,7 +5,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bert_jax.config import DataConfig
-from bert_jax.data.buckets import Buckets, fill_buckets, rows_of
+from bert_jax.data.batches.buckets import Buckets, fill_buckets, rows_of
 
 SEEDS = st.integers(0, 2**32 - 1)
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bert_jax.config import DataConfig
-from bert_jax.data import chunks
-from bert_jax.data.pairs import make_pairs
+from bert_jax.data.batches import chunks
+from bert_jax.data.batches.pairs import make_pairs
 
 SEEDS = st.integers(0, 2**32 - 1)
 CORPORA = st.lists(

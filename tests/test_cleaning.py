@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from source_files import read
 
-from bert_jax.data.cleaning import cleaned, decoded
-from bert_jax.data.documents import ReadStats
+from bert_jax.data.text.cleaning import cleaned, decoded
+from bert_jax.data.text.documents import ReadStats
 
 
 def test_bad_bytes_and_controls_are_counted(tmp_path):

@@ -3,10 +3,10 @@
 import pytest
 from source_files import read
 
-from bert_jax.data import docs, docstrings, library_task
-from bert_jax.data.reading import read_unit
-from bert_jax.data.sentences import sentences, validation_group
-from bert_jax.data.sources import open_source
+from bert_jax.data.text import docs, docstrings, library_task
+from bert_jax.data.text.reading import read_unit
+from bert_jax.data.text.sentences import sentences, validation_group
+from bert_jax.data.text.sources import open_source
 
 DOCSTRING = """
     Return the thing, see :func:`~numpy.linalg.norm` and ``x.T`` [1]_.

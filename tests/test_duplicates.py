@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bert_jax.data import duplicates
-from bert_jax.data.arrays import save_array
-from bert_jax.data.duplicates import find_duplicates, num_bands
-from bert_jax.data.fingerprints import Fingerprints, signature
+from bert_jax.data.prepared import duplicates
+from bert_jax.data.prepared.arrays import save_array
+from bert_jax.data.prepared.duplicates import find_duplicates, num_bands
+from bert_jax.data.prepared.fingerprints import Fingerprints, signature
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_case_and_spacing_do_not_matter_but_order_does():
 def test_blocks_do_not_change_a_signature(monkeypatch):
     text = " ".join(words(np.random.default_rng(1), 500)).encode()
     whole = signature(text)
-    monkeypatch.setattr("bert_jax.data.fingerprints._BLOCK", 7)
+    monkeypatch.setattr("bert_jax.data.prepared.fingerprints._BLOCK", 7)
     np.testing.assert_array_equal(signature(text), whole)
 
 

@@ -5,8 +5,8 @@ import tarfile
 import pytest
 from exchange_models import fitting, make_tokenizer, without_padding
 
-from bert_jax.data.vocabulary import train_sentencepiece
-from bert_jax.data.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.data.tokenizers.vocabulary import train_sentencepiece
+from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.exchange.huggingface import write_huggingface
 from bert_jax.exchange.tokenizer import to_fast_tokenizer
 

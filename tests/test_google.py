@@ -24,9 +24,9 @@ from google_models import (
     without_padding,
 )
 
-from bert_jax.data.tokenizer import METADATA_FILE
-from bert_jax.data.vocabulary import train_sentencepiece
-from bert_jax.data.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.data.tokenizers.tokenizer import METADATA_FILE
+from bert_jax.data.tokenizers.vocabulary import train_sentencepiece
+from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.exchange.google_variables import load_variables
 from bert_jax.exchange.names import from_tensors
 from bert_jax.exchange.read_google import read_google

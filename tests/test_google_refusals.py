@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from google_models import PIECES, google_weights, publish, save_v1, without_padding
 
-from bert_jax.data.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.exchange.names import from_tensors
 from bert_jax.exchange.read_google import read_google
 from bert_jax.exchange.write_google import (

@@ -23,7 +23,7 @@ from huggingface_models import (
     state_of,
 )
 
-from bert_jax.data.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.exchange.huggingface import write_huggingface
 from bert_jax.exchange.names import from_tensors, to_tensors
 from bert_jax.exchange.read_huggingface import read_huggingface

@@ -11,7 +11,7 @@ import reference
 from safetensors.numpy import load_file, save_file
 
 from bert_jax.config import MeshConfig, OptimizerConfig, PretrainConfig
-from bert_jax.data.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.exchange import names
 from bert_jax.exchange.huggingface import write_huggingface
 from bert_jax.exchange.importing import describe, import_run

@@ -6,7 +6,7 @@ import pytest
 from prepared_corpus import make_corpus, prepared
 
 from bert_jax.config import DataConfig, MaskingConfig
-from bert_jax.data.dataset import open_dataset
+from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.train.inspection import describe_rows
 
 TOKEN = re.compile(r"\[(?P<shown>\S+)\|was (?P<truth>\S+)\]|(?P<plain>\S+)")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert_jax.data.line_sample import MAX_LINE_BYTES, num_bytes, sample_lines
+from bert_jax.data.tokenizers.line_sample import MAX_LINE_BYTES, num_bytes, sample_lines
 
 MANY = 10**9
 

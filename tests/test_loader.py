@@ -12,9 +12,9 @@ import pytest
 
 from bert_jax.batch import PretrainBatch
 from bert_jax.config import DataConfig
-from bert_jax.data.loader import InputClock, evaluation_batches, train_batches
-from bert_jax.data.pairs import make_pairs
-from bert_jax.data.rows import PretrainRows
+from bert_jax.data.batches.loader import InputClock, evaluation_batches, train_batches
+from bert_jax.data.batches.pairs import make_pairs
+from bert_jax.data.batches.rows import PretrainRows
 
 LENGTH = 32
 BATCH = 8

@@ -17,9 +17,9 @@ import pytest
 
 from bert_jax.batch import PretrainBatch, SpecialIds
 from bert_jax.config import DataConfig
-from bert_jax.data.loader import prefetched, train_batches
-from bert_jax.data.rows import PretrainRows
-from bert_jax.data.store import TokenStore
+from bert_jax.data.batches.loader import prefetched, train_batches
+from bert_jax.data.batches.rows import PretrainRows
+from bert_jax.data.prepared.store import TokenStore
 
 BATCH = 4
 SPECIAL = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)

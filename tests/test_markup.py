@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from source_files import read
 
-from bert_jax.data.documents import ReadStats
-from bert_jax.data.markup import count_markup, strip_markup, unescaped
+from bert_jax.data.text.documents import ReadStats
+from bert_jax.data.text.markup import count_markup, strip_markup, unescaped
 from bert_jax.prepare_config import ReadOptions
 
 STRIPPED = {

@@ -20,8 +20,8 @@ from masked_rows import (
 )
 
 from bert_jax.config import MaskingConfig
-from bert_jax.data.vocabulary import train_sentencepiece
-from bert_jax.data.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.data.tokenizers.vocabulary import train_sentencepiece
+from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.model.masking_words import hide_spans
 
 WORD = MaskingConfig(unit="word")

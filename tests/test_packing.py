@@ -7,8 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bert_jax.config import DataConfig
-from bert_jax.data.packing import assemble, pack
-from bert_jax.data.pairs import make_pairs
+from bert_jax.data.batches.packing import assemble, pack
+from bert_jax.data.batches.pairs import make_pairs
 
 SEEDS = st.integers(0, 2**32 - 1)
 

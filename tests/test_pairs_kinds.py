@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bert_jax.config import DataConfig
-from bert_jax.data.pairs import Pairs, make_pairs
+from bert_jax.data.batches.pairs import Pairs, make_pairs
 
 CORPORA = st.lists(
     st.lists(st.integers(1, 40), min_size=1, max_size=12), min_size=1, max_size=6

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from source_files import read, write_tar
 
-from bert_jax.data.documents import Document, ReadStats
-from bert_jax.data.reading import read_unit
-from bert_jax.data.sources import divide, open_source
+from bert_jax.data.text.documents import Document, ReadStats
+from bert_jax.data.text.reading import read_unit
+from bert_jax.data.text.sources import divide, open_source
 from bert_jax.prepare_config import ReadOptions
 
 TEXTS = ["One.", "Two\nlines.", "", None, " \n", "Ünï.", "x" * 5_000]

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from bert_jax.config import DataConfig
-from bert_jax.data.epochs import Epoch, EpochSize, plan_epoch, size_of
-from bert_jax.data.pairs import Pairs
-from bert_jax.data.plans import Plans
+from bert_jax.data.batches.epochs import Epoch, EpochSize, plan_epoch, size_of
+from bert_jax.data.batches.pairs import Pairs
+from bert_jax.data.batches.plans import Plans
 
 CFG = DataConfig(sequence_length=32)
 KEY = {"store": "some", "seed": 1, "lengths": (16, 32)}
@@ -79,7 +79,7 @@ def test_other_rules_have_other_plans(tmp_path, make, monkeypatch):
     Plans(tmp_path, KEY).open(0, make)
     for target, value in (("PLAN_VERSION", 0), ("np.__version__", "1.26.4")):
         with monkeypatch.context() as patch:
-            patch.setattr(f"bert_jax.data.plans.{target}", value)
+            patch.setattr(f"bert_jax.data.batches.plans.{target}", value)
             other = Plans(tmp_path, KEY)
         assert other.size(0) is None
 
@@ -220,7 +220,7 @@ def test_plans_can_be_read_where_nothing_can_be_written(tmp_path, make, monkeypa
 
 
 def _open_in_process(folder, seed, calls):
-    from bert_jax.data.store import TokenStore
+    from bert_jax.data.prepared.store import TokenStore
 
     bounds = 4 * np.arange(81)
     store = TokenStore(np.zeros(320, np.uint16), bounds, 4 * np.arange(21))

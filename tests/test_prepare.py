@@ -23,13 +23,13 @@ from prepared_corpus import (
 )
 
 from bert_jax.config import DataConfig
-from bert_jax.data.dataset import open_dataset
-from bert_jax.data.packing import pack
-from bert_jax.data.pairs import make_pairs
-from bert_jax.data.prepare import prepare, unigram_entropy
-from bert_jax.data.records import SPLITS
-from bert_jax.data.sentences import sentences, validation_group
-from bert_jax.data.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.data.batches.packing import pack
+from bert_jax.data.batches.pairs import make_pairs
+from bert_jax.data.prepared.dataset import open_dataset
+from bert_jax.data.prepared.prepare import prepare, unigram_entropy
+from bert_jax.data.prepared.records import SPLITS
+from bert_jax.data.text.sentences import sentences, validation_group
+from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.prepare_config import PrepareOptions
 
 

@@ -7,7 +7,7 @@ import shutil
 import pytest
 from prepared_corpus import copy_of, make_corpus, other_tokenizer, prepared
 
-from bert_jax.data.dataset import open_dataset
+from bert_jax.data.prepared.dataset import open_dataset
 
 
 @pytest.fixture(scope="session")

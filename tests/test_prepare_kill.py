@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 from prepared_corpus import contents
 
-from bert_jax.data.dataset import open_dataset
-from bert_jax.data.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.data.prepared.dataset import open_dataset
+from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 
 KILLS = 20
 SCRIPT = """
 import pathlib, sys
-from bert_jax.data.prepare import prepare
+from bert_jax.data.prepared.prepare import prepare
 from bert_jax.prepare_config import PrepareOptions
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import sys
 
 import pytest
 
-from bert_jax.data.summary import summarize
+from bert_jax.data.prepared.summary import summarize
 
 PACKAGES = ("flax", "orbax")
 NUM_STEPS = 40

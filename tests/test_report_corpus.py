@@ -21,7 +21,7 @@ from report_runs import (
 )
 
 from bert_jax.cli import main
-from bert_jax.data.summary import summarize
+from bert_jax.data.prepared.summary import summarize
 from bert_jax.report import corpus, formats
 from bert_jax.report.dataset import load_dataset
 from bert_jax.report.inputs import Record

@@ -18,7 +18,7 @@ import reference
 from safetensors.numpy import load_file
 
 from bert_jax.config import MeshConfig
-from bert_jax.data.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.exchange import names
 from bert_jax.exchange.export import TOLERANCE, export_run
 from bert_jax.exchange.huggingface import write_huggingface

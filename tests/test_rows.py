@@ -12,10 +12,10 @@ from prepared_corpus import make_corpus, prepared
 
 from bert_jax.batch import PretrainBatch
 from bert_jax.config import DataConfig
-from bert_jax.data import rows as rows_module
-from bert_jax.data.dataset import open_dataset
-from bert_jax.data.rows import PretrainRows, open_rows
-from bert_jax.data.store import TokenStore
+from bert_jax.data.batches import rows as rows_module
+from bert_jax.data.batches.rows import PretrainRows, open_rows
+from bert_jax.data.prepared.dataset import open_dataset
+from bert_jax.data.prepared.store import TokenStore
 
 CFG = DataConfig(sequence_length=32)
 

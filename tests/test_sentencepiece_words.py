@@ -6,9 +6,9 @@ import pytest
 import sentencepiece
 from tokenizer_texts import sentences, train
 
-from bert_jax.data.sentencepiece_model import parse_model
-from bert_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
-from bert_jax.data.tokenizer import SPECIAL_PIECES
+from bert_jax.data.tokenizers.sentencepiece_model import parse_model
+from bert_jax.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
+from bert_jax.data.tokenizers.tokenizer import SPECIAL_PIECES
 
 NORMAL, USER_DEFINED, UNUSED, BYTE = 1, 4, 5, 6
 TEXTS = [

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from bert_jax.data.sentences import LANGUAGES, sentences, validation_group
+from bert_jax.data.text.sentences import LANGUAGES, sentences, validation_group
 
 
 def test_sentences():
@@ -46,7 +46,7 @@ def test_validation_group_is_the_same_in_every_process():
     wider = [validation_group(group, 0.2) for group in groups]
     assert all(b for a, b in zip(held_out, wider, strict=True) if a)
     program = (
-        "from bert_jax.data.sentences import validation_group as v\n"
+        "from bert_jax.data.text.sentences import validation_group as v\n"
         "print([k for k in range(2000) if v(f'group {k}', 0.1)])"
     )
     said = subprocess.run(

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from source_files import COMPRESSORS, JSON_LINES, PLAIN, WIKI, read, tar_of, write_tar
 
-from bert_jax.data import division
-from bert_jax.data.documents import Document, ReadStats
-from bert_jax.data.reading import read_unit
-from bert_jax.data.sources import divide, open_source
-from bert_jax.data.units import Unit
+from bert_jax.data.text import division
+from bert_jax.data.text.documents import Document, ReadStats
+from bert_jax.data.text.reading import read_unit
+from bert_jax.data.text.sources import divide, open_source
+from bert_jax.data.text.units import Unit
 
 TEXTS = [f"Document {n}.\n" + f"Line {n}. " * (n % 23) for n in range(120)]
 

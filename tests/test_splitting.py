@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bert_jax.data import formats, splitting
-from bert_jax.data.splitting import Piece, cut, line_start, split, split_text
+from bert_jax.data.text import formats, splitting
+from bert_jax.data.text.splitting import Piece, cut, line_start, split, split_text
 
 SEPARATORS = {"lines": formats._NEWLINE, "blank lines": formats._BLANK_LINE}
 # More than any text here.

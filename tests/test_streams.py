@@ -10,7 +10,7 @@ import pytest
 import zstandard
 from source_files import COMPRESSORS
 
-from bert_jax.data.streams import (
+from bert_jax.data.text.streams import (
     Window,
     compression,
     is_tar,

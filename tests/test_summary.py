@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from report_runs import MANIFEST
 
-from bert_jax.data.shards import file_sha256
-from bert_jax.data.summary import summarize
+from bert_jax.data.prepared.shards import file_sha256
+from bert_jax.data.prepared.summary import summarize
 
 
 @pytest.fixture

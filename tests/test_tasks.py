@@ -17,7 +17,7 @@ from bert_jax.data.tasks import (
     label_numbers,
     load_examples,
 )
-from bert_jax.data.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 
 PAIR = TaskConfig(text_columns=("one", "two"))
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from bert_jax.data.documents import Document, ReadStats
-from bert_jax.data.reading import read_unit
-from bert_jax.data.sources import divide, open_source
+from bert_jax.data.text.documents import Document, ReadStats
+from bert_jax.data.text.reading import read_unit
+from bert_jax.data.text.sources import divide, open_source
 from bert_jax.prepare_config import ReadOptions
 
 NUM_TRAIN = 230
@@ -213,8 +213,8 @@ def test_missing_and_damaged_files_are_named(data_dir, tmp_path):
 def test_tensorflow_is_not_needed(data_dir):
     program = (
         "import sys\n"
-        "from bert_jax.data.sources import open_source\n"
-        "from bert_jax.data.reading import read_unit\n"
+        "from bert_jax.data.text.sources import open_source\n"
+        "from bert_jax.data.text.reading import read_unit\n"
         f"[unit] = open_source('tfds:{data_dir}/tiny_wiki/en/1.0.0:test').units\n"
         "print(len(list(read_unit(unit))), 'tensorflow' in sys.modules)"
     )

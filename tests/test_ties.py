@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert_jax.data.sentencepiece_model import is_unigram, parse_model
-from bert_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
-from bert_jax.data.ties import Powers
-from bert_jax.data.vocabulary import train_sentencepiece
+from bert_jax.data.tokenizers.sentencepiece_model import is_unigram, parse_model
+from bert_jax.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
+from bert_jax.data.tokenizers.ties import Powers
+from bert_jax.data.tokenizers.vocabulary import train_sentencepiece
 from bert_jax.exchange.tokenizer import to_fast_tokenizer
 
 PIECES = ["[PAD]", "a", "aa", "aaaa", "ab", "abab", "b", "ba", "c", "[UNK]"]

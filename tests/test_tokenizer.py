@@ -13,10 +13,10 @@ from hypothesis import given
 from tokenizer_texts import awkward_texts, sentences, train
 
 from bert_jax.batch import SpecialIds
-from bert_jax.data.saved_tokenizer import load_tokenizer
-from bert_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
-from bert_jax.data.tokenizer import METADATA_FILE, without_surrogates
-from bert_jax.data.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
+from bert_jax.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
+from bert_jax.data.tokenizers.tokenizer import METADATA_FILE, without_surrogates
+from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[", "]", "sep", "mask"]
 VOCAB += ["the", "un", "##believ", "##able", "river", "##s", ".", "e", "##e"]
@@ -130,7 +130,7 @@ def test_saved_and_loaded_tokenizers_agree_in_another_process(tokenizer, tmp_pat
     texts = [*sentences(20, seed=7), "The river [SEP] ÉCOLE"]
     program = (
         "import json, sys\n"
-        "from bert_jax.data.saved_tokenizer import load_tokenizer\n"
+        "from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer\n"
         "t = load_tokenizer(sys.argv[1])\n"
         "print(json.dumps([t.encode(json.loads(sys.argv[2])), t.sha256]))\n"
         "assert 'jax' not in sys.modules\n"

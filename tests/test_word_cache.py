@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_texts import awkward_texts, sentences, train
 
-from bert_jax.data.tokenizer import without_surrogates
-from bert_jax.data.word_cache import WordCache
-from bert_jax.data.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.data.tokenizers.tokenizer import without_surrogates
+from bert_jax.data.tokenizers.word_cache import WordCache
+from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 
 BYTES = np.dtype(np.uint8)
 

@@ -3,7 +3,7 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from bert_jax.data.vocabulary import train_sentencepiece, train_wordpiece
+from bert_jax.data.tokenizers.vocabulary import train_sentencepiece, train_wordpiece
 
 WORDS = [
     "river",

@@ -33,7 +33,7 @@ class Corpus:
     num_workers: int = 2
 
     def run(self) -> None:
-        from bert_jax.data import docs, library_task
+        from bert_jax.data.text import docs, library_task
 
         with Bar("modules", unit_scale=False) as bar:
             made = docs.write_docs_corpus(
@@ -83,7 +83,7 @@ class Prepare:
     machines of that runner instead of this one's processes."""
 
     def run(self) -> None:
-        from bert_jax.data.audit import describe, problems
+        from bert_jax.data.prepared.audit import describe, problems
 
         manifest = self._prepare() if self.beam is None else self._prepare_with_beam()
         for line in describe(manifest):
@@ -92,8 +92,8 @@ class Prepare:
             print(f"warning: {problem}", file=sys.stderr)
 
     def _prepare(self) -> dict[str, Any]:
-        from bert_jax.data.prepare import prepare
-        from bert_jax.data.storage import is_in_store
+        from bert_jax.data.prepared.prepare import prepare
+        from bert_jax.data.prepared.storage import is_in_store
 
         if is_in_store(self.output):
             raise ValueError(
@@ -111,7 +111,7 @@ class Prepare:
                 f"--num-workers {self.num_workers} is for this machine's processes; "
                 "with --beam, give the runner its own flag."
             )
-        from bert_jax.data.beam import prepare_with_beam
+        from bert_jax.data.prepared.beam import prepare_with_beam
 
         settings = fields(self)
         flags = shlex.split(settings.pop("beam"))
@@ -133,7 +133,7 @@ class Inspect:
     masking: MaskingConfig = MaskingConfig()
 
     def run(self) -> None:
-        from bert_jax.data.dataset import open_dataset
+        from bert_jax.data.prepared.dataset import open_dataset
         from bert_jax.train.inspection import describe_rows
 
         for line in describe_rows(

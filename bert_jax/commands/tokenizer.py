@@ -21,7 +21,7 @@ class Train:
     options: Annotated[TokenizerOptions, tyro.conf.arg(name="")] = TokenizerOptions()
 
     def run(self) -> None:
-        from bert_jax.data.tokenizer_training import train_tokenizer
+        from bert_jax.data.tokenizers.tokenizer_training import train_tokenizer
 
         with Bar("reading") as bar:
 
@@ -52,7 +52,7 @@ class Wrap:
     """Follows the casing by default, as in BERT."""
 
     def run(self) -> None:
-        from bert_jax.data.tokenizer_training import wrap_vocab
+        from bert_jax.data.tokenizers.tokenizer_training import wrap_vocab
 
         if self.lowercase == self.no_lowercase:
             raise ValueError(

@@ -14,7 +14,7 @@ import numpy as np
 
 from bert_jax.batch import ClassifyBatch
 from bert_jax.config import TaskConfig
-from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.data.tokenizers.tokenizer import Tokenizer
 
 Text = tuple[str, ...]  # one text, or a pair
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from bert_jax.config import ModelConfig
 from bert_jax.config_json import from_json
-from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.data.whole_directory import whole_directory
 from bert_jax.exchange.names import Head, Params, to_tensors
 from bert_jax.exchange.portable import LABELLED, check_parts

@@ -11,7 +11,7 @@ import numpy as np
 
 import bert_jax
 from bert_jax.config import ModelConfig
-from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.exchange.names import Head, Params
 
 

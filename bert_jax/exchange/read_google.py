@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from bert_jax.config import ModelConfig
-from bert_jax.data.saved_tokenizer import load_tokenizer
-from bert_jax.data.tokenizer import METADATA_FILE, Tokenizer
-from bert_jax.data.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
+from bert_jax.data.tokenizers.tokenizer import METADATA_FILE, Tokenizer
+from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.exchange.google import (
     CONFIG_FILE,
     LABELS_FILE,

@@ -5,10 +5,13 @@ import pathlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from bert_jax.data.sentencepiece_model import parse_model
-from bert_jax.data.sentencepiece_tokenizer import FOLDS_CASE, SentencePieceTokenizer
-from bert_jax.data.tokenizer import SPECIAL_PIECES, Tokenizer
-from bert_jax.data.wordpiece_tokenizer import (
+from bert_jax.data.tokenizers.sentencepiece_model import parse_model
+from bert_jax.data.tokenizers.sentencepiece_tokenizer import (
+    FOLDS_CASE,
+    SentencePieceTokenizer,
+)
+from bert_jax.data.tokenizers.tokenizer import SPECIAL_PIECES, Tokenizer
+from bert_jax.data.tokenizers.wordpiece_tokenizer import (
     WORDPIECE_MAX_CHARS_PER_WORD,
     WordPieceTokenizer,
 )

@@ -5,8 +5,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from bert_jax.data.tokenizer import Tokenizer
-from bert_jax.data.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.data.tokenizers.tokenizer import Tokenizer
+from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 
 
 def load_json(path: pathlib.Path) -> dict[str, Any]:

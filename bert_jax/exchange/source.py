@@ -4,7 +4,7 @@ import dataclasses
 from typing import NamedTuple
 
 from bert_jax.config import ModelConfig
-from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.exchange.names import Dialect, Head, Tensors
 
 

@@ -33,7 +33,7 @@ import numpy as np
 
 from bert_jax.batch import ClassifyBatch, PretrainBatch
 from bert_jax.config import ModelConfig
-from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.data.whole_directory import whole_directory
 from bert_jax.exchange import portable
 from bert_jax.exchange.names import Head, Params, flatten, to_tensors, unflatten

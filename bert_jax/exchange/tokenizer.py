@@ -18,10 +18,10 @@ import json
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-from bert_jax.data.sentencepiece_model import is_unigram, parse_model
-from bert_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer
-from bert_jax.data.tokenizer import SPECIAL_PIECES, Tokenizer
-from bert_jax.data.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.data.tokenizers.sentencepiece_model import is_unigram, parse_model
+from bert_jax.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
+from bert_jax.data.tokenizers.tokenizer import SPECIAL_PIECES, Tokenizer
+from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as FastTokenizer

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from bert_jax.data.prepare import FORMAT_VERSION, MANIFEST
-from bert_jax.data.records import SPLITS
-from bert_jax.data.summary import summarize
+from bert_jax.data.prepared.prepare import FORMAT_VERSION, MANIFEST
+from bert_jax.data.prepared.records import SPLITS
+from bert_jax.data.prepared.summary import summarize
 from bert_jax.report.corpus import repeated_lines
 from bert_jax.report.inputs import Record, read_object
 

@@ -12,10 +12,10 @@ from jax.sharding import Mesh
 
 from bert_jax.batch import MaskVocabulary, PretrainBatch
 from bert_jax.config import DataConfig, MaskingConfig, ModelConfig, PretrainConfig
-from bert_jax.data.dataset import PreparedDataset
-from bert_jax.data.loader import evaluation_batches
-from bert_jax.data.rows import PretrainRows, open_rows
-from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.data.batches.loader import evaluation_batches
+from bert_jax.data.batches.rows import PretrainRows, open_rows
+from bert_jax.data.prepared.dataset import PreparedDataset
+from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.limits import check_ids
 from bert_jax.model import pretraining
 from bert_jax.model.masking import MaskedBatch, mask_tokens

@@ -14,7 +14,7 @@ from sklearn.metrics import confusion_matrix, f1_score
 
 from bert_jax.batch import ClassifyBatch
 from bert_jax.config import FinetuneConfig, ModelConfig
-from bert_jax.data.loader import prefetched
+from bert_jax.data.batches.loader import prefetched
 from bert_jax.data.tasks import (
     EncodedExamples,
     encode_examples,

@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from bert_jax.config import ModelConfig, PretrainConfig
-from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.model import classification, pretraining
 from bert_jax.train import sharding
 from bert_jax.train.checkpoint import TRAINING_ONLY, Checkpoints, tensors_sha256

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 
 from bert_jax.config import DataConfig, MaskingConfig
-from bert_jax.data.dataset import PreparedDataset
-from bert_jax.data.rows import open_rows
+from bert_jax.data.batches.rows import open_rows
+from bert_jax.data.prepared.dataset import PreparedDataset
 from bert_jax.model.masking import mask_tokens
 
 # What labels 0 and 1 of a pair say.

@@ -16,7 +16,7 @@ import jax
 from jax.sharding import Mesh
 
 from bert_jax.config import LoopConfig
-from bert_jax.data.loader import InputClock
+from bert_jax.data.batches.loader import InputClock
 from bert_jax.limits import check_ids
 from bert_jax.train.checkpoint import Checkpoints
 from bert_jax.train.metrics import MetricsLog, Window, duration

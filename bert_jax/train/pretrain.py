@@ -12,10 +12,10 @@ import jax
 import bert_jax
 from bert_jax.batch import MaskVocabulary, PretrainBatch
 from bert_jax.config import PretrainConfig
-from bert_jax.data.dataset import open_dataset
-from bert_jax.data.loader import train_batches
-from bert_jax.data.rows import open_rows
-from bert_jax.data.summary import summarize
+from bert_jax.data.batches.loader import train_batches
+from bert_jax.data.batches.rows import open_rows
+from bert_jax.data.prepared.dataset import open_dataset
+from bert_jax.data.prepared.summary import summarize
 from bert_jax.model import pretraining
 from bert_jax.model.masking import mask_tokens
 from bert_jax.train import sharding

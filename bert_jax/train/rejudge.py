@@ -4,7 +4,7 @@ import pathlib
 
 from bert_jax.config import FinetuneConfig, PretrainConfig
 from bert_jax.config_json import from_json
-from bert_jax.data.dataset import open_dataset
+from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.data.tasks import encode_examples, label_numbers, load_examples
 from bert_jax.train import sharding
 from bert_jax.train.evaluate import PretrainEvaluator, held_out_rows

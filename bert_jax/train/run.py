@@ -13,8 +13,8 @@ from typing import Any
 
 from bert_jax import config_json
 from bert_jax.config import ModelConfig
-from bert_jax.data.saved_tokenizer import load_tokenizer
-from bert_jax.data.tokenizer import Tokenizer
+from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
+from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.train.checkpoint import Identity
 
 FORMAT_VERSION = 1

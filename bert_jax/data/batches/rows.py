@@ -1,0 +1,272 @@
+"""All rows of a split, epoch after epoch: the only owner of plans and their order.
+
+Units of the plans, one epoch behind the other, form one endless sequence: rows, of
+which step s takes [s * B, (s + 1) * B), or with buckets whole batches, of which step s
+takes number s. So a batch is a function of (seed, s), whatever the number of hosts.
+"""
+
+import bisect
+import contextlib
+import hashlib
+import json
+import pathlib
+import shutil
+import tempfile
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bert_jax.batch import PretrainBatch, SpecialIds
+from bert_jax.config import DataConfig
+from bert_jax.data.batches.epochs import Epoch, EpochSize, plan_epoch, size_of
+from bert_jax.data.batches.packing import assemble
+from bert_jax.data.batches.plans import Plans
+from bert_jax.data.prepared.store import TokenStore
+
+if TYPE_CHECKING:  # worker processes need no more than the rows
+    from bert_jax.data.prepared.dataset import PreparedDataset
+
+_OPEN_EPOCHS = 2
+
+
+class PretrainRows:
+    """Rows of a split by number. Pickled, it is settings and paths."""
+
+    def __init__(
+        self,
+        store: TokenStore,
+        cfg: DataConfig,
+        special: SpecialIds,
+        *,
+        seed: int,
+        batch_size: int | None = None,
+        plan_dir: pathlib.Path | None = None,
+        identity: str | None = None,
+    ) -> None:
+        """Plans nothing yet.
+
+        Args:
+            store: the split's tokens; memory-mapped, if worker processes are to read it.
+            seed: of pairs, packing and order.
+            batch_size: rows of the global batch; needed by `layout="buckets"` only.
+            plan_dir: where plans are kept for other processes and restarts; a folder
+                that goes with this object when `None`.
+            identity: of the store's sentence bounds, such as a hash of its files; they
+                are hashed here when `None`.
+
+        Raises:
+            ValueError: buckets without a batch size.
+        """
+        if cfg.layout == "buckets" and batch_size is None:
+            raise ValueError(
+                "DataConfig.layout='buckets' plans whole batches: PretrainRows needs "
+                "batch_size."
+            )
+        self.store, self.cfg, self.special, self.seed = store, cfg, special, seed
+        self.batch_size = batch_size if cfg.layout == "buckets" else None
+        if plan_dir is None:
+            plan_dir = pathlib.Path(tempfile.mkdtemp(prefix="bert_jax-plans-"))
+            weakref.finalize(self, shutil.rmtree, plan_dir, ignore_errors=True)
+            identity = "of this object alone"
+        self._plans = Plans(
+            plan_dir, self._decided_by(identity or store.bounds_sha256())
+        )
+        self._first_units = [0]  # of each epoch seen so far, and of the next one
+        self._begin()
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._epochs: dict[int, Epoch] = {}
+        self._planned_ahead = 0
+
+    def _decided_by(self, identity: str) -> dict[str, Any]:
+        cfg = self.cfg
+        layout: dict[str, Any] = {"name": cfg.layout}
+        if cfg.layout == "packed":
+            layout |= {"max_pairs_per_row": cfg.max_pairs_per_row}
+        elif cfg.layout == "buckets":
+            layout |= {"lengths": cfg.buckets, "batch_size": self.batch_size}
+        return {
+            "store": identity,
+            "seed": self.seed,
+            "sequence_length": cfg.sequence_length,
+            "pairs": cfg.pairs,
+            "short_pair_rate": cfg.short_pair_rate,
+            "layout": layout,
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = ("_lock", "_epochs", "_planned_ahead")
+        return {name: x for name, x in vars(self).items() if name not in own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._begin()
+
+    def epoch(self, number: int) -> Epoch:
+        """The plan of an epoch; the last two stay open.
+
+        Raises:
+            ValueError: there is nothing to make pairs of, or no place for the plan.
+        """
+        with self._lock:
+            return self._epoch(number)
+
+    def size(self, number: int) -> EpochSize:
+        """The size of an epoch, which is planned unless that has been done before."""
+        known = self._plans.size(number)
+        return known or size_of(self.epoch(number), self.cfg)
+
+    def steps_per_epoch(self, batch_size: int) -> float:
+        """Of epoch 0; others differ by little."""
+        size = self.size(0)
+        return float(size.num_batches or size.num_rows / batch_size)
+
+    def locate(self, unit: int) -> tuple[int, int]:
+        """The epoch that holds a unit of the endless sequence, and its number there.
+
+        Epochs before it that nobody has planned yet are planned for their size.
+        """
+        with self._lock:
+            self._know(unit)
+            number = bisect.bisect_right(self._first_units, unit) - 1
+            return number, unit - self._first_units[number]
+
+    def batch(self, first_row: int, num_rows: int) -> PretrainBatch:
+        """Assembles rows [first_row, first_row + num_rows) of the endless sequence.
+
+        Raises:
+            ValueError: with buckets, rows have no such number.
+        """
+        if self.cfg.layout == "buckets":
+            raise ValueError(
+                "DataConfig.layout='buckets' has batches by step, not rows by number; "
+                "use layout='padded' to look at single rows."
+            )
+        parts = []
+        while num_rows:
+            number, start = self.locate(first_row)
+            epoch = self.epoch(number)
+            count = min(num_rows, epoch.num_rows - start)
+            parts.append(self.assemble(epoch, start, start + count))
+            first_row += count
+            num_rows -= count
+        if len(parts) == 1:
+            return parts[0]
+        return PretrainBatch(*(np.concatenate(c) for c in zip(*parts, strict=True)))
+
+    def batch_of_step(
+        self, step: int, *, batch_size: int, host: int = 0, num_hosts: int = 1
+    ) -> PretrainBatch:
+        """One host's part of the batch of a step."""
+        if self.cfg.layout != "buckets":
+            share = batch_size // num_hosts
+            return self.batch(step * batch_size + host * share, share)
+        number, place = self.locate(step)
+        epoch = self.epoch(number)
+        first, end = epoch.batch_starts[place : place + 2].tolist()
+        share = (end - first) // num_hosts
+        first += host * share
+        length = int(epoch.batch_lengths[place])
+        return self.assemble(epoch, first, first + share, length=length)
+
+    def assemble(
+        self,
+        epoch: Epoch,
+        first: int,
+        end: int,
+        *,
+        length: int | None = None,
+        num_rows: int | None = None,
+    ) -> PretrainBatch:
+        """Some rows of an epoch, filled up with padding to `num_rows`."""
+        pairs, sizes = epoch.rows(first, end)
+        filler = 0 if num_rows is None else num_rows - sizes.size
+        return assemble(
+            self.store,
+            pairs,
+            np.append(sizes, np.zeros(filler, sizes.dtype)),
+            length or self.cfg.sequence_length,
+            self.cfg.pairs_per_row,
+            self.special,
+        )
+
+    def plan_ahead(self, unit: int, end: int) -> None:
+        """Begins to plan the next epoch once half of one is over, if `end` lies in it.
+
+        Args:
+            unit: of the endless sequence, now in use.
+            end: the first unit that will not be used.
+        """
+        number, place = self.locate(unit)
+        with self._lock:
+            next_first = self._first_units[number + 1]
+            half = (next_first - self._first_units[number]) // 2
+            if place < half or end <= next_first or number < self._planned_ahead:
+                return
+            self._planned_ahead = number + 1
+        threading.Thread(
+            target=self._plan_quietly, args=(number + 1,), daemon=True
+        ).start()
+
+    def _plan_quietly(self, number: int) -> None:
+        # Whoever needs the epoch tries again, and says what is wrong.
+        with contextlib.suppress(ValueError):
+            self._plan(number)
+
+    def _plan(self, number: int) -> Epoch:
+        def make() -> tuple[Epoch, EpochSize]:
+            epoch = plan_epoch(
+                self.store,
+                self.cfg,
+                seed=self.seed,
+                number=number,
+                batch_size=self.batch_size,
+            )
+            return epoch, size_of(epoch, self.cfg)
+
+        return self._plans.open(number, make)
+
+    def _epoch(self, number: int) -> Epoch:
+        if number not in self._epochs:
+            found = self._plan(number)
+            for old in [n for n in self._epochs if abs(n - number) >= _OPEN_EPOCHS]:
+                del self._epochs[old]
+            self._epochs[number] = found
+        return self._epochs[number]
+
+    def _know(self, unit: int) -> None:
+        while unit >= self._first_units[-1]:
+            number = len(self._first_units) - 1
+            size = self._plans.size(number)
+            if size is None:
+                size = size_of(self._epoch(number), self.cfg)
+            self._first_units.append(
+                self._first_units[-1] + (size.num_batches or size.num_rows)
+            )
+
+
+def open_rows(
+    dataset: "PreparedDataset",
+    split: str,
+    cfg: DataConfig,
+    *,
+    seed: int,
+    batch_size: int | None = None,
+) -> PretrainRows:
+    """The rows of a prepared dataset's split.
+
+    Plans are kept in `cfg.plan_dir`, or in `index/plans` of the dataset.
+    """
+    shards = json.dumps([split, dataset.manifest["sha256"]], sort_keys=True)
+    return PretrainRows(
+        dataset.load_split(split),
+        cfg,
+        dataset.tokenizer.special,
+        seed=seed,
+        batch_size=batch_size,
+        plan_dir=cfg.plan_dir or dataset.directory / "index" / "plans",
+        identity=hashlib.sha256(shards.encode()).hexdigest(),
+    )

@@ -1,0 +1,1 @@
+"""Sources of text: from files, archives, Parquet and TFDS to clean documents."""

@@ -1,0 +1,139 @@
+"""Tar archives: their members one after another, and shares of them."""
+
+import io
+import tarfile
+from collections.abc import Iterator
+from typing import IO, NamedTuple
+
+from bert_jax.data.text.streams import Window
+
+_BLOCK_BYTES = tarfile.BLOCKSIZE
+_READ_BYTES = 1 << 18
+
+
+class Member(NamedTuple):
+    """A file of an archive that is not compressed: bytes of that archive."""
+
+    name: str
+    header: int
+    """Where the first byte of its headers is."""
+    start: int
+    end: int
+
+
+def read_members(
+    stream: IO[bytes], name: str, *, is_share: bool = False
+) -> Iterator[tuple[str, IO[bytes]]]:
+    """(name, content) of each file; read the content before the next is asked for.
+
+    Folders, links, hidden and empty files are left out.
+
+    Args:
+        stream: the archive, decompressed.
+        name: of the archive, for messages.
+        is_share: the stream is a run of whole members, without the end mark.
+
+    Raises:
+        ValueError: the archive is cut off, damaged, or several joined to one.
+    """
+    seen = _Seen(stream)
+    end = 0
+    with tarfile.open(
+        fileobj=seen, mode="r|", bufsize=_READ_BYTES, encoding="utf-8", errors="replace"
+    ) as archive:
+        for info in archive:
+            end = _end(info, name)
+            if _is_document(info):
+                content = archive.extractfile(info)
+                assert content is not None
+                yield info.name, content
+            _forget(archive)
+    seen.read_rest()
+    _check_end(name, end, seen.nonzero_size, None if is_share else seen.size)
+
+
+def list_members(path: str, name: str) -> list[Member]:
+    """The files that `read_members` gives, of an archive that is not compressed.
+
+    Args:
+        path: of the archive.
+        name: for messages.
+
+    Raises:
+        ValueError: as `read_members`.
+    """
+    members = []
+    end = 0
+    with Window(path) as file:
+        with tarfile.open(
+            fileobj=file, mode="r:", encoding="utf-8", errors="replace"
+        ) as archive:
+            for info in archive:
+                end = _end(info, name)
+                if _is_document(info):
+                    first = info.offset_data
+                    last = first + info.size
+                    members.append(Member(info.name, info.offset, first, last))
+                _forget(archive)
+        file.seek(end)
+        rest = _Seen(file)
+        rest.read_rest()
+    nonzero_size = end + rest.nonzero_size if rest.nonzero_size else 0
+    _check_end(name, end, nonzero_size, end + rest.size)
+    return members
+
+
+class _Seen(io.RawIOBase):
+    """Passes bytes on and remembers how many there were up to the last that is not 0."""
+
+    def __init__(self, source: IO[bytes] | io.RawIOBase) -> None:
+        self._source = source
+        self.size = self.nonzero_size = 0
+
+    def read(self, size: int = -1) -> bytes:
+        block = self._source.read(size) or b""
+        if significant := len(block.rstrip(b"\0")):
+            self.nonzero_size = self.size + significant
+        self.size += len(block)
+        return block
+
+    def read_rest(self) -> None:
+        while self.read(_READ_BYTES):
+            pass
+
+
+def _is_document(info: tarfile.TarInfo) -> bool:
+    hidden = info.name.rpartition("/")[2].startswith(".")
+    return info.isfile() and info.size > 0 and not hidden
+
+
+def _forget(archive: tarfile.TarFile) -> None:
+    # Or it would keep the header of every member in memory.
+    archive.members = []  # type: ignore[attr-defined]
+
+
+def _end(info: tarfile.TarInfo, name: str) -> int:
+    """Where the next header or the end mark must be."""
+    if info.issparse():
+        raise ValueError(
+            f"{name}: its member {info.name} is sparse, which is not supported; write "
+            "the archive without --sparse."
+        )
+    size = info.size if info.isreg() else 0
+    return info.offset_data + -(-size // _BLOCK_BYTES) * _BLOCK_BYTES
+
+
+def _check_end(name: str, end: int, nonzero_size: int, size: int | None) -> None:
+    """`size` is `None` where no end mark is expected.
+
+    tarfile itself takes a damaged header, and no end mark, for the end.
+    """
+    if nonzero_size > end:
+        raise ValueError(
+            f"{name}: its members end at byte {end:,}, but more follows. It is damaged, "
+            "or several archives were joined; write it again."
+        )
+    if size is not None and size < end + 2 * _BLOCK_BYTES:
+        raise ValueError(
+            f"{name} has no end mark and seems to be cut off; write it again."
+        )

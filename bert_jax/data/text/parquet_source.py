@@ -1,0 +1,145 @@
+"""Documents from the rows of Parquet files."""
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import IO, Any
+
+from bert_jax.data.text.formats import Record, identity
+from bert_jax.data.text.splitting import split_text
+from bert_jax.data.text.streams import Window, without_compression
+from bert_jax.prepare_config import ReadOptions
+
+_ROWS_AT_ONCE = 64
+# Pages are read as they are wanted: a row group may be larger than the memory.
+_BUFFER_BYTES = 1 << 20
+
+
+def is_parquet(name: str) -> bool:
+    return without_compression(name).lower().endswith(".parquet")
+
+
+def row_group_bytes(file: Any, name: str) -> list[int]:
+    """Uncompressed size of each row group of a file that can seek.
+
+    Raises:
+        ValueError: the file is not Parquet or damaged.
+    """
+    metadata = _open(file, name).metadata
+    return [
+        metadata.row_group(k).total_byte_size for k in range(metadata.num_row_groups)
+    ]
+
+
+def read_parquet(
+    file: Window | IO[bytes],
+    name: str,
+    options: ReadOptions,
+    *,
+    start: int = 0,
+    end: int | None = None,
+) -> Iterator[Record]:
+    """The rows of row groups [start, end).
+
+    Args:
+        file: at its beginning; unless it is a `Window`, a temporary copy is read.
+        name: keys are `name#row`, unless there is a column "key"; a column "group" is
+            used, or else "url".
+        options: `text_field` is the column of the text.
+        start: of the row groups.
+        end: of the row groups; `None` reads all.
+
+    Raises:
+        ValueError: the file is not Parquet or damaged, or has no such column of text.
+    """
+    import pyarrow as pa
+
+    with contextlib.ExitStack() as stack:
+        # What comes out of an archive or a compressed file cannot seek.
+        if not isinstance(file, Window):
+            copy = stack.enter_context(tempfile.TemporaryFile())
+            shutil.copyfileobj(file, copy, _BUFFER_BYTES)
+            file = copy
+        try:
+            yield from _rows(_open(file, name), name, options, start, end)
+        except (pa.ArrowException, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"Cannot read {name}: {error}. Check that the file is whole."
+            ) from error
+
+
+def _rows(
+    opened: Any, name: str, options: ReadOptions, start: int, end: int | None
+) -> Iterator[Record]:
+    field = options.text_field
+    schema = opened.schema_arrow
+    _check_column(schema, field, name)
+    own = [kind for kind in ("key", "group", "url") if kind in schema.names]
+    counts = [
+        opened.metadata.row_group(k).num_rows
+        for k in range(opened.metadata.num_row_groups)
+    ]
+    first, num_rows = sum(counts[:start]), sum(counts[start:end])
+    batches = opened.iter_batches(
+        batch_size=_ROWS_AT_ONCE,
+        row_groups=list(range(len(counts)))[start:end],
+        columns=list(dict.fromkeys([field, *own])),
+        use_threads=False,
+    )
+    row = first
+    for batch in batches:
+        columns = {kind: batch.column(kind).to_pylist() for kind in own}
+        for index, text in enumerate(_as_bytes(batch.column(field))):
+            ids = {kind: columns[kind][index] for kind in own}
+            try:
+                key, group = identity(f"{name}#{row}", **ids)
+            except ValueError as error:
+                raise ValueError(f"{name}, row {row}: {error}.") from None
+            row += 1
+            share = (row - first) / num_rows
+            for part, piece in enumerate(split_text(text, options.max_document_bytes)):
+                yield Record(piece, key, group, part, share=share)
+
+
+def _open(file: Any, name: str) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(
+            file,
+            buffer_size=_BUFFER_BYTES,
+            pre_buffer=False,
+            page_checksum_verification=True,
+        )
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(
+            f"{name} is not Parquet, or damaged ({error}); check that the file is whole."
+        ) from error
+
+
+def _check_column(schema: Any, field: str, name: str) -> None:
+    import pyarrow as pa
+
+    columns = {column.name: column.type for column in schema}
+    kind = columns.get(field, pa.null())
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    blobs = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+    if not any(is_kind(kind) for is_kind in (*texts, *blobs)):
+        listed = ", ".join(f"{column} ({kind})" for column, kind in columns.items())
+        raise ValueError(
+            f"{name} has no column {field!r} of text; it has {listed}. Give the right "
+            "one as text_field."
+        )
+
+
+def _as_bytes(column: Any) -> list[bytes]:
+    """Raw, so that text which is not UTF-8 is counted; null is empty."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    return [text or b"" for text in column.cast(pa.large_binary()).to_pylist()]

@@ -1,0 +1,243 @@
+"""Documents from text datasets of TFDS that are prepared on this machine.
+
+    tfds:NAME[/CONFIG][:VERSION][:SPLIT][:FIELD]     tfds:wikipedia/20230601.en:train
+    tfds:DIRECTORY[:SPLIT][:FIELD]                   tfds:/data/c4/en/3.1.0::text
+
+SPLIT is "train" unless given, and may be a slice such as train[:10%]. Nothing is
+downloaded, the code that made the dataset is not run, and TensorFlow is not needed.
+"""
+
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bert_jax.data.text.formats import Record
+from bert_jax.data.text.splitting import split_text
+from bert_jax.data.text.units import Unit
+from bert_jax.prepare_config import ReadOptions
+
+_RECORDS_AT_ONCE = 64
+_INFO = "dataset_info.json"
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+# Not those of a slice: train[:10%].
+_COLON = re.compile(r":(?![^\[]*\])")
+
+
+class _Named(NamedTuple):
+    name: str
+    version: str
+    split: str
+    field: str
+
+
+def open_tfds(spec: str) -> Unit:
+    """The one unit of a source `tfds:...`; reads no record.
+
+    Raises:
+        ValueError: the dataset is not prepared here, not in a format with random
+            access, or has no such split or field of text; the message says what to do.
+    """
+    named = _parse(spec)
+    directory = _find(spec, named)
+    builder = _builder(str(directory))
+    source = _data_source(builder, named.split, spec)
+    text_field(builder.info.features, named.field, default="", spec=spec)
+    size_bytes = 0
+    for part in builder.info.splits[named.split].file_instructions:
+        file = pathlib.Path(part.filename)
+        if not file.is_file():
+            raise ValueError(
+                f"{spec}: {file} is missing; copy it back, or prepare the dataset again."
+            )
+        size_bytes += file.stat().st_size * part.take // max(part.examples_in_shard, 1)
+    name = f"{builder.info.full_name}/{named.split}"
+    return Unit(
+        str(directory),
+        name,
+        size_bytes,
+        kind="tfds",
+        end=len(source),
+        split=named.split,
+        field=named.field,
+    )
+
+
+def read_tfds(unit: Unit, options: ReadOptions) -> Iterator[Record]:
+    """The records [start, end) of a unit.
+
+    Keys are `NAME/VERSION/SPLIT#number`.
+
+    Raises:
+        ValueError: there is no such field of text, or a file is damaged.
+    """
+    import tensorflow_datasets as tfds
+
+    builder = _builder(unit.path)
+    features = builder.info.features
+    field = text_field(features, unit.field, options.text_field, spec=unit.name)
+    # Only this feature is decoded: others may be slow, or need TensorFlow.
+    decoder = tfds.features.FeaturesDict({field: features[field]})
+    source = _data_source(builder, unit.split, unit.name)
+    end = len(source) if unit.end is None else unit.end
+    for first in range(unit.start, end, _RECORDS_AT_ONCE):
+        numbers = range(first, min(first + _RECORDS_AT_ONCE, end))
+        try:
+            texts = [
+                decoder.deserialize_example_np(record)[field]
+                for record in source.__getitems__(list(numbers))
+            ]
+        except Exception as error:  # array_record and protobuf share no base class
+            raise ValueError(
+                f"Cannot read {unit.path}, records from {first} on: {error}. Prepare "
+                "the dataset again."
+            ) from error
+        for number, text in zip(numbers, texts, strict=True):
+            key = f"{unit.name}#{number}"
+            share = (number + 1 - unit.start) / (end - unit.start)
+            for part, piece in enumerate(split_text(text, options.max_document_bytes)):
+                yield Record(piece, key, key, part, share=share)
+
+
+def text_field(features: Any, field: str, default: str, *, spec: str) -> str:
+    """The name of the feature that holds the text.
+
+    Args:
+        features: of the dataset.
+        field: what the source says, or "".
+        default: taken if there is such a feature of text, or else the only one.
+        spec: for messages.
+
+    Raises:
+        ValueError: it is not known or not text.
+    """
+    texts = [
+        name
+        for name, feature in features.items()
+        if feature.shape == () and feature.np_dtype == np.dtype(object)
+    ]
+    wanted = field or default
+    if wanted in texts:
+        return wanted
+    if not field and (len(texts) == 1 or (texts and not default)):
+        return texts[0]
+    problem = f"has no field {wanted!r} of text" if wanted else "has no field of text"
+    listed = ", ".join(
+        f"{name} ({type(feature).__name__})"
+        for name, feature in sorted(features.items())
+    )
+    raise ValueError(
+        f"{spec} {problem}; its features are {listed}. Name one at the end: "
+        "tfds:NAME:SPLIT:FIELD."
+    )
+
+
+def _parse(spec: str) -> _Named:
+    name, *rest = _COLON.split(spec.removeprefix("tfds:"))
+    version = rest.pop(0) if rest and _VERSION.fullmatch(rest[0]) else ""
+    if not name or len(rest) > 2:
+        raise ValueError(
+            f"Source {spec!r} is not understood; expected "
+            "tfds:NAME[/CONFIG][:VERSION][:SPLIT][:FIELD] or "
+            "tfds:DIRECTORY[:SPLIT][:FIELD]."
+        )
+    split, field = (*rest, "", "")[:2]
+    return _Named(name, version, split or "train", field)
+
+
+def _find(spec: str, named: _Named) -> pathlib.Path:
+    """The directory of one version; the newest unless one is named."""
+    if named.name.startswith((".", "/", "~")):
+        directory = pathlib.Path(named.name).expanduser()
+        if not (directory / _INFO).is_file():
+            raise ValueError(
+                f"{spec}: {directory} holds no prepared dataset ({_INFO} is missing); "
+                "name the directory of one version, for example "
+                "tfds:/data/wikipedia/20230601.en/1.0.0."
+            )
+        return directory
+    parent = _data_dir() / named.name
+    versions = _versions(parent)
+    if named.version:
+        versions = [version for version in versions if version.name == named.version]
+    if versions:
+        return versions[-1]
+    if (parent / _INFO).is_file():
+        return parent
+    full_name = f"{named.name}:{named.version}" if named.version else named.name
+    prepare = _prepare_command(full_name)
+    if parent.is_dir():
+        configs = [path.name for path in sorted(parent.iterdir()) if _versions(path)]
+        if configs:
+            raise ValueError(
+                f"{spec} has configurations; prepared here are {', '.join(configs)}. "
+                f"Name one: tfds:{named.name}/{configs[0]}."
+            )
+    raise ValueError(
+        f"{spec} is not prepared in {_data_dir()}, and nothing is downloaded here. "
+        f"Prepare it once with\n  {prepare}\nor set TFDS_DATA_DIR to where it is."
+    )
+
+
+def _data_dir() -> pathlib.Path:
+    home = pathlib.Path("~/tensorflow_datasets")
+    return pathlib.Path(os.environ.get("TFDS_DATA_DIR") or home).expanduser()
+
+
+def _versions(parent: pathlib.Path) -> list[pathlib.Path]:
+    """Finished ones, the newest last."""
+    if not parent.is_dir():
+        return []
+    found = [
+        path
+        for path in parent.iterdir()
+        if _VERSION.fullmatch(path.name) and (path / _INFO).is_file()
+    ]
+    return sorted(found, key=lambda path: [int(n) for n in path.name.split(".")])
+
+
+def _prepare_command(full_name: str) -> str:
+    return (
+        'python -c "import tensorflow_datasets as tfds; '
+        f"tfds.builder('{full_name}', file_format='array_record')"
+        '.download_and_prepare()"'
+    )
+
+
+def _builder(directory: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder_from_directory(directory)
+    except Exception as error:  # of many kinds: protobuf, JSON, TFDS's own
+        raise ValueError(
+            f"{directory} holds no readable TFDS dataset ({error}); prepare it again."
+        ) from error
+
+
+def _data_source(builder: Any, split: str, spec: str) -> Any:
+    from tensorflow_datasets.core import decode
+
+    try:
+        source = builder.as_data_source(
+            split, deserialize_method=decode.DeserializeMethod.RAW_BYTES
+        )
+        len(source)
+    except NotImplementedError:
+        full_name = builder.info.full_name.rpartition("/")[0]
+        raise ValueError(
+            f"{spec} is stored as {builder.info.file_format.value}, which has no random "
+            "access; expected array_record. Convert it (with TensorFlow and mlcroissant "
+            f"installed) with\n  tfds convert_format --dataset_version_dir="
+            f"{builder.data_path} --out_file_format=array_record\nor prepare it again "
+            f"elsewhere, with TFDS_DATA_DIR set, with\n  {_prepare_command(full_name)}"
+        ) from None
+    except ValueError as error:
+        listed = ", ".join(builder.info.splits)
+        raise ValueError(
+            f"{spec} has no split {split!r} ({error}); there are {listed}."
+        ) from None
+    return source

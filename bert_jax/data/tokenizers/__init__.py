@@ -1,0 +1,1 @@
+"""SentencePiece and WordPiece: encoding, training, saving."""

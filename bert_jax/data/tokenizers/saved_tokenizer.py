@@ -1,0 +1,66 @@
+"""Reading back what `Tokenizer.save` wrote."""
+
+import json
+import pathlib
+from typing import Any
+
+from bert_jax.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
+from bert_jax.data.tokenizers.tokenizer import FORMAT_VERSION, METADATA_FILE, Tokenizer
+from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
+
+_MODEL_FILES = {
+    cls.kind: cls.model_file for cls in (SentencePieceTokenizer, WordPieceTokenizer)
+}
+
+
+def load_tokenizer(directory: pathlib.Path) -> Tokenizer:
+    """Reads a tokenizer's directory.
+
+    Raises:
+        ValueError: a file is missing, of unknown format, or not what was saved.
+    """
+    directory = pathlib.Path(directory)
+    path = directory / METADATA_FILE
+    if not path.is_file():
+        raise ValueError(
+            f"tokenizer={directory}: no {METADATA_FILE} there; expected a directory "
+            "that `bert-jax tokenizer` or Tokenizer.save wrote."
+        )
+    try:
+        metadata: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version, kind = metadata["format_version"], metadata["kind"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, error) from error
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format version {version}; this bert_jax reads "
+            f"{FORMAT_VERSION}. Install the one that wrote it."
+        )
+    if kind not in _MODEL_FILES:
+        raise ValueError(f"{path}: kind {kind!r} is not one of {sorted(_MODEL_FILES)}.")
+    try:
+        lowercase, sha256 = metadata["lowercase"], metadata["sha256"]
+        strip_accents = metadata["normalization"].get("strip_accents")
+    except (KeyError, AttributeError) as error:
+        raise _damaged(path, error) from error
+    model_path = directory / _MODEL_FILES[kind]
+    if not model_path.is_file():
+        raise ValueError(f"{model_path} is missing; copy the whole directory.")
+    model = model_path.read_bytes()
+    tokenizer: Tokenizer
+    if kind == WordPieceTokenizer.kind:
+        tokenizer = WordPieceTokenizer(
+            model, lowercase=lowercase, strip_accents=strip_accents
+        )
+    else:
+        tokenizer = SentencePieceTokenizer(model, lowercase=lowercase)
+    if tokenizer.sha256 != sha256:
+        raise ValueError(
+            f"{model_path} has hash {tokenizer.sha256[:12]}, but {METADATA_FILE} "
+            f"expects {sha256[:12]}; one of them was changed. Copy the directory again."
+        )
+    return tokenizer
+
+
+def _damaged(path: pathlib.Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} is damaged ({error!r}); copy it again.")

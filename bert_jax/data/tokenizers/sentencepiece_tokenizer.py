@@ -1,0 +1,118 @@
+"""Unigram or BPE pieces of the user's own text (Kudo and Richardson 2018)."""
+
+import functools
+from array import array
+from collections.abc import Sequence
+
+import numpy as np
+
+from bert_jax.data.tokenizers.sentencepiece_model import is_unigram, parse_model
+from bert_jax.data.tokenizers.sentencepiece_words import SPACE, splits_by_word
+from bert_jax.data.tokenizers.ties import Powers
+from bert_jax.data.tokenizers.tokenizer import Tokenizer, without_surrogates
+from bert_jax.data.tokenizers.word_cache import WordCache
+
+# SentencePiece's own sets of rules -> whether they fold case.
+FOLDS_CASE = {
+    "identity": False,
+    "nfkc": False,
+    "nfkc_cf": True,
+    "nmt_nfkc": False,
+    "nmt_nfkc_cf": True,
+}
+# The library starts a thread for a list, which takes as long as this many calls.
+_FEW_TEXTS = 20
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """A SentencePiece model with BERT's special tokens.
+
+    Ids are SentencePiece's own, but for neighbours that it may put in either order
+    (see `ties`).
+    """
+
+    kind = "sentencepiece"
+    model_file = "sentencepiece.model"
+
+    def __init__(self, model: bytes, *, lowercase: bool) -> None:
+        """Takes the content of a `.model` file.
+
+        Args:
+            model: its control symbols are [PAD] [CLS] [SEP] [MASK], its unknown piece
+                is [UNK].
+            lowercase: whether its normalisation folds case, for the record.
+
+        Raises:
+            ValueError: not such a model, or its rules say otherwise about case.
+        """
+        import sentencepiece
+
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except RuntimeError as error:
+            raise ValueError(
+                f"These {len(model)} bytes are not a SentencePiece model; the file is "
+                f"damaged or of another kind ({error})."
+            ) from error
+        size = self._processor.get_piece_size()
+        pieces = [self._processor.id_to_piece(index) for index in range(size)]
+        proto = parse_model(model)
+        rules = proto.normalizer_spec.name
+        if FOLDS_CASE.get(rules, lowercase) != lowercase:
+            raise ValueError(
+                f"lowercase={lowercase}, but this SentencePiece model normalises with "
+                f"{rules!r}, which {'keeps' if lowercase else 'folds'} case; pass "
+                f"lowercase={not lowercase}."
+            )
+        super().__init__(
+            model,
+            pieces,
+            lowercase=lowercase,
+            normalization={"rules": rules},
+            splits_by_word=splits_by_word(proto),
+        )
+        self._cache = (
+            WordCache(self._encode_word, self.id_dtype) if self.splits_by_word else None
+        )
+        # Merges know no ties of scores.
+        ties = is_unigram(proto)
+        self._powers = Powers(pieces, self._special_ids) if ties else None
+        for index in self._special_ids - {self.special.unk}:
+            if not self._processor.is_control(index):
+                raise ValueError(
+                    f"Piece {pieces[index]!r} of this SentencePiece model is not a "
+                    "control symbol, so text could spell it; train the model with "
+                    "`train_sentencepiece`."
+                )
+
+    @property
+    def model(self) -> bytes:
+        """The serialised SentencePiece model."""
+        return self._model
+
+    @staticmethod
+    def _opens_word(piece: str) -> bool:
+        return piece.startswith(SPACE)
+
+    def _encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        if self._cache is not None:
+            return self._cache.encode(texts)
+        texts = [without_surrogates(text) for text in texts]
+        encode = functools.partial(self._processor.encode, return_type="numpy")
+        if len(texts) < _FEW_TEXTS:
+            encoded = [encode(text) for text in texts]
+        else:
+            # Whoever prepares data already runs one process a core.
+            encoded = encode(texts, num_threads=1)
+        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+        ids = np.concatenate([np.empty(0, np.int32), *encoded])
+        if self._powers is not None:
+            self._powers.sort_runs(ids, lengths)
+        return ids.astype(self.id_dtype), lengths
+
+    def _encode_word(self, word: str) -> bytes:
+        ids = self._processor.encode(without_surrogates(word))
+        return array(self.id_dtype.char, ids).tobytes()
+
+    def _join(self, ids: list[int]) -> str:
+        return self._processor.decode(ids).strip()

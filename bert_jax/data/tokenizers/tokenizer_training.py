@@ -1,0 +1,165 @@
+"""A tokenizer's directory, from a text source or from a given vocabulary.
+
+Each function leaves a whole directory or none, and does nothing where its work is done.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from bert_jax.data.text.documents import ReadStats
+from bert_jax.data.text.reading import read_unit
+from bert_jax.data.text.sentences import sentences
+from bert_jax.data.text.sources import open_source
+from bert_jax.data.text.units import Source
+from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
+from bert_jax.data.tokenizers.tokenizer import METADATA_FILE, Tokenizer
+from bert_jax.data.tokenizers.vocabulary import train_sentencepiece, train_wordpiece
+from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.data.whole_directory import whole_directory
+from bert_jax.tokenizer_config import TokenizerOptions
+
+TRAINING_FILE = "bert_jax_tokenizer_training.json"
+
+Progress = Callable[[int, int], None]
+
+
+class MadeTokenizer(NamedTuple):
+    """A tokenizer in its directory."""
+
+    tokenizer: Tokenizer
+    directory: pathlib.Path
+    is_new: bool
+
+    def describe(self) -> str:
+        """One line: where, how large, which."""
+        return (
+            f"{self.directory} {'written' if self.is_new else 'is there already'}: "
+            f"{self.tokenizer.vocab_size:,} pieces, sha256 {self.tokenizer.sha256[:16]}"
+        )
+
+
+def train_tokenizer(
+    source: str,
+    output: pathlib.Path,
+    options: TokenizerOptions,
+    progress: Progress | None = None,
+) -> MadeTokenizer:
+    """Trains a vocabulary on a source and saves it.
+
+    Args:
+        source: as `open_source` takes it.
+        output: directory of the tokenizer; one that was trained so before is read.
+        options: what decides the vocabulary.
+        progress: called with (bytes of the source read, bytes in all), and once with
+            both equal, when training begins.
+
+    Raises:
+        ValueError: `output` holds something else, or the text cannot support the
+            vocabulary.
+    """
+    opened = open_source(source, num_workers=options.num_threads)
+    settings = {
+        "source": source,
+        "source_bytes": opened.size_bytes,
+        **dataclasses.asdict(options),
+    }
+    if (output / METADATA_FILE).exists():
+        _check_settings(output, settings)
+        return MadeTokenizer(load_tokenizer(output), output, is_new=False)
+    with whole_directory(output, overwrite=False) as partial:
+        lines = _sentences(opened, options, progress or (lambda done, total: None))
+        tokenizer = _train(lines, options)
+        tokenizer.save(partial)
+        text = json.dumps(settings, indent=2) + "\n"
+        (partial / TRAINING_FILE).write_text(text, encoding="utf-8")
+    return MadeTokenizer(tokenizer, output, is_new=True)
+
+
+def wrap_vocab(
+    vocab: pathlib.Path,
+    output: pathlib.Path,
+    *,
+    lowercase: bool,
+    strip_accents: bool | None = None,
+) -> MadeTokenizer:
+    """Saves the WordPiece tokenizer of a given `vocab.txt`.
+
+    Args:
+        vocab: one piece a line, for example the published one of BERT.
+        output: directory of the tokenizer; one that holds the same is left as it is.
+        lowercase: of the vocabulary; an uncased one needs true.
+        strip_accents: follows `lowercase` by default, as in BERT.
+
+    Raises:
+        ValueError: not such a vocabulary, or `output` holds something else.
+    """
+    tokenizer = WordPieceTokenizer.from_vocab(
+        vocab, lowercase=lowercase, strip_accents=strip_accents
+    )
+    if (output / METADATA_FILE).exists():
+        if load_tokenizer(output).sha256 != tokenizer.sha256:
+            raise ValueError(
+                f"{output} holds a tokenizer of another vocabulary or other rules; "
+                "choose another --output."
+            )
+        return MadeTokenizer(tokenizer, output, is_new=False)
+    with whole_directory(output, overwrite=False) as partial:
+        tokenizer.save(partial)
+    return MadeTokenizer(tokenizer, output, is_new=True)
+
+
+def _check_settings(output: pathlib.Path, settings: dict[str, Any]) -> None:
+    path = output / TRAINING_FILE
+    if not path.is_file():
+        raise ValueError(
+            f"{output} holds a tokenizer that was not trained there; choose another "
+            "--output."
+        )
+    before = json.loads(path.read_text(encoding="utf-8"))
+    differs = sorted(
+        name for name in {*before, *settings} if before.get(name) != settings.get(name)
+    )
+    if differs:
+        changes = ", ".join(
+            f"{name} is {before.get(name)!r} there and {settings.get(name)!r} here"
+            for name in differs
+        )
+        raise ValueError(
+            f"{output} holds a tokenizer of other settings: {changes}; delete it or "
+            "choose another --output."
+        )
+
+
+def _sentences(
+    source: Source, options: TokenizerOptions, progress: Progress
+) -> Iterator[str]:
+    stats = ReadStats()
+    for unit in source.units:
+        for document in read_unit(unit, stats, options.read):
+            yield from sentences(document.text, options.language)
+            progress(min(stats.disk_bytes, source.size_bytes - 1), source.size_bytes)
+    progress(source.size_bytes, source.size_bytes)
+
+
+def _train(lines: Iterator[str], options: TokenizerOptions) -> Tokenizer:
+    if options.kind == "wordpiece":
+        return train_wordpiece(
+            lines,
+            vocab_size=options.vocab_size,
+            lowercase=options.lowercase,
+            strip_accents=options.strip_accents,
+            max_sentences=options.max_sentences,
+            max_bytes=options.max_bytes,
+        )
+    return train_sentencepiece(
+        lines,
+        vocab_size=options.vocab_size,
+        lowercase=options.lowercase,
+        model_type=options.kind,
+        num_threads=options.num_threads,
+        max_sentences=options.max_sentences,
+        max_bytes=options.max_bytes,
+    )

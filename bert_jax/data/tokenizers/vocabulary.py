@@ -1,0 +1,207 @@
+"""Training a vocabulary with BERT's special tokens, of either kind."""
+
+import collections
+import io
+import re
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from bert_jax.data.tokenizers.line_sample import sample_lines
+from bert_jax.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
+from bert_jax.data.tokenizers.tokenizer import SPECIAL_PIECES
+from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer, bert_rules
+from bert_jax.tokenizer_config import MAX_BYTES, MAX_SENTENCES
+
+# Of the characters of the text, so many are spelled; the rarest become [UNK].
+_COVERAGE = 0.9999
+# The trainer skips lines that hold its own stand-ins: U+2585 for unknown characters,
+# NUL for the end, tab for a column break.
+_TRAINER_RESERVED = str.maketrans({"\u2585": " ", "\0": " ", "\t": " ", "\n": " "})
+
+
+def train_sentencepiece(
+    sentences: Iterable[str],
+    *,
+    vocab_size: int,
+    lowercase: bool,
+    model_type: Literal["unigram", "bpe"] = "unigram",
+    num_threads: int = 1,
+    max_sentences: int = MAX_SENTENCES,
+    max_bytes: int = MAX_BYTES,
+) -> SentencePieceTokenizer:
+    """Trains a vocabulary with special ids [PAD]=0 [UNK]=1 [CLS]=2 [SEP]=3 [MASK]=4.
+
+    The result depends on the sentences, their order and `num_threads` (floating-point
+    sums are split by thread), and on nothing else.
+
+    Args:
+        sentences: text, read once; empty ones are skipped and long ones cut in parts.
+        vocab_size: V, special tokens included; reached exactly or refused.
+        lowercase: NFKC with case folding instead of plain NFKC.
+        model_type: "unigram" (Kudo 2018) or "bpe" (Sennrich et al. 2016).
+        num_threads: of the trainer.
+        max_sentences: of more, a uniform sample of so many is used.
+        max_bytes: of a larger text, a uniform sample of sentences is used. The trainer
+            takes about 23 times that in memory ("unigram") or 11 times ("bpe").
+
+    Raises:
+        ValueError: the text is empty or cannot support `vocab_size`.
+    """
+    import sentencepiece
+
+    if model_type not in ("unigram", "bpe"):
+        raise ValueError(f"model_type={model_type!r} is not 'unigram' or 'bpe'.")
+    model = io.BytesIO()
+    lines = sample_lines(
+        # The trainer's own sampling differs from process to process, whatever its seed
+        # (sentencepiece 0.2.3).
+        (sentence.translate(_TRAINER_RESERVED) for sentence in sentences),
+        max_lines=max_sentences,
+        max_bytes=max_bytes,
+    )
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=model,
+            model_type=model_type,
+            vocab_size=vocab_size,
+            num_threads=num_threads,
+            character_coverage=_COVERAGE,
+            normalization_rule_name="nmt_nfkc_cf" if lowercase else "nmt_nfkc",
+            pad_id=0,
+            pad_piece=SPECIAL_PIECES["pad"],
+            unk_id=1,
+            unk_piece=SPECIAL_PIECES["unk"],
+            bos_id=-1,
+            eos_id=-1,
+            control_symbols=[SPECIAL_PIECES[name] for name in ("cls", "sep", "mask")],
+            minloglevel=2,  # errors only
+        )
+    except RuntimeError as error:
+        raise _explained(str(error), vocab_size, len(lines)) from error
+    return SentencePieceTokenizer(model.getvalue(), lowercase=lowercase)
+
+
+def train_wordpiece(
+    sentences: Iterable[str],
+    *,
+    vocab_size: int,
+    lowercase: bool,
+    strip_accents: bool | None = None,
+    max_sentences: int = MAX_SENTENCES,
+    max_bytes: int = MAX_BYTES,
+) -> WordPieceTokenizer:
+    """Trains a vocabulary with special ids [PAD]=0 [UNK]=1 [CLS]=2 [SEP]=3 [MASK]=4.
+
+    Google never published how BERT's own vocabulary was made. This is the way of the
+    `tokenizers` library: starting from characters, the most frequent pair of
+    neighbours within a word becomes a piece, again and again. The result depends on
+    the sentences alone.
+
+    Args:
+        sentences: text, read once; empty ones are skipped and long ones cut in parts.
+        vocab_size: V, special tokens included; reached exactly or refused.
+        lowercase: whether case is folded.
+        strip_accents: follows `lowercase` by default, as in BERT.
+        max_sentences: of more, a uniform sample of so many is used.
+        max_bytes: of a larger text, a uniform sample of sentences is used.
+
+    Raises:
+        ValueError: the text is empty or cannot support `vocab_size`.
+    """
+    from tokenizers import Tokenizer as FastTokenizer
+    from tokenizers import models, trainers
+
+    lines = sample_lines(sentences, max_lines=max_sentences, max_bytes=max_bytes)
+    rules = bert_rules(lowercase, strip_accents)
+    alphabet = _alphabet(lines, rules[0])
+    # The trainer numbers the other "##" pieces in the order of a hash table and breaks
+    # ties by number, so all are named before it starts.
+    inner = [f"##{char}" for char in alphabet if _joins_a_word(char, rules)]
+    special = list(SPECIAL_PIECES.values())
+    smallest = len(special) + len(alphabet) + len(inner)
+    if not alphabet:
+        raise _nothing(vocab_size, len(lines))
+    if vocab_size < smallest:
+        raise _too_small(vocab_size, len(lines), smallest)
+    fast = FastTokenizer(models.WordPiece(unk_token=SPECIAL_PIECES["unk"]))
+    fast.normalizer, fast.pre_tokenizer = rules
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=special + inner,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        show_progress=False,
+    )
+    fast.train_from_iterator(lines, trainer)
+    ids = fast.get_vocab()
+    if len(ids) < vocab_size:
+        raise _too_large(vocab_size, len(lines), str(len(ids)))
+    merged = sorted(ids.keys() - {*special, *inner, *alphabet}, key=ids.__getitem__)
+    vocab = "\n".join([*special, *alphabet, *inner, *merged])
+    return WordPieceTokenizer(
+        vocab.encode(), lowercase=lowercase, strip_accents=strip_accents
+    )
+
+
+def _alphabet(lines: list[str], normalizer: Any) -> list[str]:
+    """The most frequent characters after normalisation, in the order of code points."""
+    raw: collections.Counter[str] = collections.Counter()
+    for line in lines:
+        raw.update(line)
+    counts: collections.Counter[str] = collections.Counter()
+    for char, count in raw.items():
+        # BERT's rules look at one character at a time.
+        for normal in normalizer.normalize_str(char):
+            if not normal.isspace():
+                counts[normal] += count
+    kept, covered = [], 0
+    for char in sorted(counts, key=lambda char: (-counts[char], char)):
+        if covered >= _COVERAGE * counts.total():
+            break
+        kept.append(char)
+        covered += counts[char]
+    return sorted(kept)
+
+
+def _joins_a_word(char: str, rules: tuple[Any, Any]) -> bool:
+    """Whether it can stand within a word; punctuation and CJK characters cannot."""
+    normalizer, pre_tokenizer = rules
+    text = normalizer.normalize_str(f"a{char}a")
+    return len(pre_tokenizer.pre_tokenize_str(text)) == 1
+
+
+def _explained(error: str, vocab_size: int, num_lines: int) -> ValueError:
+    """What an error of SentencePiece's trainer means."""
+    if num_lines == 0 or "all_chars_count" in error:
+        return _nothing(vocab_size, num_lines)
+    if found := re.search(r"too high .*<= (\d+)", error):
+        return _too_large(vocab_size, num_lines, found[1])
+    if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", error):
+        return _too_small(vocab_size, num_lines, int(found[1]))
+    return ValueError(f"{_given(vocab_size, num_lines)}: SentencePiece says: {error}")
+
+
+def _nothing(vocab_size: int, num_lines: int) -> ValueError:
+    return ValueError(
+        f"{_given(vocab_size, num_lines)}: there is nothing to train on; give some text."
+    )
+
+
+def _too_large(vocab_size: int, num_lines: int, largest: str) -> ValueError:
+    return ValueError(
+        f"{_given(vocab_size, num_lines)}: this text supports at most {largest} pieces; "
+        "lower vocab_size or give more text."
+    )
+
+
+def _too_small(vocab_size: int, num_lines: int, smallest: int) -> ValueError:
+    return ValueError(
+        f"{_given(vocab_size, num_lines)}: characters and special tokens alone need "
+        f"{smallest}; raise vocab_size."
+    )
+
+
+def _given(vocab_size: int, num_lines: int) -> str:
+    return f"vocab_size={vocab_size} with {num_lines} lines of text"
