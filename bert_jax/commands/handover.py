@@ -18,8 +18,10 @@ class Import:
     (extra tf)."""
     output: Annotated[pathlib.Path, tyro.conf.Positional]
     """Run directory to write: for --checkpoint of pretrain and finetune, for export."""
-    lowercase: bool | None = None
-    """Casing of the vocabulary, where the source does not say."""
+    lowercase: tyro.conf.FlagCreatePairsOff[bool] = False
+    """The vocabulary is uncased, where the source does not say."""
+    no_lowercase: tyro.conf.FlagCreatePairsOff[bool] = False
+    """The vocabulary is cased, where the source does not say."""
     encoder_only: bool = False
     """Of a classifier, make a pretraining run instead of a fine-tuned one."""
     allow_incomplete: bool = False
@@ -32,10 +34,13 @@ class Import:
     def run(self) -> None:
         from bert_jax.exchange.importing import describe, import_run
 
+        if self.lowercase and self.no_lowercase:
+            raise ValueError("--lowercase and --no-lowercase are both given; pass one.")
+        said = self.lowercase or self.no_lowercase
         imported = import_run(
             self.source,
             self.output,
-            lowercase=self.lowercase,
+            lowercase=self.lowercase if said else None,
             encoder_only=self.encoder_only,
             allow_incomplete=self.allow_incomplete,
             num_texts=self.num_texts,
