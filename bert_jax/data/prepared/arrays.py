@@ -13,7 +13,7 @@ def save_array(path: pathlib.Path, array: np.ndarray) -> None:
             np.save(file, array, allow_pickle=False)
             return
         # Neither a name nor the time goes into the file.
-        with gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed:
+        with gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as packed:
             np.save(packed, array, allow_pickle=False)
 
 
