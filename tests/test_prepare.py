@@ -186,6 +186,8 @@ def test_unfinished_work_is_finished_to_the_same_bytes(corpus, dataset, damaged)
     (scratch / "train").write_bytes(half.read_bytes()[:-99] * 2)
     half.unlink()
     (scratch / "counts.npy.gz").write_bytes(b"half")
+    (damaged / "shards" / "00003.stats.json.partial-1234").write_bytes(b"{")
+    (damaged / "manifest.json.partial-1234").write_bytes(b"{")
     kept = damaged / "documents-train.array_record-00000-of-00004"
     before = kept.stat().st_mtime_ns
 

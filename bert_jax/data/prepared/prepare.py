@@ -7,6 +7,7 @@ the same command goes on with.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import json
 import os
@@ -83,13 +84,21 @@ def prepare(
     if not (output / MANIFEST).exists():
         with locked(output):
             _write(opened, loaded, output, options, plan, strict, num_workers, progress)
-    # Also what a run left that was killed right behind its manifest.
-    for leftover in ("unpacked", "unfinished"):
-        shutil.rmtree(output / leftover, ignore_errors=True)
+    _tidy(output)
     manifest = json.loads((output / MANIFEST).read_text())
     if strict:
         refuse_problems(manifest, output)
     return manifest
+
+
+def _tidy(output: pathlib.Path) -> None:
+    """Removes what runs left that were killed, even right behind their manifest."""
+    for leftover in ("unpacked", "unfinished"):
+        shutil.rmtree(output / leftover, ignore_errors=True)
+    for folder in (output, output / "shards"):
+        for partial in folder.glob("*.partial-*"):
+            with contextlib.suppress(OSError):
+                partial.unlink()
 
 
 def _write(
