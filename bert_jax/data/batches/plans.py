@@ -28,6 +28,7 @@ import numpy as np
 
 from bert_jax.data.batches.epochs import Epoch, EpochSize
 from bert_jax.data.batches.pairs import Pairs
+from bert_jax.data.file_hash import file_sha256
 
 # Of the rules by which plans are made: another number, and old files are not used.
 PLAN_VERSION = 1
@@ -145,7 +146,7 @@ class Plans:
                 described[name] = {
                     "dtype": str(array.dtype),
                     "shape": list(array.shape),
-                    "sha256": _file_sha256(path),
+                    "sha256": file_sha256(path),
                 }
             plan = {
                 "key": self._key,
@@ -203,7 +204,7 @@ def _open_array(
     path: pathlib.Path, expected: dict[str, Any], check_hash: bool
 ) -> np.ndarray:
     try:
-        if check_hash and _file_sha256(path) != expected["sha256"]:
+        if check_hash and file_sha256(path) != expected["sha256"]:
             raise DamagedPlanError(f"{path} has another hash than when it was written")
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (FileNotFoundError, ValueError) as error:
@@ -218,8 +219,3 @@ def _open_array(
 
 def _sha256_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _file_sha256(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

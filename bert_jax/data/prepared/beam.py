@@ -35,6 +35,8 @@ from etils import epath
 from tensorflow_datasets.core import split_builder, writer
 from tensorflow_datasets.core.utils import shard_utils
 
+from bert_jax.data.file_hash import file_sha256
+from bert_jax.data.prepared.duplicates import Duplicates
 from bert_jax.data.prepared.locking import locked
 from bert_jax.data.prepared.metadata import file_names
 from bert_jax.data.prepared.prepare import (
@@ -53,7 +55,6 @@ from bert_jax.data.prepared.shards import (
     ShardFile,
     ShardJob,
     ShardWork,
-    file_sha256,
     open_shard,
     write_fingerprints,
 )
@@ -156,10 +157,11 @@ class _Run:
             return  # Another process had the lock, and finished.
         jobs = self._make_jobs(source)
         written = self._part("written.json")
+        copies = None
         if not written.exists():
             self._start_over()
             if self.options.duplicates == "drop":
-                self._choose_what_to_drop(jobs)
+                copies = self._choose_what_to_drop(jobs)
             try:
                 files = self._write_shards(jobs)
             except Exception:
@@ -184,6 +186,7 @@ class _Run:
             self.tokenizer,
             self.options,
             plan,
+            copies,
             strict=strict,
         )
         (self.folder / "unpacked").rmtree(missing_ok=True)
@@ -240,7 +243,7 @@ class _Run:
         self._gather(jobs, "stats.json")
         return [json.loads(job.part("stats.json").read_text()) for job in jobs]
 
-    def _choose_what_to_drop(self, jobs: list[ShardJob]) -> None:
+    def _choose_what_to_drop(self, jobs: list[ShardJob]) -> Duplicates:
         work = _WriteFingerprints(os.fspath(self.folder))
         with beam.Pipeline(options=_pipeline_options(self.beam_options)) as pipeline:
             _ = (
@@ -250,9 +253,10 @@ class _Run:
                 | "Fingerprints" >> beam.ParDo(work)
             )
         self._gather(jobs, *self._fingerprints)
-        choose_what_to_drop(jobs, self.options)
+        copies = choose_what_to_drop(jobs, self.options)
         parts = [job.part("drop.npy") for job in jobs]
         copy_all((part, self._part(part.name)) for part in parts)
+        return copies
 
     def _write_shards(self, jobs: list[ShardJob]) -> dict[str, list[ShardFile]]:
         builder = split_builder.SplitBuilder(

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from bert_jax.data.file_hash import file_sha256
 from bert_jax.data.prepared.prepare import FORMAT_VERSION, MANIFEST, TOKENIZER
 from bert_jax.data.prepared.records import SPLITS
-from bert_jax.data.prepared.shards import file_sha256
 from bert_jax.data.prepared.store import TokenStore
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.data.tokenizers.tokenizer import Tokenizer, token_dtype

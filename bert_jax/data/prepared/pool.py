@@ -10,7 +10,7 @@ from bert_jax.data.orphans import end_with_the_parent
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-# Takes the bytes that were worked through since the last call.
+# Takes the bytes of the source, on disk, that were worked through since the last call.
 Progress = Callable[[int], None]
 
 _REPORT_EVERY_SECS = 0.5

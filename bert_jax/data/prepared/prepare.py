@@ -121,6 +121,7 @@ def _write(
     total = sum(job.size_bytes for job in jobs) * (1 + drop)
     tell = progress or (lambda done, total: None)
     tell(0, total)
+    copies = None
     if drop:
         run_jobs(
             write_fingerprints,
@@ -128,7 +129,7 @@ def _write(
             num_workers=num_workers,
             report=lambda done: tell(done, total),
         )
-        choose_what_to_drop(jobs, options)
+        copies = choose_what_to_drop(jobs, options)
     read_before = total - sum(job.size_bytes for job in jobs)
     results = run_jobs(
         write_shard,
@@ -140,7 +141,7 @@ def _write(
         split: [ShardFile(**result["files"][split]) for result in results]
         for split in SPLITS
     }
-    finish(output, jobs, results, files, loaded, options, plan, strict=strict)
+    finish(output, jobs, results, files, loaded, options, plan, copies, strict=strict)
 
 
 def make_plan(
@@ -250,8 +251,8 @@ def compare(jobs: list[ShardJob], options: PrepareOptions) -> Duplicates:
     )
 
 
-def choose_what_to_drop(jobs: list[ShardJob], options: PrepareOptions) -> None:
-    """Writes each shard's drop file from the fingerprints of all."""
+def choose_what_to_drop(jobs: list[ShardJob], options: PrepareOptions) -> Duplicates:
+    """Writes each shard's drop file from the fingerprints of all; returns the copies."""
     copies = compare(jobs, options)
     first = 0
     for job in jobs:
@@ -262,6 +263,7 @@ def choose_what_to_drop(jobs: list[ShardJob], options: PrepareOptions) -> None:
         save_array(job.scratch / "drop.npy", np.flatnonzero(mine))
         (job.scratch / "drop.npy").replace(job.part("drop.npy"))
         first += count
+    return copies
 
 
 def finish(
@@ -272,6 +274,7 @@ def finish(
     tokenizer: Tokenizer,
     options: PrepareOptions,
     plan: dict[str, Any],
+    copies: Duplicates | None,
     *,
     strict: bool,
 ) -> None:
@@ -285,6 +288,7 @@ def finish(
         tokenizer: the one of the jobs.
         options: of the plan.
         plan: what `begin` recorded.
+        copies: what `choose_what_to_drop` found; looked for here when `None`.
         strict: refuse a corpus in which the audit finds what would spoil training.
 
     Raises:
@@ -296,7 +300,8 @@ def finish(
     counts = np.sum([load_array(job.part("counts.npy.gz")) for job in jobs], axis=0)
     for number, split in enumerate(SPLITS):
         splits[split]["unigram_entropy"] = unigram_entropy(counts[number])
-    copies = compare(jobs, options)
+    if copies is None:
+        copies = compare(jobs, options)
     manifest = {
         "format_version": FORMAT_VERSION,
         "source": plan["source"],

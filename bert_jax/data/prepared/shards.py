@@ -6,19 +6,20 @@ same bytes, and a shard that is there is never written again.
 
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from bert_jax.data.file_hash import file_sha256
 from bert_jax.data.prepared.arrays import save_array
 from bert_jax.data.prepared.audit import ShardAudit
 from bert_jax.data.prepared.fingerprints import Fingerprints
+from bert_jax.data.prepared.pool import Progress
 from bert_jax.data.prepared.records import (
     DATASET_NAME,
     SPLITS,
@@ -32,9 +33,6 @@ from bert_jax.data.text.sentences import validation_group
 from bert_jax.data.text.sources import Unit
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
-
-# Takes the bytes of the source, on disk, that were worked through since the last call.
-Progress = Callable[[int], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -223,8 +221,3 @@ def _tokenizer(directory: pathlib.Path, sha256: str) -> Tokenizer:
     tokenizer = load_tokenizer(directory)
     assert tokenizer.sha256 == sha256
     return tokenizer
-
-
-def file_sha256(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
