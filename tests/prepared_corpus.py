@@ -6,11 +6,11 @@ import shutil
 
 import numpy as np
 
+from bert_jax.config import PrepareOptions
 from bert_jax.data.prepared.prepare import prepare
 from bert_jax.data.text.sentences import sentences
 from bert_jax.data.tokenizers.vocabulary import train_sentencepiece
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
-from bert_jax.prepare_config import PrepareOptions
 
 NUM_FILES = 4
 FRACTION = 0.3

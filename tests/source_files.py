@@ -9,10 +9,10 @@ import tarfile
 
 import zstandard
 
+from bert_jax.config import ReadOptions
 from bert_jax.data.text.documents import Document, ReadStats
 from bert_jax.data.text.reading import read_unit
 from bert_jax.data.text.sources import open_source
-from bert_jax.prepare_config import ReadOptions
 
 WIKI = """\
 <doc id="12" url="http://en.wikipedia.org/wiki?curid=12" title="A &amp; B">

@@ -30,13 +30,13 @@ from prepared_corpus import (
 from tensorflow_datasets.core import shuffle
 
 from bert_jax import cli
+from bert_jax.config import PrepareOptions
 from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.data.prepared.locking import locked
 from bert_jax.data.prepared.prepare import begin, make_plan
 from bert_jax.data.prepared.records import SPLITS
 from bert_jax.data.text.sources import open_source
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
-from bert_jax.prepare_config import PrepareOptions
 
 try:
     from bert_jax.data.prepared import beam
@@ -149,7 +149,7 @@ from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from bert_jax.data.prepared.beam import prepare_with_beam
-from bert_jax.prepare_config import PrepareOptions
+from bert_jax.config import PrepareOptions
 
 
 class Store(DirFileSystem):

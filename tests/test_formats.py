@@ -20,12 +20,12 @@ from source_files import (
     write_tar,
 )
 
+from bert_jax.config import ReadOptions
 from bert_jax.data.text import formats
 from bert_jax.data.text.documents import Document, ReadStats
 from bert_jax.data.text.reading import read_unit
 from bert_jax.data.text.sentences import sentences
 from bert_jax.data.text.sources import open_source
-from bert_jax.prepare_config import ReadOptions
 
 ONE_FILE = ReadOptions(documents="file")
 SMALL = ReadOptions(max_document_bytes=1024)

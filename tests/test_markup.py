@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from source_files import read
 
+from bert_jax.config import ReadOptions
 from bert_jax.data.text.documents import ReadStats
 from bert_jax.data.text.markup import count_markup, strip_markup, unescaped
-from bert_jax.prepare_config import ReadOptions
 
 STRIPPED = {
     "<p>One.</p><p>Two <b>bold</b> words.</p>": (6, "\nOne.\n\nTwo bold words.\n"),

@@ -22,7 +22,7 @@ from prepared_corpus import (
     prepared,
 )
 
-from bert_jax.config import DataConfig
+from bert_jax.config import DataConfig, PrepareOptions
 from bert_jax.data.batches.packing import pack
 from bert_jax.data.batches.pairs import make_pairs
 from bert_jax.data.prepared.dataset import open_dataset
@@ -30,7 +30,6 @@ from bert_jax.data.prepared.prepare import prepare, unigram_entropy
 from bert_jax.data.prepared.records import SPLITS
 from bert_jax.data.text.sentences import sentences, validation_group
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
-from bert_jax.prepare_config import PrepareOptions
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,11 @@ import pytest
 import tensorflow_datasets as tfds
 from prepared_corpus import FRACTION, contents, make_corpus, prepared
 
+from bert_jax.config import PrepareOptions, ReadOptions
 from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.data.prepared.locking import locked
 from bert_jax.data.prepared.prepare import prepare
 from bert_jax.data.prepared.records import SPLITS
-from bert_jax.prepare_config import PrepareOptions, ReadOptions
 
 
 @pytest.fixture(scope="module")

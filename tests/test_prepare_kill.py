@@ -24,7 +24,7 @@ KILLS = 20
 SCRIPT = """
 import pathlib, sys
 from bert_jax.data.prepared.prepare import prepare
-from bert_jax.prepare_config import PrepareOptions
+from bert_jax.config import PrepareOptions
 
 if __name__ == "__main__":
     source, tokenizer, output, num_workers = sys.argv[1:]

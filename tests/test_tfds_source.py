@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from bert_jax.config import ReadOptions
 from bert_jax.data.text.documents import Document, ReadStats
 from bert_jax.data.text.reading import read_unit
 from bert_jax.data.text.sources import divide, open_source
-from bert_jax.prepare_config import ReadOptions
 
 NUM_TRAIN = 230
 

@@ -6,14 +6,13 @@ import pytest
 from tokenizer_texts import sentences, train
 
 from bert_jax.cli import main
+from bert_jax.config import ReadOptions, TokenizerOptions
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.data.tokenizers.tokenizer_training import (
     TRAINING_FILE,
     train_tokenizer,
     wrap_vocab,
 )
-from bert_jax.prepare_config import ReadOptions
-from bert_jax.tokenizer_config import TokenizerOptions
 
 SMALL = {"unigram": 58, "bpe": 58, "wordpiece": 80}
 

@@ -12,8 +12,8 @@ from bert_jax.commands.shared import Bar, fields
 from bert_jax.config import (
     DataConfig,
     MaskingConfig,
+    PrepareOptions,
 )
-from bert_jax.prepare_config import PrepareOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from bert_jax.commands.shared import Bar
-from bert_jax.tokenizer_config import TokenizerOptions
+from bert_jax.config import TokenizerOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,8 @@ TRAINING_ONLY = (
     "compute_dtype",
     "scan_layers",
     "remat",
+    "attention",
+    "mlm_logits",
 )
 
 # Orbax warns on every read-only opening that it will not write.

@@ -35,6 +35,7 @@ from etils import epath
 from tensorflow_datasets.core import split_builder, writer
 from tensorflow_datasets.core.utils import shard_utils
 
+from bert_jax.config import DEFAULT_OPTIONS, PrepareOptions
 from bert_jax.data.file_hash import file_sha256
 from bert_jax.data.prepared.duplicates import Duplicates
 from bert_jax.data.prepared.locking import locked
@@ -68,7 +69,6 @@ from bert_jax.data.prepared.storage import (
 from bert_jax.data.text.sources import Source, open_source
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
-from bert_jax.prepare_config import DEFAULT_OPTIONS, PrepareOptions
 
 # The keys of a job's records begin at its number times this. TFDS cuts the range of
 # keys into equal shares, a shard each: by so wide a step, between jobs.

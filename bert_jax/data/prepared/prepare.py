@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from bert_jax.config import DEFAULT_OPTIONS, PrepareOptions
 from bert_jax.data.prepared import audit
 from bert_jax.data.prepared.arrays import load_array, save_array
 from bert_jax.data.prepared.duplicates import Duplicates, find_duplicates
@@ -36,7 +37,6 @@ from bert_jax.data.text.sentences import sentences
 from bert_jax.data.text.sources import Source, Unit, divide, open_source
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
-from bert_jax.prepare_config import DEFAULT_OPTIONS, PrepareOptions
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"

@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
 
+from bert_jax.config import ReadOptions
 from bert_jax.data.text.splitting import Piece, line_start, split, split_text
 from bert_jax.data.text.streams import without_compression
-from bert_jax.prepare_config import ReadOptions
 
 # One line of JSON is parsed as a whole, which takes up to 14 times its size.
 MAX_RECORD_BYTES = 32 << 20

@@ -6,10 +6,10 @@ import tempfile
 from collections.abc import Iterator
 from typing import IO, Any
 
+from bert_jax.config import ReadOptions
 from bert_jax.data.text.formats import Record, identity
 from bert_jax.data.text.splitting import split_text
 from bert_jax.data.text.streams import Window, without_compression
-from bert_jax.prepare_config import ReadOptions
 
 _ROWS_AT_ONCE = 64
 # Pages are read as they are wanted: a row group may be larger than the memory.

@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import IO
 
+from bert_jax.config import ReadOptions
 from bert_jax.data.text.archives import read_members
 from bert_jax.data.text.cleaning import cleaned, decoded
 from bert_jax.data.text.documents import Document, ReadStats
@@ -14,7 +15,6 @@ from bert_jax.data.text.parquet_source import is_parquet, read_parquet
 from bert_jax.data.text.streams import Window, naming_file, open_stream
 from bert_jax.data.text.tfds_source import read_tfds
 from bert_jax.data.text.units import Unit
-from bert_jax.prepare_config import ReadOptions
 
 _DEFAULT_OPTIONS = ReadOptions()
 _COUNT_BYTES = 1 << 18

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bert_jax.config import ReadOptions
 from bert_jax.data.text.formats import Record
 from bert_jax.data.text.splitting import split_text
 from bert_jax.data.text.units import Unit
-from bert_jax.prepare_config import ReadOptions
 
 _RECORDS_AT_ONCE = 64
 _INFO = "dataset_info.json"

@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from bert_jax.config import TokenizerOptions
 from bert_jax.data.text.documents import ReadStats
 from bert_jax.data.text.reading import read_unit
 from bert_jax.data.text.sentences import sentences
@@ -19,7 +20,6 @@ from bert_jax.data.tokenizers.tokenizer import METADATA_FILE, Tokenizer
 from bert_jax.data.tokenizers.vocabulary import train_sentencepiece, train_wordpiece
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.data.whole_directory import whole_directory
-from bert_jax.tokenizer_config import TokenizerOptions
 
 TRAINING_FILE = "bert_jax_tokenizer_training.json"
 

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable
 from typing import Any, Literal
 
+from bert_jax.config import MAX_BYTES, MAX_SENTENCES
 from bert_jax.data.tokenizers.line_sample import sample_lines
 from bert_jax.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 from bert_jax.data.tokenizers.tokenizer import SPECIAL_PIECES
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer, bert_rules
-from bert_jax.tokenizer_config import MAX_BYTES, MAX_SENTENCES
 
 # Of the characters of the text, so many are spelled; the rarest become [UNK].
 _COVERAGE = 0.9999

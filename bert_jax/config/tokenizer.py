@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from bert_jax.prepare_config import ReadOptions
+from bert_jax.config.prepare import ReadOptions
 
 MAX_SENTENCES = 1_000_000
 MAX_BYTES = 64 << 20

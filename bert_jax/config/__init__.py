@@ -1,0 +1,36 @@
+"""Every setting of every command, as frozen dataclasses that check themselves.
+
+Python files in `configs/` build these; the command line overrides single fields; a
+run directory stores them whole (`config_json.py`).
+"""
+
+from bert_jax.config.cluster import ClusterConfig
+from bert_jax.config.data import DataConfig, MaskingConfig
+from bert_jax.config.finetune import FinetuneConfig, TaskConfig
+from bert_jax.config.loop import LoopConfig
+from bert_jax.config.mesh import MeshConfig
+from bert_jax.config.model import ModelConfig
+from bert_jax.config.optimizer import OptimizerConfig
+from bert_jax.config.prepare import DEFAULT_OPTIONS, PrepareOptions, ReadOptions
+from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
+from bert_jax.config.tokenizer import MAX_BYTES, MAX_SENTENCES, TokenizerOptions
+
+__all__ = [
+    "DEFAULT_OPTIONS",
+    "MAX_BYTES",
+    "MAX_SENTENCES",
+    "ClusterConfig",
+    "DataConfig",
+    "FinetuneConfig",
+    "LoopConfig",
+    "MaskingConfig",
+    "MeshConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "PhaseConfig",
+    "PrepareOptions",
+    "PretrainConfig",
+    "ReadOptions",
+    "TaskConfig",
+    "TokenizerOptions",
+]

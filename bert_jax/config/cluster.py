@@ -1,0 +1,36 @@
+"""How the processes of one job find each other."""
+
+import dataclasses
+from typing import Literal
+
+from bert_jax.config.checks import require
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """Which job this process belongs to. It decides no number of a run."""
+
+    kind: Literal["none", "tpu", "gke", "slurm", "mpi", "flags"] | None = None
+    """Where to learn it from: a TPU VM's metadata, GKE's environment, Slurm, Open MPI,
+    or the three fields below. By default what the environment says; none: one process."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, for kind="flags"."""
+    num_processes: int | None = None
+    process_id: int | None = None
+
+    def __post_init__(self) -> None:
+        given = [
+            name
+            for name in ("coordinator", "num_processes", "process_id")
+            if getattr(self, name) is not None
+        ]
+        require(
+            self.kind == "flags" or not given,
+            f"ClusterConfig.{', '.join(given)} would be ignored: kind={self.kind!r}. "
+            "Set kind='flags' or leave it out.",
+        )
+        require(
+            self.kind != "flags" or len(given) == 3,
+            "ClusterConfig.kind='flags' needs coordinator, num_processes and process_id; "
+            f"given: {', '.join(given) or 'none'}.",
+        )

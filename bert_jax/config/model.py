@@ -1,0 +1,73 @@
+"""The architecture of an encoder, and how it is computed."""
+
+import dataclasses
+from typing import Literal
+
+from bert_jax.config.checks import require, require_positive, require_rate
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Architecture of one encoder. Defaults are BERT-Base (Devlin et al. 2018)."""
+
+    vocab_size: int = 30_522
+    """Pieces of the tokenizer; the token table is padded to a multiple of 128."""
+    hidden_size: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    mlp_size: int = 3_072
+    max_positions: int = 512
+    """Rows of the learned position table: the longest sequence."""
+    num_segments: int = 2
+    gelu: Literal["tanh", "exact"] = "tanh"
+    """google-research/bert uses the tanh approximation, Hugging Face's "gelu" erf."""
+    dropout_rate: float = 0.1
+    """Probability that one hidden unit is zeroed."""
+    attention_dropout_rate: float = 0.1
+    """Probability that one attention weight is zeroed."""
+    layer_norm_eps: float = 1e-12
+    init_std: float = 0.02
+    """Truncated normal, cut at two deviations and not rescaled."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of matrix products; parameters, softmax, norms and losses stay float32."""
+    scan_layers: bool = True
+    """One compiled layer in a loop (fast to compile) or all of them in a row."""
+    remat: Literal["none", "attention", "dots", "full"] = "none"
+    """What the backward pass recomputes: nothing, attention weights, all but matrix
+    products, everything but the input of each layer."""
+    attention: Literal["auto", "xla", "splash", "fused"] = "auto"
+    """Kernel of self-attention: XLA's, or on TPU splash attention (no dropout of the
+    weights) or our own that keeps scores on the chip; auto takes the best that fits."""
+    mlm_logits: Literal["whole", "chunked"] = "whole"
+    """Of the MLM loss: all logits at once, or some rows after the others, computed again
+    in the backward pass: less memory for a little time."""
+
+    def __post_init__(self) -> None:
+        require_positive(
+            self,
+            "vocab_size",
+            "hidden_size",
+            "num_layers",
+            "num_heads",
+            "mlp_size",
+            "max_positions",
+            "num_segments",
+            "layer_norm_eps",
+            "init_std",
+        )
+        require_rate(self, "dropout_rate", "attention_dropout_rate")
+        require(
+            self.hidden_size % self.num_heads == 0,
+            f"ModelConfig.hidden_size={self.hidden_size} must divide evenly by "
+            f"num_heads={self.num_heads}; the remainder is "
+            f"{self.hidden_size % self.num_heads}.",
+        )
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden_size // self.num_heads
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the token table: a multiple of 128, so that any mesh divides it."""
+        return -(-self.vocab_size // 128) * 128

@@ -1,0 +1,121 @@
+"""One pretraining run."""
+
+import dataclasses
+import pathlib
+from typing import Literal
+
+from bert_jax.config.checks import require, require_positive, require_seed
+from bert_jax.config.data import DataConfig, MaskingConfig
+from bert_jax.config.loop import LoopConfig
+from bert_jax.config.mesh import MeshConfig
+from bert_jax.config.model import ModelConfig
+from bert_jax.config.optimizer import OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PhaseConfig:
+    """A later phase of the same run: other rows and rates, the same moments.
+
+    Defaults are BERT's second phase (Devlin et al. 2018, appendix A.2).
+    """
+
+    sequence_length: int = 512
+    batch_size: int = 256
+    num_steps: int = 100_000
+    learning_rate: float = 1e-4
+    """At the top of this phase's own warm-up."""
+    warmup_steps: int = 10_000
+    micro_batches: int = 1
+
+    def __post_init__(self) -> None:
+        require_positive(
+            self, "batch_size", "num_steps", "learning_rate", "micro_batches"
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """One pretraining run. Defaults are BERT-Base, phase 1 (Devlin et al. 2018)."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    masking: MaskingConfig = MaskingConfig()
+    mesh: MeshConfig = MeshConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    loop: LoopConfig = LoopConfig()
+    checkpoint: pathlib.Path | None = None
+    """Run directory to start from (`pretrain` or `import`); else random weights."""
+    moments: Literal["fresh", "keep"] = "fresh"
+    """Of a start from a checkpoint: zeros, or its own, as BERT's second phase did."""
+    batch_size: int = 256
+    """Rows of the global batch; with buckets, of a batch of the longest."""
+    micro_batches: int = 1
+    """Parts of a batch whose gradients are added up before the one update."""
+    num_steps: int = 900_000
+    next_phases: tuple[PhaseConfig, ...] = ()
+    """What follows the first phase, which the other fields describe. The learning rate
+    starts again, the moments are kept."""
+    eval_batches: int = 64
+    """Batches of the validation split, with masks that never change."""
+    seed: int = 0
+    """Of parameters, pairs, masks and dropout."""
+
+    def __post_init__(self) -> None:
+        require_positive(
+            self, "batch_size", "micro_batches", "num_steps", "eval_batches"
+        )
+        require_seed(self)
+        require(
+            self.moments == "fresh" or self.checkpoint is not None,
+            "PretrainConfig.moments='keep' needs a checkpoint to keep them from.",
+        )
+        require(
+            self.batch_size % self.micro_batches == 0,
+            f"PretrainConfig.batch_size={self.batch_size} is not a multiple of "
+            f"micro_batches={self.micro_batches}; every micro-batch has as many rows.",
+        )
+        require(
+            self.data.sequence_length <= self.model.max_positions,
+            f"DataConfig.sequence_length={self.data.sequence_length} exceeds "
+            f"ModelConfig.max_positions={self.model.max_positions}; shorten the "
+            "sequences or enlarge the table.",
+        )
+        require(
+            self.optimizer.warmup_steps < self.num_steps,
+            f"OptimizerConfig.warmup_steps={self.optimizer.warmup_steps} is not less "
+            f"than PretrainConfig.num_steps={self.num_steps}; the rate would never "
+            "reach its top.",
+        )
+        for number, phase in enumerate(self.next_phases):
+            try:
+                self._with(phase)
+            except ValueError as error:
+                raise ValueError(f"next_phases[{number}]: {error}") from None
+
+    @property
+    def phases(self) -> tuple["PretrainConfig", ...]:
+        """Every phase as a config of its own, without phases after it."""
+        first = dataclasses.replace(self, next_phases=())
+        return (first, *(self._with(phase) for phase in self.next_phases))
+
+    @property
+    def total_steps(self) -> int:
+        """Updates of all phases."""
+        return self.num_steps + sum(phase.num_steps for phase in self.next_phases)
+
+    def _with(self, phase: PhaseConfig) -> "PretrainConfig":
+        return dataclasses.replace(
+            self,
+            data=dataclasses.replace(
+                self.data, sequence_length=phase.sequence_length, bucket_lengths=()
+            ),
+            optimizer=dataclasses.replace(
+                self.optimizer,
+                learning_rate=phase.learning_rate,
+                warmup_steps=phase.warmup_steps,
+            ),
+            batch_size=phase.batch_size,
+            micro_batches=phase.micro_batches,
+            num_steps=phase.num_steps,
+            next_phases=(),
+        )

@@ -1,0 +1,1 @@
+"""The train step compiled for machines that are not here, and what that tells."""
