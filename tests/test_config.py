@@ -284,9 +284,19 @@ REFUSED = [
         )
         for lengths in ((64,), (128, 64), (64, 64, 128), (7, 128), (64, 128, 256))
     ),
-    bad(MeshConfig, "MeshConfig data=0, fsdp=1, tensor=1: each must", data=0),
-    bad(MeshConfig, "MeshConfig data=-1, fsdp=-1, tensor=1: each must", fsdp=-1),
-    bad(MeshConfig, "MeshConfig data=-1, fsdp=1, tensor=-2: each must", tensor=-2),
+    bad(
+        MeshConfig, "MeshConfig data=0, fsdp=1, sequence=1, tensor=1: each must", data=0
+    ),
+    bad(
+        MeshConfig,
+        "MeshConfig data=-1, fsdp=-1, sequence=1, tensor=1: each must",
+        fsdp=-1,
+    ),
+    bad(
+        MeshConfig,
+        "MeshConfig data=-1, fsdp=1, sequence=1, tensor=-2: each must",
+        tensor=-2,
+    ),
     *no_number_below(OptimizerConfig, "learning_rate", "eps", "clip_norm"),
     *no_rate(OptimizerConfig, "b1", "b2"),
     bad(OptimizerConfig, "OptimizerConfig.warmup_steps=-1 must", warmup_steps=-1),

@@ -1,0 +1,87 @@
+"""Random bits for dropout: one key a row, and a cheap hash of the place in the row.
+
+Each bit is a function of (row's key, index in the row). So it depends neither on how a
+batch is sharded, nor on which micro-batch a row travels in, and a kernel can draw its
+own block of it. Threefry makes the keys; the hash makes the bits, at a fortieth of
+threefry's cost on CPU (benchmarks/LOG.md).
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+
+def row_keys(key: jax.Array, num_rows: int) -> jax.Array:
+    """Typed keys [B], each folded from `key` and the number of its row."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(num_rows))
+
+
+def split_rows(keys_B: jax.Array | None, num: int) -> list[jax.Array | None]:
+    """`num` independent sets of row keys, or as many `None` where dropout is off."""
+    if keys_B is None:
+        return [None] * num
+    split = jax.vmap(lambda key: jax.random.split(key, num), out_axes=1)(keys_B)
+    return [split[n] for n in range(num)]
+
+
+def hash_bits(index: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
+    """32 random bits for each index: two rounds of a multiply-xorshift hash.
+
+    For a fixed key it is a permutation of the 2**32 indices.
+
+    Args:
+        index: uint32, any shape.
+        first, second: uint32, the two words of a key; broadcast against `index`.
+
+    Source: the constants of lowbias32 and of its successor in the results of
+    "hash-prospector" (Wellons 2018), a search for the least avalanche bias.
+    """
+    bits = index ^ first
+    for multiplier_1, multiplier_2, after in (
+        (0x7FEB352D, 0x846CA68B, second),
+        (0x21F0AAAD, 0xD35A2D97, None),
+    ):
+        bits = (bits ^ (bits >> 16)) * jnp.uint32(multiplier_1)
+        bits = (bits ^ (bits >> 15)) * jnp.uint32(multiplier_2)
+        bits = bits ^ (bits >> 16)
+        if after is not None:
+            bits = bits + after
+    return bits
+
+
+def random_bits(keys_B: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Uniform uint32 bits of `shape`, whose first axis is the rows.
+
+    Within a row, the index counts the other axes in row-major order.
+
+    Raises:
+        ValueError: a row has 2**32 entries or more: its bits would repeat.
+    """
+    if math.prod(shape[1:]) >= 2**32:
+        raise ValueError(
+            f"A row of shape {shape[1:]} has 2**32 entries or more, and its random "
+            "bits would repeat; shorten the rows."
+        )
+    # An iota for each axis: a reshaped one would be gathered from all devices.
+    index = jnp.zeros((1,) * len(shape), jnp.uint32)
+    for axis in range(1, len(shape)):
+        along = [1] * len(shape)
+        along[axis] = shape[axis]
+        places = jax.lax.broadcasted_iota(jnp.uint32, along, axis)
+        index = index * jnp.uint32(shape[axis]) + places
+    words = jax.random.key_data(keys_B)
+    first, second = (
+        words[:, n].reshape(-1, *(1,) * (len(shape) - 1)) for n in range(2)
+    )
+    return hash_bits(index, first, second)
+
+
+def drop_threshold(rate: float) -> int:
+    """Bits below it are dropped; `rate` is rounded to a multiple of 2**-32."""
+    return round(rate * 2**32)
+
+
+def kept_scale(rate: float) -> float:
+    """What the kept are multiplied with: their mean stays exactly what it was."""
+    return 1.0 / (1.0 - drop_threshold(rate) / 2**32)
