@@ -17,6 +17,7 @@ from bert_jax.train.checkpoint import (
     tensors_sha256,
 )
 from bert_jax.train.optimizer import make_optimizer
+from bert_jax.train.schedules import make_schedule
 from bert_jax.train.step import abstract_state, init_state
 
 SHA = "a" * 64
@@ -25,7 +26,8 @@ SHA = "a" * 64
 def build(cfg, layout, num_devices):
     """The abstract state of a layout, and the placed state of step 0."""
     mesh = sharding.make_mesh(layout, jax.devices()[:num_devices])
-    optimizer = make_optimizer(OptimizerConfig(), 20_000)
+    settings = OptimizerConfig()
+    optimizer = make_optimizer(settings, make_schedule(settings, 20_000))
 
     def make_state():
         init = functools.partial(pretraining.init_params, cfg)

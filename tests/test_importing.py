@@ -26,6 +26,7 @@ from bert_jax.train.initial import (
 )
 from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.predict import Predictor
+from bert_jax.train.schedules import make_schedule
 
 LABELS = ("down", "level", "up")
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", ",", "b", "##b"]
@@ -175,7 +176,8 @@ def test_what_is_no_model_is_named(tmp_path):
 
 
 def abstract_opt_state(params):
-    optimizer = make_optimizer(OptimizerConfig(), 20_000)
+    settings = OptimizerConfig()
+    optimizer = make_optimizer(settings, make_schedule(settings, 20_000))
     state = jax.eval_shape(optimizer.init, params)
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
     places = sharding.shardings(mesh, state)

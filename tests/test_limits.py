@@ -26,6 +26,7 @@ from bert_jax.train.loop import run_loop
 from bert_jax.train.losses import pretrain_loss
 from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.run import RunInfo, write_text
+from bert_jax.train.schedules import make_schedule
 
 PRETRAIN = [
     ("input_ids", 61, r"PretrainBatch\.input_ids\[1, 3\]=61 .*\[0, 61\).*vocab_size"),
@@ -241,7 +242,7 @@ def test_examples_to_classify_are_checked(
 def test_vocabulary_padding_is_zero_and_stays_zero(tiny, make_batch, make_masked):
     params = pretraining.init_params(tiny, jax.random.key(0))
     settings = OptimizerConfig(learning_rate=1e-2, warmup_steps=0)
-    optimizer = make_optimizer(settings, 10)
+    optimizer = make_optimizer(settings, make_schedule(settings, 10))
 
     @jax.jit
     def step(params, state, batch, masked, key):

@@ -12,6 +12,7 @@ from bert_jax.model import classification, pretraining
 from bert_jax.train import sharding
 from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.pretrain import pretrain_objective
+from bert_jax.train.schedules import make_schedule
 from bert_jax.train.step import abstract_state, compile_step, init_state
 
 LAYOUTS = (
@@ -27,7 +28,8 @@ NUM_STEPS = 5
 @pytest.fixture(scope="module")
 def run(tiny, vocabulary, make_batch):
     """run(mesh config, devices) -> (losses of some steps, last state, step)."""
-    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-2, warmup_steps=2), 20)
+    settings = OptimizerConfig(learning_rate=1e-2, warmup_steps=2)
+    optimizer = make_optimizer(settings, make_schedule(settings, 20))
     objective = functools.partial(pretrain_objective, _Settings(tiny), vocabulary)
 
     def make(layout, num_devices=8, steps=NUM_STEPS):
@@ -132,7 +134,7 @@ def test_rows_that_the_mesh_cannot_share_are_an_error():
 
 def test_adamw_matches_a_plain_numpy_adamw():
     cfg = OptimizerConfig(learning_rate=1e-2, warmup_steps=3)
-    optimizer = make_optimizer(cfg, 10)
+    optimizer = make_optimizer(cfg, make_schedule(cfg, 10))
     rng = np.random.default_rng(0)
     shapes = {"kernel": (3, 4), "bias": (2, 4), "scale": (4,)}
     params = {n: rng.normal(size=s).astype(np.float32) for n, s in shapes.items()}

@@ -22,6 +22,7 @@ from bert_jax.model import classification, pretraining
 from bert_jax.train.checkpoint import Checkpoints, tensors_sha256
 from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.run import RunInfo, start_run, write_text
+from bert_jax.train.schedules import make_schedule
 from bert_jax.train.step import TrainState, init_state
 
 IMPORT_MANIFEST = "import.json"
@@ -182,7 +183,8 @@ def _opt_state(source: Source, params: names.Params, head: names.Head) -> Any:
 
     assert source.moments is not None
     cfg = PretrainConfig(model=source.model, data=_data(source))
-    fresh = jax.device_get(make_optimizer(cfg.optimizer, cfg.num_steps).init(params))
+    schedule = make_schedule(cfg.optimizer, cfg.num_steps)
+    fresh = jax.device_get(make_optimizer(cfg.optimizer, schedule).init(params))
     moments: Moments = source.moments
     return optax.tree_utils.tree_set(fresh, mu=tree(moments.mu), nu=tree(moments.nu))
 

@@ -29,7 +29,7 @@ from bert_jax.train import sharding
 from bert_jax.train.initial import start_encoder
 from bert_jax.train.loop import run_loop
 from bert_jax.train.losses import Mean, classify_loss
-from bert_jax.train.optimizer import make_optimizer, make_schedule
+from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.run import (
     RunInfo,
     load_results,
@@ -38,6 +38,7 @@ from bert_jax.train.run import (
     save_results,
     start_run,
 )
+from bert_jax.train.schedules import make_schedule
 from bert_jax.train.step import abstract_state, compile_step, init_state
 
 
@@ -156,7 +157,8 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
     rates = dataclasses.replace(
         cfg.optimizer, warmup_steps=int(cfg.warmup_share * num_steps)
     )
-    optimizer = make_optimizer(rates, num_steps)
+    schedule = make_schedule(rates, num_steps)
+    optimizer = make_optimizer(rates, schedule)
 
     def make_state():  # type: ignore[no-untyped-def]
         init = functools.partial(classification.init_params, model, len(names))
@@ -188,7 +190,7 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         ),
         per_step={"examples_per_sec": len(train) / steps_per_epoch},
         show=_show,
-        learning_rate=make_schedule(rates, num_steps),
+        learning_rate=schedule,
     )
     predicted = classify(state.params, held_out_set).argmax(axis=1)
     majority = np.bincount(held_out_set.labels).max() / len(held_out_set)

@@ -1,4 +1,4 @@
-"""AdamW and its schedule as BERT had them, from optax's parts."""
+"""AdamW as BERT had it, from optax's parts."""
 
 from typing import Any, NamedTuple
 
@@ -54,31 +54,13 @@ def decayed(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(one, params)
 
 
-def make_schedule(cfg: OptimizerConfig, num_steps: int) -> optax.Schedule:
-    """Learning rate of update s = 0, 1, ...: linear up, then linear down to 0.
-
-    The decay is counted over all steps, so the rate falls by the warm-up's share where
-    the two meet.
-
-    Source: google-research/bert, optimization.py (create_optimizer).
-    """
-
-    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
-        step = jnp.asarray(step, jnp.float32)
-        up = step / max(cfg.warmup_steps, 1)
-        down = jnp.maximum(1.0 - step / num_steps, 0.0)
-        return cfg.learning_rate * jnp.where(step < cfg.warmup_steps, up, down)
-
-    return schedule
-
-
 def make_optimizer(
-    cfg: OptimizerConfig, num_steps: int
+    cfg: OptimizerConfig, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
     """Global-norm clip, Adam without bias correction, decoupled decay, schedule."""
     return optax.chain(
         optax.clip_by_global_norm(cfg.clip_norm),
         scale_by_adam_uncorrected(cfg.b1, cfg.b2, cfg.eps),
         optax.add_decayed_weights(cfg.weight_decay, mask=decayed),
-        optax.scale_by_learning_rate(make_schedule(cfg, num_steps)),
+        optax.scale_by_learning_rate(schedule),
     )

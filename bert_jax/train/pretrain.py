@@ -29,8 +29,9 @@ from bert_jax.train.initial import start_pretraining, with_moments
 from bert_jax.train.loop import run_loop
 from bert_jax.train.losses import Mean, pretrain_loss
 from bert_jax.train.metrics import read_metrics
-from bert_jax.train.optimizer import make_optimizer, make_schedule
+from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.run import RunInfo, load_results, save_results, start_run
+from bert_jax.train.schedules import make_schedule
 from bert_jax.train.step import abstract_state, compile_step, init_state
 
 # How papers abbreviate what `DataConfig.pairs` sets; without pairs there is no task.
@@ -69,7 +70,8 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
     check_vocabulary(cfg.model, tokenizer, dataset.directory)
     mesh = sharding.make_mesh(cfg.mesh)
     sharding.check_batch_size(mesh, cfg.batch_size)
-    optimizer = make_optimizer(cfg.optimizer, cfg.num_steps)
+    schedule = make_schedule(cfg.optimizer, cfg.num_steps)
+    optimizer = make_optimizer(cfg.optimizer, schedule)
     objective = functools.partial(pretrain_objective, cfg, tokenizer.mask_vocabulary)
 
     def make_state():  # type: ignore[no-untyped-def]
@@ -144,7 +146,7 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
             "tokens_per_sec": epoch.num_tokens / steps_per_epoch,
         },
         show=functools.partial(show_pretraining, cfg.data.pairs),
-        learning_rate=make_schedule(cfg.optimizer, cfg.num_steps),
+        learning_rate=schedule,
     )
     results = {
         "kind": "pretrain",
