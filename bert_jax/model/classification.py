@@ -10,7 +10,8 @@ from bert_jax.batch import ClassifyBatch
 from bert_jax.config import ModelConfig
 from bert_jax.model.encoder import Params, encode_texts, init_encoder, with_dropout
 from bert_jax.model.heads import LinearHead, Pooler, linear_head
-from bert_jax.model.layers import dropout, graph_of, pure_params, split_key
+from bert_jax.model.layers import dropout, graph_of, pure_params
+from bert_jax.model.random_bits import row_keys, split_rows
 
 # Parts that pretraining hands over; the classifier itself always starts fresh.
 ENCODER_PARTS = ("embed", "layers", "pooler")
@@ -41,7 +42,7 @@ def apply(
         cfg: static; must fit `params`.
         params: tree from `init_params` or a restored checkpoint.
         batch: T must not exceed `cfg.max_positions`.
-        key: of dropout; `None` turns it off.
+        key: of dropout, one or one a row [B]; `None` turns it off.
         dropout_rate: in place of the rates in `cfg`, everywhere.
 
     Raises:
@@ -51,8 +52,9 @@ def apply(
     Source: Devlin et al. 2018, sections 3.2 and 4.1.
     """
     cfg = with_dropout(cfg, dropout_rate)
-    encoder_key, head_key = split_key(key, 2)
-    hidden_BTD = encode_texts(cfg, params, batch, encoder_key)
+    keys_B = row_keys(key, batch.input_ids.shape[0])
+    encoder_keys, head_keys = split_rows(keys_B, 2)
+    hidden_BTD = encode_texts(cfg, params, batch, encoder_keys)
     pooler = nnx.merge(graph_of(Pooler, cfg), {"dense": params["pooler"]})
-    pooled_BD = dropout(pooler(hidden_BTD[:, 0]), cfg.dropout_rate, head_key)
+    pooled_BD = dropout(pooler(hidden_BTD[:, 0]), cfg.dropout_rate, head_keys)
     return linear_head(cfg, params["classifier"])(pooled_BD)

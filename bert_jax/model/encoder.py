@@ -25,9 +25,9 @@ from bert_jax.model.layers import (
     graph_of,
     layer_norm,
     pure_params,
-    split_key,
 )
 from bert_jax.model.logical import constrain
+from bert_jax.model.random_bits import row_keys, split_rows
 
 Params = dict
 
@@ -49,14 +49,14 @@ class Embeddings(nnx.Module):
         input_ids_BT: jax.Array,
         segment_ids_BT: jax.Array,
         position_ids_BT: jax.Array,
-        key: jax.Array | None,
+        keys_B: jax.Array | None,
     ) -> jax.Array:
         x_BTD = (
             self.token(input_ids_BT)
             + self.position(position_ids_BT)
             + self.segment(segment_ids_BT)
         )
-        return dropout(self.norm(x_BTD), self.dropout_rate, key)
+        return dropout(self.norm(x_BTD), self.dropout_rate, keys_B)
 
 
 class AttentionBlock(SelfAttention):
@@ -68,11 +68,11 @@ class AttentionBlock(SelfAttention):
         self.hidden_dropout_rate = cfg.dropout_rate
 
     def __call__(
-        self, x_BTD: jax.Array, sequence_ids_BT: jax.Array, key: jax.Array | None
+        self, x_BTD: jax.Array, sequence_ids_BT: jax.Array, keys_B: jax.Array | None
     ) -> jax.Array:
-        weights_key, hidden_key = split_key(key, 2)
-        y_BTD = super().__call__(x_BTD, sequence_ids_BT, weights_key)
-        y_BTD = dropout(y_BTD, self.hidden_dropout_rate, hidden_key)
+        weights_keys, hidden_keys = split_rows(keys_B, 2)
+        y_BTD = super().__call__(x_BTD, sequence_ids_BT, weights_keys)
+        y_BTD = dropout(y_BTD, self.hidden_dropout_rate, hidden_keys)
         return self.norm(x_BTD + y_BTD)
 
 
@@ -85,9 +85,9 @@ class MlpBlock(nnx.Module):
         self.down = Dense(cfg, (cfg.mlp_size,), (cfg.hidden_size,), rngs=rngs)
         self.norm = layer_norm(cfg, rngs)
 
-    def __call__(self, x_BTD: jax.Array, key: jax.Array | None) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, keys_B: jax.Array | None) -> jax.Array:
         h_BTF = constrain(gelu(self.cfg, self.up(x_BTD)), "batch", "length", "mlp")
-        y_BTD = dropout(self.down(h_BTF), self.cfg.dropout_rate, key)
+        y_BTD = dropout(self.down(h_BTF), self.cfg.dropout_rate, keys_B)
         return self.norm(x_BTD + y_BTD)
 
 
@@ -99,11 +99,11 @@ class Layer(nnx.Module):
         self.mlp = MlpBlock(cfg, rngs=rngs)
 
     def __call__(
-        self, x_BTD: jax.Array, sequence_ids_BT: jax.Array, key: jax.Array | None
+        self, x_BTD: jax.Array, sequence_ids_BT: jax.Array, keys_B: jax.Array | None
     ) -> jax.Array:
-        attention_key, mlp_key = split_key(key, 2)
-        x_BTD = self.attention(x_BTD, sequence_ids_BT, attention_key)
-        x_BTD = self.mlp(x_BTD, mlp_key)
+        attention_keys, mlp_keys = split_rows(keys_B, 2)
+        x_BTD = self.attention(x_BTD, sequence_ids_BT, attention_keys)
+        x_BTD = self.mlp(x_BTD, mlp_keys)
         return constrain(x_BTD, "batch", "length", "act_embed")
 
 
@@ -143,7 +143,7 @@ def encode(
         segment_ids: int32 [B, T], less than `cfg.num_segments`.
         sequence_ids: int32 [B, T]; tokens attend within their own id.
         position_ids: int32 [B, T], less than `cfg.max_positions`.
-        key: of dropout; `None` turns it off.
+        key: of dropout, one or one a row [B]; `None` turns it off.
 
     Returns:
         Hidden states of the last layer, float32 [B, T, D].
@@ -167,19 +167,21 @@ def encode(
     check_known(
         "position_ids", position_ids, cfg.max_positions, "ModelConfig.max_positions"
     )
-    embed_key, layers_key = split_key(key, 2)
+    embed_keys, layers_keys = split_rows(row_keys(key, input_ids.shape[0]), 2)
     embed = nnx.merge(graph_of(Embeddings, cfg), params["embed"])
-    x_BTD = embed(input_ids, segment_ids, position_ids, embed_key)
+    x_BTD = embed(input_ids, segment_ids, position_ids, embed_keys)
     x_BTD = constrain(x_BTD, "batch", "length", "act_embed")
 
     def layer(x: jax.Array, inputs: tuple) -> tuple[jax.Array, None]:
-        layer_params, layer_key = inputs
+        layer_params, layer_keys = inputs
         module = nnx.merge(graph_of(Layer, cfg), layer_params)
-        return module(x, sequence_ids, layer_key), None
+        return module(x, sequence_ids, layer_keys), None
 
     if cfg.remat != "none":
         layer = jax.checkpoint(layer, policy=_REMAT_POLICIES[cfg.remat])
-    keys = None if layers_key is None else jax.random.split(layers_key, cfg.num_layers)
+    keys = None
+    if layers_keys is not None:
+        keys = jnp.stack(split_rows(layers_keys, cfg.num_layers))  # [L, B]
     if cfg.scan_layers:
         x_BTD, _ = jax.lax.scan(layer, x_BTD, (params["layers"], keys))
     else:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bert_jax.config import ModelConfig
+from bert_jax.model.random_bits import drop_threshold, kept_scale, random_bits
 
 
 def _init(cfg: ModelConfig) -> jax.nn.initializers.Initializer:
@@ -81,31 +82,20 @@ def gelu(cfg: ModelConfig, x: jax.Array) -> jax.Array:
     return jax.nn.gelu(x, approximate=cfg.gelu == "tanh")
 
 
-def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+def dropout(x: jax.Array, rate: float, keys_B: jax.Array | None) -> jax.Array:
     """Zeroes units with probability `rate` and scales the others to keep the mean.
 
-    Sixteen random bits decide one unit: half the cost of a float draw. The rate is
-    rounded to a multiple of 2**-16 and the scale follows the rounded rate, so the
-    expectation is exact.
-
     Args:
-        x: any shape.
-        rate: in [0, 1); 0 returns `x`.
-        key: `None` returns `x`.
+        x: [B, ...], any float type.
+        rate: in [0, 1), rounded to a multiple of 2**-32; 0 returns `x`.
+        keys_B: typed keys, one a row; `None` returns `x`.
 
     Source: Srivastava et al. 2014; inverted scaling.
     """
-    if key is None or rate == 0.0:
+    if keys_B is None or rate == 0.0:
         return x
-    threshold = round(rate * 2**16)
-    kept = jax.random.bits(key, x.shape, jnp.uint16) >= threshold
-    scale = 1.0 / (1.0 - threshold / 2**16)
-    return jnp.where(kept, x * scale, 0.0).astype(x.dtype)
-
-
-def split_key(key: jax.Array | None, num: int) -> list[jax.Array | None]:
-    """`num` independent keys, or as many `None` where dropout is off."""
-    return [None] * num if key is None else list(jax.random.split(key, num))
+    kept = random_bits(keys_B, x.shape) >= jnp.uint32(drop_threshold(rate))
+    return jnp.where(kept, x * kept_scale(rate), 0.0).astype(x.dtype)
 
 
 def pure_params(module: nnx.Module) -> dict:

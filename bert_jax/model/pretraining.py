@@ -54,7 +54,7 @@ def apply(
         params: tree from `init_params` or a restored checkpoint.
         batch: T must not exceed `cfg.max_positions`.
         masked: the same rows after `mask_tokens`.
-        key: of dropout; `None` turns it off.
+        key: of dropout, one or one a row [B]; `None` turns it off.
 
     Returns:
         Hidden states, pooled vectors and the logits of both heads, float32.

@@ -12,8 +12,23 @@ import jax
 import jax.numpy as jnp
 
 
-def row_keys(key: jax.Array, num_rows: int) -> jax.Array:
-    """Typed keys [B], each folded from `key` and the number of its row."""
+def row_keys(key: jax.Array | None, num_rows: int) -> jax.Array | None:
+    """Typed keys [B], each folded from `key` and the number of its row.
+
+    Args:
+        key: a typed key; or typed keys [B], which are returned as they are; or `None`,
+            for which there are none.
+
+    Raises:
+        ValueError: `key` is neither one key nor as many as there are rows.
+    """
+    if key is None or key.shape == (num_rows,):
+        return key
+    if key.shape != ():
+        raise ValueError(
+            f"The key has shape {list(key.shape)}; expected one key, or one for each "
+            f"of the {num_rows} rows."
+        )
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(num_rows))
 
 

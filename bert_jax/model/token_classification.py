@@ -10,7 +10,8 @@ from bert_jax.batch import ClassifyBatch
 from bert_jax.config import ModelConfig
 from bert_jax.model.encoder import Params, encode_texts, init_encoder, with_dropout
 from bert_jax.model.heads import LinearHead, linear_head
-from bert_jax.model.layers import dropout, pure_params, split_key
+from bert_jax.model.layers import dropout, pure_params
+from bert_jax.model.random_bits import row_keys, split_rows
 
 
 def init_params(cfg: ModelConfig, num_labels: int, key: jax.Array) -> Params:
@@ -34,7 +35,7 @@ def apply(
         cfg: static; must fit `params`.
         params: tree from `init_params` or a restored checkpoint.
         batch: T must not exceed `cfg.max_positions`; labels and weights are not read.
-        key: of dropout; `None` turns it off.
+        key: of dropout, one or one a row [B]; `None` turns it off.
         dropout_rate: in place of the rates in `cfg`, everywhere.
 
     Raises:
@@ -44,7 +45,8 @@ def apply(
     Source: Devlin et al. 2018, section 5.3 and figure 4 (d).
     """
     cfg = with_dropout(cfg, dropout_rate)
-    encoder_key, head_key = split_key(key, 2)
-    hidden_BTD = encode_texts(cfg, params, batch, encoder_key)
-    hidden_BTD = dropout(hidden_BTD, cfg.dropout_rate, head_key)
+    keys_B = row_keys(key, batch.input_ids.shape[0])
+    encoder_keys, head_keys = split_rows(keys_B, 2)
+    hidden_BTD = encode_texts(cfg, params, batch, encoder_keys)
+    hidden_BTD = dropout(hidden_BTD, cfg.dropout_rate, head_keys)
     return linear_head(cfg, params["tokens"])(hidden_BTD)
