@@ -17,7 +17,7 @@ import bert_jax
 from bert_jax.config import ModelConfig
 from bert_jax.exchange import portable
 from bert_jax.exchange.names import Head, Tensors
-from bert_jax.model.attention import MASKED_SCORE
+from bert_jax.model.attention_xla import MASKED_SCORE
 
 OPSET, IR_VERSION = 20, 9  # both of ONNX 1.15
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bert_jax.config import ModelConfig
-from bert_jax.model.attention import MASKED_SCORE
+from bert_jax.model.attention_xla import MASKED_SCORE
 from bert_jax.model.layers import Dense, gelu, graph_of, layer_norm
 from bert_jax.model.logical import constrain
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from bert_jax.batch import IGNORED_LABEL, Array, ClassifyBatch, PretrainBatch
-from bert_jax.model.attention import MASKED_SCORE
+from bert_jax.model.attention_xla import MASKED_SCORE
 from bert_jax.model.masking import MaskedBatch
 from bert_jax.model.pretraining import PretrainOutputs
 
