@@ -1,0 +1,128 @@
+import dataclasses
+import functools
+import math
+
+import jax
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from bert_jax.model import classification, pretraining
+from bert_jax.train.flops import Work, classify_work, pretrain_work, train_flops
+from bert_jax.train.losses import classify_loss, pretrain_loss
+
+
+def full_rows(make_batch, make_masked, cfg, rows, length):
+    """Rows of one sequence without padding, and every masked slot in use."""
+    batch = make_batch(rows=rows, length=length, pairs=1, vocab_size=cfg.vocab_size)
+    whole = np.ones_like(batch.sequence_ids)
+    masked = make_masked(batch)
+    return (
+        batch._replace(sequence_ids=whole),
+        masked._replace(weights=np.ones_like(masked.weights)),
+    )
+
+
+def pretrain_grad(cfg):
+    def loss(params, batch, masked):
+        return pretrain_loss(
+            pretraining.apply(cfg, params, batch, masked), batch, masked
+        )[0]
+
+    return jax.grad(loss)
+
+
+def product_flops(jaxpr) -> int:
+    """FLOPs of every matrix product in a program, loops run to their end."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            (contracted, _), _ = eqn.params["dimension_numbers"]
+            left = eqn.invars[0].aval.shape
+            depth = math.prod(left[axis] for axis in contracted)
+            total += 2 * depth * eqn.outvars[0].aval.size
+        times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
+        total += times * sum(map(product_flops, jaxprs_in_params(eqn.params)))
+    return total
+
+
+def traced_products(fn, *args) -> int:
+    return product_flops(jax.make_jaxpr(fn)(*args).jaxpr)
+
+
+@pytest.mark.parametrize("scan_layers", [True, False])
+def test_they_are_the_matrix_products_of_the_traced_step(
+    tiny, random_params, make_batch, make_masked, scan_layers
+):
+    """To the last FLOP, on rows that are full: nothing computed there is useless.
+
+    The vocabulary fills its table, whose padding would be computed and not counted.
+    """
+    cfg = dataclasses.replace(tiny, vocab_size=128, scan_layers=scan_layers)
+    batch, masked = full_rows(make_batch, make_masked, cfg, rows=3, length=24)
+    work = jax.jit(pretrain_work)(batch, masked.weights)
+    assert traced_products(
+        pretrain_grad(cfg), random_params(cfg), batch, masked
+    ) == train_flops(cfg, work)
+
+
+def test_a_classifier_has_as_many_classes_as_it_has(
+    tiny, make_batch, make_classify_batch
+):
+    batch = make_classify_batch()
+    whole = np.ones_like(batch.input_mask)
+    batch = batch._replace(input_mask=whole)
+    params = jax.eval_shape(
+        functools.partial(classification.init_params, tiny, 3), jax.random.key(0)
+    )
+
+    def loss(params):
+        return classify_loss(classification.apply(tiny, params, batch), batch)[0]
+
+    products = traced_products(jax.grad(loss), params)
+    work = jax.jit(classify_work)(batch)
+    assert products == train_flops(tiny, work, num_classes=3)
+
+
+def test_the_compiler_counts_little_more(random_params, tiny, make_batch, make_masked):
+    """XLA adds what is no product: norms, softmax, GELU, some 4 % at this width.
+
+    Such work grows with D where products grow with D^2, so it shrinks as models grow;
+    fewer FLOPs than ours would mean that we count what nobody computes.
+    """
+    cfg = dataclasses.replace(
+        tiny, vocab_size=1_024, hidden_size=256, mlp_size=1_024, scan_layers=False
+    )
+    batch, masked = full_rows(make_batch, make_masked, cfg, rows=4, length=24)
+    shapes = jax.eval_shape(functools.partial(random_params, cfg))
+    lowered = jax.jit(pretrain_grad(cfg)).lower(shapes, batch, masked)
+    counted = lowered.cost_analysis()["flops"]
+    ours = train_flops(cfg, jax.jit(pretrain_work)(batch, masked.weights))
+    assert 1.0 < counted / ours < 1.05
+
+
+def test_packed_rows_count_each_sequence_by_its_own_length(make_batch, make_masked):
+    batch = make_batch(rows=5, length=60, pairs=4)
+    masked = make_masked(batch, slots=3)
+    work = jax.jit(pretrain_work)(batch, masked.weights)
+    lengths = [
+        (row == number).sum() for row in batch.sequence_ids for number in range(1, 5)
+    ]
+    assert work.tokens == sum(lengths) == (batch.sequence_ids > 0).sum()
+    assert work.tokens < batch.sequence_ids.size
+    assert work.attention_pairs == sum(n * n for n in lengths)
+    assert work.sequences == np.count_nonzero(lengths) < 5 * 4
+    assert work.masked_slots == masked.weights.sum() < masked.weights.size
+
+
+def test_rows_that_fill_a_batch_up_are_no_work(make_classify_batch):
+    batch = make_classify_batch()
+    weights = np.array([1.0, 0.0, 1.0], np.float32)
+    work = jax.jit(classify_work)(batch._replace(weights=weights))
+    assert work == Work(25.0, 425.0, 2.0, 0.0)  # of lengths 20, 13 and 5
+
+
+def test_flops_of_many_steps_add_up(tiny):
+    one = Work(100.0, 2_000.0, 3.0, 15.0)
+    many = Work(*(7.0 * count for count in one))
+    assert train_flops(tiny, many) == pytest.approx(7 * train_flops(tiny, one))
