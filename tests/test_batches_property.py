@@ -271,7 +271,7 @@ def test_hosts_share_one_batch(make_store, special, documents, layout, kind, see
         expected = corpus.batch(step)
         for num_hosts in (2, 4, 8):
             parts = [
-                corpus.batch(step, host=host, num_hosts=num_hosts)
+                corpus.batch(step, parts=(host,), num_parts=num_hosts)
                 for host in range(num_hosts)
             ]
             columns = zip(*parts, strict=True)

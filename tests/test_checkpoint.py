@@ -9,13 +9,13 @@ import pytest
 
 from bert_jax.config import MeshConfig, OptimizerConfig
 from bert_jax.model import pretraining
-from bert_jax.train import sharding
 from bert_jax.train.checkpoint import (
     Checkpoints,
     Identity,
     describe,
     tensors_sha256,
 )
+from bert_jax.train.mesh import make_mesh
 from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.schedules import make_schedule
 from bert_jax.train.step import abstract_state, init_state
@@ -25,7 +25,7 @@ SHA = "a" * 64
 
 def build(cfg, layout, num_devices):
     """The abstract state of a layout, and the placed state of step 0."""
-    mesh = sharding.make_mesh(layout, jax.devices()[:num_devices])
+    mesh = make_mesh(layout, jax.devices()[:num_devices])
     settings = OptimizerConfig()
     optimizer = make_optimizer(settings, make_schedule(settings, 20_000))
 

@@ -20,10 +20,11 @@ from bert_jax.config_json import to_json
 from bert_jax.data.tasks import EncodedExamples
 from bert_jax.limits import check_ids, check_range
 from bert_jax.model import classification, pretraining
-from bert_jax.train import evaluate, sharding
+from bert_jax.train import evaluate
 from bert_jax.train.finetune import Classifier
 from bert_jax.train.loop import run_loop
 from bert_jax.train.losses import pretrain_loss
+from bert_jax.train.mesh import make_mesh
 from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.run import RunInfo, write_text
 from bert_jax.train.schedules import make_schedule
@@ -182,7 +183,7 @@ def test_held_out_batches_are_checked(tiny, make_batch, vocabulary, monkeypatch)
     bad = spoilt(make_batch(), "input_ids", 61)
     monkeypatch.setattr(evaluate, "evaluation_batches", lambda *a, **k: iter([bad]))
     cfg = PretrainConfig(model=tiny, data=DataConfig(sequence_length=24))
-    mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     judge = evaluate.PretrainEvaluator(cfg, None, vocabulary, mesh)
     with pytest.raises(ValueError, match=r"input_ids\[1, 3\]=61 "):
         judge({})
@@ -230,7 +231,7 @@ def test_training_batches_are_checked(
 def test_examples_to_classify_are_checked(
     tiny, make_classify_batch, field, value, message
 ):
-    mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     batch = spoilt(make_classify_batch(), field, value)
     with pytest.raises(ValueError, match=message):
         Classifier(tiny, 3, mesh, 3)({}, EncodedExamples(*batch[:4]))

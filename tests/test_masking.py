@@ -11,7 +11,8 @@ from masked_rows import VOCAB, assert_consistent, expect, rows_of, shown_tokens
 from bert_jax.batch import MaskVocabulary, PretrainBatch
 from bert_jax.config import MaskingConfig, MeshConfig
 from bert_jax.model.masking import mask_tokens
-from bert_jax.train import sharding
+from bert_jax.train.mesh import make_mesh
+from bert_jax.train.placement import to_devices
 
 LENGTH = 40
 UNITS = ("token", "word", "span")
@@ -196,8 +197,8 @@ def test_masking_is_the_same_outside_jit_and_traced_once(vocabulary, unit):
 @pytest.mark.parametrize("unit", UNITS)
 def test_rows_split_over_devices_get_the_same_masks(mask, vocabulary, unit):
     batch, cfg = equal_rows(16), MaskingConfig(unit=unit, rate=0.3)
-    mesh = sharding.make_mesh(MeshConfig(data=4, fsdp=2))
-    placed = sharding.to_devices(mesh, batch)
+    mesh = make_mesh(MeshConfig(data=4, fsdp=2))
+    placed = to_devices(mesh, batch)
     place = placed.input_ids.sharding
     assert place.shard_shape(batch.input_ids.shape) == (2, LENGTH)
     step = jax.jit(

@@ -24,8 +24,8 @@ from bert_jax.exchange.export import TOLERANCE, export_run
 from bert_jax.exchange.huggingface import write_huggingface
 from bert_jax.exchange.importing import import_run
 from bert_jax.family import model_config
-from bert_jax.train import sharding
 from bert_jax.train.initial import load_params
+from bert_jax.train.mesh import make_mesh
 
 LABELS = ("down", "level", "up")
 NEEDS = {
@@ -100,7 +100,7 @@ def run(request, cfg, tokenizer, tmp_path_factory):
 
 
 def params_of(run):
-    mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     return jax.device_get(load_params(run, mesh).params)
 
 

@@ -10,7 +10,9 @@ import pytest
 from bert_jax.config import MeshConfig, OptimizerConfig, PretrainConfig
 from bert_jax.model import classification, pretraining
 from bert_jax.train import sharding
+from bert_jax.train.mesh import make_mesh
 from bert_jax.train.optimizer import make_optimizer
+from bert_jax.train.placement import to_devices
 from bert_jax.train.pretrain import pretrain_objective
 from bert_jax.train.schedules import make_schedule
 from bert_jax.train.step import abstract_state, compile_step, init_state
@@ -33,7 +35,7 @@ def run(tiny, vocabulary, make_batch):
     objective = functools.partial(pretrain_objective, _Settings(tiny), vocabulary)
 
     def make(layout, num_devices=8, steps=NUM_STEPS):
-        mesh = sharding.make_mesh(layout, jax.devices()[:num_devices])
+        mesh = make_mesh(layout, jax.devices()[:num_devices])
 
         def make_state():
             init = functools.partial(pretraining.init_params, tiny)
@@ -46,7 +48,7 @@ def run(tiny, vocabulary, make_batch):
         losses = []
         for number in range(steps):
             batch = make_batch(rows=8, seed=number)
-            state, metrics = step(state, sharding.to_devices(mesh, batch))
+            state, metrics = step(state, to_devices(mesh, batch))
             losses.append(float(metrics["loss"].value()))
         return losses, state, step
 
@@ -83,8 +85,7 @@ def test_every_layout_trains_to_the_losses_of_one_device(run, one_device, layout
 
 def test_heads_split_over_tensor_and_moments_follow(run):
     _, state, _ = run(MeshConfig(data=2, fsdp=2, tensor=2), steps=1)
-    adam = next(s for s in state.opt_state if hasattr(s, "mu"))
-    for tree in (state.params, adam.mu, adam.nu):
+    for tree in (state.params, state.opt_state.mu, state.opt_state.nu):
         kernel = tree["layers"]["attention"]["query"]["kernel"]
         # [L, D, N, H]: width over fsdp, heads over tensor.
         assert kernel.sharding.shard_shape(kernel.shape) == (3, 16, 2, 8)
@@ -115,7 +116,7 @@ def test_a_row_of_the_wrong_rank_is_an_error():
 
 
 def test_heads_that_tensor_does_not_divide_are_an_error(tiny):
-    mesh = sharding.make_mesh(MeshConfig(tensor=8))
+    mesh = make_mesh(MeshConfig(tensor=8))
     tree = jax.eval_shape(lambda: pretraining.init_params(tiny, jax.random.key(0)))
     with pytest.raises(ValueError, match=r"tensor.*8 parts"):
         sharding.shardings(mesh, tree)
@@ -123,11 +124,11 @@ def test_heads_that_tensor_does_not_divide_are_an_error(tiny):
 
 def test_a_mesh_of_other_size_than_the_machine_is_an_error():
     with pytest.raises(ValueError, match=r"data=1 \* fsdp=3 .* but 8 are visible"):
-        sharding.make_mesh(MeshConfig(data=1, fsdp=3, tensor=2))
+        make_mesh(MeshConfig(data=1, fsdp=3, tensor=2))
 
 
 def test_rows_that_the_mesh_cannot_share_are_an_error():
-    mesh = sharding.make_mesh(MeshConfig(data=4, tensor=2))
+    mesh = make_mesh(MeshConfig(data=4, tensor=2))
     with pytest.raises(ValueError, match=r"batch_size=6 .* multiple of 4"):
         sharding.check_batch_size(mesh, 6)
 

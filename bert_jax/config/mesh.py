@@ -9,9 +9,9 @@ from bert_jax.config.checks import require, require_positive
 class MeshConfig:
     """How many devices each mesh axis has. One axis may be -1: all that remain."""
 
-    slices: int = 1
-    """TPU slices, or nodes, joined by the slower network; copies of the model, as
-    `data`, and the outermost axis."""
+    slices: int | None = None
+    """TPU slices, or groups of nodes, joined by the slower network: the outermost axis,
+    copies of the model as with `data`. By default as many as the devices lie in."""
     data: int = -1
     """Copies of the model in a slice, each with its own rows."""
     fsdp: int = 1
@@ -31,4 +31,5 @@ class MeshConfig:
             f"tensor={self.tensor}: each must be greater than 0, and one of them may be "
             "-1.",
         )
-        require_positive(self, "slices")
+        if self.slices is not None:
+            require_positive(self, "slices")

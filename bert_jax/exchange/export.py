@@ -17,9 +17,9 @@ from bert_jax.data.whole_directory import whole_directory
 from bert_jax.exchange.names import Head, Params
 from bert_jax.model import classification, pretraining
 from bert_jax.model.masking import MaskedBatch
-from bert_jax.train import sharding
 from bert_jax.train.checkpoint import tensors_sha256
 from bert_jax.train.initial import load_params
+from bert_jax.train.mesh import make_mesh
 from bert_jax.train.run import load_results, load_run_tokenizer, write_text
 
 Format = Literal["huggingface", "tensorflow", "onnx", "stablehlo"]
@@ -79,7 +79,7 @@ def export_run(
             library is missing, or the logits differ by more than `TOLERANCE`.
     """
     form = _FORMS[to]
-    loaded = load_params(run, sharding.make_mesh(MeshConfig(), jax.local_devices()[:1]))
+    loaded = load_params(run, make_mesh(MeshConfig(), jax.local_devices()[:1]))
     params = jax.device_get(loaded.params)
     head: Head = "pretraining" if loaded.info.kind == "pretrain" else "classifier"
     probe = functools.partial(make_probe, loaded.info.model, params, head)

@@ -22,6 +22,7 @@ from bert_jax.model.masking import MaskedBatch, mask_tokens
 from bert_jax.train import sharding
 from bert_jax.train.losses import Mean, pretrain_loss, weighted
 from bert_jax.train.metrics import means_of
+from bert_jax.train.placement import row_parts, to_devices
 
 # Root of the masks and pairs of evaluation: no setting of a run changes it.
 EVALUATION_SEED = 20_181_011
@@ -68,12 +69,11 @@ class PretrainEvaluator:
             self.rows,
             batch_size=self.cfg.batch_size,
             max_batches=self.cfg.eval_batches,
-            host=jax.process_index(),
-            num_hosts=jax.process_count(),
+            **row_parts(self.mesh)._asdict(),
         )
         for number, batch in enumerate(batches):
             check_ids(self.cfg.model, batch)
-            placed = sharding.to_devices(self.mesh, batch)
+            placed = to_devices(self.mesh, batch)
             found.append(self._step(params, placed, np.int32(number)))
         means = means_of(found)
         share = means.pop("nsp_ones")

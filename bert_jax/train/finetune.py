@@ -29,7 +29,9 @@ from bert_jax.train import sharding
 from bert_jax.train.initial import start_encoder
 from bert_jax.train.loop import run_loop
 from bert_jax.train.losses import Mean, classify_loss
+from bert_jax.train.mesh import make_mesh
 from bert_jax.train.optimizer import make_optimizer
+from bert_jax.train.placement import global_batch, row_parts
 from bert_jax.train.run import (
     RunInfo,
     load_results,
@@ -75,7 +77,7 @@ class Classifier:
             numbers = np.arange(start, min(start + self.batch_size, len(examples)))
             batch = examples.batch(numbers, self.batch_size)
             check_ids(self.model, batch, num_labels=self.num_labels)
-            out = self._logits(params, sharding.to_devices(self.mesh, batch))
+            out = self._logits(params, global_batch(self.mesh, batch))
             found.append(np.asarray(out)[: numbers.size])
         return np.concatenate(found)
 
@@ -118,7 +120,7 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
             f"--sequence-length {pretrained.model.max_positions} or less."
         )
     tokenizer = load_run_tokenizer(cfg.checkpoint)
-    mesh = sharding.make_mesh(cfg.mesh)
+    mesh = make_mesh(cfg.mesh)
     sharding.check_batch_size(mesh, cfg.batch_size)
     train = load_examples(cfg.task.train, cfg.task)
     held_out = load_examples(cfg.task.validation, cfg.task)
@@ -183,7 +185,7 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         ),
         make_state=placed_state,
         abstract=abstract,
-        batches=lambda step: _train_batches(cfg, train_set, step, num_steps),
+        batches=lambda step: _train_batches(cfg, mesh, train_set, step, num_steps),
         num_steps=num_steps,
         evaluate=lambda params: scores(
             classify(params, held_out_set), held_out_set.labels
@@ -214,18 +216,24 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
 
 
 def _train_batches(
-    cfg: FinetuneConfig, examples: EncodedExamples, first_step: int, num_steps: int
+    cfg: FinetuneConfig,
+    mesh: Mesh,
+    examples: EncodedExamples,
+    first_step: int,
+    num_steps: int,
 ) -> Iterator[ClassifyBatch]:
-    """Batches of steps [first_step, num_steps): pure in (seed, step)."""
+    """This host's rows of steps [first_step, num_steps): pure in (seed, step)."""
     steps_per_epoch = num_steps // cfg.num_epochs
     orders = [epoch_order(len(examples), cfg.seed, n) for n in range(cfg.num_epochs)]
-    host, num_hosts = jax.process_index(), jax.process_count()
+    parts, num_parts = row_parts(mesh)
 
     def of_step(step: int) -> ClassifyBatch:
         epoch, place = divmod(step, steps_per_epoch)
         chosen = orders[epoch][place * cfg.batch_size : (place + 1) * cfg.batch_size]
         batch = examples.batch(chosen, cfg.batch_size)
-        return ClassifyBatch(*(np.split(x, num_hosts)[host] for x in batch))
+        return ClassifyBatch(
+            *(np.concatenate([np.split(x, num_parts)[n] for n in parts]) for x in batch)
+        )
 
     return prefetched(of_step, first_step, num_steps, num_threads=1)
 

@@ -20,8 +20,8 @@ from bert_jax.data.batches.loader import InputClock
 from bert_jax.limits import check_ids
 from bert_jax.train.checkpoint import Checkpoints
 from bert_jax.train.metrics import MetricsLog, Window, duration
+from bert_jax.train.placement import to_devices
 from bert_jax.train.run import load_run
-from bert_jax.train.sharding import to_devices
 from bert_jax.train.step import TrainState
 
 Batches = Callable[[int], Iterator[Any]]

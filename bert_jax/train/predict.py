@@ -9,9 +9,9 @@ import numpy as np
 from bert_jax.config import FinetuneConfig, MeshConfig
 from bert_jax.config_json import from_json
 from bert_jax.data.tasks import EncodedExamples, Text, encode_examples
-from bert_jax.train import sharding
 from bert_jax.train.finetune import Classifier
 from bert_jax.train.initial import load_params
+from bert_jax.train.mesh import make_mesh
 from bert_jax.train.run import load_run_tokenizer
 
 
@@ -19,7 +19,7 @@ class Predictor:
     """A fine-tuned classifier, loaded from its run directory."""
 
     def __init__(self, run: pathlib.Path, *, batch_size: int = 32) -> None:
-        mesh = sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])
+        mesh = make_mesh(MeshConfig(), jax.local_devices()[:1])
         self.info, _, self.params = load_params(run, mesh, kind="finetune")
         if self.info.labels is None:
             raise ValueError(f"{run}/run.json names no labels; fine-tune again.")

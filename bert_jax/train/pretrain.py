@@ -28,8 +28,10 @@ from bert_jax.train.evaluate import (
 from bert_jax.train.initial import start_pretraining, with_moments
 from bert_jax.train.loop import run_loop
 from bert_jax.train.losses import Mean, pretrain_loss
+from bert_jax.train.mesh import make_mesh
 from bert_jax.train.metrics import read_metrics
 from bert_jax.train.optimizer import make_optimizer
+from bert_jax.train.placement import row_parts
 from bert_jax.train.run import RunInfo, load_results, save_results, start_run
 from bert_jax.train.schedules import make_schedule
 from bert_jax.train.step import abstract_state, compile_step, init_state
@@ -68,7 +70,7 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
     dataset = open_dataset(cfg.data.dataset)
     tokenizer = dataset.tokenizer
     check_vocabulary(cfg.model, tokenizer, dataset.directory)
-    mesh = sharding.make_mesh(cfg.mesh)
+    mesh = make_mesh(cfg.mesh)
     sharding.check_batch_size(mesh, cfg.batch_size)
     schedule = make_schedule(cfg.optimizer, cfg.num_steps)
     optimizer = make_optimizer(cfg.optimizer, schedule)
@@ -136,8 +138,7 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
             batch_size=cfg.batch_size,
             first_step=step,
             num_steps=cfg.num_steps,
-            host=jax.process_index(),
-            num_hosts=jax.process_count(),
+            **row_parts(mesh)._asdict(),
         ),
         num_steps=cfg.num_steps,
         evaluate=PretrainEvaluator(cfg, held_out, tokenizer.mask_vocabulary, mesh),

@@ -6,10 +6,10 @@ from bert_jax.config import FinetuneConfig, PretrainConfig
 from bert_jax.config_json import from_json
 from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.data.tasks import encode_examples, label_numbers, load_examples
-from bert_jax.train import sharding
 from bert_jax.train.evaluate import PretrainEvaluator, held_out_rows
 from bert_jax.train.finetune import scores
 from bert_jax.train.initial import load_params
+from bert_jax.train.mesh import make_mesh
 from bert_jax.train.predict import Predictor
 from bert_jax.train.run import load_run, load_run_tokenizer
 
@@ -47,7 +47,7 @@ def _evaluate_pretraining(
             f"{dataset.tokenizer.sha256[:12]}, the run was trained with "
             f"{expected[:12]}; prepare it with --tokenizer {run}/tokenizer."
         )
-    mesh = sharding.make_mesh(cfg.mesh)
+    mesh = make_mesh(cfg.mesh)
     tokenizer = dataset.tokenizer
     rows = held_out_rows(dataset, cfg.data)
     params = load_params(run, mesh).params

@@ -1,23 +1,28 @@
 """Where every array lives: two tables, and nothing else that names a mesh axis.
 
 Parameter path -> logical axes -> mesh axes. Optimizer moments repeat the paths of
-their parameters, so they follow them.
+their parameters, so they follow them; with weight-update sharding they are split over
+the copies of the model as well.
 """
 
 import contextlib
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bert_jax.config import MeshConfig
-from bert_jax.model.logical import constrained_by
+from bert_jax.model.logical import Axes, Placement, placed
+
+# Outermost first: slices are joined by the slowest network, tensor needs the fastest.
+MESH_AXIS_NAMES = ("slice", "data", "fsdp", "sequence", "tensor")
 
 MESH_AXES: Mapping[str, str | tuple[str, ...] | None] = {
-    "batch": ("data", "fsdp"),
-    "length": None,
+    "batch": ("slice", "data", "fsdp"),
+    "length": "sequence",
+    "kv_length": None,  # keys and values travel to every part of a row
     "embed": "fsdp",
     "heads": "tensor",
     "mlp": "tensor",
@@ -27,6 +32,10 @@ MESH_AXES: Mapping[str, str | tuple[str, ...] | None] = {
     "head_dim": None,
     "layers": None,  # the scanned axis
 }
+# Copies of the model within a slice, which may share the work of one update.
+_UPDATE_AXIS = "data"
+# Splitting less (256 KiB of float32) costs more messages than it saves memory.
+_LEAST_SPLIT = 1 << 16
 
 # Path suffix -> logical axes. First match wins; no match is an error.
 PARAM_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
@@ -49,33 +58,6 @@ PARAM_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(pooler|nsp|classifier|tokens|spans)/bias", (None,)),
     (r"key", (None,)),  # the root of the random streams
 )
-
-
-def make_mesh(cfg: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
-    """Arranges all devices as (data, fsdp, tensor).
-
-    Raises:
-        ValueError: the axes do not multiply to the number of devices.
-    """
-    devices = devices or jax.devices()
-    sizes = {"data": cfg.data, "fsdp": cfg.fsdp, "tensor": cfg.tensor}
-    fixed = 1
-    for size in sizes.values():
-        fixed *= max(size, 1)
-    sizes = {n: len(devices) // fixed if s == -1 else s for n, s in sizes.items()}
-    product = sizes["data"] * sizes["fsdp"] * sizes["tensor"]
-    if product != len(devices):
-        asked = " * ".join(f"{name}={size}" for name, size in sizes.items())
-        raise ValueError(
-            f"MeshConfig asks for {asked} = {product} devices, but {len(devices)} are "
-            "visible."
-        )
-    return jax.make_mesh(
-        tuple(sizes.values()),
-        tuple(sizes),
-        axis_types=(AxisType.Auto,) * len(sizes),
-        devices=devices,
-    )
 
 
 def spec(*axes: str | None) -> PartitionSpec:
@@ -124,11 +106,7 @@ def shardings(mesh: Mesh, tree: Any) -> Any:
     """
 
     def one(path: tuple, leaf: Any, leaf_spec: PartitionSpec) -> NamedSharding:
-        for size, names in zip(leaf.shape, leaf_spec, strict=False):
-            group = (names,) if isinstance(names, str) else names or ()
-            parts = 1
-            for name in group:
-                parts *= mesh.shape[name]
+        for size, parts, group in _parts(mesh, leaf, leaf_spec):
             if size % parts:
                 where = jax.tree_util.keystr(path, simple=True, separator="/")
                 raise ValueError(
@@ -141,6 +119,47 @@ def shardings(mesh: Mesh, tree: Any) -> Any:
     return jax.tree_util.tree_map_with_path(one, tree, param_specs(tree))
 
 
+def update_shardings(mesh: Mesh, tree: Any) -> Any:
+    """`shardings`, with large leaves split over the copies of the model too.
+
+    Of a leaf, the longest dimension that the copies divide further is split; a leaf
+    without one stays as it is. Gradients, moments and updates live so while each copy
+    works out its part of an update.
+
+    Source: Xu et al. 2020, "Automatic Cross-Replica Sharding of Weight Update".
+    """
+    copies = mesh.shape[_UPDATE_AXIS]
+
+    def one(leaf: Any, place: NamedSharding) -> NamedSharding:
+        if copies == 1 or leaf.size < _LEAST_SPLIT:
+            return place
+        split = list(_parts(mesh, leaf, place.spec))
+        fitting = [
+            (size // parts, -number)
+            for number, (size, parts, _) in enumerate(split)
+            if size % (parts * copies) == 0
+        ]
+        if not fitting:
+            return place
+        chosen = -max(fitting)[1]
+        groups = [group or None for _, _, group in split]
+        groups[chosen] = (*split[chosen][2], _UPDATE_AXIS)
+        return NamedSharding(mesh, PartitionSpec(*groups))
+
+    return jax.tree.map(one, tree, shardings(mesh, tree))
+
+
+def _parts(
+    mesh: Mesh, leaf: Any, leaf_spec: PartitionSpec
+) -> Iterator[tuple[int, int, tuple[str, ...]]]:
+    """Of each dimension: its size, into how many parts it is split, and by what."""
+    for size, names in zip(
+        leaf.shape, (*leaf_spec, *(None,) * leaf.ndim), strict=False
+    ):
+        group = (names,) if isinstance(names, str) else tuple(names or ())
+        yield size, math.prod(mesh.shape[name] for name in group), group
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows over all axes that hold rows; every array of a batch has rows first."""
     return NamedSharding(mesh, spec("batch"))
@@ -150,31 +169,48 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def check_batch_size(mesh: Mesh, batch_size: int) -> None:
+def num_row_parts(mesh: Mesh) -> int:
+    """Into how many parts the rows of a batch are split."""
+    return math.prod(mesh.shape[name] for name in MESH_AXES["batch"] or ())
+
+
+def check_batch_size(mesh: Mesh, batch_size: int, micro_batches: int = 1) -> None:
     """Raises ValueError when the rows cannot be shared evenly."""
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    parts = num_row_parts(mesh) * micro_batches
     if batch_size % parts:
+        asked = " * ".join(
+            f"{name}={mesh.shape[name]}" for name in MESH_AXES["batch"] or ()
+        )
         raise ValueError(
-            f"batch_size={batch_size} rows cannot be shared by data="
-            f"{mesh.shape['data']} * fsdp={mesh.shape['fsdp']} = {parts} devices; make "
-            f"it a multiple of {parts}."
+            f"batch_size={batch_size} rows cannot be shared by {asked} devices in "
+            f"micro_batches={micro_batches}; make it a multiple of {parts}."
         )
 
 
 @contextlib.contextmanager
 def on_mesh(mesh: Mesh) -> Iterator[None]:
-    """Traces the model with its activations constrained to this mesh."""
+    """Traces the model with its activations laid out on this mesh."""
 
-    def constraint(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+    def constrain(x: jax.Array, axes: Axes) -> jax.Array:
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(*axes)))
 
-    with constrained_by(constraint):
+    def shard_mapped(
+        function: Callable, in_axes: tuple[Axes, ...], out_axes: Axes
+    ) -> Callable:
+        # Kernels carry no types of what varies over which axis, so none are checked.
+        return jax.shard_map(
+            function,
+            mesh=mesh,
+            in_specs=tuple(spec(*axes) for axes in in_axes),
+            out_specs=spec(*out_axes),
+            check_vma=False,
+        )
+
+    def num_parts(axis: str) -> int:
+        names = MESH_AXES[axis] or ()
+        group = (names,) if isinstance(names, str) else names
+        return math.prod(mesh.shape[name] for name in group)
+
+    platform = mesh.devices.flat[0].platform
+    with placed(Placement(constrain, shard_mapped, num_parts, platform)):
         yield
-
-
-def to_devices(mesh: Mesh, batch: Any) -> Any:
-    """This host's rows as global arrays."""
-    target = batch_sharding(mesh)
-    return jax.tree.map(
-        lambda x: jax.make_array_from_process_local_data(target, x), batch
-    )

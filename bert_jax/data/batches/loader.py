@@ -15,7 +15,7 @@ from absl import flags
 from grain.multiprocessing import SharedMemoryArray
 
 from bert_jax.batch import PretrainBatch
-from bert_jax.data.batches.rows import PretrainRows
+from bert_jax.data.batches.rows import PretrainRows, joined, runs
 from bert_jax.data.orphans import end_with_the_parent
 
 Batch = TypeVar("Batch")
@@ -31,33 +31,35 @@ def train_batches(
     batch_size: int,
     first_step: int,
     num_steps: int,
-    host: int = 0,
-    num_hosts: int = 1,
+    parts: tuple[int, ...] = (0,),
+    num_parts: int = 1,
 ) -> Generator[PretrainBatch, None, None]:
-    """This host's part of the batches of steps [first_step, num_steps).
+    """Some parts of the batches of steps [first_step, num_steps).
 
     They depend on `rows` and the step alone: not on `first_step`, the number of hosts,
     threads or workers.
 
     Args:
         batch_size: rows of the global batch, or with buckets of a batch of the longest
-            bucket; `num_hosts` must divide it.
+            bucket; `num_parts` must divide it.
+        parts: of each batch, ascending: those that this host's devices hold.
+        num_parts: equal parts of a batch.
 
     Raises:
-        ValueError: the hosts cannot share the batch evenly, or `rows` was planned for
+        ValueError: a batch has no such equal parts, or `rows` was planned for
             batches of another size.
     """
-    if batch_size % num_hosts:
+    if batch_size % num_parts:
         raise ValueError(
-            f"batch_size={batch_size} cannot be shared by {num_hosts} hosts; make it "
-            f"a multiple of {num_hosts}."
+            f"batch_size={batch_size} has no {num_parts} equal parts; make it a "
+            f"multiple of {num_parts}."
         )
     if rows.batch_size not in (None, batch_size):
         raise ValueError(
             f"batch_size={batch_size}, but the buckets were planned for batches of "
             f"{rows.batch_size}; give PretrainRows the same batch_size."
         )
-    make = _OfStep(rows, batch_size, num_steps, host, num_hosts)
+    make = _OfStep(rows, batch_size, num_steps, parts, num_parts)
     cfg = rows.cfg
     return prefetched(make, first_step, num_steps, cfg.num_threads, cfg.num_workers)
 
@@ -69,14 +71,17 @@ class _OfStep:
     rows: PretrainRows
     batch_size: int
     num_steps: int
-    host: int
-    num_hosts: int
+    parts: tuple[int, ...]
+    num_parts: int
 
     def __call__(self, step: int) -> PretrainBatch:
         units = self.batch_size if self.rows.batch_size is None else 1
         self.rows.plan_ahead(step * units, self.num_steps * units)
         return self.rows.batch_of_step(
-            step, batch_size=self.batch_size, host=self.host, num_hosts=self.num_hosts
+            step,
+            batch_size=self.batch_size,
+            parts=self.parts,
+            num_parts=self.num_parts,
         )
 
 
@@ -85,21 +90,24 @@ def evaluation_batches(
     *,
     batch_size: int,
     max_batches: int,
-    host: int = 0,
-    num_hosts: int = 1,
+    parts: tuple[int, ...] = (0,),
+    num_parts: int = 1,
 ) -> Iterator[PretrainBatch]:
-    """This host's part of the rows of epoch 0, each once, at most `max_batches`.
+    """Some parts of the batches of epoch 0's rows, each row once.
 
-    The last batch is filled up with rows of padding, which count nowhere. All batches
+    The last of at most `max_batches` is filled up with rows of padding, which count nowhere. All batches
     have one shape: `rows` must not be of `layout="buckets"`.
     """
     assert rows.cfg.layout != "buckets"
-    assert batch_size % num_hosts == 0
-    epoch, share = rows.epoch(0), batch_size // num_hosts
+    assert batch_size % num_parts == 0
+    epoch, share = rows.epoch(0), batch_size // num_parts
     for start in range(0, min(epoch.num_rows, max_batches * batch_size), batch_size):
-        first = min(start + host * share, epoch.num_rows)
-        end = min(first + share, epoch.num_rows)
-        yield rows.assemble(epoch, first, end, num_rows=share)
+        found = []
+        for part, count in runs(parts):
+            first = min(start + part * share, epoch.num_rows)
+            end = min(first + count * share, epoch.num_rows)
+            found.append(rows.assemble(epoch, first, end, num_rows=count * share))
+        yield joined(found)
 
 
 def prefetched(

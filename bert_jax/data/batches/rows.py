@@ -145,32 +145,55 @@ class PretrainRows:
                 "DataConfig.layout='buckets' has batches by step, not rows by number; "
                 "use layout='padded' to look at single rows."
             )
-        parts = []
+        found = []
         while num_rows:
             number, start = self.locate(first_row)
             epoch = self.epoch(number)
             count = min(num_rows, epoch.num_rows - start)
-            parts.append(self.assemble(epoch, start, start + count))
+            found.append(self.assemble(epoch, start, start + count))
             first_row += count
             num_rows -= count
-        if len(parts) == 1:
-            return parts[0]
-        return PretrainBatch(*(np.concatenate(c) for c in zip(*parts, strict=True)))
+        return joined(found)
 
     def batch_of_step(
-        self, step: int, *, batch_size: int, host: int = 0, num_hosts: int = 1
+        self,
+        step: int,
+        *,
+        batch_size: int,
+        parts: tuple[int, ...] = (0,),
+        num_parts: int = 1,
     ) -> PretrainBatch:
-        """One host's part of the batch of a step."""
+        """Some parts of the batch of a step, one after the other.
+
+        Args:
+            parts: ascending numbers of the parts.
+            num_parts: equal parts of a batch.
+        """
         if self.cfg.layout != "buckets":
-            share = batch_size // num_hosts
-            return self.batch(step * batch_size + host * share, share)
+            share = batch_size // num_parts
+            start = step * batch_size
+            return joined(
+                [
+                    self.batch(start + first * share, count * share)
+                    for first, count in runs(parts)
+                ]
+            )
         number, place = self.locate(step)
         epoch = self.epoch(number)
-        first, end = epoch.batch_starts[place : place + 2].tolist()
-        share = (end - first) // num_hosts
-        first += host * share
+        start, end = epoch.batch_starts[place : place + 2].tolist()
+        share = (end - start) // num_parts
         length = int(epoch.batch_lengths[place])
-        return self.assemble(epoch, first, first + share, length=length)
+        return joined(
+            [
+                self.assemble(
+                    epoch,
+                    start + first * share,
+                    start + (first + count) * share,
+                    length=length,
+                )
+                for first, count in runs(parts)
+            ]
+        )
 
     def assemble(
         self,
@@ -246,6 +269,24 @@ class PretrainRows:
             self._first_units.append(
                 self._first_units[-1] + (size.num_batches or size.num_rows)
             )
+
+
+def runs(parts: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Neighbouring parts together: the first of each run, and how many it has."""
+    found: list[tuple[int, int]] = []
+    for part in parts:
+        if found and sum(found[-1]) == part:
+            found[-1] = (found[-1][0], found[-1][1] + 1)
+        else:
+            found.append((part, 1))
+    return found
+
+
+def joined(batches: list[PretrainBatch]) -> PretrainBatch:
+    """The rows of some batches of one length, in their order."""
+    if len(batches) == 1:
+        return batches[0]
+    return PretrainBatch(*(np.concatenate(c) for c in zip(*batches, strict=True)))
 
 
 def open_rows(

@@ -1,0 +1,79 @@
+"""All devices of a job as one mesh, slices over the slower network outermost."""
+
+import math
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+from bert_jax.config import MeshConfig
+from bert_jax.train.sharding import MESH_AXIS_NAMES
+
+
+def make_mesh(cfg: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
+    """Arranges the devices as (slice, data, fsdp, sequence, tensor).
+
+    Within a slice, JAX lays the axes out along the links of the chips.
+
+    Args:
+        devices: all that the job has, by default.
+
+    Raises:
+        ValueError: the axes do not multiply to the number of devices, or the devices
+            do not fall into as many slices.
+    """
+    groups = _slices(cfg, list(devices or jax.devices()))
+    num_devices = len(groups[0])
+    sizes = {name: getattr(cfg, name) for name in MESH_AXIS_NAMES if name != "slice"}
+    fixed = math.prod(max(size, 1) for size in sizes.values())
+    sizes = {n: num_devices // fixed if s == -1 else s for n, s in sizes.items()}
+    product = math.prod(sizes.values())
+    if product != num_devices:
+        asked = " * ".join(f"{name}={size}" for name, size in sizes.items())
+        where = "" if len(groups) == 1 else f" in each of {len(groups)} slices"
+        raise ValueError(
+            f"MeshConfig asks for {asked} = {product} devices, but {num_devices} are "
+            f"visible{where}."
+        )
+    axis_types = (AxisType.Auto,) * len(MESH_AXIS_NAMES)
+    in_slices = [
+        jax.make_mesh(
+            tuple(sizes.values()),
+            tuple(sizes),
+            axis_types=axis_types[1:],
+            devices=group,
+        ).devices
+        for group in groups
+    ]
+    return Mesh(np.stack(in_slices), MESH_AXIS_NAMES, axis_types=axis_types)
+
+
+def _slices(cfg: MeshConfig, devices: list[jax.Device]) -> list[list[jax.Device]]:
+    """The devices by slice, or where they do not know of any, by process or order."""
+    by_slice: dict[int, list[jax.Device]] = {}
+    for device in devices:
+        by_slice.setdefault(getattr(device, "slice_index", 0) or 0, []).append(device)
+    wanted = len(by_slice) if cfg.slices is None else cfg.slices
+    if len(by_slice) == 1 and wanted > 1:
+        # GPUs and CPUs know no slices: as many nodes make one, each with whole hosts.
+        ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
+        num_hosts = len({device.process_index for device in devices})
+        if len(devices) % wanted or (num_hosts > 1 and num_hosts % wanted):
+            raise ValueError(
+                f"MeshConfig.slices={wanted}: {len(devices)} devices of {num_hosts} "
+                "hosts cannot be divided into as many equal groups of whole hosts."
+            )
+        size = len(devices) // wanted
+        return [ordered[n * size : (n + 1) * size] for n in range(wanted)]
+    if len(by_slice) != wanted:
+        raise ValueError(
+            f"MeshConfig.slices={wanted}, but the devices lie in {len(by_slice)} "
+            "slices; leave it out, and it follows the devices."
+        )
+    groups = [by_slice[index] for index in sorted(by_slice)]
+    if len({len(group) for group in groups}) > 1:
+        raise ValueError(
+            f"The slices have {[len(group) for group in groups]} devices; a job needs "
+            "slices of one size."
+        )
+    return groups
