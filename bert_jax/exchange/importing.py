@@ -186,7 +186,9 @@ def _opt_state(source: Source, params: names.Params, head: names.Head) -> Any:
     schedule = make_schedule(cfg.optimizer, cfg.num_steps)
     fresh = jax.device_get(make_optimizer(cfg.optimizer, schedule).init(params))
     moments: Moments = source.moments
-    return optax.tree_utils.tree_set(fresh, mu=tree(moments.mu), nu=tree(moments.nu))
+    return fresh._replace(
+        age=np.int32(source.step), mu=tree(moments.mu), nu=tree(moments.nu)
+    )
 
 
 def _data(source: Source) -> DataConfig:

@@ -6,7 +6,6 @@ import pathlib
 from typing import Any, NamedTuple
 
 import jax
-import optax
 from jax.sharding import Mesh
 
 from bert_jax.config import ModelConfig, PretrainConfig
@@ -32,7 +31,7 @@ class Start(NamedTuple):
     """Whole parts of the tree, such as `embed`; the others stay fresh."""
     origin: dict[str, Any]
     moments: Any = None
-    """A whole optimizer state, of which only the moments count."""
+    """A whole `OptimizerState`, of which only the moments count."""
 
     def describe(self) -> str:
         """One line for the top of the run."""
@@ -119,11 +118,8 @@ def architecture_of(run: pathlib.Path, model: ModelConfig) -> ModelConfig:
 
 
 def with_moments(opt_state: Any, moments: Any) -> Any:
-    """A fresh optimizer state with the first and second moments of another."""
-    get = optax.tree_utils.tree_get
-    return optax.tree_utils.tree_set(
-        opt_state, mu=get(moments, "mu"), nu=get(moments, "nu")
-    )
+    """A fresh optimizer state with the moments of another, and their age."""
+    return opt_state._replace(age=moments.age, mu=moments.mu, nu=moments.nu)
 
 
 def _origin(run: pathlib.Path, step: int, params: Any) -> dict[str, Any]:

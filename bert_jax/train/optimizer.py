@@ -1,5 +1,9 @@
-"""AdamW as BERT had it, from optax's parts."""
+"""AdamW as BERT had it, and LAMB: gradients become updates.
 
+Both keep the same state, so a checkpoint of one fits the other, whatever is frozen.
+"""
+
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -7,60 +11,98 @@ import jax.numpy as jnp
 import optax
 
 from bert_jax.config import OptimizerConfig
+from bert_jax.train.freezing import frozen_entries, kept
+from bert_jax.train.lamb import trust_ratio
+
+# Ends of the names of biases and layer norms' scales. By name, not by rank: stacked
+# biases have two axes.
+_NOT_DECAYED = ("bias", "scale")
 
 
-class ScaleByAdamState(NamedTuple):
+class OptimizerState(NamedTuple):
+    count: jax.Array  # int32 scalar, updates of this run; the schedule's clock
+    age: jax.Array  # int32 scalar, updates that the moments have seen, runs before too
     mu: Any  # first moments, like the parameters
-    nu: Any  # second moments
-
-
-def scale_by_adam_uncorrected(
-    b1: float, b2: float, eps: float
-) -> optax.GradientTransformation:
-    """Adam without bias correction, which optax's own always applies.
-
-    Source: google-research/bert, optimization.py (AdamWeightDecayOptimizer).
-    """
-
-    def init(params: optax.Params) -> ScaleByAdamState:
-        return ScaleByAdamState(
-            mu=jax.tree.map(jnp.zeros_like, params),
-            nu=jax.tree.map(jnp.zeros_like, params),
-        )
-
-    def update(
-        updates: optax.Updates, state: Any, params: optax.Params | None = None
-    ) -> tuple[optax.Updates, ScaleByAdamState]:
-        del params
-        mu = jax.tree.map(lambda g, m: b1 * m + (1 - b1) * g, updates, state.mu)
-        nu = jax.tree.map(lambda g, v: b2 * v + (1 - b2) * g * g, updates, state.nu)
-        scaled = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu)
-        return scaled, ScaleByAdamState(mu, nu)
-
-    return optax.GradientTransformation(init, update)
-
-
-def decayed(params: Any) -> Any:
-    """Which parameters weight decay applies to: all but biases and layer norms.
-
-    By name, not by rank: stacked biases have two axes.
-    """
-
-    def one(path: tuple, leaf: Any) -> bool:
-        del leaf
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return not name.endswith(("bias", "scale"))
-
-    return jax.tree_util.tree_map_with_path(one, params)
+    nu: Any  # second moments, like the parameters
 
 
 def make_optimizer(
     cfg: OptimizerConfig, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-    """Global-norm clip, Adam without bias correction, decoupled decay, schedule."""
-    return optax.chain(
-        optax.clip_by_global_norm(cfg.clip_norm),
-        scale_by_adam_uncorrected(cfg.b1, cfg.b2, cfg.eps),
-        optax.add_decayed_weights(cfg.weight_decay, mask=decayed),
-        optax.scale_by_learning_rate(schedule),
-    )
+    """The update rule of a run; its state is an `OptimizerState`.
+
+    In this order: frozen entries leave the gradients, the rest is clipped by its
+    global norm, enters the moments m and v, and each parameter w changes by
+
+        -rate * r * (m / (sqrt(v) + eps) + weight_decay * w)
+
+    with the moments divided by 1 - b ** age where the bias is corrected, and r = 1
+    for AdamW or LAMB's trust ratio. Biases and layer norms have neither decay nor
+    ratio. A frozen entry and its moments stay equal bit by bit; only where some layers
+    of a stack are frozen do numbers below float32's normal range become zero, as
+    which XLA reads them anyway.
+
+    Args:
+        cfg: all but its learning rates, which `schedule` has made use of.
+        schedule: learning rate by the number of the update in this run; also that of
+            the log.
+
+    Raises:
+        ValueError: from `init` and `update`, when `cfg` freezes what is not there, or
+            everything.
+
+    Source: google-research/bert, optimization.py (AdamWeightDecayOptimizer); You et
+    al. 2020, algorithm 2.
+    """
+    corrected = cfg.bias_correction
+    if corrected is None:
+        corrected = cfg.name == "lamb"
+
+    def init(params: optax.Params) -> OptimizerState:
+        frozen_entries(cfg, params)  # what does not fit must fail here
+        zero = jnp.zeros((), jnp.int32)
+        mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
+        return OptimizerState(count=zero, age=zero, mu=mu, nu=nu)
+
+    def update(
+        grads: optax.Updates, state: Any, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, OptimizerState]:
+        frozen = frozen_entries(cfg, params)
+        grads = kept(frozen, jax.tree.map(jnp.zeros_like, grads), grads)
+        clip = optax.clip_by_global_norm(cfg.clip_norm)
+        grads, _ = clip.update(grads, clip.init(params))
+
+        age = state.age + 1
+        mu = jax.tree.map(lambda g, m: cfg.b1 * m + (1 - cfg.b1) * g, grads, state.mu)
+        nu = jax.tree.map(
+            lambda g, v: cfg.b2 * v + (1 - cfg.b2) * g * g, grads, state.nu
+        )
+        rate = schedule(state.count)
+
+        def change(path: tuple, w: jax.Array, m: jax.Array, v: jax.Array) -> jax.Array:
+            if corrected:
+                m, v = m / _weight(cfg.b1, age), v / _weight(cfg.b2, age)
+            step = m / (jnp.sqrt(v) + cfg.eps)
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            if not name.endswith(_NOT_DECAYED):
+                step = step + cfg.weight_decay * w
+                if cfg.name == "lamb":
+                    step = trust_ratio(name, w, step) * step
+            return -rate * step
+
+        changes = jax.tree_util.tree_map_with_path(change, params, mu, nu)
+        # w + (-0.0) is w, the zero with a sign included.
+        still = jax.tree.map(lambda g: jnp.full_like(g, -0.0), grads)
+        return kept(frozen, still, changes), OptimizerState(
+            count=state.count + 1,
+            age=age,
+            mu=kept(frozen, state.mu, mu),
+            nu=kept(frozen, state.nu, nu),
+        )
+
+    return optax.GradientTransformation(init, update)
+
+
+def _weight(b: float, age: jax.Array) -> jax.Array:
+    """1 - b ** age, exact in float32 for b near 1 too."""
+    return -jnp.expm1(age * math.log(b)) if b else jnp.ones(())
