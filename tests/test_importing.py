@@ -228,7 +228,7 @@ def test_kept_moments_come_with_a_new_schedule(params):
     assert len(moments) == 2 * len(jax.tree.leaves(params))
     for a, b in moments:
         np.testing.assert_array_equal(a, b)
-    assert after.count == 0, "the schedule begins again"
+    assert after.step == 0, "the schedule begins again"
     assert after.age == 3, "a corrected bias depends on the moments' age"
 
 
@@ -267,4 +267,4 @@ def test_adams_slots_are_kept(tf, cfg, params, tokenizer, tmp_path, mesh):
     found = with_moments(optimizer.init(params), start.moments)
     for slots, expected in zip((found.mu, found.nu), moments, strict=True):
         jax.tree.map(np.testing.assert_array_equal, slots, expected)
-    assert (found.count, found.age) == (0, 77)
+    assert (found.step, found.age) == (0, 77)

@@ -26,6 +26,7 @@ from bert_jax.data.tasks import (
 from bert_jax.limits import check_ids
 from bert_jax.model import classification
 from bert_jax.train import sharding
+from bert_jax.train.freezing import stop_frozen
 from bert_jax.train.initial import start_encoder
 from bert_jax.train.loop import run_loop
 from bert_jax.train.losses import Mean, classify_loss
@@ -181,7 +182,10 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         cfg=cfg.loop,
         mesh=mesh,
         step=compile_step(
-            functools.partial(classify_objective, model), optimizer, mesh, abstract
+            stop_frozen(cfg.optimizer, functools.partial(classify_objective, model)),
+            optimizer,
+            mesh,
+            abstract,
         ),
         make_state=placed_state,
         abstract=abstract,

@@ -1,6 +1,5 @@
 """Parameters that stay as they are."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.config import OptimizerConfig
+from bert_jax.train.losses import Mean
+from bert_jax.train.step import LossFn
 
 
 def frozen_entries(cfg: OptimizerConfig, params: Any) -> Any:
@@ -68,7 +69,7 @@ def kept(frozen: Any, old: Any, new: Any) -> Any:
     return jax.tree.map(one, frozen, old, new)
 
 
-def stop_frozen(cfg: OptimizerConfig, loss_fn: Callable) -> Callable:
+def stop_frozen(cfg: OptimizerConfig, loss_fn: LossFn) -> LossFn:
     """The same loss, from which no gradient reaches what `cfg` freezes.
 
     The optimizer leaves such gradients out in any case. This way they are not
@@ -76,13 +77,16 @@ def stop_frozen(cfg: OptimizerConfig, loss_fn: Callable) -> Callable:
 
     Args:
         cfg: static.
-        loss_fn: its first argument are all parameters.
+        loss_fn: of all parameters, a batch and a key.
     """
     if not cfg.freeze and not cfg.freeze_layers:
         return loss_fn
 
-    def stopped(params: Any, *args: Any) -> Any:
+    def stopped(
+        params: Any, batch: Any, key: jax.Array
+    ) -> tuple[jax.Array, dict[str, Mean]]:
         constant = jax.lax.stop_gradient(params)
-        return loss_fn(kept(frozen_entries(cfg, params), constant, params), *args)
+        mixed = kept(frozen_entries(cfg, params), constant, params)
+        return loss_fn(mixed, batch, key)
 
     return stopped

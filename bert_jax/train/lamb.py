@@ -4,14 +4,15 @@ import jax
 import jax.numpy as jnp
 
 
-def trust_ratio(name: str, weights: jax.Array, step: jax.Array) -> jax.Array:
-    """Norm of a layer's weights over the norm of its step; 1 where either is zero.
+def trust_ratio(name: str, weights: jax.Array, direction: jax.Array) -> jax.Array:
+    """Norm of a layer's weights over the norm of its update; 1 where either is zero.
 
     Args:
         name: path of the parameter. What lies under `layers/` is stacked, [L, ...],
             and has one ratio a layer, as if the layers were parameters of their own.
         weights: float32; may be sharded, its norm is that of the whole array.
-        step: float32, of the same shape, decay included, learning rate not.
+        direction: float32, of the same shape: the update with its decay, before the
+            learning rate.
 
     Returns:
         float32 scalar, or [L, 1, ...] for stacked parameters.
@@ -24,6 +25,6 @@ def trust_ratio(name: str, weights: jax.Array, step: jax.Array) -> jax.Array:
     def norm(x: jax.Array) -> jax.Array:
         return jnp.sqrt(jnp.sum(x * x, axis=axes, keepdims=first == 1))
 
-    of_weights, of_step = norm(weights), norm(step)
-    usable = (of_weights > 0) & (of_step > 0)
-    return jnp.where(usable, of_weights / jnp.where(usable, of_step, 1.0), 1.0)
+    of_weights, of_update = norm(weights), norm(direction)
+    usable = (of_weights > 0) & (of_update > 0)
+    return jnp.where(usable, of_weights / jnp.where(usable, of_update, 1.0), 1.0)

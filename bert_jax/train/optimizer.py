@@ -20,8 +20,8 @@ _NOT_DECAYED = ("bias", "scale")
 
 
 class OptimizerState(NamedTuple):
-    count: jax.Array  # int32 scalar, updates of this run; the schedule's clock
-    age: jax.Array  # int32 scalar, updates that the moments have seen, runs before too
+    step: jax.Array  # int32 scalar, updates of this run: where its schedule is
+    age: jax.Array  # int32 scalar, updates in the moments, of the runs before too
     mu: Any  # first moments, like the parameters
     nu: Any  # second moments, like the parameters
 
@@ -62,7 +62,7 @@ def make_optimizer(
         frozen_entries(cfg, params)  # what does not fit must fail here
         zero = jnp.zeros((), jnp.int32)
         mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
-        return OptimizerState(count=zero, age=zero, mu=mu, nu=nu)
+        return OptimizerState(step=zero, age=zero, mu=mu, nu=nu)
 
     def update(
         grads: optax.Updates, state: Any, params: optax.Params | None = None
@@ -77,24 +77,24 @@ def make_optimizer(
         nu = jax.tree.map(
             lambda g, v: cfg.b2 * v + (1 - cfg.b2) * g * g, grads, state.nu
         )
-        rate = schedule(state.count)
+        rate = schedule(state.step)
 
         def change(path: tuple, w: jax.Array, m: jax.Array, v: jax.Array) -> jax.Array:
             if corrected:
                 m, v = m / _weight(cfg.b1, age), v / _weight(cfg.b2, age)
-            step = m / (jnp.sqrt(v) + cfg.eps)
+            direction = m / (jnp.sqrt(v) + cfg.eps)
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             if not name.endswith(_NOT_DECAYED):
-                step = step + cfg.weight_decay * w
+                direction = direction + cfg.weight_decay * w
                 if cfg.name == "lamb":
-                    step = trust_ratio(name, w, step) * step
-            return -rate * step
+                    direction = trust_ratio(name, w, direction) * direction
+            return -rate * direction
 
         changes = jax.tree_util.tree_map_with_path(change, params, mu, nu)
         # w + (-0.0) is w, the zero with a sign included.
         still = jax.tree.map(lambda g: jnp.full_like(g, -0.0), grads)
         return kept(frozen, still, changes), OptimizerState(
-            count=state.count + 1,
+            step=state.step + 1,
             age=age,
             mu=kept(frozen, state.mu, mu),
             nu=kept(frozen, state.nu, nu),

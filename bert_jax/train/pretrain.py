@@ -25,6 +25,7 @@ from bert_jax.train.evaluate import (
     held_out_rows,
     mask_examples,
 )
+from bert_jax.train.freezing import stop_frozen
 from bert_jax.train.initial import start_pretraining, with_moments
 from bert_jax.train.loop import run_loop
 from bert_jax.train.losses import Mean, pretrain_loss
@@ -74,7 +75,10 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
     sharding.check_batch_size(mesh, cfg.batch_size)
     schedule = make_schedule(cfg.optimizer, cfg.num_steps)
     optimizer = make_optimizer(cfg.optimizer, schedule)
-    objective = functools.partial(pretrain_objective, cfg, tokenizer.mask_vocabulary)
+    objective = stop_frozen(
+        cfg.optimizer,
+        functools.partial(pretrain_objective, cfg, tokenizer.mask_vocabulary),
+    )
 
     def make_state():  # type: ignore[no-untyped-def]
         init = functools.partial(pretraining.init_params, cfg.model)
