@@ -85,7 +85,7 @@ def test_a_classifier_has_as_many_classes_as_it_has(
 
 
 def test_the_compiler_counts_little_more(random_params, tiny, make_batch, make_masked):
-    """XLA adds what is no product: norms, softmax, GELU, some 4 % at this width.
+    """XLA adds what is no product: norms, softmax, GELU, 1.3 % at this width.
 
     Such work grows with D where products grow with D^2, so it shrinks as models grow;
     fewer FLOPs than ours would mean that we count what nobody computes.
@@ -98,7 +98,7 @@ def test_the_compiler_counts_little_more(random_params, tiny, make_batch, make_m
     lowered = jax.jit(pretrain_grad(cfg)).lower(shapes, batch, masked)
     counted = lowered.cost_analysis()["flops"]
     ours = train_flops(cfg, jax.jit(pretrain_work)(batch, masked.weights))
-    assert 1.0 < counted / ours < 1.05
+    assert 1.0 < counted / ours < 1.03
 
 
 def test_packed_rows_count_each_sequence_by_its_own_length(make_batch, make_masked):
