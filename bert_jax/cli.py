@@ -17,6 +17,7 @@ import tyro
 from bert_jax.commands import data, handover, tokenizer, training
 from bert_jax.config import FinetuneConfig, PretrainConfig
 from bert_jax.quickstart import Size, quickstart
+from bert_jax.runtime import process
 
 
 def load_config(name: str, kind: type) -> Any:
@@ -158,7 +159,8 @@ def _overview() -> str:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"bert-jax: {message}", file=sys.stderr)
+    who = f"{process.this()}: " if process.this().count > 1 else ""
+    print(f"bert-jax: {who}{message}", file=sys.stderr)
     raise SystemExit(code)
 
 

@@ -9,6 +9,7 @@ import tyro
 
 from bert_jax.commands.shared import RunDir
 from bert_jax.config import (
+    ClusterConfig,
     FinetuneConfig,
     PretrainConfig,
     TaskConfig,
@@ -25,12 +26,15 @@ class Pretrain:
     """Python file with get_config(), or the bare name of a shipped one."""
     workdir: pathlib.Path
     """Run directory; the same command goes on where it stopped."""
+    cluster: ClusterConfig = ClusterConfig()
     settings: Annotated[PretrainConfig, Inline] = PretrainConfig()
 
     def run(self) -> None:
+        from bert_jax.runtime.distributed import taking_part
         from bert_jax.train.pretrain import pretrain
 
-        pretrain(self.settings, self.workdir)
+        with taking_part(self.cluster):
+            pretrain(self.settings, self.workdir)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,12 +45,15 @@ class Finetune:
     """Python file with get_config(), or the bare name of a shipped one."""
     workdir: pathlib.Path
     """Run directory; the same command goes on where it stopped."""
+    cluster: ClusterConfig = ClusterConfig()
     settings: Annotated[FinetuneConfig, Inline] = FinetuneConfig()
 
     def run(self) -> None:
+        from bert_jax.runtime.distributed import taking_part
         from bert_jax.train.finetune import finetune
 
-        finetune(self.settings, self.workdir)
+        with taking_part(self.cluster):
+            finetune(self.settings, self.workdir)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,12 +83,15 @@ class Evaluate:
     """Run directory of `pretrain` or `finetune`."""
     data: pathlib.Path | None = None
     """Another prepared dataset, or another labelled file; by default the run's own."""
+    cluster: ClusterConfig = ClusterConfig()
 
     def run(self) -> None:
+        from bert_jax.runtime.distributed import taking_part
         from bert_jax.train.rejudge import evaluate_run
 
-        for name, value in evaluate_run(self.run_dir, self.data).items():
-            print(f"{name}: {value:.6g}")
+        with taking_part(self.cluster):
+            for name, value in evaluate_run(self.run_dir, self.data).items():
+                print(f"{name}: {value:.6g}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from bert_jax.config.checks import require
+from bert_jax.config.checks import require, require_positive
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,6 +17,8 @@ class ClusterConfig:
     """HOST:PORT of process 0, for kind="flags"."""
     num_processes: int | None = None
     process_id: int | None = None
+    timeout_secs: int = 300
+    """How long to wait at the start for all processes to come."""
 
     def __post_init__(self) -> None:
         given = [
@@ -34,3 +36,10 @@ class ClusterConfig:
             "ClusterConfig.kind='flags' needs coordinator, num_processes and process_id; "
             f"given: {', '.join(given) or 'none'}.",
         )
+        require_positive(self, "timeout_secs")
+        if self.num_processes is not None and self.process_id is not None:
+            require(
+                0 <= self.process_id < self.num_processes,
+                f"ClusterConfig.process_id={self.process_id} is not one of "
+                f"num_processes={self.num_processes}; they are numbered from 0.",
+            )

@@ -1,0 +1,36 @@
+"""Which process of the job this is; light enough for a command line without JAX."""
+
+import dataclasses
+import os
+import sys
+
+
+@dataclasses.dataclass(frozen=True)
+class Process:
+    """One process of a job: a host, or one of several that share a machine."""
+
+    number: int = 0
+    count: int = 1
+
+    def __str__(self) -> str:
+        return f"process {self.number} of {self.count}"
+
+
+_this = Process()
+
+
+def this() -> Process:
+    return _this
+
+
+def is_first() -> bool:
+    """True in the process that prints and writes: 0, or the only one."""
+    return _this.number == 0
+
+
+def become(process: Process) -> None:
+    """Says who this is; what the others would print stays unprinted, errors aside."""
+    global _this
+    _this = process
+    if process.number:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115

@@ -1,0 +1,1 @@
+"""How a job starts on a cluster, or as several processes on one machine."""
