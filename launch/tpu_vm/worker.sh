@@ -1,0 +1,123 @@
+#!/usr/bin/env bash
+# What `tpu.sh` does on every worker of a TPU VM; it copies this file there and calls it.
+#
+#   worker.sh install SOURCE        a virtual environment with bert_jax[tpu] from a wheel or git+URL@COMMIT
+#   worker.sh mount BUCKET DIR      the bucket at DIR, by Cloud Storage FUSE
+#   worker.sh start [--stage FROM TO] -- ARGUMENT ...
+#                                   `bert-jax ARGUMENT ...` in the background, restarted after a crash
+#   worker.sh status                running, finished, stopped or failed
+#   worker.sh logs [N]              the last N lines (default 50), then what follows
+#   worker.sh stop [SECS]           SIGTERM, so that a checkpoint is written; waits SECS (default 600)
+#
+# Everything it keeps lies in ~/bert-jax: venv, log, status.
+
+set -euo pipefail
+
+root=$HOME/bert-jax
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# The images of TPU VMs have Python 3.10; bert_jax needs 3.11 or newer, which uv brings.
+python=3.12 uv='uv>=0.9,<0.14'
+
+usage() { sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; }
+fail() {
+  printf 'worker.sh on %s: %s\n' "$(hostname)" "$1" >&2
+  exit 1
+}
+
+install() {
+  local source=${1:?SOURCE is missing}
+  case $source in
+    git+*) source="bert_jax[tpu] @ $source" ;;
+    *.whl)
+      [[ -f $here/$source ]] || fail "$here/$source: no such wheel"
+      source="bert_jax[tpu] @ file://$here/$source"
+      ;;
+    *) fail "$source is neither a wheel nor git+URL@COMMIT" ;;
+  esac
+  python3 -m pip install --quiet --user "$uv"
+  [[ -x $root/venv/bin/python ]] || python3 -m uv venv --quiet --python "$python" "$root/venv"
+  python3 -m uv pip install --quiet --python "$root/venv/bin/python" \
+    --constraint "$here/constraints.txt" --reinstall-package bert_jax "$source"
+  "$root/venv/bin/python" -c 'import bert_jax, jax; print("bert_jax", bert_jax.__version__, "jax", jax.__version__)'
+}
+
+mount_bucket() {
+  local bucket=${1:?BUCKET is missing} dir=${2:?DIR is missing} key=/usr/share/keyrings/cloud.google.asc
+  if ! command -v gcsfuse >/dev/null; then
+    curl -fsSL https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo tee "$key" >/dev/null
+    echo "deb [signed-by=$key] https://packages.cloud.google.com/apt gcsfuse-$(lsb_release -cs) main" |
+      sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null
+    sudo apt-get update -qq
+    # A fresh VM may still be updating itself.
+    sudo apt-get install -qq -y -o DPkg::Lock::Timeout=300 gcsfuse
+  fi
+  if mountpoint -q "$dir"; then return; fi
+  sudo mkdir -p "$dir"
+  sudo chown "$USER" "$dir"
+  gcsfuse --implicit-dirs "$bucket" "$dir"
+}
+
+# After a restart of the VM another process may have the number.
+alive() { [[ $(ps -o stat=,args= -p "$1") == [!Z]*supervise.sh* ]]; }
+
+state() {
+  local kept='' word='' number=''
+  [[ ! -f $root/status ]] || kept=$(<"$root/status")
+  read -r word number <<<"$kept" || true
+  case $word,$number in
+    ,*) echo "never started" ;;
+    running,*)
+      if alive "$number"; then echo running; else echo "failed (killed, or the VM was started anew)"; fi
+      ;;
+    exited,0) echo finished ;;
+    exited,130) echo stopped ;;
+    *) echo "failed (exit code $number)" ;;
+  esac
+}
+
+start() {
+  local command=() tries=0
+  if [[ ${1:-} == --stage ]]; then
+    command=("$here/stage.sh" "${2:?FROM is missing}" "${3:?TO is missing}" --)
+    shift 3
+  fi
+  [[ ${1:-} == -- && $# -ge 2 ]] || fail "no arguments for bert-jax; write them after --"
+  shift
+  [[ $(state) != running ]] || fail "it runs already; 'stop' it first, or follow it with 'logs'"
+  # Without a usable TPU, JAX would go on with the CPU.
+  export JAX_PLATFORMS=${JAX_PLATFORMS:-tpu,cpu} PYTHONUNBUFFERED=1
+  printf 'worker.sh: start at %s\n' "$(date -u +%FT%TZ)" >>"$root/log"
+  rm -f "$root/status"
+  # A session of its own: it outlives the connection that starts it.
+  setsid "$here/supervise.sh" --status "$root/status" -- "${command[@]}" "$root/venv/bin/bert-jax" "$@" \
+    </dev/null >>"$root/log" 2>&1 &
+  until [[ -f $root/status ]]; do
+    ((tries++ < 50)) || fail "it did not start; see $root/log"
+    sleep 0.1
+  done
+  state
+}
+
+stop() {
+  local patience=${1:-600} word='' number=''
+  [[ $(state) == running ]] || { state && return; }
+  read -r word number <"$root/status"
+  kill -TERM "$number"
+  for ((waited = 0; waited < patience; waited++)); do
+    [[ $(state) == running ]] || { state && return; }
+    sleep 1
+  done
+  fail "still running $patience s after SIGTERM (process $number); the log is $root/log"
+}
+
+mkdir -p "$root"
+case ${1:-} in
+  install) install "${@:2}" ;;
+  mount) mount_bucket "${@:2}" ;;
+  start) start "${@:2}" ;;
+  status) state ;;
+  logs) exec tail -n "${2:-50}" -F "$root/log" ;;
+  stop) stop "${@:2}" ;;
+  --help | -h) usage ;;
+  *) fail "${1:-(nothing)}: unknown command; see --help" ;;
+esac
