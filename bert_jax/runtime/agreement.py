@@ -22,12 +22,15 @@ PATIENCE_SECS = 1_800.0
 _times: collections.Counter[str] = collections.Counter()
 
 
-def agree(what: str, facts: Mapping[str, Any]) -> None:
+def agree(
+    what: str, facts: Mapping[str, Any], *, remedy: str = "Give every host the same."
+) -> None:
     """Returns when all processes know the same facts.
 
     Args:
         what: that is compared, such as "the run", for errors.
         facts: by name; each is compared as text.
+        remedy: what to do when they differ.
 
     Raises, in all processes:
         ValueError: they differ; it says in what, and where it is how.
@@ -51,8 +54,7 @@ def agree(what: str, facts: Mapping[str, Any]) -> None:
     found = on_first_host(f"comparison of {what}", compare)
     if found:
         raise ValueError(
-            f"The processes of this job differ in {what}: {found}. Give every host the "
-            "same."
+            f"The processes of this job differ in {what}: {found}. {remedy}"
         )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from bert_jax.config import ModelConfig
+from bert_jax.runtime.agreement import agree
 from bert_jax.train.step import TrainState
 
 FORMAT_VERSION = 1
@@ -79,6 +80,12 @@ class Checkpoints:
                 read_only=read_only,
             ),
             item_names=("params", "opt_state", "rest", "manifest"),
+        )
+        # Each host looks for itself, and a shared file system may show them old lists.
+        agree(
+            f"the checkpoints of {run}",
+            {"steps": sorted(self._manager.all_steps())},
+            remedy="Is it on storage that all hosts share? Start the command again.",
         )
 
     def __enter__(self) -> "Checkpoints":

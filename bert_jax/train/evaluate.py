@@ -19,6 +19,7 @@ from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.limits import check_ids
 from bert_jax.model import pretraining
 from bert_jax.model.masking import MaskedBatch, mask_tokens
+from bert_jax.runtime.distributed import fetch
 from bert_jax.train import sharding
 from bert_jax.train.losses import Mean, pretrain_loss, weighted
 from bert_jax.train.metrics import means_of
@@ -117,7 +118,7 @@ def mask_examples(
             cfg, params, batch, tokenizer.mask_vocabulary, num_guesses
         )
     )
-    masked, probs, pieces = jax.device_get(fill(params, batch))
+    masked, probs, pieces = fetch(fill(params, batch))
     examples = []
     for row in range(num_examples):
         guesses = {

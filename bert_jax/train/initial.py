@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from bert_jax.config import ModelConfig, PretrainConfig
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.model import classification, pretraining
+from bert_jax.runtime.distributed import fetch
 from bert_jax.train import sharding
 from bert_jax.train.checkpoint import TRAINING_ONLY, Checkpoints, tensors_sha256
 from bert_jax.train.run import RunInfo, load_run
@@ -127,5 +128,5 @@ def _origin(run: pathlib.Path, step: int, params: Any) -> dict[str, Any]:
         "run": str(run),
         "step": step,
         "num_tensors": len(jax.tree.leaves(params)),
-        "sha256": tensors_sha256(jax.device_get(params)),
+        "sha256": tensors_sha256(fetch(params)),
     }

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from bert_jax.config import FinetuneConfig, MeshConfig
 from bert_jax.config_json import from_json
@@ -18,8 +19,15 @@ from bert_jax.train.run import load_run_tokenizer
 class Predictor:
     """A fine-tuned classifier, loaded from its run directory."""
 
-    def __init__(self, run: pathlib.Path, *, batch_size: int = 32) -> None:
-        mesh = make_mesh(MeshConfig(), jax.local_devices()[:1])
+    def __init__(
+        self, run: pathlib.Path, *, batch_size: int = 32, mesh: Mesh | None = None
+    ) -> None:
+        """Reads the newest checkpoint of a run.
+
+        Args:
+            mesh: one device by default; in a job of several processes, all of its.
+        """
+        mesh = mesh or make_mesh(MeshConfig(), jax.local_devices()[:1])
         self.info, _, self.params = load_params(run, mesh, kind="finetune")
         if self.info.labels is None:
             raise ValueError(f"{run}/run.json names no labels; fine-tune again.")

@@ -4,8 +4,11 @@ import pathlib
 
 from bert_jax.config import FinetuneConfig, PretrainConfig
 from bert_jax.config_json import from_json
+from bert_jax.data.file_hash import file_sha256
 from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.data.tasks import encode_examples, label_numbers, load_examples
+from bert_jax.runtime import process
+from bert_jax.runtime.agreement import agree
 from bert_jax.train.evaluate import PretrainEvaluator, held_out_rows
 from bert_jax.train.finetune import scores
 from bert_jax.train.initial import load_params
@@ -47,6 +50,7 @@ def _evaluate_pretraining(
             f"{dataset.tokenizer.sha256[:12]}, the run was trained with "
             f"{expected[:12]}; prepare it with --tokenizer {run}/tokenizer."
         )
+    _agree(run, dataset.manifest["sha256"])
     mesh = make_mesh(cfg.mesh)
     tokenizer = dataset.tokenizer
     rows = held_out_rows(dataset, cfg.data)
@@ -58,7 +62,6 @@ def _evaluate_classifier(
     run: pathlib.Path, data: pathlib.Path | None
 ) -> dict[str, float]:
     cfg = from_json(FinetuneConfig, (run / "config.json").read_text())
-    predictor = Predictor(run, batch_size=cfg.batch_size)
     if data is None and cfg.task.validation is None:
         raise ValueError(
             f"{run} was imported and has no data of its own; pass --data FILE, labelled "
@@ -66,6 +69,9 @@ def _evaluate_classifier(
             f"{cfg.task.label_column}."
         )
     held_out = load_examples(data or cfg.task.validation, cfg.task)
+    _agree(run, held_out.sha256())
+    mesh = None if process.this().count == 1 else make_mesh(cfg.mesh)
+    predictor = Predictor(run, batch_size=cfg.batch_size, mesh=mesh)
     encoded = encode_examples(
         predictor.tokenizer,
         held_out.texts,
@@ -73,3 +79,9 @@ def _evaluate_classifier(
         cfg.sequence_length,
     )
     return scores(predictor.logits(encoded), encoded.labels)
+
+
+def _agree(run: pathlib.Path, data_sha256: str) -> None:
+    """Raises ValueError, on all hosts, when they judge another run or on other data."""
+    found = {"run.json": file_sha256(run / "run.json"), "data": data_sha256}
+    agree("what is evaluated", found)

@@ -9,12 +9,16 @@ import dataclasses
 import json
 import os
 import pathlib
+import time
+import uuid
 from typing import Any
 
 from bert_jax import config_json
 from bert_jax.config import ModelConfig
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
+from bert_jax.runtime import process
+from bert_jax.runtime.agreement import agree, on_first_host
 from bert_jax.train.checkpoint import Identity
 
 FORMAT_VERSION = 1
@@ -28,6 +32,10 @@ _FREE = (
     "checkpoint",
     "task",
 )
+# May even differ between the hosts of a job; what the paths lead to is compared apart.
+_OWN = ("data.num_threads", "data.num_workers", "data.plan_dir", "data.dataset", "task")
+# How long a shared file system may hide a new file (NFS keeps directories for 60 s).
+_VISIBLE_SECS = 90.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,14 +61,59 @@ class RunInfo:
         return Identity(self.model, self.tokenizer_sha256)
 
 
+def agree_on_run(run: pathlib.Path, config: Any, **hashes: str) -> None:
+    """Checks that all hosts of the job mean the same run, setting by setting.
+
+    Args:
+        hashes: of what the settings lead to, such as the dataset, by name.
+
+    Raises, on all hosts:
+        ValueError: they differ; it says in what, and where.
+    """
+    settings = _leaves(json.loads(config_json.to_json(config)))
+    agree("the run", {"workdir": run, **settings, **hashes})
+
+
 def start_run(
     run: pathlib.Path, config: Any, info: RunInfo, tokenizer: Tokenizer
 ) -> None:
     """Creates a run directory, or checks that it is the same run that goes on.
 
-    Raises:
-        ValueError: the directory holds another run, or something else.
+    The first host does; the others see what it wrote when this returns.
+
+    Raises, on all hosts:
+        ValueError: the directory holds another run, or something else, or not all hosts
+            see it.
     """
+    on_first_host(f"start of {run}", lambda: _start_run(run, config, info, tokenizer))
+    if process.this().count > 1:
+        _check_shared(run)
+
+
+def _check_shared(run: pathlib.Path) -> None:
+    """Raises ValueError, on all hosts, when some do not see what the first one writes."""
+
+    def write() -> str:
+        name = f".seen-by-all-{uuid.uuid4().hex}"
+        (run / name).touch()
+        return name
+
+    marker = run / on_first_host(f"a file in {run}", write)
+    deadline = time.monotonic() + _VISIBLE_SECS
+    while not marker.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    agree(
+        f"what they see in {run}",
+        {"a file that process 0 wrote": "there" if marker.exists() else "not there"},
+        remedy="Choose a --workdir on storage that all hosts share (NFS, a mounted "
+        "bucket): process 0 writes the run, and all read it.",
+    )
+    on_first_host(f"removal of {marker}", marker.unlink)
+
+
+def _start_run(
+    run: pathlib.Path, config: Any, info: RunInfo, tokenizer: Tokenizer
+) -> None:
     text = config_json.to_json(config)
     if (run / "run.json").exists():
         before = json.loads((run / "config.json").read_text())
@@ -134,7 +187,9 @@ def load_run_tokenizer(run: pathlib.Path) -> Tokenizer:
 
 
 def save_results(run: pathlib.Path, results: dict[str, Any]) -> None:
-    write_text(run / "results.json", json.dumps(results, indent=2) + "\n")
+    """Writes results.json, on the first host; the others wait for it."""
+    text = json.dumps(results, indent=2) + "\n"
+    on_first_host(f"results of {run}", lambda: write_text(run / "results.json", text))
 
 
 def load_results(run: pathlib.Path) -> dict[str, Any] | None:
@@ -148,6 +203,19 @@ def write_text(path: pathlib.Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
     os.replace(partial, path)
+
+
+def _leaves(value: Any, where: str = "") -> dict[str, Any]:
+    """Every setting under its dotted name, but those that a host has of its own."""
+    if where in _OWN:
+        return {}
+    if not isinstance(value, dict):
+        return {where: value}
+    return {
+        name: leaf
+        for key, part in value.items()
+        for name, leaf in _leaves(part, f"{where}.{key}".lstrip(".")).items()
+    }
 
 
 def _differences(before: Any, now: Any, where: str = "") -> list[str]:
