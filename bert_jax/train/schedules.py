@@ -36,7 +36,8 @@ def make_schedule(cfg: OptimizerConfig, num_steps: int) -> optax.Schedule:
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
         up = step / max(cfg.warmup_steps, 1)
-        left = jnp.clip(1.0 - step / num_steps, 0.0, 1.0)
+        # Whole numbers are subtracted, which is exact; 1 - p near the end is not.
+        left = jnp.clip(num_steps - step, 0.0, num_steps) / num_steps
         if cfg.schedule == "polynomial":
             left = left**cfg.decay_power
         elif cfg.schedule == "cosine":

@@ -1,0 +1,85 @@
+"""AdamW and LAMB in NumPy float64, one layer and one tensor at a time.
+
+Written from the papers and from google-research/bert's optimization.py, without JAX
+and without stacked arrays: a layer of a stack is a tensor of its own here.
+"""
+
+import math
+
+import numpy as np
+
+
+def by_layer(tree, prefix=""):
+    """Nested dict -> {name: float64 array}; `layers/...` becomes `layers/0/...` etc."""
+    found = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            found.update(by_layer(value, f"{prefix}{key}/"))
+        elif prefix.startswith("layers/"):
+            for n in range(value.shape[0]):
+                name = f"layers/{n}/{prefix.removeprefix('layers/')}{key}"
+                found[name] = np.array(value[n], np.float64)
+        else:
+            found[f"{prefix}{key}"] = np.array(value, np.float64)
+    return found
+
+
+def plain_rate(cfg, num_steps, step):
+    """Learning rate of one phase, in Python's floats."""
+    if step < cfg.warmup_steps:
+        return cfg.learning_rate * step / cfg.warmup_steps
+    share = min(step / num_steps, 1.0)
+    falls = {
+        "linear": 1.0 - share,
+        "polynomial": math.pow(1.0 - share, cfg.decay_power),
+        "cosine": 0.5 + 0.5 * math.cos(math.pi * share),
+        "constant": 1.0,
+    }
+    return cfg.end_rate + (cfg.learning_rate - cfg.end_rate) * falls[cfg.schedule]
+
+
+class Optimizer:
+    """Tensors that change with every call of `step`."""
+
+    def __init__(self, cfg, params):
+        self.cfg = cfg
+        self.tensors = by_layer(params)
+        self.m = {name: 0.0 * w for name, w in self.tensors.items()}
+        self.v = {name: 0.0 * w for name, w in self.tensors.items()}
+        self.seen = 0
+        self.num_clipped = 0
+        self.ratios = {}
+
+    def step(self, grads, rate):
+        cfg, grads = self.cfg, by_layer(grads)
+        length = math.sqrt(math.fsum((g.ravel() @ g.ravel()) for g in grads.values()))
+        shrink = 1.0
+        if length > cfg.clip_norm:
+            shrink = cfg.clip_norm / length
+            self.num_clipped += 1
+        self.seen += 1
+        for name, w in self.tensors.items():
+            g = shrink * grads[name]
+            self.m[name] += (1.0 - cfg.b1) * (g - self.m[name])
+            self.v[name] += (1.0 - cfg.b2) * (g**2 - self.v[name])
+            m, v = self.m[name], self.v[name]
+            if self.corrected():
+                m = m / (1.0 - cfg.b1**self.seen)
+                v = v / (1.0 - cfg.b2**self.seen)
+            u = m / (np.sqrt(v) + cfg.eps)
+            if name.split("/")[-1] not in ("bias", "scale", "output_bias"):
+                u = u + cfg.weight_decay * w
+                if cfg.name == "lamb":
+                    u = u * self.ratio(name, w, u)
+            self.tensors[name] = w - rate * u
+
+    def corrected(self):
+        if self.cfg.bias_correction is None:
+            return self.cfg.name == "lamb"
+        return self.cfg.bias_correction
+
+    def ratio(self, name, w, u):
+        of_w, of_u = math.sqrt((w**2).sum()), math.sqrt((u**2).sum())
+        ratio = of_w / of_u if of_w > 0.0 and of_u > 0.0 else 1.0
+        self.ratios.setdefault(name, []).append(ratio)
+        return ratio

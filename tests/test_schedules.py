@@ -1,0 +1,91 @@
+"""Learning rates against plain formulas, at every boundary."""
+
+import jax
+import numpy as np
+import pytest
+import reference_optimizers as reference
+
+from bert_jax.config import OptimizerConfig
+from bert_jax.train.schedules import join_phases, make_schedule
+
+NUM_STEPS, WARMUP = 1_000, 100
+SHAPES = {
+    "linear": {},
+    "linear to an end": {"end_rate": 1e-4},
+    "polynomial": {"schedule": "polynomial", "decay_power": 0.5},
+    "polynomial to an end": {
+        "schedule": "polynomial",
+        "decay_power": 2.0,
+        "end_rate": 2e-4,
+    },
+    "cosine": {"schedule": "cosine"},
+    "cosine to an end": {"schedule": "cosine", "end_rate": 1e-4},
+    "constant": {"schedule": "constant"},
+}
+
+
+def settings(warmup_steps=WARMUP, **fields):
+    return OptimizerConfig(learning_rate=3e-3, warmup_steps=warmup_steps, **fields)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("warmup", [WARMUP, 1, 0])
+def test_rates_are_the_formulas(shape, warmup):
+    cfg = settings(warmup, **SHAPES[shape])
+    schedule = make_schedule(cfg, NUM_STEPS)
+    steps = [0, 1, warmup - 1, warmup, warmup + 1, 499, 500, 501]
+    steps += [NUM_STEPS - 1, NUM_STEPS, NUM_STEPS + 1, 9 * NUM_STEPS]
+    for step in [s for s in steps if s >= 0]:
+        expected = reference.plain_rate(cfg, NUM_STEPS, step)
+        # Float32 has 6e-8, and its powers and sines a few times that.
+        np.testing.assert_allclose(schedule(step), expected, rtol=1e-6, atol=1e-10)
+
+
+def test_the_corners_in_numbers():
+    linear = make_schedule(settings(), NUM_STEPS)
+    # BERT's: the decay is counted from step 0, so a tenth is lost where they meet.
+    np.testing.assert_allclose(
+        [linear(s) for s in (0, 50, 99, 100, 550, 999, 1000, 2000)],
+        [0.0, 1.5e-3, 2.97e-3, 2.7e-3, 1.35e-3, 3e-6, 0.0, 0.0],
+        rtol=1e-4,
+    )
+    cosine = make_schedule(settings(schedule="cosine", end_rate=1e-3), NUM_STEPS)
+    np.testing.assert_allclose(
+        [cosine(s) for s in (100, 500, 1000, 1001)],
+        [1e-3 + 1e-3 * 1.9510565, 2e-3, 1e-3, 1e-3],
+        rtol=1e-6,
+    )
+    root = settings(schedule="polynomial", decay_power=0.5, warmup_steps=0)
+    np.testing.assert_allclose(make_schedule(root, NUM_STEPS)(750), 1.5e-3, rtol=1e-6)
+
+
+def test_phases_follow_each_other_and_start_anew():
+    phases = [
+        (settings(), 1_000),
+        (settings(10, schedule="cosine"), 200),
+        (settings(0, schedule="constant"), 50),
+    ]
+    schedule, ends = join_phases(phases), (1_000, 1_200, 1_250)
+    for step in (0, 99, 100, 999, 1_000, 1_001, 1_009, 1_010, 1_199, 1_200, 1_249):
+        number = next(n for n, end in enumerate(ends) if step < end)
+        cfg, num_steps = phases[number]
+        start = ends[number] - num_steps
+        expected = reference.plain_rate(cfg, num_steps, step - start)
+        np.testing.assert_allclose(schedule(step), expected, rtol=1e-6, atol=1e-10)
+    assert schedule(1_000) == 0.0 < schedule(1_001), "each phase warms up"
+
+
+def test_one_phase_is_its_own_schedule():
+    joined, alone = join_phases([(settings(), 90)]), make_schedule(settings(), 90)
+    assert all(joined(step) == alone(step) for step in range(0, 120, 7))
+
+
+def test_the_log_reads_the_rate_that_the_optimizer_uses():
+    """A Python integer outside jit and the state's counter inside: the same bits."""
+    schedule = join_phases([(settings(), 300), (settings(5, schedule="cosine"), 40)])
+    traced = jax.jit(schedule)
+    for step in (0, 3, 99, 100, 299, 300, 304, 305, 339, 340):
+        # The same operations, which a compiler may still fuse: one unit in the last
+        # place.
+        np.testing.assert_array_max_ulp(schedule(step), traced(np.int32(step)), 1)
+        assert schedule(step).dtype == traced(step).dtype == np.float32
