@@ -305,6 +305,10 @@ REFUSED = [
         LoopConfig, "log_every_steps", "checkpoint_every_steps", "keep_checkpoints"
     ),
     bad(LoopConfig, "LoopConfig.eval_every_steps=-1 is", eval_every_steps=-1),
+    bad(LoopConfig, "LoopConfig.profile_at_step=-1 is", profile_at_step=-1),
+    bad(LoopConfig, "LoopConfig.profiler_port=65536 is no port", profiler_port=2**16),
+    bad(LoopConfig, "LoopConfig.peak_tflops=0.0 must", peak_tflops=0.0),
+    bad(LoopConfig, "LoopConfig.wandb_project is empty", wandb_project=""),
     *no_number_below(PretrainConfig, "batch_size", "num_steps", "eval_batches"),
     bad(
         PretrainConfig,

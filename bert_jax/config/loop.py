@@ -18,12 +18,19 @@ class LoopConfig:
     stop_check_every_steps: int = 10
     """With several hosts: how often they ask each other whether one has to stop."""
     profile_at_step: int | None = None
-    """Trace from this step on, for xprof and TensorBoard; the trace is kept in the run
-    directory."""
+    """Trace some updates after this many, into profile/ of the run directory, for xprof
+    and TensorBoard. Once a run, and never the first update of a session, which compiles:
+    a session that begins later traces from its second on."""
     profile_steps: int = 5
-    """Steps of the trace."""
+    """Updates of the trace."""
+    profiler_port: int | None = None
+    """Where xprof can ask process 0 for a trace at any time; process n serves at the
+    n-th port after it."""
     wandb_project: str | None = None
     """Log to Weights & Biases too (extra wandb)."""
+    peak_tflops: float | None = None
+    """What MFU is measured against: dense TFLOP/s of one device. By default the
+    bfloat16 peak of chips that we know; without either there is no MFU."""
 
     def __post_init__(self) -> None:
         require_positive(
@@ -37,4 +44,21 @@ class LoopConfig:
         require(
             self.eval_every_steps >= 0,
             f"LoopConfig.eval_every_steps={self.eval_every_steps} is negative.",
+        )
+        require(
+            self.profile_at_step is None or self.profile_at_step >= 0,
+            f"LoopConfig.profile_at_step={self.profile_at_step} is negative.",
+        )
+        require(
+            self.profiler_port is None or 0 < self.profiler_port < 2**16,
+            f"LoopConfig.profiler_port={self.profiler_port} is no port; give one from 1 "
+            f"to {2**16 - 1}.",
+        )
+        require(
+            self.peak_tflops is None or self.peak_tflops > 0,
+            f"LoopConfig.peak_tflops={self.peak_tflops} must be greater than 0.",
+        )
+        require(
+            self.wandb_project != "",
+            "LoopConfig.wandb_project is empty; give a name, or leave it out.",
         )

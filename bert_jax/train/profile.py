@@ -1,0 +1,69 @@
+"""Traces of what the devices do: some steps on request, or whenever xprof asks.
+
+    xprof --logdir RUN/profile
+
+opens the trace; so does TensorBoard with its profile plugin.
+"""
+
+import contextlib
+import pathlib
+from typing import Any
+
+import jax
+
+from bert_jax.config import LoopConfig
+
+
+class Profiler:
+    """Wraps the steps of a session and traces those that `LoopConfig` names.
+
+    Process 0 writes the trace, of the devices that it drives.
+    """
+
+    def __init__(self, run: pathlib.Path, cfg: LoopConfig, first_step: int) -> None:
+        """Starts the server of `cfg.profiler_port`, if there is one.
+
+        Args:
+            first_step: updates before this session.
+        """
+        self._directory = run / "profile"
+        self._tracing = self._serving = False
+        self._start = self._end = -1
+        wanted = cfg.profile_at_step is not None and jax.process_index() == 0
+        if wanted and not any(self._directory.rglob("*.xplane.pb")):
+            assert cfg.profile_at_step is not None
+            self._start = max(cfg.profile_at_step, first_step + 1)
+            self._end = self._start + cfg.profile_steps
+        if cfg.profiler_port is not None:
+            jax.profiler.start_server(cfg.profiler_port + jax.process_index())
+            self._serving = True
+
+    def step(
+        self, number: int, before: Any
+    ) -> contextlib.AbstractContextManager[object]:
+        """Dispatch update `number`, from 0, inside of this.
+
+        Args:
+            before: arrays that are ready when the updates before it are done.
+        """
+        if number == self._start:
+            jax.block_until_ready(before)
+            jax.profiler.start_trace(self._directory)
+            self._tracing = True
+        elif number == self._end:
+            jax.block_until_ready(before)
+            self._stop()
+        return jax.profiler.StepTraceAnnotation("train", step_num=number)
+
+    def close(self) -> None:
+        """Ends a trace that is still running, and the server."""
+        self._stop()
+        if self._serving:
+            jax.profiler.stop_server()
+            self._serving = False
+
+    def _stop(self) -> None:
+        if self._tracing:
+            self._tracing = False
+            jax.profiler.stop_trace()
+            print(f"the trace is in {self._directory}", flush=True)
