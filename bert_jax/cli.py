@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _fail(f"unknown command {argv[0]!r}", 2)
     name, *rest = argv
     try:
-        _parse(name, rest).run()
+        parse(name, rest).run()
     except KeyboardInterrupt:
         _fail("interrupted; start the same command again to go on", 130)
     except Exception as error:
@@ -121,15 +121,21 @@ def _use_huge_pages() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def _parse(name: str, rest: list[str]) -> Any:
+def parse(name: str, rest: list[str]) -> Any:
+    """The command of that name with its flags read; `run()` would start it.
+
+    Raises:
+        ValueError, OSError: of the config file, the checkpoint or a value.
+        SystemExit: a wrong flag; stderr says which.
+    """
     command = COMMANDS[name]
     default: Any = tyro.MISSING_NONPROP
     kinds = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
     if name in kinds:
         # The file sets the defaults of all flags, so it is read before them.
-        file = _value_of("--config", rest) or command.config_file
+        file = value_of("--config", rest) or command.config_file
         settings = load_config(file, kinds[name])
-        start = _value_of("--checkpoint", rest)
+        start = value_of("--checkpoint", rest)
         if name == "pretrain" and start is not None:
             # So does a checkpoint, for its architecture.
             from bert_jax.train.initial import architecture_of
@@ -142,7 +148,8 @@ def _parse(name: str, rest: list[str]) -> Any:
     return tyro.cli(command, args=rest, default=default, prog=f"bert-jax {name}")
 
 
-def _value_of(flag: str, args: Sequence[str]) -> str | None:
+def value_of(flag: str, args: Sequence[str]) -> str | None:
+    """What is given for a flag, before anything is parsed."""
     for place, arg in enumerate(args):
         if arg == flag and place + 1 < len(args):
             return args[place + 1]

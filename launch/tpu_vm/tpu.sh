@@ -131,11 +131,9 @@ case $action in start | up | watch)
   done
   [[ ${arguments[0]} == evaluate || " ${arguments[*]}" == *' --workdir'* ]] ||
     fail "the command after -- has no --workdir; it must lie on storage that all workers see"
-  if [[ ${arguments[0]} != evaluate ]]; then
-    arguments+=(--cluster.kind tpu)
-    if ((slices > 1)) && [[ " ${arguments[*]}" != *' --mesh.slices'* ]]; then
-      arguments+=(--mesh.slices "$slices")
-    fi
+  arguments+=(--cluster.kind tpu)
+  if ((slices > 1)) && [[ ${arguments[0]} != evaluate && " ${arguments[*]}" != *' --mesh.slices'* ]]; then
+    arguments+=(--mesh.slices "$slices")
   fi
   ;;
 *) ((${#arguments[@]} == 0)) || fail "$action takes no command after --" ;;
