@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from bert_jax.config import LoopConfig
+from bert_jax.runtime import process
 from bert_jax.train.profile import Profiler
 
 
@@ -88,7 +89,7 @@ def test_a_run_that_ends_early_still_writes_its_trace(tmp_path, add_one):
 def test_nothing_is_traced_unasked_or_by_other_hosts(tmp_path, add_one, monkeypatch):
     profiler = Profiler(tmp_path, LoopConfig(), 0)
     train(profiler, add_one, 0, 3)
-    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(process, "_this", process.Process(1, 2))
     profiler = Profiler(tmp_path, LoopConfig(profile_at_step=1, profile_steps=1), 0)
     train(profiler, add_one, 0, 3)
     assert not list(tmp_path.iterdir())

@@ -5,11 +5,12 @@ Goodput is the share of that time in which steps were trained that still count.
 
 import contextlib
 import json
-import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from bert_jax.train.run import write_text
 
 FORMAT_VERSION = 1
 CATEGORIES = (
@@ -146,9 +147,7 @@ class Goodput:
                 "marks": self._marks,
             }
         )
-        partial = self._path.with_name(self._path.name + ".partial")
-        partial.write_text(text + "\n")
-        os.replace(partial, self._path)
+        write_text(self._path, text + "\n")
 
     def _switch(self, category: str) -> None:
         now = max(self._clock() + self._ahead, self._since)

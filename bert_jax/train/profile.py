@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from bert_jax.config import LoopConfig
+from bert_jax.runtime import process
 
 
 class Profiler:
@@ -29,13 +30,13 @@ class Profiler:
         self._directory = run / "profile"
         self._tracing = self._serving = False
         self._start = self._end = -1
-        wanted = cfg.profile_at_step is not None and jax.process_index() == 0
+        wanted = cfg.profile_at_step is not None and process.is_first()
         if wanted and not any(self._directory.rglob("*.xplane.pb")):
             assert cfg.profile_at_step is not None
             self._start = max(cfg.profile_at_step, first_step + 1)
             self._end = self._start + cfg.profile_steps
         if cfg.profiler_port is not None:
-            jax.profiler.start_server(cfg.profiler_port + jax.process_index())
+            jax.profiler.start_server(cfg.profiler_port + process.this().number)
             self._serving = True
 
     def step(
