@@ -1,0 +1,120 @@
+"""Which mesh axes a collective spans, from the groups of devices in a compiled program."""
+
+import itertools
+import math
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+Groups = frozenset[frozenset[int]]
+
+
+def replica_groups(attributes: str, num_devices: int) -> Groups:
+    """Reads `replica_groups=` of an HLO instruction, in each form that XLA writes.
+
+    Lists {{0,1},{2,3}} (none: all devices); iota [4,2]<=[2,4]T(1,0), which is the numbers
+    from 0 as [2,4], transposed, as 4 groups of 2; and axes mesh['a'=4,'b'=4] {'b'}, parts
+    of axes ('b':(2)2) and other orders of the devices (device_ids=) included.
+
+    Raises:
+        ValueError: no groups are there, or in an unknown form.
+    """
+    if match := re.search(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}", attributes):
+        listed = re.findall(r"\{([\d,]+)\}", match[1])
+        if not listed:
+            return frozenset({frozenset(range(num_devices))})
+        return frozenset(
+            frozenset(int(n) for n in group.split(",")) for group in listed
+        )
+    if match := re.search(
+        r"replica_groups=(\[[^ ]*?\](?:T\([\d,]+\))?)(?:,|$)", attributes
+    ):
+        return _as_groups(_iota(match[1]))
+    if match := re.search(
+        r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((.*?\)?)\))? \{([^}]*)\}",
+        attributes,
+    ):
+        return _as_groups(_of_axes(match[1], match[2], match[3]))
+    raise ValueError(f"replica groups in an unknown form: {attributes[:200]!r}")
+
+
+def axes_of(groups: Groups, mesh: Mapping[str, int]) -> tuple[tuple[str, ...], bool]:
+    """The mesh axes that groups of devices span.
+
+    Args:
+        groups: of places in the flattened mesh.
+        mesh: devices along each axis, outermost first.
+
+    Returns:
+        The fewest axes (those of one device left out) whose groups hold these, outermost
+        first, and whether they are exactly these: else they span a part of the axes.
+    """
+    wide = [name for name, size in mesh.items() if size > 1]
+    for count in range(len(wide) + 1):
+        for names in itertools.combinations(wide, count):
+            spanned = groups_along(names, mesh)
+            if groups == spanned:
+                return names, True
+            if all(any(group <= whole for whole in spanned) for group in groups):
+                return names, False
+    raise ValueError(
+        f"groups {sorted(map(sorted, groups))} exceed the mesh {dict(mesh)}."
+    )
+
+
+def groups_along(names: tuple[str, ...], mesh: Mapping[str, int]) -> Groups:
+    """The devices that agree in every axis but `names`."""
+    places = np.arange(math.prod(mesh.values())).reshape(tuple(mesh.values()))
+    inside = [n for n, name in enumerate(mesh) if name in names]
+    outside = [n for n, name in enumerate(mesh) if name not in names]
+    size = math.prod(mesh[name] for name in names)
+    return _as_groups(places.transpose(*outside, *inside).reshape(-1, size))
+
+
+def _as_groups(table: np.ndarray) -> Groups:
+    return frozenset(frozenset(int(n) for n in row) for row in table)
+
+
+def _iota(text: str) -> np.ndarray:
+    """[4,2]<=[2,4]T(1,0); without <= the numbers as they come."""
+    shape, _, source = text.partition("<=")
+    dims = _numbers(shape)
+    if not source:
+        return np.arange(math.prod(dims)).reshape(dims)
+    reshape, _, order = source.partition("T")
+    numbers = np.arange(math.prod(dims)).reshape(_numbers(reshape))
+    if order:
+        numbers = numbers.transpose(_numbers(order))
+    return numbers.reshape(dims)
+
+
+def _of_axes(mesh: str, device_ids: str | None, axes: str) -> np.ndarray:
+    sizes = {name: int(n) for name, n in re.findall(r"'?([\w\-.]+)'?=(\d+)", mesh)}
+    numbers = np.arange(math.prod(sizes.values()))
+    if device_ids is not None and device_ids.startswith("["):
+        reshape, _, order = device_ids.partition("T")
+        numbers = numbers.reshape(_numbers(reshape))
+        numbers = numbers.transpose(_numbers(order)) if order else numbers
+    elif device_ids is not None:
+        numbers = np.asarray(_numbers(device_ids))
+    chosen = {
+        name: (int(before or 1), int(part or sizes[name]))
+        for name, before, part in re.findall(
+            r"'?([\w\-.]+)'?(?::\((\d+)\)(\d+))?", axes
+        )
+    }
+    # A part of an axis is the middle of three: what is before, it, and what follows.
+    dims: list[int] = []
+    inside: list[int] = []
+    for name, size in sizes.items():
+        before, part = chosen.get(name, (size, 1))
+        inside += [len(dims) + 1] if name in chosen else []
+        dims += [before, part, size // (before * part)]
+    outside = [n for n in range(len(dims)) if n not in inside]
+    group = math.prod(dims[n] for n in inside)
+    return numbers.reshape(dims).transpose(*outside, *inside).reshape(-1, group)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in re.findall(r"\d+", text))
