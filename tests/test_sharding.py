@@ -7,13 +7,13 @@ import numpy as np
 import optax
 import pytest
 
-from bert_jax.config import MeshConfig, OptimizerConfig, PretrainConfig
+from bert_jax.config import MaskingConfig, MeshConfig, OptimizerConfig
 from bert_jax.model import classification, pretraining
 from bert_jax.train import sharding
 from bert_jax.train.mesh import make_mesh
+from bert_jax.train.objectives import pretrain_objective
 from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.placement import to_devices
-from bert_jax.train.pretrain import pretrain_objective
 from bert_jax.train.schedules import make_schedule
 from bert_jax.train.step import abstract_state, compile_step, init_state
 
@@ -32,7 +32,7 @@ def run(tiny, vocabulary, make_batch):
     """run(mesh config, devices) -> (losses of some steps, last state, step)."""
     settings = OptimizerConfig(learning_rate=1e-2, warmup_steps=2)
     optimizer = make_optimizer(settings, make_schedule(settings, 20))
-    objective = functools.partial(pretrain_objective, _Settings(tiny), vocabulary)
+    objective = pretrain_objective(tiny, MaskingConfig(), vocabulary)
 
     def make(layout, num_devices=8, steps=NUM_STEPS):
         mesh = make_mesh(layout, jax.devices()[:num_devices])
@@ -53,14 +53,6 @@ def run(tiny, vocabulary, make_batch):
         return losses, state, step
 
     return make
-
-
-class _Settings:
-    """The part of a PretrainConfig that the objective reads."""
-
-    def __init__(self, model):
-        self.model = model
-        self.masking = PretrainConfig().masking
 
 
 @pytest.fixture(scope="module")

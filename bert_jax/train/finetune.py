@@ -28,13 +28,14 @@ from bert_jax.model import classification
 from bert_jax.train import sharding
 from bert_jax.train.freezing import stop_frozen
 from bert_jax.train.initial import start_encoder
-from bert_jax.train.loop import run_loop
-from bert_jax.train.losses import Mean, classify_loss
+from bert_jax.train.loop import Stage, run_loop
 from bert_jax.train.mesh import make_mesh
+from bert_jax.train.objectives import classify_objective
 from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.placement import global_batch, row_parts
 from bert_jax.train.run import (
     RunInfo,
+    agree_on_run,
     load_results,
     load_run,
     load_run_tokenizer,
@@ -42,14 +43,7 @@ from bert_jax.train.run import (
     start_run,
 )
 from bert_jax.train.schedules import make_schedule
-from bert_jax.train.step import abstract_state, compile_step, init_state
-
-
-def classify_objective(
-    model: ModelConfig, params: Any, batch: ClassifyBatch, key: jax.Array
-) -> tuple[jax.Array, dict[str, Mean]]:
-    """Loss of a batch with dropout on; `model` is static."""
-    return classify_loss(classification.apply(model, params, batch, key=key), batch)
+from bert_jax.train.step import TrainState, abstract_state, compile_step, init_state
 
 
 class Classifier:
@@ -132,6 +126,13 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         )
         for part in (train, held_out)
     )
+    agree_on_run(
+        run,
+        cfg,
+        train_sha256=train.sha256(),
+        validation_sha256=held_out.sha256(),
+        tokenizer_sha256=tokenizer.sha256,
+    )
     encoder = None if cfg.from_scratch else start_encoder(cfg.checkpoint, mesh)
     origin = "fresh random weights (--from-scratch)"
     print(f"encoder: {encoder.describe() if encoder else origin}", flush=True)
@@ -163,38 +164,41 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
     schedule = make_schedule(rates, num_steps)
     optimizer = make_optimizer(rates, schedule)
 
-    def make_state():  # type: ignore[no-untyped-def]
+    objective = stop_frozen(cfg.optimizer, classify_objective(model))
+
+    def make_state() -> TrainState:
         init = functools.partial(classification.init_params, model, len(names))
         return init_state(init, optimizer, cfg.seed)
 
-    abstract = abstract_state(make_state, mesh)
+    shard_update = cfg.mesh.shard_update
+    abstract = abstract_state(make_state, mesh, shard_update=shard_update)
     places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
 
-    def placed_state():  # type: ignore[no-untyped-def]
+    def placed_state() -> TrainState:
         state = jax.jit(make_state, out_shardings=places)()
         if encoder is None:
             return state
         return dataclasses.replace(state, params={**state.params, **encoder.params})
 
     classify = Classifier(model, len(names), mesh, cfg.batch_size)
-    state, evaluation, elapsed = run_loop(
-        run=run,
-        cfg=cfg.loop,
-        mesh=mesh,
-        step=compile_step(
-            stop_frozen(cfg.optimizer, functools.partial(classify_objective, model)),
-            optimizer,
-            mesh,
-            abstract,
-        ),
-        make_state=placed_state,
-        abstract=abstract,
-        batches=lambda step: _train_batches(cfg, mesh, train_set, step, num_steps),
+    stage = Stage(
         num_steps=num_steps,
+        step=compile_step(
+            objective, optimizer, mesh, abstract, shard_update=shard_update
+        ),
+        batches=lambda step: _train_batches(cfg, mesh, train_set, step, num_steps),
         evaluate=lambda params: scores(
             classify(params, held_out_set), held_out_set.labels
         ),
         per_step={"examples_per_sec": len(train) / steps_per_epoch},
+    )
+    state, evaluation, elapsed = run_loop(
+        run=run,
+        cfg=cfg.loop,
+        mesh=mesh,
+        stages=[stage],
+        make_state=placed_state,
+        abstract=abstract,
         show=_show,
         learning_rate=schedule,
     )

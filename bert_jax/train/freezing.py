@@ -1,5 +1,6 @@
 """Parameters that stay as they are."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -7,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.config import OptimizerConfig
-from bert_jax.train.losses import Mean
-from bert_jax.train.step import LossFn
+from bert_jax.train.losses import Mean, Objective
 
 
 def frozen_entries(cfg: OptimizerConfig, params: Any) -> Any:
@@ -69,24 +69,18 @@ def kept(frozen: Any, old: Any, new: Any) -> Any:
     return jax.tree.map(one, frozen, old, new)
 
 
-def stop_frozen(cfg: OptimizerConfig, loss_fn: LossFn) -> LossFn:
-    """The same loss, from which no gradient reaches what `cfg` freezes.
+def stop_frozen(cfg: OptimizerConfig, objective: Objective) -> Objective:
+    """The same objective, from which no gradient reaches what `cfg` freezes.
 
     The optimizer leaves such gradients out in any case. This way they are not
     computed, and a logged norm is the one that clips.
-
-    Args:
-        cfg: static.
-        loss_fn: of all parameters, a batch and a key.
     """
     if not cfg.freeze and not cfg.freeze_layers:
-        return loss_fn
+        return objective
 
-    def stopped(
-        params: Any, batch: Any, key: jax.Array
-    ) -> tuple[jax.Array, dict[str, Mean]]:
+    def metrics(params: Any, rows: Any) -> dict[str, Mean]:
         constant = jax.lax.stop_gradient(params)
         mixed = kept(frozen_entries(cfg, params), constant, params)
-        return loss_fn(mixed, batch, key)
+        return objective.metrics(mixed, rows)
 
-    return stopped
+    return dataclasses.replace(objective, metrics=metrics)

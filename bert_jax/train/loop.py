@@ -8,9 +8,9 @@ import pathlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -18,19 +18,32 @@ from jax.sharding import Mesh
 from bert_jax.config import LoopConfig
 from bert_jax.data.batches.loader import InputClock
 from bert_jax.limits import check_ids
+from bert_jax.runtime.agreement import any_host
 from bert_jax.train.checkpoint import Checkpoints
 from bert_jax.train.metrics import MetricsLog, Window, duration
 from bert_jax.train.placement import to_devices
-from bert_jax.train.run import load_run
+from bert_jax.train.run import RunInfo, load_run
 from bert_jax.train.step import TrainState
 
-Batches = Callable[[int], Iterator[Any]]
 Step = Callable[[TrainState, Any], tuple[TrainState, Any]]
-Evaluate = Callable[[Any], dict[str, float]]
 
 
 class InterruptedRunError(Exception):
     """A signal ended the run after a checkpoint; the same command goes on."""
+
+
+class Stage(NamedTuple):
+    """Steps of one kind: all of a run, or one of its phases."""
+
+    num_steps: int
+    step: Step
+    """The compiled step."""
+    batches: Callable[[int], Iterator[Any]]
+    """This host's batches from a step on, by its number within the stage."""
+    evaluate: Callable[[Any], dict[str, float]]
+    """Judges parameters; called as the LoopConfig says, and at the end of the stage."""
+    per_step: dict[str, float]
+    """Name of a rate -> units a step, e.g. sequences; logged per second."""
 
 
 def run_loop(
@@ -38,29 +51,21 @@ def run_loop(
     run: pathlib.Path,
     cfg: LoopConfig,
     mesh: Mesh,
-    step: Step,
+    stages: Sequence[Stage],
     make_state: Callable[[], TrainState],
     abstract: TrainState,
-    batches: Batches,
-    num_steps: int,
-    evaluate: Evaluate,
-    per_step: dict[str, float],
     show: Callable[[dict[str, float]], str],
     learning_rate: Callable[[int], Any],
 ) -> tuple[TrainState, dict[str, float], float]:
-    """Trains to `num_steps`, from the newest checkpoint if there is one.
+    """Trains through all stages, from the newest checkpoint if there is one.
 
     Args:
         run: run directory, already begun; its run.json holds the limits that every
             batch must keep.
-        step: the compiled step.
         make_state: builds the placed state of step 0.
         abstract: shapes and placements to restore onto.
-        batches: yields this host's batches from a given step on.
-        evaluate: judges parameters; called as `cfg` says and at the end.
-        per_step: name of a rate -> units a step, e.g. sequences; logged per second.
         show: turns a line of metrics into words.
-        learning_rate: of an update, by number from 0.
+        learning_rate: of an update, by its number from 0 in the run.
 
     Returns:
         The last state, its evaluation, and the seconds of training so far, all
@@ -68,11 +73,11 @@ def run_loop(
 
     Raises:
         ValueError: an id of a batch has no row in its table; nothing of it was saved.
-        InterruptedRunError: SIGINT or SIGTERM came; a checkpoint was written.
+        InterruptedRunError: SIGINT or SIGTERM came, to any host; a checkpoint was
+            written.
         NotFiniteError: the loss left the finite numbers; nothing of it was saved.
     """
     info = load_run(run)
-    num_labels = None if info.labels is None else len(info.labels)
     with (
         Checkpoints(run, info.identity, keep=cfg.keep_checkpoints) as checkpoints,
         _StopRequest() as stop,
@@ -82,89 +87,134 @@ def run_loop(
         else:
             state = checkpoints.restore(abstract)
             print(f"going on from step {int(state.step):,}", flush=True)
-        first = done = int(state.step)
-        log = MetricsLog(run, first)
-        elapsed = log.elapsed_before
-        window, inputs = Window(), InputClock(batches(first))
-        evaluation: dict[str, float] = {}
-        compiled: set[tuple[int, ...]] = set()
+        total = sum(stage.num_steps for stage in stages)
+        loop = _Loop(run, cfg, mesh, checkpoints, stop, state, total)
+        loop.info, loop.show, loop.learning_rate = info, show, learning_rate
+        try:
+            start = 0
+            for stage in stages:
+                # The last one is judged again: its evaluation is that of the run.
+                if loop.done < start + stage.num_steps or stage is stages[-1]:
+                    loop.go_through(stage, start)
+                start += stage.num_steps
+        finally:
+            loop.log.close()
+        return loop.state, loop.evaluation, loop.elapsed
 
-        def close_window() -> None:
-            nonlocal elapsed
-            if not len(window):
-                return
-            means, seconds, count = window.close(done)
-            elapsed += seconds
-            rates = {n: units * count / seconds for n, units in per_step.items()}
-            line = {
-                **means,
-                **rates,
-                "input_wait_share": inputs.take() / seconds,
-                "learning_rate": float(learning_rate(done - 1)),
-                "elapsed_secs": elapsed,
-            }
-            log.write("train", done, line)
-            left = duration((num_steps - done) * seconds / count)
-            print(
-                f"step {done:>7,}/{num_steps:,}  {show(line)}  {left} left", flush=True
-            )
 
-        def restart_clocks() -> None:
-            window.restart_clock()
-            inputs.take()
+class _Loop:
+    """What goes on from step to step, and from stage to stage."""
 
-        def judge() -> None:
-            nonlocal evaluation
-            evaluation = evaluate(state.params)
-            log.write("eval", done, evaluation)
-            print(f"held out at step {done:,}:  {show(evaluation)}", flush=True)
-            restart_clocks()
+    info: RunInfo
+    show: Callable[[dict[str, float]], str]
+    learning_rate: Callable[[int], Any]
 
+    def __init__(
+        self,
+        run: pathlib.Path,
+        cfg: LoopConfig,
+        mesh: Mesh,
+        checkpoints: Checkpoints,
+        stop: "_StopRequest",
+        state: TrainState,
+        total: int,
+    ) -> None:
+        self.run, self.cfg, self.mesh = run, cfg, mesh
+        self.checkpoints, self.stop = checkpoints, stop
+        self.state, self.total = state, total
+        self.first = self.done = int(state.step)
+        self.log = MetricsLog(run, self.first)
+        self.elapsed = self.log.elapsed_before
+        self.window = Window()
+        self.evaluation: dict[str, float] = {}
+        self.compiled: set[tuple[int, ...]] = set()
+
+    def go_through(self, stage: Stage, start: int) -> None:
+        """Trains to the end of a stage that begins with update `start`."""
+        cfg, end = self.cfg, start + stage.num_steps
+        inputs = InputClock(stage.batches(self.done - start))
+        self.compiled.clear()
         try:
             for batch in inputs:
-                if done >= num_steps or stop.requested:
+                if self.done >= end or self._must_stop():
                     break
-                check_ids(info.model, batch, num_labels=num_labels)
-                is_new = batch.input_ids.shape not in compiled
-                if is_new:
-                    jax.block_until_ready(state.params)
-                started = time.perf_counter()
-                state, metrics = step(state, to_devices(mesh, batch))
-                window.add(metrics)
-                done += 1
-                if is_new:
-                    # Compilation is no measure of speed.
-                    compiled.add(batch.input_ids.shape)
-                    jax.block_until_ready(state.params)
-                    window.leave_out(time.perf_counter() - started)
-                if done == first + 1:
-                    restart_clocks()
-                if done % cfg.log_every_steps == 0 or done == num_steps:
-                    close_window()
-                if done % cfg.checkpoint_every_steps == 0 and done < num_steps:
-                    close_window()
-                    checkpoints.save(state)
+                self._train(stage, batch)
+                if self.done % cfg.log_every_steps == 0 or self.done == end:
+                    self._close_window(stage, inputs)
+                if self.done < end and self.done % cfg.checkpoint_every_steps == 0:
+                    self._close_window(stage, inputs)
+                    self.checkpoints.save(self.state)
                 if (
                     cfg.eval_every_steps
-                    and done % cfg.eval_every_steps == 0
-                    and done < num_steps
+                    and self.done % cfg.eval_every_steps == 0
+                    and self.done < end
                 ):
-                    close_window()
-                    judge()
-            inputs.close()  # what follows may have its memory and cores
-            close_window()
-            checkpoints.save(state)
-            checkpoints.wait()
-            if done < num_steps:
-                raise InterruptedRunError(
-                    f"stopped at step {done:,} of {num_steps:,}; the checkpoint is in "
-                    f"{run}. Start the same command again to go on."
-                )
-            judge()
+                    self._close_window(stage, inputs)
+                    self._judge(stage)
+                    inputs.take()
         finally:
-            inputs.close()
-            log.close()
-        return state, evaluation, elapsed
+            inputs.close()  # what follows may have its memory and cores
+        self._close_window(stage, inputs)
+        self.checkpoints.save(self.state)
+        self.checkpoints.wait()
+        if self.done < end:
+            raise InterruptedRunError(
+                f"stopped at step {self.done:,} of {self.total:,}; the checkpoint is "
+                f"in {self.run}. Start the same command again to go on."
+            )
+        self._judge(stage)
+
+    def _must_stop(self) -> bool:
+        """Whether any host was asked to; all hosts say the same."""
+        if jax.process_count() == 1:
+            return self.stop.requested
+        if self.done % self.cfg.stop_check_every_steps:
+            return False
+        return any_host(self.stop.requested)
+
+    def _train(self, stage: Stage, batch: Any) -> None:
+        labels = self.info.labels
+        num_labels = None if labels is None else len(labels)
+        check_ids(self.info.model, batch, num_labels=num_labels)
+        is_new = batch.input_ids.shape not in self.compiled
+        if is_new:
+            jax.block_until_ready(self.state.params)
+        started = time.perf_counter()
+        self.state, metrics = stage.step(self.state, to_devices(self.mesh, batch))
+        self.window.add(metrics)
+        self.done += 1
+        if is_new:
+            # Compilation is no measure of speed.
+            self.compiled.add(batch.input_ids.shape)
+            jax.block_until_ready(self.state.params)
+            self.window.leave_out(time.perf_counter() - started)
+
+    def _close_window(self, stage: Stage, inputs: InputClock) -> None:
+        if not len(self.window):
+            return
+        means, seconds, count = self.window.close(self.done)
+        self.elapsed += seconds
+        line = {
+            **means,
+            **{n: units * count / seconds for n, units in stage.per_step.items()},
+            "input_wait_share": inputs.take() / seconds,
+            "learning_rate": float(self.learning_rate(self.done - 1)),
+            "elapsed_secs": self.elapsed,
+        }
+        self.log.write("train", self.done, line)
+        left = duration((self.total - self.done) * seconds / count)
+        print(
+            f"step {self.done:>7,}/{self.total:,}  {self.show(line)}  {left} left",
+            flush=True,
+        )
+
+    def _judge(self, stage: Stage) -> None:
+        self.evaluation = stage.evaluate(self.state.params)
+        self.log.write("eval", self.done, self.evaluation)
+        print(
+            f"held out at step {self.done:,}:  {self.show(self.evaluation)}", flush=True
+        )
+        self.window.restart_clock()
 
 
 class _StopRequest:

@@ -5,7 +5,9 @@ batches can be added before the one division, so an unequal number of masks neve
 shifts a mean.
 """
 
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +28,22 @@ class Mean(NamedTuple):
         """The mean; 0 where nothing was counted."""
         counted = self.weight != 0.0
         return jnp.where(counted, self.sum / jnp.where(counted, self.weight, 1.0), 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What is minimised: the sum of some means over all rows of a batch.
+
+    It comes in three steps, so that a batch can be worked through in parts.
+    """
+
+    prepare: Callable[[Any, jax.Array], Any]
+    """(batch, key) -> all that the other two need, arrays with rows first: masks are
+    drawn here, and keys of dropout, one a row."""
+    weights: Callable[[Any], dict[str, jax.Array]]
+    """(rows) -> the weight of each mean that adds to the loss, known without a model."""
+    metrics: Callable[[Any, Any], dict[str, Mean]]
+    """(params, rows) -> undivided means, those of `weights` among them."""
 
 
 def weighted(values: jax.Array, weights: jax.Array) -> Mean:
@@ -75,7 +93,7 @@ def classify_loss(
 ) -> tuple[jax.Array, dict[str, Mean]]:
     """Mean cross-entropy of the labelled rows, in nats."""
     loss, accuracy = cross_entropy(logits, batch.labels, batch.weights)
-    return loss.value(), {"accuracy": accuracy}
+    return loss.value(), {"loss": loss, "accuracy": accuracy}
 
 
 def token_loss(logits: jax.Array, labels: Array) -> tuple[jax.Array, dict[str, Mean]]:

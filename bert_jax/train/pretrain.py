@@ -8,57 +8,38 @@ import platform
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 import bert_jax
-from bert_jax.batch import MaskVocabulary, PretrainBatch
 from bert_jax.config import PretrainConfig
 from bert_jax.data.batches.loader import train_batches
 from bert_jax.data.batches.rows import open_rows
-from bert_jax.data.prepared.dataset import open_dataset
+from bert_jax.data.prepared.dataset import PreparedDataset, open_dataset
 from bert_jax.data.prepared.summary import summarize
-from bert_jax.model import pretraining
-from bert_jax.model.masking import mask_tokens
-from bert_jax.train import sharding
 from bert_jax.train.evaluate import (
     PretrainEvaluator,
     check_vocabulary,
     held_out_rows,
     mask_examples,
 )
-from bert_jax.train.freezing import stop_frozen
 from bert_jax.train.initial import start_pretraining, with_moments
-from bert_jax.train.loop import run_loop
-from bert_jax.train.losses import Mean, pretrain_loss
+from bert_jax.train.loop import Stage, run_loop
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.metrics import read_metrics
-from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.placement import row_parts
-from bert_jax.train.run import RunInfo, load_results, save_results, start_run
-from bert_jax.train.schedules import make_schedule
-from bert_jax.train.step import abstract_state, compile_step, init_state
+from bert_jax.train.program import Program, phases_schedule, pretrain_program
+from bert_jax.train.run import (
+    RunInfo,
+    agree_on_run,
+    load_results,
+    save_results,
+    start_run,
+)
+from bert_jax.train.step import TrainState
 
 # How papers abbreviate what `DataConfig.pairs` sets; without pairs there is no task.
 _SENTENCE_TASKS = {"next_sentence": "NSP", "sentence_order": "SOP"}
 _VERSIONS = ("jax", "flax", "optax", "orbax-checkpoint")
-
-
-def pretrain_objective(
-    cfg: PretrainConfig,
-    vocabulary: MaskVocabulary,
-    params: Any,
-    batch: PretrainBatch,
-    key: jax.Array,
-) -> tuple[jax.Array, dict[str, Mean]]:
-    """Masks a batch and returns the loss of both heads, dropout on.
-
-    Args:
-        cfg: static, as is `vocabulary`.
-        key: of the masks and of dropout.
-    """
-    mask_key, dropout_key = jax.random.split(key)
-    masked = mask_tokens(cfg.masking, batch, vocabulary, mask_key)
-    outputs = pretraining.apply(cfg.model, params, batch, masked, key=dropout_key)
-    return pretrain_loss(outputs, batch, masked)
 
 
 def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
@@ -71,27 +52,25 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
     dataset = open_dataset(cfg.data.dataset)
     tokenizer = dataset.tokenizer
     check_vocabulary(cfg.model, tokenizer, dataset.directory)
-    mesh = make_mesh(cfg.mesh)
-    sharding.check_batch_size(mesh, cfg.batch_size)
-    schedule = make_schedule(cfg.optimizer, cfg.num_steps)
-    optimizer = make_optimizer(cfg.optimizer, schedule)
-    objective = stop_frozen(
-        cfg.optimizer,
-        functools.partial(pretrain_objective, cfg, tokenizer.mask_vocabulary),
+    agree_on_run(
+        run,
+        cfg,
+        dataset_sha256=dataset.manifest["sha256"],
+        tokenizer_sha256=tokenizer.sha256,
     )
-
-    def make_state():  # type: ignore[no-untyped-def]
-        init = functools.partial(pretraining.init_params, cfg.model)
-        return init_state(init, optimizer, cfg.seed)
-
-    abstract = abstract_state(make_state, mesh)
-    places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    mesh = make_mesh(cfg.mesh)
+    schedule = phases_schedule(cfg)
+    programs = [
+        pretrain_program(phase, mesh, tokenizer.mask_vocabulary, schedule)
+        for phase in cfg.phases
+    ]
+    abstract = programs[0].state
     start = start_pretraining(cfg, tokenizer, mesh, abstract.opt_state)
     if start is not None:
         print(f"weights: {start.describe()}", flush=True)
 
-    def placed_state():  # type: ignore[no-untyped-def]
-        state = jax.jit(make_state, out_shardings=places)()
+    def make_state() -> TrainState:
+        state = programs[0].make_state()
         if start is None:
             return state
         opt_state = state.opt_state
@@ -104,7 +83,7 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         model=cfg.model,
         tokenizer_sha256=tokenizer.sha256,
         data={"sha256": dataset.manifest["sha256"]},
-        sequence_length=cfg.data.sequence_length,
+        sequence_length=max(phase.data.sequence_length for phase in cfg.phases),
         encoder=None if start is None else start.origin,
     )
     start_run(run, cfg, info, tokenizer)
@@ -113,46 +92,29 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         print(f"{run} is finished at step {finished['step']:,}; nothing to do")
         return finished
 
-    train_rows = open_rows(
-        dataset, "train", cfg.data, seed=cfg.seed, batch_size=cfg.batch_size
-    )
-    held_out = held_out_rows(dataset, cfg.data)
     num_parameters = sum(x.size for x in jax.tree.leaves(abstract.params))
-    epoch = train_rows.size(0)
-    steps_per_epoch = train_rows.steps_per_epoch(cfg.batch_size)
     splits = dataset.manifest["splits"]
     print(
         f"{num_parameters:,} parameters on {device_name(mesh)}; "
         f"{splits['train']['documents']:,} documents, "
-        f"{splits['train']['tokens']:,} tokens, {epoch.num_pairs:,} pairs in "
-        f"{epoch.num_rows:,} rows of {cfg.data.sequence_length} an epoch "
-        f"({cfg.data.layout}, {epoch.num_tokens / epoch.num_places:.1%} full); "
-        f"{cfg.num_steps / steps_per_epoch:.2f} epochs",
+        f"{splits['train']['tokens']:,} tokens",
         flush=True,
     )
     state, evaluation, elapsed = run_loop(
         run=run,
         cfg=cfg.loop,
         mesh=mesh,
-        step=compile_step(objective, optimizer, mesh, abstract),
-        make_state=placed_state,
+        stages=[
+            _stage(phase, program, dataset, mesh)
+            for phase, program in zip(cfg.phases, programs, strict=True)
+        ],
+        make_state=make_state,
         abstract=abstract,
-        batches=lambda step: train_batches(
-            train_rows,
-            batch_size=cfg.batch_size,
-            first_step=step,
-            num_steps=cfg.num_steps,
-            **row_parts(mesh)._asdict(),
-        ),
-        num_steps=cfg.num_steps,
-        evaluate=PretrainEvaluator(cfg, held_out, tokenizer.mask_vocabulary, mesh),
-        per_step={
-            "sequences_per_sec": epoch.num_pairs / steps_per_epoch,
-            "tokens_per_sec": epoch.num_tokens / steps_per_epoch,
-        },
         show=functools.partial(show_pretraining, cfg.data.pairs),
         learning_rate=schedule,
     )
+    last = cfg.phases[-1]
+    held_out = held_out_rows(dataset, last.data)
     results = {
         "kind": "pretrain",
         "step": int(state.step),
@@ -171,7 +133,7 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         },
         "elapsed_secs": elapsed,
         "sequences_per_sec": read_metrics(run)[-2].get("sequences_per_sec"),
-        "mask_examples": mask_examples(cfg, state.params, held_out, tokenizer),
+        "mask_examples": mask_examples(last, state.params, held_out, tokenizer),
     }
     save_results(run, results)
     text = (
@@ -186,6 +148,45 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         )
     print(text, flush=True)
     return results
+
+
+def _stage(
+    cfg: PretrainConfig, program: Program, dataset: PreparedDataset, mesh: Mesh
+) -> Stage:
+    """One phase as the loop goes through it; says how long it is."""
+    rows = open_rows(
+        dataset, "train", cfg.data, seed=cfg.seed, batch_size=cfg.batch_size
+    )
+    epoch = rows.size(0)
+    steps_per_epoch = rows.steps_per_epoch(cfg.batch_size)
+    print(
+        f"{cfg.num_steps:,} steps: {epoch.num_pairs:,} pairs in {epoch.num_rows:,} rows "
+        f"of {cfg.data.sequence_length} an epoch ({cfg.data.layout}, "
+        f"{epoch.num_tokens / epoch.num_places:.1%} full); "
+        f"{cfg.num_steps / steps_per_epoch:.2f} epochs",
+        flush=True,
+    )
+    return Stage(
+        num_steps=cfg.num_steps,
+        step=program.step,
+        batches=lambda step: train_batches(
+            rows,
+            batch_size=cfg.batch_size,
+            first_step=step,
+            num_steps=cfg.num_steps,
+            **row_parts(mesh)._asdict(),
+        ),
+        evaluate=PretrainEvaluator(
+            cfg,
+            held_out_rows(dataset, cfg.data),
+            dataset.tokenizer.mask_vocabulary,
+            mesh,
+        ),
+        per_step={
+            "sequences_per_sec": epoch.num_pairs / steps_per_epoch,
+            "tokens_per_sec": epoch.num_tokens / steps_per_epoch,
+        },
+    )
 
 
 def show_pretraining(pairs: str, line: dict[str, float]) -> str:
@@ -205,6 +206,6 @@ def show_pretraining(pairs: str, line: dict[str, float]) -> str:
     return text
 
 
-def device_name(mesh: jax.sharding.Mesh) -> str:
+def device_name(mesh: Mesh) -> str:
     """Such as `cpu x 8`."""
     return f"{mesh.devices.flat[0].device_kind} x {mesh.size}"

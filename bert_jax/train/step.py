@@ -1,6 +1,7 @@
 """The pure train step: a state and a batch give the next state and metrics."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,10 @@ import optax
 from jax.sharding import Mesh
 
 from bert_jax.train import sharding
-from bert_jax.train.losses import Mean
+from bert_jax.train.accumulation import mean_gradients
+from bert_jax.train.losses import Mean, Objective
 
-# (params, batch, key) -> loss to minimise, and metrics as undivided means.
-LossFn = Callable[[Any, Any, jax.Array], tuple[jax.Array, dict[str, Mean]]]
+Step = Callable[[Any, Any], tuple["TrainState", dict[str, Mean]]]
 
 
 @jax.tree_util.register_dataclass
@@ -44,18 +45,26 @@ def init_state(
 
 
 def train_step(
-    loss_fn: LossFn,
+    objective: Objective,
     optimizer: optax.GradientTransformation,
     state: TrainState,
     batch: Any,
+    *,
+    micro_batches: int = 1,
+    place_gradients: Callable[[Any], Any] = lambda tree: tree,
+    place_updates: Callable[[Any], Any] = lambda tree: tree,
 ) -> tuple[TrainState, dict[str, Mean]]:
     """Applies one update.
 
     Args:
-        loss_fn: static.
+        objective: static.
         optimizer: static.
         state: may be donated.
         batch: pytree of global arrays, rows first.
+        micro_batches: parts of the batch whose gradients are added up; they change
+            neither masks nor dropout, so the update is that of the whole batch.
+        place_gradients: states where gradients live while an update is worked out.
+        place_updates: states where an update lives when it is applied.
 
     Returns:
         The next state, and the metrics with the gradient's global norm among them.
@@ -63,49 +72,75 @@ def train_step(
         repeats what an uninterrupted one would have drawn.
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-        state.params, batch, key
+    rows = objective.prepare(batch, key)
+    metrics, grads = mean_gradients(
+        objective, state.params, rows, micro_batches, place_gradients
     )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     new_state = dataclasses.replace(
         state,
         step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
+        params=optax.apply_updates(state.params, place_updates(updates)),
         opt_state=opt_state,
     )
-    one = jnp.ones((), jnp.float32)
-    return new_state, {
-        "loss": Mean(loss, one),
-        **metrics,
-        "grad_norm": Mean(optax.tree.norm(grads), one),
-    }
+    norm = Mean(optax.tree.norm(grads), jnp.ones((), jnp.float32))
+    return new_state, {**metrics, "grad_norm": norm}
 
 
-def abstract_state(make: Callable[[], TrainState], mesh: Mesh) -> TrainState:
-    """Shapes, types and placements of the state that `make` would build."""
+def abstract_state(
+    make: Callable[[], TrainState], mesh: Mesh, *, shard_update: bool = False
+) -> TrainState:
+    """Shapes, types and placements of the state that `make` would build.
+
+    Args:
+        shard_update: split the optimizer's state over the copies of the model too.
+    """
     shapes = jax.eval_shape(make)
+    places = sharding.shardings(mesh, shapes)
+    if shard_update:
+        opt_places = sharding.update_shardings(mesh, shapes.opt_state)
+        places = dataclasses.replace(places, opt_state=opt_places)
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=place
         ),
         shapes,
-        sharding.shardings(mesh, shapes),
+        places,
     )
 
 
 def compile_step(
-    loss_fn: LossFn,
+    objective: Objective,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     state: TrainState,
-) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Mean]]]:
-    """The step under jit, every placement stated and the state donated."""
+    *,
+    micro_batches: int = 1,
+    shard_update: bool = False,
+) -> Step:
+    """The step under jit, every placement stated and the state donated.
+
+    Args:
+        state: abstract, from `abstract_state` with the same `shard_update`.
+    """
+    places = jax.tree.map(lambda leaf: leaf.sharding, state)
+    place = jax.lax.with_sharding_constraint
+    gradient_places = places.params
+    if shard_update:
+        gradient_places = sharding.update_shardings(mesh, state.params)
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Mean]]:
         with sharding.on_mesh(mesh):
-            return train_step(loss_fn, optimizer, state, batch)
+            return train_step(
+                objective,
+                optimizer,
+                state,
+                batch,
+                micro_batches=micro_batches,
+                place_gradients=functools.partial(place, shardings=gradient_places),
+                place_updates=functools.partial(place, shardings=places.params),
+            )
 
-    places = jax.tree.map(lambda leaf: leaf.sharding, state)
     return jax.jit(
         step,
         in_shardings=(places, sharding.batch_sharding(mesh)),

@@ -1,0 +1,68 @@
+"""What pretraining and fine-tuning minimise."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+from bert_jax.batch import ClassifyBatch, MaskVocabulary, PretrainBatch
+from bert_jax.config import MaskingConfig, ModelConfig
+from bert_jax.model import classification, pretraining
+from bert_jax.model.masking import MaskedBatch, mask_tokens
+from bert_jax.model.random_bits import row_keys
+from bert_jax.train.losses import Mean, Objective, classify_loss, pretrain_loss
+
+
+class _PretrainRows(NamedTuple):
+    batch: PretrainBatch
+    masked: MaskedBatch
+    keys: jax.Array  # [B], of dropout
+
+
+class _ClassifyRows(NamedTuple):
+    batch: ClassifyBatch
+    keys: jax.Array  # [B], of dropout
+
+
+def pretrain_objective(
+    model: ModelConfig, masking: MaskingConfig, vocabulary: MaskVocabulary
+) -> Objective:
+    """MLM + NSP on freshly masked rows, dropout on (Devlin et al. 2018, appendix A.2)."""
+
+    def prepare(batch: PretrainBatch, key: jax.Array) -> _PretrainRows:
+        mask_key, dropout_key = jax.random.split(key)
+        masked = mask_tokens(masking, batch, vocabulary, mask_key)
+        keys = row_keys(dropout_key, batch.input_ids.shape[0])
+        assert keys is not None
+        return _PretrainRows(batch, masked, keys)
+
+    def weights(rows: _PretrainRows) -> dict[str, jax.Array]:
+        return {
+            "mlm_loss": rows.masked.weights.sum(),
+            "nsp_loss": rows.batch.nsp_weights.sum(),
+        }
+
+    def metrics(params: Any, rows: _PretrainRows) -> dict[str, Mean]:
+        outputs = pretraining.apply(
+            model, params, rows.batch, rows.masked, key=rows.keys
+        )
+        return pretrain_loss(outputs, rows.batch, rows.masked)[1]
+
+    return Objective(prepare, weights, metrics)
+
+
+def classify_objective(model: ModelConfig) -> Objective:
+    """Cross-entropy of the labels, dropout on."""
+
+    def prepare(batch: ClassifyBatch, key: jax.Array) -> _ClassifyRows:
+        keys = row_keys(key, batch.input_ids.shape[0])
+        assert keys is not None
+        return _ClassifyRows(batch, keys)
+
+    def weights(rows: _ClassifyRows) -> dict[str, jax.Array]:
+        return {"loss": rows.batch.weights.sum()}
+
+    def metrics(params: Any, rows: _ClassifyRows) -> dict[str, Mean]:
+        logits = classification.apply(model, params, rows.batch, key=rows.keys)
+        return classify_loss(logits, rows.batch)[1]
+
+    return Objective(prepare, weights, metrics)

@@ -1,0 +1,123 @@
+"""The true program of a pretraining phase, as it is run, compiled ahead and measured."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from bert_jax.batch import MaskVocabulary, PretrainBatch, SpecialIds
+from bert_jax.config import PretrainConfig
+from bert_jax.model import pretraining
+from bert_jax.train import sharding
+from bert_jax.train.freezing import stop_frozen
+from bert_jax.train.objectives import pretrain_objective
+from bert_jax.train.optimizer import make_optimizer
+from bert_jax.train.schedules import join_phases, make_schedule
+from bert_jax.train.step import (
+    TrainState,
+    abstract_state,
+    compile_step,
+    init_state,
+)
+
+
+class Program(NamedTuple):
+    """Of one phase; the states of all phases of a run are alike."""
+
+    step: Any
+    """A `Step` under `jax.jit`: `step.lower(state, batch).compile()` compiles it ahead."""
+    state: TrainState
+    """Abstract: shapes, types and placements."""
+    batch: PretrainBatch
+    """Abstract, of the global batch; with buckets, one of the longest."""
+    make_state: Callable[[], TrainState]
+    """Draws the state of step 0 where `state` says."""
+
+
+def phases_schedule(cfg: PretrainConfig) -> optax.Schedule:
+    """Learning rate over all phases of a run."""
+    return join_phases([(phase.optimizer, phase.num_steps) for phase in cfg.phases])
+
+
+def pretrain_program(
+    cfg: PretrainConfig,
+    mesh: Mesh,
+    vocabulary: MaskVocabulary,
+    schedule: optax.Schedule | None = None,
+) -> Program:
+    """Builds the step of one phase; nothing is compiled yet.
+
+    Args:
+        cfg: of the phase, as `PretrainConfig.phases` gives it.
+        schedule: of the whole run; that of the phase alone by default.
+
+    Raises:
+        ValueError: batch, model and mesh do not fit.
+    """
+    sharding.check_batch_size(mesh, cfg.batch_size, cfg.micro_batches)
+    schedule = schedule or make_schedule(cfg.optimizer, cfg.num_steps)
+    optimizer = make_optimizer(cfg.optimizer, schedule)
+    objective = pretrain_objective(cfg.model, cfg.masking, vocabulary)
+    objective = stop_frozen(cfg.optimizer, objective)
+
+    def make_state() -> TrainState:
+        init = functools.partial(pretraining.init_params, cfg.model)
+        return init_state(init, optimizer, cfg.seed)
+
+    shard_update = cfg.mesh.shard_update
+    state = abstract_state(make_state, mesh, shard_update=shard_update)
+    places = jax.tree.map(lambda leaf: leaf.sharding, state)
+    return Program(
+        step=compile_step(
+            objective,
+            optimizer,
+            mesh,
+            state,
+            micro_batches=cfg.micro_batches,
+            shard_update=shard_update,
+        ),
+        state=state,
+        batch=abstract_batch(cfg, mesh),
+        make_state=jax.jit(make_state, out_shardings=places),
+    )
+
+
+def abstract_batch(cfg: PretrainConfig, mesh: Mesh) -> PretrainBatch:
+    """Shapes, types and placements of a global batch of `cfg`."""
+    tokens = (cfg.batch_size, cfg.data.sequence_length)
+    pairs = (cfg.batch_size, cfg.data.pairs_per_row)
+    shapes = PretrainBatch(
+        input_ids=tokens,
+        segment_ids=tokens,
+        sequence_ids=tokens,
+        position_ids=tokens,
+        cls_positions=pairs,
+        nsp_labels=pairs,
+        nsp_weights=pairs,
+    )
+    place = sharding.batch_sharding(mesh)
+    types = dict.fromkeys(PretrainBatch._fields, np.int32)
+    types["nsp_weights"] = np.float32
+    return PretrainBatch(
+        **{
+            name: jax.ShapeDtypeStruct(
+                shape,
+                np.float32 if name == "nsp_weights" else np.int32,
+                sharding=place,
+            )
+            for name, shape in shapes._asdict().items()
+        }
+    )
+
+
+def synthetic_vocabulary(size: int) -> MaskVocabulary:
+    """A vocabulary of `size` pieces, for compiling where no tokenizer is at hand.
+
+    Which pieces are special or open a word changes no shape of the program.
+    """
+    special = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
+    return MaskVocabulary(special, size, np.arange(size) > special.mask)
