@@ -1,0 +1,181 @@
+"""What is frozen stays bit by bit, takes no part in the clip and costs no gradient."""
+
+import dataclasses
+import re
+
+import jax
+import numpy as np
+import optax
+import pytest
+import reference_optimizers as reference
+
+from bert_jax.config import DataConfig, MeshConfig, OptimizerConfig, PretrainConfig
+from bert_jax.model import classification
+from bert_jax.train.accumulation import mean_gradients
+from bert_jax.train.freezing import stop_frozen
+from bert_jax.train.mesh import make_mesh
+from bert_jax.train.objectives import classify_objective
+from bert_jax.train.optimizer import make_optimizer
+from bert_jax.train.placement import to_devices
+from bert_jax.train.program import pretrain_program
+from bert_jax.train.schedules import make_schedule
+
+CFG = OptimizerConfig(learning_rate=0.1, warmup_steps=0, weight_decay=0.5)
+SHAPES = {
+    "embed": {"token": {"embedding": (7, 4)}, "norm": {"bias": (4,)}},
+    "layers": {"mlp": {"up": {"kernel": (3, 4, 5), "bias": (3, 5)}}},
+    "pooler": {"kernel": (4, 4), "bias": (4,)},
+    "classifier": {"kernel": (4, 2)},
+}
+
+
+def draw(seed):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda shape: rng.normal(size=shape).astype(np.float32),
+        SHAPES,
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+
+
+def bits(tree):
+    """{name: the bits of its numbers}; layers apart. -0.0 and 0.0 differ here."""
+
+    def one(leaf):
+        return np.array(leaf, np.float32).view(np.int32)
+
+    return reference.by_layer(jax.tree.map(one, tree))
+
+
+def is_frozen(name, parts, num_layers):
+    part, number, *_ = name.split("/")
+    return part in parts or (part == "layers" and int(number) < num_layers)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "lamb"])
+@pytest.mark.parametrize(
+    ("parts", "num_layers"),
+    [(("embed",), 2), (("embed", "layers", "pooler"), 0), (("classifier",), 3)],
+    ids=str,
+)
+def test_frozen_entries_and_their_moments_stay_bit_by_bit(kind, parts, num_layers):
+    cfg = dataclasses.replace(CFG, name=kind, freeze=parts, freeze_layers=num_layers)
+    optimizer = make_optimizer(cfg, make_schedule(cfg, 20))
+    params = draw(0)
+    params["embed"]["token"]["embedding"][2] = -0.0
+    params["layers"]["mlp"]["up"]["bias"][0] = -0.0
+    # Moments of an earlier run, which would move everything.
+    state = optimizer.init(params)._replace(
+        mu=draw(1), nu=jax.tree.map(np.abs, draw(2)), age=np.int32(9)
+    )
+
+    @jax.jit
+    def step(params, state, grads):
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    new, new_state = params, state
+    for seed in (3, 4, 5):
+        new, new_state = step(new, new_state, draw(seed))
+    trees = ((params, new), (state.mu, new_state.mu), (state.nu, new_state.nu))
+    for before, after in trees:
+        after = bits(after)
+        for name, expected in bits(before).items():
+            same = np.array_equal(after[name], expected)
+            assert same == is_frozen(name, parts, num_layers), name
+
+
+def test_frozen_gradients_take_no_part_in_the_clip():
+    cfg = dataclasses.replace(CFG, freeze=("embed",), freeze_layers=1)
+    optimizer, params = make_optimizer(cfg, make_schedule(cfg, 20)), draw(0)
+    update = jax.jit(optimizer.update)
+    small, large = draw(1), draw(1)
+    large["embed"]["token"]["embedding"] *= 1e6
+    large["layers"]["mlp"]["up"]["kernel"][0] = np.inf
+
+    new = [update(g, optimizer.init(params), params) for g in (small, large)]
+    jax.tree.map(np.testing.assert_array_equal, *new)
+
+    # And what is trained is clipped by the norm of itself alone.
+    trained = [
+        x
+        for n, x in reference.by_layer(small).items()
+        if not is_frozen(n, ("embed",), 1)
+    ]
+    norm = np.sqrt(sum((x**2).sum() for x in trained))
+    assert norm > 1.0
+    moment = new[0][1].mu["classifier"]["kernel"]
+    expected = 0.1 * small["classifier"]["kernel"] / norm
+    np.testing.assert_allclose(moment, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"freeze": ("pooller", "nsp")},
+            "freeze names 'pooller', 'nsp', no part of this model; its parts are "
+            "classifier, embed, layers, pooler",
+        ),
+        ({"freeze_layers": 4}, "freeze_layers=4, but the encoder has 3 layers"),
+        (
+            {"freeze": ("embed", "pooler", "classifier"), "freeze_layers": 3},
+            "freeze every parameter; leave one part to train",
+        ),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_frozen_is_refused_before_the_first_step(fields, message):
+    cfg = dataclasses.replace(CFG, **fields)
+    optimizer = make_optimizer(cfg, make_schedule(cfg, 20))
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(optimizer.init, draw(0))
+
+
+def test_a_pretraining_step_leaves_them_as_they_are(tiny, vocabulary, make_batch):
+    """The token table among them, which is the MLM head's decoder too."""
+    cfg = PretrainConfig(
+        model=dataclasses.replace(tiny, num_layers=2),
+        data=DataConfig(sequence_length=24),
+        mesh=MeshConfig(fsdp=2),
+        optimizer=OptimizerConfig(
+            name="lamb",
+            learning_rate=0.02,
+            warmup_steps=0,
+            clip_norm=1e9,
+            freeze=("embed",),
+            freeze_layers=1,
+        ),
+        batch_size=4,
+        num_steps=10,
+    )
+    mesh = make_mesh(cfg.mesh, jax.devices()[:2])
+    program = pretrain_program(cfg, mesh, vocabulary)
+    state = program.make_state()
+    before = bits(state.params)
+    state, metrics = program.step(state, to_devices(mesh, make_batch(rows=4)))
+    after = bits(state.params)
+    for name, expected in before.items():
+        same = np.array_equal(after[name], expected)
+        assert same == is_frozen(name, ("embed",), 1), name
+    # Unclipped and from zero, the first moments are a tenth of the gradients.
+    moments = reference.by_layer(state.opt_state.mu)
+    norm = np.sqrt(
+        sum((10.0 * m.ravel()) @ (10.0 * m.ravel()) for m in moments.values())
+    )
+    np.testing.assert_allclose(metrics["grad_norm"].value(), norm, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("parts", "num_loops"), [((), 2), (("embed", "layers"), 1)])
+def test_no_gradient_is_computed_for_a_frozen_encoder(
+    tiny, make_classify_batch, parts, num_loops
+):
+    """The layers' loop runs forward, and backward only if something needs it."""
+    cfg = OptimizerConfig(freeze=parts)
+    objective = stop_frozen(cfg, classify_objective(tiny))
+    params = jax.eval_shape(
+        lambda: classification.init_params(tiny, 3, jax.random.key(0))
+    )
+    rows = objective.prepare(make_classify_batch(), jax.random.key(1))
+    program = jax.make_jaxpr(lambda p: mean_gradients(objective, p, rows))(params)
+    assert len(re.findall(r"\bscan\[", str(program))) == num_loops

@@ -1,0 +1,141 @@
+"""LAMB: a ratio for each layer, however layers are run and wherever they lie."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import optax
+import pytest
+import reference_optimizers as reference
+
+from bert_jax.config import DataConfig, MeshConfig, OptimizerConfig, PretrainConfig
+from bert_jax.train import sharding
+from bert_jax.train.lamb import trust_ratio
+from bert_jax.train.mesh import make_mesh
+from bert_jax.train.optimizer import make_optimizer
+from bert_jax.train.placement import to_devices
+from bert_jax.train.program import pretrain_program
+from bert_jax.train.schedules import make_schedule
+
+CFG = OptimizerConfig(name="lamb", learning_rate=0.02, warmup_steps=1)
+
+
+def test_a_stacked_layer_has_the_ratio_of_its_own():
+    rng = np.random.default_rng(0)
+    # Norms that differ by layer: one ratio for all would be far off.
+    scale = np.array([1.0, 3.0, 0.1, 7.0], np.float32).reshape(4, 1, 1, 1)
+    weights = scale * rng.normal(size=(4, 6, 2, 3)).astype(np.float32)
+    direction = rng.normal(size=weights.shape).astype(np.float32)
+    weights[2] = 0.0
+    direction[3] = 0.0
+    ratios = trust_ratio("layers/attention/query/kernel", weights, direction)
+    assert ratios.shape == (4, 1, 1, 1)
+    for n in range(4):
+        alone = trust_ratio("mlm/transform/kernel", weights[n], direction[n])
+        assert alone.shape == ()
+        # Sums in another order: some units in the last place.
+        np.testing.assert_allclose(ratios[n, 0, 0, 0], alone, rtol=1e-6)
+    assert ratios[2:].ravel().tolist() == [1.0, 1.0]
+    for n in range(2):
+        expected = np.linalg.norm(weights[n]) / np.linalg.norm(direction[n])
+        np.testing.assert_allclose(ratios[n, 0, 0, 0], expected, rtol=1e-6)
+
+
+# Some of BERT's parameters, one large enough for weight-update sharding to split.
+SHAPES = {
+    "embed": {"token": {"embedding": (64, 16)}},
+    "layers": {
+        "attention": {"query": {"kernel": (2, 64, 8, 64), "bias": (2, 8, 64)}},
+        "mlp": {"norm": {"scale": (2, 16)}},
+    },
+    "nsp": {"kernel": (16, 2)},
+}
+
+
+def _draw(seed):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda shape: rng.normal(0.0, 0.3, shape).astype(np.float32),
+        SHAPES,
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    """(parameters, gradients of some steps, parameters after them on one device)."""
+    params, grads = _draw(0), [_draw(seed) for seed in (1, 2, 3)]
+    return params, grads, _train(MeshConfig(), 1, params, grads)
+
+
+def _train(layout, num_devices, params, grads):
+    mesh = make_mesh(layout, jax.devices()[:num_devices])
+    optimizer = make_optimizer(CFG, make_schedule(CFG, 10))
+    state = optimizer.init(params)
+    places = sharding.shardings(mesh, params)
+    split = sharding.update_shardings if layout.shard_update else sharding.shardings
+    state_places = split(mesh, state)
+
+    def step(params, state, grads):
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    if layout.shard_update:
+        kernel = state_places.mu["layers"]["attention"]["query"]["kernel"]
+        assert not kernel.is_fully_replicated
+    step = jax.jit(
+        step,
+        in_shardings=(places, state_places, places),
+        out_shardings=(places, state_places),
+    )
+    for gradient in grads:
+        params, state = step(params, state, gradient)
+    return jax.device_get(params)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        MeshConfig(data=1, fsdp=8),
+        MeshConfig(data=2, fsdp=2, tensor=2),
+        MeshConfig(data=8, shard_update=True),
+    ],
+    ids=str,
+)
+def test_sharded_parameters_are_updated_as_on_one_device(one_device, layout):
+    params, grads, expected = one_device
+    ours = reference.by_layer(_train(layout, 8, params, grads))
+    before = reference.by_layer(params)
+    for name, tensor in reference.by_layer(expected).items():
+        largest = np.abs(tensor).max()
+        np.testing.assert_allclose(
+            ours[name], tensor, rtol=0, atol=1e-6 * largest, err_msg=name
+        )
+        assert np.abs(ours[name] - before[name]).max() > 1e-3 * largest
+
+
+def test_scanned_and_unrolled_layers_train_to_the_same_parameters(
+    tiny, vocabulary, make_batch
+):
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    ended = {}
+    for scan in (True, False):
+        cfg = PretrainConfig(
+            model=dataclasses.replace(tiny, num_layers=2, scan_layers=scan),
+            data=DataConfig(sequence_length=24),
+            optimizer=CFG,
+            batch_size=4,
+            num_steps=10,
+        )
+        program = pretrain_program(cfg, mesh, vocabulary)
+        state = program.make_state()
+        first = reference.by_layer(jax.device_get(state.params))
+        for number in range(4):
+            batch = make_batch(rows=4, seed=number)
+            state, _ = program.step(state, to_devices(mesh, batch))
+        ended[scan] = reference.by_layer(jax.device_get(state.params))
+    for name, scanned in ended[True].items():
+        # The same operations in the same order: not a bit differs.
+        np.testing.assert_array_equal(scanned, ended[False][name], err_msg=name)
+        if name.endswith("kernel"):
+            assert np.abs(scanned - first[name]).max() > 5e-4, name
