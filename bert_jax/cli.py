@@ -149,13 +149,14 @@ def parse(name: str, rest: list[str]) -> Any:
 
 
 def value_of(flag: str, args: Sequence[str]) -> str | None:
-    """What is given for a flag, before anything is parsed."""
+    """What is given for a flag, before anything is parsed; the last one counts."""
+    value = None
     for place, arg in enumerate(args):
         if arg == flag and place + 1 < len(args):
-            return args[place + 1]
-        if arg.startswith(f"{flag}="):
-            return arg.partition("=")[2]
-    return None
+            value = args[place + 1]
+        elif arg.startswith(f"{flag}="):
+            value = arg.partition("=")[2]
+    return value
 
 
 def _overview() -> str:

@@ -31,9 +31,9 @@ def checked_command(
     """
     words = list(command)
     if not words or words[0] not in COMMANDS:
-        given = words[0] if words else "nothing"
+        first = words[0] if words else "nothing"
         raise ValueError(
-            f"the command after -- is {given}; one of {', '.join(COMMANDS)} was "
+            f"the command after -- is {first}; one of {', '.join(COMMANDS)} was "
             "expected, with its flags."
         )
     for word in words:

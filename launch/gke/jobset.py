@@ -203,7 +203,9 @@ def _volumes(job: Job) -> list[dict[str, Any]]:
         if job.host_network:
             attributes["hostNetworkPodKSA"] = "true"
         driver = "gcsfuse.csi.storage.gke.io"
-        shared = {"csi": {"driver": driver, "volumeAttributes": attributes}}
+        shared: dict[str, Any] = {
+            "csi": {"driver": driver, "volumeAttributes": attributes}
+        }
     else:
         shared = {"persistentVolumeClaim": {"claimName": job.volume.claim}}
     volumes = [
