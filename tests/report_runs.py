@@ -32,6 +32,7 @@ def pretrain_line(step: int, **values: float) -> dict[str, Any]:
         "grad_norm": 1.25,
         "sequences_per_sec": 410.0,
         "tokens_per_sec": 26_000.0,
+        "mfu": 0.413,
         **values,
     }
 
@@ -115,6 +116,17 @@ PRETRAIN_RESULTS: dict[str, Any] = {
     "device": "cpu x1",
     "versions": {"jax": "0.10.2", "flax": "0.12.8"},
     "elapsed_secs": 731.4,
+    "goodput": {
+        "wall_secs": 1_000.0,
+        "share": 0.7,
+        "train_secs": 700.0,
+        "input_wait_secs": 31.4,
+        "compile_secs": 90.0,
+        "evaluate_secs": 0.0,
+        "checkpoint_secs": 8.6,
+        "start_up_secs": 20.0,
+        "lost_secs": 150.0,
+    },
     "corpus": summarize(MANIFEST),
     "mask_examples": [
         {

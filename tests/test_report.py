@@ -77,9 +77,13 @@ def test_the_numbers_of_every_input_appear(everything: list[Path]) -> None:
         "0.12.8",
         "9f" * 32,
         "12 min 11 s",
+        "Goodput70.0 %",
+        "Lost to interruptions2 min 30 s (15.0 %)",
+        "utilisation is 41.3 % of",
         "num_layers",
     ):
         assert shown in text, shown
+    assert "Evaluating" not in text  # took no time
 
 
 def test_each_chart_is_drawn_in_the_page_and_as_png(everything: list[Path]) -> None:

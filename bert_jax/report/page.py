@@ -125,6 +125,7 @@ def _view(
         "text": text_view,
         "lengths": lengths,
         "task": _task_facts(tuned, names, compared),
+        "time": pretraining.time_facts(pretrained) if pretrained else [],
         "hardware": pretraining.hardware_facts(pretrained) if pretrained else [],
     }
     drawn = [*curves, *([comparison] if comparison else []), *tuning, *confusions]

@@ -61,6 +61,36 @@ def hardware_facts(run: Run) -> list[tuple[str, str]]:
     ]
 
 
+# Of goodput in results.json; what is 0 is not shown.
+_TIMES = {
+    "train": "Training steps",
+    "input_wait": "Waiting for batches",
+    "compile": "Compiling",
+    "evaluate": "Evaluating",
+    "checkpoint": "Saving checkpoints",
+    "start_up": "Starting up",
+    "lost": "Lost to interruptions",
+}
+
+
+def time_facts(run: Run) -> list[tuple[str, str]]:
+    """Where the wall time went since the run began, as far as it was measured."""
+    spent = run.results.table("goodput")
+    wall = spent and spent.number("wall_secs")
+    if not spent or not wall:
+        return []
+    facts = [
+        ("Since the run began", formats.duration(wall)),
+        ("Goodput", formats.percent(spent.rate("share"))),
+    ]
+    for name, label in _TIMES.items():
+        seconds = spent.number(f"{name}_secs")
+        if seconds:
+            share = formats.percent(seconds / wall)
+            facts.append((label, f"{formats.duration(seconds)} ({share})"))
+    return facts
+
+
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
@@ -209,6 +239,12 @@ def _throughput(run: Run) -> Chart | None:
     if rows:
         caption += (
             f"; in sequences, {formats.compact(statistics.median(rows))} a second"
+        )
+    mfu = series(run, "train", "mfu", rate=True).values
+    if mfu:
+        caption += (
+            f". Model FLOP/s utilisation is {formats.percent(statistics.median(mfu))} "
+            "of the devices’ peak"
         )
     return charts.draw_curves(
         "pretrain-throughput",
