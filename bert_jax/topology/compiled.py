@@ -16,7 +16,7 @@ from bert_jax.config import PretrainConfig
 from bert_jax.topology.collectives import Collective, collectives_of
 from bert_jax.topology.devices import Topology, devices_of
 from bert_jax.topology.hlo import Module, parse_hlo
-from bert_jax.topology.traffic import flops_of, hbm_bytes_of
+from bert_jax.topology.traffic import cycles_of, flops_of, hbm_bytes_of
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.program import Program, pretrain_program
 
@@ -66,6 +66,8 @@ class CompiledStep:
     """Of matrix products and kernels, of one device in one step, recomputation included."""
     hbm_bytes: float | None
     """Read from and written to a device's main memory in one step."""
+    cycles: float | None
+    """The compiler's own, of everything but collectives; `None`: it says none (CPU)."""
     uncounted: tuple[str, ...]
     """Kernels whose work neither figure has, since they do not state it."""
     compile_secs: float
@@ -134,6 +136,7 @@ def compile_step(
             collectives=(),
             flops=None,
             hbm_bytes=None,
+            cycles=None,
             uncounted=(),
             compile_secs=time.monotonic() - start,
             program=program,
@@ -151,6 +154,7 @@ def compile_step(
         collectives=collectives_of(module, shape),
         flops=flops,
         hbm_bytes=hbm_bytes_of(module),
+        cycles=cycles_of(module),
         uncounted=uncounted,
         compile_secs=secs,
         program=program,

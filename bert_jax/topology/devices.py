@@ -27,6 +27,8 @@ _LIBTPU_ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "",
+    # Compiling takes no chip, so several may compile at once, or beside a training.
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 # Said at each load where no TPU is; the topology is given, so nothing follows from it.
 _HARMLESS = "Failed to find host bounds for accelerator type"

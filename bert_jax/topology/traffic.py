@@ -64,6 +64,22 @@ def flops_of(module: Module) -> tuple[float, tuple[str, ...]]:
     return flops, tuple(sorted(silent))
 
 
+def cycles_of(module: Module) -> float | None:
+    """Cycles that the TPU compiler reckons with for all operations; None: it says none.
+
+    They cover matrix and vector units and main memory, not collectives, nor kernels of
+    one's own.
+    """
+    total, said = 0.0, False
+    for name in module.scheduled:
+        for instruction in module.computations[name]:
+            match = re.search(r'"estimated_cycles":"(\d+)"', instruction.attributes)
+            if match is not None:
+                said = True
+                total += module.times[name] * int(match[1])
+    return total if said else None
+
+
 def hbm_bytes_of(module: Module) -> float:
     """Bytes that one device reads from and writes to its main memory.
 
