@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from bert_jax.commands import data, handover, tokenizer, training
+from bert_jax.commands import data, handover, machines, tokenizer, training
 from bert_jax.config import FinetuneConfig, PretrainConfig
 from bert_jax.quickstart import Size, quickstart
 from bert_jax.runtime import process
@@ -78,6 +78,7 @@ COMMANDS: dict[str, Any] = {
     "import": handover.Import,
     "export": handover.Export,
     "report": handover.Report,
+    "compile": machines.Compile,
 }
 
 
@@ -130,21 +131,30 @@ def parse(name: str, rest: list[str]) -> Any:
     """
     command = COMMANDS[name]
     default: Any = tyro.MISSING_NONPROP
-    kinds = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
+    kinds = {
+        "pretrain": PretrainConfig,
+        "finetune": FinetuneConfig,
+        "compile": PretrainConfig,
+    }
     if name in kinds:
+        if rest and not rest[0].startswith("-"):
+            rest = ["--config", *rest]
         # The file sets the defaults of all flags, so it is read before them.
         file = value_of("--config", rest) or command.config_file
         settings = load_config(file, kinds[name])
         start = value_of("--checkpoint", rest)
-        if name == "pretrain" and start is not None:
+        if kinds[name] is PretrainConfig and start is not None:
             # So does a checkpoint, for its architecture.
             from bert_jax.train.initial import architecture_of
 
             model = architecture_of(pathlib.Path(start), settings.model)
             settings = dataclasses.replace(settings, model=model)
-        default = command(
-            config_file=file, workdir=tyro.MISSING_NONPROP, settings=settings
-        )
+        required = {
+            field.name: tyro.MISSING_NONPROP
+            for field in dataclasses.fields(command)
+            if field.default is dataclasses.MISSING
+        }
+        default = command(**required, config_file=file, settings=settings)
     return tyro.cli(command, args=rest, default=default, prog=f"bert-jax {name}")
 
 

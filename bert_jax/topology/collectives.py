@@ -2,13 +2,16 @@
 
 import collections
 import dataclasses
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from bert_jax.topology.groups import axes_of, replica_groups
 from bert_jax.topology.hlo import Array, Instruction, Module
+from bert_jax.train.sharding import MESH_AXIS_NAMES
 
+SLICE_AXIS = MESH_AXIS_NAMES[0]
 _KINDS = (
     "all-reduce",
     "all-gather",
@@ -21,6 +24,7 @@ _KINDS = (
 # The TPU compiler repeats a collective in every operation that hides a part of it; the
 # one that starts it is the one that counts.
 _GOES_ON = re.compile(r'custom_call_target="AsyncCollectiveDone"')
+_BETWEEN_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 _STARTS = re.compile(r'custom_call_target="AsyncCollectiveStart"')
 
 
@@ -103,32 +107,62 @@ def collectives_of(module: Module, mesh: Mapping[str, int]) -> tuple[Collective,
 
 
 def _found(module: Module, mesh: Mapping[str, int]) -> Iterator[_Found]:
-    num_devices = 1
-    for size in mesh.values():
-        num_devices *= size
     for name, times in module.executed():
         instructions = module.computations[name]
         if _only_goes_on(name, instructions):
             continue
         for instruction in instructions:
             kind = instruction.opcode.removesuffix("-start")
-            if kind not in _KINDS:
+            between = _BETWEEN_SLICES.search(instruction.attributes)
+            if kind not in _KINDS and (between is None or kind != "send"):
                 continue
             operands = tuple(
                 array
                 for operand in instruction.operands
                 for array in module.named(name)[operand].arrays
             )
+            axes: tuple[str, ...]
+            if between is not None:
+                kind = between[1].lower().replace("_", "-")
+                axes, whole, size = (SLICE_AXIS,), True, mesh[SLICE_AXIS]
+            else:
+                axes, whole, size = _along(kind, instruction.attributes, mesh)
             arrays = _payload(kind, instruction, operands)
-            scattered = "all-reduce-scatter" in name
-            yield _one(
-                "reduce-scatter" if scattered else kind,
-                arrays,
-                instruction,
-                mesh,
-                num_devices,
+            if "all-reduce-scatter" in name:
+                kind = "reduce-scatter"
+            by_type: dict[str, int] = collections.Counter()
+            for array in arrays:
+                by_type[array.dtype] += array.num_bytes
+            yield _Found(
+                kind,
+                axes,
+                whole,
+                size,
+                max(by_type, key=lambda dtype: by_type[dtype]),
+                sum(by_type.values()),
                 round(times),
             )
+
+
+def _along(
+    kind: str, attributes: str, mesh: Mapping[str, int]
+) -> tuple[tuple[str, ...], bool, int]:
+    """The axes, whether whole ones, and the devices of a group."""
+    num_devices = math.prod(mesh.values())
+    if kind == "collective-permute":
+        text = attributes.partition("source_target_pairs=")[2].partition("}}")[0] + "}"
+        pairs = re.findall(r"\{(\d+),(\d+)\}", text)
+        groups = frozenset(frozenset((int(a), int(b))) for a, b in pairs)
+    else:
+        groups = replica_groups(attributes, num_devices)
+    in_slice = num_devices // mesh.get(SLICE_AXIS, 1)
+    if frozenset().union(*groups) <= frozenset(range(in_slice)):
+        # The TPU compiler numbers the devices of a slice, alike in every slice, and
+        # hands over to the network what goes between them.
+        mesh = {name: size for name, size in mesh.items() if name != SLICE_AXIS}
+    axes, whole = axes_of(groups, mesh)
+    size = max(len(group) for group in groups)
+    return axes, whole or kind == "collective-permute", size
 
 
 def _only_goes_on(name: str, instructions: tuple[Instruction, ...]) -> bool:
@@ -149,32 +183,3 @@ def _payload(
         return instruction.arrays
     # The start returns its operands, and then the results.
     return instruction.arrays[len(operands) :][: len(operands)]
-
-
-def _one(
-    kind: str,
-    arrays: tuple[Array, ...],
-    instruction: Instruction,
-    mesh: Mapping[str, int],
-    num_devices: int,
-    times: int,
-) -> _Found:
-    if "source_target_pairs=" in instruction.attributes:
-        text = instruction.attributes.partition("source_target_pairs=")[2]
-        pairs = re.findall(r"\{(\d+),(\d+)\}", text.partition("}}")[0] + "}")
-        groups = frozenset(frozenset((int(a), int(b))) for a, b in pairs)
-    else:
-        groups = replica_groups(instruction.attributes, num_devices)
-    axes, whole = axes_of(groups, mesh)
-    by_type: dict[str, int] = collections.Counter()
-    for array in arrays:
-        by_type[array.dtype] += array.num_bytes
-    return _Found(
-        kind,
-        axes,
-        whole or kind == "collective-permute",
-        max(len(group) for group in groups),
-        max(by_type, key=lambda dtype: by_type[dtype]),
-        sum(by_type.values()),
-        times,
-    )

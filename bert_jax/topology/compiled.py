@@ -13,10 +13,12 @@ import optax
 
 from bert_jax.batch import MaskVocabulary, SpecialIds
 from bert_jax.config import PretrainConfig
+from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.topology.collectives import Collective, collectives_of
 from bert_jax.topology.devices import Topology, devices_of
 from bert_jax.topology.hlo import Module, parse_hlo
 from bert_jax.topology.traffic import cycles_of, flops_of, hbm_bytes_of
+from bert_jax.train.evaluate import check_vocabulary
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.program import Program, pretrain_program
 
@@ -177,6 +179,19 @@ def _memory(compiled: Any, sizes: dict[str, int], limit: int | None) -> MemoryBy
         total=total,
         limit=limit,
     )
+
+
+def vocabulary_of(cfg: PretrainConfig) -> MaskVocabulary:
+    """That of the dataset's tokenizer; without a dataset a made-up one.
+
+    Raises:
+        ValueError, OSError: there is no such dataset, or the model has another vocabulary.
+    """
+    if cfg.data.dataset is None:
+        return made_up_vocabulary(cfg.model.vocab_size)
+    dataset = open_dataset(cfg.data.dataset)
+    check_vocabulary(cfg.model, dataset.tokenizer, dataset.directory)
+    return dataset.tokenizer.mask_vocabulary
 
 
 def made_up_vocabulary(size: int) -> MaskVocabulary:

@@ -143,6 +143,9 @@ def devices_of(topology: Topology) -> list[jax.Device]:
         MissingLibtpuError: a TPU, and libtpu is not installed.
         ValueError: libtpu refuses the topology, or the process has too few CPU devices.
     """
+    # What JAX itself computes while it traces is for the CPU, not for a TPU that may be
+    # here: opening that would take it from others.
+    jax.config.update("jax_platforms", "cpu")
     if not topology.is_tpu:
         return _cpu_devices(topology.num_devices)
     if importlib.util.find_spec("libtpu") is None:

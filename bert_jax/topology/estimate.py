@@ -12,7 +12,7 @@ import numpy as np
 
 from bert_jax.config import PretrainConfig
 from bert_jax.runtime.chips import Chip
-from bert_jax.topology.collectives import Collective, ring_bytes
+from bert_jax.topology.collectives import SLICE_AXIS, Collective, ring_bytes
 from bert_jax.topology.compiled import CompiledStep
 from bert_jax.topology.devices import devices_of
 from bert_jax.train.flops import Work, train_flops
@@ -21,7 +21,6 @@ from bert_jax.train.mesh import make_mesh
 # FLOPs a cycle that libtpu 0.0.52 reckons with for one bfloat16 product of 8,192 by
 # 8,192 by 8,192: its cycles become seconds as if that product ran at the chip's peak.
 _FLOPS_A_CYCLE = {"v4": 243_057, "v5e": 115_044, "v5p": 236_349, "v6e": 369_231}
-_SLICE_AXIS = "slice"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +86,10 @@ def estimate(step: CompiledStep) -> Estimate | None:
     peak = chip.device_peak_flops * step.topology.num_devices
     done = step.flops * step.topology.num_devices
     rows = cfg.batch_size
-    ways = (slowest, fastest)
+
+    def rates(amount: float) -> tuple[float, float]:
+        return amount / slowest, amount / fastest
+
     return Estimate(
         compute=compute,
         memory=memory,
@@ -96,10 +98,10 @@ def estimate(step: CompiledStep) -> Estimate | None:
         fastest=fastest,
         slowest=slowest,
         useful_flops=useful,
-        rows_per_sec=_pair(rows / secs for secs in ways),
-        tokens_per_sec=_pair(rows * cfg.data.sequence_length / secs for secs in ways),
-        mfu=_pair(useful / secs / peak for secs in ways),
-        hfu=_pair(done / secs / peak for secs in ways),
+        rows_per_sec=rates(rows),
+        tokens_per_sec=rates(rows * cfg.data.sequence_length),
+        mfu=rates(useful / peak),
+        hfu=rates(done / peak),
         assumptions=_assumptions(step, chip, cycles is not None),
     )
 
@@ -147,7 +149,7 @@ def links_along(
     """
     inside = [n for n, name in enumerate(mesh.axis_names) if name in axes]
     index = tuple(
-        slice(None) if n in inside and mesh.axis_names[n] != _SLICE_AXIS else 0
+        slice(None) if n in inside and mesh.axis_names[n] != SLICE_AXIS else 0
         for n in range(mesh.devices.ndim)
     )
     group = np.atleast_1d(mesh.devices[index]).flatten()
@@ -164,22 +166,17 @@ def links_along(
 def _shares(collective: Collective, mesh: Mapping[str, int]) -> tuple[float, float]:
     """Bytes a device sends inside its slice, and between slices.
 
-    Between slices travels, of each device, its part after a reduction inside the slice.
+    One that spans both goes in two steps, the second with each device's part.
     """
-    if _SLICE_AXIS not in collective.axes:
+    if SLICE_AXIS not in collective.axes:
         return float(collective.moved_bytes), 0.0
-    slices = mesh[_SLICE_AXIS]
+    slices = mesh[SLICE_AXIS]
     inside = max(collective.group_size // slices, 1)
     payload = collective.payload_bytes
     return (
         ring_bytes(collective.kind, payload, inside),
         ring_bytes(collective.kind, payload / inside, slices),
     )
-
-
-def _pair(values: object) -> tuple[float, float]:
-    first, second = values  # type: ignore[misc]
-    return first, second
 
 
 def _assumptions(step: CompiledStep, chip: Chip, cycles: bool) -> tuple[str, ...]:
@@ -208,8 +205,8 @@ def _assumptions(step: CompiledStep, chip: Chip, cycles: bool) -> tuple[str, ...
     )
     if step.topology.slices > 1:
         lines.append(
-            "between slices: arrays are reduced inside each slice first, and each chip "
-            "sends its part over its share of the host's network"
+            "between slices: a ring of slices, in which each chip sends its part over its "
+            "share of the host's network"
         )
     lines.append(
         "useful FLOPs: every row one sequence without padding; rates count rows and their "

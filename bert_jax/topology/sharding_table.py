@@ -1,0 +1,90 @@
+"""Where every parameter and its moments live, and what a device holds of them."""
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+import jax
+
+from bert_jax.train.sharding import PARAM_AXES
+from bert_jax.train.step import TrainState
+
+MeshAxes = tuple[tuple[str, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardedParameter:
+    """One row of the table; a parameter that is stacked over layers is one."""
+
+    name: str
+    shape: tuple[int, ...]
+    logical_axes: tuple[str | None, ...]
+    mesh_axes: MeshAxes
+    """Of each dimension, the axes that split it, those of one device left out."""
+    bytes_per_device: int
+    moments_mesh_axes: MeshAxes
+    """Of its moments: with weight-update sharding they are split further."""
+    moments_bytes_per_device: int
+    """Of all its moments together."""
+
+
+def sharding_table(state: TrainState) -> tuple[ShardedParameter, ...]:
+    """One row a parameter, in the order of the tree.
+
+    Args:
+        state: abstract, every leaf with its sharding.
+    """
+    moments: dict[str, list[Any]] = {}
+    named = [(_name(path), leaf) for path, leaf in _leaves(state.params)]
+    known = dict(named)
+    for path, leaf in _leaves(state.opt_state):
+        parts = _name(path).split("/")
+        for start in range(len(parts)):
+            name = "/".join(parts[start:])
+            if name in known and known[name].shape == leaf.shape:
+                moments.setdefault(name, []).append(leaf)
+                break
+    return tuple(
+        ShardedParameter(
+            name=name,
+            shape=tuple(leaf.shape),
+            logical_axes=_logical_axes(name),
+            mesh_axes=_mesh_axes(leaf),
+            bytes_per_device=_bytes(leaf),
+            moments_mesh_axes=_mesh_axes(moments.get(name, [leaf])[0]),
+            moments_bytes_per_device=sum(_bytes(m) for m in moments.get(name, [])),
+        )
+        for name, leaf in named
+    )
+
+
+def _leaves(tree: Any) -> list[tuple[Any, Any]]:
+    return jax.tree_util.tree_flatten_with_path(tree)[0]
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _logical_axes(name: str) -> tuple[str | None, ...]:
+    return next(
+        axes for pattern, axes in PARAM_AXES if re.search(rf"(^|/){pattern}$", name)
+    )
+
+
+def _mesh_axes(leaf: Any) -> MeshAxes:
+    mesh = leaf.sharding.mesh
+    groups = (*leaf.sharding.spec, *(None,) * leaf.ndim)[: leaf.ndim]
+    return tuple(
+        tuple(
+            name
+            for name in ((group,) if isinstance(group, str) else group or ())
+            if mesh.shape[name] > 1
+        )
+        for group in groups
+    )
+
+
+def _bytes(leaf: Any) -> int:
+    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
