@@ -27,12 +27,17 @@ class Pretrain:
     workdir: pathlib.Path
     """Run directory; the same command goes on where it stopped."""
     cluster: ClusterConfig = ClusterConfig()
+    compile_cache: pathlib.Path | None = None
+    """Directory that keeps compiled programs, so that the next start takes them from it;
+    `bert-jax compile` can fill it."""
     settings: Annotated[PretrainConfig, Inline] = PretrainConfig()
 
     def run(self) -> None:
+        from bert_jax.runtime.compile_cache import use_compile_cache
         from bert_jax.runtime.distributed import taking_part
         from bert_jax.train.pretrain import pretrain
 
+        use_compile_cache(self.compile_cache)
         with taking_part(self.cluster):
             pretrain(self.settings, self.workdir)
 
@@ -46,12 +51,16 @@ class Finetune:
     workdir: pathlib.Path
     """Run directory; the same command goes on where it stopped."""
     cluster: ClusterConfig = ClusterConfig()
+    compile_cache: pathlib.Path | None = None
+    """Directory that keeps compiled programs, so that the next start takes them from it."""
     settings: Annotated[FinetuneConfig, Inline] = FinetuneConfig()
 
     def run(self) -> None:
+        from bert_jax.runtime.compile_cache import use_compile_cache
         from bert_jax.runtime.distributed import taking_part
         from bert_jax.train.finetune import finetune
 
+        use_compile_cache(self.compile_cache)
         with taking_part(self.cluster):
             finetune(self.settings, self.workdir)
 
