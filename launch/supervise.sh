@@ -57,12 +57,13 @@ finish() {
 
 # Sets `code`. A trapped signal cuts `wait` short; then the true code is still to come.
 await() {
-  local seen=-1 again
+  local seen=$signals again
   code=0
+  wait "$child" || code=$?
   while ((seen != signals)); do
     seen=$signals again=0
     wait "$child" || again=$?
-    ((again == 127)) || code=$again
+    ((again == 127)) || code=$again # 127: it was all said already
   done
 }
 

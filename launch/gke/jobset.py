@@ -20,6 +20,13 @@ _LAUNCH = "/opt/bert_jax/launch"
 # bert-jax's own code for: stopped by a signal, checkpoint written.
 _INTERRUPTED = 130
 _COORDINATOR_PORT = 6002
+# No host may work with an older listing than another, such as one without the newest
+# checkpoint.
+_MOUNT_OPTIONS = (
+    "implicit-dirs",
+    "metadata-cache:ttl-secs:0",
+    "metadata-cache:negative-ttl-secs:0",
+)
 _GPU_SETTINGS = {
     # Without a usable GPU, JAX would go on with the CPU.
     "JAX_PLATFORMS": "cuda,cpu",
@@ -199,7 +206,10 @@ def _container(job: Job) -> dict[str, Any]:
 
 def _volumes(job: Job) -> list[dict[str, Any]]:
     if job.volume.bucket:
-        attributes = {"bucketName": job.volume.bucket, "mountOptions": "implicit-dirs"}
+        attributes = {
+            "bucketName": job.volume.bucket,
+            "mountOptions": ",".join(_MOUNT_OPTIONS),
+        }
         if job.host_network:
             attributes["hostNetworkPodKSA"] = "true"
         driver = "gcsfuse.csi.storage.gke.io"

@@ -1,7 +1,8 @@
 """Starts a training job on a GKE cluster that is managed with xpk (`pip install xpk`).
 
     xpk storage attach runs --cluster CLUSTER --type gcsfuse --bucket BUCKET --size 1000 \\
-        --mount-point /data --auto-mount false --readonly false --mount-options implicit-dirs
+        --mount-point /data --auto-mount false --readonly false \\
+        --mount-options implicit-dirs,metadata-cache:ttl-secs:0,metadata-cache:negative-ttl-secs:0
     python -m launch.gke.xpk --name bert --cluster CLUSTER --project PROJECT --zone us-west4-a \\
         --image REGION-docker.pkg.dev/PROJECT/REPO/bert_jax:TAG --topology v5e:4x4 --slices 2 \\
         --storage runs --stage /data/wiki -- \\

@@ -54,7 +54,8 @@ mount_bucket() {
   if mountpoint -q "$dir"; then return; fi
   sudo mkdir -p "$dir"
   sudo chown "$USER" "$dir"
-  gcsfuse --implicit-dirs "$bucket" "$dir"
+  # No host may work with an older listing than another, such as one without the newest checkpoint.
+  gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 --metadata-cache-negative-ttl-secs=0 "$bucket" "$dir"
 }
 
 # After a restart of the VM another process may have the number.

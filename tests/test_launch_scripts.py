@@ -1,0 +1,112 @@
+"""What holds for all of launch/: clean scripts, help, commands that are not stale, pins."""
+
+import importlib.metadata
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import sys
+
+import pytest
+from conftest import IN_CI
+from launch_tools import LAUNCH, ROOT, run
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from bert_jax import cli
+
+SCRIPTS = sorted([*LAUNCH.rglob("*.sh"), *LAUNCH.rglob("*.sbatch")])
+DOCKERFILE = LAUNCH / "docker/Dockerfile"
+
+
+def test_shellcheck_has_nothing_to_say():
+    beside_python = pathlib.Path(sys.executable).parent
+    shellcheck = shutil.which("shellcheck", path=beside_python)
+    if shellcheck is None:
+        (pytest.fail if IN_CI else pytest.skip)("no shellcheck; install .[test]")
+    assert len(SCRIPTS) == 6
+    run(shellcheck, "--external-sources", *SCRIPTS, ROOT / ".ci/run")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_every_script_says_how_it_is_called(script):
+    assert os.access(script, os.X_OK)
+    shown = run(script, "--help").stdout
+    assert script.name in shown
+    assert len(shown.splitlines()) > 5
+    assert not any(line.startswith("#") for line in shown.splitlines())
+
+
+def commands_in(path: pathlib.Path) -> list[list[str]]:
+    """Every bert-jax command that a file tells to type, directly or behind a launcher."""
+    text = re.sub(r"(?m)^# ?", "", path.read_text())
+    text = re.sub(r"[ \t]+", " ", re.sub(r"\\+\n", " ", text))
+    direct = re.findall(
+        r"(?m)(?:bert-jax|--) ((?:pretrain|finetune|evaluate) .*)$", text
+    )
+    scripted = re.findall(r"(?m)pretrain\.(?:sh|sbatch) (--.*)$", text)
+    lines = [*direct, *(f"pretrain {flags}" for flags in scripted)]
+    lines = [line for line in lines if not re.search(r"[\"$…]|\.\.\.", line)]
+    return [shlex.split(re.split(r"\s[>`]", line)[0].rstrip("`.")) for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("README.md", 5),
+        ("tpu_vm/tpu.sh", 1),
+        ("slurm/pretrain.sbatch", 1),
+        ("gpu_node/pretrain.sh", 2),
+        ("gke/render.py", 1),
+        ("gke/xpk.py", 1),
+        ("docker/Dockerfile", 1),
+        ("local.py", 1),
+    ],
+)
+def test_no_command_in_launch_is_stale(name, number):
+    commands = commands_in(LAUNCH / name)
+    assert len(commands) >= number
+    for command in commands:
+        cli.parse(command[0], command[1:])
+
+
+def pins() -> dict[str, str]:
+    lines = (LAUNCH / "constraints.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if not line.startswith("#"))
+
+
+def test_every_package_that_bert_jax_needs_is_pinned_within_its_range():
+    pinned = pins()
+    for text in importlib.metadata.requires("bert_jax"):
+        need = Requirement(text)
+        if need.marker is None:
+            version = pinned[canonicalize_name(need.name)]
+            assert need.specifier.contains(version), f"{text} and {version}"
+
+
+def test_no_package_that_these_need_is_left_out():
+    pinned = pins()
+    for name in pinned:
+        try:
+            needs = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue  # of another Python or platform
+        if importlib.metadata.version(name) != pinned[name]:
+            continue  # a newer one may need others
+        for text in needs:
+            need = Requirement(text)
+            if need.marker is None:
+                assert canonicalize_name(need.name) in pinned, f"{name} needs {text}"
+
+
+def test_the_image_is_made_of_what_is_here():
+    lines = DOCKERFILE.read_text().splitlines()
+    copied = [
+        w for line in lines if line.startswith("COPY") for w in line.split()[1:-1]
+    ]
+    assert {"setup.cfg", "bert_jax", "configs", "launch"} <= set(copied)
+    kept = pathlib.Path(f"{DOCKERFILE}.dockerignore").read_text().splitlines()
+    for name in copied:
+        assert (ROOT / name).exists()
+        assert f"!{name}" in kept

@@ -1,0 +1,133 @@
+"""Restarts, signals and copies: real processes, real files."""
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+from launch_tools import (
+    LAUNCH,
+    SAVES_WHEN_STOPPED,
+    crashing,
+    program,
+    run,
+    starts,
+    wait_for,
+)
+
+SUPERVISE, STAGE = LAUNCH / "supervise.sh", LAUNCH / "stage.sh"
+
+
+@pytest.mark.parametrize(
+    ("codes", "end", "times"),
+    [
+        ((0,), 0, 1),
+        ((134, 1, 0), 0, 3),
+        ((134,), 134, 4),  # three restarts are allowed below
+        ((2,), 2, 1),
+        ((134, 130), 130, 2),
+        ((127,), 127, 1),
+    ],
+    ids=str,
+)
+def test_crashes_are_forgiven_up_to_a_number(tmp_path, codes, end, times):
+    status = tmp_path / "status"
+    options = ("--max-restarts", 3, "--delay", 0, "--status", status, "--")
+    run(SUPERVISE, *options, crashing(tmp_path, *codes), code=end)
+    assert starts(tmp_path) == times
+    assert status.read_text() == f"exited {end}\n"
+
+
+def test_a_start_that_lived_long_enough_begins_the_count_anew(tmp_path):
+    command = crashing(tmp_path, 1, 1, 1, 1, 0)
+    options = ("--max-restarts", 1, "--delay", 0, "--healthy", 0, "--")
+    run(SUPERVISE, *options, command)
+    assert starts(tmp_path) == 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_reaches_the_command_once_and_nothing_starts_again(tmp_path, number):
+    command = program(tmp_path / "saves", SAVES_WHEN_STOPPED)
+    status, log = tmp_path / "status", tmp_path / "log"
+    with log.open("w") as out:
+        supervised = subprocess.Popen(
+            [SUPERVISE, "--status", status, "--", command, "a b"],
+            stdout=out,
+            start_new_session=True,  # so that the group is its own
+        )
+    wait_for(lambda: "started" in log.read_text(), "the start")
+    assert status.read_text() == f"running {supervised.pid}\n"
+    os.killpg(supervised.pid, number)  # as Ctrl-C does: to all of the group
+    wait_for(lambda: "TERM" in log.read_text(), "the signal")
+    os.kill(supervised.pid, number)
+    assert supervised.wait(20) == 130
+    assert log.read_text() == "started a b\nTERM 1\nsaved\n"
+    assert status.read_text() == "exited 130\n"
+
+
+def test_a_signal_between_two_starts_ends_it(tmp_path):
+    command = crashing(tmp_path, 1)
+    supervised = subprocess.Popen(
+        [SUPERVISE, "--delay", "60", "--", command], stderr=subprocess.DEVNULL
+    )
+    wait_for(lambda: (tmp_path / "starts").exists(), "the start")
+    time.sleep(0.2)
+    supervised.terminate()
+    assert supervised.wait(20) == 130
+    assert starts(tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "no command"),
+        (("--delay", "soon", "--", "true"), "soon is not a whole number"),
+        (("--max-restart", "1", "--", "true"), "--max-restart: unknown option"),
+        (("true",), "true: unknown option"),
+    ],
+)
+def test_supervise_refuses_what_it_cannot_read(arguments, message):
+    assert message in run(SUPERVISE, *arguments, code=2).stderr
+
+
+def test_a_dataset_is_copied_once_and_again_when_it_changes(tmp_path):
+    source, copy = tmp_path / "mount/wiki", tmp_path / "disk/wiki"
+    (source / "index").mkdir(parents=True)
+    (source / "index/a b").write_text("1")
+    shown = run(STAGE, source, copy, "--", "echo", "x y")
+    assert shown.stdout == "x y\n"
+    assert (copy / "index/a b").read_text() == "1"
+
+    (copy / "index/plan").write_text("a host's own")
+    assert "is there already" in run(STAGE, source, copy).stderr
+    assert (copy / "index/plan").exists()
+
+    (source / "index/a b").write_text("12")
+    run(STAGE, source, copy)
+    assert (copy / "index/a b").read_text() == "12"
+    assert not (copy / "index/plan").exists()
+
+
+def test_signals_reach_the_command_behind_a_copy(tmp_path):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/a").write_text("1")
+    command = program(tmp_path / "saves", SAVES_WHEN_STOPPED)
+    staged = subprocess.Popen(
+        [STAGE, tmp_path / "source", tmp_path / "copy", "--", command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert staged.stdout.readline() == "started\n"
+    staged.terminate()
+    assert staged.communicate(timeout=20)[0] == "TERM 1\nsaved\n"
+    assert staged.returncode == 130
+
+
+def test_stage_refuses_what_is_not_there(tmp_path):
+    missing = run(STAGE, tmp_path / "none", tmp_path / "copy", code=2)
+    assert "is the volume mounted?" in missing.stderr
+    (tmp_path / "empty").mkdir()
+    assert "no file" in run(STAGE, tmp_path / "empty", tmp_path / "b", code=2).stderr
+    assert "two directories" in run(STAGE, tmp_path, code=2).stderr

@@ -1,0 +1,303 @@
+"""TPU VMs: what gcloud is asked for, and what a worker does, with gcloud a stand-in."""
+
+import os
+import pathlib
+import shlex
+import shutil
+import signal
+
+import pytest
+from launch_tools import LAUNCH, SAVES_WHEN_STOPPED, Tools, program, run, wait_for
+
+TPU, WORKER = LAUNCH / "tpu_vm/tpu.sh", LAUNCH / "tpu_vm/worker.sh"
+SHARED = (LAUNCH / "supervise.sh", LAUNCH / "stage.sh")
+
+
+@pytest.fixture
+def tools(tmp_path):
+    return Tools(tmp_path)
+
+
+# --- tpu_vm/worker.sh
+
+
+@pytest.fixture
+def worker(tmp_path):
+    """worker(*arguments, code=0) on a "TPU VM": a home directory of its own."""
+    home = tmp_path / "home"
+    folder = home / "bert-jax"
+    folder.mkdir(parents=True)
+    for script in (WORKER, *SHARED):
+        shutil.copy(script, folder)
+    program(
+        folder / "venv/bin/bert-jax", f'echo "on $JAX_PLATFORMS"{SAVES_WHEN_STOPPED}'
+    )
+
+    def call(*arguments, code=0):
+        env = {"HOME": str(home), "JAX_PLATFORMS": ""}
+        return run(folder / "worker.sh", *arguments, env=env, code=code)
+
+    call.log = folder / "log"
+    yield call
+    call("stop")
+
+
+def test_a_run_on_a_worker_is_detached_followed_and_stopped(worker, tmp_path):
+    assert worker("status").stdout == "never started\n"
+    (tmp_path / "wiki").mkdir()
+    (tmp_path / "wiki/a").write_text("1")
+    stage = ("--stage", tmp_path / "wiki", tmp_path / "disk")
+    started = worker("start", *stage, "--", "pretrain", "--x", "a b")
+    assert started.stdout == "running\n"
+    wait_for(lambda: "started" in worker.log.read_text(), "the start")
+    assert (tmp_path / "disk/a").exists()
+    assert "runs already" in worker("start", "--", "pretrain", code=1).stderr
+    assert worker("stop").stdout == "stopped\n"
+    log = worker.log.read_text()
+    assert "on tpu,cpu\nstarted pretrain --x a b\nTERM 1\nsaved\n" in log
+    assert worker("status").stdout == "stopped\n"
+
+
+def test_a_worker_says_that_its_run_was_killed(worker):
+    worker("start", "--", "pretrain")
+    status = worker.log.with_name("status")
+    number = int(status.read_text().split()[1])
+    os.killpg(number, signal.SIGKILL)
+    wait_for(lambda: worker("status").stdout.startswith("failed (killed"), "its end")
+    # After a restart of the VM, the number may be another program's.
+    status.write_text(f"running {os.getpid()}\n")
+    assert worker("status").stdout.startswith("failed (killed")
+    status.write_text("exited 1\n")
+    assert worker("status").stdout == "failed (exit code 1)\n"
+    status.write_text("exited 0\n")
+    assert worker("status").stdout == "finished\n"
+
+
+def test_a_worker_installs_with_the_pins(worker, tools, monkeypatch, tmp_path):
+    tools.add("python3")
+    home = tmp_path / "home/bert-jax"
+    program(home / "venv/bin/python", "")
+    (home / "bert_jax-0.1.0-py3-none-any.whl").touch()
+    monkeypatch.setenv("PATH", tools.env["PATH"])
+    worker("install", "git+https://host/bert_jax@abc")
+    worker("install", "bert_jax-0.1.0-py3-none-any.whl")
+    installs = [call for call in tools.calls() if call[2:5] == ["uv", "pip", "install"]]
+    assert [call[-1] for call in installs] == [
+        "bert_jax[tpu] @ git+https://host/bert_jax@abc",
+        f"bert_jax[tpu] @ file://{home}/bert_jax-0.1.0-py3-none-any.whl",
+    ]
+    for call in installs:
+        assert call[call.index("--constraint") + 1] == f"{home}/constraints.txt"
+    assert "no such wheel" in worker("install", "other.whl", code=1).stderr
+    assert "neither a wheel" in worker("install", "bert_jax", code=1).stderr
+
+
+# --- tpu_vm/tpu.sh
+
+AT = ("--name", "bert", "--zone", "us-west4-a")
+GET = (*AT, "--accelerator", "v5litepod-16")
+SOURCE = ("--source", "git+https://host/org/bert_jax@abc")
+RUN = ("--", "pretrain", "--config", "bert_tiny", "--workdir", "/mnt/runs/a b")
+UP = (*GET, *SOURCE, "--bucket", "runs", "--poll", "0")
+
+
+def planned(*arguments) -> list[list[str]]:
+    """What a dry run prints, without `gcloud compute tpus`."""
+    lines = run(TPU, *arguments, env={"PATH": "/usr/bin:/bin"}).stdout.splitlines()
+    words = [shlex.split(line) for line in lines]
+    assert all(line[:3] == ["gcloud", "compute", "tpus"] for line in words)
+    return [line[3:] for line in words]
+
+
+def command_of(call: list[str]) -> list[str]:
+    (command,) = (word for word in call if word.startswith("--command="))
+    return shlex.split(command.removeprefix("--command="))
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "runtime"),
+    [
+        ("v4-8", "tpu-ubuntu2204-base"),
+        ("v5litepod-16", "v2-alpha-tpuv5-lite"),
+        ("v5p-16", "v2-alpha-tpuv5"),
+        ("v6e-256", "v2-alpha-tpuv6e"),
+    ],
+)
+def test_one_slice_is_asked_for(accelerator, runtime):
+    options = (*AT, "--accelerator", accelerator, "--dry-run")
+    (call,) = planned("create", *options, "--project=p", "--create-flag=--tags=a,b")
+    assert call == [
+        *("queued-resources", "create", "bert", "--zone=us-west4-a", "--project=p"),
+        *(f"--accelerator-type={accelerator}", f"--runtime-version={runtime}"),
+        *("--node-id=bert", "--tags=a,b"),
+    ]
+
+
+def test_several_slices_are_nodes_of_one_request_and_every_worker_gets_the_run():
+    calls = planned("up", *UP, "--slices", "2", "--spot", "--dry-run", *RUN)
+    assert calls[0][-3:] == ["--node-count=2", "--node-prefix=bert", "--spot"]
+    assert [call[:2] for call in calls[2:]] == [
+        *[["tpu-vm", "ssh"], ["tpu-vm", "scp"], ["tpu-vm", "ssh"], ["tpu-vm", "ssh"]]
+        * 2,
+        *[["tpu-vm", "ssh"]] * 2,
+    ]
+    for call in calls[2:]:
+        assert "--worker=all" in call
+    for node, call in zip(("bert-0", "bert-1"), calls[-2:], strict=True):
+        assert call[2] == node
+        assert command_of(call) == [
+            *("bert-jax/worker.sh", "start", *RUN),
+            *("--cluster.kind", "tpu", "--mesh.slices", "2"),
+        ]
+    assert command_of(calls[5]) == ["bert-jax/worker.sh", "mount", "runs", "/mnt/runs"]
+
+
+def test_what_is_copied_to_the_workers_is_there(tmp_path):
+    wheel = tmp_path / "bert_jax-0.1.0-py3-none-any.whl"
+    wheel.touch()
+    calls = planned("install", *AT, "--source", wheel, "--dry-run")
+    copied = [word for word in calls[1] if word.startswith("/")]
+    assert [pathlib.Path(path).name for path in copied] == [
+        *("worker.sh", "supervise.sh", "stage.sh", "constraints.txt", wheel.name)
+    ]
+    assert all(pathlib.Path(path).is_file() for path in copied)
+    assert command_of(calls[2]) == ["bert-jax/worker.sh", "install", wheel.name]
+
+
+def test_stopping_and_giving_back():
+    (stop,) = planned("stop", *AT, "--internal-ip", "--dry-run")
+    assert command_of(stop) == ["bert-jax/worker.sh", "stop"]
+    assert "--internal-ip" in stop
+    (delete,) = planned("delete", *AT, "--dry-run")
+    assert delete[1:] == ["delete", "bert", "--zone=us-west4-a", "--force", "--quiet"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["destroy", *AT], "'destroy' is no command"),
+        (["create", "--name", "bert"], "needs --zone"),
+        (["create", *AT], "needs --accelerator"),
+        (["create", *AT, "--accelerator", "v5e:4x4"], "expected v4-N"),
+        (["create", *GET, "--spot", "--reserved"], "exclude each other"),
+        (["create", *GET, "--slices", "0"], "not a number from 1"),
+        (["create", *GET, "--name", "Bert"], "lower-case"),
+        (["create", *GET, "--sporty"], "--sporty: unknown option"),
+        (["create", *GET, "--zone"], "--zone needs a value"),
+        (["create", *GET, *RUN], "takes no command"),
+        (["up", *GET, *RUN], "needs --source"),
+        (["up", *GET, "--source", "git+https://host/bert_jax", *RUN], "add @COMMIT"),
+        (["up", *GET, "--source", "none.whl", *RUN], "no such file"),
+        (["up", *GET, *SOURCE, "--bucket", "gs://runs", *RUN], "without gs://"),
+        (["up", *GET, *SOURCE], "needs a command of bert-jax"),
+        (["up", *GET, *SOURCE, "--", "prepare"], "needs a command of bert-jax"),
+        (["start", *AT, "--", "pretrain"], "no --workdir"),
+        (
+            ["start", *AT, "--", "pretrain", "--workdir", "gs://b/r"],
+            "opens files by path",
+        ),
+        (["start", *AT, "--stage", "wiki", "/disk", *RUN], "two absolute paths"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_tpu_refuses_before_anything_is_asked_for(tools, arguments, message):
+    tools.add("gcloud")
+    assert message in run(TPU, *arguments, env=tools.env, code=2).stderr
+    assert tools.calls() == []
+
+
+def gcloud(tools, tmp_path, states, worker="running") -> None:
+    """Describes the queued resource by one state after the other, the last for ever."""
+    (tmp_path / "states").write_text("\n".join(states) + "\n")
+    tools.add(
+        "gcloud",
+        f"""
+        case "$*" in
+          *"queued-resources describe"*)
+            state=$(head -1 {tmp_path}/states)
+            (($(wc -l <{tmp_path}/states) == 1)) || sed -i 1d {tmp_path}/states
+            [[ $state != ABSENT ]] || {{ echo "ERROR: NOT_FOUND: no bert" >&2; exit 1; }}
+            [[ $state != BROKEN ]] || {{ echo "ERROR: no network" >&2; exit 1; }}
+            echo "$state" ;;
+          *--worker=0*status*) echo "{worker}" ;;
+        esac""",
+    )
+
+
+def actions(tools) -> list[str]:
+    """The calls in short, looks at the state left out."""
+    found = []
+    for call in tools.calls():
+        match call[3:]:
+            case ["queued-resources", "describe", *_]:
+                pass
+            case ["queued-resources", action, *_]:
+                found.append(action)
+            case ["tpu-vm", "scp", *_]:
+                found.append("scp")
+            case ["tpu-vm", "ssh", *_]:
+                found.append(command_of(call)[1])
+    return found
+
+
+SET_UP = ["-p", "scp", "install", "mount", "start"]  # -p: of mkdir
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        (
+            ["ABSENT", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"],
+            ["create", "status", *SET_UP],
+        ),
+        (["ACTIVE"], ["status", *SET_UP]),
+        (
+            ["SUSPENDING", "SUSPENDED", "PROVISIONING", "ACTIVE"],
+            ["delete", "create", "status", *SET_UP],
+        ),
+        (["FAILED", "ACTIVE"], ["delete", "create", "status", *SET_UP]),
+    ],
+    ids=lambda value: "-".join(value),
+)
+def test_up_does_what_is_missing(tools, tmp_path, states, expected):
+    gcloud(tools, tmp_path, states, worker="never started")
+    run(TPU, "up", *UP, *RUN, env=tools.env)
+    assert actions(tools) == expected
+
+
+def test_up_leaves_a_run_alone_that_is_under_way(tools, tmp_path):
+    gcloud(tools, tmp_path, ["ACTIVE"])
+    run(TPU, "up", *UP, *RUN, env=tools.env)
+    assert actions(tools) == ["status"]
+
+
+def test_watch_brings_lost_slices_back_until_the_run_is_finished(tools, tmp_path):
+    states = ["ACTIVE", "BROKEN", "SUSPENDED", "SUSPENDED", "ACTIVE"]
+    gcloud(tools, tmp_path, states, worker="finished")
+    shown = run(TPU, "watch", *UP, *RUN, env=tools.env)
+    assert actions(tools) == [
+        *("status", *SET_UP),
+        *("delete", "create", "status", *SET_UP),
+        "status",
+    ]
+    assert "the run is finished" in shown.stderr
+
+
+def test_watch_ends_with_the_reason_where_a_run_failed(tools, tmp_path):
+    gcloud(tools, tmp_path, ["ACTIVE"], worker="failed (exit code 1)")
+    shown = run(TPU, "watch", *UP, *RUN, env=tools.env, code=2)
+    assert "failed (exit code 1)" in shown.stderr
+
+
+def test_wait_does_not_ask_anew_and_no_network_is_no_absence(tools, tmp_path):
+    gcloud(tools, tmp_path, ["SUSPENDED"])
+    assert "'up' asks" in run(TPU, "wait", *AT, env=tools.env, code=2).stderr
+    gcloud(tools, tmp_path, ["BROKEN"])
+    assert "no network" in run(TPU, "up", *UP, *RUN, env=tools.env, code=2).stderr
+    assert actions(tools) == []
+
+
+def test_a_slice_that_fails_is_named(tools):
+    tools.add("gcloud", '[[ "$*" != *bert-1* ]]')
+    shown = run(TPU, "stop", *AT, "--slices", "3", env=tools.env, code=2)
+    assert "stop failed on bert-1;" in shown.stderr
