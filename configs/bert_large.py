@@ -1,12 +1,17 @@
-"""BERT-Large, phase 1: sequences of 128 tokens, 90 % of the updates.
+"""BERT-Large as it was trained: 128 tokens, then 512, one run (Devlin et al. 2018, A.2).
 
     bert-jax pretrain --config bert_large --data.dataset DATASET --workdir RUN
 
-Hardware: meant for several accelerators; the batch is shared by all of them.
-Not measured yet.
+Rows are packed, so each holds more sentence pairs than the paper's padded ones did.
 """
 
-from bert_jax.config import DataConfig, OptimizerConfig, PretrainConfig
+from bert_jax.config import (
+    DataConfig,
+    MeshConfig,
+    OptimizerConfig,
+    PhaseConfig,
+    PretrainConfig,
+)
 from bert_jax.family import model_config
 
 
@@ -14,7 +19,9 @@ def get_config() -> PretrainConfig:
     return PretrainConfig(
         model=model_config("large", compute_dtype="bfloat16", remat="dots"),
         data=DataConfig(sequence_length=128),
+        mesh=MeshConfig(shard_update=True),
         optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=10_000),
         batch_size=256,
         num_steps=900_000,
+        next_phases=(PhaseConfig(sequence_length=512, num_steps=100_000),),
     )

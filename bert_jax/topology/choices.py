@@ -220,16 +220,8 @@ def micro_batch_counts(phase: PretrainConfig, mesh: MeshConfig) -> tuple[int, ..
 
 
 def kernels_of(cfg: PretrainConfig) -> tuple[Attention, ...]:
-    """Kernels of attention that compute what the config says.
-
-    A config that names one keeps it. Splash attention cannot drop attention weights, so
-    it is there only where nothing is dropped.
-    """
-    if cfg.model.attention != "auto":
-        return (cfg.model.attention,)
-    if cfg.model.attention_dropout_rate == 0.0:
-        return ("auto", "xla", "fused", "splash")
-    return ("auto", "xla", "fused")
+    """Kernels of attention to try: auto beside XLA's own; one that is named is kept."""
+    return ("auto", "xla") if cfg.model.attention == "auto" else (cfg.model.attention,)
 
 
 def _splits_heads(model: ModelConfig, tensor: int) -> bool:

@@ -24,7 +24,7 @@ _KEPT = {
     "full": (4.0, 0.0, 0.0),
 }
 # Kernels that never write attention weights to memory.
-_ON_CHIP = ("fused", "splash")
+_ON_CHIP = ("auto", "fused", "splash")
 # Of a logit: float32 value and gradient, and what the loss makes of them.
 _LOGIT_BYTES = 10.0
 _CHUNKED_SHARE = 0.125
