@@ -19,17 +19,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import FrameType
 from typing import IO
 
 # What takes `--cluster`; the others have worker processes of their own.
 COMMANDS = ("pretrain", "finetune", "evaluate")
 
+# Of Gloo's C++, about every group of devices.
+_CHATTER = "[Gloo] Rank "
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LAST_LINES = 20
-# When one has failed, the others end by themselves, or are ended.
-_GRACE_SECS = 30.0
+# When one has failed, the others end by themselves; else they are asked to, then made to.
+_GRACE_SECS = {signal.SIGTERM: 10.0, signal.SIGKILL: 30.0}
 _LOOK_EVERY_SECS = 0.05
 
 
@@ -72,7 +74,7 @@ def run_job(command: Sequence[str], *, num_processes: int, devices_each: int) ->
     members: list[Member] = []
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, held)
-        port = stack.enter_context(reserved_port())
+        port = free_port()
         forward = stack.enter_context(_forwarding(members))
         for number in range(num_processes):
             flags = cluster_flags(port, num_processes, number)
@@ -107,14 +109,11 @@ def environment(port: int, devices_each: int) -> dict[str, str]:
     }
 
 
-@contextlib.contextmanager
-def reserved_port() -> Iterator[int]:
-    """A free port of this machine, kept from others while the job may open it."""
-    with socket.socket() as keeper:
-        # Whoever else asks for it by SO_REUSEPORT, as the job's own server does, gets it.
-        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        keeper.bind(("127.0.0.1", 0))
-        yield keeper.getsockname()[1]
+def free_port() -> int:
+    """A port of this machine that nobody listened at a moment ago."""
+    with socket.socket() as asked:
+        asked.bind(("127.0.0.1", 0))
+        return asked.getsockname()[1]
 
 
 class Member:
@@ -146,6 +145,8 @@ class Member:
 
     def _pass_on(self, lines: IO[str], to: IO[str]) -> None:
         for line in lines:
+            if line.startswith(_CHATTER):
+                continue
             self.last_lines.append(line.rstrip("\n"))
             to.write(f"[{self.number}] {self.last_lines[-1]}\n")
             to.flush()
@@ -163,7 +164,7 @@ class Member:
 
 def _wait(members: Sequence[Member]) -> int:
     running, first_failed = list(members), None
-    deadline = None
+    pending: dict[float, int] = {}  # time -> signal
     while running:
         time.sleep(_LOOK_EVERY_SECS)
         for member in list(running):
@@ -174,10 +175,12 @@ def _wait(members: Sequence[Member]) -> int:
             member.finish()
             if code and first_failed is None:
                 first_failed = member
-                deadline = time.monotonic() + _GRACE_SECS
-        if deadline is not None and time.monotonic() > deadline:
+                now = time.monotonic()
+                pending = {now + secs: name for name, secs in _GRACE_SECS.items()}
+        for due in [due for due in pending if due < time.monotonic()]:
+            number = pending.pop(due)
             for member in running:
-                member.send(signal.SIGKILL)
+                member.send(number)
     if first_failed is None:
         return 0
     code = first_failed.process.returncode

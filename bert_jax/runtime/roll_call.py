@@ -19,6 +19,9 @@ from bert_jax.runtime.differences import differences, named
 from bert_jax.runtime.job import Job
 
 _RETRY_SECS = 0.2
+_REPORT = {"process": int, "count": int, "host": str, "facts": dict}
+_ANSWER = {"error": str | None, "kind": str}
+
 _LATE_SECS = 5.0  # after a refusal, for others that should hear of it
 _LINE_SECS = 10.0  # for a line of text from somebody who has connected
 _MOST_BYTES = 1 << 20
@@ -63,7 +66,7 @@ def _collect(job: Job, port: int, own: dict[str, Any], timeout_secs: float) -> N
                 except TimeoutError:
                     break
                 connections.enter_context(connection)
-                report = _line_of(connection)
+                report = _line_of(connection, _REPORT)
                 if report is None:
                     continue  # somebody else, such as a port scanner
                 answers.append(connection)
@@ -102,7 +105,7 @@ def _report(
             with socket.create_connection(address, timeout=_LINE_SECS) as connection:
                 _send(connection, own)
                 # Process 0 may have come later, and waits as long for the others.
-                answer = _line_of(connection, timeout_secs + _LINE_SECS)
+                answer = _line_of(connection, _ANSWER, timeout_secs + _LINE_SECS)
                 problem = "what answers there is no process 0 of bert_jax"
         except OSError as error:
             problem = str(error)
@@ -144,9 +147,11 @@ def _listening(port: int) -> Iterator[socket.socket]:
 
 
 def _line_of(
-    connection: socket.socket, timeout_secs: float = _LINE_SECS
+    connection: socket.socket,
+    fields: Mapping[str, Any],
+    timeout_secs: float = _LINE_SECS,
 ) -> dict[str, Any] | None:
-    """One line of JSON, or `None` from somebody who talks otherwise."""
+    """One line of JSON with these fields, or `None` from somebody who talks otherwise."""
     connection.settimeout(timeout_secs)
     text = b""
     try:
@@ -156,8 +161,9 @@ def _line_of(
                 return None
             text += more
         line = json.loads(text)
-        return line if {"process", "error"} & set(line) else None
-    except (OSError, ValueError, TypeError):
+        fits = all(isinstance(line[name], kind) for name, kind in fields.items())
+        return line if fits else None
+    except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
