@@ -1,5 +1,6 @@
 """What holds for all of launch/: clean scripts, help, commands that are not stale, pins."""
 
+import configparser
 import importlib.metadata
 import os
 import pathlib
@@ -15,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from bert_jax import cli
+from launch.gke import render, xpk
 
 SCRIPTS = sorted([*LAUNCH.rglob("*.sh"), *LAUNCH.rglob("*.sbatch")])
 DOCKERFILE = LAUNCH / "docker/Dockerfile"
@@ -38,10 +40,15 @@ def test_every_script_says_how_it_is_called(script):
     assert not any(line.startswith("#") for line in shown.splitlines())
 
 
+def unwrapped(path: pathlib.Path) -> str:
+    """The text without comment signs, continued lines joined."""
+    text = re.sub(r"(?m)^# ?", "", path.read_text())
+    return re.sub(r"[ \t]+", " ", re.sub(r"\\+\n", " ", text))
+
+
 def commands_in(path: pathlib.Path) -> list[list[str]]:
     """Every bert-jax command that a file tells to type, directly or behind a launcher."""
-    text = re.sub(r"(?m)^# ?", "", path.read_text())
-    text = re.sub(r"[ \t]+", " ", re.sub(r"\\+\n", " ", text))
+    text = unwrapped(path)
     direct = re.findall(
         r"(?m)(?:bert-jax|--) ((?:pretrain|finetune|evaluate) .*)$", text
     )
@@ -71,18 +78,52 @@ def test_no_command_in_launch_is_stale(name, number):
         cli.parse(command[0], command[1:])
 
 
+def launchers_in(path: pathlib.Path, what: str) -> list[list[str]]:
+    """The arguments of every call of a launcher that a file tells to type."""
+    lines = re.findall(rf"(?m)^ ?{re.escape(what)} (.+)$", unwrapped(path))
+    # Upper case is for the reader to replace.
+    named = [re.sub(r"\b[A-Z]+\b", "x1x", line.split(" >")[0]) for line in lines]
+    return [shlex.split(line) for line in named]
+
+
+@pytest.mark.parametrize(
+    ("what", "source", "number"),
+    [
+        ("python -m launch.gke.render", "gke/render.py", 1),
+        ("python -m launch.gke.xpk", "gke/xpk.py", 1),
+        ("launch/tpu_vm/tpu.sh", "tpu_vm/tpu.sh", 4),
+    ],
+)
+def test_launchers_take_what_their_documentation_types(capsys, what, source, number):
+    calls = launchers_in(LAUNCH / "README.md", what)
+    assert len(calls) == number
+    for call in calls + launchers_in(LAUNCH / source, what):
+        at = call.index("--") if "--" in call else len(call)
+        dry = [*call[:at], "--dry-run", *call[at:]]
+        if source == "gke/render.py":
+            render.main(call)
+            assert "kind: JobSet" in capsys.readouterr().out
+        elif source == "gke/xpk.py":
+            xpk.main(dry)
+            assert "xpk workload create" in capsys.readouterr().out
+        else:
+            assert "gcloud" in run(LAUNCH / source, *dry).stdout
+
+
 def pins() -> dict[str, str]:
     lines = (LAUNCH / "constraints.txt").read_text().splitlines()
     return dict(line.split("==") for line in lines if not line.startswith("#"))
 
 
 def test_every_package_that_bert_jax_needs_is_pinned_within_its_range():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    needs = setup["options"]["install_requires"].split()
     pinned = pins()
-    for text in importlib.metadata.requires("bert_jax"):
-        need = Requirement(text)
-        if need.marker is None:
-            version = pinned[canonicalize_name(need.name)]
-            assert need.specifier.contains(version), f"{text} and {version}"
+    assert len(needs) > 20
+    for need in map(Requirement, needs):
+        version = pinned[canonicalize_name(need.name)]
+        assert need.specifier.contains(version), f"{need} and {version}"
 
 
 def test_no_package_that_these_need_is_left_out():
