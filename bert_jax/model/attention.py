@@ -1,16 +1,32 @@
 """Bidirectional self-attention that never crosses from one sequence to another.
 
+One function with three kernels behind it. They agree to rounding, and drop the same
+weights.
+
 Shape suffixes: B rows, T tokens (S when they are attended to), D hidden, N heads,
 H head width.
 """
 
+import functools
+from typing import Literal
+
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from bert_jax.config import ModelConfig
+from bert_jax.model import attention_fused
+from bert_jax.model.attention_fused import fused_attention
+from bert_jax.model.attention_splash import splash_attention
 from bert_jax.model.attention_xla import xla_attention
 from bert_jax.model.layers import Dense
-from bert_jax.model.logical import constrain
+from bert_jax.model.logical import Axes, constrain, platform, shard_mapped
+
+Kernel = Literal["auto", "xla", "splash", "fused"]
+
+_QUERIES: Axes = ("batch", "length", "heads", "head_dim")
+_KEYS: Axes = ("batch", "kv_length", "heads", "head_dim")
+_IDS: tuple[Axes, Axes] = (("batch", "length"), ("batch", "kv_length"))
 
 
 def attend(
@@ -19,23 +35,96 @@ def attend(
     v_BSNH: jax.Array,
     sequence_ids_BT: jax.Array,
     *,
+    kernel: Kernel = "xla",
     dropout_rate: float = 0.0,
     keys_B: jax.Array | None = None,
+    interpret: bool = False,
 ) -> jax.Array:
     """Scaled dot-product attention within each sequence of a row.
 
     Args:
         q_BTNH, k_BSNH, v_BSNH: queries, keys and values in the compute dtype.
         sequence_ids_BT: int32; a token sees the tokens that carry its own id.
+        kernel: as `ModelConfig.attention`.
         dropout_rate: of the attention weights.
         keys_B: typed keys, one a row; `None` turns dropout off.
+        interpret: runs a kernel for TPU as plain JAX operations, to test it elsewhere.
 
     Returns:
         [B, T, N, H] in the dtype of the values; softmax is float32 inside.
 
+    Raises:
+        ValueError: the kernel cannot do what is asked, or not on this platform.
+
     Source: Vaswani et al. 2017, section 3.2.1.
     """
-    return xla_attention(q_BTNH, k_BSNH, v_BSNH, sequence_ids_BT, keys_B, dropout_rate)
+    rate = 0.0 if keys_B is None else dropout_rate
+    chosen = choose_kernel(
+        kernel,
+        "tpu" if interpret else platform(),
+        num_keys=k_BSNH.shape[1],
+        head_size=k_BSNH.shape[3],
+        drops=rate > 0.0,
+    )
+    if chosen == "xla":
+        return xla_attention(q_BTNH, k_BSNH, v_BSNH, sequence_ids_BT, keys_B, rate)
+    arrays = (q_BTNH, k_BSNH, v_BSNH, sequence_ids_BT, sequence_ids_BT)
+    axes: tuple[Axes, ...] = (_QUERIES, _KEYS, _KEYS, *_IDS)
+    if chosen == "splash":
+        run = functools.partial(splash_attention, interpret=interpret)
+        return shard_mapped(run, axes, _QUERIES)(*arrays)
+    num_rows, num_queries, num_heads = q_BTNH.shape[:3]
+    words_B2 = jnp.zeros((num_rows, 2), jnp.uint32)
+    if keys_B is not None:
+        words_B2 = jax.random.key_data(keys_B)[:, :2]
+    run = functools.partial(fused_attention, dropout_rate=rate, interpret=interpret)
+    axes = (*axes, ("batch", None), ("heads",), ("length",))
+    numbers = (jnp.arange(size, dtype=jnp.int32) for size in (num_heads, num_queries))
+    return shard_mapped(run, axes, _QUERIES)(*arrays, words_B2, *numbers)
+
+
+def choose_kernel(
+    kernel: Kernel,
+    platform: str,
+    *,
+    num_keys: int,
+    head_size: int,
+    drops: bool,
+) -> Literal["xla", "splash", "fused"]:
+    """The kernel that runs where `kernel` is asked for.
+
+    Args:
+        kernel: as `ModelConfig.attention`.
+        platform: "cpu", "gpu" or "tpu".
+        num_keys: tokens of a row.
+        head_size: width of a head.
+        drops: whether weights are dropped.
+
+    Raises:
+        ValueError: a kernel that is asked for by name cannot do that.
+    """
+    if kernel == "xla" or (kernel == "auto" and platform != "tpu"):
+        return "xla"
+    refusal = attention_fused.refusal(num_keys, head_size)
+    if kernel == "auto":
+        if refusal is None:
+            return "fused"
+        return "xla" if drops else "splash"
+    if platform != "tpu":
+        raise ValueError(
+            f'ModelConfig.attention="{kernel}" is a kernel for TPU, but the model is '
+            f'compiled for {platform}; use "auto" or "xla".'
+        )
+    if kernel == "splash" and drops:
+        raise ValueError(
+            'ModelConfig.attention="splash" cannot drop attention weights; use "auto", '
+            "or set attention_dropout_rate=0 (and dropout_rate to what you want)."
+        )
+    if kernel == "fused" and refusal is not None:
+        raise ValueError(
+            f'ModelConfig.attention="fused" cannot run: {refusal}; use "auto".'
+        )
+    return kernel
 
 
 class SelfAttention(nnx.Module):
@@ -48,17 +137,18 @@ class SelfAttention(nnx.Module):
         self.key = Dense(cfg, width, heads, rngs=rngs)
         self.value = Dense(cfg, width, heads, rngs=rngs)
         self.out = Dense(cfg, heads, width, rngs=rngs)
+        self.kernel = cfg.attention
         self.dropout_rate = cfg.attention_dropout_rate
 
     def __call__(
         self, x_BTD: jax.Array, sequence_ids_BT: jax.Array, keys_B: jax.Array | None
     ) -> jax.Array:
         q_BTNH, k_BSNH, v_BSNH = (
-            constrain(project(x_BTD), "batch", length, "heads", "head_dim")
-            for project, length in (
-                (self.query, "length"),
-                (self.key, "kv_length"),
-                (self.value, "kv_length"),
+            constrain(project(x_BTD), *axes)
+            for project, axes in (
+                (self.query, _QUERIES),
+                (self.key, _KEYS),
+                (self.value, _KEYS),
             )
         )
         y_BTNH = attend(
@@ -66,6 +156,7 @@ class SelfAttention(nnx.Module):
             k_BSNH,
             v_BSNH,
             sequence_ids_BT,
+            kernel=self.kernel,
             dropout_rate=self.dropout_rate,
             keys_B=keys_B,
         )

@@ -1,0 +1,230 @@
+"""Attention in a Pallas kernel of our own for TPU: scores never leave the chip.
+
+The backward pass makes the weights again, and dropout's bits with them, so that nothing
+of the size of the scores is stored. The bits are those of the other kernels: what is
+dropped depends on row key, head, query and key alone.
+
+Shape suffixes: B rows, T tokens (S when they are attended to), N heads, H head width,
+D = N * H.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from bert_jax.model.attention_fused_kernels import (
+    Plan,
+    backward_kernel,
+    forward_kernel,
+)
+
+LANES = 128
+# Of float32 scores that a step holds at once, for each head: 1 MiB.
+_STEP_SCORES = 1 << 18
+MOST_KEYS = 4096
+# No sequence has it: the id of the padding that fills up a block.
+_NO_SEQUENCE = jnp.iinfo(jnp.int32).min
+
+
+def fused_attention(
+    q_BTNH: jax.Array,
+    k_BSNH: jax.Array,
+    v_BSNH: jax.Array,
+    q_ids_BT: jax.Array,
+    k_ids_BS: jax.Array,
+    words_B2: jax.Array,
+    heads_N: jax.Array,
+    queries_T: jax.Array,
+    *,
+    dropout_rate: float,
+    interpret: bool = False,
+) -> jax.Array:
+    """`attention.attend` on one device, which may have some rows, heads and queries.
+
+    Args:
+        q_BTNH, k_BSNH, v_BSNH: float32 or bfloat16; all keys of the rows.
+        q_ids_BT, k_ids_BS: int32; a query sees the keys of its own id.
+        words_B2: uint32, the words of the rows' keys.
+        heads_N: int32, the numbers of these heads.
+        queries_T: int32, the numbers of these queries; they follow each other.
+        dropout_rate: of the weights; 0 makes no random bits.
+        interpret: runs the kernel as plain JAX operations, on any platform.
+
+    Returns:
+        [B, T, N, H] in the dtype of the values.
+    """
+    num_queries, num_heads, head_size = q_BTNH.shape[1:]
+    tile_heads = max(1, min(LANES // head_size, num_heads))
+    spare_heads = -num_heads % tile_heads
+    query_block = _query_block(num_queries, k_BSNH.shape[1])
+    plan = Plan(
+        head_size=head_size,
+        tile_heads=tile_heads,
+        tiles=_tiles(
+            (num_heads + spare_heads) // tile_heads,
+            tile_heads * query_block * _padded(k_BSNH.shape[1]),
+        ),
+        query_block=query_block,
+        num_keys=k_BSNH.shape[1],
+        dropout_rate=dropout_rate,
+    )
+
+    def flat(x: jax.Array, block: int) -> jax.Array:
+        """[B, T, N, H] -> [B, T, D], filled up to whole blocks and tiles."""
+        pad = -x.shape[1] % block
+        x = jnp.pad(x, ((0, 0), (0, pad), (0, spare_heads), (0, 0)))
+        return x.reshape(*x.shape[:2], -1)
+
+    def ids(ids_BT: jax.Array, block: int) -> jax.Array:
+        pad = -ids_BT.shape[1] % block
+        ids_BT = jnp.pad(ids_BT, ((0, 0), (0, pad)), constant_values=_NO_SEQUENCE)
+        return ids_BT[:, None]
+
+    out_BTD = _attention(
+        plan,
+        interpret,
+        words_B2.reshape(-1),
+        jnp.pad(heads_N, (0, spare_heads)),
+        queries_T[:1],
+        flat(q_BTNH, query_block),
+        flat(k_BSNH, LANES),
+        flat(v_BSNH, LANES),
+        ids(q_ids_BT, query_block),
+        ids(k_ids_BS, LANES),
+    )
+    out_BTNH = out_BTD.reshape(*out_BTD.shape[:2], -1, head_size)
+    return out_BTNH[:, :num_queries, :num_heads]
+
+
+def refusal(num_keys: int, head_size: int) -> str | None:
+    """Why the kernel cannot take rows of that length and heads of that width."""
+    if LANES % head_size and head_size % LANES:
+        return (
+            f"heads {head_size} wide do not fill {LANES} lanes; it takes widths that "
+            f"divide {LANES} or are a multiple of it"
+        )
+    if num_keys > MOST_KEYS:
+        return f"rows of {num_keys} tokens are longer than {MOST_KEYS}"
+    return None
+
+
+def _padded(size: int) -> int:
+    return -(-size // LANES) * LANES
+
+
+def _query_block(num_queries: int, num_keys: int) -> int:
+    """The most queries, in whole lanes, whose scores a step can hold."""
+    most = max(1, _STEP_SCORES // _padded(num_keys) // LANES)
+    blocks = -(-_padded(num_queries) // (most * LANES))
+    return _padded(-(-num_queries // blocks))
+
+
+def _tiles(num_tiles: int, tile_scores: int) -> int:
+    """So many tiles go into a step that short rows do not make tiny steps."""
+    most = max(1, 2 * _STEP_SCORES // tile_scores)
+    return max(n for n in range(1, num_tiles + 1) if num_tiles % n == 0 and n <= most)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _attention(plan: Plan, interpret: bool, *args: jax.Array) -> jax.Array:
+    """[B, T, D]; the arguments are those of `forward_kernel`, in its order."""
+    q_BTD, k_BSD = args[3:5]
+    queries, keys, q_ids, k_ids = _specs(plan, k_BSD.shape[1])
+    return _call(
+        plan,
+        forward_kernel,
+        args,
+        in_specs=[queries, keys, keys, q_ids, k_ids],
+        out_specs=queries,
+        out_shape=jax.ShapeDtypeStruct(q_BTD.shape, q_BTD.dtype),
+        scratch_shapes=[],
+        num_products=2,
+        interpret=interpret,
+    )
+
+
+def _forward(
+    plan: Plan, interpret: bool, *args: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    return _attention(plan, interpret, *args), args
+
+
+def _backward(
+    plan: Plan, interpret: bool, args: tuple[jax.Array, ...], d_out_BTD: jax.Array
+) -> tuple[jax.Array | None, ...]:
+    q_BTD, k_BSD = args[3:5]
+    queries, keys, q_ids, k_ids = _specs(plan, k_BSD.shape[1])
+    of_queries, of_keys = (
+        jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q_BTD, k_BSD)
+    )
+    sums = pltpu.VMEM((k_BSD.shape[1], plan.tiles * plan.tile_width), jnp.float32)
+    dq, dk, dv = _call(
+        plan,
+        backward_kernel,
+        (*args, d_out_BTD),
+        in_specs=[queries, keys, keys, q_ids, k_ids, queries],
+        out_specs=[queries, keys, keys],
+        out_shape=[of_queries, of_keys, of_keys],
+        scratch_shapes=[sums, sums],
+        num_products=5,
+        interpret=interpret,
+    )
+    return None, None, None, dq, dk, dv, None, None
+
+
+_attention.defvjp(_forward, _backward)
+
+
+def _specs(plan: Plan, num_keys: int) -> tuple[pl.BlockSpec, ...]:
+    """Blocks of queries, keys, and of the sequence ids of each."""
+    width = plan.tiles * plan.tile_width
+    return (
+        pl.BlockSpec((1, plan.query_block, width), lambda b, g, t, *_: (b, t, g)),
+        pl.BlockSpec((1, num_keys, width), lambda b, g, t, *_: (b, 0, g)),
+        pl.BlockSpec((1, 1, plan.query_block), lambda b, g, t, *_: (b, 0, t)),
+        pl.BlockSpec((1, 1, num_keys), lambda b, g, t, *_: (b, 0, 0)),
+    )
+
+
+def _call(
+    plan: Plan,
+    kernel: Callable,
+    args: tuple[jax.Array, ...],
+    *,
+    out_shape: Any,
+    num_products: int,
+    interpret: bool,
+    **specs: Any,
+) -> Any:
+    """Runs the kernel over rows, groups of heads, and blocks of queries."""
+    num_rows, num_queries, width = args[3].shape
+    num_scores = num_rows * num_queries * args[4].shape[1]
+    arrays = (*args, *jax.tree.leaves(out_shape))
+    return pl.pallas_call(
+        functools.partial(kernel, plan),
+        out_shape=out_shape,
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=3,
+            grid=(
+                num_rows,
+                width // (plan.tiles * plan.tile_width),
+                num_queries // plan.query_block,
+            ),
+            **specs,
+        ),
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "parallel", "arbitrary")
+        ),
+        cost_estimate=pl.CostEstimate(
+            flops=2 * num_products * num_scores * width,
+            transcendentals=num_scores * width // plan.head_size,
+            bytes_accessed=sum(x.size * x.dtype.itemsize for x in arrays),
+        ),
+        interpret=interpret,
+        name=f"fused_attention_{kernel.__name__}",
+    )(*args)

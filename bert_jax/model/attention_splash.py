@@ -1,0 +1,83 @@
+"""Splash attention, JAX's own Pallas kernel for TPU, for packed rows.
+
+Keys are taken block by block with a running maximum (Dao et al. 2022), so rows may be of
+any length. It cannot drop weights.
+
+Shape suffixes: B rows, T tokens (S when they are attended to), N heads, H head width.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_kernel as splash,
+)
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_mask as masks,
+)
+
+LANES = 128
+_MOST_BLOCK = 512
+# No sequence has it: the id of the padding that fills up a block.
+_NO_SEQUENCE = jnp.iinfo(jnp.int32).min
+
+
+def splash_attention(
+    q_BTNH: jax.Array,
+    k_BSNH: jax.Array,
+    v_BSNH: jax.Array,
+    q_ids_BT: jax.Array,
+    k_ids_BS: jax.Array,
+    *,
+    interpret: bool = False,
+) -> jax.Array:
+    """`attention.attend` on one device, which may have some rows, heads and queries.
+
+    Args:
+        q_BTNH, k_BSNH, v_BSNH: float32 or bfloat16; all keys of the rows.
+        q_ids_BT, k_ids_BS: int32; a query sees the keys of its own id.
+        interpret: runs the kernel as plain JAX operations, on any platform.
+
+    Returns:
+        [B, T, N, H] in the dtype of the values.
+    """
+    num_queries, num_heads = q_BTNH.shape[1:3]
+    q_block, k_block = (_block(x.shape[1]) for x in (q_BTNH, k_BSNH))
+    # The kernel multiplies no scale; in float32, so that no more than one rounding is added.
+    q_BTNH = (q_BTNH.astype(jnp.float32) / math.sqrt(q_BTNH.shape[-1])).astype(
+        q_BTNH.dtype
+    )
+    q_BNTH = _fill(q_BTNH, q_block, 0).swapaxes(1, 2)
+    k_BNSH, v_BNSH = (_fill(x, k_block, 0).swapaxes(1, 2) for x in (k_BSNH, v_BSNH))
+    ids = splash.SegmentIds(
+        _fill(q_ids_BT, q_block, _NO_SEQUENCE), _fill(k_ids_BS, k_block, _NO_SEQUENCE)
+    )
+    everything = masks.FullMask((q_BNTH.shape[2], k_BNSH.shape[2]))
+    kernel = splash.make_splash_mha_single_device(
+        masks.MultiHeadMask([everything] * num_heads),
+        block_sizes=splash.BlockSizes(
+            block_q=q_block,
+            block_kv=k_block,
+            block_q_dkv=q_block,
+            block_kv_dkv=k_block,
+            block_q_dq=q_block,
+            block_kv_dq=k_block,
+        ),
+        interpret=interpret,
+    )
+    out_BNTH = jax.vmap(kernel)(q_BNTH, k_BNSH, v_BNSH, ids)
+    return out_BNTH.swapaxes(1, 2)[:, :num_queries]
+
+
+def _block(size: int) -> int:
+    """Whole lanes, at most 512, and as little padding as blocks of that many leave."""
+    blocks = -(-size // _MOST_BLOCK)
+    return -(-size // (blocks * LANES)) * LANES
+
+
+def _fill(x: jax.Array, block: int, value: int) -> jax.Array:
+    """Adds tokens until the second axis is a whole number of blocks."""
+    pad = [(0, 0)] * x.ndim
+    pad[1] = (0, -x.shape[1] % block)
+    return jnp.pad(x, pad, constant_values=value)
