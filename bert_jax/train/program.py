@@ -100,15 +100,13 @@ def abstract_batch(cfg: PretrainConfig, mesh: Mesh) -> PretrainBatch:
         nsp_weights=pairs,
     )
     place = sharding.batch_sharding(mesh)
-    types = dict.fromkeys(PretrainBatch._fields, np.int32)
-    types["nsp_weights"] = np.float32
+
+    def dtype(name: str) -> Any:
+        return np.float32 if name == "nsp_weights" else np.int32
+
     return PretrainBatch(
         **{
-            name: jax.ShapeDtypeStruct(
-                shape,
-                np.float32 if name == "nsp_weights" else np.int32,
-                sharding=place,
-            )
+            name: jax.ShapeDtypeStruct(shape, dtype(name), sharding=place)
             for name, shape in shapes._asdict().items()
         }
     )
