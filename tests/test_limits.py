@@ -1,5 +1,6 @@
 """Ids outside their tables are refused: on the host, in direct calls, in the loops."""
 
+import time
 import types
 
 import jax
@@ -22,7 +23,7 @@ from bert_jax.limits import check_ids, check_range
 from bert_jax.model import classification, pretraining
 from bert_jax.train import evaluate
 from bert_jax.train.finetune import Classifier
-from bert_jax.train.loop import run_loop
+from bert_jax.train.loop import Stage, run_loop
 from bert_jax.train.losses import pretrain_loss
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.optimizer import make_optimizer
@@ -207,20 +208,25 @@ def test_training_batches_are_checked(
     def never(*args):
         raise AssertionError("the batch went on to the step")
 
+    stage = Stage(
+        num_steps=1,
+        step=never,
+        batches=lambda first: iter([bad]),
+        evaluate=never,
+        rates={},
+        flops=None,
+    )
     with pytest.raises(ValueError, match=message):
         run_loop(
             run=tmp_path,
             cfg=LoopConfig(),
-            mesh=None,
-            step=never,
+            mesh=make_mesh(MeshConfig(), jax.devices()[:1]),
+            stages=[stage],
             make_state=lambda: types.SimpleNamespace(step=0),
             abstract=None,
-            batches=lambda first: iter([bad]),
-            num_steps=1,
-            evaluate=never,
-            per_step={},
             show=str,
             learning_rate=never,
+            began=time.time(),
         )
 
 

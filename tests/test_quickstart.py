@@ -81,7 +81,9 @@ def params_hash(run: pathlib.Path) -> str:
 def metrics_without_time(run: pathlib.Path) -> list[dict]:
     clock = {
         "elapsed_secs",
+        "goodput",
         "input_wait_share",
+        "peak_host_bytes",
         "sequences_per_sec",
         "tokens_per_sec",
     }

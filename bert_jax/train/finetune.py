@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import pathlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +27,7 @@ from bert_jax.data.tasks import (
 from bert_jax.limits import check_ids
 from bert_jax.model import classification
 from bert_jax.train import sharding
+from bert_jax.train.flops import counted_flops
 from bert_jax.train.freezing import stop_frozen
 from bert_jax.train.initial import start_encoder
 from bert_jax.train.loop import Stage, run_loop
@@ -43,6 +45,7 @@ from bert_jax.train.run import (
     start_run,
 )
 from bert_jax.train.schedules import make_schedule
+from bert_jax.train.sinks import check_sinks
 from bert_jax.train.step import TrainState, abstract_state, compile_step, init_state
 
 
@@ -102,6 +105,8 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
             run.
         InterruptedRunError: a signal came; a checkpoint was written.
     """
+    began = time.time()
+    check_sinks(cfg.loop)
     if cfg.checkpoint is None:
         raise ValueError(
             "No checkpoint given; pass --checkpoint RUN, a run directory of "
@@ -190,9 +195,10 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         evaluate=lambda params: scores(
             classify(params, held_out_set), held_out_set.labels
         ),
-        per_step={"examples_per_sec": len(train) / steps_per_epoch},
+        rates={"examples_per_sec": "sequences", "tokens_per_sec": "tokens"},
+        flops=counted_flops(model, cfg.optimizer, num_classes=len(names)),
     )
-    state, evaluation, elapsed = run_loop(
+    trained = run_loop(
         run=run,
         cfg=cfg.loop,
         mesh=mesh,
@@ -201,13 +207,14 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         abstract=abstract,
         show=_show,
         learning_rate=schedule,
+        began=began,
     )
-    predicted = classify(state.params, held_out_set).argmax(axis=1)
+    predicted = classify(trained.state.params, held_out_set).argmax(axis=1)
     majority = np.bincount(held_out_set.labels).max() / len(held_out_set)
     results = {
         "kind": "finetune",
-        "step": int(state.step),
-        "eval": evaluation,
+        "step": int(trained.state.step),
+        "eval": trained.evaluation,
         "majority_accuracy": float(majority),
         "initial": "random" if encoder is None else "pretrained",
         "encoder": info.encoder,
@@ -217,7 +224,8 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         ).tolist(),
         "num_train": len(train),
         "num_validation": len(held_out),
-        "elapsed_secs": elapsed,
+        "elapsed_secs": trained.elapsed_secs,
+        "goodput": trained.goodput.summary(),
     }
     save_results(run, results)
     return results

@@ -4,14 +4,18 @@ MFU, the model FLOP/s utilisation, divides it by the time and by the peak of the
 (Chowdhery et al. 2022, PaLM, section 4.1 and appendix B).
 """
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from bert_jax.batch import ClassifyBatch, PretrainBatch
-from bert_jax.config import ModelConfig
+from bert_jax.config import LoopConfig, ModelConfig, OptimizerConfig
 from bert_jax.limits import NUM_NSP_CLASSES
+from bert_jax.runtime.chips import chip_of
 
 
 class Work(NamedTuple):
@@ -90,3 +94,49 @@ def train_flops(
         + work.masked_slots * (2 * d * d + 2 * d * cfg.vocab_size)
     )
     return 3.0 * float(forward)
+
+
+def counted_flops(
+    model: ModelConfig,
+    optimizer: OptimizerConfig,
+    *,
+    num_classes: int = NUM_NSP_CLASSES,
+) -> Callable[[Work], float] | None:
+    """`train_flops` of `model`; None where frozen parameters save an uncounted part."""
+    if optimizer.freeze or optimizer.freeze_layers:
+        return None
+    return functools.partial(train_flops, model, num_classes=num_classes)
+
+
+def peak_flops(mesh: Mesh, cfg: LoopConfig) -> float | None:
+    """FLOP/s of all devices together: as `cfg` says, else of known chips, else None."""
+    devices = mesh.devices.flat
+    if cfg.peak_tflops is not None:
+        return 1e12 * cfg.peak_tflops * len(devices)
+    chips = [chip_of(device.device_kind) for device in devices]
+    if None in chips:
+        return None
+    return sum(chip.device_peak_flops for chip in chips if chip)
+
+
+def speeds(
+    work: Work | None,
+    seconds: float,
+    rates: dict[str, str],
+    flops: Callable[[Work], float] | None,
+    peak: float | None,
+) -> dict[str, float]:
+    """What was done a second, and "mfu" where useful FLOPs and a peak are known.
+
+    Args:
+        work: done in `seconds`; None: nothing was timed, and there is no rate.
+        rates: name of a rate -> the field of `work` that it counts.
+        flops: useful FLOPs of some work.
+        peak: FLOP/s of all devices together.
+    """
+    if work is None:
+        return {}
+    found = {name: getattr(work, field) / seconds for name, field in rates.items()}
+    if flops is not None and peak is not None:
+        found["mfu"] = flops(work) / seconds / peak
+    return found

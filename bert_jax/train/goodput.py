@@ -122,15 +122,14 @@ class Goodput:
 
     def share(self) -> float:
         """Goodput: of the wall time, what was spent on steps that still count."""
-        wall = self.wall_secs()
-        return self.seconds["train"] / wall if wall else 0.0
+        return self.summary()["share"]
 
     def summary(self) -> dict[str, float]:
         """For results.json: wall time, goodput, and seconds of each category."""
         wall = self.wall_secs()
         return {
             "wall_secs": wall,
-            "share": self.share(),
+            "share": self.seconds["train"] / wall if wall else 0.0,
             **{f"{name}_secs": seconds for name, seconds in self.seconds.items()},
         }
 

@@ -18,10 +18,14 @@ from jax.sharding import Mesh
 from bert_jax.config import LoopConfig
 from bert_jax.data.batches.loader import InputClock
 from bert_jax.limits import check_ids
+from bert_jax.runtime import process
 from bert_jax.runtime.agreement import any_host
 from bert_jax.train.checkpoint import Checkpoints
-from bert_jax.train.metrics import MetricsLog, Window, duration
+from bert_jax.train.flops import Work, peak_flops, speeds
+from bert_jax.train.goodput import Goodput
+from bert_jax.train.metrics import MetricsLog, Window, duration, peak_memory
 from bert_jax.train.placement import to_devices
+from bert_jax.train.profile import Profiler
 from bert_jax.train.run import RunInfo, load_run
 from bert_jax.train.step import TrainState
 
@@ -42,8 +46,22 @@ class Stage(NamedTuple):
     """This host's batches from a step on, by its number within the stage."""
     evaluate: Callable[[Any], dict[str, float]]
     """Judges parameters; called as the LoopConfig says, and at the end of the stage."""
-    per_step: dict[str, float]
-    """Name of a rate -> units a step, e.g. sequences; logged per second."""
+    rates: dict[str, str]
+    """Name of a logged rate -> the field of `Work` that it counts a second."""
+    flops: Callable[[Work], float] | None
+    """Useful FLOPs of some work, for MFU; None where nobody counts them."""
+
+
+class Trained(NamedTuple):
+    """What a run came to."""
+
+    state: TrainState
+    evaluation: dict[str, float]
+    """Of the last state."""
+    elapsed_secs: float
+    """Of training, all sessions together."""
+    goodput: Goodput
+    """Where the wall time went; it still runs."""
 
 
 def run_loop(
@@ -56,7 +74,8 @@ def run_loop(
     abstract: TrainState,
     show: Callable[[dict[str, float]], str],
     learning_rate: Callable[[int], Any],
-) -> tuple[TrainState, dict[str, float], float]:
+    began: float,
+) -> Trained:
     """Trains through all stages, from the newest checkpoint if there is one.
 
     Args:
@@ -66,10 +85,7 @@ def run_loop(
         abstract: shapes and placements to restore onto.
         show: turns a line of metrics into words.
         learning_rate: of an update, by its number from 0 in the run.
-
-    Returns:
-        The last state, its evaluation, and the seconds of training so far, all
-        sessions together.
+        began: `time.time()` when this session did.
 
     Raises:
         ValueError: an id of a batch has no row in its table; nothing of it was saved.
@@ -88,7 +104,7 @@ def run_loop(
             state = checkpoints.restore(abstract)
             print(f"going on from step {int(state.step):,}", flush=True)
         total = sum(stage.num_steps for stage in stages)
-        loop = _Loop(run, cfg, mesh, checkpoints, stop, state, total)
+        loop = _Loop(run, cfg, mesh, checkpoints, stop, state, total, began)
         loop.info, loop.show, loop.learning_rate = info, show, learning_rate
         try:
             start = 0
@@ -98,8 +114,8 @@ def run_loop(
                     loop.go_through(stage, start)
                 start += stage.num_steps
         finally:
-            loop.log.close()
-        return loop.state, loop.evaluation, loop.elapsed
+            loop.close()
+        return Trained(loop.state, loop.evaluation, loop.elapsed, loop.goodput)
 
 
 class _Loop:
@@ -118,51 +134,69 @@ class _Loop:
         stop: "_StopRequest",
         state: TrainState,
         total: int,
+        began: float,
     ) -> None:
         self.run, self.cfg, self.mesh = run, cfg, mesh
         self.checkpoints, self.stop = checkpoints, stop
         self.state, self.total = state, total
-        self.first = self.done = int(state.step)
-        self.log = MetricsLog(run, self.first)
+        self.done = int(state.step)
+        self.peak = peak_flops(mesh, cfg)
+        self.goodput = Goodput(
+            run if process.is_first() else None, began=began, keep=cfg.keep_checkpoints
+        )
+        self.log = MetricsLog(run, self.done, cfg)
+        self.profiler = Profiler(run, cfg, self.done)
         self.elapsed = self.log.elapsed_before
         self.window = Window()
         self.evaluation: dict[str, float] = {}
         self.compiled: set[tuple[int, ...]] = set()
+        self.goodput.go_on(self.done)
+
+    def close(self) -> None:
+        self.profiler.close()
+        self.goodput.save()
+        self.log.close()
 
     def go_through(self, stage: Stage, start: int) -> None:
         """Trains to the end of a stage that begins with update `start`."""
-        cfg, end = self.cfg, start + stage.num_steps
+        end = start + stage.num_steps
         inputs = InputClock(stage.batches(self.done - start))
         self.compiled.clear()
         try:
-            for batch in inputs:
-                if self.done >= end or self._must_stop():
-                    break
+            with self.goodput.during("start_up"):
+                batch = next(inputs, None)
+            inputs.take()
+            self.window.restart_clock()
+            while batch is not None and self.done < end and not self._must_stop():
                 self._train(stage, batch)
-                if self.done % cfg.log_every_steps == 0 or self.done == end:
-                    self._close_window(stage, inputs)
-                if self.done < end and self.done % cfg.checkpoint_every_steps == 0:
-                    self._close_window(stage, inputs)
-                    self.checkpoints.save(self.state)
-                if (
-                    cfg.eval_every_steps
-                    and self.done % cfg.eval_every_steps == 0
-                    and self.done < end
-                ):
-                    self._close_window(stage, inputs)
-                    self._judge(stage)
-                    inputs.take()
+                self._follow_up(stage, inputs, end)
+                batch = next(inputs, None)
         finally:
             inputs.close()  # what follows may have its memory and cores
         self._close_window(stage, inputs)
-        self.checkpoints.save(self.state)
-        self.checkpoints.wait()
+        self._save()
+        with self.goodput.during("checkpoint"):
+            self.checkpoints.wait()
         if self.done < end:
             raise InterruptedRunError(
                 f"stopped at step {self.done:,} of {self.total:,}; the checkpoint is "
                 f"in {self.run}. Start the same command again to go on."
             )
         self._judge(stage)
+
+    def _follow_up(self, stage: Stage, inputs: InputClock, end: int) -> None:
+        """Logs, saves and judges when it is time; at the end the stage itself does."""
+        cfg = self.cfg
+        if self.done % cfg.log_every_steps == 0 or self.done == end:
+            self._close_window(stage, inputs)
+        if self.done == end:
+            return
+        if self.done % cfg.checkpoint_every_steps == 0:
+            self._close_window(stage, inputs)
+            self._save()
+        if cfg.eval_every_steps and self.done % cfg.eval_every_steps == 0:
+            self._close_window(stage, inputs)
+            self._judge(stage)
 
     def _must_stop(self) -> bool:
         """Whether any host was asked to; all hosts say the same."""
@@ -176,40 +210,57 @@ class _Loop:
         labels = self.info.labels
         num_labels = None if labels is None else len(labels)
         check_ids(self.info.model, batch, num_labels=num_labels)
-        is_new = batch.input_ids.shape not in self.compiled
-        if is_new:
-            jax.block_until_ready(self.state.params)
+        if batch.input_ids.shape in self.compiled:
+            self._step(stage, batch)
+            return
+        # Compilation is no measure of speed.
+        self.compiled.add(batch.input_ids.shape)
+        jax.block_until_ready(self.state.params)
         started = time.perf_counter()
-        self.state, metrics = stage.step(self.state, to_devices(self.mesh, batch))
+        with self.goodput.during("compile"):
+            self._step(stage, batch)
+            jax.block_until_ready(self.state.params)
+        self.window.leave_out(time.perf_counter() - started)
+
+    def _step(self, stage: Stage, batch: Any) -> None:
+        with self.profiler.step(self.done, self.state.params):
+            placed = to_devices(self.mesh, batch)
+            self.state, metrics = stage.step(self.state, placed)
         self.window.add(metrics)
         self.done += 1
-        if is_new:
-            # Compilation is no measure of speed.
-            self.compiled.add(batch.input_ids.shape)
-            jax.block_until_ready(self.state.params)
-            self.window.leave_out(time.perf_counter() - started)
 
     def _close_window(self, stage: Stage, inputs: InputClock) -> None:
         if not len(self.window):
             return
-        means, seconds, count = self.window.close(self.done)
-        self.elapsed += seconds
+        sums, waited = self.window.close(self.done), inputs.take()
+        self.elapsed += sums.seconds
+        self.goodput.move("input_wait", waited)
         line = {
-            **means,
-            **{n: units * count / seconds for n, units in stage.per_step.items()},
-            "input_wait_share": inputs.take() / seconds,
+            **sums.means,
+            **speeds(sums.work, sums.seconds, stage.rates, stage.flops, self.peak),
+            "input_wait_share": waited / sums.seconds,
             "learning_rate": float(self.learning_rate(self.done - 1)),
             "elapsed_secs": self.elapsed,
+            "goodput": self.goodput.share(),
+            **peak_memory(),
         }
         self.log.write("train", self.done, line)
-        left = duration((self.total - self.done) * seconds / count)
-        print(
-            f"step {self.done:>7,}/{self.total:,}  {self.show(line)}  {left} left",
-            flush=True,
-        )
+        self.goodput.save()
+        text = f"step {self.done:>7,}/{self.total:,}  {self.show(line)}"
+        if sums.num_timed:
+            each = sums.seconds / sums.num_timed
+            text += f"  {duration((self.total - self.done) * each)} left"
+        print(text, flush=True)
+
+    def _save(self) -> None:
+        self.goodput.mark(self.done)
+        with self.goodput.during("checkpoint"):
+            self.checkpoints.save(self.state)
+        self.window.restart_clock()
 
     def _judge(self, stage: Stage) -> None:
-        self.evaluation = stage.evaluate(self.state.params)
+        with self.goodput.during("evaluate"):
+            self.evaluation = stage.evaluate(self.state.params)
         self.log.write("eval", self.done, self.evaluation)
         print(
             f"held out at step {self.done:,}:  {self.show(self.evaluation)}", flush=True

@@ -9,7 +9,8 @@ from bert_jax.config import MaskingConfig, ModelConfig
 from bert_jax.model import classification, pretraining
 from bert_jax.model.masking import MaskedBatch, mask_tokens
 from bert_jax.model.random_bits import row_keys
-from bert_jax.train.losses import Mean, Objective, classify_loss, pretrain_loss
+from bert_jax.train.flops import classify_work, pretrain_work
+from bert_jax.train.losses import Objective, classify_loss, pretrain_loss
 
 
 class _PretrainRows(NamedTuple):
@@ -41,11 +42,12 @@ def pretrain_objective(
             "nsp_loss": rows.batch.nsp_weights.sum(),
         }
 
-    def metrics(params: Any, rows: _PretrainRows) -> dict[str, Mean]:
+    def metrics(params: Any, rows: _PretrainRows) -> dict[str, Any]:
         outputs = pretraining.apply(
             model, params, rows.batch, rows.masked, key=rows.keys
         )
-        return pretrain_loss(outputs, rows.batch, rows.masked)[1]
+        work = pretrain_work(rows.batch, rows.masked.weights)
+        return {**pretrain_loss(outputs, rows.batch, rows.masked)[1], "work": work}
 
     return Objective(prepare, weights, metrics)
 
@@ -61,8 +63,9 @@ def classify_objective(model: ModelConfig) -> Objective:
     def weights(rows: _ClassifyRows) -> dict[str, jax.Array]:
         return {"loss": rows.batch.weights.sum()}
 
-    def metrics(params: Any, rows: _ClassifyRows) -> dict[str, Mean]:
+    def metrics(params: Any, rows: _ClassifyRows) -> dict[str, Any]:
         logits = classification.apply(model, params, rows.batch, key=rows.keys)
-        return classify_loss(logits, rows.batch)[1]
+        work = classify_work(rows.batch)
+        return {**classify_loss(logits, rows.batch)[1], "work": work}
 
     return Objective(prepare, weights, metrics)

@@ -5,6 +5,7 @@ import functools
 import importlib.metadata
 import pathlib
 import platform
+import time
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ from bert_jax.train.evaluate import (
     held_out_rows,
     mask_examples,
 )
+from bert_jax.train.flops import counted_flops
 from bert_jax.train.initial import start_pretraining, with_moments
 from bert_jax.train.loop import Stage, run_loop
 from bert_jax.train.mesh import make_mesh
@@ -35,6 +37,7 @@ from bert_jax.train.run import (
     save_results,
     start_run,
 )
+from bert_jax.train.sinks import check_sinks
 from bert_jax.train.step import TrainState
 
 # How papers abbreviate what `DataConfig.pairs` sets; without pairs there is no task.
@@ -49,6 +52,8 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         ValueError: dataset, model and mesh do not fit, or `run` holds another run.
         InterruptedRunError: a signal came; a checkpoint was written.
     """
+    began = time.time()
+    check_sinks(cfg.loop)
     dataset = open_dataset(cfg.data.dataset)
     tokenizer = dataset.tokenizer
     check_vocabulary(cfg.model, tokenizer, dataset.directory)
@@ -100,7 +105,7 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         f"{splits['train']['tokens']:,} tokens",
         flush=True,
     )
-    state, evaluation, elapsed = run_loop(
+    trained = run_loop(
         run=run,
         cfg=cfg.loop,
         mesh=mesh,
@@ -112,7 +117,9 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         abstract=abstract,
         show=functools.partial(show_pretraining, cfg.data.pairs),
         learning_rate=schedule,
+        began=began,
     )
+    state, evaluation = trained.state, trained.evaluation
     last = cfg.phases[-1]
     held_out = held_out_rows(dataset, last.data)
     results = {
@@ -131,7 +138,8 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
             "bert_jax": bert_jax.__version__,
             **{name: importlib.metadata.version(name) for name in _VERSIONS},
         },
-        "elapsed_secs": elapsed,
+        "elapsed_secs": trained.elapsed_secs,
+        "goodput": trained.goodput.summary(),
         "sequences_per_sec": read_metrics(run)[-2].get("sequences_per_sec"),
         "mask_examples": mask_examples(last, state.params, held_out, tokenizer),
     }
@@ -182,10 +190,8 @@ def _stage(
             dataset.tokenizer.mask_vocabulary,
             mesh,
         ),
-        per_step={
-            "sequences_per_sec": epoch.num_pairs / steps_per_epoch,
-            "tokens_per_sec": epoch.num_tokens / steps_per_epoch,
-        },
+        rates={"sequences_per_sec": "sequences", "tokens_per_sec": "tokens"},
+        flops=counted_flops(cfg.model, cfg.optimizer),
     )
 
 
@@ -203,6 +209,8 @@ def show_pretraining(pairs: str, line: dict[str, float]) -> str:
         )
     if "sequences_per_sec" in line:
         text += f"  {line['sequences_per_sec']:,.0f} sequences/s"
+    if "mfu" in line:
+        text += f"  MFU {line['mfu']:.1%}"
     return text
 
 
