@@ -94,6 +94,18 @@ def tf():
 
 
 @pytest.fixture(scope="session")
+def libtpu():
+    """The compiler for TPUs; no TPU is needed."""
+    try:
+        import libtpu
+    except ModuleNotFoundError as missing:
+        if IN_CI:
+            raise
+        pytest.skip(f"{missing}; install .[aot]")
+    return libtpu
+
+
+@pytest.fixture(scope="session")
 def special() -> SpecialIds:
     return SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
 

@@ -40,7 +40,7 @@ def test_each_form_of_groups_is_read(written, expected):
 
 
 def test_an_unknown_form_is_an_error():
-    with pytest.raises(ValueError, match="unknown form.*replica_groups=<0,1>"):
+    with pytest.raises(ValueError, match=r"unknown form.*replica_groups=<0,1>"):
         replica_groups("replica_groups=<0,1>", 8)
 
 
