@@ -6,50 +6,17 @@ The commands themselves stand in `commands/`.
 import dataclasses
 import os
 import pathlib
-import runpy
 import sys
-import sysconfig
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import tyro
 
 from bert_jax.commands import data, handover, machines, tokenizer, training
+from bert_jax.commands.config_files import load_config
 from bert_jax.config import FinetuneConfig, PretrainConfig
 from bert_jax.quickstart import Size, quickstart
 from bert_jax.runtime import process
-
-
-def load_config(name: str, kind: type) -> Any:
-    """Runs `get_config()` of a Python file, given by path or by its bare name.
-
-    Raises:
-        FileNotFoundError: no such file; the known names are listed.
-        ValueError: the file has no `get_config`, or it returns another kind.
-    """
-    folders = (
-        pathlib.Path("configs"),
-        pathlib.Path(__file__).parents[1] / "configs",
-        pathlib.Path(sysconfig.get_paths()["data"]) / "share/bert_jax/configs",
-    )
-    candidates = [pathlib.Path(name), *(f / f"{name}.py" for f in folders)]
-    path = next((p for p in candidates if p.is_file()), None)
-    if path is None:
-        known = sorted({p.stem for f in folders for p in f.glob("*.py")})
-        raise FileNotFoundError(
-            f"--config {name}: no such file; give a path, or one of the shipped "
-            f"configs: {', '.join(known)}."
-        )
-    make = runpy.run_path(str(path)).get("get_config")
-    if make is None:
-        raise ValueError(f"{path} defines no get_config(); see configs/ for examples.")
-    config = make()
-    if not isinstance(config, kind):
-        raise ValueError(
-            f"{path}: get_config() returned a {type(config).__name__}; this command "
-            f"needs a {kind.__name__}."
-        )
-    return config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,6 +46,7 @@ COMMANDS: dict[str, Any] = {
     "export": handover.Export,
     "report": handover.Report,
     "compile": machines.Compile,
+    "plan": machines.Plan,
 }
 
 

@@ -9,12 +9,14 @@ import runpy
 import jax
 import pytest
 
+from bert_jax import cli
 from bert_jax.config import DataConfig, MeshConfig, PhaseConfig, PretrainConfig
 from bert_jax.config_json import to_json
 from bert_jax.family import model_config
 from bert_jax.model import pretraining
 from bert_jax.runtime.chips import chip_named
-from bert_jax.topology import remembered
+from bert_jax.topology import apart, remembered
+from bert_jax.topology.apart import compile_apart
 from bert_jax.topology.choices import (
     choice_of,
     kernels_of,
@@ -308,7 +310,8 @@ def test_results_are_of_one_program(tmp_path, monkeypatch):
 # The written config
 
 LIMIT = V5E.device_usable_bytes
-BASE = """from bert_jax.config import DataConfig, PhaseConfig, PretrainConfig
+BASE = """from bert_jax import cli
+from bert_jax.config import DataConfig, PhaseConfig, PretrainConfig
 from bert_jax.family import model_config
 
 
@@ -414,3 +417,71 @@ def test_shipped_configs_are_found_from_another_folder(tmp_path):
     )
     write_config(output, text, choice.apply(cfg))
     assert runpy.run_path(str(output))["get_config"]().model.remat == "full"
+
+
+# The command
+
+
+def test_the_command_writes_a_config_and_goes_on(tmp_path, monkeypatch, capsys):
+    base, output = tmp_path / "base.py", tmp_path / "planned.py"
+    base.write_text(BASE)
+    machine = Machine(LIMIT, memory=90.0)
+    monkeypatch.setattr(apart, "measure_apart", lambda topology: machine)
+    command = ["plan", str(base), "--topology", "v5e:2x4", "--output", str(output)]
+    with pytest.raises(SystemExit):
+        cli.main([*command, "--max-compiles", "1"])
+    assert "a larger --max-compiles goes on" in capsys.readouterr().err
+    assert not output.exists()
+    cli.main(command)
+    asked = len(machine.asked)
+    read = runpy.run_path(str(output))["get_config"]()
+    assert read == planned(Machine(LIMIT, memory=90.0)).choice.apply(RUN)
+    with pytest.raises(SystemExit):
+        cli.main(command)
+    assert "--force" in capsys.readouterr().err
+    cli.main([*command, "--force"])
+    assert len(machine.asked) == asked
+    assert f"--topology v5e:2x4 --output {output}" in output.read_text()
+
+
+# Compiling in a process of its own
+
+
+def test_a_planned_config_compiles():
+    cfg = PretrainConfig(
+        model=model_config("tiny", vocab_size=200, max_positions=16),
+        data=DataConfig(sequence_length=16),
+        batch_size=8,
+    )
+    mesh = MeshConfig(slices=1, data=2, fsdp=2, tensor=2, shard_update=True)
+    choice = dataclasses.replace(
+        choice_of(cfg, 8, 1), mesh=mesh, remat="full", micro_batches=(2,)
+    )
+    (phase,) = choice.apply(cfg).phases
+    result = compile_apart(phase, "cpu:8")
+    assert result["fits"]
+    assert (result["mesh"]["data"], result["mesh"]["tensor"]) == (2, 2)
+    assert result["micro_batches"] == 2
+    assert {axis for one in result["collectives"] for axis in one["axes"]} >= {
+        "data",
+        "fsdp",
+        "tensor",
+    }
+
+
+def test_what_the_other_process_refuses_is_an_error_here(tmp_path, monkeypatch):
+    request = tmp_path / "request.json"
+    request.write_text(json.dumps({"phase": to_json(RUN), "topology": "v9:1x1"}))
+    monkeypatch.setattr("sys.argv", ["apart", str(request)])
+    apart.main()
+    answer = json.loads((tmp_path / "answer.json").read_text())
+    assert "v9:1x1" in answer["error"]
+
+
+def test_a_process_that_dies_is_an_error_with_its_last_words(tmp_path, monkeypatch):
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho out of memory >&2\nexit 9\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(program))
+    with pytest.raises(RuntimeError, match=r"exit code 9: out of memory"):
+        compile_apart(RUN, "v5e:4x4")
