@@ -12,6 +12,7 @@ from typing import Any
 _LIBRARIES = (
     "bert_jax",
     "jax",
+    "libtpu",
     "numpy",
     "grain",
     "tensorflow-datasets",
