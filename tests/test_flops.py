@@ -1,14 +1,24 @@
 import dataclasses
 import functools
 import math
+import types
 
 import jax
 import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
+from bert_jax.config import LoopConfig, OptimizerConfig
 from bert_jax.model import classification, pretraining
-from bert_jax.train.flops import Work, classify_work, pretrain_work, train_flops
+from bert_jax.train.flops import (
+    Work,
+    classify_work,
+    counted_flops,
+    peak_flops,
+    pretrain_work,
+    speeds,
+    train_flops,
+)
 from bert_jax.train.losses import classify_loss, pretrain_loss
 
 
@@ -126,3 +136,46 @@ def test_flops_of_many_steps_add_up(tiny):
     one = Work(100.0, 2_000.0, 3.0, 15.0)
     many = Work(*(7.0 * count for count in one))
     assert train_flops(tiny, many) == pytest.approx(7 * train_flops(tiny, one))
+
+
+def test_frozen_parameters_save_work_that_nobody_counts(tiny):
+    work = Work(100.0, 2_000.0, 3.0, 15.0)
+    free = counted_flops(tiny, OptimizerConfig())
+    assert free(work) == train_flops(tiny, work)
+    assert counted_flops(tiny, OptimizerConfig(freeze=("embed",))) is None
+    assert counted_flops(tiny, OptimizerConfig(freeze_layers=1)) is None
+
+
+def devices_of(*kinds):
+    devices = np.array([types.SimpleNamespace(device_kind=kind) for kind in kinds])
+    return types.SimpleNamespace(devices=devices.reshape(-1, 1))
+
+
+def test_the_peak_is_that_of_all_devices():
+    two = devices_of("TPU v5 lite", "TPU v5 lite")
+    assert peak_flops(two, LoopConfig()) == 2 * 197e12
+    # Two devices share a chip.
+    assert peak_flops(devices_of("TPU7x", "TPU7x"), LoopConfig()) == 2_307e12
+    assert peak_flops(two, LoopConfig(peak_tflops=3.5)) == 7e12
+
+
+def test_there_is_no_peak_with_a_device_that_is_not_known():
+    assert peak_flops(devices_of("TPU v4", "cpu"), LoopConfig()) is None
+    assert peak_flops(devices_of("cpu"), LoopConfig(peak_tflops=0.1)) == 1e11
+
+
+def test_speeds_divide_by_the_time_and_the_peak():
+    work = Work(100.0, 2_000.0, 3.0, 15.0)
+    rates = {"tokens_per_sec": "tokens", "examples_per_sec": "sequences"}
+
+    def flops(work):
+        return 40 * work.tokens
+
+    assert speeds(work, 4.0, rates, flops, 2_000.0) == {
+        "tokens_per_sec": 25.0,
+        "examples_per_sec": 0.75,
+        "mfu": 0.5,
+    }
+    assert "mfu" not in speeds(work, 4.0, rates, None, 2_000.0)
+    assert "mfu" not in speeds(work, 4.0, rates, flops, None)
+    assert speeds(None, 4.0, rates, flops, 2_000.0) == {}

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import pytest
 from conftest import IN_CI
 
-from bert_jax.config import LoopConfig
+from bert_jax.config import FinetuneConfig, LoopConfig, PretrainConfig
 from bert_jax.train import metrics
+from bert_jax.train.finetune import finetune
 from bert_jax.train.flops import Work
 from bert_jax.train.losses import Mean
 from bert_jax.train.metrics import (
@@ -19,6 +20,7 @@ from bert_jax.train.metrics import (
     peak_memory,
     read_metrics,
 )
+from bert_jax.train.pretrain import pretrain
 from bert_jax.train.sinks import WeightsAndBiases, check_sinks
 
 
@@ -200,3 +202,13 @@ def test_wandb_that_is_not_installed_is_noticed_before_anything_is_begun(monkeyp
     check_sinks(LoopConfig())
     with pytest.raises(ValueError, match=r"'p' needs the package wandb.*\[wandb\]"):
         check_sinks(LoopConfig(wandb_project="p"))
+
+
+@pytest.mark.parametrize(
+    ("command", "cfg"), [(pretrain, PretrainConfig), (finetune, FinetuneConfig)]
+)
+def test_commands_look_for_wandb_first(tmp_path, monkeypatch, command, cfg):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ValueError, match="needs the package wandb"):
+        command(cfg(loop=LoopConfig(wandb_project="p")), tmp_path / "run")
+    assert not list(tmp_path.iterdir())
