@@ -2,7 +2,8 @@
 
 config.json (the whole config), run.json (kind, architecture, tokenizer, labels, where
 the encoder came from), tokenizer/, checkpoints/, metrics.jsonl, tensorboard/,
-results.json.
+goodput.json (where the time went), results.json; on request profile/ (traces), wandb/
+and wandb.json.
 """
 
 import dataclasses
