@@ -38,6 +38,7 @@ def attend(
     kernel: Kernel = "xla",
     dropout_rate: float = 0.0,
     keys_B: jax.Array | None = None,
+    recompute: bool = False,
     interpret: bool = False,
 ) -> jax.Array:
     """Scaled dot-product attention within each sequence of a row.
@@ -48,6 +49,8 @@ def attend(
         kernel: as `ModelConfig.attention`.
         dropout_rate: of the attention weights.
         keys_B: typed keys, one a row; `None` turns dropout off.
+        recompute: keeps no weights for the backward pass, which makes them again; the
+            kernels for TPU always do.
         interpret: runs a kernel for TPU as plain JAX operations, to test it elsewhere.
 
     Returns:
@@ -64,10 +67,13 @@ def attend(
         "tpu" if interpret else platform(),
         num_keys=k_BSNH.shape[1],
         head_size=k_BSNH.shape[3],
+        dtype=k_BSNH.dtype,
         drops=rate > 0.0,
     )
     if chosen == "xla":
-        return xla_attention(q_BTNH, k_BSNH, v_BSNH, sequence_ids_BT, keys_B, rate)
+        run = functools.partial(xla_attention, dropout_rate=rate)
+        run = jax.checkpoint(run) if recompute else run
+        return run(q_BTNH, k_BSNH, v_BSNH, sequence_ids_BT, keys_B)
     arrays = (q_BTNH, k_BSNH, v_BSNH, sequence_ids_BT, sequence_ids_BT)
     axes: tuple[Axes, ...] = (_QUERIES, _KEYS, _KEYS, *_IDS)
     if chosen == "splash":
@@ -89,6 +95,7 @@ def choose_kernel(
     *,
     num_keys: int,
     head_size: int,
+    dtype: jnp.dtype,
     drops: bool,
 ) -> Literal["xla", "splash", "fused"]:
     """The kernel that runs where `kernel` is asked for.
@@ -98,6 +105,7 @@ def choose_kernel(
         platform: "cpu", "gpu" or "tpu".
         num_keys: tokens of a row.
         head_size: width of a head.
+        dtype: of the keys.
         drops: whether weights are dropped.
 
     Raises:
@@ -105,7 +113,7 @@ def choose_kernel(
     """
     if kernel == "xla" or (kernel == "auto" and platform != "tpu"):
         return "xla"
-    refusal = attention_fused.refusal(num_keys, head_size)
+    refusal = attention_fused.refusal(num_keys, head_size, dtype)
     if kernel == "auto":
         if refusal is None:
             return "fused"
@@ -137,7 +145,7 @@ class SelfAttention(nnx.Module):
         self.key = Dense(cfg, width, heads, rngs=rngs)
         self.value = Dense(cfg, width, heads, rngs=rngs)
         self.out = Dense(cfg, heads, width, rngs=rngs)
-        self.kernel = cfg.attention
+        self.kernel, self.recompute = cfg.attention, cfg.remat == "attention"
         self.dropout_rate = cfg.attention_dropout_rate
 
     def __call__(
@@ -159,5 +167,6 @@ class SelfAttention(nnx.Module):
             kernel=self.kernel,
             dropout_rate=self.dropout_rate,
             keys_B=keys_B,
+            recompute=self.recompute,
         )
         return self.out(y_BTNH)

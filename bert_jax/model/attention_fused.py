@@ -24,9 +24,11 @@ from bert_jax.model.attention_fused_kernels import (
 )
 
 LANES = 128
-# Of float32 scores that a step holds at once, for each head: 1 MiB.
-_STEP_SCORES = 1 << 18
-MOST_KEYS = 4096
+# Scores that a step holds at once, of one head: 512 KiB in float32.
+_STEP_SCORES = 1 << 17
+# Of a tile of keys. Twice that, with what else stands beside it, is more than the 16 MiB
+# that a TPU v4 has for a kernel.
+_MOST_KEY_BYTES = 1 << 19
 # No sequence has it: the id of the padding that fills up a block.
 _NO_SEQUENCE = jnp.iinfo(jnp.int32).min
 
@@ -101,15 +103,19 @@ def fused_attention(
     return out_BTNH[:, :num_queries, :num_heads]
 
 
-def refusal(num_keys: int, head_size: int) -> str | None:
+def refusal(num_keys: int, head_size: int, dtype: jnp.dtype) -> str | None:
     """Why the kernel cannot take rows of that length and heads of that width."""
     if LANES % head_size and head_size % LANES:
         return (
             f"heads {head_size} wide do not fill {LANES} lanes; it takes widths that "
             f"divide {LANES} or are a multiple of it"
         )
-    if num_keys > MOST_KEYS:
-        return f"rows of {num_keys} tokens are longer than {MOST_KEYS}"
+    most = _MOST_KEY_BYTES // (max(LANES, head_size) * dtype.itemsize)
+    if num_keys > most:
+        return (
+            f"rows of {num_keys} tokens are too long; it takes {most} in {dtype.name} "
+            f"and heads {head_size} wide"
+        )
     return None
 
 
@@ -126,7 +132,7 @@ def _query_block(num_queries: int, num_keys: int) -> int:
 
 def _tiles(num_tiles: int, tile_scores: int) -> int:
     """So many tiles go into a step that short rows do not make tiny steps."""
-    most = max(1, 2 * _STEP_SCORES // tile_scores)
+    most = max(1, 4 * _STEP_SCORES // tile_scores)
     return max(n for n in range(1, num_tiles + 1) if num_tiles % n == 0 and n <= most)
 
 

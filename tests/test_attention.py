@@ -1,0 +1,84 @@
+"""Which kernel runs, and what each refuses."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from bert_jax.config import MeshConfig
+from bert_jax.model import pretraining
+from bert_jax.model.attention import attend, choose_kernel
+from bert_jax.model.logical import Placement, placed
+from bert_jax.train.mesh import make_mesh
+from bert_jax.train.sharding import on_mesh
+
+
+def choose(kernel, platform, **changes):
+    usual = {"num_keys": 512, "head_size": 64, "dtype": jnp.dtype("bfloat16")}
+    return choose_kernel(kernel, platform, **usual | {"drops": True} | changes)
+
+
+@pytest.mark.parametrize(
+    ("platform", "changes", "expected"),
+    [
+        ("cpu", {}, "xla"),
+        ("gpu", {"drops": False}, "xla"),
+        ("tpu", {}, "fused"),
+        ("tpu", {"drops": False}, "fused"),
+        ("tpu", {"head_size": 80}, "xla"),
+        ("tpu", {"head_size": 80, "drops": False}, "splash"),
+        ("tpu", {"num_keys": 2048}, "fused"),
+        ("tpu", {"num_keys": 2049}, "xla"),
+        ("tpu", {"num_keys": 2049, "drops": False}, "splash"),
+        ("tpu", {"num_keys": 2048, "dtype": jnp.dtype("float32")}, "xla"),
+    ],
+)
+def test_auto_takes_the_best_that_fits(platform, changes, expected):
+    assert choose("auto", platform, **changes) == expected
+
+
+@pytest.mark.parametrize(
+    ("kernel", "platform", "changes", "message"),
+    [
+        ("fused", "cpu", {}, '"fused" is a kernel for TPU.* compiled for cpu'),
+        ("splash", "gpu", {"drops": False}, "compiled for gpu"),
+        ("splash", "tpu", {}, "cannot drop attention weights"),
+        ("fused", "tpu", {"head_size": 80}, "heads 80 wide do not fill 128 lanes"),
+        ("fused", "tpu", {"num_keys": 4096}, "4096 tokens are too long; it takes 2048"),
+    ],
+)
+def test_a_named_kernel_that_cannot_run_is_an_error(kernel, platform, changes, message):
+    with pytest.raises(ValueError, match=message):
+        choose(kernel, platform, **changes)
+
+
+def test_splash_runs_while_no_weight_is_dropped():
+    assert choose("splash", "tpu", drops=False) == "splash"
+
+
+def test_the_config_names_the_kernel(tiny, random_params, make_batch, make_masked):
+    batch = make_batch()
+    cfg = dataclasses.replace(tiny, attention="splash", attention_dropout_rate=0.0)
+    with pytest.raises(ValueError, match='"splash" is a kernel for TPU'):
+        pretraining.apply(cfg, random_params(tiny), batch, make_masked(batch))
+
+
+def kernels_of(platform: str, mesh: jax.sharding.Mesh | None = None) -> str:
+    """The program of `auto` for devices of that platform."""
+    x = jnp.zeros((2, 16, 2, 64))
+    whole = Placement(
+        constrain=lambda x, axes: x,
+        shard_mapped=lambda function, in_axes, out_axes: function,
+        num_parts=lambda axis: 1,
+        platform=platform,
+    )
+    with placed(whole) if mesh is None else on_mesh(mesh):
+        traced = jax.make_jaxpr(lambda x, ids: attend(x, x, x, ids, kernel="auto"))
+        return str(traced(x, jnp.zeros((2, 16), jnp.int32)))
+
+
+def test_auto_asks_for_the_platform_of_the_mesh():
+    assert "forward_kernel" in kernels_of("tpu")
+    assert "pallas_call" not in kernels_of("gpu")
+    assert "pallas_call" not in kernels_of("", make_mesh(MeshConfig(data=2, tensor=4)))

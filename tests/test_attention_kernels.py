@@ -1,0 +1,158 @@
+"""The kernels for TPU, interpreted on CPU: equal to XLA's, and isolated."""
+
+import contextlib
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from bert_jax.config import MeshConfig
+from bert_jax.model import attention_fused
+from bert_jax.model.attention import attend
+from bert_jax.train.mesh import make_mesh
+from bert_jax.train.sharding import on_mesh
+
+RATE = 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Four rows: three sequences and padding; one; nothing but padding; two."""
+
+    length: int = 40
+    num_heads: int = 6  # of which four share a tile: on the mesh one is incomplete
+    head_size: int = 32
+    dtype: str = "float32"
+    rate: float = 0.0
+    mesh: MeshConfig | None = None
+
+    def ids(self) -> np.ndarray:
+        ids = np.zeros((4, self.length), np.int32)
+        third = self.length // 3
+        for p in range(3):
+            ids[0, p * (third - 1) : (p + 1) * (third - 1)] = p + 1
+        ids[1] = 1
+        ids[3] = 1 + (np.arange(self.length) >= self.length - 5)
+        return ids
+
+    def arrays(self, seed: int = 0) -> tuple[np.ndarray, ...]:
+        """Queries, keys, values and gradients of the result."""
+        shape = (4, 4, self.length, self.num_heads, self.head_size)
+        drawn = np.random.default_rng(seed).normal(size=shape)
+        return tuple(np.asarray(x, self.dtype) for x in drawn.astype(np.float32))
+
+
+@functools.cache
+def program(kernel: str, case: Case):
+    """run(q, k, v, d_out, ids) -> result and gradients of q, k, v, in NumPy."""
+    keys_B = jax.random.split(jax.random.key(5), 4) if case.rate else None
+    mesh = None if case.mesh is None else make_mesh(case.mesh)
+
+    @jax.jit
+    def run(q, k, v, d_out, ids):
+        def attention(q, k, v):
+            return attend(
+                q,
+                k,
+                v,
+                ids,
+                kernel=kernel,
+                dropout_rate=case.rate,
+                keys_B=keys_B,
+                interpret=kernel != "xla",
+            )
+
+        with contextlib.nullcontext() if mesh is None else on_mesh(mesh):
+            out, gradients = jax.vjp(attention, q, k, v)
+            return out, *gradients(d_out)
+
+    return lambda *args: jax.tree.map(np.asarray, run(*args))
+
+
+def assert_close(found, expected, dtype="float32"):
+    # Values and gradients reach 7 here; float32 sums in another order leave 2e-6 of
+    # them, bfloat16 products one unit of 1/128 in each factor.
+    atol = 1e-5 if dtype == "float32" else 6e-2
+    for x, y in zip(found, expected, strict=True):
+        assert np.isfinite(y).all()
+        np.testing.assert_allclose(
+            x.astype(np.float32), y.astype(np.float32), rtol=0, atol=atol
+        )
+
+
+@pytest.mark.parametrize(
+    ("kernel", "case"),
+    [
+        ("fused", Case(rate=RATE)),
+        ("fused", Case()),
+        ("fused", Case(num_heads=2, head_size=64, dtype="bfloat16", rate=RATE)),
+        ("splash", Case()),
+        ("splash", Case(length=520, num_heads=1)),  # more than one block
+        ("splash", Case(num_heads=2, head_size=64, dtype="bfloat16")),
+    ],
+    ids=str,
+)
+def test_kernels_agree_with_xla(kernel, case):
+    args = *case.arrays(), case.ids()
+    assert_close(program(kernel, case)(*args), program("xla", case)(*args), case.dtype)
+
+
+def test_blocks_of_queries_and_tiles_add_up(monkeypatch):
+    # 136 queries in two blocks, four heads in two tiles of one step.
+    monkeypatch.setattr(attention_fused, "_STEP_SCORES", 1 << 15)
+    case = Case(length=136, num_heads=4, head_size=64, rate=RATE)
+    args = *case.arrays(), case.ids()
+    assert_close(program("fused", case)(*args), program("xla", case)(*args))
+
+
+@pytest.mark.parametrize(("kernel", "rate"), [("fused", RATE), ("splash", 0.0)])
+def test_the_mesh_changes_nothing(kernel, rate):
+    # Rows over data, queries over sequence, heads over tensor.
+    case = Case(rate=rate)
+    args = *case.arrays(), case.ids()
+    mesh = MeshConfig(data=2, sequence=2, tensor=2)
+    many = program(kernel, dataclasses.replace(case, mesh=mesh))(*args)
+    one = program(kernel, case)(*args)
+    np.testing.assert_array_equal(many[0], one[0])
+    assert_close(many, one)  # gradients of keys are sums over the parts of the row
+
+
+@pytest.mark.parametrize(
+    ("kernel", "rate"), [("xla", RATE), ("fused", RATE), ("splash", 0.0)]
+)
+def test_changing_one_sequence_changes_no_bit_of_another(kernel, rate):
+    case = Case(rate=rate)
+    ids, run = case.ids(), program(kernel, case)
+    changed = (ids == 2) & (np.arange(4)[:, None] == 0)
+    assert changed.any()
+    before = case.arrays()
+    after = [
+        np.where(changed[..., None, None], new, old)
+        for old, new in zip(before, case.arrays(seed=1), strict=True)
+    ]
+    for x, y in zip(run(*before, ids), run(*after, ids), strict=True):
+        assert (x[changed] != y[changed]).any(-1).all()
+        np.testing.assert_array_equal(x[~changed], y[~changed])
+
+
+@pytest.mark.parametrize("kernel", ["xla", "fused", "splash"])
+def test_packed_equals_unpacked(kernel):
+    """The three sequences of the first row, each alone at the start of a row."""
+    case = Case()
+    ids, arrays, run = case.ids(), case.arrays(), program(kernel, case)
+    packed = run(*arrays, ids)
+    alone_ids = np.zeros_like(ids)
+    alone = tuple(np.zeros_like(x) for x in arrays)
+    for p in range(3):
+        mine = ids[0] == p + 1
+        alone_ids[p, : mine.sum()] = 1
+        for x, y in zip(alone, arrays, strict=True):
+            x[p, : mine.sum()] = y[0, mine]
+    unpacked = run(*alone, alone_ids)
+    for p in range(3):
+        mine = ids[0] == p + 1
+        assert_close(
+            [x[p, : mine.sum()] for x in unpacked], [x[0, mine] for x in packed]
+        )
