@@ -288,6 +288,11 @@ def test_a_half_written_result_is_compiled_again(tmp_path):
     assert len(machine.asked) == 1
 
 
+def test_all_that_a_program_is_made_of_is_there():
+    package = pathlib.Path(remembered.__file__).parents[1]
+    assert all((package / room).exists() for room in remembered._ROOMS)
+
+
 def test_results_are_of_one_program(tmp_path, monkeypatch):
     phase = choice_of(RUN, 8, 1).apply(RUN).phases[0]
     machine = Machine(2**30)

@@ -11,6 +11,7 @@ import dataclasses
 from typing import NamedTuple
 
 from bert_jax.config import MeshConfig, ModelConfig, PretrainConfig
+from bert_jax.model.linear_cross_entropy import CHUNK_BYTES
 from bert_jax.runtime.chips import Chip
 from bert_jax.topology.choices import row_lengths
 
@@ -27,7 +28,6 @@ _KEPT = {
 _ON_CHIP = ("auto", "fused", "splash")
 # Of a logit: float32 value and gradient, and what the loss makes of them.
 _LOGIT_BYTES = 10.0
-_CHUNKED_SHARE = 0.125
 # Passes over a kept byte: written, read, and what fusions read again.
 _PASSES = 3.0
 
@@ -109,10 +109,10 @@ def _activation_bytes(phase: PretrainConfig, mesh: MeshConfig) -> float:
         # While one layer runs backwards, all of it is there.
         kept += _kept_bytes(model, "none", length, mesh)
         slots = _rows(phase, mesh, length) / micro * phase.masking.num_slots(length)
-        logits = slots * model.padded_vocab_size / mesh.tensor * _LOGIT_BYTES
+        logits = slots * model.padded_vocab_size / mesh.tensor
         if model.mlm_logits == "chunked":
-            logits *= _CHUNKED_SHARE
-        most = max(most, tokens * kept + logits)
+            logits = min(logits, CHUNK_BYTES / 4)
+        most = max(most, tokens * kept + _LOGIT_BYTES * logits)
     return most
 
 
@@ -152,8 +152,6 @@ def _flops(phase: PretrainConfig, mesh: MeshConfig, length: int) -> float:
         total += layers + attention
     elif model.remat in ("attention", "dots"):
         total += attention
-    if model.mlm_logits == "chunked":
-        total += head
     return total
 
 
