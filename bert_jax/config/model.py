@@ -39,8 +39,9 @@ class ModelConfig:
     """Kernel of self-attention: XLA's, or on TPU splash attention (no dropout of the
     weights) or our own that keeps scores on the chip; auto takes the best that fits."""
     mlm_logits: Literal["whole", "chunked"] = "whole"
-    """Of the MLM loss: all logits at once, or some rows after the others, computed again
-    in the backward pass: less memory for a little time."""
+    """While training: all logits at once, or some slots of every row after the others,
+    each with its part of the gradient: no work twice, and less memory once the logits
+    of a device pass 128 MiB."""
 
     def __post_init__(self) -> None:
         require_positive(

@@ -11,6 +11,7 @@ from flax import nnx
 from bert_jax.config import ModelConfig
 from bert_jax.model.attention_xla import MASKED_SCORE
 from bert_jax.model.layers import Dense, gelu, graph_of, layer_norm
+from bert_jax.model.linear_cross_entropy import linear_cross_entropy
 from bert_jax.model.logical import constrain
 
 
@@ -37,7 +38,7 @@ class MlmHead(nnx.Module):
 
     def __call__(self, x_BMD: jax.Array, table_VD: jax.Array) -> jax.Array:
         """Float32 logits [B, M, V]; the table's padding rows can never win."""
-        x_BMD = self.norm(gelu(self.cfg, self.transform(x_BMD)))
+        x_BMD = self._transformed(x_BMD)
         dtype = jnp.dtype(self.cfg.compute_dtype)
         logits_RV = jnp.einsum(  # rows of all B * M slots, as in `Dense`
             "RD,VD->RV",
@@ -46,9 +47,32 @@ class MlmHead(nnx.Module):
             preferred_element_type=jnp.float32,
         )
         logits_BMV = logits_RV.reshape(*x_BMD.shape[:2], -1)
-        real_V = jnp.arange(self.cfg.padded_vocab_size) < self.cfg.vocab_size
-        bias_V = jnp.where(real_V, self.output_bias[...], MASKED_SCORE)
+        bias_V = self._real_bias()
         return constrain(logits_BMV + bias_V[None, None], "batch", None, "vocab")
+
+    def loss_sums(
+        self,
+        x_BMD: jax.Array,
+        table_VD: jax.Array,
+        labels_BM: jax.Array,
+        weights_BM: jax.Array,
+    ) -> tuple[jax.Array, jax.Array]:
+        """What `linear_cross_entropy` returns of the same logits, never all of them."""
+        return linear_cross_entropy(
+            self._transformed(x_BMD),
+            table_VD,
+            self._real_bias(),
+            labels_BM,
+            weights_BM,
+            dtype=self.cfg.compute_dtype,
+        )
+
+    def _transformed(self, x_BMD: jax.Array) -> jax.Array:
+        return self.norm(gelu(self.cfg, self.transform(x_BMD)))
+
+    def _real_bias(self) -> jax.Array:
+        real_V = jnp.arange(self.cfg.padded_vocab_size) < self.cfg.vocab_size
+        return jnp.where(real_V, self.output_bias[...], MASKED_SCORE)
 
 
 class LinearHead(nnx.Module):

@@ -26,6 +26,14 @@ class PretrainOutputs(NamedTuple):
     nsp_logits: jax.Array  # float32 [B, P, 2]
 
 
+class PretrainSums(NamedTuple):
+    """What the loss needs, without MLM logits; both sums are over all slots."""
+
+    mlm_loss: jax.Array  # float32 scalar, weight * cross-entropy in nats
+    mlm_hits: jax.Array  # float32 scalar, weight * accuracy
+    nsp_logits: jax.Array  # float32 [B, P, 2]
+
+
 def init_params(cfg: ModelConfig, key: jax.Array) -> Params:
     """Draws fresh float32 parameters; trace it under jit to place them on a mesh."""
     encoder_key, pooler_key, mlm_key, nsp_key = jax.random.split(key, 4)
@@ -65,6 +73,47 @@ def apply(
 
     Source: Devlin et al. 2018, sections 3.1 and A.2.
     """
+    hidden_BTD, pooled_BPD, slots_BMD = _encoded(cfg, params, batch, masked, key)
+    mlm = nnx.merge(graph_of(MlmHead, cfg), params["mlm"])
+    return PretrainOutputs(
+        hidden=hidden_BTD,
+        pooled=pooled_BPD,
+        mlm_logits=mlm(slots_BMD, params["embed"]["token"]["embedding"]),
+        nsp_logits=linear_head(cfg, params["nsp"])(pooled_BPD),
+    )
+
+
+def apply_with_loss(
+    cfg: ModelConfig,
+    params: Params,
+    batch: PretrainBatch,
+    masked: MaskedBatch,
+    *,
+    key: jax.Array | None = None,
+) -> PretrainSums:
+    """As `apply`, with the MLM logits made and used up chunk by chunk.
+
+    `train.losses.pretrain_loss` takes either, to the same loss and gradients.
+    """
+    _, pooled_BPD, slots_BMD = _encoded(cfg, params, batch, masked, key)
+    mlm = nnx.merge(graph_of(MlmHead, cfg), params["mlm"])
+    loss, hits = mlm.loss_sums(
+        slots_BMD,
+        params["embed"]["token"]["embedding"],
+        jnp.asarray(masked.labels),
+        jnp.asarray(masked.weights),
+    )
+    return PretrainSums(loss, hits, linear_head(cfg, params["nsp"])(pooled_BPD))
+
+
+def _encoded(
+    cfg: ModelConfig,
+    params: Params,
+    batch: PretrainBatch,
+    masked: MaskedBatch,
+    key: jax.Array | None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Hidden states [B, T, D], pooled vectors [B, P, D], states of the slots [B, M, D]."""
     length = batch.input_ids.shape[1]
     check_known("cls_positions", batch.cls_positions, length, "the row's tokens")
     check_known("positions", masked.positions, length, "the row's tokens")
@@ -79,16 +128,7 @@ def apply(
     )
     cls_BPD = _gather(hidden_BTD, batch.cls_positions)
     pooler = nnx.merge(graph_of(Pooler, cfg), {"dense": params["pooler"]})
-    mlm = nnx.merge(graph_of(MlmHead, cfg), params["mlm"])
-
-    pooled_BPD = pooler(cls_BPD)
-    slots_BMD = _gather(hidden_BTD, masked.positions)
-    return PretrainOutputs(
-        hidden=hidden_BTD,
-        pooled=pooled_BPD,
-        mlm_logits=mlm(slots_BMD, params["embed"]["token"]["embedding"]),
-        nsp_logits=linear_head(cfg, params["nsp"])(pooled_BPD),
-    )
+    return hidden_BTD, pooler(cls_BPD), _gather(hidden_BTD, masked.positions)
 
 
 def _gather(x_BTD: jax.Array, positions_BM: jax.Array) -> jax.Array:

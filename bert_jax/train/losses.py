@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from bert_jax.batch import IGNORED_LABEL, Array, ClassifyBatch, PretrainBatch
 from bert_jax.model.attention_xla import MASKED_SCORE
 from bert_jax.model.masking import MaskedBatch
-from bert_jax.model.pretraining import PretrainOutputs
+from bert_jax.model.pretraining import PretrainOutputs, PretrainSums
 
 
 class Mean(NamedTuple):
@@ -67,15 +67,22 @@ def cross_entropy(
 
 
 def pretrain_loss(
-    outputs: PretrainOutputs, batch: PretrainBatch, masked: MaskedBatch
+    outputs: PretrainOutputs | PretrainSums,
+    batch: PretrainBatch,
+    masked: MaskedBatch,
 ) -> tuple[jax.Array, dict[str, Mean]]:
     """Masked mean of the MLM loss plus mean of the NSP loss, in nats.
 
     Source: Devlin et al. 2018, appendix A.2.
     """
-    mlm_loss, mlm_accuracy = cross_entropy(
-        outputs.mlm_logits, masked.labels, masked.weights
-    )
+    if isinstance(outputs, PretrainSums):
+        weight = masked.weights.sum()
+        mlm_loss = Mean(outputs.mlm_loss, weight)
+        mlm_accuracy = Mean(outputs.mlm_hits, weight)
+    else:
+        mlm_loss, mlm_accuracy = cross_entropy(
+            outputs.mlm_logits, masked.labels, masked.weights
+        )
     nsp_loss, nsp_accuracy = cross_entropy(
         outputs.nsp_logits, batch.nsp_labels, batch.nsp_weights
     )

@@ -1,5 +1,6 @@
 """What pretraining and fine-tuning minimise."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +9,7 @@ from bert_jax.batch import ClassifyBatch, MaskVocabulary, PretrainBatch
 from bert_jax.config import MaskingConfig, ModelConfig
 from bert_jax.model import classification, pretraining
 from bert_jax.model.masking import MaskedBatch, mask_tokens
+from bert_jax.model.pretraining import PretrainOutputs, PretrainSums
 from bert_jax.model.random_bits import row_keys
 from bert_jax.train.flops import classify_work, pretrain_work
 from bert_jax.train.losses import Objective, classify_loss, pretrain_loss
@@ -28,6 +30,9 @@ def pretrain_objective(
     model: ModelConfig, masking: MaskingConfig, vocabulary: MaskVocabulary
 ) -> Objective:
     """MLM + NSP on freshly masked rows, dropout on (Devlin et al. 2018, appendix A.2)."""
+    forward: Callable[..., PretrainOutputs | PretrainSums] = pretraining.apply
+    if model.mlm_logits == "chunked":
+        forward = pretraining.apply_with_loss
 
     def prepare(batch: PretrainBatch, key: jax.Array) -> _PretrainRows:
         mask_key, dropout_key = jax.random.split(key)
@@ -43,9 +48,7 @@ def pretrain_objective(
         }
 
     def metrics(params: Any, rows: _PretrainRows) -> dict[str, Any]:
-        outputs = pretraining.apply(
-            model, params, rows.batch, rows.masked, key=rows.keys
-        )
+        outputs = forward(model, params, rows.batch, rows.masked, key=rows.keys)
         work = pretrain_work(rows.batch, rows.masked.weights)
         return {**pretrain_loss(outputs, rows.batch, rows.masked)[1], "work": work}
 
