@@ -14,7 +14,7 @@ SAVES_WHEN_STOPPED = """
 stops=0
 trap 'stops=$((stops + 1)); echo "TERM $stops"' TERM
 echo started "$@"
-for _ in $(seq 200); do ((stops == 0)) || break; sleep 0.05; done
+for _ in $(seq 1200); do ((stops == 0)) || break; sleep 0.05; done
 sleep 0.3
 echo saved
 exit 130

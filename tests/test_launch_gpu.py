@@ -5,6 +5,7 @@ import pathlib
 import re
 import signal
 import subprocess
+import time
 
 import pytest
 from launch_tools import LAUNCH, ROOT, Tools, crashing, program, run
@@ -50,9 +51,11 @@ def test_a_container_is_an_option(slurm, tools):
     image = {"CONTAINER_IMAGE": "image.sqsh", "CONTAINER_MOUNTS": "/a:/a"}
     run(SLURM, *JOB, env=slurm("", **image))
     (call,) = tools.calls()
-    assert [
-        word for word in call if "container" in word or word == "bert-jax"
-    ] == ["--container-image=image.sqsh", "--container-mounts=/a:/a", "bert-jax"]
+    assert [word for word in call if "container" in word or word == "bert-jax"] == [
+        "--container-image=image.sqsh",
+        "--container-mounts=/a:/a",
+        "bert-jax",
+    ]
 
 
 def test_the_end_of_the_time_limit_puts_the_job_back_into_the_queue(slurm, tools):
@@ -69,18 +72,23 @@ def test_crashes_are_forgiven_within_the_allocation_and_never_requeued(slurm, to
     ("number", "tells_the_tasks"), [(signal.SIGTERM, False), (signal.SIGUSR1, True)]
 )
 def test_a_cancelled_job_waits_for_its_checkpoint_and_is_not_requeued(
-    slurm, tools, number, tells_the_tasks
+    slurm, tools, tmp_path, number, tells_the_tasks
 ):
     # Slurm itself signals the tasks, once; srun here stands for them.
     job = subprocess.Popen(
         [SLURM, *JOB],
-        env=slurm("trap 'echo second >&2' TERM; echo started; sleep 1; exit 130"),
+        env=slurm(
+            "trap 'echo second >&2' TERM; echo started; "
+            f"until [[ -e {tmp_path}/saved ]]; do sleep 0.05; done; exit 130"
+        ),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     assert job.stdout.readline() == "started\n"
     job.send_signal(number)
+    time.sleep(0.3)  # room for a second signal, which must not come
+    (tmp_path / "saved").touch()
     said = job.communicate(timeout=20)[1]
     assert job.returncode == 130
     assert "second" not in said

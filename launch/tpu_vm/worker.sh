@@ -93,7 +93,7 @@ start() {
   setsid "$here/supervise.sh" --status "$root/status" -- "${command[@]}" "$root/venv/bin/bert-jax" "$@" \
     </dev/null >>"$root/log" 2>&1 &
   until [[ -f $root/status ]]; do
-    ((tries++ < 50)) || fail "it did not start; see $root/log"
+    ((tries++ < 300)) || fail "it did not start; see $root/log"
     sleep 0.1
   done
   state
