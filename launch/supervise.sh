@@ -42,12 +42,14 @@ done
 # A process group of its own for the command: Ctrl-C then reaches this script alone, which hands
 # it on once. A second signal would make bert-jax stop without a checkpoint.
 set -m
-child=0 signals=0
-forward() {
-  signals=$((signals + 1))
-  if [[ -n $hand_on ]] && ((signals == 1 && child)); then kill -TERM "$child" 2>/dev/null || true; fi
+child=0 signals=0 handed=''
+hand_over() {
+  if [[ -n $hand_on && -z $handed ]] && ((signals && child)); then
+    handed=1
+    kill -TERM "$child" 2>/dev/null || true
+  fi
 }
-trap forward TERM INT
+trap 'signals=$((signals + 1)); hand_over' TERM INT
 
 note() { if [[ -n $status ]]; then printf '%s\n' "$1" >"$status"; fi; }
 finish() {
@@ -55,9 +57,12 @@ finish() {
   exit "$1"
 }
 
-# Sets `code`. A trapped signal cuts `wait` short; then the true code is still to come.
-await() {
+# Runs a command and sets `code`. A trapped signal cuts `wait` short; then the true code is still to come.
+attend() {
   local seen=$signals again
+  "$@" </dev/null &
+  child=$!
+  hand_over # of a signal that came before there was a child
   code=0
   wait "$child" || code=$?
   while ((seen != signals)); do
@@ -65,16 +70,15 @@ await() {
     wait "$child" || again=$?
     ((again == 127)) || code=$again # 127: it was all said already
   done
+  child=0
 }
 
 crashes=0
 while :; do
+  ((signals == 0)) || finish 130
   note "running $$"
   started=$SECONDS
-  "$@" </dev/null &
-  child=$!
-  await
-  child=0
+  attend "$@"
   case $code in
     0 | 2 | 126 | 127 | 130) finish "$code" ;;
   esac
@@ -86,9 +90,5 @@ while :; do
     finish "$code"
   fi
   say "exit code $code; restart $crashes of $max_restarts in $delay s"
-  sleep "$delay" &
-  child=$!
-  hand_on=1 await
-  child=0
-  ((signals == 0)) || finish 130
+  hand_on=1 attend sleep "$delay"
 done
