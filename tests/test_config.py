@@ -297,10 +297,19 @@ REFUSED = [
         "MeshConfig data=-1, fsdp=1, sequence=1, tensor=-2: each must",
         tensor=-2,
     ),
-    *no_number_below(OptimizerConfig, "learning_rate", "eps", "clip_norm"),
+    *no_number_below(
+        OptimizerConfig, "learning_rate", "eps", "clip_norm", "decay_power"
+    ),
     *no_rate(OptimizerConfig, "b1", "b2"),
     bad(OptimizerConfig, "OptimizerConfig.warmup_steps=-1 must", warmup_steps=-1),
     bad(OptimizerConfig, "OptimizerConfig.weight_decay=-0.1 must", weight_decay=-0.1),
+    bad(OptimizerConfig, "OptimizerConfig.end_rate=-0.1 must", end_rate=-0.1),
+    bad(OptimizerConfig, "OptimizerConfig.freeze_layers=-1 must", freeze_layers=-1),
+    bad(OptimizerConfig, "decay_power=2.0 would be ignored", decay_power=2.0),
+    bad(OptimizerConfig, "ignored", schedule="constant", end_rate=1e-5),
+    bad(OptimizerConfig, "end_rate=0.001 exceeds learning_rate=0.0001", end_rate=1e-3),
+    bad(OptimizerConfig, "names a part twice", freeze=("embed", "nsp", "embed")),
+    bad(OptimizerConfig, "would be ignored", freeze=("layers",), freeze_layers=2),
     *no_number_below(
         LoopConfig, "log_every_steps", "checkpoint_every_steps", "keep_checkpoints"
     ),
