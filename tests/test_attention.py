@@ -82,3 +82,33 @@ def test_auto_asks_for_the_platform_of_the_mesh():
     assert "forward_kernel" in kernels_of("tpu")
     assert "pallas_call" not in kernels_of("gpu")
     assert "pallas_call" not in kernels_of("", make_mesh(MeshConfig(data=2, tensor=4)))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "recompute", "kept"),
+    [("xla", False, True), ("xla", True, False), ("fused", False, False)],
+)
+def test_what_is_kept_for_the_backward_pass(kernel, recompute, kept):
+    length, width = 256, 64
+    keys_B = jax.random.split(jax.random.key(0), 2)
+    ids = jnp.zeros((2, length), jnp.int32)
+
+    def backward(x):
+        def attention(x):
+            return attend(
+                x,
+                x,
+                x,
+                ids,
+                kernel=kernel,
+                dropout_rate=0.1,
+                keys_B=keys_B,
+                recompute=recompute,
+                interpret=kernel == "fused",
+            )
+
+        return jax.vjp(attention, x)[1]
+
+    stored = jax.eval_shape(backward, jnp.zeros((2, length, 2, width)))
+    scores = 2 * 2 * length * length
+    assert any(x.size == scores for x in jax.tree.leaves(stored)) == kept

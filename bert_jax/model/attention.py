@@ -8,6 +8,7 @@ H head width.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -71,22 +72,22 @@ def attend(
         drops=rate > 0.0,
     )
     if chosen == "xla":
-        run = functools.partial(xla_attention, dropout_rate=rate)
+        run: Callable = functools.partial(xla_attention, dropout_rate=rate)
         run = jax.checkpoint(run) if recompute else run
         return run(q_BTNH, k_BSNH, v_BSNH, sequence_ids_BT, keys_B)
     arrays = (q_BTNH, k_BSNH, v_BSNH, sequence_ids_BT, sequence_ids_BT)
     axes: tuple[Axes, ...] = (_QUERIES, _KEYS, _KEYS, *_IDS)
     if chosen == "splash":
-        run = functools.partial(splash_attention, interpret=interpret)
-        return shard_mapped(run, axes, _QUERIES)(*arrays)
+        splash = functools.partial(splash_attention, interpret=interpret)
+        return shard_mapped(splash, axes, _QUERIES)(*arrays)
     num_rows, num_queries, num_heads = q_BTNH.shape[:3]
     words_B2 = jnp.zeros((num_rows, 2), jnp.uint32)
     if keys_B is not None:
         words_B2 = jax.random.key_data(keys_B)[:, :2]
-    run = functools.partial(fused_attention, dropout_rate=rate, interpret=interpret)
+    fused = functools.partial(fused_attention, dropout_rate=rate, interpret=interpret)
     axes = (*axes, ("batch", None), ("heads",), ("length",))
     numbers = (jnp.arange(size, dtype=jnp.int32) for size in (num_heads, num_queries))
-    return shard_mapped(run, axes, _QUERIES)(*arrays, words_B2, *numbers)
+    return shard_mapped(fused, axes, _QUERIES)(*arrays, words_B2, *numbers)
 
 
 def choose_kernel(
