@@ -164,8 +164,9 @@ def verify_stablehlo(
 
 
 def _export(cfg: ModelConfig, head: Head, weights: Params) -> jax.export.Exported:
-    # Rematerialisation is for gradients, of which there are none.
-    cfg = dataclasses.replace(cfg, remat="none")
+    # Rematerialisation is for gradients, of which there are none; a kernel, for one
+    # platform.
+    cfg = dataclasses.replace(cfg, remat="none", attention="xla")
 
     def model(
         weights: Params,
