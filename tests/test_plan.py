@@ -17,6 +17,7 @@ from bert_jax.model import pretraining
 from bert_jax.runtime.chips import chip_named
 from bert_jax.topology import apart, remembered
 from bert_jax.topology.apart import compile_apart
+from bert_jax.topology.candidates import Measured
 from bert_jax.topology.choices import (
     choice_of,
     kernels_of,
@@ -27,7 +28,7 @@ from bert_jax.topology.choices import (
 from bert_jax.topology.plan import NothingFitsError, plan
 from bert_jax.topology.predict import count_parameters, predict
 from bert_jax.topology.remembered import Remembered
-from bert_jax.topology.search import Measured, search
+from bert_jax.topology.search import search
 from bert_jax.topology.write_config import check_output, config_text, write_config
 from bert_jax.train import sharding
 from bert_jax.train.mesh import make_mesh
@@ -106,7 +107,7 @@ def quiet(line):
 
 @pytest.mark.parametrize(
     ("limit", "memory", "says_bytes"),
-    [(2**26, 0.4, True), (2**26, 2.5, False), (2**28, 2.5, True)],
+    [(2**26, 0.4, True), (2**27, 2.5, False), (2**28, 2.5, True)],
 )
 def test_the_fastest_that_fits_is_found_with_few_compiles(limit, memory, says_bytes):
     machine = Machine(limit, memory=memory, says_bytes=says_bytes)
@@ -131,6 +132,32 @@ def test_more_micro_batches_are_tried_in_the_phase_that_needs_them():
         found.best.choice.apply(cfg).phases[1], micro_batches=second // 2
     )
     assert not machine(fewer).fits
+
+
+def least_memory(machine):
+    """Of the phase that needs most, over every layout and number of micro-batches."""
+    return min(
+        max(
+            min(
+                machine(dataclasses.replace(phase, micro_batches=count)).bytes
+                for count in micro_batch_counts(RUN.phases[number], layout.mesh)
+            )
+            for number, phase in enumerate(layout.apply(RUN).phases)
+        )
+        for layout in all_layouts()
+    )
+
+
+@pytest.mark.parametrize("memory", [0.2, 1.0])
+def test_nothing_is_said_to_be_too_large_that_was_not_compiled(memory):
+    limit = least_memory(Machine(2**40)) - 1  # one byte too little, as predicted
+    machine = Machine(limit, memory=memory)
+    found = search(RUN, all_layouts(), V5E, limit, machine, max_compiles=30, tell=quiet)
+    assert found.complete
+    assert (found.best is not None) == (memory < 1.0)
+    if found.best is None:
+        (trial,) = found.trials
+        assert trial.phases[0].bytes == limit + 1
 
 
 def test_the_search_ends_at_its_limit_and_says_so():
@@ -246,7 +273,7 @@ def test_a_config_of_other_slices_or_devices_is_refused():
 
 
 def test_a_stopped_search_goes_on_with_what_was_compiled(tmp_path):
-    machine, path = Machine(2**26, memory=2.5), tmp_path / "compiled.jsonl"
+    machine, path = Machine(2**27, memory=2.5), tmp_path / "compiled.jsonl"
 
     def stopped(phase):
         if len(machine.asked) == 1:
@@ -258,7 +285,7 @@ def test_a_stopped_search_goes_on_with_what_was_compiled(tmp_path):
             RUN,
             all_layouts(),
             V5E,
-            2**26,
+            2**27,
             Remembered(measure, path, "v5e:2x4"),
             max_compiles=60,
             tell=quiet,
@@ -268,12 +295,12 @@ def test_a_stopped_search_goes_on_with_what_was_compiled(tmp_path):
         run(stopped)
     with path.open("a") as file:
         file.write('{"key": "half a li')
-    after = Machine(2**26, memory=2.5)
+    after = Machine(2**27, memory=2.5)
     found = run(after)
     assert not {to_json(p) for p in after.asked} & {to_json(p) for p in machine.asked}
-    whole = Machine(2**26, memory=2.5)
+    whole = Machine(2**27, memory=2.5)
     assert found == search(
-        RUN, all_layouts(), V5E, 2**26, whole, max_compiles=60, tell=quiet
+        RUN, all_layouts(), V5E, 2**27, whole, max_compiles=60, tell=quiet
     )
     assert len(machine.asked) + len(after.asked) == len(whole.asked)
 

@@ -90,7 +90,7 @@ def _advise(phase: PretrainConfig, topology: Any, step: Any) -> None:
     """Prints what would make a phase fit."""
     from bert_jax.topology.advice import advise
     from bert_jax.topology.apart import measure_apart
-    from bert_jax.topology.search import Measured
+    from bert_jax.topology.candidates import Measured
 
     if topology.chip is None:
         return

@@ -9,6 +9,7 @@ from typing import NamedTuple, get_args
 
 from bert_jax.config import PretrainConfig
 from bert_jax.runtime.chips import Chip
+from bert_jax.topology.candidates import Measured
 from bert_jax.topology.choices import (
     Choice,
     MlmLogits,
@@ -18,7 +19,7 @@ from bert_jax.topology.choices import (
     micro_batch_counts,
 )
 from bert_jax.topology.predict import predict
-from bert_jax.topology.search import Measure, Measured, describe, search
+from bert_jax.topology.search import Measure, describe, search
 
 
 class Advice(NamedTuple):

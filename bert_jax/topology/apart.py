@@ -14,7 +14,8 @@ from typing import Any
 
 from bert_jax.config import PretrainConfig
 from bert_jax.config_json import from_json, to_json
-from bert_jax.topology.search import Measure, Measured
+from bert_jax.topology.candidates import Measured
+from bert_jax.topology.search import Measure
 
 # Of what a process that failed has said.
 _SHOWN = 2_000

@@ -9,7 +9,8 @@ import pathlib
 from typing import Any
 
 from bert_jax.config import PretrainConfig
-from bert_jax.topology.search import Measure, Measured
+from bert_jax.topology.candidates import Measured
+from bert_jax.topology.search import Measure
 
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 # What a compiled step is made of, and what reads it.
