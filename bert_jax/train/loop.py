@@ -20,6 +20,7 @@ from bert_jax.data.batches.loader import InputClock
 from bert_jax.limits import check_ids
 from bert_jax.runtime import process
 from bert_jax.runtime.agreement import any_host
+from bert_jax.runtime.failure import EndOfAllError
 from bert_jax.train.checkpoint import Checkpoints
 from bert_jax.train.flops import Work, peak_flops, speeds
 from bert_jax.train.goodput import Goodput
@@ -32,7 +33,7 @@ from bert_jax.train.step import TrainState
 Step = Callable[[TrainState, Any], tuple[TrainState, Any]]
 
 
-class InterruptedRunError(Exception):
+class InterruptedRunError(EndOfAllError):
     """A signal ended the run after a checkpoint; the same command goes on."""
 
 
