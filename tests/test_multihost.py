@@ -1,0 +1,281 @@
+"""Jobs of two and four processes on CPU devices, with real collectives.
+
+They are told of each other by flags, as `launch.local` does. What they reach is compared
+with this one process and its eight devices.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jobs
+import numpy as np
+import pytest
+
+from bert_jax.config import MeshConfig
+from bert_jax.train.checkpoint import tensors_sha256
+from bert_jax.train.finetune import finetune
+from bert_jax.train.initial import load_params
+from bert_jax.train.mesh import make_mesh
+from bert_jax.train.predict import Predictor
+from bert_jax.train.pretrain import pretrain
+from bert_jax.train.rejudge import evaluate_run
+
+# Sums over rows and parts of a matrix are added in another order (issue 5).
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("jobs")
+    jobs.make_folder(folder)
+    with contextlib.chdir(folder):
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def one(folder):
+    """The run of this process alone."""
+    cfg = jobs.pretrain_config()
+    data = dataclasses.replace(cfg.data, dataset=pathlib.Path("dataset"))
+    pretrain(dataclasses.replace(cfg, data=data), pathlib.Path("one"))
+    return pathlib.Path("one")
+
+
+@pytest.fixture(scope="module")
+def four(folder):
+    """The run of four processes: a matrix and the rows are split across them."""
+    args = jobs.pretrain_args("four", "--mesh.fsdp", 2, "--mesh.tensor", 2)
+    done = jobs.launched(folder, 4, 1, args)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return pathlib.Path("four"), done
+
+
+@pytest.fixture(scope="module")
+def two(folder):
+    """The run of two processes with two devices each."""
+    done = jobs.launched(folder, 2, 2, jobs.pretrain_args("two", "--mesh.fsdp", 2))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return pathlib.Path("two")
+
+
+def params_sha256(run: pathlib.Path) -> str:
+    return tensors_sha256(load_params(run, make_mesh(MeshConfig())).params)
+
+
+def same(found: dict, expected: dict) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=TOLERANCE, err_msg=name)
+
+
+def test_four_processes_reach_the_losses_of_one(one, four):
+    run, _ = four
+    assert len(jobs.losses(one)) == jobs.NUM_STEPS
+    same(jobs.losses(run), jobs.losses(one))
+    results = [json.loads((x / "results.json").read_text()) for x in (run, one)]
+    same(results[0]["eval"], results[1]["eval"])
+    assert results[0]["device"] == "cpu x 4"
+    guesses = [
+        [token["guesses"][0] for token in example["tokens"] if token["guesses"]]
+        for result in results
+        for example in result["mask_examples"][:1]
+    ]
+    assert [piece for piece, _ in guesses[0]] == [piece for piece, _ in guesses[1]]
+
+
+def test_two_processes_reach_the_losses_of_one(one, two):
+    same(jobs.losses(two), jobs.losses(one))
+
+
+def test_only_the_first_process_prints(four):
+    _, done = four
+    lines = done.stdout.splitlines()
+    assert {line[:3] for line in lines} == {"[0]"}
+    assert any(" joining the job: process 0 of 4 (flags, " in line for line in lines)
+    assert any(" 4 processes with 1 x cpu each" in line for line in lines)
+    assert len([x for x in lines if f" step       5/{jobs.NUM_STEPS} " in x]) == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_a_checkpoint_of_four_is_judged_by_one(four):
+    run, _ = four
+    expected = json.loads((run / "results.json").read_text())["eval"]
+    same(evaluate_run(run, None), expected)
+
+
+def test_a_checkpoint_of_one_is_judged_by_four(folder, one):
+    done = jobs.launched(folder, 4, 1, ["evaluate", "one"])
+    assert done.returncode == 0, done.stderr
+    shown = [line[4:] for line in done.stdout.splitlines() if ": " in line[4:]]
+    shown = dict(line.split(": ") for line in shown if "joining" not in line)
+    expected = json.loads((one / "results.json").read_text())["eval"]
+    same({name: float(value) for name, value in shown.items()}, expected)
+
+
+def test_one_stopped_process_stops_all_and_the_run_goes_on(folder, two):
+    args = jobs.pretrain_args("stopped", "--mesh.fsdp", 2)
+    first, second = members = jobs.hosts(folder, [args] * 2, devices=2)
+    with first, second:
+        for line in first.stdout:
+            if line.startswith(f"step       3/{jobs.NUM_STEPS}"):
+                os.kill(second.pid, signal.SIGTERM)
+                break
+        ends = [member.communicate(timeout=200) for member in members]
+    for number, (member, (_, errors)) in enumerate(zip(members, ends, strict=True)):
+        assert member.returncode == 130, errors
+        assert f"process {number} of 2: stopped at step " in errors
+        assert "Traceback" not in errors
+    assert not pathlib.Path("stopped/results.json").exists()
+
+    done = jobs.launched(folder, 2, 2, args)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "[0] going on from step" in done.stdout
+    assert params_sha256(pathlib.Path("stopped")) == params_sha256(two)
+    assert jobs.losses(pathlib.Path("stopped")) == jobs.losses(two)
+
+
+def test_fine_tuning_in_four_processes(folder, four):
+    run, _ = four
+    done = jobs.launched(folder, 4, 1, jobs.finetune_args("tuned4", str(run)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    alone = finetune(
+        dataclasses.replace(jobs.finetune_config(), checkpoint=run),
+        pathlib.Path("tuned1"),
+    )
+    together = json.loads(pathlib.Path("tuned4/results.json").read_text())
+    same(jobs.losses(pathlib.Path("tuned4")), jobs.losses(pathlib.Path("tuned1")))
+    same(together["eval"], alone["eval"])
+    assert together["encoder"] == alone["encoder"]  # its hash too
+    predictors = [Predictor(pathlib.Path(name)) for name in ("tuned4", "tuned1")]
+    texts = [("River stones.",), ("The letters in the garden.",)]
+    np.testing.assert_allclose(
+        predictors[0](texts), predictors[1](texts), rtol=TOLERANCE
+    )
+
+    judged = jobs.launched(folder, 2, 2, ["evaluate", "tuned4"])
+    assert judged.returncode == 0, judged.stderr
+    assert f"[0] accuracy: {together['eval']['accuracy']:.6g}" in judged.stdout
+
+
+def outcomes(members: list[subprocess.Popen[str]]) -> list[str]:
+    """What the processes of a job that fails say; none may hang."""
+    errors = [member.communicate(timeout=120)[1] for member in members]
+    for member, text in zip(members, errors, strict=True):
+        assert member.returncode == 1, text
+        assert "Traceback" not in text
+        assert "terminate called" not in text
+    return errors
+
+
+def test_a_host_with_other_settings_and_data_is_named_by_all(folder):
+    same_args = jobs.pretrain_args("differ")
+    other = [*same_args, "--seed", "1", "--data.dataset", "other"]
+    members = jobs.hosts(folder, [same_args, same_args, other])
+    for number, error in enumerate(outcomes(members)):
+        assert f"process {number} of 3: pretrain: The processes of this job" in error
+        for fact in ("seed is 1 on process 2 (", "dataset_sha256 is "):
+            assert fact in error
+        assert "and 0 elsewhere" in error
+    assert not pathlib.Path("differ").exists()
+
+
+def test_a_host_that_fails_alone_ends_the_others(folder):
+    args = jobs.pretrain_args("alone")
+    broken = [*args, "--data.dataset", "nowhere"]
+    first, second = outcomes(jobs.hosts(folder, [args, broken]))
+    assert "process 1 of 2: pretrain: nowhere" in second
+    assert "process 0 of 2: process 1 failed: nowhere" in first
+
+
+def test_a_mistake_in_the_first_process_is_told_by_all(folder):
+    taken = folder / "taken"
+    taken.mkdir()
+    (taken / "something").touch()
+    errors = outcomes(jobs.hosts(folder, [jobs.pretrain_args("taken")] * 2))
+    for error in errors:
+        assert "taken is not empty and holds no run" in error
+
+
+def test_a_run_directory_that_is_not_shared_is_refused(folder):
+    """The second process sees a folder of its own under the same name."""
+    apart = folder / "apart"
+    apart.mkdir()
+    for name in ("dataset", "pretrain_config.py"):
+        (apart / name).symlink_to(folder / name)
+    (apart / "mine").mkdir()
+    (folder / "mine").mkdir()
+    port = jobs.local.free_port()
+    members = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-c", SHORT_WAIT),
+                *jobs.pretrain_args("mine"),
+                *jobs.local.cluster_flags(port, 2, number),
+            ],
+            cwd=where,
+            env=jobs.local.environment(port, 1),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number, where in enumerate((folder, apart))
+    ]
+    for error in outcomes(members):
+        assert "a file that process 0 wrote is there on process 0" in error
+        assert "not there on process 1" in error
+        assert "storage that all hosts share" in error
+
+
+# A minute and a half is for NFS.
+SHORT_WAIT = """
+import sys
+from bert_jax import cli
+from bert_jax.train import run
+run._VISIBLE_SECS = 1.0
+cli.main(sys.argv[1:])
+"""
+
+
+def is_running(pid: int) -> bool:
+    """False for a process that has ended, waited for or not."""
+    try:
+        return bool(pathlib.Path(f"/proc/{pid}/cmdline").read_text())
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_the_processes_end_with_their_launcher(folder):
+    args = jobs.pretrain_args("killed", "--num-steps", 100_000)
+    root = str(pathlib.Path(__file__).parents[1])
+    with subprocess.Popen(
+        [sys.executable, "-m", "launch.local", "--processes", "2", "--", *args],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": root},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as launcher:
+        launcher.stdout.readline()  # process 0 is joining
+        children = pathlib.Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
+        pids = [int(pid) for pid in children.read_text().split()]
+        assert len(pids) == 2
+        launcher.kill()
+    deadline = time.monotonic() + 60
+    while any(is_running(pid) for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_the_exit_code_and_last_words_of_the_first_that_fails(folder):
+    args = ["evaluate", "nowhere"]
+    done = jobs.launched(folder, 2, 1, args)
+    assert done.returncode == 1
+    assert "of 2: evaluate: nowhere is not a run directory" in done.stderr
+    assert "of 2 ended first, with exit code 1; its last lines:" in done.stderr
