@@ -6,13 +6,15 @@
 #   --max-restarts N   crashes in a row that are forgiven (default 5)
 #   --delay SECS       pause before the next start (default 30)
 #   --healthy SECS     a start that lived so long begins the count anew (default 3600)
+#   --settle SECS      an error (exit code 1) so soon after the first start is no crash (default 300)
 #   --no-forward       the command gets signals from elsewhere; only restart nothing after one
 #   --status FILE      holds "running PID" while it runs and "exited CODE" afterwards
 #
 # `bert-jax` goes on from its newest checkpoint when it is started again. SIGTERM and SIGINT are
 # handed to the command once, so that it writes a checkpoint, and nothing is restarted after them.
 # Exit codes of `bert-jax` that no restart mends end it too: 0 (done), 2 (a wrong flag) and 130
-# (stopped by a signal, checkpoint written); so do 126 and 127 (no such command).
+# (stopped by a signal, checkpoint written); so do 126 and 127 (no such command), and 1 (an error with a
+# message) as long as nothing has worked yet: it is most likely about what was given.
 
 set -euo pipefail
 
@@ -24,13 +26,14 @@ fail() {
 say() { printf 'supervise.sh: %s\n' "$1" >&2; }
 number() { [[ ${2:-} =~ ^[0-9]+$ ]] || fail "$1 ${2:-} is not a whole number"; }
 
-max_restarts=5 delay=30 healthy=3600 status='' hand_on=1
+max_restarts=5 delay=30 healthy=3600 settle=300 status='' hand_on=1
 while (($#)); do
   case $1 in
     --help | -h) usage && exit 0 ;;
     --max-restarts) number "$1" "${2:-}" && max_restarts=$2 && shift 2 ;;
     --delay) number "$1" "${2:-}" && delay=$2 && shift 2 ;;
     --healthy) number "$1" "${2:-}" && healthy=$2 && shift 2 ;;
+    --settle) number "$1" "${2:-}" && settle=$2 && shift 2 ;;
     --no-forward) hand_on='' && shift ;;
     --status) [[ -n ${2:-} ]] || fail "--status needs a file" && status=$2 && shift 2 ;;
     --) shift && break ;;
@@ -73,16 +76,20 @@ attend() {
   child=0
 }
 
-crashes=0
+crashes=0 starts=0
 while :; do
   ((signals == 0)) || finish 130
   note "running $$"
-  started=$SECONDS
+  started=$SECONDS starts=$((starts + 1))
   attend "$@"
   case $code in
     0 | 2 | 126 | 127 | 130) finish "$code" ;;
   esac
   ((signals == 0)) || finish "$code"
+  if ((code == 1 && starts == 1 && SECONDS - started < settle)); then
+    say "exit code 1 before anything worked; not started again"
+    finish 1
+  fi
   ((SECONDS - started < healthy)) || crashes=0
   crashes=$((crashes + 1))
   if ((crashes > max_restarts)); then

@@ -25,6 +25,7 @@ SUPERVISE, STAGE = LAUNCH / "supervise.sh", LAUNCH / "stage.sh"
         ((134, 1, 0), 0, 3),
         ((134,), 134, 4),  # three restarts are allowed below
         ((2,), 2, 1),
+        ((1,), 1, 1),
         ((134, 130), 130, 2),
         ((127,), 127, 1),
     ],
@@ -40,7 +41,7 @@ def test_crashes_are_forgiven_up_to_a_number(tmp_path, codes, end, times):
 
 def test_a_start_that_lived_long_enough_begins_the_count_anew(tmp_path):
     command = crashing(tmp_path, 1, 1, 1, 1, 0)
-    options = ("--max-restarts", 1, "--delay", 0, "--healthy", 0, "--")
+    options = ("--max-restarts", 1, "--delay", 0, "--healthy", 0, "--settle", 0, "--")
     run(SUPERVISE, *options, command)
     assert starts(tmp_path) == 5
 
@@ -69,7 +70,7 @@ def test_a_signal_reaches_the_command_once_and_nothing_starts_again(tmp_path, nu
 
 
 def test_a_signal_between_two_starts_ends_it(tmp_path):
-    command = crashing(tmp_path, 1)
+    command = crashing(tmp_path, 134)
     supervised = subprocess.Popen(
         [SUPERVISE, "--delay", "60", "--", command], stderr=subprocess.PIPE, text=True
     )
