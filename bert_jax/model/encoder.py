@@ -107,6 +107,7 @@ class Layer(nnx.Module):
         return constrain(x_BTD, "batch", "length", "act_embed")
 
 
+# Of whole layers; remat="attention" is attention's own.
 _REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -177,7 +178,7 @@ def encode(
         module = nnx.merge(graph_of(Layer, cfg), layer_params)
         return module(x, sequence_ids, layer_keys), None
 
-    if cfg.remat != "none":
+    if cfg.remat in _REMAT_POLICIES:
         layer = jax.checkpoint(layer, policy=_REMAT_POLICIES[cfg.remat])
     keys = None
     if layers_keys is not None:

@@ -54,10 +54,10 @@ class PretrainEvaluator:
         )
 
     def _evaluate_batch(
-        self, params: Any, batch: PretrainBatch, number: jax.Array
+        self, params: Any, batch: PretrainBatch, first_row: jax.Array
     ) -> dict[str, Mean]:
         with sharding.on_mesh(self.mesh):
-            masked = fixed_masks(self.cfg.masking, batch, self.vocabulary, number)
+            masked = fixed_masks(self.cfg.masking, batch, self.vocabulary, first_row)
             outputs = pretraining.apply(self.cfg.model, params, batch, masked)
             _, metrics = pretrain_loss(outputs, batch, masked)
         ones = (batch.nsp_labels == 1).astype(jnp.float32)
@@ -75,7 +75,9 @@ class PretrainEvaluator:
         for number, batch in enumerate(batches):
             check_ids(self.cfg.model, batch)
             placed = to_devices(self.mesh, batch)
-            found.append(self._step(params, placed, np.int32(number)))
+            found.append(
+                self._step(params, placed, np.int32(number * self.cfg.batch_size))
+            )
         means = means_of(found)
         share = means.pop("nsp_ones")
         return {
@@ -89,11 +91,22 @@ def fixed_masks(
     cfg: MaskingConfig,
     batch: PretrainBatch,
     vocabulary: MaskVocabulary,
-    number: jax.Array,
+    first_row: jax.Array,
 ) -> MaskedBatch:
-    """The masks of evaluation batch `number`, the same in every run."""
-    key = jax.random.fold_in(jax.random.key(EVALUATION_SEED), number)
-    return mask_tokens(cfg, batch, vocabulary, key)
+    """The masks of held-out rows from `first_row` on: the same in every run.
+
+    A row's masks follow from its number alone, not from the batches it is judged in.
+    """
+    root = jax.random.key(EVALUATION_SEED)
+    numbers_B = first_row + jnp.arange(batch.input_ids.shape[0])
+
+    def one(row: PretrainBatch, number: jax.Array) -> MaskedBatch:
+        alone = jax.tree.map(lambda x: x[None], row)
+        key = jax.random.fold_in(root, number)
+        masked = mask_tokens(cfg, alone, vocabulary, key)
+        return jax.tree.map(lambda x: x[0], masked)
+
+    return jax.vmap(one)(batch, numbers_B)
 
 
 def mask_examples(
