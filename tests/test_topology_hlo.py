@@ -50,6 +50,29 @@ def test_a_loop_counts_from_its_start_to_its_limit():
     assert module.unknown_loops == ()
 
 
+@pytest.mark.parametrize(
+    ("written", "rounds"),
+    [
+        ("%one = s32[] constant(4)\n  %next = s32[] add(%i, %one)", 3),
+        # Unrolled: two rounds in one.
+        (
+            "%one = s32[] constant(1)\n  %half = s32[] add(%i, %one)\n"
+            "  %next = s32[] add(%half, %one)",
+            5,
+        ),
+    ],
+)
+def test_a_loop_may_step_by_more_than_one(written, rounds):
+    step = "%one = s32[] constant(1)\n  %next = s32[] add(%i, %one)"
+    assert step in LOOP
+    assert parse_hlo(LOOP.replace(step, written)).times["body"] == rounds
+
+
+def test_a_counter_that_does_not_add_a_constant_is_not_known():
+    module = parse_hlo(LOOP.replace("add(%i, %one)", "add(%i, %i)"))
+    assert module.unknown_loops == ("loop",)
+
+
 def test_a_count_that_is_stated_is_taken():
     stated = 'body=%body, backend_config={"known_trip_count":{"n":"7"}}'
     module = parse_hlo(LOOP.replace("body=%body", stated))
@@ -57,7 +80,9 @@ def test_a_count_that_is_stated_is_taken():
 
 
 def test_a_loop_without_a_known_count_is_named():
-    module = parse_hlo(LOOP.replace("%start = s32[] constant(2)", "%start = s32[] rng()"))
+    module = parse_hlo(
+        LOOP.replace("%start = s32[] constant(2)", "%start = s32[] rng()")
+    )
     assert module.times["body"] == 1
     assert module.unknown_loops == ("loop",)
 
@@ -66,7 +91,12 @@ def test_layouts_tell_what_lies_on_the_chip():
     far, near, flag = arrays_of(
         "(bf16[2,3]{1,0:T(8,128)(2,1)}, /*index=1*/f32[5]{0:T(128)S(1)}, pred[]{:T(512)})"
     )
-    assert (far.dtype, far.dims, far.num_bytes, far.on_chip) == ("bf16", (2, 3), 12, False)
+    assert (far.dtype, far.dims, far.num_bytes, far.on_chip) == (
+        "bf16",
+        (2, 3),
+        12,
+        False,
+    )
     assert (near.num_bytes, near.on_chip) == (20, True)
     assert (flag.dims, flag.num_bytes) == ((), 1)
 

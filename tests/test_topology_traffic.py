@@ -11,7 +11,9 @@ from bert_jax.topology.traffic import cycles_of, flops_of, hbm_bytes_of
 
 
 def entry(*lines: str) -> str:
-    return "\n".join(("ENTRY %main () -> f32[] {", *(f"  {line}" for line in lines), "}"))
+    return "\n".join(
+        ("ENTRY %main () -> f32[] {", *(f"  {line}" for line in lines), "}")
+    )
 
 
 def compiled(function, *args):

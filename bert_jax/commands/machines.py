@@ -33,7 +33,8 @@ class Compile:
     """File to write everything to."""
     compile_cache: pathlib.Path | None = None
     """Directory that keeps the compiled programs, for --compile-cache of `pretrain`. They
-    serve a run of the same settings, dataset (--data.dataset) and versions."""
+    serve a run of the same settings, dataset (--data.dataset) and versions, of libtpu
+    too; proven on CPU, untried on a TPU."""
     advice: bool = True
     """Where a phase does not fit: compile what might, and say the smallest changes."""
     settings: Annotated[PretrainConfig, tyro.conf.arg(name="")] = PretrainConfig()

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 import time
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -71,7 +72,8 @@ class CompiledStep:
     cycles: float | None
     """The compiler's own, of everything but collectives; `None`: it says none (CPU)."""
     uncounted: tuple[str, ...]
-    """Kernels whose work neither figure has, since they do not state it."""
+    """Kernels that do not state their work, which neither figure has then; and loops of
+    unknown length, of which the figures have one round."""
     compile_secs: float
     program: Program = dataclasses.field(repr=False, compare=False)
     """Abstract state and batch; what was compiled."""
@@ -122,7 +124,13 @@ def compile_step(
     }
     shape = dict(mesh.shape)
     try:
-        compiled = lowered.compile()
+        with warnings.catch_warnings():
+            # What compiles for a TPU cannot load it, so a program that the cache has is
+            # compiled again; the machine itself can.
+            warnings.filterwarnings(
+                "ignore", "Error reading persistent compilation cache entry"
+            )
+            compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         needed = needed_bytes(str(error))
         if needed is None:
@@ -157,7 +165,7 @@ def compile_step(
         flops=flops,
         hbm_bytes=hbm_bytes_of(module),
         cycles=cycles_of(module),
-        uncounted=uncounted,
+        uncounted=(*uncounted, *module.unknown_loops),
         compile_secs=secs,
         program=program,
     )

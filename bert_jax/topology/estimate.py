@@ -214,5 +214,8 @@ def _assumptions(step: CompiledStep, chip: Chip, cycles: bool) -> tuple[str, ...
     )
     lines.append("not in it: input, evaluation, checkpoints, start-up of kernels")
     if step.uncounted:
-        lines.append(f"kernels that state no cost: {', '.join(step.uncounted)}")
+        lines.append(
+            "not counted: kernels that state no cost, and of loops of unknown length all "
+            f"rounds but one: {', '.join(step.uncounted)}"
+        )
     return tuple(lines)

@@ -223,8 +223,33 @@ def _trip_count(
     counter, limit = sides
     if counter.opcode != "get-tuple-element" or limit.opcode != "constant":
         return None
-    start = _initial(computations[caller], loop, int(str(counter.attribute("index"))))
-    return None if start is None else int(limit.argument) - start
+    index = int(str(counter.attribute("index")))
+    start = _initial(computations[caller], loop, index)
+    step = _step(computations[str(loop.attribute("body"))], index)
+    if start is None or not step:
+        return None
+    return max(-(-(int(limit.argument) - start) // step), 0)
+
+
+def _step(body: tuple[Instruction, ...], index: int) -> int | None:
+    """What one round adds to a loop's counter; None: it is no constant."""
+    names = {i.name: i for i in body}
+    value = next(i for i in body if i.is_root)
+    if value.opcode != "tuple":
+        return None
+    value, step = names[value.operands[index]], 0
+    # A loop that the compiler has unrolled adds more than once, or more than one.
+    while value.opcode in ("add", "copy", "bitcast"):
+        operands = [names[operand] for operand in value.operands]
+        constants = [o for o in operands if o.opcode == "constant"]
+        if value.opcode == "add":
+            if len(constants) != 1:
+                return None
+            step += int(constants[0].argument)
+        (value,) = (o for o in operands if o.opcode != "constant")
+    if value.opcode != "get-tuple-element":
+        return None
+    return step if int(str(value.attribute("index"))) == index else None
 
 
 def _initial(
