@@ -125,7 +125,7 @@ def test_all_wall_time_is_accounted_for_after_a_kill_too(train, run):
     time.sleep(0.2)
     trained = train(cfg)
     wall = time.time() - began
-    summary = trained.goodput.summary()
+    summary = trained.goodput
     seconds = {name: summary[f"{name}_secs"] for name in CATEGORIES}
     assert all(x > 0 for x in seconds.values())
     assert sum(seconds.values()) == pytest.approx(summary["wall_secs"])

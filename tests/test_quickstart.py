@@ -65,7 +65,7 @@ def params_hash(run: pathlib.Path) -> str:
         "import pathlib, sys, jax\n"
         "from bert_jax.config import MeshConfig\n"
         "from bert_jax.train.initial import start_encoder\n"
-        "from bert_jax.train.sharding import make_mesh\n"
+        "from bert_jax.train.mesh import make_mesh\n"
         "print(start_encoder(pathlib.Path(sys.argv[1]), make_mesh(MeshConfig()))"
         ".origin['sha256'])"
     )
@@ -128,6 +128,11 @@ def test_run_directories_are_complete(done):
         lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
         shares = [x["input_wait_share"] for x in lines if x["kind"] == "train"]
         assert all(0.0 <= share < 1.0 for share in shares)
+        spent = json.loads((run / "results.json").read_text())["goodput"]
+        wall, share = spent.pop("wall_secs"), spent.pop("share")
+        assert sum(spent.values()) == pytest.approx(wall)
+        assert share == spent["train_secs"] / wall > 0.0
+        assert spent["lost_secs"] == 0.0
 
 
 def test_the_report_is_one_page_without_anything_outside(done):

@@ -225,7 +225,7 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         "num_train": len(train),
         "num_validation": len(held_out),
         "elapsed_secs": trained.elapsed_secs,
-        "goodput": trained.goodput.summary(),
+        "goodput": trained.goodput,
     }
     save_results(run, results)
     return results

@@ -35,7 +35,8 @@ class Goodput:
     - `input_wait`: this process waited for a batch. Devices may still have been busy
       with the step before, so it is the most that input can have cost.
     - `compile`: the first step of each shape, its one execution included.
-    - `start_up`: of each session, from its first moment to its first step.
+    - `start_up`: of each session, from its first moment (when its command is called; what
+      Python loads before that is between sessions) to its first step.
     - `lost`: steps trained (and waited for) after the checkpoint that a later session
       went on from, and the time between sessions.
 

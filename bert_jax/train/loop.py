@@ -61,8 +61,8 @@ class Trained(NamedTuple):
     """Of the last state."""
     elapsed_secs: float
     """Of training, all sessions together."""
-    goodput: Goodput
-    """Where the wall time went; it still runs."""
+    goodput: dict[str, float]
+    """Where the wall time went, to the end of the last evaluation (`Goodput.summary`)."""
 
 
 def run_loop(
@@ -116,7 +116,7 @@ def run_loop(
                 start += stage.num_steps
         finally:
             loop.close()
-        return Trained(loop.state, loop.evaluation, loop.elapsed, loop.goodput)
+        return Trained(loop.state, loop.evaluation, loop.elapsed, loop.spent)
 
 
 class _Loop:
@@ -155,6 +155,7 @@ class _Loop:
 
     def close(self) -> None:
         self.profiler.close()
+        self.spent = self.goodput.summary()
         self.goodput.save()
         self.log.close()
 

@@ -139,7 +139,7 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
             **{name: importlib.metadata.version(name) for name in _VERSIONS},
         },
         "elapsed_secs": trained.elapsed_secs,
-        "goodput": trained.goodput.summary(),
+        "goodput": trained.goodput,
         "sequences_per_sec": read_metrics(run)[-2].get("sequences_per_sec"),
         "mask_examples": mask_examples(last, state.params, held_out, tokenizer),
     }
