@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from bert_jax import config_json
 from bert_jax.config import MeshConfig
 from bert_jax.model import pretraining
 from bert_jax.model.attention import attend, choose_kernel
 from bert_jax.model.logical import Placement, placed
 from bert_jax.train.mesh import make_mesh
+from bert_jax.train.run import RunInfo, load_run
 from bert_jax.train.sharding import on_mesh
 
 
@@ -62,6 +64,13 @@ def test_the_config_names_the_kernel(tiny, random_params, make_batch, make_maske
     cfg = dataclasses.replace(tiny, attention="splash", attention_dropout_rate=0.0)
     with pytest.raises(ValueError, match='"splash" is a kernel for TPU'):
         pretraining.apply(cfg, random_params(tiny), batch, make_masked(batch))
+
+
+def test_a_run_may_be_read_on_another_platform(tiny, tmp_path):
+    cfg = dataclasses.replace(tiny, attention="fused")
+    info = RunInfo(kind="pretrain", model=cfg, tokenizer_sha256="", data={})
+    (tmp_path / "run.json").write_text(config_json.to_json(info))
+    assert load_run(tmp_path).model == tiny
 
 
 def kernels_of(platform: str, mesh: jax.sharding.Mesh | None = None) -> str:

@@ -161,9 +161,11 @@ def load_run(run: pathlib.Path, kind: str | None = None) -> RunInfo:
             f"{run} has run format {raw.get('format_version')}; this version of "
             f"bert_jax reads {FORMAT_VERSION}."
         )
+    model = config_json.from_json(ModelConfig, json.dumps(raw["model"]))
     info = RunInfo(
         kind=raw["kind"],
-        model=config_json.from_json(ModelConfig, json.dumps(raw["model"])),
+        # The machine that reads may be of another platform than the one that trained.
+        model=dataclasses.replace(model, attention="auto"),
         tokenizer_sha256=raw["tokenizer_sha256"],
         data=raw["data"],
         labels=None if raw["labels"] is None else tuple(raw["labels"]),
