@@ -4,7 +4,7 @@
 
 Needs libtpu (extra `aot`) and no TPU. Each phase is compiled in a process of its own, one
 after the other. What is done is kept in `--kept`: stopped by Ctrl-C, the same command
-goes on. At the end, or when stopped, the table is written to
+goes on, and a larger one begins with it. In the end the table is written to
 `benchmarks/results/topologies-MACHINE-DATE.md` and everything to the `.json` beside it.
 """
 
@@ -49,7 +49,7 @@ class Options:
     output: pathlib.Path = _HERE / "results"
     """Folder of the result files."""
     kept: pathlib.Path = _HERE / "results" / "topologies.kept.jsonl"
-    """What was compiled, of this code and these compilers; taken away at the end."""
+    """What was compiled, by its code and compilers, and is not compiled again."""
 
 
 class Task(NamedTuple):
@@ -273,8 +273,6 @@ def main() -> int:
     paths = write(options.output, machine, results, complete=complete)
     print("\n".join(table(results)))
     print("written:" if complete else "interrupted; written:", *paths)
-    if complete:
-        options.kept.unlink(missing_ok=True)
     return 0 if complete else 130
 
 

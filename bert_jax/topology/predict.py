@@ -30,6 +30,9 @@ _ON_CHIP = ("auto", "fused", "splash")
 _LOGIT_BYTES = 10.0
 # Passes over a kept byte: written, read, and what fusions read again.
 _PASSES = 3.0
+# Bytes that move for each parameter besides its use and update: gathering and casting
+# weights, stacking and sharing gradients. Between what base and large take.
+_STATE_TRAFFIC = 24.0
 
 
 class Prediction(NamedTuple):
@@ -162,7 +165,7 @@ def _traffic(phase: PretrainConfig, mesh: MeshConfig, length: int) -> float:
     here = counts.total_split / (mesh.fsdp * mesh.tensor) + counts.other
     copies = mesh.data if mesh.shard_update else 1
     # Gradient, moments and weights are read, moments and weights written.
-    update = 28.0 * here / copies
+    update = 28.0 * here / copies + _STATE_TRAFFIC * here
     wide = 4.0 if model.compute_dtype == "float32" else 2.0
     weights = micro * 3.0 * wide * (counts.total_split / mesh.tensor + counts.other)
     gradients = (micro - 1) * 12.0 * here
