@@ -17,6 +17,7 @@ from bert_jax.data.batches.loader import train_batches
 from bert_jax.data.batches.rows import open_rows
 from bert_jax.data.prepared.dataset import PreparedDataset, open_dataset
 from bert_jax.data.prepared.summary import summarize
+from bert_jax.runtime.agreement import on_first_host
 from bert_jax.train.evaluate import (
     PretrainEvaluator,
     check_vocabulary,
@@ -140,7 +141,10 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         },
         "elapsed_secs": trained.elapsed_secs,
         "goodput": trained.goodput,
-        "sequences_per_sec": read_metrics(run)[-2].get("sequences_per_sec"),
+        "sequences_per_sec": on_first_host(
+            "a look at the last speed",
+            lambda: read_metrics(run)[-2].get("sequences_per_sec"),
+        ),
         "mask_examples": mask_examples(last, state.params, held_out, tokenizer),
     }
     save_results(run, results)

@@ -196,9 +196,13 @@ def save_results(run: pathlib.Path, results: dict[str, Any]) -> None:
 
 
 def load_results(run: pathlib.Path) -> dict[str, Any] | None:
-    """results.json of a finished run, or `None`."""
-    path = run / "results.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    """results.json of a finished run, or `None`; in a job, as the first host sees it."""
+
+    def read() -> dict[str, Any] | None:
+        path = run / "results.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    return on_first_host(f"a look for results in {run}", read)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
