@@ -4,14 +4,13 @@
 
 Rows are packed, so each holds more sentence pairs than the paper's padded ones did.
 
-Compiled, not run, on 2026-11-24 with libtpu 0.0.52 and JAX 0.10.2: of the 15.75 GiB of a v5e
-chip, a v5e:4x4 needs 3.36 at 128 tokens and 6.88 at 512. No TPU has run it; for other
-machines, `bert-jax compile` says what it needs and `bert-jax plan` finds a layout.
+Every device holds the whole state and has its own rows, from a laptop to 256 chips. Compiled
+for TPUs, not run on any: benchmarks/results/topologies-*.md says what each machine needs.
+For another layout, `bert-jax plan`.
 """
 
 from bert_jax.config import (
     DataConfig,
-    MeshConfig,
     OptimizerConfig,
     PhaseConfig,
     PretrainConfig,
@@ -23,7 +22,6 @@ def get_config() -> PretrainConfig:
     return PretrainConfig(
         model=model_config("large", compute_dtype="bfloat16", remat="dots"),
         data=DataConfig(sequence_length=128),
-        mesh=MeshConfig(shard_update=True),
         optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=10_000),
         batch_size=256,
         num_steps=900_000,
