@@ -40,8 +40,8 @@ class ModelConfig:
     weights) or our own that keeps scores on the chip; auto takes the best that fits."""
     mlm_logits: Literal["whole", "chunked"] = "whole"
     """While training: all logits at once, or some slots of every row after the others,
-    each with its part of the gradient: no work twice, and less memory once the logits
-    of a device pass 128 MiB."""
+    each with its part of the gradient. No work is done twice; memory is saved where a
+    device's logits pass 128 MiB and no other part of the step needs more."""
 
     def __post_init__(self) -> None:
         require_positive(
