@@ -132,7 +132,7 @@ def _query_block(num_queries: int, num_keys: int) -> int:
 
 def _tiles(num_tiles: int, tile_scores: int) -> int:
     """So many tiles go into a step that short rows do not make tiny steps."""
-    most = max(1, 4 * _STEP_SCORES // tile_scores)
+    most = max(1, 2 * _STEP_SCORES // tile_scores)
     return max(n for n in range(1, num_tiles + 1) if num_tiles % n == 0 and n <= most)
 
 
