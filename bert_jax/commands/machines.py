@@ -34,7 +34,7 @@ class Compile:
     compile_cache: pathlib.Path | None = None
     """Directory that keeps the compiled programs, for --compile-cache of `pretrain`. They
     serve a run of the same settings, dataset (--data.dataset) and versions, of libtpu
-    too; proven on CPU, untried on a TPU."""
+    too; proven on one CPU device, untried on a TPU."""
     advice: bool = True
     """Where a phase does not fit: compile what might, and say the smallest changes."""
     settings: Annotated[PretrainConfig, tyro.conf.arg(name="")] = PretrainConfig()
@@ -50,8 +50,7 @@ class Compile:
 
         topology = parse_topology(self.topology, self.slices)
         # How many CPU devices there are is settled when JAX starts.
-        devices_of(topology)
-        use_compile_cache(self.compile_cache)
+        use_compile_cache(self.compile_cache, devices_of(topology))
         vocabulary = vocabulary_of(self.settings)
         if self.compile_cache is not None and self.settings.data.dataset is None:
             print(

@@ -33,12 +33,15 @@ class Pretrain:
     settings: Annotated[PretrainConfig, Inline] = PretrainConfig()
 
     def run(self) -> None:
+        import jax
+
         from bert_jax.runtime.compile_cache import use_compile_cache
         from bert_jax.runtime.distributed import taking_part
         from bert_jax.train.pretrain import pretrain
 
-        use_compile_cache(self.compile_cache)
         with taking_part(self.cluster):
+            if self.compile_cache is not None:
+                use_compile_cache(self.compile_cache, jax.devices())
             pretrain(self.settings, self.workdir)
 
 
@@ -56,12 +59,15 @@ class Finetune:
     settings: Annotated[FinetuneConfig, Inline] = FinetuneConfig()
 
     def run(self) -> None:
+        import jax
+
         from bert_jax.runtime.compile_cache import use_compile_cache
         from bert_jax.runtime.distributed import taking_part
         from bert_jax.train.finetune import finetune
 
-        use_compile_cache(self.compile_cache)
         with taking_part(self.cluster):
+            if self.compile_cache is not None:
+                use_compile_cache(self.compile_cache, jax.devices())
             finetune(self.settings, self.workdir)
 
 

@@ -1,20 +1,36 @@
 """Compiled programs kept on disk, so that a start need not compile again."""
 
 import pathlib
+from collections.abc import Sequence
 
 import jax
 
 
-def use_compile_cache(directory: pathlib.Path | None) -> None:
+def use_compile_cache(
+    directory: pathlib.Path | None, devices: Sequence[jax.Device]
+) -> None:
     """Lets JAX look up and keep every program there; `None` changes nothing.
 
-    Must come before the first program is compiled. JAX looks programs up by a hash of the
+    Must come before the first program is compiled. Programs are found by a hash of the
     program, its options, the versions of jaxlib and of the platform's compiler, XLA_FLAGS,
     LIBTPU_INIT_ARGS and the devices. A cache holds code that is executed: trust it as you
     trust the program.
+
+    Args:
+        devices: those that programs are compiled for.
+
+    Raises:
+        ValueError: several CPU devices, whose programs must not come from a cache.
     """
     if directory is None:
         return
+    if devices[0].platform == "cpu" and len(devices) > 1:
+        # Seen with jaxlib 0.10.2: one device waits in a gather, the others in a reduction.
+        raise ValueError(
+            f"--compile-cache {directory}: {len(devices)} CPU devices. XLA on CPU hangs in "
+            "the collectives of a program that it loaded from a cache; leave the cache "
+            "out, or use one CPU device, GPUs or TPUs."
+        )
     directory.mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(directory.resolve()))
     # Everything, however small and quickly compiled: a start compiles many programs.
