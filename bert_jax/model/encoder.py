@@ -27,7 +27,7 @@ from bert_jax.model.layers import (
     pure_params,
 )
 from bert_jax.model.logical import constrain
-from bert_jax.model.random_bits import row_keys, split_rows
+from bert_jax.model.random_bits import key_sets, row_keys, split_rows
 
 Params = dict
 
@@ -180,9 +180,7 @@ def encode(
 
     if cfg.remat in _REMAT_POLICIES:
         layer = jax.checkpoint(layer, policy=_REMAT_POLICIES[cfg.remat])
-    keys = None
-    if layers_keys is not None:
-        keys = jnp.stack(split_rows(layers_keys, cfg.num_layers))  # [L, B]
+    keys = key_sets(layers_keys, cfg.num_layers)
     if cfg.scan_layers:
         x_BTD, _ = jax.lax.scan(layer, x_BTD, (params["layers"], keys))
     else:

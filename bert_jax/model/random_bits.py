@@ -32,12 +32,17 @@ def row_keys(key: jax.Array | None, num_rows: int) -> jax.Array | None:
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(num_rows))
 
 
+def key_sets(keys_B: jax.Array | None, num: int) -> jax.Array | None:
+    """`num` independent sets of row keys [num, B]; `None` where dropout is off."""
+    if keys_B is None:
+        return None
+    return jax.vmap(lambda key: jax.random.split(key, num), out_axes=1)(keys_B)
+
+
 def split_rows(keys_B: jax.Array | None, num: int) -> list[jax.Array | None]:
     """`num` independent sets of row keys, or as many `None` where dropout is off."""
-    if keys_B is None:
-        return [None] * num
-    split = jax.vmap(lambda key: jax.random.split(key, num), out_axes=1)(keys_B)
-    return [split[n] for n in range(num)]
+    split = key_sets(keys_B, num)
+    return [None] * num if split is None else list(split)
 
 
 def hash_bits(index: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:

@@ -1,0 +1,120 @@
+"""Two phases as one job: other rows and rates, one state, one resume."""
+
+import dataclasses
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+from prepared_corpus import make_corpus, prepared
+
+from bert_jax.config import (
+    DataConfig,
+    LoopConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PhaseConfig,
+    PretrainConfig,
+)
+from bert_jax.data.prepared.dataset import open_dataset
+from bert_jax.train import loop
+from bert_jax.train.initial import load_params
+from bert_jax.train.loop import InterruptedRunError
+from bert_jax.train.mesh import make_mesh
+from bert_jax.train.metrics import read_metrics
+from bert_jax.train.pretrain import pretrain
+
+FIRST, SECOND = 6, 4
+
+
+@pytest.fixture(scope="module")
+def cfg(tmp_path_factory) -> PretrainConfig:
+    folder = tmp_path_factory.mktemp("corpus")
+    dataset = folder / "dataset"
+    prepared(make_corpus(folder), dataset)
+    vocab_size = open_dataset(dataset).tokenizer.vocab_size
+    return PretrainConfig(
+        model=ModelConfig(
+            vocab_size=vocab_size,
+            hidden_size=32,
+            num_layers=2,
+            num_heads=2,
+            mlp_size=64,
+            max_positions=48,
+        ),
+        data=DataConfig(dataset=dataset, sequence_length=24),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=2),
+        loop=LoopConfig(log_every_steps=1, eval_every_steps=0),
+        batch_size=16,
+        num_steps=FIRST,
+        next_phases=(
+            PhaseConfig(
+                sequence_length=48,
+                batch_size=8,
+                num_steps=SECOND,
+                learning_rate=5e-4,
+                warmup_steps=1,
+                micro_batches=1,
+            ),
+        ),
+        eval_batches=2,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(cfg, tmp_path_factory):
+    """An uninterrupted run of both phases, and its results."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    return run, pretrain(cfg, run)
+
+
+def test_the_rate_starts_again_and_the_steps_go_on(whole):
+    run, results = whole
+    lines = [line for line in read_metrics(run) if line["kind"] == "train"]
+    assert [line["step"] for line in lines] == list(range(1, FIRST + SECOND + 1))
+    rates = [line["learning_rate"] for line in lines]
+    up, down = [0.0, 0.5], [1 - s / FIRST for s in range(2, FIRST)]
+    second = [0.0, *(1 - s / SECOND for s in range(1, SECOND))]
+    expected = [*(1e-3 * x for x in up + down), *(5e-4 * x for x in second)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
+    assert results["step"] == FIRST + SECOND
+
+
+def test_each_phase_is_judged_on_rows_of_its_length(whole):
+    lines = [line for line in read_metrics(whole[0]) if line["kind"] == "eval"]
+    assert [line["step"] for line in lines] == [FIRST, FIRST + SECOND]
+
+
+@pytest.mark.parametrize("stop_after", [FIRST - 2, FIRST, FIRST + 2])
+def test_a_stopped_run_goes_on_to_the_same_bits(
+    cfg, whole, tmp_path, monkeypatch, stop_after
+):
+    calls = 0
+    place = loop.to_devices
+
+    def stopping(mesh, batch):
+        nonlocal calls
+        calls += 1
+        if calls == stop_after:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return place(mesh, batch)
+
+    run = tmp_path / "run"
+    monkeypatch.setattr(loop, "to_devices", stopping)
+    with pytest.raises(InterruptedRunError, match=rf"step {stop_after:,} of 10"):
+        pretrain(cfg, run)
+    monkeypatch.undo()
+    results = pretrain(cfg, run)
+
+    assert results["eval"] == whole[1]["eval"]
+    ours, expected = (
+        load_params(folder, make_mesh(cfg.mesh)).params for folder in (run, whole[0])
+    )
+    jax.tree.map(np.testing.assert_array_equal, ours, expected)
+
+
+def test_a_phase_that_does_not_fit_is_named(cfg):
+    too_long = PhaseConfig(sequence_length=64, num_steps=20_000)
+    with pytest.raises(ValueError, match=r"next_phases\[0\]: .*64 exceeds .*48"):
+        dataclasses.replace(cfg, next_phases=(too_long,))
