@@ -143,8 +143,9 @@ def run(
             except (ValueError, RuntimeError) as error:
                 result = {"error": str(error)}
             done[key] = result
-            with kept.open("a") as file:
-                file.write(json.dumps({"key": key, "result": result}) + "\n")
+            if "error" not in result:  # or the next run would not try again
+                with kept.open("a") as file:
+                    file.write(json.dumps({"key": key, "result": result}) + "\n")
             tell(table_line(task, result))
         results.append((task, done[key]))
     return results, True

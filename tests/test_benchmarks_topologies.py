@@ -129,6 +129,8 @@ def test_a_step_that_cannot_be_compiled_is_a_row_of_the_table(tasks, tmp_path):
     assert "not compiled: it died / twice |" in died
     assert "not compiled: batch_size=64 rows cannot be shared |" in refused
     assert len({line.count("|") for line in table(results)}) == 1
+    kept = (tmp_path / "kept.jsonl").read_text().splitlines()
+    assert len(kept) == 1  # what failed is tried again
 
 
 def test_the_files_hold_all_of_it(tasks, tmp_path):

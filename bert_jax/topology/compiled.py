@@ -18,6 +18,7 @@ from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.topology.collectives import Collective, collectives_of
 from bert_jax.topology.devices import Topology, devices_of
 from bert_jax.topology.hlo import Module, parse_hlo
+from bert_jax.topology.program_text import program_text
 from bert_jax.topology.traffic import cycles_of, flops_of, hbm_bytes_of
 from bert_jax.train.evaluate import check_vocabulary
 from bert_jax.train.mesh import make_mesh
@@ -153,7 +154,7 @@ def compile_step(
         )
     secs = time.monotonic() - start
     memory = _memory(compiled, sizes, limit)
-    module: Module = parse_hlo(compiled.as_text())
+    module: Module = parse_hlo(program_text(lowered, compiled))
     flops, uncounted = flops_of(module)
     return CompiledStep(
         cfg=cfg,

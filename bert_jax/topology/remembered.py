@@ -26,6 +26,7 @@ _ROOMS = (
     "topology/estimate.py",
     "topology/groups.py",
     "topology/hlo.py",
+    "topology/program_text.py",
     "topology/traffic.py",
     "train",
 )
