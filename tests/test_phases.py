@@ -12,6 +12,7 @@ from prepared_corpus import make_corpus, prepared
 from bert_jax.config import (
     DataConfig,
     LoopConfig,
+    MeshConfig,
     ModelConfig,
     OptimizerConfig,
     PhaseConfig,
@@ -24,6 +25,7 @@ from bert_jax.train.loop import InterruptedRunError
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.metrics import read_metrics
 from bert_jax.train.pretrain import pretrain
+from bert_jax.train.rejudge import evaluate_run
 
 FIRST, SECOND = 6, 4
 
@@ -86,25 +88,60 @@ def test_each_phase_is_judged_on_rows_of_its_length(whole):
     assert [line["step"] for line in lines] == [FIRST, FIRST + SECOND]
 
 
-@pytest.mark.parametrize("stop_after", [FIRST - 2, FIRST, FIRST + 2])
-def test_a_stopped_run_goes_on_to_the_same_bits(
-    cfg, whole, tmp_path, monkeypatch, stop_after
-):
-    calls = 0
+def test_the_whole_run_is_judged_as_its_last_phase_was(whole):
+    run, results = whole
+    # The mesh is that of the machine that judges: here rows over all eight devices.
+    assert evaluate_run(run, None) == pytest.approx(results["eval"], rel=1e-5)
+
+
+@pytest.fixture
+def stopped(cfg, tmp_path, monkeypatch):
+    """stopped(n): a run that was stopped after n updates."""
     place = loop.to_devices
 
-    def stopping(mesh, batch):
-        nonlocal calls
-        calls += 1
-        if calls == stop_after:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return place(mesh, batch)
+    def make(stop_after):
+        calls = 0
 
-    run = tmp_path / "run"
-    monkeypatch.setattr(loop, "to_devices", stopping)
-    with pytest.raises(InterruptedRunError, match=rf"step {stop_after:,} of 10"):
-        pretrain(cfg, run)
-    monkeypatch.undo()
+        def stopping(mesh, batch):
+            nonlocal calls
+            calls += 1
+            if calls == stop_after:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return place(mesh, batch)
+
+        run = tmp_path / "run"
+        monkeypatch.setattr(loop, "to_devices", stopping)
+        with pytest.raises(InterruptedRunError, match=rf"step {stop_after:,} of 10"):
+            pretrain(cfg, run)
+        monkeypatch.undo()
+        return run
+
+    return make
+
+
+def test_a_stopped_run_goes_on_in_another_layout(cfg, whole, stopped, capsys):
+    run = stopped(FIRST + 2)
+    moved = dataclasses.replace(
+        cfg,
+        mesh=MeshConfig(data=2, fsdp=2, tensor=2),
+        model=dataclasses.replace(cfg.model, remat="full"),
+        micro_batches=2,
+        next_phases=(dataclasses.replace(cfg.next_phases[0], micro_batches=2),),
+    )
+    results = pretrain(moved, run)
+    assert "another layout, equal up to rounding: mesh.fsdp is 1" in (
+        capsys.readouterr().out
+    )
+    # A few updates of Adam over other roundings.
+    assert results["eval"] == pytest.approx(whole[1]["eval"], rel=1e-4)
+    other = dataclasses.replace(moved, seed=1)
+    with pytest.raises(ValueError, match="other settings: seed is 0 there and 1 here"):
+        pretrain(other, run)
+
+
+@pytest.mark.parametrize("stop_after", [FIRST - 2, FIRST + 2])
+def test_a_stopped_run_goes_on_to_the_same_bits(cfg, whole, stopped, stop_after):
+    run = stopped(stop_after)
     results = pretrain(cfg, run)
 
     assert results["eval"] == whole[1]["eval"]

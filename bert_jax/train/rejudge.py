@@ -1,8 +1,9 @@
 """Judging a run again from its newest checkpoint, on its own data or other data."""
 
+import dataclasses
 import pathlib
 
-from bert_jax.config import FinetuneConfig, PretrainConfig
+from bert_jax.config import FinetuneConfig, MeshConfig, PretrainConfig
 from bert_jax.config_json import from_json
 from bert_jax.data.file_hash import file_sha256
 from bert_jax.data.prepared.dataset import open_dataset
@@ -15,6 +16,7 @@ from bert_jax.train.initial import load_params
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.predict import Predictor
 from bert_jax.train.run import load_run, load_run_tokenizer
+from bert_jax.train.sharding import check_batch_size
 
 
 def evaluate_run(run: pathlib.Path, data: pathlib.Path | None) -> dict[str, float]:
@@ -36,7 +38,8 @@ def evaluate_run(run: pathlib.Path, data: pathlib.Path | None) -> dict[str, floa
 def _evaluate_pretraining(
     run: pathlib.Path, data: pathlib.Path | None
 ) -> dict[str, float]:
-    cfg = from_json(PretrainConfig, (run / "config.json").read_text())
+    cfg = from_json(PretrainConfig, (run / "config.json").read_text()).phases[-1]
+    cfg = dataclasses.replace(cfg, model=load_run(run).model)
     if data is None and cfg.data.dataset is None:
         raise ValueError(
             f"{run} was imported and has no data of its own; pass --data DIR, a dataset "
@@ -51,7 +54,8 @@ def _evaluate_pretraining(
             f"{expected[:12]}; prepare it with --tokenizer {run}/tokenizer."
         )
     _agree(run, dataset.manifest["sha256"])
-    mesh = make_mesh(cfg.mesh)
+    mesh = make_mesh(MeshConfig())  # of the machine that judges, not of the run's
+    check_batch_size(mesh, cfg.batch_size)
     tokenizer = dataset.tokenizer
     rows = held_out_rows(dataset, cfg.data)
     params = load_params(run, mesh).params
@@ -70,7 +74,7 @@ def _evaluate_classifier(
         )
     held_out = load_examples(data or cfg.task.validation, cfg.task)
     _agree(run, held_out.sha256())
-    mesh = None if process.this().count == 1 else make_mesh(cfg.mesh)
+    mesh = None if process.this().count == 1 else make_mesh(MeshConfig())
     predictor = Predictor(run, batch_size=cfg.batch_size, mesh=mesh)
     encoded = encode_examples(
         predictor.tokenizer,

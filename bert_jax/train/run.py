@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import time
 import uuid
 from typing import Any
@@ -32,6 +33,17 @@ _FREE = (
     "data.dataset",
     "checkpoint",
     "task",
+)
+# May change too, since a run must go on where there are other machines: they touch the
+# numbers by rounding only, and are announced.
+_LAYOUT = (
+    "mesh",
+    "micro_batches",
+    "next_phases.micro_batches",
+    "model.scan_layers",
+    "model.remat",
+    "model.attention",
+    "model.mlm_logits",
 )
 # May even differ between the hosts of a job; what the paths lead to is compared apart.
 _OWN = ("data.num_threads", "data.num_workers", "data.plan_dir", "data.dataset", "task")
@@ -118,7 +130,8 @@ def _start_run(
     text = config_json.to_json(config)
     if (run / "run.json").exists():
         before = json.loads((run / "config.json").read_text())
-        changed = _differences(before, json.loads(text))
+        differences = _differences(before, json.loads(text))
+        changed = [line for name, line in differences if name not in _LAYOUT]
         if changed:
             raise ValueError(
                 f"{run} holds a run of other settings: {'; '.join(changed)}. Go on "
@@ -131,6 +144,9 @@ def _start_run(
                     f"{run} was begun with another {name}: {getattr(old, name)} then, "
                     f"{getattr(info, name)} now. Choose another --workdir."
                 )
+        for _, line in differences:
+            print(f"another layout, equal up to rounding: {line}", flush=True)
+        write_text(run / "config.json", text)
         return
     if run.exists() and any(run.iterdir()):
         raise ValueError(
@@ -225,15 +241,25 @@ def _leaves(value: Any, where: str = "") -> dict[str, Any]:
     }
 
 
-def _differences(before: Any, now: Any, where: str = "") -> list[str]:
-    if where in _FREE:
+def _differences(before: Any, now: Any, where: str = "") -> list[tuple[str, str]]:
+    """Each setting that differs: its name, or that of its group, and how it does."""
+    name = re.sub(r"\[\d+\]", "", where)
+    if name in _FREE:
         return []
     if isinstance(before, dict) and isinstance(now, dict):
         return [
-            line
-            for name in {**before, **now}
-            for line in _differences(
-                before.get(name), now.get(name), f"{where}.{name}".lstrip(".")
+            (name if name in _LAYOUT else inner, line)
+            for key in {**before, **now}
+            for inner, line in _differences(
+                before.get(key), now.get(key), f"{where}.{key}".lstrip(".")
             )
         ]
-    return [] if before == now else [f"{where} is {before!r} there and {now!r} here"]
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        return [
+            found
+            for number, pair in enumerate(zip(before, now, strict=True))
+            for found in _differences(*pair, f"{where}[{number}]")
+        ]
+    if before == now:
+        return []
+    return [(name, f"{where} is {before!r} there and {now!r} here")]
