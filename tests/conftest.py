@@ -34,6 +34,9 @@ from bert_jax.data.prepared.store import TokenStore  # noqa: E402
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 IN_CI = os.environ.get("CI") == "true"
 
+if "BERT_JAX_OWN_PROCESS" not in os.environ:
+    collect_ignore = ["own_process"]  # test_own_process.py runs it
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> pathlib.Path:
