@@ -59,7 +59,7 @@ mount_bucket() {
 }
 
 # After a restart of the VM another process may have the number.
-alive() { [[ $(ps -o stat=,args= -p "$1") == [!Z]*supervise.sh* ]]; }
+alive() { [[ $(ps -ww -o stat=,args= -p "$1") == [!Z]*supervise.sh* ]]; }
 
 state() {
   local kept='' word='' number=''
