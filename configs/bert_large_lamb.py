@@ -4,9 +4,12 @@
 
 Batches and steps are those of You et al. 2020 (76 minutes on a TPU v3 pod); rates,
 warm-up and decay those of NVIDIA's public recipe for the same batches
-(DeepLearningExamples, PyTorch BERT, pretrain_config.sh). Micro-batches are for 256 chips;
-`bert-jax plan` finds them for others. Rows are packed, so each holds more sentence pairs
-than theirs did.
+(DeepLearningExamples, PyTorch BERT, pretrain_config.sh). Rows are packed, so each holds
+more sentence pairs than theirs did.
+
+Micro-batches are for 256 chips; `bert-jax plan` finds them for others. Compiled on
+2026-11-25 with libtpu 0.0.52, not run: a v6e:16x16 needs 11.25 of the 31.24 GiB of a chip
+in both phases.
 """
 
 from bert_jax.config import (
@@ -36,13 +39,13 @@ def get_config() -> PretrainConfig:
             log_every_steps=10, eval_every_steps=500, checkpoint_every_steps=200
         ),
         batch_size=65_536,
-        micro_batches=8,
+        micro_batches=2,
         num_steps=7_038,
         next_phases=(
             PhaseConfig(
                 sequence_length=512,
                 batch_size=32_768,
-                micro_batches=16,
+                micro_batches=4,
                 num_steps=1_563,
                 learning_rate=4e-3,
                 warmup_steps=200,
