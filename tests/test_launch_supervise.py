@@ -51,12 +51,12 @@ def test_a_signal_reaches_the_command_once_and_nothing_starts_again(tmp_path, nu
     own = tmp_path / "pid"
     command = program(tmp_path / "saves", f"echo $$ >{own}{SAVES_WHEN_STOPPED}")
     status, log = tmp_path / "status", tmp_path / "log"
+    # A shell cannot trap what is ignored when it starts, as SIGINT is in a job in the
+    # background, which these tests may be.
+    prefix = ("env", "--default-signal=INT")
     with log.open("w") as out:
         supervised = subprocess.Popen(
-            # A shell cannot trap what is ignored when it starts, as SIGINT is in a job
-            # in the background, which these tests may be.
-            ["env", "--default-signal=INT", SUPERVISE]
-            + ["--status", status, "--", command, "a b"],
+            [*prefix, SUPERVISE, "--status", status, "--", command, "a b"],
             stdout=out,
             start_new_session=True,  # so that the group is its own
         )
