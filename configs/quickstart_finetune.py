@@ -3,8 +3,8 @@
     bert-jax finetune --config quickstart_finetune --checkpoint RUN --workdir DIR \\
         --task.train train.tsv --task.validation validation.tsv
 
-Measured as part of the quickstart on two cores of an AMD EPYC, 2026-11-24: accuracy
-40.2 % pretrained, 37.6 % from scratch, TF-IDF 45.4 %, majority 18.4 % of 9 libraries.
+Measured as part of the quickstart on two cores of an AMD EPYC, 2026-11-25: accuracy
+39.2 % pretrained, 37.6 % from scratch, TF-IDF 45.4 %, majority 18.4 % of 9 libraries.
 """
 
 from bert_jax.config import FinetuneConfig, LoopConfig, OptimizerConfig
