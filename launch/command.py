@@ -3,11 +3,30 @@
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import TypeVar
+
+import tyro
 
 from bert_jax import cli
 from launch.local import COMMANDS
 
 _WITH_MESH = ("pretrain", "finetune")
+
+Options = TypeVar("Options")
+
+
+def parsed(
+    options: type[Options], argv: Sequence[str] | None, *, prog: str, description: str
+) -> tuple[Options, list[str]]:
+    """A launcher's own options, and the words of the command behind `--`.
+
+    Args:
+        argv: of the launcher; those of this process when `None`.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    end = words.index("--") if "--" in words else len(words)
+    own = tyro.cli(options, args=words[:end], prog=prog, description=description)
+    return own, words[end + 1 :]
 
 
 def checked_command(

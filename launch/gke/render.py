@@ -18,11 +18,10 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-import tyro
 import yaml
 
 from bert_jax.topology.devices import parse_topology
-from launch.command import checked_command
+from launch.command import checked_command, parsed
 from launch.gke.jobset import STAGED, Job, Volume, jobset
 from launch.gke.pools import Pool, gpu_pool, tpu_pool
 
@@ -191,16 +190,11 @@ def render(job: Job) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    words = list(sys.argv[1:] if argv is None else argv)
-    end = words.index("--") if "--" in words else len(words)
-    options = tyro.cli(
-        Options,
-        args=words[:end],
-        prog="python -m launch.gke.render",
-        description=f"{__doc__}",
+    options, words = parsed(
+        Options, argv, prog="python -m launch.gke.render", description=f"{__doc__}"
     )
     try:
-        job = job_of(options, words[end + 1 :])
+        job = job_of(options, words)
     except (ValueError, OSError) as error:
         print(f"launch.gke.render: {error}", file=sys.stderr)
         raise SystemExit(1) from None

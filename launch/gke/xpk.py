@@ -21,10 +21,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-import tyro
-
 from bert_jax.topology.devices import parse_topology
-from launch.command import checked_command
+from launch.command import checked_command, parsed
 from launch.gke.pools import tpu_pool
 
 # Kind -> how xpk begins a device type; the shape follows.
@@ -102,16 +100,11 @@ def workload_command(options: Options, command: Sequence[str]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    words = list(sys.argv[1:] if argv is None else argv)
-    end = words.index("--") if "--" in words else len(words)
-    options = tyro.cli(
-        Options,
-        args=words[:end],
-        prog="python -m launch.gke.xpk",
-        description=f"{__doc__}",
+    options, words = parsed(
+        Options, argv, prog="python -m launch.gke.xpk", description=f"{__doc__}"
     )
     try:
-        command = workload_command(options, words[end + 1 :])
+        command = workload_command(options, words)
         if not options.dry_run and shutil.which("xpk") is None:
             raise FileNotFoundError("xpk is not installed here: pip install xpk")
     except (ValueError, OSError) as error:
