@@ -18,9 +18,10 @@ from typing import Any
 
 import tyro
 
+from benchmarks.data_settings import DataSettings
 from benchmarks.machine import describe_machine, num_cores
 from benchmarks.results import describe_lines, section_table, write_results
-from benchmarks.sections import Outcome, Section, Settings, found_by, run_section
+from benchmarks.sections import Outcome, Section, found_by, run_section
 
 _HERE = pathlib.Path(__file__).resolve().parent
 _SHARED = _HERE.parents[1] / "shared" / "data"
@@ -119,7 +120,7 @@ class Options:
     only: tuple[str, ...] = ()
     """Names of sections to run; those that need what others made say so."""
 
-    def settings(self, workdir: pathlib.Path) -> Settings:
+    def settings(self, workdir: pathlib.Path) -> DataSettings:
         """The sizes that this run works with."""
         sizes: dict[str, Any] = {}
         if self.quick:
@@ -130,7 +131,7 @@ class Options:
                 "loader_tokens": 2_000_000,
                 "num_steps": 20,
             }
-        return Settings(
+        return DataSettings(
             workdir=workdir,
             source=self.source,
             vocab=self.vocab.resolve(),
@@ -140,7 +141,7 @@ class Options:
         )
 
 
-def run(options: Options, settings: Settings) -> tuple[list[Outcome], bool]:
+def run(options: Options, settings: DataSettings) -> tuple[list[Outcome], bool]:
     """Runs the sections, printing each as it ends.
 
     Returns:

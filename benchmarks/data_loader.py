@@ -8,8 +8,8 @@ from typing import Any
 from benchmarks import peers
 from benchmarks.data_prepare import BLOCK_LENGTH, write_documents
 from benchmarks.data_rows import prepared_dataset
+from benchmarks.data_settings import DataSettings
 from benchmarks.measure import Findings, Timings, interleaved, report_ratios
-from benchmarks.sections import Settings
 from bert_jax.batch import PretrainBatch
 from bert_jax.config import DataConfig
 from bert_jax.data.batches.loader import train_batches
@@ -24,7 +24,7 @@ _OURS = "ours"
 _DEFAULT_PEER = "datasets + collator (PyTorch, its default)"
 
 
-def load_beside_peers(settings: Settings, findings: Findings) -> None:
+def load_beside_peers(settings: DataSettings, findings: Findings) -> None:
     """Tokens/s on one core, in turns with the peers; then of a worker process."""
     num_steps = _num_steps(settings)
 
@@ -54,12 +54,12 @@ def load_beside_peers(settings: Settings, findings: Findings) -> None:
     _measure_workers(settings, findings, 1)
 
 
-def load_on_all_cores(settings: Settings, findings: Findings) -> None:
+def load_on_all_cores(settings: DataSettings, findings: Findings) -> None:
     """Tokens/s of as many worker processes as there are cores."""
     _measure_workers(settings, findings, settings.num_workers)
 
 
-def _measure_workers(settings: Settings, findings: Findings, count: int) -> None:
+def _measure_workers(settings: DataSettings, findings: Findings, count: int) -> None:
     """One set of processes for all repetitions: starting them takes seconds."""
     batches, timing = _batches(settings, num_workers=count), Timings()
     for _ in range(settings.repetitions):
@@ -76,11 +76,11 @@ def _measure_workers(settings: Settings, findings: Findings, count: int) -> None
     )
 
 
-def _num_steps(settings: Settings) -> int:
+def _num_steps(settings: DataSettings) -> int:
     return max(1, settings.loader_tokens // (settings.batch_size * BLOCK_LENGTH))
 
 
-def _batches(settings: Settings, *, num_workers: int) -> Any:
+def _batches(settings: DataSettings, *, num_workers: int) -> Any:
     """Endless batches from step 0 on, the plan of the epoch being ready."""
     cfg = DataConfig(sequence_length=BLOCK_LENGTH, num_workers=num_workers)
     rows = open_rows(prepared_dataset(settings), "train", cfg, seed=0)
@@ -98,7 +98,7 @@ def _consume(batches: Iterator[PretrainBatch], count: int) -> dict[str, float]:
 
 
 def _peer_candidates(
-    settings: Settings, findings: Findings
+    settings: DataSettings, findings: Findings
 ) -> dict[str, Callable[[int], dict[str, float]]]:
     """An epoch of each collator over the same blocks."""
     documents = settings.workdir / "loader-documents.jsonl"

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from benchmarks import peers
+from benchmarks.data_settings import DataSettings
 from benchmarks.data_text import read_sample
 from benchmarks.measure import (
     Findings,
@@ -15,7 +16,6 @@ from benchmarks.measure import (
     peak_memory,
     report_ratios,
 )
-from benchmarks.sections import Settings
 from bert_jax.data.prepared.prepare import prepare
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 
@@ -30,7 +30,7 @@ _PROMISED_RATES = {"sentencepiece": 5.0}
 _PROMISED_BYTES = 2.2  # a token
 
 
-def train_vocabulary(settings: Settings, findings: Findings) -> None:
+def train_vocabulary(settings: DataSettings, findings: Findings) -> None:
     """Trains the SentencePiece model that the other sections use."""
     from bert_jax.data.text.reading import read_unit
     from bert_jax.data.text.sentences import sentences
@@ -61,7 +61,7 @@ def train_vocabulary(settings: Settings, findings: Findings) -> None:
     tokenizer.save(settings.tokenizer("sentencepiece"))
 
 
-def prepare_on_one_core(settings: Settings, findings: Findings, kind: str) -> None:
+def prepare_on_one_core(settings: DataSettings, findings: Findings, kind: str) -> None:
     """Prepares the whole corpus in one process; the dataset stays for other sections."""
     output = settings.prepared(kind)
     cpu_started = time.process_time()
@@ -104,7 +104,7 @@ def prepare_on_one_core(settings: Settings, findings: Findings, kind: str) -> No
     )
 
 
-def prepare_on_all_cores(settings: Settings, findings: Findings, kind: str) -> None:
+def prepare_on_all_cores(settings: DataSettings, findings: Findings, kind: str) -> None:
     """The same with a worker a core, into a directory that is thrown away.
 
     Raises:
@@ -133,7 +133,7 @@ def prepare_on_all_cores(settings: Settings, findings: Findings, kind: str) -> N
 
 
 def _prepare(
-    settings: Settings, kind: str, output: pathlib.Path, *, num_workers: int
+    settings: DataSettings, kind: str, output: pathlib.Path, *, num_workers: int
 ) -> tuple[float, dict[str, Any]]:
     """(seconds, manifest)."""
     tokenizer = settings.tokenizer(kind)
@@ -151,7 +151,7 @@ def _amounts(manifest: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def prepare_beside_peer(settings: Settings, findings: Findings) -> None:
+def prepare_beside_peer(settings: DataSettings, findings: Findings) -> None:
     """A part of the sample prepared by both, in turns, into a fresh folder each time."""
     # Not timed here, as the imports of the peer are not.
     import tensorflow_datasets  # noqa: F401
@@ -204,7 +204,7 @@ def prepare_beside_peer(settings: Settings, findings: Findings) -> None:
     report_ratios(timings, ours, "bytes", findings, {bare: 1.0})
 
 
-def write_documents(path: pathlib.Path, settings: Settings) -> int:
+def write_documents(path: pathlib.Path, settings: DataSettings) -> int:
     """Writes the peers' share of the sample as JSONL; returns the bytes of its text."""
     texts = read_sample(settings, settings.peer_bytes)
     with path.open("w", encoding="utf-8") as file:

@@ -5,8 +5,8 @@ import time
 
 import numpy as np
 
+from benchmarks.data_settings import DataSettings
 from benchmarks.measure import Findings, interleaved, peak_memory
-from benchmarks.sections import Settings
 from bert_jax.config import DataConfig, MaskingConfig
 from bert_jax.data.batches.epochs import plan_epoch, size_of
 from bert_jax.data.batches.pairs import make_pairs
@@ -21,7 +21,7 @@ _MASK_BATCH = 256
 _THEIRS = "google-research:"
 
 
-def prepared_dataset(settings: Settings) -> PreparedDataset:
+def prepared_dataset(settings: DataSettings) -> PreparedDataset:
     """What `prepare-wordpiece` has written.
 
     Raises:
@@ -35,7 +35,7 @@ def prepared_dataset(settings: Settings) -> PreparedDataset:
         ) from None
 
 
-def plan_epochs(settings: Settings, findings: Findings) -> None:
+def plan_epochs(settings: DataSettings, findings: Findings) -> None:
     """Speed of make_pairs and of a whole plan, and the density of its rows."""
     dataset = prepared_dataset(settings)
     started = time.perf_counter()
@@ -92,7 +92,7 @@ def plan_epochs(settings: Settings, findings: Findings) -> None:
     findings.figure("peak memory", "GiB", peak_memory()[0])
 
 
-def describe_pairs(settings: Settings, findings: Findings) -> None:
+def describe_pairs(settings: DataSettings, findings: Findings) -> None:
     """Labels, lengths and masks, beside what google-research's script makes of text."""
     dataset = prepared_dataset(settings)
     cfg = DataConfig(sequence_length=128, layout="padded")

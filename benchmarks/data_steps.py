@@ -9,8 +9,8 @@ from typing import Any, Literal
 import jax
 
 from benchmarks.data_rows import prepared_dataset
+from benchmarks.data_settings import DataSettings
 from benchmarks.measure import Findings
-from benchmarks.sections import Settings
 from bert_jax.config import (
     DataConfig,
     LoopConfig,
@@ -32,7 +32,7 @@ _UNITS: tuple[Literal["token", "word", "span"], ...] = ("token", "word", "span")
 _MASKS_A_REPETITION = 10
 
 
-def train_briefly(settings: Settings, findings: Findings) -> None:
+def train_briefly(settings: DataSettings, findings: Findings) -> None:
     """Trains a small model for some steps at both lengths, then times the masks."""
     dataset = prepared_dataset(settings)
     device = jax.devices()[0].device_kind
@@ -69,7 +69,7 @@ def step_seconds(windows: list[dict[str, Any]]) -> list[float]:
 
 
 def _time_masks(
-    settings: Settings,
+    settings: DataSettings,
     findings: Findings,
     cfg: PretrainConfig,
     dataset: PreparedDataset,

@@ -3,11 +3,11 @@
 import json
 from collections.abc import Iterator
 
+from benchmarks.data_settings import DataSettings
 from benchmarks.measure import Findings
-from benchmarks.sections import Settings
 
 
-def write_sample(settings: Settings, findings: Findings) -> None:
+def write_sample(settings: DataSettings, findings: Findings) -> None:
     """Writes the first documents of the source as JSONL, `text` and `group` of each.
 
     The first ones, not a random choice: neighbours share their words as they do when a
@@ -34,7 +34,7 @@ def _documents(source: str) -> Iterator[tuple[str, str]]:
             yield document.text, document.group
 
 
-def read_sample(settings: Settings, num_bytes: int | None = None) -> list[str]:
+def read_sample(settings: DataSettings, num_bytes: int | None = None) -> list[str]:
     """Texts of the sample, from the first, until there are `num_bytes` of them.
 
     Raises:

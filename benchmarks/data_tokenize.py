@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from benchmarks import peers
+from benchmarks.data_settings import DataSettings
 from benchmarks.data_text import read_sample, slices
 from benchmarks.measure import Findings, interleaved, report_ratios
-from benchmarks.sections import Settings
 from bert_jax.data.text.sentences import sentences
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
@@ -81,7 +81,7 @@ class _Rivals:
         return differing, total
 
 
-def tokenize(settings: Settings, findings: Findings) -> None:
+def tokenize(settings: DataSettings, findings: Findings) -> None:
     """MB/s and tokens/s of both kinds, and whether the ids are those of the library."""
     parts = []
     for texts in slices(read_sample(settings), settings.repetitions):

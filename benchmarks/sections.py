@@ -4,6 +4,7 @@ Nothing that one section imports, allocates or spoils reaches the next, "one cor
 the system's own confinement, and peak memory is that of the section alone.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -13,7 +14,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from benchmarks.measure import (
     Figure,
@@ -23,57 +24,20 @@ from benchmarks.measure import (
 )
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
-_TERMINATE_SECS = 10.0
+_TERMINATE_SECS = 3.0
 _SAID_SO = 3  # exit code of a section whose failure stands among its findings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What all sections of `benchmarks.data` need to know."""
+    """What all sections of a benchmark need to know; each benchmark adds its own."""
 
     workdir: pathlib.Path
-    """Where the sample, the vocabularies and the prepared datasets lie."""
-    source: str
-    vocab: pathlib.Path
-    vocab_size: int = 30_522
-    """Pieces of the SentencePiece vocabulary."""
-    num_workers: int
-    quick: bool = False
-    """Whether the sample takes the place of the source."""
-    repetitions: int = 5
-    sample_bytes: int = 15_000_000
-    """Text of the sample; each repetition of tokenising takes its share of it."""
-    peer_bytes: int = 8_000_000
-    """Of the sample, what the peers prepare."""
-    batch_size: int = 64
-    """Rows of T=512 that the loaders give at once."""
-    loader_tokens: int = 20_000_000
-    """Real tokens of one repetition of our loader."""
-    num_steps: int = 30
-    """Updates of each of the short trainings."""
-    model: str = "tiny"
-    """Size of the model of those trainings, a name of `bert_jax.family`."""
-
-    @property
-    def sample(self) -> pathlib.Path:
-        """The first documents of the source, as JSONL."""
-        return self.workdir / "sample.jsonl"
-
-    @property
-    def corpus(self) -> str:
-        """The source of whatever works on the whole text."""
-        return f"files:{self.sample}" if self.quick else self.source
-
-    def prepared(self, kind: str) -> pathlib.Path:
-        """The dataset that the section of this name has prepared."""
-        return self.workdir / f"prepared-{kind}"
+    """Where sections leave what others use."""
 
     def findings(self, section: str) -> pathlib.Path:
         """What the section of this name has found."""
         return self.workdir / "findings" / f"{section}.jsonl"
-
-    def tokenizer(self, kind: str) -> pathlib.Path:
-        return self.workdir / f"tokenizer-{kind}"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -82,8 +46,12 @@ class Settings:
         }
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Settings":
-        paths = {name: pathlib.Path(values[name]) for name in ("workdir", "vocab")}
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        paths = {
+            field.name: pathlib.Path(values[field.name])
+            for field in dataclasses.fields(cls)
+            if field.type is pathlib.Path
+        }
         return cls(**values | paths)
 
 
@@ -109,8 +77,14 @@ class Outcome(NamedTuple):
     seconds: float
 
 
-def run_section(section: Section, settings: Settings) -> tuple[list[Figure], list[str]]:
+def run_section(
+    section: Section, settings: Settings, *, seconds: float | None = None
+) -> tuple[list[Figure], list[str]]:
     """Runs a section to its end and reads what it found.
+
+    Args:
+        seconds: after which it and all of its processes are ended; what it had found
+            is kept, and the rest is left out for lack of time. `None` waits.
 
     Raises:
         KeyboardInterrupt: the section and all of its processes were ended; what it had
@@ -118,7 +92,16 @@ def run_section(section: Section, settings: Settings) -> tuple[list[Figure], lis
     """
     request = settings.findings(section.name).with_suffix(".json")
     request.parent.mkdir(exist_ok=True)
-    request.write_text(json.dumps({"section": section, "settings": settings.to_json()}))
+    kind = type(settings)
+    request.write_text(
+        json.dumps(
+            {
+                "section": section,
+                "kind": f"{kind.__module__}:{kind.__qualname__}",
+                "settings": settings.to_json(),
+            }
+        )
+    )
     environment = os.environ | {
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
@@ -127,6 +110,7 @@ def run_section(section: Section, settings: Settings) -> tuple[list[Figure], lis
     }
     if section.one_core:
         environment["OMP_NUM_THREADS"] = "1"
+    code = None
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.sections", str(request)],
         cwd=_ROOT,
@@ -135,12 +119,16 @@ def run_section(section: Section, settings: Settings) -> tuple[list[Figure], lis
         start_new_session=True,
     ) as process:
         try:
-            code = process.wait()
-        except BaseException:
-            _end_group(process)
-            raise
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            # Also after a good end: a section that died leaves its workers behind.
+            end_group(process)
     figures, left_out = found_by(section, settings)
-    if code not in (0, _SAID_SO):
+    if code is None:
+        left_out.append(f"the rest of this section: time, it was given {seconds:.0f} s")
+    elif code not in (0, _SAID_SO):
         left_out.append(f"the rest of this section: it ended with exit code {code}")
     return figures, left_out
 
@@ -150,24 +138,31 @@ def found_by(section: Section, settings: Settings) -> tuple[list[Figure], list[s
     return read_findings(settings.findings(section.name))
 
 
-def _end_group(process: "subprocess.Popen[bytes]") -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
+def end_group(process: "subprocess.Popen[Any]") -> None:
+    """Ends a process that leads its own group, and all that it has started."""
+    if process.poll() is None:
+        # Stopped processes hear nothing until they go on.
+        for number in (signal.SIGTERM, signal.SIGCONT):
+            _signal_group(process, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_TERMINATE_SECS)
-        except subprocess.TimeoutExpired:
-            continue
-        except ProcessLookupError:
-            return
+    _signal_group(process, signal.SIGKILL)
+    process.wait()
+
+
+def _signal_group(process: "subprocess.Popen[Any]", number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 def main() -> None:
     """Of the process of a section."""
     request = pathlib.Path(sys.argv[1])
     asked = json.loads(request.read_text())
-    section, settings = (
-        Section(*asked["section"]),
-        Settings.from_json(asked["settings"]),
+    section = Section(*asked["section"])
+    module, _, kind = asked["kind"].partition(":")
+    settings = getattr(importlib.import_module(module), kind).from_json(
+        asked["settings"]
     )
     if section.one_core:
         stay_on_one_core()

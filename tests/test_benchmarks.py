@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks import data, machine, results
+from benchmarks.data_settings import DataSettings
 from benchmarks.measure import (
     Figure,
     Findings,
@@ -20,7 +21,7 @@ from benchmarks.measure import (
     read_findings,
     report_ratios,
 )
-from benchmarks.sections import Outcome, Section, Settings, run_section
+from benchmarks.sections import Outcome, Section, run_section
 
 TESTS = pathlib.Path(__file__).parent
 
@@ -43,8 +44,8 @@ def found(tmp_path):
 
 
 @pytest.fixture
-def settings(tmp_path) -> Settings:
-    return Settings(
+def settings(tmp_path) -> DataSettings:
+    return DataSettings(
         workdir=tmp_path,
         source="files:nothing",
         vocab=tmp_path / "vocab.txt",

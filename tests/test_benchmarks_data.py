@@ -14,8 +14,8 @@ from benchmarks import (
     data_tokenize,
     peers,
 )
+from benchmarks.data_settings import DataSettings
 from benchmarks.measure import Findings, read_findings
-from benchmarks.sections import Settings
 
 NUM_DOCUMENTS = 1_200
 WORDS = ("river", "stone", "window", "garden", "teacher", "letter", "village", "music")
@@ -40,7 +40,7 @@ def found(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory) -> Settings:
+def settings(tmp_path_factory) -> DataSettings:
     """Sizes at which every section takes a moment, over a made corpus."""
     folder = tmp_path_factory.mktemp("benchmark")
     rng = np.random.default_rng(0)
@@ -54,7 +54,7 @@ def settings(tmp_path_factory) -> Settings:
     pieces += [f"##{ending}" for ending in ENDINGS if ending]
     (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces))
     (folder / "work").mkdir()
-    return Settings(
+    return DataSettings(
         workdir=folder / "work",
         source=f"files:{folder}/corpus.txt",
         vocab=folder / "vocab.txt",
