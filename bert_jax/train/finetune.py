@@ -26,6 +26,7 @@ from bert_jax.data.tasks import (
 )
 from bert_jax.limits import check_ids
 from bert_jax.model import classification
+from bert_jax.model.isolation import prove_isolation
 from bert_jax.train import sharding
 from bert_jax.train.flops import counted_flops
 from bert_jax.train.freezing import stop_frozen
@@ -103,6 +104,7 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
     Raises:
         ValueError: checkpoint, task and settings do not fit, or `run` holds another
             run.
+        IsolationError: attention does not keep the sequences of a row apart here.
         InterruptedRunError: a signal came; a checkpoint was written.
     """
     began = time.time()
@@ -161,6 +163,7 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         print(f"{run} is finished at step {finished['step']:,}; nothing to do")
         return finished
 
+    prove_isolation(model, num_tokens=cfg.sequence_length)
     steps_per_epoch = math.ceil(len(train) / cfg.batch_size)
     num_steps = cfg.num_epochs * steps_per_epoch
     rates = dataclasses.replace(

@@ -1,0 +1,276 @@
+"""Proof, on the machine that runs, that attention keeps packed sequences apart.
+
+A kernel that lets one sequence of a row see another trains without a complaint, to a
+worse model. So the path that a config takes is tried on a small problem before a run:
+same head size, type, row length and dropout, few heads and rows.
+
+Shape suffixes: B rows, T tokens, N heads, H head width.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bert_jax.config import ModelConfig
+from bert_jax.model import attention
+from bert_jax.model.attention_xla import xla_attention
+from bert_jax.model.logical import platform
+
+_NUM_ROWS = 5
+_NUM_HEADS = 2
+_RESULTS = (
+    "output",
+    "gradient of the queries",
+    "gradient of the keys",
+    "gradient of the values",
+)
+
+
+class IsolationError(ArithmeticError):
+    """Attention mixes the sequences of a row, or computes something else."""
+
+
+class Proof(NamedTuple):
+    """Which path was tried, and where."""
+
+    kernel: str
+    """Such as "xla": what `ModelConfig.attention` came to."""
+    device: str
+    """Its kind, such as "cpu" or "NVIDIA H100 80GB HBM3"."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Path:
+    """What decides which code attention runs."""
+
+    kernel: Any
+    num_tokens: int
+    num_heads: int
+    head_size: int
+    dtype: str
+    dropout_rate: float
+    recompute: bool
+    interpret: bool
+
+    def __str__(self) -> str:
+        return (
+            f"rows of {self.num_tokens} tokens, heads {self.head_size} wide, "
+            f"{self.dtype}, dropout {self.dropout_rate:g}"
+        )
+
+
+def prove_isolation(
+    cfg: ModelConfig, *, num_tokens: int, interpret: bool = False
+) -> Proof:
+    """Tries the attention that `cfg` takes on this process's first device.
+
+    Checked are, with dropout and without: packed rows give the outputs and gradients
+    of the same sequences alone; new values in one sequence change no bit of another's;
+    a kernel of its own agrees with XLA's, which drops the same weights. Once for each
+    path in a process; no other process takes part.
+
+    Args:
+        num_tokens: of a row.
+        interpret: as of `attention.attend`.
+
+    Raises:
+        IsolationError: one of them does not hold.
+        ValueError: `cfg.attention` cannot run here.
+    """
+    return _prove(
+        _Path(
+            kernel=cfg.attention,
+            num_tokens=num_tokens,
+            num_heads=min(_NUM_HEADS, cfg.num_heads),
+            head_size=cfg.head_size,
+            dtype=cfg.compute_dtype,
+            dropout_rate=cfg.attention_dropout_rate,
+            recompute=cfg.remat == "attention",
+            interpret=interpret,
+        )
+    )
+
+
+@functools.cache
+def _prove(path: _Path) -> Proof:
+    device = jax.local_devices()[0]
+    proof = Proof(_chosen(path), device.device_kind)
+    with jax.default_device(device):
+        _check(path, proof, None)
+        if path.dropout_rate:
+            words = np.random.default_rng(2).integers(2**32, size=(_NUM_ROWS, 2))
+            _check(path, proof, words.astype(np.uint32))
+    return proof
+
+
+def _chosen(path: _Path) -> str:
+    return attention.choose_kernel(
+        path.kernel,
+        "tpu" if path.interpret else platform(),
+        num_keys=path.num_tokens,
+        head_size=path.head_size,
+        dtype=jnp.dtype(path.dtype),
+        drops=path.dropout_rate > 0.0,
+    )
+
+
+def _check(path: _Path, proof: Proof, words_B2: np.ndarray | None) -> None:
+    """All three; `words_B2`, of the rows' keys, say which weights are dropped."""
+
+    def path_attend(
+        q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array, keys: jax.Array | None
+    ) -> jax.Array:
+        return attention.attend(
+            q,
+            k,
+            v,
+            ids,
+            kernel=path.kernel,
+            dropout_rate=path.dropout_rate,
+            keys_B=keys,
+            recompute=path.recompute,
+            interpret=path.interpret,
+        )
+
+    run = _with_gradients(path_attend)
+    ids_BT = _packed_ids(path.num_tokens)
+    before, after = (_drawn(path, seed) for seed in (0, 1))
+    packed = run(*before, ids_BT, words_B2)
+
+    # Alone, a sequence moves to the start of its row; but what is dropped goes by the
+    # place, so while weights are dropped it stays.
+    rows = np.array([row for row, _ in _ALONE])
+    at_BT, alone_BT = (np.zeros_like(ids_BT) for _ in range(2))
+    for to, (row, number) in enumerate(_ALONE):
+        places = np.flatnonzero(ids_BT[row] == number)
+        new = places if words_B2 is not None else np.arange(places.size)
+        at_BT[to, new], alone_BT[to, new] = places, 1
+    own_BT11 = alone_BT[..., None, None] == 1
+    place_BT11 = at_BT[..., None, None]
+    moved = [
+        np.where(own_BT11, np.take_along_axis(x[rows], place_BT11, axis=1), 0)
+        for x in map(np.asarray, before)
+    ]
+    unpacked = run(*moved, alone_BT, None if words_B2 is None else words_B2[rows])
+    expected = [np.take_along_axis(x[rows], place_BT11, axis=1) for x in packed]
+    _compare(
+        path,
+        proof,
+        "a packed row differs from the same sequences alone",
+        [np.where(own_BT11, x, 0) for x in unpacked],
+        [np.where(own_BT11, x, 0) for x in expected],
+    )
+
+    changed_BT11 = sum(
+        (ids_BT == number) & (np.arange(len(ids_BT))[:, None] == row)
+        for row, number in _CHANGED
+    )[..., None, None].astype(bool)
+    mixed = [np.where(changed_BT11, *pair) for pair in zip(after, before, strict=True)]
+    found = run(*mixed, ids_BT, words_B2)
+    _compare(
+        path,
+        proof,
+        "new values in one sequence change another",
+        [np.where(changed_BT11, 0, x) for x in found],
+        [np.where(changed_BT11, 0, x) for x in packed],
+        exact=True,
+    )
+
+    if proof.kernel != "xla":
+        plain = functools.partial(xla_attention, dropout_rate=path.dropout_rate)
+        reference = _with_gradients(plain)(*before, ids_BT, words_B2)
+        _compare(path, proof, "it differs from XLA's attention", packed, reference)
+
+
+def _with_gradients(attend: Callable) -> Callable[..., list[np.ndarray]]:
+    """run(q, k, v, d_out, ids, words) -> float32 `_RESULTS`."""
+
+    @jax.jit
+    def run(
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        d_out: jax.Array,
+        ids: jax.Array,
+        words: jax.Array | None,
+    ) -> tuple[jax.Array, ...]:
+        keys = None if words is None else jax.random.wrap_key_data(words)
+        out, vjp = jax.vjp(lambda q, k, v: attend(q, k, v, ids, keys), q, k, v)
+        return out, *vjp(d_out)
+
+    return lambda *args: [np.asarray(x, np.float32) for x in run(*args)]
+
+
+def _packed_ids(num_tokens: int) -> np.ndarray:
+    """int32 [5, T]: three sequences and padding; one; two; only padding; many."""
+    ids = np.zeros((_NUM_ROWS, num_tokens), np.int32)
+    third = max(1, num_tokens // 3 - 1)
+    for number in range(3):
+        ids[0, number * third : (number + 1) * third] = number + 1
+    ids[1] = 1
+    ids[2] = 1 + (np.arange(num_tokens) >= num_tokens - 5)
+    # Of few weights, so that one that is wrongly dropped stands out of any rounding.
+    ids[4] = 1 + np.arange(num_tokens) // 5
+    return ids
+
+
+# Row and number of the sequences that are tried alone, and of those that are changed.
+_ALONE = ((0, 1), (0, 2), (0, 3), (2, 2), (4, 2))
+_CHANGED = ((0, 2), (2, 1), (4, 2))
+
+
+def _drawn(path: _Path, seed: int) -> list[np.ndarray]:
+    """Queries, keys, values and gradients of the output, [B, T, N, H]."""
+    shape = (4, _NUM_ROWS, path.num_tokens, path.num_heads, path.head_size)
+    drawn = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    return list(drawn.astype(jnp.dtype(path.dtype)))
+
+
+def _compare(
+    path: _Path,
+    proof: Proof,
+    what: str,
+    found: list[np.ndarray],
+    expected: list[np.ndarray],
+    *,
+    exact: bool = False,
+) -> None:
+    """Raises IsolationError where a result is off by more than rounding, or at all."""
+    for name, x, y in zip(_RESULTS, found, expected, strict=True):
+        difference = float(np.abs(x - y).max())
+        allowed = 0.0 if exact else _tolerance(path) * float(abs(y).max())
+        # Written so that NaN fails.
+        if not difference <= allowed:
+            instead = (
+                "do not train with this version of JAX"
+                if proof.kernel == "xla"
+                else 'use another kernel, such as ModelConfig.attention="xla" '
+                "(--model.attention xla)"
+            )
+            raise IsolationError(
+                f'Attention kernel "{proof.kernel}" on {proof.device}: {what}. The '
+                f"{name} is off by {difference:.2g}, and {allowed:.2g} is allowed "
+                f"({path}). What it computes is not attention within each sequence; "
+                f"{instead}."
+            )
+
+
+def _tolerance(path: _Path) -> float:
+    """How far two ways to the same result may be apart, in shares of its largest value.
+
+    One part is the rounding of the factors of products, the other that of sums in
+    float32. Seen was at most a quarter of the first and a third of the second (all
+    kernels, 24 to 512 tokens, on CPU).
+    """
+    if path.dtype == "bfloat16":
+        factors = 2.0**-8
+    else:
+        # By default TPUs multiply float32 as bfloat16 and GPUs as TF32 (docs.jax.dev,
+        # jax.lax.Precision); CPUs do not round it.
+        factors = {"tpu": 2.0**-8, "gpu": 2.0**-11}.get(jax.default_backend(), 0.0)
+    return 8 * factors + 32 * 2.0**-24
