@@ -78,5 +78,5 @@ class ClassifyBatch(NamedTuple):
     input_ids: Array  # int32 [B, T]
     segment_ids: Array  # int32 [B, T]
     input_mask: Array  # int32 [B, T], 1 on real tokens
-    labels: Array  # int32 [B]
+    labels: Array  # int32 [B], or float32 [B] of a regression
     weights: Array  # float32 [B], 0 on rows that only fill the batch up

@@ -49,6 +49,7 @@ def check_ids(cfg: ModelConfig, batch: Any, *, num_labels: int | None = None) ->
     Args:
         batch: `PretrainBatch` or `ClassifyBatch` of NumPy arrays.
         num_labels: classes of a `ClassifyBatch`; `None` only refuses negative labels.
+            Labels of a regression need only be finite.
 
     Raises:
         ValueError: names field, value, [row, column] and limit.
@@ -72,8 +73,21 @@ def check_ids(cfg: ModelConfig, batch: Any, *, num_labels: int | None = None) ->
             ("cls_positions", length, "the row's tokens"),
             ("nsp_labels", NUM_NSP_CLASSES, "next-sentence classes"),
         ]
+    elif np.issubdtype(np.asarray(batch.labels).dtype, np.floating):
+        _check_finite(f"{kind}.labels", batch.labels)
     else:
         classes = np.iinfo(np.int32).max if num_labels is None else num_labels
         limits += [("labels", classes, "the classifier's labels")]
     for name, limit, meaning in limits:
         check_range(f"{kind}.{name}", getattr(batch, name), limit, meaning)
+
+
+def _check_finite(name: str, values: Any) -> None:
+    array = np.asarray(values)
+    if np.isfinite(array).all():
+        return
+    place = int(np.argwhere(~np.isfinite(array))[0, 0])
+    raise ValueError(
+        f"{name}[{place}]={array[place]} is no finite number, and a regression learns "
+        "from nothing else; mend the file of the task."
+    )

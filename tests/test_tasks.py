@@ -15,7 +15,9 @@ from bert_jax.data.tasks import (
     epoch_order,
     label_names,
     label_numbers,
+    label_values,
     load_examples,
+    output_names,
 )
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 
@@ -132,15 +134,117 @@ def test_real_tasks_are_read_whole(shared_data, name, columns, label, count, pos
     assert found.texts == tuple(tuple(row[k] for k in at) for row in rows)
 
 
-def test_a_file_without_header_needs_one(shared_data, load):
-    cfg = TaskConfig(text_columns=("sentence",), label_column="label")
-    content = (shared_data / "cola/dev.tsv").read_text(encoding="utf-8")
-    with pytest.raises(ValueError, match="line 2: nothing in column 'sentence'"):
-        load("cola.tsv", content, cfg)
-    found = load("cola.tsv", "source\tlabel\tstar\tsentence\n" + content, cfg)
-    assert len(found) == 527
-    assert found.texts[0] == ("The sailors rode the breeze clear of the rocks.",)
-    assert label_names(found) == ("0", "1")
+def test_sst2_calls_its_columns_otherwise_to_judge(shared_data):
+    cfg = TaskConfig(
+        text_columns=("sentence",), validation_text_columns=("content",), max_train=500
+    )
+    train = load_examples(shared_data / "sst2/train.tsv", cfg)
+    held_out = load_examples(shared_data / "sst2/dev.tsv", cfg, "validation")
+    assert (len(train), len(held_out)) == (500, 872)
+    with pytest.raises(ValueError, match=r"--task\.validation-text-c"):
+        load_examples(shared_data / "sst2/train.tsv", cfg, "validation")
+
+
+def test_cola_has_no_header(shared_data):
+    cfg = TaskConfig(header=False, text_columns=("4",), label_column="2")
+    train = load_examples(shared_data / "cola/train.tsv", cfg)
+    held_out = load_examples(shared_data / "cola/dev.tsv", cfg, "validation")
+    assert (len(train), len(held_out)) == (8_551, 527)
+    assert held_out.texts[0] == ("The sailors rode the breeze clear of the rocks.",)
+    assert held_out.labels.count("1") == 365
+    assert label_names(train) == ("0", "1")
+    named = TaskConfig(text_columns=("sentence",), label_column="label")
+    with pytest.raises(ValueError, match=r"line 2: nothing in column 'sentence'.*no-h"):
+        load_examples(shared_data / "cola/dev.tsv", named)
+
+
+def test_stsb_has_scores(shared_data):
+    cfg = TaskConfig(
+        text_columns=("sentence1", "sentence2"), label_column="score", kind="regression"
+    )
+    for name, count in (("train", 5_749), ("dev", 1_500)):
+        found = load_examples(shared_data / f"stsb/{name}.tsv", cfg)
+        assert len(found) == count
+        assert output_names(found, cfg) == ("score",)
+        scores = label_values(found, ("score",), cfg)
+        assert scores.dtype == np.float32
+        assert (scores.min(), scores.max()) == (0.0, 5.0)
+    assert scores[:2].tolist() == [5.0, 4.75]
+
+
+# Files without a header, columns of two splits, fewer examples.
+
+BARE = TaskConfig(header=False, text_columns=("3",), label_column="1")
+
+
+def test_columns_go_by_number_where_no_line_names_them(load):
+    found = load("x.tsv", '0\t\t"a\n\n1\tx\tb\n', BARE)
+    assert found.texts == (('"a',), ("b",))
+    assert found.labels == ("0", "1")
+    assert load("x.csv", '0,,"a, b"\n', BARE).texts == (("a, b",),)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.tsv", "0\tx\n", "line 1: nothing in column '3'; the columns are 1, 2."),
+        ("x.tsv", "0\t\ta\n1\tx\n", "line 2: nothing in column '3'"),
+        ("x.tsv", "0\t\ta\n1\t\tb\tc\n", "line 2: more fields than the first line"),
+        ("x.jsonl", '{"3": "a", "1": 0}\n', "leave --task.no-header out"),
+        ("x.tsv", "", "holds no rows"),
+    ],
+)
+def test_a_wrong_file_without_header_is_named(load, tmp_path, name, content, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        load(name, content, BARE)
+    assert str(tmp_path / name) in str(error.value)
+
+
+@pytest.mark.parametrize("label", ["high", "nan", "inf", "1,5"])
+def test_a_score_is_a_finite_number(load, label):
+    cfg = TaskConfig(kind="regression", label_column="score")
+    message = rf"x\.tsv, line 3: column 'score' holds '{label}', which is no finite"
+    with pytest.raises(ValueError, match=message):
+        load("x.tsv", f"text\tscore\na\t 1.5 \nb\t{label}\n", cfg)
+
+
+def test_fewer_examples_are_a_fixed_choice_in_file_order(load):
+    content = "text\tlabel\n" + "".join(f"t{n}\t{n % 2}\n" for n in range(100))
+    some = TaskConfig(max_train=30)
+    found = load("x.tsv", content, some)
+    numbers = [int(text[1:]) for (text,) in found.texts]
+    assert len(numbers) == 30
+    assert numbers == sorted(set(numbers))
+    assert numbers[-1] > 60  # not the first ones
+    assert found == load("x.tsv", content, some)
+    assert found.labels == tuple(str(n % 2) for n in numbers)
+    assert len(load("x.tsv", content, TaskConfig(max_train=500))) == 100
+
+
+def test_what_is_judged_is_never_cut(load, tmp_path):
+    content = "text\tlabel\na\t0\nb\t1\n"
+    assert len(load("x.tsv", content, TaskConfig(max_train=1))) == 1
+    judged = load_examples(tmp_path / "x.tsv", TaskConfig(max_train=1), "validation")
+    assert len(judged) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"header": False}, "one is given as 'text'"),
+        ({"header": False, "text_columns": ("0",), "label_column": "1"}, "as '0'"),
+        (
+            {"header": False, "text_columns": ("1",), "label_column": "2"}
+            | {"validation_label_column": "label"},
+            "as 'label'",
+        ),
+        ({"validation_text_columns": ("a", "b")}, "differ in number"),
+        ({"max_train": 0}, "max_train=0 must be greater"),
+    ],
+)
+def test_settings_that_cannot_be_meant(settings, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        TaskConfig(**settings)
 
 
 # Labels.
@@ -150,7 +254,7 @@ def test_labels_are_numbered_in_sorted_order():
     found = Examples((("a",),) * 4, ("no", "yes", "maybe", "no"))
     names = label_names(found)
     assert names == ("maybe", "no", "yes")
-    assert label_numbers(found, names) == [1, 2, 0, 1]
+    assert label_numbers(found, names).tolist() == [1, 2, 0, 1]
 
 
 def test_one_label_is_no_task():
@@ -189,6 +293,12 @@ def test_layout_of_a_single_text(words):
     assert not rows.segment_ids.any()
     assert rows.labels.tolist() == [1, 0]
     assert {x.dtype for x in vars(rows).values()} == {np.dtype(np.int32)}
+
+
+def test_scores_stay_float32(words):
+    rows = encode_examples(words, [("w1",), ("w2",)], np.float64([0.25, 5.0]), 6)
+    assert rows.labels.dtype == np.float32
+    assert rows.batch(np.array([1]), 2).labels.tolist() == [5.0, 0.25]
 
 
 def test_layout_of_a_pair(words):

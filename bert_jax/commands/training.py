@@ -47,7 +47,7 @@ class Pretrain:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finetune:
-    """Fine-tunes a classifier from a pretraining run."""
+    """Fine-tunes a classifier, or a regression, from a pretraining run."""
 
     config_file: Annotated[str, tyro.conf.arg(name="config")] = "finetune_classify"
     """Python file with get_config(), or the bare name of a shipped one."""
@@ -111,14 +111,14 @@ class Evaluate:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Predict:
-    """Labels texts with a fine-tuned run; without texts, reads lines of stdin."""
+    """Labels or scores texts with a fine-tuned run; without texts, reads lines of stdin."""
 
     run_dir: RunDir
     """Run directory of `finetune`."""
     texts: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """One argument a text; a pair task takes A and B with a tab between."""
     top: int = 3
-    """Labels to show, the likeliest first."""
+    """Labels to show, the likeliest first; a regression has one score."""
 
     def run(self) -> None:
         from bert_jax.train.predict import Predictor
@@ -128,5 +128,10 @@ class Predict:
         probs = predictor([tuple(text.split("\t")) for text in texts])
         for text, row in zip(texts, probs, strict=True):
             best = row.argsort()[::-1][: self.top]
-            shown = "  ".join(f"{predictor.labels[i]} {row[i]:.1%}" for i in best)
+            shown = "  ".join(
+                f"{predictor.labels[i]} {row[i]:.3f}"
+                if predictor.kind == "regression"
+                else f"{predictor.labels[i]} {row[i]:.1%}"
+                for i in best
+            )
             print(f"{shown}  |  {text}")

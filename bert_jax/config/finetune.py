@@ -2,35 +2,74 @@
 
 import dataclasses
 import pathlib
+from typing import Literal
 
 from bert_jax.config.checks import require, require_positive, require_rate, require_seed
 from bert_jax.config.loop import LoopConfig
 from bert_jax.config.mesh import MeshConfig
 from bert_jax.config.optimizer import OptimizerConfig
 
+Split = Literal["train", "validation"]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskConfig:
-    """Labelled text: where it is and which columns hold what."""
+    """Labelled text: where it is, which columns hold what, and what the labels mean."""
 
     train: pathlib.Path | None = None
-    """.tsv, .csv or .jsonl with a header."""
+    """.tsv (tabs, no quoting), .csv or .jsonl."""
     validation: pathlib.Path | None = None
-    """The same columns; scored after training, never trained on."""
+    """Of the same form; scored after training, never trained on."""
+    header: bool = True
+    """The first line of a .tsv or .csv names the columns. Without one, columns are given
+    by their number, from 1."""
     text_columns: tuple[str, ...] = ("text",)
     """One column, or two for tasks over pairs of sentences."""
     label_column: str = "label"
+    validation_text_columns: tuple[str, ...] | None = None
+    """Where the validation file calls them otherwise (SST-2 does)."""
+    validation_label_column: str | None = None
+    kind: Literal["classification", "regression"] = "classification"
+    """classification: labels are names of classes, trained with cross-entropy.
+    regression: labels are numbers, trained with their squared error."""
+    max_train: int | None = None
+    """Train on at most so many examples: a random choice, equal in every run."""
 
     def __post_init__(self) -> None:
         require(
             len(self.text_columns) in (1, 2),
             f"TaskConfig.text_columns={self.text_columns} must name one column or two.",
         )
+        others = self.validation_text_columns
+        require(
+            others is None or len(others) == len(self.text_columns),
+            f"TaskConfig.validation_text_columns={others} and text_columns="
+            f"{self.text_columns} differ in number; both name one text, or both a pair.",
+        )
+        require(
+            self.max_train is None or self.max_train > 0,
+            f"TaskConfig.max_train={self.max_train} must be greater than 0.",
+        )
+        named = (*self.columns("train"), *self.columns("validation"))
+        for column in () if self.header else named:
+            require(
+                column.isascii() and column.isdecimal() and int(column) > 0,
+                f"TaskConfig.header=False leaves columns without names, but one is given "
+                f"as {column!r}; give text and label columns by number, from 1.",
+            )
+
+    def columns(self, split: Split) -> tuple[str, ...]:
+        """Of a split's file: the texts' columns, then that of the label."""
+        texts, label = self.text_columns, self.label_column
+        if split == "validation":
+            texts = self.validation_text_columns or texts
+            label = self.validation_label_column or label
+        return (*texts, label)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """One fine-tuning run: a classifier over [CLS]."""
+    """One fine-tuning run: a classifier, or one number, over [CLS]."""
 
     checkpoint: pathlib.Path | None = None
     """Run directory of `pretrain`: architecture, tokenizer and weights."""

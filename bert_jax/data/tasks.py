@@ -3,20 +3,24 @@
 Shape suffixes: B rows, T tokens.
 """
 
-import csv
 import dataclasses
 import hashlib
 import json
+import math
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from bert_jax.batch import ClassifyBatch
 from bert_jax.config import TaskConfig
+from bert_jax.config.finetune import Split
+from bert_jax.data.task_files import rows_of
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 
 Text = tuple[str, ...]  # one text, or a pair
+# The logits' names where there is one logit: of a regression.
+SCORE = ("score",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +41,18 @@ class Examples:
         return digest.hexdigest()
 
 
-def load_examples(path: pathlib.Path | None, cfg: TaskConfig) -> Examples:
+def load_examples(
+    path: pathlib.Path | None, cfg: TaskConfig, split: Split = "train"
+) -> Examples:
     """Reads .tsv (no quoting), .csv (quoted) or .jsonl.
 
+    Args:
+        split: which columns of `cfg` count; `cfg.max_train` is for "train" only.
+
     Raises:
-        ValueError: no path, an unknown kind, a missing column, an unlabelled or short
-            row (its number named), or no rows.
+        ValueError: no path, an unknown kind, a missing column, an unlabelled, short or
+            long row, for a regression a label that is no number (line and column named),
+            or no rows.
     """
     if path is None:
         raise ValueError(
@@ -50,66 +60,65 @@ def load_examples(path: pathlib.Path | None, cfg: TaskConfig) -> Examples:
         )
     if path.suffix not in (".tsv", ".csv", ".jsonl"):
         raise ValueError(
-            f"{path}: unknown kind {path.suffix!r}; expected .tsv or .csv with a "
-            "header, or .jsonl."
+            f"{path}: unknown kind {path.suffix!r}; expected .tsv, .csv or .jsonl."
+        )
+    if path.suffix == ".jsonl" and not cfg.header:
+        raise ValueError(
+            f"{path}: TaskConfig.header=False would be ignored, since every line of a "
+            ".jsonl names its columns; leave --task.no-header out."
         )
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; it should hold labelled text.")
     texts, labels = [], []
-    columns = (*cfg.text_columns, cfg.label_column)
-    for number, row in _rows(path):
-        if None in row:
-            raise ValueError(
-                f"{path}, line {number}: more fields than the header has columns "
-                f"({', '.join(str(name) for name in row if name)}); mend the line."
-            )
+    *text_columns, label_column = columns = cfg.columns(split)
+    for number, row in rows_of(path, header=cfg.header):
         missing = [name for name in columns if row.get(name) in (None, "")]
         if missing:
             raise ValueError(
                 f"{path}, line {number}: nothing in column {missing[0]!r}; the columns "
-                f"are {', '.join(str(name) for name in row)}. Set "
-                "--task.text-columns and --task.label-column, or mend the line."
+                f"are {', '.join(str(name) for name in row)}. {_ADVICE[split]}, or mend "
+                "the line."
             )
-        texts.append(tuple(str(row[name]) for name in cfg.text_columns))
-        labels.append(str(row[cfg.label_column]))
+        label = str(row[label_column])
+        if cfg.kind == "regression" and not _is_number(label):
+            raise ValueError(
+                f"{path}, line {number}: column {label_column!r} holds {label!r}, which "
+                "is no finite number; a regression needs one. Set --task.label-column, "
+                "mend the line, or leave --task.kind regression out."
+            )
+        texts.append(tuple(str(row[name]) for name in text_columns))
+        labels.append(label)
     if not texts:
         raise ValueError(f"{path} holds no rows; expected labelled text.")
-    return Examples(tuple(texts), tuple(labels))
+    examples = Examples(tuple(texts), tuple(labels))
+    if split == "train" and cfg.max_train is not None:
+        return _some(examples, cfg.max_train)
+    return examples
 
 
-def _rows(path: pathlib.Path) -> Iterator[tuple[int, dict]]:
-    # Files made on Windows open with a byte-order mark.
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        try:
-            if path.suffix == ".jsonl":
-                for number, line in enumerate(file, 1):
-                    if line.strip():
-                        row = json.loads(line)
-                        if not isinstance(row, dict):
-                            raise ValueError(
-                                f"{path}, line {number}: a line must be an object such "
-                                'as {"text": "...", "label": "..."}.'
-                            )
-                        yield number, row
-            else:
-                # The field's .tsv files do not quote: a quote is part of the text.
-                rows = (
-                    csv.DictReader(file)
-                    if path.suffix == ".csv"
-                    else csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-                )
-                # Rows are not lines: blank ones are skipped, quoted breaks add some.
-                yield from ((rows.line_num, row) for row in rows)
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{path} is not UTF-8 ({error}); convert it, e.g. with iconv."
-            ) from None
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error}).") from None
-        except csv.Error as error:
-            raise ValueError(
-                f"{path}: not readable as {path.suffix} ({error})."
-            ) from None
+_ADVICE: dict[Split, str] = {
+    "train": "Set --task.text-columns and --task.label-column (by number, with "
+    "--task.no-header, where no line names them)",
+    "validation": "Set --task.validation-text-columns and "
+    "--task.validation-label-column where they differ from those to train on",
+}
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _some(examples: Examples, count: int) -> Examples:
+    """`count` of them, drawn at random, in file order: files may be sorted."""
+    order = np.random.default_rng(0).permutation(len(examples))
+    chosen = np.sort(order[:count])
+    return Examples(
+        tuple(examples.texts[n] for n in chosen),
+        tuple(examples.labels[n] for n in chosen),
+    )
 
 
 def label_names(examples: Examples) -> tuple[str, ...]:
@@ -134,7 +143,7 @@ class EncodedExamples:
     input_ids: np.ndarray  # int32 [examples, T]
     segment_ids: np.ndarray  # int32 [examples, T]
     input_mask: np.ndarray  # int32 [examples, T]
-    labels: np.ndarray  # int32 [examples]
+    labels: np.ndarray  # int32 [examples], or float32 of a regression
 
     def __len__(self) -> int:
         return self.labels.size
@@ -157,12 +166,15 @@ class EncodedExamples:
 def encode_examples(
     tokenizer: Tokenizer,
     texts: Sequence[Text],
-    label_ids: Sequence[int],
+    labels: Sequence[int] | np.ndarray,
     sequence_length: int,
 ) -> EncodedExamples:
     """[CLS] A [SEP], or [CLS] A [SEP] B [SEP], cut and padded to `sequence_length`.
 
     Of a pair, the longer text loses its end first.
+
+    Args:
+        labels: [texts], numbers of classes, or float32 of a regression.
 
     Source: Devlin et al. 2018, section 3 and figure 4.
     """
@@ -182,9 +194,9 @@ def encode_examples(
             segments_BT[row, end : end + length + 1] = segment
             end += length + 1
         mask_BT[row, :end] = 1
-    return EncodedExamples(
-        ids_BT, segments_BT, mask_BT, np.asarray(label_ids, np.int32)
-    )
+    values = np.asarray(labels)
+    dtype = np.float32 if values.dtype.kind == "f" else np.int32
+    return EncodedExamples(ids_BT, segments_BT, mask_BT, values.astype(dtype))
 
 
 def _fit(lengths: list[int], room: int) -> list[int]:
@@ -196,8 +208,8 @@ def _fit(lengths: list[int], room: int) -> list[int]:
     return [min(a, room - b), b]
 
 
-def label_numbers(examples: Examples, names: tuple[str, ...]) -> list[int]:
-    """Each label's place in `names`.
+def label_numbers(examples: Examples, names: tuple[str, ...]) -> np.ndarray:
+    """Each label's place in `names`, int32 [examples].
 
     Raises:
         ValueError: a label is not among them.
@@ -209,7 +221,29 @@ def label_numbers(examples: Examples, names: tuple[str, ...]) -> list[int]:
             f"Label {unknown[0]!r} does not occur in the training file, whose labels "
             f"are {', '.join(names)}; remove such rows or add training examples."
         )
-    return [number_of[label] for label in examples.labels]
+    return np.array([number_of[label] for label in examples.labels], np.int32)
+
+
+def output_names(examples: Examples, cfg: TaskConfig) -> tuple[str, ...]:
+    """What the logits are called: the labels, or the one score of a regression.
+
+    Raises:
+        ValueError: a classifier has fewer than two labels.
+    """
+    return SCORE if cfg.kind == "regression" else label_names(examples)
+
+
+def label_values(
+    examples: Examples, names: tuple[str, ...], cfg: TaskConfig
+) -> np.ndarray:
+    """Labels as a loss takes them: int32 [examples], float32 for a regression.
+
+    Raises:
+        ValueError: a label is not among `names`.
+    """
+    if cfg.kind == "regression":
+        return np.array([float(label) for label in examples.labels], np.float32)
+    return label_numbers(examples, names)
 
 
 def epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:

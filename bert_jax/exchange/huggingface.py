@@ -296,7 +296,10 @@ def _label_config(head: Head, labels: Sequence[str] | None) -> dict[str, Any]:
         "label2id": {label: index for index, label in enumerate(labels)},
     }
     if head == "classifier":
-        config["problem_type"] = "single_label_classification"
+        # One logit is a regression, as transformers has it too.
+        config["problem_type"] = (
+            "regression" if len(labels) == 1 else "single_label_classification"
+        )
     return config
 
 

@@ -27,10 +27,17 @@ def baselines(task: TaskConfig, output: pathlib.Path) -> dict[str, Any]:
     nothing is tuned on the validation split.
 
     Raises:
-        ValueError: as `load_examples`; or `output` holds the scores of another task.
+        ValueError: as `load_examples`; the task is a regression; or `output` holds the
+            scores of another task.
     """
+    if task.kind != "classification":
+        raise ValueError(
+            f"TaskConfig.kind={task.kind!r} has no baselines here, which are "
+            "classifiers; expected 'classification'. The results of a fine-tuned "
+            "regression name the error of a constant answer."
+        )
     train = load_examples(task.train, task)
-    held_out = load_examples(task.validation, task)
+    held_out = load_examples(task.validation, task, "validation")
     identity = {"train": train.sha256(), "validation": held_out.sha256()}
     finished = load_results(output)
     if finished is not None:
@@ -40,8 +47,8 @@ def baselines(task: TaskConfig, output: pathlib.Path) -> dict[str, Any]:
             )
         return finished
     names = label_names(train)
-    truth = np.array(label_numbers(held_out, names))
-    numbers = np.array(label_numbers(train, names))
+    truth = label_numbers(held_out, names)
+    numbers = label_numbers(train, names)
     started = time.perf_counter()
     majority = np.full_like(truth, np.bincount(truth).argmax())
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)

@@ -1,4 +1,4 @@
-"""Fine-tuning for classification: a loop of its own, from a pretraining checkpoint."""
+"""Fine-tuning for classification or regression: a loop of its own, from a pretraining checkpoint."""
 
 import dataclasses
 import functools
@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from sklearn.metrics import confusion_matrix, f1_score
 
 from bert_jax.batch import ClassifyBatch
 from bert_jax.config import FinetuneConfig, ModelConfig
@@ -20,9 +19,9 @@ from bert_jax.data.tasks import (
     EncodedExamples,
     encode_examples,
     epoch_order,
-    label_names,
-    label_numbers,
+    label_values,
     load_examples,
+    output_names,
 )
 from bert_jax.limits import check_ids
 from bert_jax.model import classification
@@ -33,7 +32,7 @@ from bert_jax.train.freezing import stop_frozen
 from bert_jax.train.initial import start_encoder
 from bert_jax.train.loop import Stage, run_loop
 from bert_jax.train.mesh import make_mesh
-from bert_jax.train.objectives import classify_objective
+from bert_jax.train.objectives import classify_objective, regress_objective
 from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.placement import global_batch, row_parts
 from bert_jax.train.run import (
@@ -46,12 +45,13 @@ from bert_jax.train.run import (
     start_run,
 )
 from bert_jax.train.schedules import make_schedule
+from bert_jax.train.scores import confusion, constant_scores, scores, show
 from bert_jax.train.sinks import check_sinks
 from bert_jax.train.step import TrainState, abstract_state, compile_step, init_state
 
 
 class Classifier:
-    """Class probabilities of encoded examples, batch after batch."""
+    """Logits of encoded examples, batch after batch."""
 
     def __init__(
         self, model: ModelConfig, num_labels: int, mesh: Mesh, batch_size: int
@@ -66,7 +66,7 @@ class Classifier:
         self._logits = jax.jit(logits, out_shardings=sharding.replicated(mesh))
 
     def __call__(self, params: Any, examples: EncodedExamples) -> np.ndarray:
-        """Float32 logits [examples, C].
+        """Float32 logits [examples, C]; C = 1 of a regression.
 
         Raises:
             ValueError: an id or a label is outside its range.
@@ -79,23 +79,6 @@ class Classifier:
             out = self._logits(params, global_batch(self.mesh, batch))
             found.append(np.asarray(out)[: numbers.size])
         return np.concatenate(found)
-
-
-def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Accuracy, macro-averaged F1 and mean cross-entropy in nats.
-
-    Args:
-        logits: float32 [examples, C].
-        labels: int32 [examples].
-    """
-    predicted = logits.argmax(axis=1)
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    log_probs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return {
-        "accuracy": float((predicted == labels).mean()),
-        "macro_f1": float(f1_score(labels, predicted, average="macro")),
-        "loss": float(-log_probs[np.arange(labels.size), labels].mean()),
-    }
 
 
 def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
@@ -124,12 +107,13 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
     tokenizer = load_run_tokenizer(cfg.checkpoint)
     mesh = make_mesh(cfg.mesh)
     sharding.check_batch_size(mesh, cfg.batch_size)
-    train = load_examples(cfg.task.train, cfg.task)
-    held_out = load_examples(cfg.task.validation, cfg.task)
-    names = label_names(train)
+    task = cfg.task
+    train = load_examples(task.train, task)
+    held_out = load_examples(task.validation, task, "validation")
+    names = output_names(train, task)
     train_set, held_out_set = (
         encode_examples(
-            tokenizer, part.texts, label_numbers(part, names), cfg.sequence_length
+            tokenizer, part.texts, label_values(part, names, task), cfg.sequence_length
         )
         for part in (train, held_out)
     )
@@ -139,6 +123,7 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         train_sha256=train.sha256(),
         validation_sha256=held_out.sha256(),
         tokenizer_sha256=tokenizer.sha256,
+        task_kind=task.kind,
     )
     encoder = None if cfg.from_scratch else start_encoder(cfg.checkpoint, mesh)
     origin = "fresh random weights (--from-scratch)"
@@ -172,7 +157,10 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
     schedule = make_schedule(rates, num_steps)
     optimizer = make_optimizer(rates, schedule)
 
-    objective = stop_frozen(cfg.optimizer, classify_objective(model))
+    make_objective = (
+        regress_objective if task.kind == "regression" else classify_objective
+    )
+    objective = stop_frozen(cfg.optimizer, make_objective(model))
 
     def make_state() -> TrainState:
         init = functools.partial(classification.init_params, model, len(names))
@@ -196,7 +184,7 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         ),
         batches=lambda step: _train_batches(cfg, mesh, train_set, step, num_steps),
         evaluate=lambda params: scores(
-            classify(params, held_out_set), held_out_set.labels
+            task, classify(params, held_out_set), held_out_set.labels
         ),
         rates={"examples_per_sec": "sequences", "tokens_per_sec": "tokens"},
         flops=counted_flops(model, cfg.optimizer, num_classes=len(names)),
@@ -208,23 +196,20 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         stages=[stage],
         make_state=placed_state,
         abstract=abstract,
-        show=_show,
+        show=show,
         learning_rate=schedule,
         began=began,
     )
-    predicted = classify(trained.state.params, held_out_set).argmax(axis=1)
-    majority = np.bincount(held_out_set.labels).max() / len(held_out_set)
+    logits = classify(trained.state.params, held_out_set)
     results = {
         "kind": "finetune",
         "step": int(trained.state.step),
         "eval": trained.evaluation,
-        "majority_accuracy": float(majority),
+        **constant_scores(task, held_out_set.labels),
         "initial": "random" if encoder is None else "pretrained",
         "encoder": info.encoder,
         "labels": list(names),
-        "confusion": confusion_matrix(
-            held_out_set.labels, predicted, labels=range(len(names))
-        ).tolist(),
+        **confusion(task, logits, held_out_set.labels),
         "num_train": len(train),
         "num_validation": len(held_out),
         "elapsed_secs": trained.elapsed_secs,
@@ -255,12 +240,3 @@ def _train_batches(
         )
 
     return prefetched(of_step, first_step, num_steps, num_threads=1)
-
-
-def _show(line: dict[str, float]) -> str:
-    text = f"loss {line['loss']:.3f}  accuracy {line['accuracy']:.1%}"
-    if "macro_f1" in line:
-        text += f"  macro-F1 {line['macro_f1']:.3f}"
-    if "examples_per_sec" in line:
-        text += f"  {line['examples_per_sec']:,.0f} examples/s"
-    return text

@@ -103,6 +103,19 @@ def classify_loss(
     return loss.value(), {"loss": loss, "accuracy": accuracy}
 
 
+def regress_loss(
+    logits: jax.Array, batch: ClassifyBatch
+) -> tuple[jax.Array, dict[str, Mean]]:
+    """Mean squared error of the labelled rows.
+
+    Args:
+        logits: float32 [B, 1].
+        batch: its labels are float32.
+    """
+    loss = weighted(jnp.square(logits[:, 0] - batch.labels), batch.weights)
+    return loss.value(), {"loss": loss}
+
+
 def token_loss(logits: jax.Array, labels: Array) -> tuple[jax.Array, dict[str, Mean]]:
     """Mean cross-entropy of the labelled tokens, in nats.
 

@@ -12,7 +12,12 @@ from bert_jax.model.masking import MaskedBatch, mask_tokens
 from bert_jax.model.pretraining import PretrainOutputs, PretrainSums
 from bert_jax.model.random_bits import row_keys
 from bert_jax.train.flops import classify_work, pretrain_work
-from bert_jax.train.losses import Objective, classify_loss, pretrain_loss
+from bert_jax.train.losses import (
+    Objective,
+    classify_loss,
+    pretrain_loss,
+    regress_loss,
+)
 
 
 class _PretrainRows(NamedTuple):
@@ -57,7 +62,15 @@ def pretrain_objective(
 
 def classify_objective(model: ModelConfig) -> Objective:
     """Cross-entropy of the labels, dropout on."""
+    return _text_objective(model, classify_loss)
 
+
+def regress_objective(model: ModelConfig) -> Objective:
+    """Squared error of the scores, dropout on."""
+    return _text_objective(model, regress_loss)
+
+
+def _text_objective(model: ModelConfig, loss: Callable[..., Any]) -> Objective:
     def prepare(batch: ClassifyBatch, key: jax.Array) -> _ClassifyRows:
         keys = row_keys(key, batch.input_ids.shape[0])
         assert keys is not None
@@ -69,6 +82,6 @@ def classify_objective(model: ModelConfig) -> Objective:
     def metrics(params: Any, rows: _ClassifyRows) -> dict[str, Any]:
         logits = classification.apply(model, params, rows.batch, key=rows.keys)
         work = classify_work(rows.batch)
-        return {**classify_loss(logits, rows.batch)[1], "work": work}
+        return {**loss(logits, rows.batch)[1], "work": work}
 
     return Objective(prepare, weights, metrics)

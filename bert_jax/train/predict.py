@@ -1,4 +1,4 @@
-"""From sentences to labels with a fine-tuned run."""
+"""From sentences to labels, or scores, with a fine-tuned run."""
 
 import pathlib
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from bert_jax.train.run import load_run_tokenizer
 
 
 class Predictor:
-    """A fine-tuned classifier, loaded from its run directory."""
+    """A fine-tuned classifier or regression, loaded from its run directory."""
 
     def __init__(
         self, run: pathlib.Path, *, batch_size: int = 32, mesh: Mesh | None = None
@@ -34,11 +34,14 @@ class Predictor:
         self.labels = self.info.labels
         cfg = from_json(FinetuneConfig, (run / "config.json").read_text())
         self.num_texts = len(cfg.task.text_columns)
+        self.kind = cfg.task.kind
         self.tokenizer = load_run_tokenizer(run)
         self._classify = Classifier(self.info.model, len(self.labels), mesh, batch_size)
 
     def __call__(self, texts: Sequence[Text]) -> np.ndarray:
         """Probabilities, float32 [texts, labels]; longer texts are cut.
+
+        A regression gives its score, float32 [texts, 1].
 
         Raises:
             ValueError: texts are none, empty, or pairs where the task has single texts.
@@ -53,9 +56,15 @@ class Predictor:
         if not texts:
             raise ValueError("No text given; pass texts as arguments or on stdin.")
         examples = encode_examples(
-            self.tokenizer, texts, [0] * len(texts), self.info.sequence_length
+            self.tokenizer,
+            texts,
+            np.zeros(len(texts), np.int32),
+            self.info.sequence_length,
         )
-        return np.asarray(jax.nn.softmax(self.logits(examples), axis=-1))
+        logits = self.logits(examples)
+        if self.kind == "regression":
+            return logits
+        return np.asarray(jax.nn.softmax(logits, axis=-1))
 
     def logits(self, examples: EncodedExamples) -> np.ndarray:
         """Float32 [examples, labels].

@@ -7,15 +7,15 @@ from bert_jax.config import FinetuneConfig, MeshConfig, PretrainConfig
 from bert_jax.config_json import from_json
 from bert_jax.data.file_hash import file_sha256
 from bert_jax.data.prepared.dataset import open_dataset
-from bert_jax.data.tasks import encode_examples, label_numbers, load_examples
+from bert_jax.data.tasks import encode_examples, label_values, load_examples
 from bert_jax.runtime import process
 from bert_jax.runtime.agreement import agree
 from bert_jax.train.evaluate import PretrainEvaluator, held_out_rows
-from bert_jax.train.finetune import scores
 from bert_jax.train.initial import load_params
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.predict import Predictor
 from bert_jax.train.run import load_run, load_run_tokenizer
+from bert_jax.train.scores import scores
 from bert_jax.train.sharding import check_batch_size
 
 
@@ -69,20 +69,19 @@ def _evaluate_classifier(
     if data is None and cfg.task.validation is None:
         raise ValueError(
             f"{run} was imported and has no data of its own; pass --data FILE, labelled "
-            f"text with the columns {', '.join(cfg.task.text_columns)} and "
-            f"{cfg.task.label_column}."
+            f"text with the columns {', '.join(cfg.task.columns('validation'))}."
         )
-    held_out = load_examples(data or cfg.task.validation, cfg.task)
+    held_out = load_examples(data or cfg.task.validation, cfg.task, "validation")
     _agree(run, held_out.sha256())
     mesh = None if process.this().count == 1 else make_mesh(MeshConfig())
     predictor = Predictor(run, batch_size=cfg.batch_size, mesh=mesh)
     encoded = encode_examples(
         predictor.tokenizer,
         held_out.texts,
-        label_numbers(held_out, predictor.labels),
+        label_values(held_out, predictor.labels, cfg.task),
         cfg.sequence_length,
     )
-    return scores(predictor.logits(encoded), encoded.labels)
+    return scores(cfg.task, predictor.logits(encoded), encoded.labels)
 
 
 def _agree(run: pathlib.Path, data_sha256: str) -> None:
