@@ -35,9 +35,10 @@ class ModelConfig:
     remat: Literal["none", "attention", "dots", "full"] = "none"
     """What the backward pass recomputes: nothing, attention weights, all but matrix
     products, everything but the input of each layer."""
-    attention: Literal["auto", "xla", "splash", "fused"] = "auto"
-    """Kernel of self-attention: XLA's, or on TPU splash attention (no dropout of the
-    weights) or our own that keeps scores on the chip; auto takes the best that fits."""
+    attention: Literal["auto", "xla", "splash", "fused", "triton"] = "auto"
+    """Kernel of self-attention: XLA's; on TPU splash attention (no dropout of the
+    weights) or our own that keeps scores on the chip (fused); on NVIDIA GPUs our own
+    (triton). auto takes the best that fits on TPU, and XLA's elsewhere."""
     mlm_logits: Literal["whole", "chunked"] = "whole"
     """While training: all logits at once, or some slots of every row after the others,
     each with its part of the gradient. No work is done twice; memory is saved where a

@@ -1,6 +1,6 @@
 """Bidirectional self-attention that never crosses from one sequence to another.
 
-One function with three kernels behind it. They agree to rounding, and drop the same
+One function with four kernels behind it. They agree to rounding, and drop the same
 weights.
 
 Shape suffixes: B rows, T tokens (S when they are attended to), D hidden, N heads,
@@ -16,14 +16,19 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bert_jax.config import ModelConfig
-from bert_jax.model import attention_fused
+from bert_jax.model import attention_fused, attention_gpu
 from bert_jax.model.attention_fused import fused_attention
+from bert_jax.model.attention_gpu import triton_attention
 from bert_jax.model.attention_splash import splash_attention
 from bert_jax.model.attention_xla import xla_attention
 from bert_jax.model.layers import Dense
 from bert_jax.model.logical import Axes, constrain, platform, shard_mapped
 
-Kernel = Literal["auto", "xla", "splash", "fused"]
+Kernel = Literal["auto", "xla", "splash", "fused", "triton"]
+
+# Where a kernel of its own runs, and what an error calls that.
+_PLATFORMS = {"splash": "tpu", "fused": "tpu", "triton": "gpu"}
+_PLATFORM_NAMES = {"tpu": "TPU", "gpu": "NVIDIA GPUs"}
 
 _QUERIES: Axes = ("batch", "length", "heads", "head_dim")
 _KEYS: Axes = ("batch", "kv_length", "heads", "head_dim")
@@ -51,8 +56,9 @@ def attend(
         dropout_rate: of the attention weights.
         keys_B: typed keys, one a row; `None` turns dropout off.
         recompute: keeps no weights for the backward pass, which makes them again; the
-            kernels for TPU always do.
-        interpret: runs a kernel for TPU as plain JAX operations, to test it elsewhere.
+            kernels for TPU and GPU always do.
+        interpret: runs a kernel for TPU or GPU as plain JAX operations, to test it
+            elsewhere.
 
     Returns:
         [B, T, N, H] in the dtype of the values; softmax is float32 inside.
@@ -65,7 +71,7 @@ def attend(
     rate = 0.0 if keys_B is None else dropout_rate
     chosen = choose_kernel(
         kernel,
-        "tpu" if interpret else platform(),
+        platform_of(kernel, interpret),
         num_keys=k_BSNH.shape[1],
         head_size=k_BSNH.shape[3],
         dtype=k_BSNH.dtype,
@@ -84,10 +90,16 @@ def attend(
     words_B2 = jnp.zeros((num_rows, 2), jnp.uint32)
     if keys_B is not None:
         words_B2 = jax.random.key_data(keys_B)[:, :2]
-    fused = functools.partial(fused_attention, dropout_rate=rate, interpret=interpret)
+    own = fused_attention if chosen == "fused" else triton_attention
+    own = functools.partial(own, dropout_rate=rate, interpret=interpret)
     axes = (*axes, ("batch", None), ("heads",), ("length",))
     numbers = (jnp.arange(size, dtype=jnp.int32) for size in (num_heads, num_queries))
-    return shard_mapped(fused, axes, _QUERIES)(*arrays, words_B2, *numbers)
+    return shard_mapped(own, axes, _QUERIES)(*arrays, words_B2, *numbers)
+
+
+def platform_of(kernel: Kernel, interpret: bool) -> str:
+    """The platform to choose a kernel for: where it is interpreted, the kernel's own."""
+    return _PLATFORMS.get(kernel, "tpu") if interpret else platform()
 
 
 def choose_kernel(
@@ -98,8 +110,11 @@ def choose_kernel(
     head_size: int,
     dtype: jnp.dtype,
     drops: bool,
-) -> Literal["xla", "splash", "fused"]:
+) -> Literal["xla", "splash", "fused", "triton"]:
     """The kernel that runs where `kernel` is asked for.
+
+    On GPU, "auto" is XLA's until a GPU has measured "triton", which has only been run
+    as plain operations, lowered and compiled so far.
 
     Args:
         kernel: as `ModelConfig.attention`.
@@ -114,24 +129,28 @@ def choose_kernel(
     """
     if kernel == "xla" or (kernel == "auto" and platform != "tpu"):
         return "xla"
-    refusal = attention_fused.refusal(num_keys, head_size, dtype)
+    if kernel == "triton":
+        refusal = attention_gpu.refusal(head_size, dtype)
+    else:
+        refusal = attention_fused.refusal(num_keys, head_size, dtype)
     if kernel == "auto":
         if refusal is None:
             return "fused"
         return "xla" if drops else "splash"
-    if platform != "tpu":
+    if platform != _PLATFORMS[kernel]:
         raise ValueError(
-            f'ModelConfig.attention="{kernel}" is a kernel for TPU, but the model is '
-            f'compiled for {platform}; use "auto" or "xla".'
+            f'ModelConfig.attention="{kernel}" is a kernel for '
+            f"{_PLATFORM_NAMES[_PLATFORMS[kernel]]}, but the model is compiled for "
+            f'{platform}; use "auto" or "xla".'
         )
     if kernel == "splash" and drops:
         raise ValueError(
             'ModelConfig.attention="splash" cannot drop attention weights; use "auto", '
             "or set attention_dropout_rate=0 (and dropout_rate to what you want)."
         )
-    if kernel == "fused" and refusal is not None:
+    if kernel != "splash" and refusal is not None:
         raise ValueError(
-            f'ModelConfig.attention="fused" cannot run: {refusal}; use "auto".'
+            f'ModelConfig.attention="{kernel}" cannot run: {refusal}; use "auto".'
         )
     return kernel
 

@@ -19,7 +19,6 @@ import numpy as np
 from bert_jax.config import ModelConfig
 from bert_jax.model import attention
 from bert_jax.model.attention_xla import xla_attention
-from bert_jax.model.logical import platform
 
 _NUM_ROWS = 5
 _NUM_HEADS = 2
@@ -111,7 +110,7 @@ def _prove(path: _Path) -> Proof:
 def _chosen(path: _Path) -> str:
     return attention.choose_kernel(
         path.kernel,
-        "tpu" if path.interpret else platform(),
+        attention.platform_of(path.kernel, path.interpret),
         num_keys=path.num_tokens,
         head_size=path.head_size,
         dtype=jnp.dtype(path.dtype),

@@ -1,0 +1,332 @@
+"""Attention in a Pallas kernel of our own for NVIDIA GPUs, compiled by Triton.
+
+Neither scores nor weights are stored: the backward pass makes them again, and dropout's
+bits with them. The bits are those of the other kernels: what is dropped depends on row
+key, head, query and key alone. Blocks that share no sequence are passed over, and every
+sum has a fixed order, so that the same inputs give the same bits.
+
+Shape suffixes: B rows, T tokens (S when they are attended to), N heads, H head width.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+
+from bert_jax.model.attention_gpu_kernels import (
+    Blocks,
+    Plan,
+    backward_kernel,
+    forward_kernel,
+)
+from bert_jax.model.random_bits import kept_scale
+
+_WIDTHS = (16, 32, 64, 128)
+# No sequence has it: the id of the padding that fills up a block.
+_NO_SEQUENCE = jnp.iinfo(jnp.int32).min
+
+
+def triton_attention(
+    q_BTNH: jax.Array,
+    k_BSNH: jax.Array,
+    v_BSNH: jax.Array,
+    q_ids_BT: jax.Array,
+    k_ids_BS: jax.Array,
+    words_B2: jax.Array,
+    heads_N: jax.Array,
+    queries_T: jax.Array,
+    *,
+    dropout_rate: float,
+    blocks: Blocks | None = None,
+    interpret: bool = False,
+) -> jax.Array:
+    """`attention.attend` on one device, which may have some rows, heads and queries.
+
+    Args:
+        q_BTNH, k_BSNH, v_BSNH: float32 or bfloat16; all keys of the rows.
+        q_ids_BT, k_ids_BS: int32; a query sees the keys of its own id.
+        words_B2: uint32, the words of the rows' keys.
+        heads_N: int32, the numbers of these heads.
+        queries_T: int32, the numbers of these queries; they follow each other.
+        dropout_rate: of the weights; 0 makes no random bits.
+        blocks: how the work is cut; `default_blocks` where it is left out.
+        interpret: runs the kernel as plain JAX operations, on any platform.
+
+    Returns:
+        [B, T, N, H] in the dtype of the values.
+
+    Source: Dao 2023, "FlashAttention-2".
+    """
+    num_queries, _, head_size = q_BTNH.shape[1:]
+    num_keys = k_BSNH.shape[1]
+    if blocks is None:
+        blocks = default_blocks(num_queries, num_keys, head_size, q_BTNH.dtype)
+    plan = Plan(blocks=blocks, num_keys=num_keys, dropout_rate=dropout_rate)
+    # Powers of two: the larger is a multiple of the other.
+    q_block = max(blocks.query, blocks.back_query)
+    k_block = max(blocks.key, blocks.back_key)
+    out_BTNH = _attention(
+        plan,
+        interpret,
+        words_B2,
+        heads_N,
+        queries_T[:1],
+        _filled(q_ids_BT, q_block, _NO_SEQUENCE),
+        _filled(k_ids_BS, k_block, _NO_SEQUENCE),
+        _filled(q_BTNH, q_block, 0),
+        _filled(k_BSNH, k_block, 0),
+        _filled(v_BSNH, k_block, 0),
+    )
+    return out_BTNH[:, :num_queries]
+
+
+def refusal(head_size: int, dtype: jnp.dtype) -> str | None:
+    """Why the kernel cannot take heads of that width and type."""
+    if head_size not in _WIDTHS:
+        return f"heads are {head_size} wide; it takes widths of {list(_WIDTHS)}"
+    if dtype not in (jnp.float32, jnp.bfloat16):
+        return f"it takes float32 and bfloat16, not {dtype.name}"
+    return None
+
+
+def default_blocks(
+    num_queries: int, num_keys: int, head_size: int, dtype: jnp.dtype
+) -> Blocks:
+    """Blocks by reckoning: no GPU has measured them yet.
+
+    Args:
+        num_queries, num_keys: of a row on one device.
+    """
+    whole = Blocks()
+    # Twice the bytes of a head take half the tokens, to leave room for two thread
+    # blocks in a multiprocessor's 228 KiB.
+    wide = head_size * jnp.dtype(dtype).itemsize > 128
+
+    def fit(most: int, size: int) -> int:
+        return min(most // 2 if wide else most, max(16, pl.next_power_of_2(size)))
+
+    return Blocks(
+        query=fit(whole.query, num_queries),
+        key=fit(whole.key, num_keys),
+        back_key=fit(whole.back_key, num_keys),
+        back_query=fit(whole.back_query, num_queries),
+        num_warps=4 if wide else whole.num_warps,
+        back_num_warps=whole.back_num_warps,
+    )
+
+
+def _filled(x: jax.Array, block: int, value: int) -> jax.Array:
+    """Adds tokens until the second axis is a whole number of blocks."""
+    pad = [(0, 0)] * x.ndim
+    pad[1] = (0, -x.shape[1] % block)
+    return jnp.pad(x, pad, constant_values=value)
+
+
+def _bounds(
+    ids_BT: jax.Array, block: int, others_BS: jax.Array, other: int
+) -> jax.Array:
+    """Which blocks of the others share a sequence with a block: from one to another.
+
+    Sequences that lie one after the other leave no block between that shares none.
+
+    Returns:
+        int32 [B, T / block, 2]: the first, and the one after the last; both 0 where
+        there is none.
+    """
+    blocks = ids_BT.reshape(ids_BT.shape[0], -1, block, 1, 1)
+    others = others_BS.reshape(others_BS.shape[0], 1, 1, -1, other)
+    shared = jnp.any(blocks == others, axis=(2, 4))
+    numbers = jnp.arange(shared.shape[2], dtype=jnp.int32)[None, None]
+    end = jnp.max(jnp.where(shared, numbers + 1, 0), axis=2)
+    start = jnp.min(jnp.where(shared, numbers, shared.shape[2]), axis=2)
+    return jnp.stack([jnp.minimum(start, end), end], axis=2)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _attention(plan: Plan, interpret: bool, *args: jax.Array) -> jax.Array:
+    """[B, T, N, H]; the arguments are those of the kernels, `bounds` apart."""
+    return _forward(plan, interpret, *args)[0]
+
+
+def _forward(
+    plan: Plan, interpret: bool, *args: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    words, heads, first, q_ids, k_ids, q_BTNH, k_BSNH, v_BSNH = args
+    blocks = plan.blocks
+    num_rows, num_queries, num_heads, _ = q_BTNH.shape
+    queries, keys = _tokens(q_BTNH, blocks.query), _tokens(k_BSNH, None)
+    out, log_sum = _call(
+        plan,
+        forward_kernel,
+        (
+            words,
+            heads,
+            first,
+            _bounds(q_ids, blocks.query, k_ids, blocks.key),
+            q_ids,
+            k_ids,
+            q_BTNH,
+            k_BSNH,
+            v_BSNH,
+        ),
+        num_blocks=num_queries // blocks.query,
+        in_specs=[
+            _ids(q_ids, blocks.query),
+            _ids(k_ids, None),
+            queries,
+            keys,
+            keys,
+        ],
+        out_specs=[queries, _per_query(num_queries, blocks.query)],
+        out_shape=[
+            jax.ShapeDtypeStruct(q_BTNH.shape, v_BSNH.dtype),
+            jax.ShapeDtypeStruct((num_rows, num_heads, num_queries), jnp.float32),
+        ],
+        num_products=2,
+        num_warps=blocks.num_warps,
+        num_stages=blocks.num_stages,
+        interpret=interpret,
+    )
+    return out, (*args, out, log_sum)
+
+
+def _backward(
+    plan: Plan, interpret: bool, saved: tuple[jax.Array, ...], d_out_BTNH: jax.Array
+) -> tuple[jax.Array | None, ...]:
+    words, heads, first, q_ids, k_ids, q_BTNH, k_BSNH, v_BSNH, out, log_sum = saved
+    blocks = plan.blocks
+    num_blocks = k_BSNH.shape[1] // blocks.back_key
+    mean_BTN = jnp.sum(
+        out.astype(jnp.float32) * d_out_BTNH.astype(jnp.float32), axis=-1
+    ) / kept_scale(plan.dropout_rate)
+    queries, keys = _tokens(q_BTNH, None), _tokens(k_BSNH, blocks.back_key)
+    per_query = _per_query(q_BTNH.shape[1], None)
+    # One block of keys gives all of the gradient, several a part each.
+    part_dtype = q_BTNH.dtype if num_blocks == 1 else jnp.float32
+    parts_shape = (q_BTNH.shape[0], num_blocks, *q_BTNH.shape[1:])
+    dq_parts, dk, dv = _call(
+        plan,
+        backward_kernel,
+        (
+            words,
+            heads,
+            first,
+            _bounds(k_ids, blocks.back_key, q_ids, blocks.back_query),
+            q_ids,
+            k_ids,
+            q_BTNH,
+            k_BSNH,
+            v_BSNH,
+            log_sum,
+            mean_BTN.swapaxes(1, 2),
+            d_out_BTNH,
+        ),
+        num_blocks=num_blocks,
+        in_specs=[
+            _ids(q_ids, None),
+            _ids(k_ids, blocks.back_key),
+            queries,
+            keys,
+            keys,
+            per_query,
+            per_query,
+            queries,
+        ],
+        out_specs=[
+            pl.BlockSpec(
+                (None, None, q_BTNH.shape[1], None, q_BTNH.shape[3]),
+                lambda i, n, b: (b, i, 0, n, 0),
+            ),
+            keys,
+            keys,
+        ],
+        out_shape=[
+            jax.ShapeDtypeStruct(parts_shape, part_dtype),
+            jax.ShapeDtypeStruct(k_BSNH.shape, k_BSNH.dtype),
+            jax.ShapeDtypeStruct(v_BSNH.shape, v_BSNH.dtype),
+        ],
+        num_products=5,
+        num_warps=blocks.back_num_warps,
+        num_stages=blocks.back_num_stages,
+        interpret=interpret,
+    )
+    dq = dq_parts[:, 0] if num_blocks == 1 else jnp.sum(dq_parts, axis=1)
+    return None, None, None, None, None, dq.astype(q_BTNH.dtype), dk, dv
+
+
+_attention.defvjp(_forward, _backward)
+
+
+# A thread block is (i, n, b): a block of tokens, a head and a row. Those of one head
+# follow each other, since they read the same keys and values.
+
+
+def _tokens(x_BTNH: jax.Array, block: int | None) -> pl.BlockSpec:
+    """[T, H] of one head: a block, or all of the row."""
+    _, num_tokens, _, width = x_BTNH.shape
+    if block is None:
+        return pl.BlockSpec(
+            (None, num_tokens, None, width), lambda i, n, b: (b, 0, n, 0)
+        )
+    return pl.BlockSpec((None, block, None, width), lambda i, n, b: (b, i, n, 0))
+
+
+def _ids(ids_BT: jax.Array, block: int | None) -> pl.BlockSpec:
+    if block is None:
+        return pl.BlockSpec((None, ids_BT.shape[1]), lambda i, n, b: (b, 0))
+    return pl.BlockSpec((None, block), lambda i, n, b: (b, i))
+
+
+def _per_query(num_queries: int, block: int | None) -> pl.BlockSpec:
+    """[T] of one head, of [B, N, T]."""
+    if block is None:
+        return pl.BlockSpec((None, None, num_queries), lambda i, n, b: (b, n, 0))
+    return pl.BlockSpec((None, None, block), lambda i, n, b: (b, n, i))
+
+
+def _call(
+    plan: Plan,
+    kernel: Callable,
+    args: tuple[jax.Array, ...],
+    *,
+    num_blocks: int,
+    in_specs: list[pl.BlockSpec],
+    out_specs: list[pl.BlockSpec],
+    out_shape: list[jax.ShapeDtypeStruct],
+    num_products: int,
+    num_warps: int,
+    num_stages: int,
+    interpret: bool,
+) -> Any:
+    """Runs the kernel over blocks of tokens, heads and rows."""
+    q_BTNH, k_BSNH = args[6:8]
+    num_rows, num_queries, num_heads, width = q_BTNH.shape
+    num_scores = num_rows * num_heads * num_queries * k_BSNH.shape[1]
+    arrays = (*args, *out_shape)
+    return pl.pallas_call(
+        functools.partial(kernel, plan),
+        out_shape=out_shape,
+        grid=(num_blocks, num_heads, num_rows),
+        in_specs=[
+            pl.BlockSpec((None, 2), lambda i, n, b: (b, 0)),
+            pl.BlockSpec((1,), lambda i, n, b: (n,)),
+            pl.BlockSpec((1,), lambda i, n, b: (0,)),
+            pl.BlockSpec((None, None, 2), lambda i, n, b: (b, i, 0)),
+            *in_specs,
+        ],
+        out_specs=out_specs,
+        compiler_params=plgpu.CompilerParams(
+            num_warps=num_warps, num_stages=num_stages
+        ),
+        cost_estimate=pl.CostEstimate(
+            flops=2 * num_products * num_scores * width,
+            transcendentals=num_scores,
+            bytes_accessed=sum(x.size * x.dtype.itemsize for x in arrays),
+        ),
+        interpret=interpret,
+        name=f"triton_attention_{kernel.__name__}",
+    )(*args)

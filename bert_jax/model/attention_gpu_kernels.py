@@ -1,0 +1,243 @@
+"""The two Pallas kernels of attention for NVIDIA GPUs: what one thread block does.
+
+Going forward, a block of queries of one head goes through the blocks of keys with a
+running maximum and sum (Dao 2023). Going backward, a block of keys goes through the
+blocks of queries, makes their weights again from the saved logarithm of the sum, and
+adds up the gradients of its keys and values; its part of the queries' gradient is
+written apart, so that no two thread blocks write to one place and no bit depends on
+their order.
+
+Exponents are of 2, which is what the chip computes.
+
+Shape suffixes: T queries, S keys, H head width.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+from bert_jax.model.attention_xla import MASKED_SCORE
+from bert_jax.model.random_bits import drop_threshold, hash_bits, kept_scale
+
+Ref = Any  # a reference to memory of the chip; Pallas has no public name for its type
+
+# Where the running maximum starts: below any score, and so far above a masked one that
+# a masked weight is exactly 0 though no key was seen yet.
+_NO_SCORE = MASKED_SCORE / 10
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """How the work is cut; powers of two, 16 or more tokens in a block.
+
+    Raises:
+        ValueError: a block is none that Triton can multiply.
+    """
+
+    query: int = 128
+    """Queries of a thread block, going forward."""
+    key: int = 64
+    """Keys that it takes at a time."""
+    num_warps: int = 8
+    num_stages: int = 2
+    """Loads that are under way at once."""
+    back_key: int = 128
+    """Keys of a thread block, going backward."""
+    back_query: int = 64
+    """Queries that it takes at a time."""
+    back_num_warps: int = 8
+    back_num_stages: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("query", "key", "back_key", "back_query"):
+            size = getattr(self, name)
+            if size < 16 or size & (size - 1):
+                raise ValueError(
+                    f"Blocks.{name}={size} is none that Triton multiplies; give a "
+                    "power of two of 16 or more."
+                )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is fixed while a kernel runs."""
+
+    blocks: Blocks
+    num_keys: int
+    """Keys of a row, without padding: as many as it has queries on all devices."""
+    dropout_rate: float
+
+
+def forward_kernel(
+    plan: Plan,
+    words: Ref,
+    heads: Ref,
+    first: Ref,
+    bounds: Ref,
+    q_ids: Ref,
+    k_ids: Ref,
+    q: Ref,
+    k: Ref,
+    v: Ref,
+    out: Ref,
+    log_sum: Ref,
+) -> None:
+    """Writes `out` and `log_sum` of a block of queries of one head.
+
+    Args:
+        plan: static.
+        words: uint32 [2], the key words of the row.
+        heads: int32 [1], the number of the head among all devices'.
+        first: int32 [1], the number of this device's first query.
+        bounds: int32 [2], the first block of keys to take and the one to stop at.
+        q_ids: int32 [T] of the block, of sequences.
+        k_ids: int32 [S] of the row, of sequences.
+        q, out: [T, H] of the block.
+        k, v: [S, H] of the row.
+        log_sum: float32 [T] of the block; base 2, of the sum of exp(scores).
+
+    Source: Dao 2023, "FlashAttention-2", algorithm 1; the dropout is our own.
+    """
+    blocks = plan.blocks
+    q_TH, q_ids_T = q[...], q_ids[...]
+    queries_T = _numbers(pl.program_id(0) * blocks.query, blocks.query)
+    scale = math.log2(math.e) / math.sqrt(q_TH.shape[1])
+
+    def take_keys(
+        number: jax.Array, sums: tuple[jax.Array, ...]
+    ) -> tuple[jax.Array, ...]:
+        top_T, sum_T, out_TH = sums
+        at = pl.ds(number * blocks.key, blocks.key)
+        v_SH = v[at, :]
+        score_TS = _product(q_TH, k[at, :], 1, 1)
+        same_TS = q_ids_T[:, None] == k_ids[at][None, :]
+        score_TS = jnp.where(same_TS, score_TS, MASKED_SCORE)
+        new_top_T = jnp.maximum(top_T, jnp.max(score_TS, axis=1))
+        exp_TS = jnp.exp2(score_TS * scale - (new_top_T * scale)[:, None])
+        fade_T = jnp.exp2((top_T - new_top_T) * scale)
+        sum_T = sum_T * fade_T + jnp.sum(exp_TS, axis=1)
+        if plan.dropout_rate:
+            keys_S = _numbers(number * blocks.key, blocks.key)
+            row_T1 = _row(plan, heads, first, queries_T)[:, None]
+            exp_TS = jnp.where(_kept(plan, words, row_T1, keys_S[None, :]), exp_TS, 0.0)
+        out_TH = out_TH * fade_T[:, None] + _product(exp_TS.astype(v.dtype), v_SH, 1, 0)
+        return new_top_T, sum_T, out_TH
+
+    zeros_T = jnp.zeros_like(q_ids_T, jnp.float32)
+    start = (zeros_T + _NO_SCORE, zeros_T, jnp.zeros(q_TH.shape, jnp.float32))
+    top_T, sum_T, out_TH = jax.lax.fori_loop(bounds[0], bounds[1], take_keys, start)
+    # A query of the padding may see no key: its result is 0, not NaN.
+    sum_T = jnp.where(sum_T > 0.0, sum_T, 1.0)
+    log_sum[...] = top_T * scale + jnp.log2(sum_T)
+    factor_T = kept_scale(plan.dropout_rate) / sum_T
+    out[...] = (out_TH * factor_T[:, None]).astype(out.dtype)
+
+
+def backward_kernel(
+    plan: Plan,
+    words: Ref,
+    heads: Ref,
+    first: Ref,
+    bounds: Ref,
+    q_ids: Ref,
+    k_ids: Ref,
+    q: Ref,
+    k: Ref,
+    v: Ref,
+    log_sum: Ref,
+    mean: Ref,
+    d_out: Ref,
+    dq: Ref,
+    dk: Ref,
+    dv: Ref,
+) -> None:
+    """Writes `dk` and `dv` of a block of keys of one head, and its part of `dq`.
+
+    Args as for `forward_kernel`, but
+
+        bounds: of the blocks of queries.
+        q_ids: int32 [T] of the row.
+        k_ids: int32 [S] of the block.
+        q, d_out: [T, H] of the row.
+        k, v, dk, dv: [S, H] of the block.
+        log_sum: float32 [T] of the row.
+        mean: float32 [T] of the row, sums of out * d_out over H, before the kept
+            weights are scaled.
+        dq: [T, H] of the row.
+
+    Source: Dao 2023, "FlashAttention-2", algorithm 2; the dropout is our own.
+    """
+    blocks = plan.blocks
+    k_SH, v_SH, k_ids_S = k[...], v[...], k_ids[...]
+    keys_S = _numbers(pl.program_id(0) * blocks.back_key, blocks.back_key)
+    width = k_SH.shape[1]
+    scale = math.log2(math.e) / math.sqrt(width)
+    kept_by = kept_scale(plan.dropout_rate)
+    # Both factors of a score's gradient, taken once from the sums.
+    factor = kept_by / math.sqrt(width)
+
+    def nothing(number: jax.Array, _: None) -> None:
+        at = pl.ds(number * blocks.back_query, blocks.back_query)
+        dq[at, :] = jnp.zeros((blocks.back_query, width), dq.dtype)
+
+    def take_queries(
+        number: jax.Array, sums: tuple[jax.Array, ...]
+    ) -> tuple[jax.Array, ...]:
+        dk_SH, dv_SH = sums
+        at = pl.ds(number * blocks.back_query, blocks.back_query)
+        q_TH, d_out_TH = q[at, :], d_out[at, :]
+        same_ST = k_ids_S[:, None] == q_ids[at][None, :]
+        score_ST = _product(k_SH, q_TH, 1, 1) * scale - log_sum[at][None, :]
+        weight_ST = jnp.exp2(jnp.where(same_ST, score_ST, MASKED_SCORE))
+        d_weight_ST = _product(v_SH, d_out_TH, 1, 1)
+        dropped_ST = weight_ST
+        if plan.dropout_rate:
+            queries_T = _numbers(number * blocks.back_query, blocks.back_query)
+            row_1T = _row(plan, heads, first, queries_T)[None, :]
+            kept_ST = _kept(plan, words, row_1T, keys_S[:, None])
+            dropped_ST = jnp.where(kept_ST, weight_ST, 0.0)
+            d_weight_ST = jnp.where(kept_ST, d_weight_ST, 0.0)
+        dv_SH += _product(dropped_ST.astype(v.dtype), d_out_TH, 1, 0)
+        d_score_ST = weight_ST * (d_weight_ST - mean[at][None, :])
+        d_score_ST = d_score_ST.astype(q.dtype)
+        dk_SH += _product(d_score_ST, q_TH, 1, 0)
+        dq_TH = _product(d_score_ST, k_SH, 0, 0) * factor
+        dq[at, :] = dq_TH.astype(dq.dtype)
+        return dk_SH, dv_SH
+
+    jax.lax.fori_loop(0, bounds[0], nothing, None)
+    zeros_SH = jnp.zeros(k_SH.shape, jnp.float32)
+    dk_SH, dv_SH = jax.lax.fori_loop(
+        bounds[0], bounds[1], take_queries, (zeros_SH, zeros_SH)
+    )
+    jax.lax.fori_loop(bounds[1], q.shape[0] // blocks.back_query, nothing, None)
+    dk[...] = (dk_SH * factor).astype(dk.dtype)
+    dv[...] = (dv_SH * kept_by).astype(dv.dtype)
+
+
+def _product(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:
+    """Matrix product over one axis of each, added up in float32."""
+    return jax.lax.dot_general(
+        a, b, (((a_axis,), (b_axis,)), ((), ())), preferred_element_type=jnp.float32
+    )
+
+
+def _numbers(start: jax.Array, size: int) -> jax.Array:
+    """int32 [size], from `start` on."""
+    return start + jnp.arange(size, dtype=jnp.int32)
+
+
+def _row(plan: Plan, heads: Ref, first: Ref, queries_T: jax.Array) -> jax.Array:
+    """uint32 [T]: the place of a query's first weight among those of the row."""
+    rows_T = heads[0] * plan.num_keys + first[0] + queries_T
+    return rows_T.astype(jnp.uint32) * jnp.uint32(plan.num_keys)
+
+
+def _kept(plan: Plan, words: Ref, row: jax.Array, keys: jax.Array) -> jax.Array:
+    """Which weights stay, as `layers.dropout` says of weights [B, N, T, S]."""
+    bits = hash_bits(row + keys.astype(jnp.uint32), words[0], words[1])
+    return bits >= jnp.uint32(drop_threshold(plan.dropout_rate))
