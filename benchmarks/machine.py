@@ -9,6 +9,9 @@ import re
 import subprocess
 from typing import Any
 
+from benchmarks.accelerator import Accelerator
+
+_PRODUCT_FLAGS = r"avx2|avx512f|avx512_bf16|avx512_fp16|avx512_vnni|amx_\w+"
 _LIBRARIES = (
     "bert_jax",
     "jax",
@@ -27,11 +30,20 @@ _LIBRARIES = (
 )
 
 
-def describe_machine() -> dict[str, Any]:
-    """All of it, as JSON can hold it; what a system does not tell is `None`."""
+def describe_machine(accelerator: Accelerator | None = None) -> dict[str, Any]:
+    """All of it, as JSON can hold it; what a system does not tell is `None`.
+
+    Args:
+        accelerator: what was measured, where that is no CPU: it gives the name.
+    """
     return {
-        "machine": machine_slug(),
+        "machine": machine_slug(accelerator),
+        "accelerator": None if accelerator is None else accelerator.to_json(),
         "cpu": cpu_model(),
+        # Some makers give several generations one name.
+        "cpu_family": _cpuinfo("cpu family"),
+        "cpu_model": _cpuinfo("model"),
+        "cpu_flags": cpu_flags(),
         "cores": num_cores(),
         "memory_gib": _memory_gib(),
         "system": platform.platform(),
@@ -43,20 +55,32 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def machine_slug() -> str:
-    """Such as `amd-epyc-2core`: what tells result files of different machines apart."""
+def machine_slug(accelerator: Accelerator | None = None) -> str:
+    """Such as `amd-epyc-2core` or `nvidia-h200`: what tells result files apart."""
+    if accelerator is not None and accelerator.platform != "cpu":
+        words = re.findall(r"[a-z0-9]+", accelerator.kind.lower())
+        return "-".join(words if accelerator.count == 1 else [*words, "x1"])
     words = re.sub(r"\(r\)|\(tm\)|cpu|processor|@.*|\d+-core", " ", cpu_model().lower())
     return "-".join([*re.findall(r"[a-z0-9]+", words), f"{num_cores()}core"])
 
 
 def cpu_model() -> str:
     """As the system names it, or else the architecture."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def cpu_flags() -> list[str]:
+    """Of the instructions that matrix products gain by, those that this CPU has."""
+    flags = (_cpuinfo("flags") or "").split()
+    return [flag for flag in flags if re.fullmatch(_PRODUCT_FLAGS, flag)]
+
+
+def _cpuinfo(name: str) -> str | None:
     info = pathlib.Path("/proc/cpuinfo")
-    if info.exists():
-        found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE)
-        if found:
-            return found[1].strip()
-    return platform.processor() or platform.machine()
+    if not info.exists():
+        return None
+    found = re.search(rf"^{name}\s*:\s*(.+)$", info.read_text(), re.MULTILINE)
+    return found[1].strip() if found else None
 
 
 def num_cores() -> int:

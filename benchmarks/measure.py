@@ -23,6 +23,9 @@ class Figure:
     """What the project promises; a figure without a promise has neither bound."""
     at_most: float | None = None
     note: str = ""
+    of: str = ""
+    """What it is a quality of, where several things have the same ones: a table with a
+    row for each then."""
 
     @property
     def median(self) -> float:

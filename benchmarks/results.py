@@ -21,13 +21,43 @@ def section_table(outcome: Outcome) -> list[str]:
     lines = [f"### {section.title}", ""]
     if section.about:
         lines += [section.about, ""]
-    if outcome.figures:
+    if compared := [figure for figure in outcome.figures if figure.of]:
+        lines += [*comparison_table(compared), ""]
+    if alone := [figure for figure in outcome.figures if not figure.of]:
         lines += ["| figure | median (range) | promised | note |"]
         lines += ["| --- | --- | --- | --- |"]
-        lines += [*map(figure_line, outcome.figures), ""]
+        lines += [*map(figure_line, alone), ""]
     if outcome.left_out:
         lines += [f"- **left out** {what}" for what in outcome.left_out] + [""]
     return lines
+
+
+def comparison_table(figures: Sequence[Figure]) -> list[str]:
+    """A row for each thing that has figures, a column for each kind of figure."""
+    kinds = list(dict.fromkeys((f.what, f.unit) for f in figures))
+    cells = {(f.of, f.what, f.unit): _value(f, unit=False) for f in figures}
+    header = ["", *(f"{what}, {unit}" if unit else what for what, unit in kinds)]
+    return [
+        f"| {' | '.join(header)} |",
+        f"|{' --- |' * len(header)}",
+        *(
+            f"| {' | '.join([of, *(cells.get((of, *kind), '') for kind in kinds)])} |"
+            for of in dict.fromkeys(f.of for f in figures)
+        ),
+    ]
+
+
+def promises_table(outcomes: Sequence[Outcome]) -> list[str]:
+    """Every promised figure, kept or not; nothing where none was measured."""
+    rows = [
+        f"| {outcome.section.title} | {figure.what} | {_value(figure)} | "
+        f"{_promise(figure)} |"
+        for outcome in outcomes
+        for figure in outcome.figures
+        if figure.met is not None
+    ]
+    header = ["| measured | figure | median (range) | promised |"]
+    return [*header, "| --- | --- | --- | --- |", *rows, ""] if rows else []
 
 
 def write_results(
@@ -38,6 +68,8 @@ def write_results(
     outcomes: Sequence[Outcome],
     *,
     remarks: Sequence[str],
+    stem: str | None = None,
+    summary: Sequence[str] = (),
 ) -> list[pathlib.Path]:
     """Writes `NAME-MACHINE-DATE.json` and the same as `.md`; returns both paths.
 
@@ -46,9 +78,11 @@ def write_results(
         machine: of `describe_machine`.
         settings: what the run was asked for.
         remarks: what a reader must know of this run.
+        stem: of the files, in place of `NAME-MACHINE-DATE`.
+        summary: lines of Markdown before the sections.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    stem = f"{name}-{machine['machine']}-{machine['date']}"
+    stem = stem or f"{name}-{machine['machine']}-{machine['date']}"
     content = {
         "benchmark": name,
         "remarks": list(remarks),
@@ -73,6 +107,7 @@ def write_results(
     lines = [f"# {name}: {machine['cpu']}, {machine['date']}", ""]
     for line in (*describe_lines(machine), *remarks):
         lines += [line, ""]
+    lines += summary
     for outcome in outcomes:
         if outcome.figures or outcome.left_out:
             lines += section_table(outcome)
@@ -85,11 +120,18 @@ def describe_lines(machine: dict[str, Any]) -> list[str]:
     versions = ", ".join(
         f"{name} {version}" for name, version in machine["versions"].items() if version
     )
+    numbers = f"family {machine['cpu_family']}, model {machine['cpu_model']}"
+    cpu = f"{machine['cpu']} ({', '.join([numbers, *machine['cpu_flags']])})"
     lines = [
-        f"{machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']} GiB, "
+        f"{machine['cores']} cores of {cpu}, {machine['memory_gib']} GiB, "
         f"{machine['system']}, commit {machine['commit'] or 'unknown'}.",
         f"Python {machine['python']}, {versions}.",
     ]
+    found = machine["accelerator"]
+    if found is not None and found["platform"] != "cpu":
+        said = found["driver"] or "driver unknown"
+        count = f"one of {found['count']} x" if found["count"] > 1 else "one"
+        lines.insert(0, f"{count} {found['kind']}: {said}; {found['compiler']}.")
     load = machine["load_before"]
     if load is not None and load > 0.5:
         lines.append(
@@ -99,8 +141,8 @@ def describe_lines(machine: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _value(figure: Figure) -> str:
-    text = f"{_number(figure.median)} {figure.unit}".rstrip()
+def _value(figure: Figure, *, unit: bool = True) -> str:
+    text = f"{_number(figure.median)} {figure.unit if unit else ''}".rstrip()
     if len(figure.values) > 1:
         low, high = _number(min(figure.values)), _number(max(figure.values))
         text += f" ({low}–{high})"

@@ -18,7 +18,11 @@ from benchmarks.topologies import (
 GIB = 2**30
 MACHINE = {
     "machine": "amd-2core",
+    "accelerator": None,
     "cpu": "AMD",
+    "cpu_family": "26",
+    "cpu_model": "2",
+    "cpu_flags": ["avx2"],
     "cores": 2,
     "memory_gib": 24.0,
     "system": "Linux",

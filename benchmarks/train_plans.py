@@ -1,0 +1,153 @@
+"""Who is measured on which platform, the most important first, and what is promised."""
+
+import dataclasses
+from typing import Any
+
+from benchmarks.train_candidates import Candidate
+from benchmarks.train_models import Task
+
+_FLOAT32, _BFLOAT16 = ("float32",), ("bfloat16",)
+# What a careful user makes of the library; the issue's "best that a user could make".
+_BEST = {"attention": "sdpa", "gather": True, "fused": True}
+_COMPILED = {**_BEST, "compile": True}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """Our fastest with one of these types over the fastest peer with one of those."""
+
+    ours: tuple[str, ...]
+    theirs: tuple[str, ...]
+    at_least: float
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One task and its candidates."""
+
+    task: Task
+    candidates: tuple[Candidate, ...]
+    num_quick: int
+    """Of them, those of a quick run."""
+    ratios: tuple[Ratio, ...] = ()
+    sequences_per_sec: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Promised on a device whose kind holds this word."""
+
+    def promised(self, device_kind: str) -> float | None:
+        """Sequences a second, or None: nothing is promised for this device."""
+        return next(
+            (
+                rate
+                for word, rate in self.sequences_per_sec.items()
+                if word in device_kind
+            ),
+            None,
+        )
+
+
+def _ours(dtype: Any, rows: int, **options: Any) -> Candidate:
+    return Candidate(library="bert_jax", dtype=dtype, rows=rows, options=options)
+
+
+def _peer(dtype: Any, rows: int, **options: Any) -> Candidate:
+    return Candidate(library="PyTorch", dtype=dtype, rows=rows, options=options)
+
+
+_CPU_RATIOS = (
+    Ratio(ours=_FLOAT32, theirs=_FLOAT32, at_least=1.0, note="The aim is 1.3."),
+    Ratio(ours=_BFLOAT16, theirs=_BFLOAT16, at_least=1.0, note="The aim is level."),
+)
+
+
+def _cpu(size: str, length: int, rows: int, *, all_compiled: bool, long: bool) -> Plan:
+    """float32 and bfloat16 of ours, in both ways of compiling layers, and the peers."""
+    candidates = [
+        _ours("float32", rows, scan_layers=False),
+        _peer("float32", rows, **_COMPILED),
+        _ours("bfloat16", rows, scan_layers=False),
+        _peer("bfloat16", rows, **_BEST),
+        _peer("float32", rows, **_BEST),
+    ]
+    if all_compiled:
+        candidates.append(_peer("bfloat16", rows, **_COMPILED))
+    if not long:
+        candidates.append(_ours("float32", rows, scan_layers=True))
+    candidates.append(_peer("float32", rows, attention="eager"))
+    return Plan(
+        task=Task(size=size, length=length),
+        candidates=tuple(candidates),
+        num_quick=4,
+        ratios=_CPU_RATIOS,
+    )
+
+
+_GPU_RATIOS = (
+    Ratio(ours=_BFLOAT16, theirs=(*_FLOAT32, *_BFLOAT16), at_least=1.5),
+    Ratio(ours=_FLOAT32, theirs=_FLOAT32, at_least=1.0),
+)
+
+
+def _gpu(
+    size: str, length: int, rows: int, promised: float, *, packed: bool = False
+) -> Plan:
+    """bfloat16 first; then other ways of ours and other sizes of batch."""
+    many = 2 * rows
+    return Plan(
+        task=Task(size=size, length=length, packed=packed),
+        candidates=(
+            _ours("bfloat16", rows),
+            _peer("bfloat16", rows, **_COMPILED),
+            _ours("bfloat16", rows, scan_layers=False),
+            _ours("bfloat16", many),
+            _peer("bfloat16", rows, **_BEST),
+            _ours("bfloat16", many, scan_layers=False),
+            _peer("bfloat16", many, **_COMPILED),
+            _ours("bfloat16", rows, attention="xla"),
+            _ours("bfloat16", many, mlm_logits="chunked"),
+            _ours("bfloat16", many, remat="attention"),
+            _ours("bfloat16", many, remat="dots"),
+            _peer("bfloat16", rows, **_COMPILED, mode="reduce-overhead"),
+            _peer("bfloat16", rows, **_COMPILED, mode="max-autotune-no-cudagraphs"),
+            *(() if packed else (_peer("bfloat16", rows, attention="eager"),)),
+            _ours("float32", rows // 2),
+            _peer("float32", rows // 2, **_COMPILED),
+        ),
+        num_quick=2,
+        ratios=_GPU_RATIOS,
+        sequences_per_sec={"H200": promised, "H100": promised},
+    )
+
+
+def _tpu(size: str, length: int, rows: int, *, packed: bool = False) -> Plan:
+    """Ours alone: the peers have no build for TPUs."""
+    return Plan(
+        task=Task(size=size, length=length, packed=packed),
+        candidates=(
+            _ours("bfloat16", rows),
+            _ours("bfloat16", rows, scan_layers=False),
+            _ours("bfloat16", rows, attention="xla"),
+            _ours("bfloat16", 2 * rows, remat="dots"),
+        ),
+        num_quick=1,
+    )
+
+
+PLANS: dict[str, tuple[Plan, ...]] = {
+    "cpu": (
+        _cpu("mini", 128, 32, all_compiled=True, long=False),
+        _cpu("small", 128, 16, all_compiled=False, long=False),
+        _cpu("base", 128, 8, all_compiled=True, long=False),
+        _cpu("base", 512, 2, all_compiled=False, long=True),
+    ),
+    "gpu": (
+        _gpu("large", 512, 32, 1_000.0, packed=True),
+        _gpu("large", 128, 128, 1_900.0),
+        _gpu("base", 128, 256, 5_500.0),
+    ),
+    "tpu": (
+        _tpu("large", 512, 8, packed=True),
+        _tpu("large", 128, 32),
+        _tpu("base", 128, 64),
+    ),
+}
