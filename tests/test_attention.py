@@ -25,6 +25,7 @@ def choose(kernel, platform, **changes):
     ("platform", "changes", "expected"),
     [
         ("cpu", {}, "xla"),
+        ("gpu", {}, "xla"),
         ("gpu", {"drops": False}, "xla"),
         ("tpu", {}, "fused"),
         ("tpu", {"drops": False}, "fused"),
@@ -45,6 +46,10 @@ def test_auto_takes_the_best_that_fits(platform, changes, expected):
     [
         ("fused", "cpu", {}, '"fused" is a kernel for TPU.* compiled for cpu'),
         ("splash", "gpu", {"drops": False}, "compiled for gpu"),
+        ("triton", "cpu", {}, '"triton" is a kernel for NVIDIA GPUs.* for cpu'),
+        ("triton", "tpu", {}, "compiled for tpu"),
+        ("triton", "gpu", {"head_size": 80}, "heads are 80 wide; it takes widths of"),
+        ("triton", "gpu", {"dtype": jnp.dtype("float16")}, "not float16"),
         ("splash", "tpu", {}, "cannot drop attention weights"),
         ("fused", "tpu", {"head_size": 80}, "heads 80 wide do not fill 128 lanes"),
         ("fused", "tpu", {"num_keys": 4096}, "4096 tokens are too long; it takes 2048"),
@@ -57,6 +62,10 @@ def test_a_named_kernel_that_cannot_run_is_an_error(kernel, platform, changes, m
 
 def test_splash_runs_while_no_weight_is_dropped():
     assert choose("splash", "tpu", drops=False) == "splash"
+
+
+def test_triton_takes_rows_of_any_length():
+    assert choose("triton", "gpu", num_keys=1 << 20) == "triton"
 
 
 def test_the_config_names_the_kernel(tiny, random_params, make_batch, make_masked):
@@ -95,7 +104,12 @@ def test_auto_asks_for_the_platform_of_the_mesh():
 
 @pytest.mark.parametrize(
     ("kernel", "recompute", "kept"),
-    [("xla", False, True), ("xla", True, False), ("fused", False, False)],
+    [
+        ("xla", False, True),
+        ("xla", True, False),
+        ("fused", False, False),
+        ("triton", False, False),
+    ],
 )
 def test_what_is_kept_for_the_backward_pass(kernel, recompute, kept):
     length, width = 256, 64
@@ -113,7 +127,7 @@ def test_what_is_kept_for_the_backward_pass(kernel, recompute, kept):
                 dropout_rate=0.1,
                 keys_B=keys_B,
                 recompute=recompute,
-                interpret=kernel == "fused",
+                interpret=kernel != "xla",
             )
 
         return jax.vjp(attention, x)[1]

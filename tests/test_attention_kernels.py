@@ -1,4 +1,4 @@
-"""The kernels for TPU, interpreted on CPU: equal to XLA's, and isolated."""
+"""The kernels for TPU and GPU, interpreted on CPU: equal to XLA's, and isolated."""
 
 import contextlib
 import dataclasses
@@ -88,6 +88,9 @@ def assert_close(found, expected, dtype="float32"):
         ("fused", Case(rate=RATE)),
         ("fused", Case()),
         ("fused", Case(num_heads=2, head_size=64, dtype="bfloat16", rate=RATE)),
+        ("triton", Case(rate=RATE)),
+        ("triton", Case()),
+        ("triton", Case(num_heads=2, head_size=64, dtype="bfloat16", rate=RATE)),
         ("splash", Case()),
         ("splash", Case(length=520, num_heads=1)),  # more than one block
         ("splash", Case(num_heads=2, head_size=64, dtype="bfloat16")),
@@ -107,7 +110,9 @@ def test_blocks_of_queries_and_tiles_add_up(monkeypatch):
     assert_close(program("fused", case)(*args), program("xla", case)(*args))
 
 
-@pytest.mark.parametrize(("kernel", "rate"), [("fused", RATE), ("splash", 0.0)])
+@pytest.mark.parametrize(
+    ("kernel", "rate"), [("fused", RATE), ("splash", 0.0), ("triton", RATE)]
+)
 def test_the_mesh_changes_nothing(kernel, rate):
     # Rows over data, queries over sequence, heads over tensor.
     case = Case(rate=rate)
@@ -120,7 +125,8 @@ def test_the_mesh_changes_nothing(kernel, rate):
 
 
 @pytest.mark.parametrize(
-    ("kernel", "rate"), [("xla", RATE), ("fused", RATE), ("splash", 0.0)]
+    ("kernel", "rate"),
+    [("xla", RATE), ("fused", RATE), ("splash", 0.0), ("triton", RATE)],
 )
 def test_changing_one_sequence_changes_no_bit_of_another(kernel, rate):
     case = Case(rate=rate)
@@ -137,7 +143,7 @@ def test_changing_one_sequence_changes_no_bit_of_another(kernel, rate):
         np.testing.assert_array_equal(x[~changed], y[~changed])
 
 
-@pytest.mark.parametrize("kernel", ["xla", "fused", "splash"])
+@pytest.mark.parametrize("kernel", ["xla", "fused", "splash", "triton"])
 def test_packed_equals_unpacked(kernel):
     """The three sequences of the first row, each alone at the start of a row."""
     case = Case()

@@ -20,7 +20,7 @@ from bert_jax.config import (
 )
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.model import attention, isolation
-from bert_jax.model.attention_fused import fused_attention
+from bert_jax.model.attention_gpu import triton_attention
 from bert_jax.model.attention_xla import xla_attention
 from bert_jax.model.isolation import IsolationError, prove_isolation
 from bert_jax.train import finetune, pretrain
@@ -97,15 +97,17 @@ def test_what_is_not_isolated_attention_is_an_error(tiny, monkeypatch, wrong, me
 
 
 def test_a_kernel_drops_the_weights_that_xla_drops(tiny, monkeypatch):
-    cfg = dataclasses.replace(tiny, attention="fused", compute_dtype="bfloat16")
+    cfg = dataclasses.replace(
+        tiny, attention="triton", compute_dtype="bfloat16", num_heads=2
+    )
 
     def other_bits(*args, **options):
         *arrays, words, heads, queries = args
-        return fused_attention(*arrays, words + 1, heads, queries, **options)
+        return triton_attention(*arrays, words + 1, heads, queries, **options)
 
-    assert prove_isolation(cfg, num_tokens=24, interpret=True).kernel == "fused"
+    assert prove_isolation(cfg, num_tokens=24, interpret=True).kernel == "triton"
     isolation._prove.cache_clear()
-    monkeypatch.setattr(attention, "fused_attention", other_bits)
+    monkeypatch.setattr(attention, "triton_attention", other_bits)
     with pytest.raises(IsolationError, match="differs from XLA's attention") as raised:
         prove_isolation(cfg, num_tokens=24, interpret=True)
     assert "--model.attention xla" in str(raised.value)

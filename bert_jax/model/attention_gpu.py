@@ -8,6 +8,7 @@ sum has a fixed order, so that the same inputs give the same bits.
 Shape suffixes: B rows, T tokens (S when they are attended to), N heads, H head width.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,12 @@ from bert_jax.model.attention_gpu_kernels import (
 from bert_jax.model.random_bits import kept_scale
 
 _WIDTHS = (16, 32, 64, 128)
+# By the bytes of a token of one head.
+_BLOCKS = {
+    128: Blocks(),
+    256: Blocks(back_query=32),
+    512: Blocks(key=32, back_key=32, back_query=32),
+}
 # No sequence has it: the id of the padding that fills up a block.
 _NO_SEQUENCE = jnp.iinfo(jnp.int32).min
 
@@ -61,10 +68,9 @@ def triton_attention(
 
     Source: Dao 2023, "FlashAttention-2".
     """
-    num_queries, _, head_size = q_BTNH.shape[1:]
-    num_keys = k_BSNH.shape[1]
+    num_queries, num_keys = q_BTNH.shape[1], k_BSNH.shape[1]
     if blocks is None:
-        blocks = default_blocks(num_queries, num_keys, head_size, q_BTNH.dtype)
+        blocks = default_blocks(num_keys, k_BSNH.shape[3], k_BSNH.dtype)
     plan = Plan(blocks=blocks, num_keys=num_keys, dropout_rate=dropout_rate)
     # Powers of two: the larger is a multiple of the other.
     q_block = max(blocks.query, blocks.back_query)
@@ -93,29 +99,24 @@ def refusal(head_size: int, dtype: jnp.dtype) -> str | None:
     return None
 
 
-def default_blocks(
-    num_queries: int, num_keys: int, head_size: int, dtype: jnp.dtype
-) -> Blocks:
-    """Blocks by reckoning: no GPU has measured them yet.
+def default_blocks(num_keys: int, head_size: int, dtype: jnp.dtype) -> Blocks:
+    """Blocks by what the compiler says of them; no GPU has timed them yet.
 
-    Args:
-        num_queries, num_keys: of a row on one device.
+    Of those that fit the registers of an H100, they take the fewest instructions a
+    score (benchmarks/LOG.md). They go by the length of the whole row, so that a mesh
+    that splits it cuts it alike.
     """
-    whole = Blocks()
-    # Twice the bytes of a head take half the tokens, to leave room for two thread
-    # blocks in a multiprocessor's 228 KiB.
-    wide = head_size * jnp.dtype(dtype).itemsize > 128
+    chosen = _BLOCKS[max(128, head_size * jnp.dtype(dtype).itemsize)]
 
-    def fit(most: int, size: int) -> int:
-        return min(most // 2 if wide else most, max(16, pl.next_power_of_2(size)))
-
-    return Blocks(
-        query=fit(whole.query, num_queries),
-        key=fit(whole.key, num_keys),
-        back_key=fit(whole.back_key, num_keys),
-        back_query=fit(whole.back_query, num_queries),
-        num_warps=4 if wide else whole.num_warps,
-        back_num_warps=whole.back_num_warps,
+    most = max(16, pl.next_power_of_2(num_keys))
+    back_key = min(chosen.back_key, most)
+    return dataclasses.replace(
+        chosen,
+        query=min(chosen.query, most),
+        key=min(chosen.key, most),
+        back_key=back_key,
+        back_query=min(chosen.back_query, most),
+        back_num_warps=max(4, back_key // 16),
     )
 
 

@@ -38,11 +38,11 @@ class Blocks:
         ValueError: a block is none that Triton can multiply.
     """
 
-    query: int = 128
+    query: int = 64
     """Queries of a thread block, going forward."""
     key: int = 64
     """Keys that it takes at a time."""
-    num_warps: int = 8
+    num_warps: int = 4
     num_stages: int = 2
     """Loads that are under way at once."""
     back_key: int = 128
