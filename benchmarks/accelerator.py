@@ -17,7 +17,7 @@ stats = device.memory_stats() or {}
 print(json.dumps({
     "platform": device.platform,
     "kind": device.device_kind,
-    "count": 1 + len(others),
+    "num_devices": 1 + len(others),
     "memory_bytes": stats.get("bytes_limit"),
     "compiler": device.client.platform_version,
 }))
@@ -37,7 +37,7 @@ class Accelerator(NamedTuple):
     """"cpu", "gpu" or "tpu"."""
     kind: str
     """Of the first, such as "NVIDIA H200"."""
-    count: int
+    num_devices: int
     memory_bytes: int | None
     """That JAX may use on the first; None: it does not say, as for every CPU."""
     compiler: str

@@ -58,8 +58,8 @@ def describe_machine(accelerator: Accelerator | None = None) -> dict[str, Any]:
 def machine_slug(accelerator: Accelerator | None = None) -> str:
     """Such as `amd-epyc-2core` or `nvidia-h200`: what tells result files apart."""
     if accelerator is not None and accelerator.platform != "cpu":
-        words = re.findall(r"[a-z0-9]+", accelerator.kind.lower())
-        return "-".join(words if accelerator.count == 1 else [*words, "x1"])
+        # One of them is measured, however many there are.
+        return "-".join(re.findall(r"[a-z0-9]+", accelerator.kind.lower()))
     words = re.sub(r"\(r\)|\(tm\)|cpu|processor|@.*|\d+-core", " ", cpu_model().lower())
     return "-".join([*re.findall(r"[a-z0-9]+", words), f"{num_cores()}core"])
 

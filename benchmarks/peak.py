@@ -36,7 +36,7 @@ def _rates(run: Callable[[int], Any], settings: RunSettings, size: int) -> list[
     """GFLOP/s of some repetitions; `run` does so many products, to their end."""
     count = _PRODUCTS[settings.platform]
     run(1)
-    rates = []
+    rates: list[float] = []
     end = time.monotonic() + _SECS_A_SIZE
     while len(rates) < _REPETITIONS and (not rates or time.monotonic() < end):
         started = time.perf_counter()

@@ -130,7 +130,8 @@ def describe_lines(machine: dict[str, Any]) -> list[str]:
     found = machine["accelerator"]
     if found is not None and found["platform"] != "cpu":
         said = found["driver"] or "driver unknown"
-        count = f"one of {found['count']} x" if found["count"] > 1 else "one"
+        number = found["num_devices"]
+        count = f"one of {number} x" if number > 1 else "one"
         lines.insert(0, f"{count} {found['kind']}: {said}; {found['compiler']}.")
     load = machine["load_before"]
     if load is not None and load > 0.5:

@@ -51,6 +51,19 @@ def _first(platform: str) -> list[TimedSection]:
     return [
         TimedSection(
             Section(
+                CORRECTNESS,
+                "Correctness on this machine",
+                "benchmarks.correctness:check",
+                about="BERT-mini with random weights in every tensor, rows of 128 tokens; "
+                "tolerances are those of the tests. Without dropout, but for the proof "
+                "of attention alone.",
+            ),
+            weight=45.0,
+            least_secs=15.0,
+            quick=True,
+        ),
+        TimedSection(
+            Section(
                 PEAK,
                 "Peak: a large matrix product",
                 "benchmarks.peak:measure_peak",
@@ -93,4 +106,40 @@ def _title(name: str) -> str:
 
 
 def _last(platform: str) -> list[TimedSection]:
-    return []
+    sections = [
+        TimedSection(
+            Section(
+                "end-to-end",
+                "A run, loader included",
+                "benchmarks.end_to_end:train_end_to_end",
+                about="`pretrain` on the documentation of installed packages, packed "
+                "rows; windows of five steps, without the first.",
+            ),
+            weight=70.0,
+            least_secs=40.0,
+        ),
+        TimedSection(
+            Section(
+                "start-up",
+                "Start-up",
+                "benchmarks.start_up:time_start_up",
+                about="`bert-jax pretrain --config bert_base` from the command line.",
+            ),
+            weight=80.0,
+            least_secs=45.0,
+        ),
+    ]
+    if platform == "cpu":
+        sections.append(
+            TimedSection(
+                Section(
+                    "tpu-compiled",
+                    "BERT-large compiled for TPUs",
+                    "benchmarks.tpu_compiled:compile_for_tpu",
+                    about="Compiled, not run.",
+                ),
+                weight=100.0,
+                least_secs=75.0,
+            )
+        )
+    return sections

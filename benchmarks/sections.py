@@ -167,10 +167,14 @@ def main() -> None:
     if section.one_core:
         stay_on_one_core()
     module, _, function = section.function.partition(":")
+    # Who is told to end may still say what was found.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Findings(request.with_suffix(".jsonl")) as findings:
         try:
             run = getattr(importlib.import_module(module), function)
             run(settings, findings, *section.arguments)
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGTERM)
         except Exception as error:
             findings.left_out("the rest of this section", error)
             traceback.print_exc()

@@ -46,10 +46,10 @@ class Trainer:
         # As told: float32 is float32.
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
-        self.model: Any = transformers.BertForPreTraining(
+        model: Any = transformers.BertForPreTraining(
             bert_config(order.task, options.attention)
         )
-        self.model.to(self._device).train()
+        self.model = model.to(self._device).train()
         self._optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=_LEARNING_RATE,
