@@ -24,6 +24,7 @@ from typing import Any
 
 import tyro
 
+from benchmarks.accelerator import DetectionError, find_accelerator
 from benchmarks.evidence_curves import calibrated
 from benchmarks.evidence_report import ARMS, Evidence, write_report
 from benchmarks.evidence_settings import (
@@ -138,10 +139,7 @@ def go_through(options: Options, stages: Stages, evidence: Evidence) -> None:
         ValueError: the time or the settings do not fit.
         KeyboardInterrupt: it was stopped.
     """
-    at = {
-        name: str(stages.workdir / name)
-        for name in ("tokenizer", "dataset", "calibration", "pretrain", "compiled")
-    }
+    at = {name: str(stages.workdir / name) for name in ("tokenizer", "dataset")}
     wrap = ["tokenizer", "wrap", str(options.vocab.resolve()), "--lowercase"]
     stages.run("tokenizer", [*wrap, "--output", at["tokenizer"]])
     stages.run(
@@ -223,8 +221,10 @@ def _finetune(
     )
     argv = ["finetune", "--checkpoint", str(stages.workdir / "pretrain")]
     argv += ["--workdir", str(stages.workdir / name), *task_flags(cfg), *flags]
-    # Seeds and arms of a task share their programs.
-    argv += ["--compile-cache", str(stages.workdir / "compiled")]
+    device = evidence.device
+    if device["platform"] != "cpu" or device["count"] == 1:  # others refuse a cache
+        # Seeds and arms of a task share their programs.
+        argv += ["--compile-cache", str(stages.workdir / "compiled")]
     try:
         stages.run(name, [*argv, *(["--from-scratch"] if arm == "random" else [])])
     except StageError as error:
@@ -303,11 +303,11 @@ def main(argv: Sequence[str] | None = None, call: Call | None = None) -> int:
     complete, code = False, 130
     try:
         options.check()
-        machine = describe_machine()
+        machine = describe_machine(find_accelerator())
         stages, evidence = begin(options, call)
     except KeyboardInterrupt:
         return code
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ModuleNotFoundError, DetectionError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     try:

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import pathlib
-import re
 import shlex
 import statistics
 from collections.abc import Sequence
@@ -96,13 +95,15 @@ def write_report(
     """Writes `evidence-MACHINE-DATE.json` and the same as `.md`; returns both paths."""
     folder.mkdir(parents=True, exist_ok=True)
     found = collect(stages, evidence)
-    where = device_slug(machine, evidence.device)
+    where = machine["machine"]
+    if evidence.device["count"] > 1:
+        where += f"-x{evidence.device['count']}"
     stem = f"evidence-{where}-{machine['date']}"
     content = {
         "benchmark": "evidence",
         "complete": complete,
         "failed": evidence.failed,
-        "machine": machine | {"machine": where},
+        "machine": machine,
         "device": evidence.device,
         "settings": evidence.settings,
         "plan": evidence.plan,
@@ -114,14 +115,6 @@ def write_report(
     lines = _markdown(machine, stages, evidence, found, complete=complete)
     paths[1].write_text("\n".join(lines).rstrip() + "\n")
     return paths
-
-
-def device_slug(machine: dict[str, Any], device: dict[str, Any]) -> str:
-    """The machine's name, or that of its accelerators with their number."""
-    if device["platform"] == "cpu":
-        return machine["machine"]
-    words = re.findall(r"[a-z0-9]+", device["kind"].lower())
-    return "-".join([*words, f"x{device['count']}"])
 
 
 def _markdown(
