@@ -1,12 +1,17 @@
-"""Attention for NVIDIA GPUs: interpreted, lowered for CUDA, and compiled for an H100."""
+"""Attention for NVIDIA GPUs: interpreted, lowered for CUDA, and compiled for H100s."""
 
 import functools
 import importlib.util
+import json
+import os
+import pathlib
 import re
 import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 import pytest
 from conftest import IN_CI
@@ -143,16 +148,15 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture
 def kernels(monkeypatch):
-    """What is lowered for Triton, (text, warps, stages), in the order it comes."""
+    """One entry for each kernel that is lowered for Triton."""
     from jax._src.pallas.triton import lowering
 
     made = []
     lower = lowering.lower_jaxpr_to_triton_module
 
     def recorded(*args, **kwargs):
-        result = lower(*args, **kwargs)
-        made.append(result.module.operation.get_asm())
-        return result
+        made.append(lower(*args, **kwargs))
+        return made[-1]
 
     monkeypatch.setattr(lowering, "lower_jaxpr_to_triton_module", recorded)
     if importlib.util.find_spec("jax._src.pallas.triton.gpu_info"):
@@ -181,7 +185,7 @@ def lower_attention(length, width, dtype, rate):
     return traced.lower(lowering_platforms=("cuda",)).as_text()
 
 
-# Length of rows, width of heads, type, dropout; the first are compiled too.
+# Length of rows, width of heads, type, dropout.
 CASES = [
     (512, 64, "bfloat16", 0.1),
     (128, 64, "bfloat16", 0.0),
@@ -190,67 +194,12 @@ CASES = [
     (40, 16, "bfloat16", 0.1),
     (512, 128, "float32", 0.1),
 ]
-# Bytes of a thread that do not fit its registers: of wide heads going backward, which
-# no BERT has.
-SPILLED = {(512, 128, "bfloat16", 0.1): 64}
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_it_lowers_for_cuda(case, kernels):
     text = lower_attention(*case)
     assert len(re.findall(r"custom_call @\S*triton", text)) == len(kernels) == 2
-
-
-@pytest.fixture(scope="module")
-def triton():
-    """The compiler, as a library of its own; no GPU is needed."""
-    try:
-        import triton
-        import triton.backends.compiler
-    except ModuleNotFoundError as missing:
-        if IN_CI:
-            raise
-        pytest.skip(f"{missing}; pip install triton")
-    return triton
-
-
-@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
-@pytest.mark.parametrize("case", CASES[:4], ids=str)
-def test_it_compiles_for_an_h100_in_registers(
-    case, kernels, triton, tmp_path, monkeypatch
-):
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
-    length, width, dtype, _ = case
-    blocks = default_blocks(length, width, jnp.dtype(dtype))
-    lower_attention(*case)
-    settings = (
-        (blocks.num_warps, blocks.num_stages),
-        (blocks.back_num_warps, blocks.back_num_stages),
-    )
-    target = triton.backends.compiler.GPUTarget("cuda", 90, 32)
-    for text, (num_warps, num_stages) in zip(kernels, settings, strict=True):
-        (tmp_path / "kernel.ttir").write_text(text)
-        made = triton.compile(
-            str(tmp_path / "kernel.ttir"),
-            target=target,
-            options={"num_warps": num_warps, "num_stages": num_stages},
-        )
-        assert made.metadata.shared <= 227 * 1024
-        assert stack_bytes(made.asm["cubin"], tmp_path, triton) <= SPILLED.get(case, 0)
-
-
-def stack_bytes(cubin: bytes, folder, triton) -> int:
-    """What a thread keeps in memory, as the assembled program says."""
-    (folder / "kernel.cubin").write_bytes(cubin)
-    told = subprocess.run(
-        [triton.knobs.nvidia.cuobjdump.path, "-res-usage", "kernel.cubin"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    ).stdout
-    return int(re.search(r"STACK:(\d+)", told)[1])
 
 
 def test_a_whole_pretraining_step_lowers_for_cuda(kernels, monkeypatch):
@@ -280,3 +229,26 @@ def test_a_whole_pretraining_step_lowers_for_cuda(kernels, monkeypatch):
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     # A scanned layer is one piece of code.
     assert len(re.findall(r"custom_call @\S*triton", text)) == len(kernels) == 2
+
+
+def test_a_pretraining_step_compiles_for_four_h100():
+    """By XLA's own compiler; it would also refuse what fits no H100."""
+    folder = os.environ.get("BERT_JAX_GPU_COMPILER", f"{sys.prefix}/gpu_compiler")
+    if not (pathlib.Path(folder) / "jax_plugins").is_dir():
+        (pytest.fail if IN_CI else pytest.skip)(
+            f"no compiler for GPUs in {folder}: pip install --no-deps --target {folder} "
+            f"jax-cuda13-plugin=={jaxlib.__version__} jax-cuda13-pjrt=={jaxlib.__version__}"
+        )
+    told = subprocess.run(
+        [sys.executable, pathlib.Path(__file__).with_name("gpu_compiler.py"), "triton"],
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": folder},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert told.returncode == 0, told.stderr
+    assert json.loads(told.stdout) == {
+        "device": "NVIDIA H100 80GB HBM3",
+        "kernels": ["__gpu$xla.gpu.triton"] * 2,
+        "scores": [],  # with XLA's attention, 83 mentions of such arrays
+    }

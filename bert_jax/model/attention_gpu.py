@@ -307,7 +307,7 @@ def _call(
     q_BTNH, k_BSNH = args[6:8]
     num_rows, num_queries, num_heads, width = q_BTNH.shape
     num_scores = num_rows * num_heads * num_queries * k_BSNH.shape[1]
-    arrays = (*args, *out_shape)
+    arrays: tuple[Any, ...] = (*args, *out_shape)
     return pl.pallas_call(
         functools.partial(kernel, plan),
         out_shape=out_shape,

@@ -18,7 +18,7 @@ _MAX_MICRO_BATCHES = 64
 
 # As the fields of `ModelConfig` of the same names.
 Remat = Literal["none", "attention", "dots", "full"]
-Attention = Literal["auto", "xla", "splash", "fused"]
+Attention = Literal["auto", "xla", "splash", "fused", "triton"]
 MlmLogits = Literal["whole", "chunked"]
 
 
