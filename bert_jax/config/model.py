@@ -39,6 +39,9 @@ class ModelConfig:
     """Kernel of self-attention: XLA's; on TPU splash attention (no dropout of the
     weights) or our own that keeps scores on the chip (fused); on NVIDIA GPUs our own
     (triton). auto takes the best that fits on TPU, and XLA's elsewhere."""
+    products: Literal["auto", "xla"] = "auto"
+    """Of matrices: auto has oneDNN multiply bfloat16 on one CPU device that has
+    instructions for it; all else, and with "xla" that too, is XLA's."""
     mlm_logits: Literal["whole", "chunked"] = "whole"
     """While training: all logits at once, or some slots of every row after the others,
     each with its part of the gradient. No work is done twice; memory is saved where a

@@ -13,6 +13,7 @@ from bert_jax.model.attention_xla import MASKED_SCORE
 from bert_jax.model.layers import Dense, gelu, graph_of, layer_norm
 from bert_jax.model.linear_cross_entropy import linear_cross_entropy
 from bert_jax.model.logical import constrain
+from bert_jax.model.products import add_bias, product
 
 
 class Pooler(nnx.Module):
@@ -40,15 +41,16 @@ class MlmHead(nnx.Module):
         """Float32 logits [B, M, V]; the table's padding rows can never win."""
         x_BMD = self._transformed(x_BMD)
         dtype = jnp.dtype(self.cfg.compute_dtype)
-        logits_RV = jnp.einsum(  # rows of all B * M slots, as in `Dense`
-            "RD,VD->RV",
-            x_BMD.reshape(-1, x_BMD.shape[-1]).astype(dtype),
+        logits_RV = product(
+            x_BMD.reshape(-1, x_BMD.shape[-1]).astype(dtype),  # as in `Dense`
             table_VD.astype(dtype),
-            preferred_element_type=jnp.float32,
+            transposed=True,
+            out_dtype=jnp.float32,
+            products=self.cfg.products,
         )
+        logits_RV = add_bias(logits_RV, self._real_bias())
         logits_BMV = logits_RV.reshape(*x_BMD.shape[:2], -1)
-        bias_V = self._real_bias()
-        return constrain(logits_BMV + bias_V[None, None], "batch", None, "vocab")
+        return constrain(logits_BMV, "batch", None, "vocab")
 
     def loss_sums(
         self,

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bert_jax.config import ModelConfig
+from bert_jax.model.products import add_bias, product
 from bert_jax.model.random_bits import drop_threshold, kept_scale, random_bits
 
 
@@ -33,7 +34,7 @@ class Dense(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.inputs, self.outputs = inputs, outputs
-        self.dtype = jnp.dtype(cfg.compute_dtype)
+        self.dtype, self.products = jnp.dtype(cfg.compute_dtype), cfg.products
         self.kernel = nnx.Param(_init(cfg)(rngs.params(), (*inputs, *outputs)))
         self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
 
@@ -44,7 +45,8 @@ class Dense(nnx.Module):
         # a kernel when the rows are spread over two axes.
         x = x.reshape(-1, math.prod(self.inputs)).astype(self.dtype)
         kernel = self.kernel[...].reshape(x.shape[-1], -1).astype(self.dtype)
-        y = x @ kernel + self.bias[...].reshape(1, -1).astype(self.dtype)
+        y = product(x, kernel, products=self.products)
+        y = add_bias(y, self.bias[...].reshape(-1))
         return y.reshape(*leading, *self.outputs)
 
 
@@ -79,7 +81,38 @@ def layer_norm(cfg: ModelConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
 
 
 def gelu(cfg: ModelConfig, x: jax.Array) -> jax.Array:
-    return jax.nn.gelu(x, approximate=cfg.gelu == "tanh")
+    """GELU in float32 inside; its gradient is made from `x` alone, so no more is kept.
+
+    Source: Hendrycks & Gimpel 2016, both forms.
+    """
+    return _gelu(cfg.gelu == "tanh", x)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _gelu(tanh: bool, x: jax.Array) -> jax.Array:
+    return jax.nn.gelu(x.astype(jnp.float32), approximate=tanh).astype(x.dtype)
+
+
+def _gelu_forward(tanh: bool, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _gelu(tanh, x), x
+
+
+def _gelu_backward(tanh: bool, x: jax.Array, d_y: jax.Array) -> tuple[jax.Array]:
+    # Or the compiler would find the forward pass's curve to be the same, and keep it.
+    wide = jax.lax.optimization_barrier(x).astype(jnp.float32)
+    if tanh:
+        scale, cubic = math.sqrt(2.0 / math.pi), 0.044715
+        curve = jnp.tanh(scale * (wide + cubic * wide**3))
+        slope = 0.5 * (1.0 + curve) + 0.5 * wide * (1.0 - curve * curve) * (
+            scale * (1.0 + 3.0 * cubic * wide * wide)
+        )
+    else:
+        density = jnp.exp(-0.5 * wide * wide) / math.sqrt(2.0 * math.pi)
+        slope = 0.5 * (1.0 + jax.lax.erf(wide / math.sqrt(2.0))) + wide * density
+    return ((d_y.astype(jnp.float32) * slope).astype(x.dtype),)
+
+
+_gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
 def dropout(x: jax.Array, rate: float, keys_B: jax.Array | None) -> jax.Array:

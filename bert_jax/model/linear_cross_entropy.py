@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from bert_jax.model.logical import constrain, num_parts
+from bert_jax.model.products import column_sums
 
 # Of one chunk's float32 logits on one device; some 1,000 slots of BERT's vocabulary. Every
 # chunk reads and writes the sum of the table's gradient once, which takes a TPU v5e as
@@ -175,7 +176,7 @@ def _by_chunks(
 
     def add(sums: tuple, chunk: _Chunk) -> tuple[tuple, tuple]:
         loss_GR, hits_GR, d_logits_GRV = one_chunk(chunk)
-        of_bias_GV = d_logits_GRV.sum(axis=1)
+        of_bias_GV = jax.vmap(column_sums)(d_logits_GRV)
         d_logits_GRV = d_logits_GRV.astype(dtype)
         of_x_GRD = jnp.einsum(
             "GRV,VD->GRD", d_logits_GRV, table_VD, preferred_element_type=jnp.float32

@@ -30,6 +30,7 @@ class Placement(NamedTuple):
     """Into how many parts the devices split a logical axis."""
     platform: str
     """Of the devices the program is compiled for: "cpu", "gpu" or "tpu"."""
+    num_devices: int
 
 
 _placement: contextvars.ContextVar[Placement | None] = contextvars.ContextVar(
@@ -78,6 +79,12 @@ def num_parts(axis: str) -> int:
     """Into how many parts a logical axis is split; without a placement, one."""
     placement = _placement.get()
     return 1 if placement is None else placement.num_parts(axis)
+
+
+def is_split() -> bool:
+    """Whether the program is for several devices; without a placement, it is not."""
+    placement = _placement.get()
+    return placement is not None and placement.num_devices > 1
 
 
 def platform() -> str:

@@ -30,6 +30,7 @@ TRAINING_ONLY = (
     "scan_layers",
     "remat",
     "attention",
+    "products",
     "mlm_logits",
 )
 

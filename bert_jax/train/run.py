@@ -43,6 +43,7 @@ _LAYOUT = (
     "model.scan_layers",
     "model.remat",
     "model.attention",
+    "model.products",
     "model.mlm_logits",
 )
 # May even differ between the hosts of a job; what the paths lead to is compared apart.

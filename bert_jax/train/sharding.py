@@ -212,5 +212,7 @@ def on_mesh(mesh: Mesh) -> Iterator[None]:
         return math.prod(mesh.shape[name] for name in group)
 
     platform = mesh.devices.flat[0].platform
-    with placed(Placement(constrain, shard_mapped, num_parts, platform)):
+    with placed(
+        Placement(constrain, shard_mapped, num_parts, platform, mesh.devices.size)
+    ):
         yield

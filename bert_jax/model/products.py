@@ -1,0 +1,184 @@
+"""Matrix products and column sums, with what a CPU needs to be fast at them.
+
+XLA for CPU widens bfloat16 to float32 before a product, although current x86 cores
+multiply it at twice the rate of float32. oneDNN, which is linked into jaxlib, does not;
+XLA still runs a custom call of oneDNN's by its name, and that is what is used here. XLA
+also has a slow way to sum the columns of a wide array, which one more product avoids.
+Everywhere else, products and sums are XLA's own.
+
+Shape suffixes: R rows, K contracted, C columns.
+"""
+
+import functools
+import json
+import pathlib
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bert_jax.model.logical import is_split, platform
+
+Products = Literal["auto", "xla"]
+
+_TARGET = "__onednn$matmul"
+# Flags of cores that multiply bfloat16 themselves.
+_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+# Columns from which XLA's sum of a CPU is slow: at 16,384 it takes twice as long as a
+# product with ones, at 30,592 forty times (benchmarks/LOG.md).
+_WIDE = 8_192
+# Rounding of a bfloat16 result, twice: 8 bits of precision.
+_PROBE_TOLERANCE = 2.0**-7
+
+
+def product(
+    x_RK: jax.Array,
+    kernel: jax.Array,
+    *,
+    transposed: bool = False,
+    out_dtype: Any = None,
+    products: Products = "auto",
+) -> jax.Array:
+    """`x @ kernel`, or with `transposed` `x @ kernel.T`; sums are float32 inside.
+
+    Args:
+        x_RK: factors, float32 or bfloat16.
+        kernel: of the same type, [K, C] or with `transposed` [C, K].
+        out_dtype: of the result; that of the factors by default.
+        products: as `ModelConfig.products`.
+
+    Returns:
+        [R, C]
+    """
+    out_dtype = jnp.dtype(out_dtype or x_RK.dtype)
+    if products == "auto" and x_RK.dtype == jnp.bfloat16 and uses_onednn():
+        return _onednn_product(transposed, out_dtype, x_RK, kernel)
+    contracted = (((1,), (1 if transposed else 0,)), ((), ()))
+    return jax.lax.dot_general(
+        x_RK, kernel, contracted, preferred_element_type=out_dtype
+    )
+
+
+def add_bias(x_RC: jax.Array, bias_C: jax.Array) -> jax.Array:
+    """`x + bias` in the dtype of `x`; the bias's gradient is of `column_sums` on CPU."""
+    if platform() != "cpu":
+        return x_RC + bias_C[None].astype(x_RC.dtype)
+    return _add_bias(x_RC, bias_C)
+
+
+def column_sums(x_RC: jax.Array) -> jax.Array:
+    """Sums over the rows, float32 [C]; on CPU of wide rows as a product with ones."""
+    if platform() != "cpu" or x_RC.dtype != jnp.float32 or x_RC.shape[1] < _WIDE:
+        return x_RC.sum(axis=0, dtype=jnp.float32)
+    return (jnp.ones((1, x_RC.shape[0])) @ x_RC)[0]
+
+
+def uses_onednn() -> bool:
+    """Whether bfloat16 products of the program being traced are oneDNN's.
+
+    They are on one CPU device with instructions for bfloat16, where a trial product came
+    out right; SPMD partitioning knows nothing of the call, so several devices have XLA's.
+    """
+    return platform() == "cpu" and not is_split() and _onednn_works()
+
+
+@functools.cache
+def _onednn_works() -> bool:
+    """Tries a product with sums, transposes and types of all kinds that are used."""
+    info = pathlib.Path("/proc/cpuinfo")
+    if not info.exists() or _BFLOAT16_FLAGS.isdisjoint(info.read_text().split()):
+        return False
+    generator = np.random.default_rng(0)
+    x, y = (generator.normal(size=shape) for shape in ((48, 64), (64, 80)))
+    x, y = (np.asarray(a, jnp.bfloat16) for a in (x, y))
+    expected = x.astype(np.float32) @ y.astype(np.float32)
+
+    def trial(x_RK: jax.Array, y_KC: jax.Array) -> list[jax.Array]:
+        return [
+            _call(x_RK, y_KC, jnp.float32),
+            _call(x_RK, y_KC.T, jnp.bfloat16, transpose_b=True),
+            _call(x_RK.T, y_KC, jnp.bfloat16, transpose_a=True),
+        ]
+
+    try:
+        # Not part of the program that is being traced when this is first asked.
+        with jax.ensure_compile_time_eval():
+            device = jax.local_devices(backend="cpu")[0]
+            found = jax.jit(trial)(*jax.device_put((x, y), device))
+        return all(
+            np.allclose(
+                np.asarray(z, np.float32), expected, rtol=_PROBE_TOLERANCE, atol=0.05
+            )
+            for z in found
+        )
+    except (jax.errors.JaxRuntimeError, RuntimeError, TypeError):
+        return False  # a jaxlib without oneDNN, or with another way to call it
+
+
+def _call(
+    a: jax.Array,
+    b: jax.Array,
+    out_dtype: Any,
+    *,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+) -> jax.Array:
+    """One product of oneDNN's, [R, C]; a transposed factor lies in memory as it is."""
+    shape = (a.shape[int(transpose_a)], b.shape[1 - int(transpose_b)])
+    settings = {"transpose_a": transpose_a, "transpose_b": transpose_b}
+    return jax.ffi.ffi_call(
+        _TARGET,
+        jax.ShapeDtypeStruct(shape, jnp.dtype(out_dtype)),
+        # The second version passes settings as text, which XLA reads as its own.
+        custom_call_api_version=2,
+        legacy_backend_config=json.dumps({"onednn_matmul_config": settings}),
+        vmap_method="sequential",
+    )(a, b)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _onednn_product(
+    transposed: bool, out_dtype: jnp.dtype, x_RK: jax.Array, kernel: jax.Array
+) -> jax.Array:
+    return _call(x_RK, kernel, out_dtype, transpose_b=transposed)
+
+
+def _forward(
+    transposed: bool, out_dtype: jnp.dtype, x_RK: jax.Array, kernel: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _onednn_product(transposed, out_dtype, x_RK, kernel), (x_RK, kernel)
+
+
+def _backward(
+    transposed: bool,
+    out_dtype: jnp.dtype,
+    factors: tuple[jax.Array, jax.Array],
+    d_out_RC: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    x_RK, kernel = factors
+    d_out_RC = d_out_RC.astype(x_RK.dtype)
+    d_x = _call(d_out_RC, kernel, x_RK.dtype, transpose_b=not transposed)
+    of_kernel = (d_out_RC, x_RK) if transposed else (x_RK, d_out_RC)
+    return d_x, _call(*of_kernel, kernel.dtype, transpose_a=True)
+
+
+_onednn_product.defvjp(_forward, _backward)
+
+
+@jax.custom_vjp
+def _add_bias(x_RC: jax.Array, bias_C: jax.Array) -> jax.Array:
+    return x_RC + bias_C[None].astype(x_RC.dtype)
+
+
+def _add_bias_forward(
+    x_RC: jax.Array, bias_C: jax.Array
+) -> tuple[jax.Array, tuple[()]]:
+    return _add_bias(x_RC, bias_C), ()
+
+
+def _add_bias_backward(_: tuple[()], d_RC: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return d_RC, column_sums(d_RC)
+
+
+_add_bias.defvjp(_add_bias_forward, _add_bias_backward)
