@@ -14,9 +14,10 @@ _QUARTERS = 4
 
 
 def read_lines(run: pathlib.Path) -> list[Line]:
-    """metrics.jsonl of a run directory that is finished."""
-    text = (run / "metrics.jsonl").read_text()
-    return [json.loads(line) for line in text.splitlines()]
+    """metrics.jsonl of a run directory: whole lines only, none where there is no file."""
+    path = run / "metrics.jsonl"
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(x) for x in text.splitlines(True) if x.endswith("\n")]
 
 
 def calibrated(stages: Stages, name: str, num_steps: int) -> tuple[float, float]:

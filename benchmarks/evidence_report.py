@@ -74,6 +74,11 @@ def collect(stages: Stages, evidence: Evidence) -> dict[str, Any]:
                     }
                 )
         found["tasks"][task.name] = arms
+    found["unfinished"] = {
+        name: lines
+        for name, record in stages.records.items()
+        if not record["done"] and (lines := read_lines(stages.workdir / name))
+    }
     return found
 
 

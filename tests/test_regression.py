@@ -10,6 +10,7 @@ import pytest
 import scipy.stats
 import sklearn.metrics
 from prepared_corpus import WORDS, make_corpus
+from report_runs import report
 
 from bert_jax import cli
 from bert_jax.batch import ClassifyBatch
@@ -217,6 +218,11 @@ def test_baselines_are_classifiers(tuned, tmp_path):
         baselines(tuned[2].task, tmp_path / "baselines")
 
 
+def test_the_report_is_about_classifiers(tuned, tmp_path):
+    with pytest.raises(ValueError, match=r"results\.json is of a regression; expected"):
+        report(tmp_path / "report", finetunes=[tuned[1]])
+
+
 def test_transformers_takes_it_for_a_regression(tuned, tmp_path, hf, silent):
     _, run, _ = tuned
     said = export_run(run, tmp_path / "hf", "huggingface")
@@ -224,6 +230,7 @@ def test_transformers_takes_it_for_a_regression(tuned, tmp_path, hf, silent):
     config = json.loads((tmp_path / "hf/config.json").read_text())
     assert config["problem_type"] == "regression"
     assert config["id2label"] == {"0": "score"}
+    assert "gives the score of a text" in (tmp_path / "hf/README.md").read_text()
     texts = ["stone letter music", "window"]
     ours = Predictor(run)([(text,) for text in texts])[:, 0]
     model = hf.AutoModelForSequenceClassification.from_pretrained(tmp_path / "hf")

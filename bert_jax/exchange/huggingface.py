@@ -59,6 +59,9 @@ left out.""",
         "Its start and end logits mark the answer to a question in a text.",
     ),
 }
+_SCORES = (
+    '`pipeline("text-classification", ...)` gives the score of a text, a regression.'
+)
 # Other classes of transformers with parts of our pretraining model.
 _PARTIAL = ("BertModel", "BertForMaskedLM", "BertForNextSentencePrediction")
 
@@ -148,7 +151,10 @@ def write_huggingface(
         text = json.dumps(config, indent=2) + "\n"
         (partial / "config.json").write_text(text, encoding="utf-8")
         save_huggingface_tokenizer(tokenizer, partial, cfg.max_positions)
-        card = _model_card(cfg, tokenizer, head, results or {}, origin)
+        form = _FORMS[head]
+        if config.get("problem_type") == "regression":
+            form = form._replace(usage=_SCORES)
+        card = _model_card(cfg, tokenizer, form, results or {}, origin)
         (partial / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -306,11 +312,11 @@ def _label_config(head: Head, labels: Sequence[str] | None) -> dict[str, Any]:
 def _model_card(
     cfg: ModelConfig,
     tokenizer: Tokenizer,
-    head: Head,
+    form: _Form,
     results: Mapping[str, Mapping[str, object]],
     origin: str | None,
 ) -> str:
-    name, task, usage = _FORMS[head]
+    name, task, usage = form
     rows = [
         f"| {_cell(of)} | {_cell(metric)} | {_cell(value)} |\n"
         for of, metrics in results.items()

@@ -59,6 +59,20 @@ def initial(run: Run) -> str:
     return value
 
 
+def check_classifiers(runs: Sequence[Run]) -> None:
+    """Refuses what no table or chart here describes.
+
+    Raises:
+        ValueError: a run is a regression.
+    """
+    for run in runs:
+        if run.results.number("constant_mse") is not None:
+            raise ValueError(
+                f"{run.results.source} is of a regression; expected a classifier, whose "
+                "accuracy the page is about. `bert-jax evaluate` shows its correlations."
+            )
+
+
 def run_names(runs: Sequence[Run]) -> list[str]:
     """A name for each run; the directory is added where two begin alike."""
     kinds = [initial(run) for run in runs]

@@ -57,6 +57,7 @@ def write_report(
         )
     pretrained = None if pretrain is None else load_run(pretrain, "pretrain")
     tuned = [load_run(path, "finetune") for path in finetunes]
+    finetuning.check_classifiers(tuned)
     compared = None if baselines is None else load_baselines(baselines)
     prepared = None if dataset is None else load_dataset(dataset)
     view, charts = _view(pretrained, tuned, compared, prepared)
