@@ -93,24 +93,26 @@ def _gpu(
 ) -> Plan:
     """bfloat16 first; then other ways of ours and other sizes of batch."""
     many = 2 * rows
+    ours: dict[str, Any] = {"attention": "triton"}
+    unrolled = {**ours, "scan_layers": False}
     return Plan(
         task=Task(size=size, length=length, packed=packed),
         candidates=(
-            _ours("bfloat16", rows),
+            _ours("bfloat16", rows, **ours),
             _peer("bfloat16", rows, **_COMPILED),
-            _ours("bfloat16", rows, scan_layers=False),
-            _ours("bfloat16", many),
-            _peer("bfloat16", rows, **_BEST),
-            _ours("bfloat16", many, scan_layers=False),
-            _peer("bfloat16", many, **_COMPILED),
             _ours("bfloat16", rows, attention="xla"),
-            _ours("bfloat16", many, mlm_logits="chunked"),
-            _ours("bfloat16", many, remat="attention"),
-            _ours("bfloat16", many, remat="dots"),
+            _ours("bfloat16", rows, **unrolled),
+            _peer("bfloat16", rows, **_BEST),
+            _ours("bfloat16", many, **ours),
+            _ours("bfloat16", many, **unrolled),
+            _peer("bfloat16", many, **_COMPILED),
+            _ours("bfloat16", many, **ours, mlm_logits="chunked"),
+            _ours("bfloat16", many, attention="xla", remat="attention"),
+            _ours("bfloat16", many, **ours, remat="dots"),
             _peer("bfloat16", rows, **_COMPILED, mode="reduce-overhead"),
             _peer("bfloat16", rows, **_COMPILED, mode="max-autotune-no-cudagraphs"),
             *(() if packed else (_peer("bfloat16", rows, attention="eager"),)),
-            _ours("float32", rows // 2),
+            _ours("float32", rows // 2, **ours),
             _peer("float32", rows // 2, **_COMPILED),
         ),
         num_quick=2,
