@@ -31,6 +31,7 @@ def time_start_up(settings: RunSettings, findings: Findings) -> None:
                 *("--config", "bert_base", "--workdir", str(run)),
                 *("--data.dataset", str(dataset.directory)),
                 *("--model.vocab-size", str(dataset.tokenizer.vocab_size)),
+                *("--model.compute-dtype", "float32"),
                 *("--compile-cache", str(settings.workdir / "start-up-cache")),
                 *("--batch-size", str(_BATCH_SIZE), "--loop.log-every-steps", "1"),
             ],
@@ -39,7 +40,7 @@ def time_start_up(settings: RunSettings, findings: Findings) -> None:
         )
         what = f"{cache} compile cache"
         findings.figure(
-            f"BERT-base, {_BATCH_SIZE} rows of 128: command to the end of the first "
+            f"BERT-base, float32, {_BATCH_SIZE} rows of 128: command to the end of the first "
             f"step, {what}",
             "s",
             seconds,

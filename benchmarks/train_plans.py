@@ -60,24 +60,23 @@ _CPU_RATIOS = (
 )
 
 
-def _cpu(size: str, length: int, rows: int, *, all_compiled: bool, long: bool) -> Plan:
-    """float32 and bfloat16 of ours, in both ways of compiling layers, and the peers."""
-    candidates = [
-        _ours("float32", rows, scan_layers=False),
-        _peer("float32", rows, **_COMPILED),
-        _ours("bfloat16", rows, scan_layers=False),
-        _peer("bfloat16", rows, **_BEST),
-        _peer("float32", rows, **_BEST),
-    ]
-    if all_compiled:
-        candidates.append(_peer("bfloat16", rows, **_COMPILED))
-    if not long:
-        candidates.append(_ours("float32", rows, scan_layers=True))
-    candidates.append(_peer("float32", rows, attention="eager"))
+def _cpu(size: str, length: int, rows: int, *more: Candidate) -> Plan:
+    """Both types, ours and the two best ways of the peer, then `more`.
+
+    What comes to be warm at once is first: of a peer there is something to compare with
+    then, however long it compiles.
+    """
     return Plan(
         task=Task(size=size, length=length),
-        candidates=tuple(candidates),
-        num_quick=4,
+        candidates=(
+            _ours("float32", rows, scan_layers=False),
+            _peer("float32", rows, **_BEST),
+            _peer("float32", rows, **_COMPILED),
+            _peer("bfloat16", rows, **_BEST),
+            _ours("bfloat16", rows, scan_layers=False),
+            *more,
+        ),
+        num_quick=5,
         ratios=_CPU_RATIOS,
     )
 
@@ -137,10 +136,17 @@ def _tpu(size: str, length: int, rows: int, *, packed: bool = False) -> Plan:
 
 PLANS: dict[str, tuple[Plan, ...]] = {
     "cpu": (
-        _cpu("mini", 128, 32, all_compiled=True, long=False),
-        _cpu("small", 128, 16, all_compiled=False, long=False),
-        _cpu("base", 128, 8, all_compiled=True, long=False),
-        _cpu("base", 512, 2, all_compiled=False, long=True),
+        _cpu(
+            "mini",
+            128,
+            32,
+            _peer("bfloat16", 32, **_COMPILED),
+            _ours("float32", 32, scan_layers=True),
+            _peer("float32", 32, attention="eager"),
+        ),
+        _cpu("small", 128, 16, _ours("float32", 16, scan_layers=True)),
+        _cpu("base", 128, 8, _peer("bfloat16", 8, **_COMPILED)),
+        _cpu("base", 512, 2),
     ),
     "gpu": (
         _gpu("large", 512, 32, 1_000.0, packed=True),

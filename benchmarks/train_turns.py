@@ -19,6 +19,7 @@ _POLL_SECS = 0.2
 # A turn is longer by far than what stopping and starting a worker takes.
 _SHORTEST_TURN_SECS, _LONGEST_TURN_SECS = 0.5, 4.0
 _ALONE_SECS = 15.0
+_LEAST_WARM_UP_SECS, _WARM_UP_SHARE = 45.0, 0.4
 # Where other work runs beside it, a step may take so much longer than the last one.
 _SLACK = 1.3
 
@@ -73,7 +74,7 @@ class Contest:
         warm: list[_Warm] = []
         with contextlib.ExitStack() as workers:
             try:
-                self._warm_up(orders, warm, workers, at_once)
+                self._warm_up(orders, warm, workers, at_once, self.seconds_left)
                 self._take_turns(warm, self.seconds_left)
             finally:
                 self._report(warm)
@@ -84,7 +85,12 @@ class Contest:
             warm: list[_Warm] = []
             with contextlib.ExitStack() as worker:
                 try:
-                    self._warm_up([order], warm, worker, 1)
+                    # None takes all the time from those after it.
+                    left = self.seconds_left()
+                    limit = max(min(left, _LEAST_WARM_UP_SECS), _WARM_UP_SHARE * left)
+                    end = time.monotonic() + limit
+                    until = functools.partial(self._until, end)
+                    self._warm_up([order], warm, worker, 1, until)
                     end = time.monotonic() + _ALONE_SECS
                     self._take_turns(warm, functools.partial(self._until, end))
                 finally:
@@ -104,6 +110,7 @@ class Contest:
         warm: list[_Warm],
         workers: contextlib.ExitStack,
         at_once: int,
+        seconds_left: Callable[[], float],
     ) -> None:
         """Adds to `warm` who can be measured, in the order of their coming."""
         waiting, starting = list(orders), list[Worker]()
@@ -113,7 +120,7 @@ class Contest:
             steps = [one.first_secs for one in warm] or [0.0]
             turns = sum(max(secs, _SHORTEST_TURN_SECS) for secs in steps)
             coming = turns / len(steps) * len(starting)
-            if self.seconds_left() < _LEAST_ROUNDS * (turns + coming):
+            if seconds_left() < _LEAST_ROUNDS * (turns + coming):
                 for order in (*(worker.order for worker in starting), *waiting):
                     self.findings.left_out(
                         order.candidate.name,

@@ -25,7 +25,7 @@ _SHOWN = 300
 # At the start a model knows nothing: the loss is that of guessing, within so many nats.
 _LOSS_SLACK = 1.0
 # glibc reads it when a process starts; `bert-jax` starts itself again with it.
-_ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+_ALLOCATOR = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 class Trainer(Protocol):
@@ -65,7 +65,10 @@ class Worker:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.train_worker"],
             cwd=_ROOT,
-            env=_ENVIRONMENT | os.environ,
+            env=_ALLOCATOR
+            | os.environ
+            # Or what an earlier run compiled would pass for quickly compiled.
+            | {"TORCHINDUCTOR_CACHE_DIR": str(log.parent / "inductor")},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._file,

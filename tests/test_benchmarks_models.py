@@ -7,6 +7,7 @@ import pytest
 from benchmarks import correctness
 from benchmarks.correctness_rows import changed, packed_rows, unpacked
 from benchmarks.measure import Findings, read_findings
+from benchmarks.peers import MissingPeerError
 from benchmarks.run_settings import RunSettings
 from benchmarks.train_models import Task, mask_rows, synthetic_batch, work_of
 from benchmarks.train_worker import check_loss
@@ -135,6 +136,19 @@ def test_training_is_correct_here(checked, transformers):
     assert not left_out
     assert all(figure.met for figure in figures)
     assert len(figures) == 11
+
+
+def test_a_missing_peer_is_named(checked, monkeypatch):
+    def missing(*modules):
+        raise MissingPeerError("torch is not installed")
+
+    monkeypatch.setattr(correctness, "require", missing)
+    monkeypatch.setattr(correctness, "_compare_packed", lambda *args: None)
+    figures, left_out = checked()
+    assert len(figures) == 1
+    assert left_out == [
+        "ours against PyTorch: MissingPeerError: torch is not installed"
+    ]
 
 
 def test_a_wrong_model_is_found(checked, transformers, monkeypatch):

@@ -150,6 +150,28 @@ def test_peers_that_are_not_installed_are_named(settings, findings, found, monke
     ]
 
 
+def test_speed_is_measured_without_the_libraries_of_data_and_peers():
+    code = (
+        "import sys\n"
+        "for name in ('grain', 'tensorflow_datasets', 'torch', 'transformers'):\n"
+        "    sys.modules[name] = None\n"
+        "import benchmarks.run, benchmarks.peak, benchmarks.correctness\n"
+        "import benchmarks.train_sections, benchmarks.train_ours, benchmarks.tpu_compiled\n"
+        "try:\n"
+        "    import benchmarks.end_to_end\n"
+        "except ImportError as error:\n"
+        "    print(error)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=TESTS.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "grain" in ended.stdout
+
+
 def test_what_does_not_fit_the_time_or_the_memory_is_left_out(contest, found):
     late, reported = contest(lambda: -1.0)
     late.in_turns([order(OURS)], at_once=1)
