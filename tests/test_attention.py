@@ -90,6 +90,7 @@ def kernels_of(platform: str, mesh: jax.sharding.Mesh | None = None) -> str:
         shard_mapped=lambda function, in_axes, out_axes: function,
         num_parts=lambda axis: 1,
         platform=platform,
+        num_devices=1,
     )
     with placed(whole) if mesh is None else on_mesh(mesh):
         traced = jax.make_jaxpr(lambda x, ids: attend(x, x, x, ids, kernel="auto"))

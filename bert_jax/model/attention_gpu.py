@@ -5,6 +5,9 @@ bits with them. The bits are those of the other kernels: what is dropped depends
 key, head, query and key alone. Blocks that share no sequence are passed over, and every
 sum has a fixed order, so that the same inputs give the same bits.
 
+JAX 0.11 says that it will drop Pallas' Triton backend some day; `jax_triton` and Pallas'
+Mosaic GPU backend are where it points to.
+
 Shape suffixes: B rows, T tokens (S when they are attended to), N heads, H head width.
 """
 
@@ -24,7 +27,6 @@ from bert_jax.model.attention_gpu_kernels import (
     backward_kernel,
     forward_kernel,
 )
-from bert_jax.model.random_bits import kept_scale
 
 _WIDTHS = (16, 32, 64, 128)
 # By the bytes of a token of one head.
@@ -203,7 +205,7 @@ def _backward(
     num_blocks = k_BSNH.shape[1] // blocks.back_key
     mean_BTN = jnp.sum(
         out.astype(jnp.float32) * d_out_BTNH.astype(jnp.float32), axis=-1
-    ) / kept_scale(plan.dropout_rate)
+    )
     queries, keys = _tokens(q_BTNH, None), _tokens(k_BSNH, blocks.back_key)
     per_query = _per_query(q_BTNH.shape[1], None)
     # One block of keys gives all of the gradient, several a part each.

@@ -165,8 +165,7 @@ def backward_kernel(
         q, d_out: [T, H] of the row.
         k, v, dk, dv: [S, H] of the block.
         log_sum: float32 [T] of the row.
-        mean: float32 [T] of the row, sums of out * d_out over H, before the kept
-            weights are scaled.
+        mean: float32 [T] of the row, sums of out * d_out over H.
         dq: [T, H] of the row.
 
     Source: Dao 2023, "FlashAttention-2", algorithm 2; the dropout is our own.
@@ -202,7 +201,9 @@ def backward_kernel(
             dropped_ST = jnp.where(kept_ST, weight_ST, 0.0)
             d_weight_ST = jnp.where(kept_ST, d_weight_ST, 0.0)
         dv_SH += _product(dropped_ST.astype(v.dtype), d_out_TH, 1, 0)
-        d_score_ST = weight_ST * (d_weight_ST - mean[at][None, :])
+        # `factor` scales what was kept, so the mean must not be scaled yet.
+        mean_1T = (mean[at] * (1.0 / kept_by))[None, :]
+        d_score_ST = weight_ST * (d_weight_ST - mean_1T)
         d_score_ST = d_score_ST.astype(q.dtype)
         dk_SH += _product(d_score_ST, q_TH, 1, 0)
         dq_TH = _product(d_score_ST, k_SH, 0, 0) * factor
