@@ -64,7 +64,7 @@ PRETRAIN = st.builds(
         layer_norm_eps=POSITIVE,
         init_std=POSITIVE,
         compute_dtype=st.sampled_from(["float32", "bfloat16"]),
-        scan_layers=st.booleans(),
+        scan_layers=st.none() | st.booleans(),
         remat=st.sampled_from(["none", "dots", "full"]),
     ),
     data=st.integers(16, 512).flatmap(

@@ -363,7 +363,7 @@ def test_rows_of_padding_only_change_nothing(
 
 
 @pytest.mark.parametrize(
-    "change", [{"scan_layers": False}, {"remat": "dots"}, {"remat": "full"}], ids=str
+    "change", [{"scan_layers": True}, {"remat": "dots"}, {"remat": "full"}], ids=str
 )
 def test_scan_and_remat_change_no_gradient(
     tiny, random_params, make_batch, make_masked, change

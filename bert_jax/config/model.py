@@ -30,8 +30,9 @@ class ModelConfig:
     """Truncated normal, cut at two deviations and not rescaled."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Of matrix products; parameters, softmax, norms and losses stay float32."""
-    scan_layers: bool = True
-    """One compiled layer in a loop (fast to compile) or all of them in a row."""
+    scan_layers: bool | None = None
+    """One compiled layer in a loop (fast to compile), or all of them in a row; by default
+    in a row on CPU, where that is a tenth faster and takes less memory."""
     remat: Literal["none", "attention", "dots", "full"] = "none"
     """What the backward pass recomputes: nothing, attention weights, all but matrix
     products, everything but the input of each layer."""

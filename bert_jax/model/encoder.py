@@ -26,7 +26,7 @@ from bert_jax.model.layers import (
     layer_norm,
     pure_params,
 )
-from bert_jax.model.logical import constrain
+from bert_jax.model.logical import constrain, platform
 from bert_jax.model.random_bits import key_sets, row_keys, split_rows
 
 Params = dict
@@ -181,7 +181,7 @@ def encode(
     if cfg.remat in _REMAT_POLICIES:
         layer = jax.checkpoint(layer, policy=_REMAT_POLICIES[cfg.remat])
     keys = key_sets(layers_keys, cfg.num_layers)
-    if cfg.scan_layers:
+    if platform() != "cpu" if cfg.scan_layers is None else cfg.scan_layers:
         x_BTD, _ = jax.lax.scan(layer, x_BTD, (params["layers"], keys))
     else:
         for n in range(cfg.num_layers):
