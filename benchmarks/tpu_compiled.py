@@ -60,7 +60,13 @@ def compile_for_tpu(settings: RunSettings, findings: Findings) -> None:
             findings.left_out(f"temporaries, {name}", "the step does not fit")
             continue
         temporaries[name] = size / _ROWS_A_CHIP / 2**20
-        findings.figure(f"temporaries a row, {name}", "MiB", temporaries[name])
+        findings.figure(
+            f"temporaries a row, {name}",
+            "MiB",
+            temporaries[name],
+            note="activations, and a share of the gradients; a packed row holds two "
+            "sequences in the mean",
+        )
     if len(temporaries) == 2:
         findings.figure(
             f"temporaries, {_NAIVE} / {_OURS}",
