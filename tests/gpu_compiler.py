@@ -1,4 +1,4 @@
-"""Compiles a pretraining step for four H100 that are not here, and says what came out.
+"""Compiles attention for four H100 that are not here, and says what came out.
 
 XLA's compiler for GPUs needs neither a GPU nor a driver, only the packages
 jax-cuda13-plugin and jax-cuda13-pjrt (without what they depend on). They stay in a
@@ -7,22 +7,21 @@ folder of their own: where they are installed, every start of JAX would look for
     JAX_PLATFORMS=cpu PYTHONPATH=FOLDER python tests/gpu_compiler.py triton
 """
 
+import functools
 import json
 import re
 import sys
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jax.experimental import topologies
+from jax.sharding import NamedSharding
 
-from bert_jax.config import (
-    DataConfig,
-    MeshConfig,
-    ModelConfig,
-    OptimizerConfig,
-    PretrainConfig,
-)
+from bert_jax.config import MeshConfig
+from bert_jax.model.attention import attend
 from bert_jax.train.mesh import make_mesh
-from bert_jax.train.program import pretrain_program, synthetic_vocabulary
+from bert_jax.train.sharding import on_mesh, spec
 
 # Of an H100 SXM, from NVIDIA's data sheet and the CUDA programming guide (compute
 # capability 9.0). The names are those of XLA's GpuTargetConfigProto.
@@ -54,37 +53,47 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 """
 
 
-def compiled_step(attention: Any) -> dict[str, Any]:
-    """Of a step over 8 rows of 512 tokens a device, with that attention."""
+def compiled_attention(kernel: Any) -> dict[str, Any]:
+    """Of 8 rows of 512 tokens and 2 heads a device, forward and backward."""
     devices = topologies.get_topology_desc(
         "four", "cuda", target_config=H100, topology="1x1x4"
     ).devices
-    cfg = PretrainConfig(
-        model=ModelConfig(
-            vocab_size=500,
-            hidden_size=256,
-            num_layers=1,
-            num_heads=4,
-            mlp_size=512,
-            compute_dtype="bfloat16",
-            attention=attention,
-        ),
-        data=DataConfig(sequence_length=512),
-        optimizer=OptimizerConfig(warmup_steps=0),
-        batch_size=16,
-        num_steps=1,
-    )
     mesh = make_mesh(MeshConfig(data=2, tensor=2), list(devices))
-    program = pretrain_program(cfg, mesh, synthetic_vocabulary(500))
-    compiled = program.step.lower(program.state, program.batch).compile()
-    text = compiled.as_text()
+
+    def run(
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        d_out: jax.Array,
+        ids: jax.Array,
+        words: jax.Array,
+    ) -> tuple[jax.Array, ...]:
+        attention = functools.partial(
+            attend,
+            sequence_ids_BT=ids,
+            kernel=kernel,
+            dropout_rate=0.1,
+            keys_B=jax.random.wrap_key_data(words),
+        )
+        with on_mesh(mesh):
+            out, vjp = jax.vjp(attention, q, k, v)
+        return out, *vjp(d_out)
+
+    def argument(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        axes = ("batch", None, "heads") if len(shape) == 4 else ("batch",)
+        place = NamedSharding(mesh, spec(*axes))
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+
+    x = argument((16, 512, 4, 64), jnp.bfloat16)
+    ids, words = argument((16, 512), jnp.int32), argument((16, 2), jnp.uint32)
+    text = jax.jit(run).lower(x, x, x, x, ids, words).compile().as_text()
     return {
         "device": devices[0].device_kind,
         "kernels": re.findall(r'custom_call_target="([^"]*triton[^"]*)"', text),
-        # Of the two heads that a device has.
-        "scores": re.findall(r"\w+\[(?:1,)?8,2,512,512\]", text),
+        "scores": re.findall(r"\w+\[8,2,512,512\]", text),
+        "collectives": re.findall(r"all-\w+|collective-\w+|reduce-scatter", text),
     }
 
 
 if __name__ == "__main__":
-    print(json.dumps(compiled_step(sys.argv[1])))
+    print(json.dumps(compiled_attention(sys.argv[1])))

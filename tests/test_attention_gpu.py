@@ -231,8 +231,8 @@ def test_a_whole_pretraining_step_lowers_for_cuda(kernels, monkeypatch):
     assert len(re.findall(r"custom_call @\S*triton", text)) == len(kernels) == 2
 
 
-def test_a_pretraining_step_compiles_for_four_h100():
-    """By XLA's own compiler; it would also refuse what fits no H100."""
+def test_it_compiles_for_four_h100():
+    """By XLA's own compiler, with the Triton that is in it."""
     folder = os.environ.get("BERT_JAX_GPU_COMPILER", f"{sys.prefix}/gpu_compiler")
     if not (pathlib.Path(folder) / "jax_plugins").is_dir():
         (pytest.fail if IN_CI else pytest.skip)(
@@ -250,5 +250,6 @@ def test_a_pretraining_step_compiles_for_four_h100():
     assert json.loads(told.stdout) == {
         "device": "NVIDIA H100 80GB HBM3",
         "kernels": ["__gpu$xla.gpu.triton"] * 2,
-        "scores": [],  # with XLA's attention, 83 mentions of such arrays
+        "scores": [],  # none is stored
+        "collectives": [],
     }
