@@ -13,7 +13,7 @@ _SIZES = {"cpu": (2_048, 4_096), "gpu": (8_192,), "tpu": (8_192,)}
 _REPETITIONS = 5
 # Products in a row, so that a device never waits for the host.
 _PRODUCTS = {"cpu": 1, "gpu": 20, "tpu": 20}
-_SECS_A_SIZE = 2.0
+_SECS_A_SIZE = 1.0
 
 
 def measure_peak(settings: RunSettings, findings: Findings) -> None:

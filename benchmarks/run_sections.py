@@ -58,7 +58,7 @@ def _first(platform: str) -> list[TimedSection]:
                 "tolerances are those of the tests. Without dropout, but for the proof "
                 "of attention alone.",
             ),
-            weight=25.0,
+            weight=40.0,
             least_secs=15.0,
             quick=True,
         ),
@@ -70,7 +70,7 @@ def _first(platform: str) -> list[TimedSection]:
                 about="The fastest of some products of square matrices; shares below are "
                 "stated against the faster library's.",
             ),
-            weight=12.0,
+            weight=20.0,
             least_secs=5.0,
             quick=True,
         ),
@@ -140,7 +140,7 @@ def _last(platform: str) -> list[TimedSection]:
                 ),
                 # Of nine minutes only what the others leave.
                 weight=5.0,
-                least_secs=75.0,
+                least_secs=45.0,
             ),
         ]
     return sections

@@ -14,7 +14,7 @@ from benchmarks.train_worker import Worker, WorkerError
 
 ROUNDS = 3
 """Turns of each candidate at least, time permitting."""
-_LEAST_ROUNDS, _MOST_ROUNDS = 2, 5
+_RESERVED_ROUNDS, _MOST_ROUNDS = 1.3, 5
 _POLL_SECS = 0.2
 # A turn is longer by far than what stopping and starting a worker takes.
 _SHORTEST_TURN_SECS, _LONGEST_TURN_SECS = 0.5, 4.0
@@ -116,11 +116,10 @@ class Contest:
         waiting, starting = list(orders), list[Worker]()
         began = time.monotonic()
         while waiting or starting:
-            # A turn of each that is warm, and of those that may still come.
-            steps = [one.first_secs for one in warm] or [0.0]
-            turns = sum(max(secs, _SHORTEST_TURN_SECS) for secs in steps)
-            coming = turns / len(steps) * len(starting)
-            if seconds_left() < _LEAST_ROUNDS * (turns + coming):
+            # Steps beside others that warm up take two or three times as long as alone,
+            # so this is time for more rounds than it says.
+            turns = sum(max(one.first_secs, _SHORTEST_TURN_SECS) for one in warm)
+            if seconds_left() < _RESERVED_ROUNDS * max(turns, _SHORTEST_TURN_SECS):
                 for order in (*(worker.order for worker in starting), *waiting):
                     self.findings.left_out(
                         order.candidate.name,

@@ -24,8 +24,12 @@ _MODULES = {"bert_jax": "benchmarks.train_ours", "PyTorch": "benchmarks.train_to
 _SHOWN = 300
 # At the start a model knows nothing: the loss is that of guessing, within so many nats.
 _LOSS_SLACK = 1.0
-# glibc reads it when a process starts; `bert-jax` starts itself again with it.
-_ALLOCATOR = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+# glibc reads it when a process starts; `bert-jax` starts itself again with it. PyTorch
+# has what its users have: huge pages cost it a tenth to a fifth (mini, 32 rows).
+_ALLOCATOR = {
+    "bert_jax": {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"},
+    "PyTorch": dict[str, str](),
+}
 
 
 class Trainer(Protocol):
@@ -65,7 +69,7 @@ class Worker:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.train_worker"],
             cwd=_ROOT,
-            env=_ALLOCATOR
+            env=_ALLOCATOR[order.candidate.library]
             | os.environ
             # Or what an earlier run compiled would pass for quickly compiled.
             | {"TORCHINDUCTOR_CACHE_DIR": str(log.parent / "inductor")},
