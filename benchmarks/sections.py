@@ -22,6 +22,7 @@ from benchmarks.measure import (
     read_findings,
     stay_on_one_core,
 )
+from bert_jax.cli import HUGE_PAGES
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _TERMINATE_SECS = 3.0
@@ -66,6 +67,8 @@ class Section(NamedTuple):
     one_core: bool = False
     about: str = ""
     """How it is measured, for the reader of the table."""
+    huge_pages: bool = False
+    """Whether it has the allocator that the command line gives itself."""
 
 
 class Outcome(NamedTuple):
@@ -110,6 +113,8 @@ def run_section(
     }
     if section.one_core:
         environment["OMP_NUM_THREADS"] = "1"
+    if section.huge_pages:
+        environment.setdefault("GLIBC_TUNABLES", HUGE_PAGES)
     code = None
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.sections", str(request)],

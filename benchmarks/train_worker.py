@@ -18,6 +18,7 @@ import time
 from typing import Any, Protocol
 
 from benchmarks.train_candidates import Candidate, Order
+from bert_jax.cli import HUGE_PAGES
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _MODULES = {"bert_jax": "benchmarks.train_ours", "PyTorch": "benchmarks.train_torch"}
@@ -27,7 +28,7 @@ _LOSS_SLACK = 1.0
 # glibc reads it when a process starts; `bert-jax` starts itself again with it. PyTorch
 # has what its users have: huge pages cost it a tenth to a fifth (mini, 32 rows).
 _ALLOCATOR = {
-    "bert_jax": {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"},
+    "bert_jax": {"GLIBC_TUNABLES": HUGE_PAGES},
     "PyTorch": dict[str, str](),
 }
 
@@ -76,6 +77,8 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._file,
+            # With the compilers that it starts: they would go on beside what is measured.
+            process_group=0,
         )
         self._unread = b""
         self._send(order.to_json())
@@ -110,8 +113,9 @@ class Worker:
         return answer
 
     def close(self) -> None:
-        """Ends it at once."""
-        self._process.kill()
+        """Ends it at once, and all that it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         for file in (self._process.stdin, self._process.stdout, self._file):
             with contextlib.suppress(OSError):

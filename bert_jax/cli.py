@@ -78,6 +78,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise
 
 
+HUGE_PAGES = "glibc.malloc.hugetlb=1"
+"""What `GLIBC_TUNABLES` is set to, unless the user has a value."""
+
+
 def _use_huge_pages() -> None:
     """Starts this process again with glibc's allocator on transparent huge pages.
 
@@ -86,7 +90,7 @@ def _use_huge_pages() -> None:
     start of a process only. A `GLIBC_TUNABLES` of the user's own is left alone.
     """
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        os.environ["GLIBC_TUNABLES"] = HUGE_PAGES
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 

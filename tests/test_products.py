@@ -146,3 +146,13 @@ def test_gelu_gradient(tanh):
         )
     )
     np.testing.assert_allclose(own, plain, atol=1e-6)
+
+
+def test_a_jaxlib_without_onednn_is_said(onednn, monkeypatch, caplog):
+    monkeypatch.setattr(products, "_TARGET", "__no_such_product")
+    products._onednn_works.cache_clear()
+    try:
+        assert not products.uses_onednn()
+        assert "XLA does, at half the speed" in caplog.text
+    finally:
+        products._onednn_works.cache_clear()

@@ -11,6 +11,7 @@ Shape suffixes: R rows, K contracted, C columns.
 
 import functools
 import json
+import logging
 import pathlib
 from typing import Any, Literal
 
@@ -101,19 +102,26 @@ def _onednn_works() -> bool:
             _call(x_RK.T, y_KC, jnp.bfloat16, transpose_a=True),
         ]
 
+    failure = "its products are wrong"
     try:
         # Not part of the program that is being traced when this is first asked.
         with jax.ensure_compile_time_eval():
             device = jax.local_devices(backend="cpu")[0]
             found = jax.jit(trial)(*jax.device_put((x, y), device))
-        return all(
+        if all(
             np.allclose(
                 np.asarray(z, np.float32), expected, rtol=_PROBE_TOLERANCE, atol=0.05
             )
             for z in found
-        )
-    except (jax.errors.JaxRuntimeError, RuntimeError, TypeError):
-        return False  # a jaxlib without oneDNN, or with another way to call it
+        ):
+            return True
+    except (jax.errors.JaxRuntimeError, RuntimeError, TypeError) as error:
+        failure = str(error)  # a jaxlib without oneDNN, or with another way to call it
+    logging.getLogger(__name__).warning(
+        "oneDNN cannot multiply bfloat16 here (%s): XLA does, at half the speed.",
+        failure,
+    )
+    return False
 
 
 def _call(
