@@ -3,7 +3,7 @@
     bert-jax pretrain --config bert_mini --data.dataset DATASET --workdir RUN
 
 Hardware: a desktop or one small accelerator. Rate and steps are a starting point,
-not tuned. Not measured yet.
+not tuned. Two cores of a Zen 5 train 77 full rows a second (benchmarks/results).
 """
 
 from bert_jax.config import LoopConfig, OptimizerConfig, PretrainConfig
