@@ -172,6 +172,7 @@ def test_no_gradient_is_computed_for_a_frozen_encoder(
 ):
     """The layers' loop runs forward, and backward only if something needs it."""
     cfg = OptimizerConfig(freeze=parts)
+    tiny = dataclasses.replace(tiny, scan_layers=True)
     objective = stop_frozen(cfg, classify_objective(tiny))
     params = jax.eval_shape(
         lambda: classification.init_params(tiny, 3, jax.random.key(0))

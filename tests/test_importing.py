@@ -93,7 +93,7 @@ def test_a_whole_model_arrives_bit_by_bit(published, params, tmp_path, mesh, cfg
     loaded = load_params(tmp_path / "run", mesh, kind="pretrain")
     jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
     assert loaded.info.model == dataclasses.replace(
-        cfg, scan_layers=True, compute_dtype="float32"
+        cfg, scan_layers=None, compute_dtype="float32"
     )
     manifest = json.loads((tmp_path / "run/import.json").read_text())
     assert manifest["sha256"] == tensors_sha256(params)

@@ -166,7 +166,14 @@ def verify_stablehlo(
 def _export(cfg: ModelConfig, head: Head, weights: Params) -> jax.export.Exported:
     # Rematerialisation is for gradients, of which there are none; a kernel, for one
     # platform.
-    cfg = dataclasses.replace(cfg, remat="none", attention="xla")
+    cfg = dataclasses.replace(
+        cfg,
+        remat="none",
+        attention="xla",
+        products="xla",
+        # For all platforms at once: not what would be best on this one.
+        scan_layers=True if cfg.scan_layers is None else cfg.scan_layers,
+    )
 
     def model(
         weights: Params,
