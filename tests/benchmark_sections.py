@@ -1,13 +1,18 @@
-"""Sections that the test of the runner gives to `benchmarks.sections`."""
+"""Sections that tests give to `benchmarks.sections`, and a run of them that is stopped."""
 
+import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 from benchmarks.data_settings import DataSettings
 from benchmarks.measure import Findings
+
+TESTS = pathlib.Path(__file__).parent
 
 
 def succeed(settings: DataSettings, findings: Findings, factor: int) -> None:
@@ -31,3 +36,52 @@ def hang(settings: DataSettings, findings: Findings) -> None:
     child = subprocess.Popen([sys.executable, "-c", wait])
     findings.figure("process", "", child.pid)
     time.sleep(600)
+
+
+def is_running(process: int) -> bool:
+    try:
+        # Behind the name in brackets; nobody may be there to collect a dead orphan.
+        stat = pathlib.Path(f"/proc/{process}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def stopped(code: str, folder: pathlib.Path, results: str) -> dict[str, Any]:
+    """What a command wrote that was stopped by SIGTERM in its section "slow", a `hang`.
+
+    Asserts that it ended for that reason, did not begin the section "Never", and left
+    neither a process nor a file behind but its results.
+
+    Args:
+        code: takes `--output` as the command does.
+        results: pattern of the one JSON file.
+    """
+    output, temporary = folder / "results", folder / "temporary"
+    temporary.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "--output", str(output)],
+        cwd=TESTS.parent,
+        env=os.environ | {"PYTHONPATH": str(TESTS), "TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        while not (begun := list(temporary.glob("*/findings/slow.jsonl"))) or not (
+            begun[0].read_text().endswith("\n")
+        ):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Never" not in said
+    (path,) = output.glob(results)
+    written = json.loads(path.read_text())
+    assert "Interrupted" in written["remarks"][0]
+    (section,) = written["sections"]
+    (figure,) = section["figures"]
+    deadline = time.monotonic() + 10.0
+    while is_running(int(figure["median"])):
+        assert time.monotonic() < deadline
+    assert not list(temporary.iterdir())
+    return written

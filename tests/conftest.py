@@ -22,6 +22,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 import reference  # noqa: E402
 
+from benchmarks.measure import Findings, read_findings  # noqa: E402
 from bert_jax.batch import (  # noqa: E402
     ClassifyBatch,
     MaskVocabulary,
@@ -314,6 +315,25 @@ def text_head(request) -> TextHead:
         "spans": (init(spans), spans.apply, span_loss, 2, of_spans),
     }
     return TextHead(request.param, *made[request.param])
+
+
+@pytest.fixture
+def findings(tmp_path):
+    """Of a benchmark."""
+    with Findings(tmp_path / "findings.jsonl") as made:
+        yield made
+
+
+@pytest.fixture
+def found(tmp_path):
+    """found() -> (figures, left out), as `findings` has them."""
+    return lambda: read_findings(tmp_path / "findings.jsonl")
+
+
+@pytest.fixture
+def workers_on_cpu(monkeypatch):
+    """Of this test's processes: one device, and no TPU is looked for."""
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
 
 
 @pytest.fixture

@@ -2,45 +2,19 @@
 
 import importlib
 import json
-import os
-import pathlib
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
+from benchmark_sections import TESTS, stopped
 
 from benchmarks import data, machine, results
 from benchmarks.data_settings import DataSettings
 from benchmarks.measure import (
     Figure,
-    Findings,
     interleaved,
-    read_findings,
     report_ratios,
 )
 from benchmarks.sections import Outcome, Section, run_section
-
-TESTS = pathlib.Path(__file__).parent
-
-
-@pytest.fixture
-def findings(tmp_path):
-    with Findings(tmp_path / "findings.jsonl") as made:
-        yield made
-
-
-@pytest.fixture
-def found(tmp_path):
-    """found() -> ({(what, unit): figure}, left out)."""
-
-    def read():
-        figures, left_out = read_findings(tmp_path / "findings.jsonl")
-        return {(f.what, f.unit): f for f in figures}, left_out
-
-    return read
 
 
 @pytest.fixture
@@ -87,7 +61,7 @@ def test_candidates_take_turns_and_a_failing_one_stops_nobody(findings, found):
     report_ratios(timings, "ok", "bytes", findings, {"slow": 3.0})
     figures, left_out = found()
     assert left_out == ["bad: RuntimeError: out of luck"]
-    (ratio,) = figures.values()
+    (ratio,) = figures
     assert (ratio.what, ratio.values, ratio.met) == ("ok / slow", (2.5,) * 3, False)
 
 
@@ -108,7 +82,7 @@ def test_a_line_that_was_cut_off_is_no_finding(findings, found, tmp_path):
     path = tmp_path / "findings.jsonl"
     whole = path.read_text()
     path.write_text(whole + whole[:-20])
-    figures, left_out = read_findings(path)
+    figures, left_out = found()
     assert [f.values for f in figures] == [(1.0, 2.0), (1.0, 2.0)]
     assert left_out == ["the rest: no time"]
 
@@ -178,15 +152,6 @@ def test_a_section_runs_apart(function, figures, left_out, settings, monkeypatch
         assert [figure.median for figure in found] == [6, 1]
 
 
-def is_running(process: int) -> bool:
-    try:
-        # Behind the name in brackets; nobody may be there to collect a dead orphan.
-        stat = pathlib.Path(f"/proc/{process}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
-
-
 def test_a_stopped_run_keeps_what_it_has_and_leaves_no_process(tmp_path):
     code = (
         "import sys, benchmarks.data as data\n"
@@ -195,33 +160,7 @@ def test_a_stopped_run_keeps_what_it_has_and_leaves_no_process(tmp_path):
         "                 Section('never', 'Never', 'benchmark_sections:fail'))\n"
         "sys.exit(data.main())\n"
     )
-    output, temporary = tmp_path / "results", tmp_path / "temporary"
-    temporary.mkdir()
-    with subprocess.Popen(
-        [sys.executable, "-c", code, "--output", str(output)],
-        cwd=TESTS.parent,
-        env=os.environ | {"PYTHONPATH": str(TESTS), "TMPDIR": str(temporary)},
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        while not (begun := list(temporary.glob("*/findings/slow.jsonl"))) or not (
-            begun[0].read_text().endswith("\n")
-        ):
-            assert process.poll() is None
-            time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
-        said, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Never" not in said
-    (path,) = output.glob("data-*.json")
-    written = json.loads(path.read_text())
-    assert "Interrupted" in written["remarks"][0]
-    (section,) = written["sections"]
-    (figure,) = section["figures"]
-    deadline = time.monotonic() + 10.0
-    while is_running(int(figure["median"])):
-        assert time.monotonic() < deadline
-    assert not list(temporary.iterdir())
+    stopped(code, tmp_path, "data-*.json")
 
 
 def test_an_unknown_section_is_named(tmp_path):

@@ -23,12 +23,6 @@ ENDINGS = ("", "s", "ed", "ing")
 
 
 @pytest.fixture
-def findings(tmp_path):
-    with Findings(tmp_path / "findings.jsonl") as made:
-        yield made
-
-
-@pytest.fixture
 def found(tmp_path):
     """found() -> ({(what, unit): figure}, left out)."""
 

@@ -77,3 +77,7 @@ class ModelConfig:
     def padded_vocab_size(self) -> int:
         """Rows of the token table: a multiple of 128, so that any mesh divides it."""
         return -(-self.vocab_size // 128) * 128
+
+    def scans_layers(self, platform: str | None) -> bool:
+        """What `scan_layers` means on a JAX platform, or for all of them at once (None)."""
+        return platform != "cpu" if self.scan_layers is None else self.scan_layers

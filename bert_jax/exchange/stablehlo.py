@@ -171,8 +171,7 @@ def _export(cfg: ModelConfig, head: Head, weights: Params) -> jax.export.Exporte
         remat="none",
         attention="xla",
         products="xla",
-        # For all platforms at once: not what would be best on this one.
-        scan_layers=True if cfg.scan_layers is None else cfg.scan_layers,
+        scan_layers=cfg.scans_layers(None),
     )
 
     def model(

@@ -181,7 +181,7 @@ def encode(
     if cfg.remat in _REMAT_POLICIES:
         layer = jax.checkpoint(layer, policy=_REMAT_POLICIES[cfg.remat])
     keys = key_sets(layers_keys, cfg.num_layers)
-    if platform() != "cpu" if cfg.scan_layers is None else cfg.scan_layers:
+    if cfg.scans_layers(platform()):
         x_BTD, _ = jax.lax.scan(layer, x_BTD, (params["layers"], keys))
     else:
         for n in range(cfg.num_layers):
