@@ -44,6 +44,9 @@ from bert_jax.data.tasks import load_examples
 
 _HERE = pathlib.Path(__file__).resolve().parent
 _SHARED = _HERE.parents[1] / "shared" / "data"
+_BERT_VOCAB = _SHARED / "vocab" / "bert-base-uncased-vocab.txt"
+# Of text that a vocabulary is trained on: thousands of pieces need no more.
+_MOST_VOCAB_BYTES = 16 << 20
 _NEEDED = ("tensorflow_datasets", "array_record", "grain", "tokenizers", "orbax")
 _CONFIG = '''"""Written by `python -m benchmarks.evidence`."""
 
@@ -70,8 +73,9 @@ class Options:
     default (20 for base, 16 for tiny). All else comes on top."""
     source: str = f"files:{_SHARED}/enwiki/enwiki-2014-open.tar.xz"
     """As `bert-jax prepare` takes it."""
-    vocab: pathlib.Path = _SHARED / "vocab" / "bert-base-uncased-vocab.txt"
-    """The vocab.txt of WordPiece; text is put in lower case."""
+    vocab: pathlib.Path | None = None
+    """A vocab.txt of WordPiece; text is put in lower case. By default BERT's own for
+    base, and one that is trained on the text for the others."""
     tasks: pathlib.Path = _SHARED
     """Folder with sst2, cola, mrpc and stsb, a train.tsv and a dev.tsv in each."""
     only: tuple[str, ...] = ()
@@ -84,8 +88,10 @@ class Options:
     """Folder of the result files."""
     workdir: pathlib.Path = pathlib.Path("evidence")
     """Everything that is made; started again with it, finished stages are skipped."""
+    vocab_size: int | None = None
+    """Of a vocabulary that is trained; as the size says by default, as are these:"""
     batch_size: int | None = None
-    """Packed rows of a pretraining step; as the size says by default, as are these:"""
+    """Packed rows of a pretraining step."""
     learning_rate: float | None = None
     sequence_length: int | None = None
     calibration_steps: int | None = None
@@ -102,13 +108,29 @@ class Options:
         given = dataclasses.asdict(self)
         return recipe_of(model, {k: v for k, v in given.items() if k in names})
 
+    def vocab_file(self, recipe: Recipe) -> pathlib.Path | None:
+        """The vocabulary that there is; None where one is trained.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+        if self.vocab is None and recipe.vocab_size is not None:
+            return None
+        path = self.vocab or _BERT_VOCAB
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} does not exist; give a WordPiece vocab.txt with --vocab, or "
+                "have one trained with --vocab-size."
+            )
+        return path.resolve()
+
     def check(self) -> None:
         """Refuses before any work what would fail after it.
 
         Raises:
-            FileNotFoundError: vocabulary, text or a task is not there.
+            FileNotFoundError: text or a task is not there.
             ModuleNotFoundError: a library that every stage needs is not installed.
-            ValueError: there is no such task, or no seed.
+            ValueError: there is no such task, no seed, or a vocabulary of two sizes.
         """
         if missing := [x for x in _NEEDED if importlib.util.find_spec(x) is None]:
             raise ModuleNotFoundError(
@@ -117,9 +139,10 @@ class Options:
             )
         if self.seeds < 1:
             raise ValueError(f"--seeds {self.seeds}: expected 1 or more.")
-        if not self.vocab.is_file():
-            raise FileNotFoundError(
-                f"{self.vocab} does not exist; give a WordPiece vocab.txt with --vocab."
+        if self.vocab is not None and self.vocab_size is not None:
+            raise ValueError(
+                f"--vocab {self.vocab} has its own size; leave out --vocab-size, or "
+                "have one trained by leaving out --vocab."
             )
         pattern = self.source.removeprefix("files:")
         if pattern != self.source and not glob.glob(pattern, recursive=True):
@@ -139,9 +162,9 @@ def go_through(options: Options, stages: Stages, evidence: Evidence) -> None:
         ValueError: the time or the settings do not fit.
         KeyboardInterrupt: it was stopped.
     """
+    recipe = evidence.recipe
     at = {name: str(stages.workdir / name) for name in ("tokenizer", "dataset")}
-    wrap = ["tokenizer", "wrap", str(options.vocab.resolve()), "--lowercase"]
-    stages.run("tokenizer", [*wrap, "--output", at["tokenizer"]])
+    stages.run("tokenizer", [*_tokenizer(options, recipe), "--output", at["tokenizer"]])
     stages.run(
         "prepare",
         [
@@ -149,7 +172,6 @@ def go_through(options: Options, stages: Stages, evidence: Evidence) -> None:
             *("--output", at["dataset"], "--validation-fraction", "0.02"),
         ],
     )
-    recipe = evidence.recipe
     _pretrain(options, stages, evidence, "calibration", recipe.calibration_steps)
     overhead, step = calibrated(stages, "calibration", recipe.calibration_steps)
     plan = stages.kept(
@@ -173,6 +195,18 @@ def go_through(options: Options, stages: Stages, evidence: Evidence) -> None:
         for number in range(options.seeds):
             for arm in ARMS:
                 _finetune(options, stages, evidence, task, arm, options.seed + number)
+
+
+def _tokenizer(options: Options, recipe: Recipe) -> list[str]:
+    """The command that makes it, but for where."""
+    vocab = options.vocab_file(recipe)
+    if vocab is not None:
+        return ["tokenizer", "wrap", str(vocab), "--lowercase"]
+    return [
+        *("tokenizer", "train", "--source", options.source, "--kind", "wordpiece"),
+        *("--vocab-size", str(recipe.vocab_size)),
+        *("--max-bytes", str(_MOST_VOCAB_BYTES)),
+    ]
 
 
 def _pretrain(
@@ -274,10 +308,11 @@ def begin(options: Options, call: Call | None = None) -> tuple[Stages, Evidence]
     device = stages.kept("device", _describe_device)
     model = options.model or default_model(device["platform"])
     recipe = options.recipe(model)
+    options.vocab_file(recipe)
     settings = {
         "model": model,
         "source": options.source,
-        "vocab": str(options.vocab),
+        "vocab": None if options.vocab is None else str(options.vocab),
         "tasks": str(options.tasks),
         "seed": options.seed,
         **dataclasses.asdict(recipe),

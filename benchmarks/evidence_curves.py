@@ -1,5 +1,6 @@
 """The metrics of runs as totals and as small tables."""
 
+import itertools
 import json
 import pathlib
 import statistics
@@ -23,12 +24,17 @@ def read_lines(run: pathlib.Path) -> list[Line]:
 def calibrated(stages: Stages, name: str, num_steps: int) -> tuple[float, float]:
     """(seconds that are not steps, seconds of a step) of a short run.
 
-    The first is what its command took from start to end beside its steps.
+    The first is what its command took from start to end beside its steps. A process is
+    slow in its first seconds, so that the second half of the windows says what a step
+    of a long run takes.
     """
     train = _train(read_lines(stages.workdir / name))
-    # The first window holds the step that compiles, whose time is left out of it.
-    steps = train[-1]["step"] - train[0]["step"]
-    seconds = (train[-1]["elapsed_secs"] - train[0]["elapsed_secs"]) / steps
+    windows = [
+        (after["elapsed_secs"] - before["elapsed_secs"])
+        / (after["step"] - before["step"])
+        for before, after in itertools.pairwise(train)
+    ]
+    seconds = statistics.median(windows[len(windows) // 2 :])
     return max(0.0, stages.seconds(name) - num_steps * seconds), seconds
 
 

@@ -167,11 +167,13 @@ def _markdown(
 def _setup(evidence: Evidence) -> str:
     """The settings in a few sentences."""
     r, s = evidence.recipe, evidence.settings
+    vocab = s["vocab"] or (f"{r.vocab_size:,} pieces" if r.vocab_size else "BERT's own")
     text = (
         f"Pretraining for {r.minutes:g} minutes, from command to results, compiling "
         f"included: packed rows of {r.sequence_length} tokens, {r.batch_size} a step, "
         f"AdamW at {r.learning_rate:g}, masks {r.mask_rate:.0%}, dropout "
-        f"{r.dropout_rate:g}, next-sentence prediction; text {s['source']}. "
+        f"{r.dropout_rate:g}, next-sentence prediction; text {s['source']}, "
+        f"vocabulary {vocab}. "
         f"Fine-tuning: {r.tune_epochs} epochs at {r.tune_learning_rate:g}, "
         f"{r.tune_batch_size} rows of {r.tune_sequence_length} tokens a step, settings "
         "and seeds equal for both arms, none of them chosen by a score."

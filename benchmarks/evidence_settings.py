@@ -23,6 +23,8 @@ class Recipe:
 
     minutes: float
     """Of pretraining by default."""
+    vocab_size: int | None
+    """Of a WordPiece vocabulary trained on the text; None takes BERT's own."""
     sequence_length: int
     batch_size: int
     """Packed rows a step."""
@@ -52,10 +54,11 @@ class Recipe:
             )
 
 
-# Of small models: many small updates, no dropout, a larger initial scale and a shorter
+# Of small models: a vocabulary that does not outweigh the layers, many small updates, no dropout, a larger initial scale and a shorter
 # memory of the second moment, as in configs/quickstart.py, which says why.
 _SMALL = Recipe(
     minutes=16.0,
+    vocab_size=8_192,
     sequence_length=64,
     batch_size=32,
     learning_rate=2e-3,
@@ -65,7 +68,7 @@ _SMALL = Recipe(
     dropout_rate=0.0,
     init_std=0.06,
     scan_layers=False,
-    calibration_steps=100,
+    calibration_steps=300,
     tune_sequence_length=64,
     tune_batch_size=32,
     tune_epochs=4,
@@ -84,6 +87,7 @@ RECIPES: dict[str, Recipe] = {
     # As BERT had it, but for a rate and a batch that fit thousands of steps, not a million.
     "base": Recipe(
         minutes=20.0,
+        vocab_size=None,
         sequence_length=128,
         batch_size=512,
         learning_rate=3e-4,
@@ -132,7 +136,8 @@ def pretrain_config(
     """Of the pretraining run, or of its calibration: only their lengths differ.
 
     Args:
-        platform: bfloat16 products on all but "cpu", where XLA widens them.
+        platform: float32 on "cpu", where JAX's compile cache cannot keep what has
+            bfloat16 products; bfloat16 on all others.
         peak_tflops: measured, of one device.
 
     Raises:

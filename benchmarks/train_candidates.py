@@ -20,8 +20,9 @@ class Candidate:
     """One way of training a task."""
 
     library: Library
-    dtype: Literal["float32", "bfloat16"]
-    """Of matrix products; weights are float32 with every candidate."""
+    dtype: Literal["float32", "bfloat16", "fp8"]
+    """Of matrix products, with fp8 of the layers' weights alone and bfloat16 for all
+    else; weights are float32 with every candidate."""
     rows: int
     """Of a batch."""
     options: dict[str, Any] = dataclasses.field(default_factory=dict)

@@ -22,8 +22,10 @@ from bert_jax.train.program import Program, pretrain_program, synthetic_vocabula
 def config_of(order: Order) -> PretrainConfig:
     """The run whose step is measured."""
     task, candidate = order.task, order.candidate
+    fp8 = candidate.dtype == "fp8"
+    compute_dtype = "bfloat16" if fp8 else candidate.dtype
     return PretrainConfig(
-        model=task.model(compute_dtype=candidate.dtype, **candidate.options),
+        model=task.model(compute_dtype=compute_dtype, fp8=fp8, **candidate.options),
         data=DataConfig(
             sequence_length=task.length,
             layout="packed" if task.packed else "padded",

@@ -31,19 +31,16 @@ class Plan:
     num_quick: int
     """Of them, those of a quick run."""
     ratios: tuple[Ratio, ...] = ()
+    devices: tuple[str, ...] = ()
+    """Words of the kinds of device that `sequences_per_sec` is promised for."""
     sequences_per_sec: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Promised on a device whose kind holds this word."""
+    """By type of ours."""
 
-    def promised(self, device_kind: str) -> float | None:
-        """Sequences a second, or None: nothing is promised for this device."""
-        return next(
-            (
-                rate
-                for word, rate in self.sequences_per_sec.items()
-                if word in device_kind
-            ),
-            None,
-        )
+    def promised(self, device_kind: str, dtype: str) -> float | None:
+        """Sequences a second, or None: nothing is promised for this device and type."""
+        if not any(word in device_kind for word in self.devices):
+            return None
+        return self.sequences_per_sec.get(dtype)
 
 
 def _ours(dtype: Any, rows: int, **options: Any) -> Candidate:
@@ -82,12 +79,13 @@ def _cpu(size: str, length: int, rows: int, *more: Candidate) -> Plan:
 
 _GPU_RATIOS = (
     Ratio(ours=_BFLOAT16, theirs=(*_FLOAT32, *_BFLOAT16), at_least=1.5),
+    Ratio(ours=("fp8",), theirs=(*_FLOAT32, *_BFLOAT16), at_least=1.5),
     Ratio(ours=_FLOAT32, theirs=_FLOAT32, at_least=1.0),
 )
 
 
 def _gpu(
-    size: str, length: int, rows: int, promised: float, *, packed: bool = False
+    size: str, length: int, rows: int, *, packed: bool = False, **promised: float
 ) -> Plan:
     """bfloat16 first; then other ways of ours and other sizes of batch."""
     many = 2 * rows
@@ -100,9 +98,11 @@ def _gpu(
             _peer("bfloat16", rows, **_COMPILED),
             _ours("bfloat16", rows, attention="xla"),
             _ours("bfloat16", rows, **unrolled),
+            _ours("fp8", rows, **unrolled),
             _peer("bfloat16", rows, **_BEST),
             _ours("bfloat16", many, **ours),
             _ours("bfloat16", many, **unrolled),
+            _ours("fp8", many, **unrolled),
             _peer("bfloat16", many, **_COMPILED),
             _ours("bfloat16", many, **ours, mlm_logits="chunked"),
             _ours("bfloat16", many, attention="xla", remat="attention"),
@@ -115,7 +115,8 @@ def _gpu(
         ),
         num_quick=2,
         ratios=_GPU_RATIOS,
-        sequences_per_sec={"H200": promised, "H100": promised},
+        devices=("H200", "H100"),
+        sequences_per_sec=promised,
     )
 
 
@@ -148,9 +149,9 @@ PLANS: dict[str, tuple[Plan, ...]] = {
         _cpu("base", 512, 2),
     ),
     "gpu": (
-        _gpu("large", 512, 32, 1_000.0, packed=True),
-        _gpu("large", 128, 128, 1_900.0),
-        _gpu("base", 128, 256, 5_500.0),
+        _gpu("large", 512, 32, packed=True, bfloat16=1_000.0, fp8=1_300.0),
+        _gpu("large", 128, 128, bfloat16=1_900.0),
+        _gpu("base", 128, 256, bfloat16=5_500.0),
     ),
     "tpu": (
         _tpu("large", 512, 8, packed=True),

@@ -1,8 +1,11 @@
 """Eight CPU devices, strict JAX modes and shared tiny inputs for every test."""
 
+import json
 import logging
 import os
 import pathlib
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,6 +16,7 @@ os.environ["XLA_FLAGS"] = (
 ).strip()
 
 import jax
+import jaxlib
 import numpy as np
 import pytest
 
@@ -315,6 +319,36 @@ def text_head(request) -> TextHead:
         "spans": (init(spans), spans.apply, span_loss, 2, of_spans),
     }
     return TextHead(request.param, *made[request.param])
+
+
+@pytest.fixture
+def compiled_for_gpus():
+    """compiled_for_gpus(what): what gpu_compiler.py says of it, in its own process."""
+    folder = os.environ.get("BERT_JAX_GPU_COMPILER", f"{sys.prefix}/gpu_compiler")
+    if not (pathlib.Path(folder) / "jax_plugins").is_dir():
+        (pytest.fail if IN_CI else pytest.skip)(
+            f"no compiler for GPUs in {folder}: pip install --no-deps --target {folder} "
+            f"jax-cuda13-plugin=={jaxlib.__version__} jax-cuda13-pjrt=={jaxlib.__version__}"
+        )
+
+    def run(what: str) -> dict[str, Any]:
+        root = pathlib.Path(__file__).resolve().parents[1]
+        told = subprocess.run(
+            [sys.executable, "tests/gpu_compiler.py", what],
+            cwd=root,
+            env={
+                **os.environ,
+                "JAX_PLATFORMS": "cpu",
+                "PYTHONPATH": f"{folder}{os.pathsep}{root}",
+            },
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert told.returncode == 0, told.stderr
+        return json.loads(told.stdout)
+
+    return run
 
 
 @pytest.fixture

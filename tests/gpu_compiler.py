@@ -1,12 +1,14 @@
-"""Compiles attention for four H100 that are not here, and says what came out.
+"""Compiles for H100 that are not here, and says what came out.
 
 XLA's compiler for GPUs needs neither a GPU nor a driver, only the packages
 jax-cuda13-plugin and jax-cuda13-pjrt (without what they depend on). They stay in a
 folder of their own: where they are installed, every start of JAX would look for a GPU.
 
-    JAX_PLATFORMS=cpu PYTHONPATH=FOLDER python tests/gpu_compiler.py triton
+    JAX_PLATFORMS=cpu PYTHONPATH=FOLDER python tests/gpu_compiler.py attention
+    JAX_PLATFORMS=cpu PYTHONPATH=FOLDER python tests/gpu_compiler.py fp8
 """
 
+import collections
 import functools
 import json
 import re
@@ -18,6 +20,9 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import NamedSharding
 
+from benchmarks.train_candidates import Candidate, Order
+from benchmarks.train_models import Task
+from benchmarks.train_ours import program_of
 from bert_jax.config import MeshConfig
 from bert_jax.model.attention import attend
 from bert_jax.train.mesh import make_mesh
@@ -53,12 +58,18 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 """
 
 
-def compiled_attention(kernel: Any) -> dict[str, Any]:
-    """Of 8 rows of 512 tokens and 2 heads a device, forward and backward."""
-    devices = topologies.get_topology_desc(
-        "four", "cuda", target_config=H100, topology="1x1x4"
-    ).devices
-    mesh = make_mesh(MeshConfig(data=2, tensor=2), list(devices))
+def devices_of(topology: str) -> list[jax.Device]:
+    return list(
+        topologies.get_topology_desc(
+            "some", "cuda", target_config=H100, topology=topology
+        ).devices
+    )
+
+
+def compiled_attention() -> dict[str, Any]:
+    """Triton's, of 8 rows of 512 tokens and 2 heads a device, forward and backward."""
+    devices = devices_of("1x1x4")
+    mesh = make_mesh(MeshConfig(data=2, tensor=2), devices)
 
     def run(
         q: jax.Array,
@@ -71,7 +82,7 @@ def compiled_attention(kernel: Any) -> dict[str, Any]:
         attention = functools.partial(
             attend,
             sequence_ids_BT=ids,
-            kernel=kernel,
+            kernel="triton",
             dropout_rate=0.1,
             keys_B=jax.random.wrap_key_data(words),
         )
@@ -95,5 +106,22 @@ def compiled_attention(kernel: Any) -> dict[str, Any]:
     }
 
 
+def compiled_fp8() -> dict[str, Any]:
+    """A training step with two layers in a loop, whose products are of 8-bit floats."""
+    candidate = Candidate(
+        library="bert_jax", dtype="fp8", rows=16, options={"scan_layers": True}
+    )
+    task = Task(size="tiny", length=128, packed=True, vocab_size=500)
+    order = Order(task=task, candidate=candidate, platform="gpu")
+    program = program_of(order, devices_of("1x1x1"))
+    text = program.step.lower(program.state, program.batch).compile().as_text()
+    targets = collections.Counter(re.findall(r'custom_call_target="([^"]*)"', text))
+    return {name: count for name, count in targets.items() if "matmul" in name}
+
+
 if __name__ == "__main__":
-    print(json.dumps(compiled_attention(sys.argv[1])))
+    print(
+        json.dumps(
+            {"attention": compiled_attention, "fp8": compiled_fp8}[sys.argv[1]]()
+        )
+    )

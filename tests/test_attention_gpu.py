@@ -2,19 +2,12 @@
 
 import functools
 import importlib.util
-import json
-import os
-import pathlib
 import re
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
 import pytest
-from conftest import IN_CI
 
 from bert_jax.config import (
     DataConfig,
@@ -231,23 +224,9 @@ def test_a_whole_pretraining_step_lowers_for_cuda(kernels, monkeypatch):
     assert len(re.findall(r"custom_call @\S*triton", text)) == len(kernels) == 2
 
 
-def test_it_compiles_for_four_h100():
+def test_it_compiles_for_four_h100(compiled_for_gpus):
     """By XLA's own compiler, with the Triton that is in it."""
-    folder = os.environ.get("BERT_JAX_GPU_COMPILER", f"{sys.prefix}/gpu_compiler")
-    if not (pathlib.Path(folder) / "jax_plugins").is_dir():
-        (pytest.fail if IN_CI else pytest.skip)(
-            f"no compiler for GPUs in {folder}: pip install --no-deps --target {folder} "
-            f"jax-cuda13-plugin=={jaxlib.__version__} jax-cuda13-pjrt=={jaxlib.__version__}"
-        )
-    told = subprocess.run(
-        [sys.executable, pathlib.Path(__file__).with_name("gpu_compiler.py"), "triton"],
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": folder},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert told.returncode == 0, told.stderr
-    assert json.loads(told.stdout) == {
+    assert compiled_for_gpus("attention") == {
         "device": "NVIDIA H100 80GB HBM3",
         "kernels": ["__gpu$xla.gpu.triton"] * 2,
         "scores": [],  # none is stored

@@ -75,7 +75,8 @@ def test_ours_and_a_peer_are_measured(
         candidates=(OURS, PEER, dataclasses.replace(OURS, options={"num_layer": 3})),
         num_quick=2,
         ratios=(Ratio(ours=("float32",), theirs=("float32",), at_least=1e-3),),
-        sequences_per_sec={"cpu": 1e9},
+        devices=("cpu",),
+        sequences_per_sec={"bfloat16": 1e9},
     )
     monkeypatch.setitem(PLANS, "cpu", (plan,))
     monkeypatch.setattr(train_turns, "_SHORTEST_TURN_SECS", 0.05)
@@ -261,5 +262,7 @@ def test_every_way_of_ours_lowers_for_cuda(candidate, monkeypatch):
 
 def test_promises_are_for_the_named_chips():
     (large, *_) = PLANS["gpu"]
-    assert large.promised("NVIDIA H200") == 1_000.0
-    assert large.promised("NVIDIA A100-SXM4-80GB") is None
+    assert large.promised("NVIDIA H200", "bfloat16") == 1_000.0
+    assert large.promised("NVIDIA H100 80GB HBM3", "fp8") == 1_300.0
+    assert large.promised("NVIDIA H200", "float32") is None
+    assert large.promised("NVIDIA A100-SXM4-80GB", "bfloat16") is None

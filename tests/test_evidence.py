@@ -94,10 +94,24 @@ def test_steps_end_within_the_minutes():
         fitting_steps(0.3, overhead_secs=20.0, step_secs=0.1, num_calibration=10)
 
 
+def test_a_vocabulary_is_given_or_trained_or_berts_own(folder, shared_data):
+    def command(model, **changes):
+        options = evidence.Options(**changes)
+        argv = evidence._tokenizer(options, options.recipe(model))
+        return cli.parse(" ".join(argv[:2]), [*argv[2:], "--output", "x"]).settings
+
+    given = folder / "vocab.txt"
+    assert command("tiny", vocab=given).vocab == given
+    assert command("base").vocab == shared_data / "vocab/bert-base-uncased-vocab.txt"
+    assert command("base", vocab_size=99).vocab_size == 99
+    assert command("tiny").vocab_size == 8_192
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (("--vocab", "no.txt"), "no.txt does not exist; give a WordPiece vocab.txt"),
+        (("--vocab-size", "99"), "vocab.txt has its own size; leave out --vocab-size"),
         (("--source", "files:no/*.xz"), "no/*.xz does not exist; give text"),
         (("--only", "rte"), "--only rte: no such task; there are sst2, cola"),
         (("--seeds", "0"), "--seeds 0: expected 1 or more"),

@@ -171,6 +171,7 @@ def _export(cfg: ModelConfig, head: Head, weights: Params) -> jax.export.Exporte
         remat="none",
         attention="xla",
         products="xla",
+        fp8=False,
         scan_layers=cfg.scans_layers(None),
     )
 

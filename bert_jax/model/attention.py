@@ -161,10 +161,10 @@ class SelfAttention(nnx.Module):
     def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
         heads = (cfg.num_heads, cfg.head_size)
         width = (cfg.hidden_size,)
-        self.query = Dense(cfg, width, heads, rngs=rngs)
-        self.key = Dense(cfg, width, heads, rngs=rngs)
-        self.value = Dense(cfg, width, heads, rngs=rngs)
-        self.out = Dense(cfg, heads, width, rngs=rngs)
+        self.query = Dense(cfg, width, heads, fp8=cfg.fp8, rngs=rngs)
+        self.key = Dense(cfg, width, heads, fp8=cfg.fp8, rngs=rngs)
+        self.value = Dense(cfg, width, heads, fp8=cfg.fp8, rngs=rngs)
+        self.out = Dense(cfg, heads, width, fp8=cfg.fp8, rngs=rngs)
         self.kernel, self.recompute = cfg.attention, cfg.remat == "attention"
         self.dropout_rate = cfg.attention_dropout_rate
 

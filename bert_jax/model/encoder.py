@@ -81,8 +81,12 @@ class MlpBlock(nnx.Module):
 
     def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
         self.cfg = cfg
-        self.up = Dense(cfg, (cfg.hidden_size,), (cfg.mlp_size,), rngs=rngs)
-        self.down = Dense(cfg, (cfg.mlp_size,), (cfg.hidden_size,), rngs=rngs)
+        self.up = Dense(
+            cfg, (cfg.hidden_size,), (cfg.mlp_size,), fp8=cfg.fp8, rngs=rngs
+        )
+        self.down = Dense(
+            cfg, (cfg.mlp_size,), (cfg.hidden_size,), fp8=cfg.fp8, rngs=rngs
+        )
         self.norm = layer_norm(cfg, rngs)
 
     def __call__(self, x_BTD: jax.Array, keys_B: jax.Array | None) -> jax.Array:

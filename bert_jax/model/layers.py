@@ -11,6 +11,7 @@ from flax import nnx
 
 from bert_jax.config import ModelConfig
 from bert_jax.model.products import add_bias, product
+from bert_jax.model.products_fp8 import fp8_product
 from bert_jax.model.random_bits import drop_threshold, kept_scale, random_bits
 
 
@@ -31,9 +32,10 @@ class Dense(nnx.Module):
         inputs: tuple[int, ...],
         outputs: tuple[int, ...],
         *,
+        fp8: bool = False,
         rngs: nnx.Rngs,
     ):
-        self.inputs, self.outputs = inputs, outputs
+        self.inputs, self.outputs, self.fp8 = inputs, outputs, fp8
         self.dtype, self.products = jnp.dtype(cfg.compute_dtype), cfg.products
         self.kernel = nnx.Param(_init(cfg)(rngs.params(), (*inputs, *outputs)))
         self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
@@ -45,7 +47,10 @@ class Dense(nnx.Module):
         # a kernel when the rows are spread over two axes.
         x = x.reshape(-1, math.prod(self.inputs)).astype(self.dtype)
         kernel = self.kernel[...].reshape(x.shape[-1], -1).astype(self.dtype)
-        y = product(x, kernel, products=self.products)
+        if self.fp8:
+            y = fp8_product(x, kernel)
+        else:
+            y = product(x, kernel, products=self.products)
         y = add_bias(y, self.bias[...].reshape(-1))
         return y.reshape(*leading, *self.outputs)
 

@@ -31,6 +31,7 @@ TRAINING_ONLY = (
     "remat",
     "attention",
     "products",
+    "fp8",
     "mlm_logits",
 )
 

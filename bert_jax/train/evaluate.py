@@ -58,7 +58,7 @@ class PretrainEvaluator:
     ) -> dict[str, Mean]:
         with sharding.on_mesh(self.mesh):
             masked = fixed_masks(self.cfg.masking, batch, self.vocabulary, first_row)
-            outputs = pretraining.apply(self.cfg.model, params, batch, masked)
+            outputs = pretraining.apply(self.cfg.model.judged, params, batch, masked)
             _, metrics = pretrain_loss(outputs, batch, masked)
         ones = (batch.nsp_labels == 1).astype(jnp.float32)
         return {**metrics, "nsp_ones": weighted(ones, batch.nsp_weights)}

@@ -18,6 +18,7 @@ from bert_jax.data.batches.rows import open_rows
 from bert_jax.data.prepared.dataset import PreparedDataset, open_dataset
 from bert_jax.data.prepared.summary import summarize
 from bert_jax.model.isolation import prove_isolation
+from bert_jax.model.products_fp8 import multiplies_fp8
 from bert_jax.runtime.agreement import on_first_host
 from bert_jax.train.evaluate import (
     PretrainEvaluator,
@@ -103,6 +104,13 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
     for num_tokens in _row_lengths(cfg):
         if prove_isolation(cfg.model, num_tokens=num_tokens).kernel == "xla":
             break  # the same operations for rows of any length
+    device = mesh.devices.flat[0]
+    if cfg.model.fp8 and not multiplies_fp8(device):
+        print(
+            f"note: {device.device_kind} does not multiply 8-bit floats; --model.fp8 "
+            "rounds as on one that does, and takes longer than without it",
+            flush=True,
+        )
     num_parameters = sum(x.size for x in jax.tree.leaves(abstract.params))
     splits = dataset.manifest["splits"]
     print(

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from bert_jax.batch import MaskVocabulary, PretrainBatch, SpecialIds
 from bert_jax.config import PretrainConfig
 from bert_jax.model import pretraining
+from bert_jax.model.products_fp8 import fp8_compiler_options
 from bert_jax.train import sharding
 from bert_jax.train.freezing import stop_frozen
 from bert_jax.train.objectives import pretrain_objective
@@ -79,6 +80,9 @@ def pretrain_program(
             state,
             micro_batches=cfg.micro_batches,
             shard_update=shard_update,
+            compiler_options=(
+                fp8_compiler_options(mesh.devices.flat[0]) if cfg.model.fp8 else None
+            ),
         ),
         state=state,
         batch=abstract_batch(cfg, mesh),

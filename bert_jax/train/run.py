@@ -182,7 +182,7 @@ def load_run(run: pathlib.Path, kind: str | None = None) -> RunInfo:
     info = RunInfo(
         kind=raw["kind"],
         # The machine that reads may be of another platform than the one that trained.
-        model=dataclasses.replace(model, attention="auto"),
+        model=dataclasses.replace(model.judged, attention="auto"),
         tokenizer_sha256=raw["tokenizer_sha256"],
         data=raw["data"],
         labels=None if raw["labels"] is None else tuple(raw["labels"]),

@@ -117,11 +117,13 @@ def compile_step(
     *,
     micro_batches: int = 1,
     shard_update: bool = False,
+    compiler_options: dict[str, bool] | None = None,
 ) -> Step:
     """The step under jit, every placement stated and the state donated.
 
     Args:
         state: abstract, from `abstract_state` with the same `shard_update`.
+        compiler_options: of XLA, for this program alone.
     """
     places = jax.tree.map(lambda leaf: leaf.sharding, state)
     place = jax.lax.with_sharding_constraint
@@ -146,4 +148,5 @@ def compile_step(
         in_shardings=(places, sharding.batch_sharding(mesh)),
         out_shardings=(places, sharding.replicated(mesh)),
         donate_argnums=0,
+        compiler_options=compiler_options,
     )
