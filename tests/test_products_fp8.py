@@ -46,7 +46,7 @@ def test_factors_are_rounded_to_the_nearest_under_one_scale(dtype, scale):
     assert values.dtype == dtype
     assert np.frexp(of_all)[0] == 0.5  # a power of two
     largest = np.abs(np.asarray(values, np.float64)).max()
-    assert float(jnp.finfo(dtype).max) / 2 < largest <= float(jnp.finfo(dtype).max)
+    assert float(jnp.finfo(dtype).max) / 2 <= largest <= float(jnp.finfo(dtype).max)
     found = np.asarray(values, np.float64) * np.float64(of_all)
     np.testing.assert_array_equal(found, nearest(x, dtype))
 
@@ -56,6 +56,9 @@ def test_nothing_and_what_is_no_number_survive_rounding(dtype):
     values, scale = rounded(jnp.zeros((2, 3), jnp.bfloat16), dtype)
     assert not np.asarray(values, np.float32).any()
     assert scale == 1.0
+    values, scale = rounded(jnp.full((2, 3), 1e-37, jnp.bfloat16), dtype)
+    assert not np.asarray(values, np.float32).any()
+    assert scale > 0.0
     for bad in (np.nan, np.inf):
         x = normal(2, 3).at[1, 1].set(bad)
         values, scale = rounded(x, dtype)
@@ -113,7 +116,7 @@ def test_it_learns_as_bfloat16_does():
         trainer = Trainer(Order(task=task, candidate=candidate, platform="cpu"))
         found = []
         for _ in range(4):
-            trainer.steps(30)
+            trainer.steps(150)
             found.append(trainer.loss())
         return found
 

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 
 # Weights and activations need the precision, gradients the range.
 _FORWARD, _GRADIENT = jnp.float8_e4m3fn, jnp.float8_e5m2
+# Of a scale: further down, devices take float32 for zero.
+_LEAST_EXPONENT = -100
 
 
 def multiplies_fp8(device: jax.Device) -> bool:
@@ -24,10 +26,13 @@ def multiplies_fp8(device: jax.Device) -> bool:
     return device.platform == "gpu" and float(device.compute_capability) >= 8.9
 
 
-def fp8_compiler_options(device: jax.Device) -> dict[str, bool]:
+def fp8_compiler_options(device: jax.Device) -> dict[str, bool | int]:
     """Of a program with these products on such a device."""
-    # Triton's products would take the factors widened to bfloat16, at half the speed.
-    return {"xla_gpu_enable_triton_gemm": False} if device.platform == "gpu" else {}
+    if device.platform != "gpu":
+        return {}
+    # Triton's products, and those that XLA merges into one because they share a factor,
+    # would be of the factors widened to bfloat16, at half the speed.
+    return {"xla_gpu_enable_triton_gemm": False, "xla_gpu_dot_merger_threshold_mb": 0}
 
 
 class Rounded(NamedTuple):
@@ -51,7 +56,8 @@ def rounded(x: jax.Array, dtype: Any) -> Rounded:
     # 0.5 <= fraction < 1, so that nothing passes the largest finite number.
     _, exponent = jnp.frexp(largest / float(jnp.finfo(dtype).max))
     usual = (largest > 0.0) & jnp.isfinite(largest)
-    scale = jnp.ldexp(jnp.float32(1.0), jnp.where(usual, exponent, 0))
+    exponent = jnp.where(usual, jnp.maximum(exponent, _LEAST_EXPONENT), 0)
+    scale = jnp.ldexp(jnp.float32(1.0), exponent)
     return Rounded((x / scale.astype(x.dtype)).astype(dtype), scale)
 
 
@@ -95,10 +101,15 @@ def _multiply(
     precision: jax.lax.Precision = jax.lax.Precision.DEFAULT,
 ) -> jax.Array:
     """The product over one axis of each, bfloat16."""
-    wide = (
-        y.values.astype(jnp.bfloat16) * y.scale.astype(jnp.bfloat16) for y in (a, b)
-    )
-    axes = (((contracted[0],), (contracted[1],)), ((), ()))
     return jax.lax.dot_general(
-        *wide, axes, precision=precision, preferred_element_type=jnp.bfloat16
+        _widened(a),
+        _widened(b),
+        (((contracted[0],), (contracted[1],)), ((), ())),
+        precision=precision,
+        preferred_element_type=jnp.bfloat16,
     )
+
+
+def _widened(x: Rounded) -> jax.Array:
+    """Its exact value, bfloat16; XLA for GPUs knows a product of two such by it."""
+    return x.values.astype(jnp.bfloat16) * x.scale.astype(jnp.bfloat16)

@@ -117,7 +117,7 @@ def compile_step(
     *,
     micro_batches: int = 1,
     shard_update: bool = False,
-    compiler_options: dict[str, bool] | None = None,
+    compiler_options: dict[str, bool | int] | None = None,
 ) -> Step:
     """The step under jit, every placement stated and the state donated.
 
