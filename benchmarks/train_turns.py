@@ -167,11 +167,13 @@ class Contest:
                 return
             share = seconds_left() / max(1, ROUNDS - number) / len(running) / _SLACK
             turn = min(_LONGEST_TURN_SECS, max(_SHORTEST_TURN_SECS, share))
+            # The first step of a turn is not measured (train_worker.py says why).
             counts = {
-                one.worker: max(1, int(turn / step_secs[one.worker])) for one in running
+                one.worker: max(1, int(turn / step_secs[one.worker]) - 1)
+                for one in running
             }
             if number and seconds_left() < _SLACK * sum(
-                counts[one.worker] * step_secs[one.worker] for one in running
+                (counts[one.worker] + 1) * step_secs[one.worker] for one in running
             ):
                 return
             for one in list(running):

@@ -98,13 +98,13 @@ def test_a_vocabulary_is_given_or_trained_or_berts_own(folder, shared_data):
     def command(model, **changes):
         options = evidence.Options(**changes)
         argv = evidence._tokenizer(options, options.recipe(model))
-        return cli.parse(" ".join(argv[:2]), [*argv[2:], "--output", "x"]).settings
+        return cli.parse(argv[0], [*argv[1:], "--output", "x"]).how
 
     given = folder / "vocab.txt"
     assert command("tiny", vocab=given).vocab == given
     assert command("base").vocab == shared_data / "vocab/bert-base-uncased-vocab.txt"
-    assert command("base", vocab_size=99).vocab_size == 99
-    assert command("tiny").vocab_size == 8_192
+    assert command("base", vocab_size=99).options.vocab_size == 99
+    assert command("tiny").options.vocab_size == 8_192
 
 
 @pytest.mark.parametrize(
