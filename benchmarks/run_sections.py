@@ -80,9 +80,9 @@ def _first(platform: str) -> list[TimedSection]:
 def _models(platform: str) -> list[TimedSection]:
     weights = {
         "cpu": {
-            "mini-128": 70.0,
+            "mini-128": 85.0,
             "small-128": 55.0,
-            "base-128": 125.0,
+            "base-128": 110.0,
             "base-512": 130.0,
         },
         "gpu": {"large-512-packed": 170.0, "large-128": 110.0, "base-128": 80.0},

@@ -117,8 +117,8 @@ class Contest:
         began = time.monotonic()
         while waiting or starting:
             # Steps beside others that warm up take two or three times as long as alone,
-            # so this is time for more rounds than it says.
-            turns = sum(max(one.first_secs, _SHORTEST_TURN_SECS) for one in warm)
+            # so this is time for more rounds than it says. A turn is two steps at least.
+            turns = sum(max(2 * one.first_secs, _SHORTEST_TURN_SECS) for one in warm)
             if seconds_left() < _RESERVED_ROUNDS * max(turns, _SHORTEST_TURN_SECS):
                 for order in (*(worker.order for worker in starting), *waiting):
                     self.findings.left_out(
