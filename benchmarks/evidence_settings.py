@@ -54,8 +54,9 @@ class Recipe:
             )
 
 
-# Of small models: a vocabulary that does not outweigh the layers, many small updates, no dropout, a larger initial scale and a shorter
-# memory of the second moment, as in configs/quickstart.py, which says why.
+# Of small models: a vocabulary that does not outweigh the layers, many small updates, no
+# dropout, a larger initial scale and a shorter memory of the second moment, as in
+# configs/quickstart.py, which says why.
 _SMALL = Recipe(
     minutes=16.0,
     vocab_size=8_192,

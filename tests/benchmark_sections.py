@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.data_settings import DataSettings
 from benchmarks.measure import Findings
+from benchmarks.run_settings import RunSettings
 
 TESTS = pathlib.Path(__file__).parent
 
@@ -36,6 +37,17 @@ def hang(settings: DataSettings, findings: Findings) -> None:
     child = subprocess.Popen([sys.executable, "-c", wait])
     findings.figure("process", "", child.pid)
     time.sleep(600)
+
+
+def run_settings(workdir: pathlib.Path) -> RunSettings:
+    """Of a run on this CPU that ends in two minutes."""
+    return RunSettings(
+        workdir=workdir,
+        platform="cpu",
+        device_kind="cpu",
+        memory_bytes=2.0**34,
+        ends_at=time.time() + 120.0,
+    )
 
 
 def is_running(process: int) -> bool:

@@ -7,7 +7,7 @@ import signal
 import time
 
 import pytest
-from benchmark_sections import TESTS, is_running, stopped
+from benchmark_sections import TESTS, is_running, run_settings, stopped
 
 from benchmarks import (
     accelerator,
@@ -31,13 +31,7 @@ H200 = Accelerator("gpu", "NVIDIA H200", 8, 140 << 30, "cuda 13000", "NVIDIA H20
 
 @pytest.fixture
 def settings(tmp_path) -> RunSettings:
-    return RunSettings(
-        workdir=tmp_path,
-        platform="cpu",
-        device_kind="cpu",
-        memory_bytes=2.0**34,
-        ends_at=time.time() + 120.0,
-    )
+    return run_settings(tmp_path)
 
 
 # Time, order and end of a run

@@ -5,10 +5,9 @@ import importlib
 import importlib.util
 import subprocess
 import sys
-import time
 
 import pytest
-from benchmark_sections import TESTS
+from benchmark_sections import TESTS, run_settings
 
 from benchmarks import (
     train_sections,
@@ -33,13 +32,7 @@ PEER = Candidate(
 
 @pytest.fixture
 def settings(tmp_path) -> RunSettings:
-    return RunSettings(
-        workdir=tmp_path,
-        platform="cpu",
-        device_kind="cpu",
-        memory_bytes=2.0**34,
-        ends_at=time.time() + 120.0,
-    )
+    return run_settings(tmp_path)
 
 
 @pytest.fixture

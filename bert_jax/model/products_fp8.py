@@ -63,10 +63,11 @@ def rounded(x: jax.Array, dtype: Any) -> Rounded:
 
 @jax.custom_vjp
 def fp8_product(x_RK: jax.Array, kernel_KC: jax.Array) -> jax.Array:
-    """`x @ kernel` of bfloat16 factors, rounded to E4M3; sums are float32 inside.
+    """`x @ kernel` of bfloat16 factors, rounded to E4M3.
 
     Of the gradients' products the incoming factor is rounded to E5M2. The backward pass
-    keeps the rounded factors only.
+    keeps the rounded factors only. Sums are float32 inside, but for what Hopper's FP8
+    products leave out of those of the forward pass ("fast accumulation").
 
     Returns:
         bfloat16 [R, C]
@@ -86,7 +87,7 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = factors
     d_out = rounded(d_out_RC, _GRADIENT)
-    # Gradients are not added up with fewer bits, which XLA allows cuBLASLt by default.
+    # No fast accumulation, which XLA has cuBLASLt use by default.
     exact = jax.lax.Precision.HIGHEST
     return _multiply(d_out, kernel, (1, 1), exact), _multiply(x, d_out, (0, 0), exact)
 

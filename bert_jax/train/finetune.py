@@ -176,7 +176,7 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
             return state
         return dataclasses.replace(state, params={**state.params, **encoder.params})
 
-    classify = Classifier(model.judged, len(names), mesh, cfg.batch_size)
+    classify = Classifier(model, len(names), mesh, cfg.batch_size)
     stage = Stage(
         num_steps=num_steps,
         step=compile_step(
