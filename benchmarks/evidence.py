@@ -308,7 +308,7 @@ def begin(options: Options, call: Call | None = None) -> tuple[Stages, Evidence]
     device = stages.kept("device", _describe_device)
     model = options.model or default_model(device["platform"])
     recipe = options.recipe(model)
-    options.vocab_file(recipe)
+    options.vocab_file(recipe)  # refused before anything is prepared
     settings = {
         "model": model,
         "source": options.source,

@@ -9,6 +9,8 @@ import sys
 import time
 from typing import Any
 
+from processes import is_running
+
 from benchmarks.data_settings import DataSettings
 from benchmarks.measure import Findings
 from benchmarks.run_settings import RunSettings
@@ -48,15 +50,6 @@ def run_settings(workdir: pathlib.Path) -> RunSettings:
         memory_bytes=2.0**34,
         ends_at=time.time() + 120.0,
     )
-
-
-def is_running(process: int) -> bool:
-    try:
-        # Behind the name in brackets; nobody may be there to collect a dead orphan.
-        stat = pathlib.Path(f"/proc/{process}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 def stopped(code: str, folder: pathlib.Path, results: str) -> dict[str, Any]:

@@ -23,11 +23,11 @@ ENDINGS = ("", "s", "ed", "ing")
 
 
 @pytest.fixture
-def found(tmp_path):
+def found(found):
     """found() -> ({(what, unit): figure}, left out)."""
 
     def read():
-        figures, left_out = read_findings(tmp_path / "findings.jsonl")
+        figures, left_out = found()
         return {(f.what, f.unit): f for f in figures}, left_out
 
     return read

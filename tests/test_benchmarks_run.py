@@ -7,7 +7,8 @@ import signal
 import time
 
 import pytest
-from benchmark_sections import TESTS, is_running, run_settings, stopped
+from benchmark_sections import TESTS, run_settings, stopped
+from processes import is_running
 
 from benchmarks import (
     accelerator,

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from processes import is_running
 
 from bert_jax.batch import PretrainBatch, SpecialIds
 from bert_jax.config import DataConfig
@@ -145,14 +146,6 @@ def _run_until_killed(folder: str) -> None:
     for line in sys.stdin:
         taken = sum(1 for _ in itertools.islice(batches, int(line)))
         print("taken", taken, flush=True)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        status = pathlib.Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    return status.rpartition(")")[2].split()[0] != "Z"
 
 
 def test_signals_go_to_the_parent_and_its_death_ends_all(tmp_path):

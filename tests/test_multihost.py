@@ -17,6 +17,7 @@ import time
 import jobs
 import numpy as np
 import pytest
+from processes import is_running
 
 from bert_jax.config import MeshConfig
 from bert_jax.train.checkpoint import tensors_sha256
@@ -241,14 +242,6 @@ from bert_jax.train import run
 run._VISIBLE_SECS = 1.0
 cli.main(sys.argv[1:])
 """
-
-
-def is_running(pid: int) -> bool:
-    """False for a process that has ended, waited for or not."""
-    try:
-        return bool(pathlib.Path(f"/proc/{pid}/cmdline").read_text())
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def test_the_processes_end_with_their_launcher(folder):
