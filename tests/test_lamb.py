@@ -12,7 +12,7 @@ from bert_jax.config import DataConfig, MeshConfig, OptimizerConfig, PretrainCon
 from bert_jax.train import sharding
 from bert_jax.train.lamb import trust_ratio
 from bert_jax.train.mesh import make_mesh
-from bert_jax.train.optimizer import make_optimizer
+from bert_jax.train.optimizer import make_optimizer, moments_of
 from bert_jax.train.placement import to_devices
 from bert_jax.train.program import pretrain_program
 from bert_jax.train.schedules import make_schedule
@@ -81,7 +81,7 @@ def _train(layout, num_devices, params, grads):
         return optax.apply_updates(params, updates), state
 
     if layout.shard_update:
-        kernel = state_places.mu["layers"]["attention"]["query"]["kernel"]
+        kernel = moments_of(state_places).mu["layers"]["attention"]["query"]["kernel"]
         assert not kernel.is_fully_replicated
     step = jax.jit(
         step,

@@ -1,24 +1,28 @@
-"""The weights of another run: to start from, to judge, to predict with, to export."""
+"""Reads the weights of another run, to start from, evaluate, predict with or export."""
 
 import dataclasses
 import functools
+import json
 import pathlib
 from typing import Any, NamedTuple
 
 import jax
+import optax
 from jax.sharding import Mesh
 
-from bert_jax.config import ModelConfig, PretrainConfig
+from bert_jax import config_json
+from bert_jax.config import ModelConfig, OptimizerConfig, PretrainConfig
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.model import classification, pretraining
 from bert_jax.runtime.distributed import fetch
 from bert_jax.train import sharding
 from bert_jax.train.checkpoint import TRAINING_ONLY, Checkpoints, tensors_sha256
+from bert_jax.train.optimizer import Moments, make_optimizer, moments_of
 from bert_jax.train.run import RunInfo, load_run
 
 
 class LoadedRun(NamedTuple):
-    """All parameters of a run's newest checkpoint."""
+    """All parameters in the newest checkpoint of a run."""
 
     info: RunInfo
     step: int
@@ -26,16 +30,17 @@ class LoadedRun(NamedTuple):
 
 
 class Start(NamedTuple):
-    """What a new run takes over, and where it came from."""
+    """What a new run takes over from another, and which run that was."""
 
     params: dict[str, Any]
-    """Whole parts of the tree, such as `embed`; the others stay fresh."""
+    """Parts of the parameters, such as `embed`. The new run draws the other parts."""
     origin: dict[str, Any]
-    moments: Any = None
-    """A whole `OptimizerState`, of which only the moments count."""
+    """Run directory, step, number of tensors and their SHA-256."""
+    moments: Moments | None = None
+    """`None`: the new run begins with moments of zero."""
 
     def describe(self) -> str:
-        """One line for the top of the run."""
+        """Says in one line what is taken over."""
         origin = self.origin
         moments = "" if self.moments is None else " and the moments"
         return (
@@ -52,13 +57,7 @@ def abstract_params(info: RunInfo, mesh: Mesh) -> Any:
         num_labels = len(info.labels or ())
         init = functools.partial(classification.init_params, info.model, num_labels)
     shapes = jax.eval_shape(init, jax.random.key(0))
-    return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=place
-        ),
-        shapes,
-        sharding.shardings(mesh, shapes),
-    )
+    return _placed(shapes, sharding.shardings(mesh, shapes))
 
 
 def load_params(run: pathlib.Path, mesh: Mesh, kind: str | None = None) -> LoadedRun:
@@ -76,26 +75,26 @@ def load_params(run: pathlib.Path, mesh: Mesh, kind: str | None = None) -> Loade
 
 
 def start_encoder(run: pathlib.Path, mesh: Mesh) -> Start:
-    """Encoder and pooler of a run, to fine-tune."""
+    """Reads encoder and pooler of a run, to fine-tune them."""
     loaded = load_params(run, mesh)
     parts = {name: loaded.params[name] for name in classification.ENCODER_PARTS}
     return Start(parts, _origin(run, loaded.step, parts))
 
 
 def start_pretraining(
-    cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh, opt_state: Any
+    cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh
 ) -> Start | None:
-    """What `cfg.checkpoint` gives to a pretraining run, or `None` without one.
+    """Reads what a pretraining run starts from, or `None` without `cfg.checkpoint`.
 
     Args:
-        cfg: its model must be that of the checkpoint, training-only fields aside.
-        tokenizer: of the data; must be the checkpoint's.
-        mesh: to place everything on.
-        opt_state: abstract, of the new run.
+        cfg: settings of the new run. Its model must be that of the checkpoint, but for
+            the fields that only training uses. Its optimizer may be another.
+        tokenizer: tokenizer of the data; must be the checkpoint's.
+        mesh: devices to place everything on.
 
     Raises:
         FileNotFoundError: no run, or no complete checkpoint in it.
-        ValueError: model, tokenizer or optimizer state do not fit.
+        ValueError: model or tokenizer do not fit, or there are no moments to keep.
     """
     if cfg.checkpoint is None:
         return None
@@ -105,10 +104,12 @@ def start_pretraining(
     )
     with Checkpoints(cfg.checkpoint, wanted.identity, read_only=True) as checkpoints:
         step = checkpoints.latest_step()
-        params = checkpoints.restore_params(abstract_params(wanted, mesh), step)
+        abstract = abstract_params(wanted, mesh)
+        params = checkpoints.restore_params(abstract, step)
         moments = None
         if cfg.moments == "keep":
-            moments = checkpoints.restore_opt_state(opt_state, step)
+            state = _abstract_opt_state(cfg.checkpoint, abstract, cfg, mesh)
+            moments = moments_of(checkpoints.restore_opt_state(state, step))
     return Start(params, _origin(cfg.checkpoint, step or 0, params), moments)
 
 
@@ -118,9 +119,35 @@ def architecture_of(run: pathlib.Path, model: ModelConfig) -> ModelConfig:
     return dataclasses.replace(load_run(run, kind="pretrain").model, **free)
 
 
-def with_moments(opt_state: Any, moments: Any) -> Any:
-    """A fresh optimizer state with the moments of another, and their age."""
-    return opt_state._replace(age=moments.age, mu=moments.mu, nu=moments.nu)
+def _abstract_opt_state(
+    run: pathlib.Path, params: Any, cfg: PretrainConfig, mesh: Mesh
+) -> Any:
+    """Shapes and placements of the optimizer state that `run` saved.
+
+    Args:
+        run: directory of the run that saved it; its config.json names the optimizer.
+        params: abstract, of that run.
+        cfg: settings of the new run, which say how its moments are placed.
+        mesh: devices of the new run.
+    """
+    saved = json.loads((run / "config.json").read_text())["optimizer"]
+    optimizer = make_optimizer(
+        config_json.from_json(OptimizerConfig, json.dumps(saved)),
+        optax.constant_schedule(0.0),  # the rate leaves no trace in the state's shapes
+    )
+    shapes = jax.eval_shape(optimizer.init, params)
+    place = sharding.update_shardings if cfg.mesh.shard_update else sharding.shardings
+    return _placed(shapes, place(mesh, shapes))
+
+
+def _placed(shapes: Any, places: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=place
+        ),
+        shapes,
+        places,
+    )
 
 
 def _origin(run: pathlib.Path, step: int, params: Any) -> dict[str, Any]:

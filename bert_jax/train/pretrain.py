@@ -27,10 +27,11 @@ from bert_jax.train.evaluate import (
     mask_examples,
 )
 from bert_jax.train.flops import counted_flops
-from bert_jax.train.initial import start_pretraining, with_moments
+from bert_jax.train.initial import start_pretraining
 from bert_jax.train.loop import Stage, run_loop
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.metrics import read_metrics
+from bert_jax.train.optimizer import with_moments
 from bert_jax.train.placement import row_parts
 from bert_jax.train.program import Program, phases_schedule, pretrain_program
 from bert_jax.train.run import (
@@ -74,7 +75,7 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         for phase in cfg.phases
     ]
     abstract = programs[0].state
-    start = start_pretraining(cfg, tokenizer, mesh, abstract.opt_state)
+    start = start_pretraining(cfg, tokenizer, mesh)
     if start is not None:
         print(f"weights: {start.describe()}", flush=True)
 
