@@ -34,7 +34,6 @@ FIRST = OptimizerConfig(learning_rate=0.02, warmup_steps=6, weight_decay=0.1)
 KINDS = {
     "adamw": {},
     "adamw, corrected": {"bias_correction": True},
-    "adamw, no decay": {"weight_decay": 0.0},
     "lamb": {"name": "lamb"},
     "lamb, uncorrected": {"name": "lamb", "bias_correction": False},
     "lamb, no decay": {"name": "lamb", "weight_decay": 0.0},
