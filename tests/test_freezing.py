@@ -9,7 +9,14 @@ import optax
 import pytest
 import reference_optimizers as reference
 
-from bert_jax.config import DataConfig, MeshConfig, OptimizerConfig, PretrainConfig
+from bert_jax.config import (
+    ComputeConfig,
+    DataConfig,
+    DropoutConfig,
+    MeshConfig,
+    OptimizerConfig,
+    PretrainConfig,
+)
 from bert_jax.model import classification
 from bert_jax.train.accumulation import mean_gradients
 from bert_jax.train.freezing import stop_frozen
@@ -183,8 +190,8 @@ def test_no_gradient_is_computed_for_a_frozen_encoder(
 ):
     """The layers' loop runs forward, and backward only if something needs it."""
     cfg = OptimizerConfig(freeze=parts)
-    tiny = dataclasses.replace(tiny, scan_layers=True)
-    objective = stop_frozen(cfg, classify_objective(tiny))
+    compute = ComputeConfig(scan_layers=True)
+    objective = stop_frozen(cfg, classify_objective(tiny, compute, DropoutConfig()))
     params = jax.eval_shape(
         lambda: classification.init_params(tiny, 3, jax.random.key(0))
     )

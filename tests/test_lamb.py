@@ -8,7 +8,13 @@ import optax
 import pytest
 import reference_optimizers as reference
 
-from bert_jax.config import DataConfig, MeshConfig, OptimizerConfig, PretrainConfig
+from bert_jax.config import (
+    ComputeConfig,
+    DataConfig,
+    MeshConfig,
+    OptimizerConfig,
+    PretrainConfig,
+)
 from bert_jax.train import sharding
 from bert_jax.train.lamb import trust_ratio
 from bert_jax.train.mesh import make_mesh
@@ -121,7 +127,8 @@ def test_scanned_and_unrolled_layers_train_to_the_same_parameters(
     ended = {}
     for scan in (True, False):
         cfg = PretrainConfig(
-            model=dataclasses.replace(tiny, num_layers=2, scan_layers=scan),
+            model=dataclasses.replace(tiny, num_layers=2),
+            compute=ComputeConfig(scan_layers=scan),
             data=DataConfig(sequence_length=24),
             optimizer=CFG,
             batch_size=4,

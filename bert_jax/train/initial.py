@@ -11,12 +11,12 @@ import optax
 from jax.sharding import Mesh
 
 from bert_jax import config_json
-from bert_jax.config import ModelConfig, OptimizerConfig, PretrainConfig
+from bert_jax.config import OptimizerConfig, PretrainConfig
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.model import classification, pretraining
 from bert_jax.runtime.distributed import fetch
 from bert_jax.train import sharding
-from bert_jax.train.checkpoint import TRAINING_ONLY, Checkpoints, tensors_sha256
+from bert_jax.train.checkpoint import Checkpoints, tensors_sha256
 from bert_jax.train.optimizer import Moments, make_optimizer, moments_of
 from bert_jax.train.run import RunInfo, load_run
 
@@ -87,8 +87,8 @@ def start_pretraining(
     """Reads what a pretraining run starts from, or `None` without `cfg.checkpoint`.
 
     Args:
-        cfg: settings of the new run. Its model must be that of the checkpoint, but for
-            the fields that only training uses. Its optimizer may be another.
+        cfg: settings of the new run. Its model must be that of the checkpoint; its
+            optimizer may be another.
         tokenizer: tokenizer of the data; must be the checkpoint's.
         mesh: devices to place everything on.
 
@@ -111,12 +111,6 @@ def start_pretraining(
             state = _abstract_opt_state(cfg.checkpoint, abstract, cfg, mesh)
             moments = moments_of(checkpoints.restore_opt_state(state, step))
     return Start(params, _origin(cfg.checkpoint, step or 0, params), moments)
-
-
-def architecture_of(run: pathlib.Path, model: ModelConfig) -> ModelConfig:
-    """The run's architecture, with what only training decides taken from `model`."""
-    free = {name: getattr(model, name) for name in TRAINING_ONLY}
-    return dataclasses.replace(load_run(run, kind="pretrain").model, **free)
 
 
 def _abstract_opt_state(
