@@ -178,7 +178,10 @@ def summary(output: pathlib.Path) -> str:
     judged = pretrain["eval"]
     rows = [
         ("majority class", baselines["baselines"]["majority"]),
-        ("TF-IDF + logistic regression", baselines["baselines"]["tfidf_logistic_regression"]),
+        (
+            "TF-IDF + logistic regression",
+            baselines["baselines"]["tfidf_logistic_regression"],
+        ),
         ("this BERT without pretraining", scratch["eval"]),
         ("this BERT, pretrained", finetune["eval"]),
     ]
