@@ -51,12 +51,12 @@ def write_files(folder, kind):
             labels = [5.0 * x if kind == "regression" else x > 0.5 for x in shares]
             lines = [f"{' '.join(r)}\t{x}" for r, x in zip(rows, labels, strict=True)]
             path.write_text("\n".join(["a\tmark", *lines]) + "\n")
+    columns = {"text_columns": ("a",), "label_column": "mark"}
     return TaskConfig(
         kind=kind,
         train=folder / f"{kind}-train.{suffix}",
         validation=folder / f"{kind}-dev.{suffix}",
-        text_columns=("a",),
-        label_column="mark",
+        **(columns if suffix == "tsv" else {}),
     )
 
 
@@ -191,6 +191,14 @@ def test_predictions_have_the_form_of_their_task(tuned, capsys):
 def test_texts_of_another_form_are_refused(tuned, kind, texts, message):
     with pytest.raises(ValueError, match=message):
         Predictor(tuned(kind)[0])(texts)
+
+
+@pytest.mark.parametrize("kind", ["tokens", "spans"])
+def test_columns_of_a_file_without_columns_are_refused(tuned, kind):
+    run, cfg, _ = tuned(kind)
+    task = dataclasses.replace(cfg.task, label_column="mark")
+    with pytest.raises(ValueError, match="label_column='mark' would be ignored"):
+        finetune(dataclasses.replace(cfg, task=task), run)
 
 
 def test_another_task_is_another_run(tuned):

@@ -133,9 +133,7 @@ def test_real_tasks_are_read_whole(shared_data, name, columns, label, count, pos
 
 
 def test_sst2_calls_its_columns_otherwise_to_judge(shared_data):
-    cfg = TaskConfig(
-        text_columns=("sentence",), validation_text_columns=("content",)
-    )
+    cfg = TaskConfig(text_columns=("sentence",), validation_text_columns=("content",))
     train = read_texts(shared_data / "sst2/train.tsv", cfg)
     held_out = read_texts(shared_data / "sst2/dev.tsv", cfg, "validation")
     assert (len(train), len(held_out)) == (67_349, 872)

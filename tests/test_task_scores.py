@@ -142,7 +142,10 @@ def test_only_labelled_tokens_of_rows_that_count_cost_anything():
         ("I-PER I-PER O I-LOC", [("PER", 0, 1), ("LOC", 3, 3)]),  # IOB1
         ("I-PER I-LOC", [("PER", 0, 0), ("LOC", 1, 1)]),
         ("I-PER B-PER I-PER", [("PER", 0, 0), ("PER", 1, 2)]),
-        ("S-LOC B-PER I-PER E-PER I-PER", [("LOC", 0, 0), ("PER", 1, 3), ("PER", 4, 4)]),
+        (
+            "S-LOC B-PER I-PER E-PER I-PER",
+            [("LOC", 0, 0), ("PER", 1, 3), ("PER", 4, 4)],
+        ),
         ("U-LOC B-PER L-PER", [("LOC", 0, 0), ("PER", 1, 2)]),
         ("B-creative-work I-creative-work", [("creative-work", 0, 1)]),
         ("PER PER O", [("PER", 0, 1)]),

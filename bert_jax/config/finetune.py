@@ -65,6 +65,21 @@ class TaskConfig:
                 f"as {column!r}; give text and label columns by number, from 1.",
             )
 
+    def refuse_columns(self) -> None:
+        """For tasks whose files have no columns to choose from.
+
+        Raises:
+            ValueError: a field that names columns is set.
+        """
+        for field in dataclasses.fields(self):
+            named = field.name == "header" or "column" in field.name
+            value = getattr(self, field.name)
+            require(
+                not named or value == field.default,
+                f"TaskConfig.{field.name}={value!r} would be ignored: the files of "
+                f"kind={self.kind!r} have no columns to choose from. Leave it out.",
+            )
+
     def columns(self, split: Split) -> tuple[str, ...]:
         """Of a split's file: the texts' columns, then that of the label."""
         texts, label = self.text_columns, self.label_column
