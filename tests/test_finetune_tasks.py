@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from bert_jax.config import (
 )
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.exchange.export import export_run
+from bert_jax.train import loop
 from bert_jax.train.baselines import baselines
 from bert_jax.train.evaluate import evaluate_run
 from bert_jax.train.finetune import finetune
@@ -199,6 +201,25 @@ def test_columns_of_a_file_without_columns_are_refused(tuned, kind):
     task = dataclasses.replace(cfg.task, label_column="mark")
     with pytest.raises(ValueError, match="label_column='mark' would be ignored"):
         finetune(dataclasses.replace(cfg, task=task), run)
+
+
+def test_a_run_that_goes_on_needs_its_source_no_more(tuned, tmp_path, monkeypatch):
+    source, cfg, _ = tuned("classification")
+    shutil.copytree(source, tmp_path / "source")
+    cfg = dataclasses.replace(
+        cfg, checkpoint=tmp_path / "source", from_scratch=False, num_epochs=1
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Loop, "_must_stop", lambda self: self.done >= 3)
+        with pytest.raises(loop.InterruptedRunError, match="stopped at step 3"):
+            finetune(cfg, tmp_path / "run")
+    origin = load_run(tmp_path / "run").encoder
+    assert (origin["run"], origin["step"]) == (str(tmp_path / "source"), 64)
+    # Whoever restores it now fails.
+    shutil.rmtree(tmp_path / "source" / "checkpoints")
+    results = finetune(cfg, tmp_path / "run")
+    assert (results["step"], results["encoder"]) == (8, origin)
+    assert finetune(cfg, tmp_path / "run") == results
 
 
 def test_another_task_is_another_run(tuned):
