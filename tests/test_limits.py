@@ -17,7 +17,6 @@ from bert_jax.config import (
     OptimizerConfig,
     PretrainConfig,
 )
-from bert_jax.config_json import to_json
 from bert_jax.data.labelled.examples import EncodedExamples
 from bert_jax.limits import check_ids, check_range
 from bert_jax.model import classification, pretraining
@@ -27,7 +26,6 @@ from bert_jax.train.loop import Stage, run_loop
 from bert_jax.train.losses import pretrain_loss
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.optimizer import make_optimizer
-from bert_jax.train.run import RunInfo, write_text
 from bert_jax.train.schedules import make_schedule
 
 PRETRAIN = [

@@ -6,14 +6,10 @@ import numpy as np
 import pytest
 import reference
 
-from bert_jax.batch import ClassifyBatch
 from bert_jax.model.pretraining import PretrainOutputs
 from bert_jax.train.losses import (
     Mean,
-    classify_loss,
     pretrain_loss,
-    span_loss,
-    token_loss,
 )
 
 NAMES = ("mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy")
