@@ -1,5 +1,6 @@
 """Ids outside their tables are refused: on the host, in direct calls, in the loops."""
 
+import functools
 import time
 import types
 
@@ -11,6 +12,7 @@ import reference
 
 from bert_jax.batch import ClassifyBatch
 from bert_jax.config import (
+    ComputeConfig,
     DataConfig,
     LoopConfig,
     MeshConfig,
@@ -21,12 +23,14 @@ from bert_jax.data.labelled.examples import EncodedExamples
 from bert_jax.limits import check_ids, check_range
 from bert_jax.model import classification, pretraining
 from bert_jax.train import held_out
+from bert_jax.train.checkpoint import Identity
 from bert_jax.train.logits import BatchedLogits
 from bert_jax.train.loop import Stage, run_loop
 from bert_jax.train.losses import pretrain_loss
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.schedules import make_schedule
+from bert_jax.train.tasks import TASKS
 
 PRETRAIN = [
     ("input_ids", 61, r"PretrainBatch\.input_ids\[1, 3\]=61 .*\[0, 61\).*vocab_size"),
@@ -178,7 +182,7 @@ def test_held_out_batches_are_checked(tiny, make_batch, vocabulary, monkeypatch)
     monkeypatch.setattr(held_out, "evaluation_batches", lambda *a, **k: iter([bad]))
     cfg = PretrainConfig(model=tiny, data=DataConfig(sequence_length=24))
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    judge = evaluate.PretrainEvaluator(cfg, None, vocabulary, mesh)
+    judge = held_out.PretrainEvaluator(cfg, None, vocabulary, mesh)
     with pytest.raises(ValueError, match=r"input_ids\[1, 3\]=61 "):
         judge({})
     with pytest.raises(ValueError, match=r"input_ids\[1, 3\]=61 "):

@@ -66,7 +66,7 @@ def params_hash(run: pathlib.Path) -> str:
         "from bert_jax.config import MeshConfig\n"
         "from bert_jax.train.initial import start_encoder\n"
         "from bert_jax.train.mesh import make_mesh\n"
-        "print(start_encoder(pathlib.Path(sys.argv[1]), make_mesh(MeshConfig()))"
+        "print(start_encoder(pathlib.Path(sys.argv[1]), make_mesh(MeshConfig()), ['embed', 'layers', 'pooler'])"
         ".origin['sha256'])"
     )
     out = subprocess.run(
