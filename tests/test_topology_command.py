@@ -24,8 +24,8 @@ SMALL = (
         "48",
     ),
     *("--model.max-positions", "32", "--data.sequence-length", "32"),
-    *("--batch-size", "16", "--num-steps", "2", "--optimizer.warmup-steps", "1"),
-    *("--eval-batches", "1"),
+    *("--model.num-layers", "1", "--batch-size", "16", "--num-steps", "2"),
+    *("--optimizer.warmup-steps", "1", "--eval-batches", "1"),
 )
 
 
@@ -61,7 +61,7 @@ def test_memory_collectives_and_sharding_are_shown(shown):
     assert re.search(r"^activations and other temporaries +\d", text, re.MULTILINE)
     assert re.search(r"^all-gather +fsdp +2 +f32", text, re.MULTILINE)
     assert re.search(r"^all-reduce +data +4 +f32", text, re.MULTILINE)
-    assert re.search(r"^layers/mlp/up/kernel +\[2, 32, 48\] .*fsdp", text, re.MULTILINE)
+    assert re.search(r"^layers/mlp/up/kernel +\[1, 32, 48\] .*fsdp", text, re.MULTILINE)
     # Nobody knows what this CPU can do, so no time is made up.
     assert "There is no roofline" in text
     assert "MFU" not in text
@@ -89,7 +89,7 @@ def compile_limited(shown, monkeypatch, capsys):
 
     def run(*args, fitting):
         def pretended(cfg, *_, **__):
-            limit = 2**40 if cfg.model.remat in fitting else 1_000
+            limit = 2**40 if cfg.compute.remat in fitting else 1_000
             memory = dataclasses.replace(step.memory, limit=limit)
             return dataclasses.replace(step, cfg=cfg, memory=memory)
 

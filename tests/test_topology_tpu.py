@@ -1,4 +1,4 @@
-"""The real step of BERT-Large, compiled for a TPU slice that is not here."""
+"""The real step of BERT-Base, compiled for a TPU slice that is not here."""
 
 import dataclasses
 import pathlib
@@ -12,16 +12,16 @@ from bert_jax.topology.compiled import compile_step, needed_bytes
 from bert_jax.topology.devices import parse_topology
 from bert_jax.topology.roofline import roofline_of
 
-CONFIG = pathlib.Path(__file__).parents[1] / "configs/bert_large.py"
+CONFIG = pathlib.Path(__file__).parents[1] / "configs/bert_base.py"
 # tests/test_parameters.py; and the table padded to 30,592 rows.
-NUM_PARAMETERS = 336_226_108 + 70 * 1_025
+NUM_PARAMETERS = 110_106_428 + 70 * 769
 
 
 @pytest.fixture(scope="module")
 def compiled(libtpu):
     cfg = load_config(str(CONFIG), PretrainConfig).phases[0]
-    cfg = dataclasses.replace(cfg, mesh=MeshConfig(data=4, fsdp=2, tensor=2))
-    return compile_step(cfg, parse_topology("v5e:4x4"))
+    cfg = dataclasses.replace(cfg, mesh=MeshConfig(data=2, fsdp=2))
+    return compile_step(cfg, parse_topology("v5e:2x2"))
 
 
 @pytest.mark.slow
@@ -29,19 +29,18 @@ def test_the_step_fits_and_the_kinds_make_up_the_total(compiled):
     memory = compiled.memory
     assert compiled.fits
     assert memory.limit == chip_named("v5e").usable_bytes
-    # A quarter of the parameters on every device; small ones are whole.
-    parameters = 4 * NUM_PARAMETERS / 4
+    # Half of the parameters, four bytes each, on every device; small ones are whole.
+    parameters = 4 * NUM_PARAMETERS / 2
     assert parameters <= memory.parameters <= parameters * 1.1
     # Layouts on a TPU pad small arrays; nothing else is left over.
     assert 0 <= memory.padding < 0.1 * memory.total
 
 
 @pytest.mark.slow
-def test_arithmetic_is_the_useful_one_and_what_is_recomputed(compiled):
-    useful = roofline_of(compiled).useful_flops / 16
-    # The compiler may turn tiny products into sums. Attention scores are computed twice,
-    # and nothing else that is large.
-    assert 0.99 <= compiled.flops / useful < 1.2
+def test_arithmetic_is_the_useful_one(compiled):
+    useful = roofline_of(compiled).useful_flops / 4
+    # The compiler may turn tiny products into sums, and nothing is recomputed. Seen: 1.0004.
+    assert 0.99 <= compiled.flops / useful < 1.05
     assert compiled.uncounted == ()
     assert 0 < roofline_of(compiled).mfu < 1
 
@@ -49,7 +48,7 @@ def test_arithmetic_is_the_useful_one_and_what_is_recomputed(compiled):
 @pytest.mark.slow
 def test_gradients_travel_along_every_axis_of_the_mesh(compiled):
     spanned = {axis for c in compiled.collectives for axis in c.axes}
-    assert spanned == {"data", "fsdp", "tensor"}
+    assert spanned == {"data", "fsdp"}
     assert all(c.count > 0 and c.moved_bytes > 0 for c in compiled.collectives)
     # Every device sends the gradients of its parameters at least once, with two bytes
     # each where they are reduced in bfloat16.

@@ -3,13 +3,12 @@
 import dataclasses
 import json
 import pathlib
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from bert_jax.config import PretrainConfig
-
-Remat = Literal["none", "attention", "dots", "full"]
+from bert_jax.config.compute import Remat
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ def show_step(step: CompiledStep, *, number: int = 1, num_phases: int = 1) -> li
     phase = "" if num_phases == 1 else f"phase {number} of {num_phases}: "
     return [
         f"{phase}{cfg.data.sequence_length} tokens, batch of {cfg.batch_size:,} rows"
-        f"{micro}, remat {cfg.model.remat}, {cfg.model.compute_dtype}",
+        f"{micro}, remat {cfg.compute.remat}, {cfg.compute.dtype}",
         f"{step.topology}: {step.topology.num_devices:,} devices, mesh "
         f"{axes or 'of one device'}; compiled in {step.compile_secs:.0f} s",
         "",
@@ -48,7 +48,7 @@ def show_variant(step: CompiledStep, *, number: int = 1) -> str:
     temporaries = step.memory.temporaries
     return _VARIANT_ROW.format(
         number,
-        step.cfg.model.remat,
+        step.cfg.compute.remat,
         step.cfg.micro_batches,
         "yes" if step.fits else "NO",
         _size(step.memory.total),
@@ -120,7 +120,7 @@ def _step_as_json(number: int, step: CompiledStep) -> dict[str, Any]:
         "sequence_length": step.cfg.data.sequence_length,
         "batch_size": step.cfg.batch_size,
         "micro_batches": step.cfg.micro_batches,
-        "remat": step.cfg.model.remat,
+        "remat": step.cfg.compute.remat,
         "fits": step.fits,
         "memory": {**memory, "padding": step.memory.padding},
         "collectives": [dataclasses.asdict(c) for c in step.collectives],

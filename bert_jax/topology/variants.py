@@ -3,9 +3,9 @@
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 from bert_jax.config import PretrainConfig
+from bert_jax.config.compute import Remat
 from bert_jax.topology.compiled import mesh_of
 from bert_jax.topology.devices import Topology
 from bert_jax.train.sharding import check_batch_size
@@ -15,7 +15,7 @@ def variants_of(
     cfg: PretrainConfig,
     topology: Topology,
     *,
-    remats: Sequence[Any] = (),
+    remats: Sequence[Remat] = (),
     micro_batches: Sequence[int] = (),
 ) -> list[PretrainConfig]:
     """Every combination of the given values, each as the config of the whole run.
@@ -33,9 +33,9 @@ def variants_of(
     """
     counts: Sequence[int | None] = micro_batches or (None,)
     variants = []
-    for remat, count in itertools.product(remats or (cfg.model.remat,), counts):
+    for remat, count in itertools.product(remats or (cfg.compute.remat,), counts):
         variant = dataclasses.replace(
-            cfg, model=dataclasses.replace(cfg.model, remat=remat)
+            cfg, compute=dataclasses.replace(cfg.compute, remat=remat)
         )
         if count is not None:
             variant = _with_micro_batches(variant, count)
