@@ -80,9 +80,11 @@ def _products(image: int, result: int, window: dict[str, str]) -> int:
         result: outputs along this dimension.
         window: the settings of this dimension, as XLA writes them.
     """
-    first = np.arange(result) * int(window.get("stride", 1))
+    first: np.ndarray = np.arange(result) * int(window.get("stride", 1))
     first -= int(window.get("pad", "0_0").split("_")[0])
-    inside = np.arange(int(window["size"])) * int(window.get("rhs_dilate", 1))
+    inside: np.ndarray = np.arange(int(window["size"])) * int(
+        window.get("rhs_dilate", 1)
+    )
     place, between = np.divmod(
         first[:, None] + inside[None, :], int(window.get("lhs_dilate", 1))
     )
