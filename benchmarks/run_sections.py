@@ -137,16 +137,5 @@ def _last(platform: str) -> list[TimedSection]:
                 weight=45.0,
                 least_secs=30.0,
             ),
-            TimedSection(
-                Section(
-                    "tpu-compiled",
-                    "BERT-large compiled for TPUs",
-                    "benchmarks.tpu_compiled:compile_for_tpu",
-                    about="Compiled, not run.",
-                ),
-                # Of nine minutes only what the others leave.
-                weight=5.0,
-                least_secs=45.0,
-            ),
         ]
     return sections

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from bert_jax.commands import data, handover, machines, tokenizer, training
+from bert_jax.commands import compile as compile_command
+from bert_jax.commands import data, handover, tokenizer, training
 from bert_jax.commands.config_files import load_config
 from bert_jax.config import FinetuneConfig, PretrainConfig
 from bert_jax.quickstart import Size, quickstart
@@ -45,8 +46,7 @@ COMMANDS: dict[str, Any] = {
     "import": handover.Import,
     "export": handover.Export,
     "report": handover.Report,
-    "compile": machines.Compile,
-    "plan": machines.Plan,
+    "compile": compile_command.Compile,
 }
 
 

@@ -17,7 +17,6 @@ from benchmarks import (
     peak,
     run,
     run_sections,
-    tpu_compiled,
 )
 from benchmarks.accelerator import Accelerator
 from benchmarks.measure import Figure, Findings, read_findings
@@ -194,26 +193,3 @@ def test_the_run_has_the_config_whose_step_is_timed(tmp_path):
     path = tmp_path / "config.py"
     path.write_text(end_to_end._CONFIG_FILE.format(json=to_json(cfg)))
     assert load_config(str(path), PretrainConfig) == cfg
-
-
-def test_gathers_and_memory_of_a_tpu_are_held_against_promises(
-    settings, findings, found, monkeypatch
-):
-    def compiled(cfg, topology):
-        naive = cfg.model.attention == "xla"
-        return {
-            "compile_secs": 30.0,
-            "collectives": [
-                {"kind": "all-reduce", "count": 3},
-                {"kind": "all-gather", "count": 2},
-            ],
-            "memory": {"temporaries": (6 if naive else 2) << 30},
-        }
-
-    monkeypatch.setattr(tpu_compiled, "compile_apart", compiled)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    tpu_compiled.compile_for_tpu(settings, findings)
-    figures = {f.what.partition(",")[0]: f for f in found()[0] if f.met is not None}
-    assert figures["compile time"].met is True
-    assert figures["all-gathers in a step"].met is False
-    assert figures["temporaries"].values == pytest.approx((3.0,))

@@ -117,7 +117,7 @@ def test_speed_is_measured_without_the_libraries_of_data_and_peers():
         "for name in ('grain', 'tensorflow_datasets', 'torch', 'transformers'):\n"
         "    sys.modules[name] = None\n"
         "import benchmarks.run, benchmarks.peak, benchmarks.correctness\n"
-        "import benchmarks.train_sections, benchmarks.train_ours, benchmarks.tpu_compiled\n"
+        "import benchmarks.train_sections, benchmarks.train_ours\n"
         "try:\n"
         "    import benchmarks.end_to_end\n"
         "except ImportError as error:\n"
