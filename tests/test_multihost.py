@@ -28,7 +28,7 @@ from bert_jax.train.predict import Predictor
 from bert_jax.train.pretrain import pretrain
 from bert_jax.train.rejudge import evaluate_run
 
-# Sums over rows and parts of a matrix are added in another order (issue 5).
+# Sums over rows and parts of a matrix are added in another order.
 TOLERANCE = 1e-5
 
 
