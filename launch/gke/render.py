@@ -141,6 +141,19 @@ def pool_of(options: Options) -> Pool:
     )
 
 
+def check(options: Options) -> None:
+    """Raises ValueError where the storage or the image cannot be used."""
+    if (options.bucket is None) == (options.claim is None):
+        raise ValueError("give --bucket or --claim: all hosts write into one storage.")
+    if options.bucket is not None and "/" in options.bucket:
+        raise ValueError(f"--bucket {options.bucket}: give the bare name, no gs://.")
+    if options.stage is not None and not options.stage.startswith(f"{_SHARED}/"):
+        raise ValueError(f"--stage {options.stage} is not below {_SHARED}.")
+    tag = options.image.rpartition("/")[2]
+    if tag.endswith(":latest") or not set(tag) & set(":@"):
+        raise ValueError(f"--image {options.image}: give a fixed tag or a digest.")
+
+
 def checked_command(command: Sequence[str], options: Options) -> list[str]:
     """The command with the flags of its job added, after bert-jax's parser has read it.
 
@@ -193,16 +206,9 @@ def checked_command(command: Sequence[str], options: Options) -> list[str]:
 
 def jobset(options: Options, pool: Pool, words: list[str]) -> dict[str, Any]:
     """The manifest of a job, filled into jobset.yaml."""
-    if (options.bucket is None) == (options.claim is None):
-        raise ValueError("give --bucket or --claim: all hosts write into one storage.")
-    if options.bucket is not None and "/" in options.bucket:
-        raise ValueError(f"--bucket {options.bucket}: give the bare name, no gs://.")
-    if options.stage is not None and not options.stage.startswith(f"{_SHARED}/"):
-        raise ValueError(f"--stage {options.stage} is not below {_SHARED}.")
-    tag = options.image.rpartition("/")[2]
-    if tag.endswith(":latest") or not set(tag) & set(":@"):
-        raise ValueError(f"--image {options.image}: give a fixed tag or a digest.")
-    manifest = yaml.safe_load(pathlib.Path(__file__).with_name("jobset.yaml").read_text())
+    manifest = yaml.safe_load(
+        pathlib.Path(__file__).with_name("jobset.yaml").read_text()
+    )
     manifest["metadata"]["name"] = options.name
     (job,) = manifest["spec"]["replicatedJobs"]
     job["replicas"] = options.slices
@@ -257,6 +263,7 @@ def jobset(options: Options, pool: Pool, words: list[str]) -> dict[str, Any]:
 
 def render(options: Options, command: Sequence[str]) -> str:
     """The manifest as YAML, below comments that say which node pools it needs."""
+    check(options)
     pool = pool_of(options)
     words = checked_command(command, options)
     manifest = jobset(options, pool, words)

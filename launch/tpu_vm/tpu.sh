@@ -127,9 +127,9 @@ on() {
 every_slice() {
   local i failed=() pids=()
   for i in "${!nodes[@]}"; do
+    if [[ -n $dry ]]; then "$@" "${nodes[i]}" && continue; fi
     "$@" "${nodes[i]}" &
     pids+=($!)
-    if [[ -n $dry ]]; then wait; fi
   done
   for i in "${!pids[@]}"; do
     wait "${pids[i]}" || failed+=("${nodes[i]}")
