@@ -9,7 +9,6 @@ reach every process once; when one process fails, all end.
 """
 
 import argparse
-import collections
 import os
 import pathlib
 import signal
@@ -27,7 +26,6 @@ COMMANDS = ("pretrain", "finetune", "evaluate")
 # Gloo's C++ begins so what it prints about every group of devices.
 _CHATTER = "[Gloo] Rank "
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_LAST_LINES = 20
 # When one process has failed, the others end by themselves in this time, or are killed.
 _GRACE_SECS = 30.0
 _LOOK_EVERY_SECS = 0.05
@@ -129,7 +127,6 @@ class Member:
         self, number: int, command: list[str], env: dict[str, str], lifeline: int
     ) -> None:
         self.number = number
-        self.last_lines: collections.deque[str] = collections.deque(maxlen=_LAST_LINES)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "launch.member", str(lifeline), *command],
             stdin=subprocess.DEVNULL,
@@ -151,11 +148,9 @@ class Member:
 
     def _pass_on(self, lines: IO[str], to: IO[str]) -> None:
         for line in lines:
-            if line.startswith(_CHATTER):
-                continue
-            self.last_lines.append(line.rstrip("\n"))
-            to.write(f"[{self.number}] {self.last_lines[-1]}\n")
-            to.flush()
+            if not line.startswith(_CHATTER):
+                to.write(f"[{self.number}] {line}")
+                to.flush()
 
     def send(self, number: int) -> None:
         if self.process.poll() is None:
@@ -189,14 +184,8 @@ def _wait(members: Sequence[Member], received: list[int]) -> int:
     if first_failed is None:
         return 0
     code = first_failed.process.returncode
-    print(
-        f"process {first_failed.number} of {len(members)} ended first, with exit code "
-        f"{code}; its last lines:",
-        *(f"    {line}" for line in first_failed.last_lines),
-        sep="\n",
-        file=sys.stderr,
-        flush=True,
-    )
+    first = f"process {first_failed.number} of {len(members)}"
+    print(f"{first} ended first, with exit code {code}", file=sys.stderr, flush=True)
     return 128 - code if code < 0 else code
 
 

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from bert_jax.config import ClusterConfig
 
-# Where hosts belong to one job alone, any free port does; this is the one that JAX takes.
+# The port of process 0 on hosts that run one job only; JAX takes the same.
 _HOST_PORT = 8_482
-# Jobs that may share a machine take one of these by their number, as JAX does.
+# Jobs that may share a machine choose among these ports by their number, as JAX does.
 _FIRST_PORT, _NUM_PORTS = 61_440, 4_096
 _METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes"
 _GKE_TPU = ("TPU_WORKER_ID", "TPU_WORKER_HOSTNAMES")
@@ -32,9 +32,9 @@ class Job(NamedTuple):
     num_processes: int
     process_id: int
     found: str
-    """Where this was learnt, in words."""
+    """What told so, in words."""
     local_device_ids: tuple[int, ...] | None = None
-    """GPUs of this process, where several share a machine; `None` for all."""
+    """The GPUs of this process, where several processes share a machine; `None`: all."""
 
     def __str__(self) -> str:
         return (
@@ -46,11 +46,12 @@ class Job(NamedTuple):
 def find_job(cfg: ClusterConfig) -> Job | None:
     """The job of this process, or `None` when it is alone.
 
-    Only on a machine with TPU chips anybody is asked over the network: the metadata
-    server of a TPU VM.
+    On a machine with TPU chips this asks Google Cloud's metadata server; elsewhere it
+    only reads the environment.
 
     Raises:
-        ValueError: the kind that `cfg` names has left nothing here to join by.
+        ValueError: the launcher that `cfg.kind` names did not start this process, or has
+            left something that cannot be read.
     """
     if cfg.kind == "none":
         return None
@@ -99,10 +100,10 @@ def _port_of(job_number: int) -> int:
 
 
 def _devices_of(place: int, neighbours: int) -> tuple[int, ...] | None:
-    """GPUs of the process that is number `place` of `neighbours` on a machine.
+    """The GPUs of process number `place` among `neighbours` processes on a machine.
 
-    `None` where it is alone there, or where the launcher has already shown each
-    process only its own.
+    `None` where the process is alone there, or where the launcher shows each process only
+    its own GPUs.
     """
     if neighbours == 1 or "JAX_LOCAL_DEVICE_IDS" in os.environ:
         return None
@@ -133,7 +134,7 @@ def _slurm() -> Job:
 
 
 def _first_node(text: str) -> str:
-    """Such as `gpu012` of `gpu[012-013,020],login`."""
+    """The first node of a list: `gpu012` of `gpu[012-013,020],login`."""
     match = re.match(r"([^,\[]+)(?:\[(\w+)[^\]]*\]([^,\[]*))?", text)
     if match is None:
         raise ValueError(f"SLURM_STEP_NODELIST={text} names no node")
@@ -141,7 +142,7 @@ def _first_node(text: str) -> str:
 
 
 def _tasks_of_node(text: str, node: int) -> int:
-    """Such as `4(x2),3`: two nodes with four tasks each, and one with three."""
+    """The tasks of a node. `4(x2),3` means: two nodes with four tasks, one with three."""
     tasks: list[int] = []
     for part in text.split(","):
         number, _, times = part.partition("(x")
@@ -253,8 +254,8 @@ def _tpu_job(
     )
 
 
-# The innermost launcher first: mpirun may have been called in a Slurm job, and both on a
-# TPU VM. Of each: is it here, what does it say, and what to do where it is not.
+# By kind: whether its launcher started this process, what it says, and what to do where it
+# did not. The innermost launcher comes first: a Slurm job may call mpirun.
 _KINDS: dict[str, tuple[Callable[[], bool], Callable[[], Job], str]] = {
     "mpi": (
         _under_mpirun,

@@ -23,10 +23,10 @@ _RETRY_SECS = 0.2
 _REPORT = {"process": int, "count": int, "host": str}
 _ANSWER = {"error": str | None, "kind": str, "host": str}
 
-_LATE_SECS = 5.0  # after a refusal, for others that should hear of it
-_LINE_SECS = 10.0  # for a line of text from somebody who has connected
+_LATE_SECS = 5.0  # after an error, for processes that come later and should hear it
+_LINE_SECS = 10.0  # for the line of a process that has connected
 _MOST_BYTES = 1 << 16
-# A connection that carries nothing is asked after a minute, and given up after another.
+# The system checks a connection that was silent for a minute, six times in a minute.
 _KEEP_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6}
 
 
@@ -124,7 +124,7 @@ def _report(job: Job, address: tuple[str, int], timeout_secs: float) -> dict[int
 
 
 def _peer(host: str, connection: socket.socket) -> Peer:
-    """A connection that lasts: silence is no end of it, a machine that is gone is one."""
+    """Lets the system check a silent connection, and end it when the machine is gone."""
     connection.settimeout(None)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _KEEP_ALIVE.items():
@@ -157,9 +157,9 @@ def _line_of(
     fields: Mapping[str, Any],
     timeout_secs: float = _LINE_SECS,
 ) -> dict[str, Any] | None:
-    """One line of JSON with these fields, or `None` from somebody who talks otherwise.
+    """One line of JSON with these fields; `None` where something else arrives.
 
-    Byte by byte: what follows the line belongs to the channel.
+    It is read byte by byte, since what follows the line belongs to the channel.
     """
     connection.settimeout(timeout_secs)
     text = b""
