@@ -36,7 +36,7 @@ class Compile:
     try_micro_batches: tuple[int, ...] = ()
     """Numbers of micro-batches to try, such as: 1 2 4. Each applies to all phases. Default:
     the config's micro_batches."""
-    json: pathlib.Path | None = None
+    output: pathlib.Path | None = None
     """File to write all results to, as JSON."""
     compile_cache: pathlib.Path | None = None
     """Directory that keeps the compiled programs for --compile-cache of `pretrain`. A run
@@ -102,8 +102,8 @@ class Compile:
         sharding = sharding_table(steps[0][1].program.state)
         notes = show_variants_notes([step for _, step in steps])
         print("\n".join(notes if is_table else show_sharding(sharding)))
-        if self.json is not None:
+        if self.output is not None:
             document = {"config": self.config_file, **as_json(steps, sharding)}
-            self.json.write_text(json.dumps(document) + "\n")
+            self.output.write_text(json.dumps(document) + "\n")
         if not some_variant_fits:
             raise SystemExit(1)

@@ -1,7 +1,7 @@
-"""What accelerators can do: peak arithmetic, memory and links, each from its maker.
+"""Peak arithmetic, memory and links of accelerators, as their makers state them.
 
-Figures are of one chip. They are nominal rates; estimates and MFU are stated against
-them, so a measured rate is always a share of what the maker promises.
+All figures are for one chip. They are nominal rates: estimates and MFU (model FLOPs
+utilisation) compare with them, so a measured rate is a share of what the maker promises.
 """
 
 import dataclasses
@@ -14,30 +14,30 @@ _SCALING_BOOK = "https://jax-ml.github.io/scaling-book/tpus"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
-    """One kind of accelerator. Rates are per second, links count one direction."""
+    """One kind of accelerator. Rates are per second; a link's rate is for one direction."""
 
     name: str
-    """As in a topology: v5e."""
+    """The name in a topology, such as v5e."""
     device_kinds: tuple[str, ...]
-    """What `jax.Device.device_kind` says, letter by letter."""
+    """What `jax.Device.device_kind` says, exactly."""
     peak_flops: float
     """Dense matrix products with bfloat16 inputs, FLOP/s."""
     hbm_bytes: int
     """Memory on the package, as its maker gives it."""
     usable_bytes: int | None
-    """What the XLA compiler may plan with; None where the runtime decides it, as on GPUs
+    """Memory that XLA's compiler may plan with. None: the runtime decides, as on GPUs
     (XLA_PYTHON_CLIENT_MEM_FRACTION)."""
     hbm_bytes_per_sec: float
     link_bytes_per_sec: float
-    """One link to a neighbour (TPU) or all to the switch of the node (GPU)."""
+    """TPU: of one link to a neighbour. GPU: of all links to the switch of the node."""
     num_links: int
-    """Neighbours: 4 in a 2D torus, 6 in a 3D torus, 1 at a switch."""
+    """Number of neighbours: 4 in a 2D torus, 6 in a 3D torus, 1 at a switch."""
     network_bytes_per_sec: float
-    """A chip's share of its host's network, between slices or nodes."""
+    """A chip's share of its host's network, which joins slices or nodes."""
     max_chips: int
-    """Of one slice, or of chips behind one switch."""
+    """Chips of the largest slice, or behind one switch."""
     devices_per_chip: int = 1
-    """JAX devices that share a chip and its figures."""
+    """Number of JAX devices that share one chip and its figures."""
     source: str
 
     @property
@@ -47,12 +47,12 @@ class Chip:
 
     @property
     def device_peak_flops(self) -> float:
-        """Of one JAX device, FLOP/s."""
+        """`peak_flops` of one JAX device, FLOP/s."""
         return self.peak_flops / self.devices_per_chip
 
     @property
     def device_usable_bytes(self) -> int | None:
-        """Of one JAX device."""
+        """`usable_bytes` of one JAX device."""
         if self.usable_bytes is None:
             return None
         return self.usable_bytes // self.devices_per_chip
