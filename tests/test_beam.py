@@ -32,9 +32,9 @@ from tensorflow_datasets.core import shuffle
 from bert_jax import cli
 from bert_jax.config import PrepareOptions
 from bert_jax.data.prepared.dataset import open_dataset
+from bert_jax.data.prepared.format import SPLITS
 from bert_jax.data.prepared.locking import locked
-from bert_jax.data.prepared.prepare import begin, make_plan
-from bert_jax.data.prepared.records import SPLITS
+from bert_jax.data.prepared.stages import begin, make_plan
 from bert_jax.data.text.sources import open_source
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 
@@ -215,16 +215,16 @@ def test_a_shard_without_held_out_documents(tmp_path):
 
 @given(st.data())
 @example(None)
-def test_a_job_is_a_shard(data):
+def test_a_shard_is_a_file(data):
     def draw(low, high, otherwise):
         return data.draw(st.integers(low, high)) if data else otherwise
 
-    num_jobs = draw(1, 10_000, 10_000)
+    num_shards = draw(1, 10_000, 10_000)
     most = 1 << 24
-    largest = (num_jobs - 1) * beam._KEYS_A_JOB + draw(0, most, 0)
-    job = draw(0, num_jobs - 1, num_jobs - 1)
-    key = min(job * beam._KEYS_A_JOB + draw(0, most, most), largest)
-    assert shuffle.get_bucket_number(key, num_jobs, largest) == job
+    largest = (num_shards - 1) * beam._KEYS_PER_SHARD + draw(0, most, 0)
+    shard = draw(0, num_shards - 1, num_shards - 1)
+    key = min(shard * beam._KEYS_PER_SHARD + draw(0, most, most), largest)
+    assert shuffle.get_bucket_number(key, num_shards, largest) == shard
 
 
 def test_a_stopped_run_begins_anew(corpus, tmp_path, monkeypatch):
@@ -319,13 +319,13 @@ def test_workers_cannot_reach_what_is_unpacked_beside_a_store(
 def test_command_line_and_relative_names(corpus, tmp_path, capsys, monkeypatch):
     shutil.copytree(corpus[2].parent, tmp_path / "corpus")
     monkeypatch.chdir(tmp_path)
-    work = beam.ShardWork
+    work = beam.ShardRecords
 
     def elsewhere(*args):
         monkeypatch.chdir("/")
         return work(*args)
 
-    monkeypatch.setattr(beam, "ShardWork", elsewhere)
+    monkeypatch.setattr(beam, "ShardRecords", elsewhere)
     cli.main(
         [
             *("prepare", "--source", "files:corpus/*.jsonl", "--output", "new"),

@@ -10,9 +10,9 @@ from prepared_corpus import FRACTION, contents, make_corpus, prepared
 
 from bert_jax.config import PrepareOptions, ReadOptions
 from bert_jax.data.prepared.dataset import open_dataset
+from bert_jax.data.prepared.format import SPLITS
 from bert_jax.data.prepared.locking import locked
 from bert_jax.data.prepared.prepare import prepare
-from bert_jax.data.prepared.records import SPLITS
 
 
 @pytest.fixture(scope="module")

@@ -83,7 +83,7 @@ class Prepare:
     machines of that runner instead of this one's processes."""
 
     def run(self) -> None:
-        from bert_jax.data.prepared.audit import describe, problems
+        from bert_jax.data.prepared.summary import describe, problems
 
         manifest = self._prepare() if self.beam is None else self._prepare_with_beam()
         for line in describe(manifest):

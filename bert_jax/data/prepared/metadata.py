@@ -1,9 +1,10 @@
-"""The files that make a folder of shards a TFDS dataset."""
+"""The two JSON files that turn a folder of shards into a TFDS dataset."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bert_jax.data.prepared.records import DATASET_NAME, features
+from bert_jax.data.prepared.format import DATASET_NAME
+from bert_jax.data.prepared.records import features
 from bert_jax.data.prepared.shards import ShardFile
 from bert_jax.data.prepared.storage import Folder
 
@@ -30,8 +31,8 @@ def write_tfds_metadata(
 
     Args:
         output: folder of the finished shards.
-        vocab_size: decides the type of ids.
-        files: of each split, its shards in order.
+        vocab_size: number of token ids; it decides their type.
+        files: split -> its files in the order of the shards.
     """
     import tensorflow_datasets as tfds
 
