@@ -67,6 +67,7 @@ def test_docstrings_become_prose():
     )
 
 
+@pytest.mark.slow
 def test_docs_do_not_depend_on_workers(tmp_path):
     spec, one, two = "docs:optax,grain", tmp_path / "one", tmp_path / "two"
     alone = open_source(spec, docs_dir=one, num_workers=1)

@@ -2,10 +2,20 @@
 
 import os
 import pathlib
+from typing import TypeAlias
+
+from etils import epath
+
+AnyPath: TypeAlias = pathlib.Path | epath.Path
 
 
-def write_bytes_atomically(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file; a reader sees the old content or all of the new, never a part."""
+def write_atomically(path: AnyPath, content: str | bytes) -> None:
+    """Writes a file; a reader sees the old content or all of the new, never a part.
+
+    Args:
+        path: on this machine, or in an object store.
+        content: bytes, or text that is written as UTF-8.
+    """
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    partial.write_bytes(content)
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
     partial.replace(path)

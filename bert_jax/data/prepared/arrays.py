@@ -7,7 +7,7 @@ import numpy as np
 
 
 def save_array(path: pathlib.Path, array: np.ndarray) -> None:
-    """Writes an array, compressed if `path` ends with .gz; equal arrays give equal bytes."""
+    """Writes an array, compressed if `path` ends with .gz, always to the same bytes."""
     with path.open("wb") as file:
         if path.suffix != ".gz":
             np.save(file, array, allow_pickle=False)

@@ -35,6 +35,7 @@ from tensorflow_datasets.core import split_builder, writer
 from tensorflow_datasets.core.utils import shard_utils
 
 from bert_jax.config import DEFAULT_OPTIONS, PrepareOptions
+from bert_jax.data.atomic_file import write_atomically
 from bert_jax.data.file_hash import file_sha256
 from bert_jax.data.prepared.duplicates import Duplicates
 from bert_jax.data.prepared.format import DATASET_NAME, MANIFEST, SPLITS, TOKENIZER
@@ -62,7 +63,6 @@ from bert_jax.data.prepared.storage import (
     is_in_store,
     open_folder,
     put,
-    write_text_atomically,
 )
 from bert_jax.data.text.sections import Source
 from bert_jax.data.text.sources import open_source
@@ -169,7 +169,7 @@ class _Run:
                 with contextlib.suppress(FileNotFoundError):
                     refuse_empty_splits(self._results(shards), self.options, plan)
                 raise
-            write_text_atomically(written, json.dumps(files, indent=2))
+            write_atomically(written, json.dumps(files, indent=2))
         files = {
             split: [ShardFile(*values) for values in found]
             for split, found in json.loads(written.read_text()).items()
@@ -302,7 +302,7 @@ class _Run:
 
 @contextlib.contextmanager
 def _here(shard: Shard, folder: epath.Path) -> Iterator[Shard]:
-    """The shard in a folder of this worker; its side files are then copied to `folder`."""
+    """Yields the shard in a folder of this worker, then copies side files to `folder`."""
     with tempfile.TemporaryDirectory() as here:
         mine = dataclasses.replace(shard, output=pathlib.Path(here))
         drop, shared = mine.side_file("drop.npy"), folder / "shards"
@@ -344,7 +344,7 @@ class _WriteRecords(beam.DoFn):
                 yield beam.pvalue.TaggedOutput(SPLITS[split], keyed)
             records.save_arrays()
             stats = json.dumps(records.result(), indent=2)
-            write_text_atomically(mine.side_file("stats.json"), stats)
+            write_atomically(mine.side_file("stats.json"), stats)
 
 
 def _count_bytes(count: int) -> None:

@@ -3,15 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bert_jax.data.atomic_file import AnyPath
 from bert_jax.data.prepared.format import DATASET_NAME
 from bert_jax.data.prepared.records import features
 from bert_jax.data.prepared.shards import ShardFile
-from bert_jax.data.prepared.storage import Folder
 
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
-def file_names(output: Folder, split: str) -> Any:
+def file_names(output: AnyPath, split: str) -> Any:
     """TFDS's template for the names of a split's shards."""
     import tensorflow_datasets as tfds
 
@@ -25,7 +25,7 @@ def file_names(output: Folder, split: str) -> Any:
 
 
 def write_tfds_metadata(
-    output: Folder, vocab_size: int, files: Mapping[str, Sequence[ShardFile]]
+    output: AnyPath, vocab_size: int, files: Mapping[str, Sequence[ShardFile]]
 ) -> None:
     """Writes dataset_info.json and features.json.
 

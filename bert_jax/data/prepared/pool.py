@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from bert_jax.data.orphans import end_with_the_parent
+from bert_jax.data.worker_lifetime import end_with_the_parent
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

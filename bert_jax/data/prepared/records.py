@@ -1,4 +1,4 @@
-"""One record of a prepared dataset: a tokenised document and the bounds of its sentences."""
+"""One record of a prepared dataset: a tokenised document and its sentence lengths."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""One shard of a prepared dataset: some sections of a source in, two ArrayRecord files out.
+"""One shard of a prepared dataset: sections of a source in, two ArrayRecord files out.
 
 The bytes of a shard follow from its description alone, so any number of worker
 processes writes the same ones, and a shard that exists is never written again.
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bert_jax.data.atomic_file import write_atomically
 from bert_jax.data.file_hash import file_sha256
 from bert_jax.data.prepared.arrays import save_array
 from bert_jax.data.prepared.audit import ShardAudit
@@ -26,7 +27,6 @@ from bert_jax.data.prepared.records import (
     record_serializer,
     tokenize,
 )
-from bert_jax.data.prepared.storage import write_text_atomically
 from bert_jax.data.text.reading import (
     Document,
     ReadOptions,
@@ -178,7 +178,7 @@ def write_shard(shard: Shard, progress: Progress) -> dict[str, Any]:
         )
     records.save_arrays()
     result["files"] = {split: file._asdict() for split, file in files.items()}
-    write_text_atomically(stats, json.dumps(result, indent=2))
+    write_atomically(stats, json.dumps(result, indent=2))
     shutil.rmtree(scratch)
     return result
 

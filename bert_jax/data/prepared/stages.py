@@ -15,13 +15,13 @@ from typing import Any, Literal
 import numpy as np
 
 from bert_jax.config import PrepareOptions
+from bert_jax.data.atomic_file import AnyPath, write_atomically
 from bert_jax.data.prepared import audit
 from bert_jax.data.prepared.arrays import load_array, save_array
 from bert_jax.data.prepared.duplicates import Duplicates, find_duplicates
 from bert_jax.data.prepared.format import FORMAT_VERSION, MANIFEST, SPLITS
 from bert_jax.data.prepared.metadata import write_tfds_metadata
 from bert_jax.data.prepared.shards import Shard, ShardFile
-from bert_jax.data.prepared.storage import Folder, write_text_atomically
 from bert_jax.data.prepared.summary import problems
 from bert_jax.data.text.sections import Section, Source
 from bert_jax.data.text.sentences import sentences
@@ -64,7 +64,7 @@ def make_plan(
     }
 
 
-def begin(output: Folder, plan: dict[str, Any]) -> None:
+def begin(output: AnyPath, plan: dict[str, Any]) -> None:
     """Writes the plan to `output`, or checks that the plan there is the same.
 
     Raises:
@@ -90,7 +90,7 @@ def begin(output: Folder, plan: dict[str, Any]) -> None:
             "--output."
         )
     output.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(path, json.dumps(plan, indent=2) + "\n")
+    write_atomically(path, json.dumps(plan, indent=2) + "\n")
 
 
 def make_shards(
@@ -135,7 +135,7 @@ def _group(sections: tuple[Section, ...], num_shards: int) -> list[tuple[Section
     """Neighbouring sections in at most `num_shards` groups of about equal bytes."""
     num_groups = min(num_shards, len(sections))
     ends = np.cumsum([max(section.size_bytes, 1) for section in sections])
-    # The middle of a section decides its group; beside a large one a group can stay empty.
+    # The middle of a section decides its group. A large section can leave one empty.
     middle = ends - np.diff(ends, prepend=0) / 2
     group_of = (middle / ends[-1] * num_groups).astype(int)
     groups: list[list[Section]] = [[] for _ in range(num_groups)]
@@ -171,7 +171,7 @@ def choose_what_to_drop(shards: list[Shard], options: PrepareOptions) -> Duplica
 
 
 def finish(
-    output: Folder,
+    output: AnyPath,
     shards: list[Shard],
     results: list[dict[str, Any]],
     files: Mapping[str, Sequence[ShardFile]],
@@ -238,7 +238,7 @@ def finish(
     if strict:
         refuse_problems(manifest, output)
     write_tfds_metadata(output, tokenizer.vocab_size, files)
-    write_text_atomically(output / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    write_atomically(output / MANIFEST, json.dumps(manifest, indent=2) + "\n")
 
 
 def refuse_empty_splits(
@@ -254,7 +254,7 @@ def refuse_empty_splits(
             )
 
 
-def refuse_problems(manifest: dict[str, Any], output: Folder) -> None:
+def refuse_problems(manifest: dict[str, Any], output: AnyPath) -> None:
     """Raises a ValueError that lists every problem that the audit finds, if any."""
     if found := problems(manifest):
         listed = "\n".join(f"  - {problem}" for problem in found)

@@ -1,4 +1,4 @@
-"""Files in folders of this machine, of a shared disk or of an object store (gs://, s3://).
+"""Folders of this machine, of a shared disk or of an object store (gs://, s3://).
 
 Object stores are reached through `etils.epath`, which needs `pip install
 'etils[epath-gcs]'` or `'etils[epath-s3]'`, or TensorFlow where that is installed.
@@ -9,11 +9,10 @@ import os
 import pathlib
 import uuid
 from collections.abc import Iterable
-from typing import TypeAlias
 
 from etils import epath
 
-Folder: TypeAlias = pathlib.Path | epath.Path
+from bert_jax.data.atomic_file import AnyPath
 
 _COPIES_AT_ONCE = 16
 
@@ -24,16 +23,9 @@ def open_folder(name: str | os.PathLike[str]) -> epath.Path:
     return folder if is_in_store(folder) else folder.expanduser().resolve()
 
 
-def is_in_store(folder: Folder | str) -> bool:
+def is_in_store(folder: AnyPath | str) -> bool:
     """Whether the folder is in an object store, where files cannot be locked."""
     return "://" in os.fspath(folder)
-
-
-def write_text_atomically(path: Folder, text: str) -> None:
-    """Writes a file; a reader sees the old content or all of the new, never a part."""
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def put(file: pathlib.Path, path: epath.Path) -> None:
@@ -44,7 +36,7 @@ def put(file: pathlib.Path, path: epath.Path) -> None:
     partial.replace(path)
 
 
-def copy_all(pairs: Iterable[tuple[Folder, Folder]]) -> None:
+def copy_all(pairs: Iterable[tuple[AnyPath, AnyPath]]) -> None:
     """Copies files, several at a time because an object store answers slowly.
 
     Args:

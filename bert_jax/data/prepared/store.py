@@ -8,7 +8,7 @@ import numpy as np
 
 
 class TokenStore(NamedTuple):
-    """A tokenised corpus: one stream of tokens, and the bounds of its sentences and documents.
+    """A tokenised corpus: its tokens, and the bounds of its sentences and documents.
 
     No sentence and no document is empty. The arrays must be memory-mapped `.npy` files
     to be pickled: then only their paths are.

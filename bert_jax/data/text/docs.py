@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from bert_jax.data.atomic_file import write_bytes_atomically
+from bert_jax.data.atomic_file import write_atomically
 from bert_jax.data.text.docstrings import prose
 
 FILE_PATTERN = "documents-?????-of-?????.jsonl"
@@ -125,7 +125,7 @@ def write_docs_corpus(
         first, last = (len(records) * j // num_files for j in (k, k + 1))
         body = "".join(map(_as_json_line, records[first:last])).encode()
         name = f"documents-{k:05d}-of-{num_files:05d}.jsonl"
-        write_bytes_atomically(output / name, body)
+        write_atomically(output / name, body)
         hashes[name] = hashlib.sha256(body).hexdigest()
     libraries = {name: {"documents": 0, "characters": 0} for name in roots}
     for record in records:
@@ -137,7 +137,7 @@ def write_docs_corpus(
         "libraries": libraries,
         "files": hashes,
     }
-    write_bytes_atomically(manifest, (json.dumps(summary, indent=2) + "\n").encode())
+    write_atomically(manifest, json.dumps(summary, indent=2) + "\n")
     return summary | {"reused": False, "seconds": time.perf_counter() - started}
 
 
@@ -302,7 +302,7 @@ def _docstrings(tree: ast.Module) -> Iterator[tuple[str, str]]:
 
 
 def _added_docs(call: ast.Call) -> Iterator[tuple[str, str]]:
-    """Yields docstrings that NumPy sets with add_newdoc(place, name, doc or (name, doc))."""
+    """Yields docstrings from calls add_newdoc(place, name, doc or (name, doc)) in NumPy."""
     if not ast.unparse(call.func).rpartition(".")[2].startswith("add_newdoc"):
         return
     strings = [

@@ -12,7 +12,7 @@ import pathlib
 import re
 from typing import Any, NamedTuple
 
-from bert_jax.data.atomic_file import write_bytes_atomically
+from bert_jax.data.atomic_file import write_atomically
 from bert_jax.data.text import docs
 from bert_jax.data.text.reading import read_source
 from bert_jax.data.text.sentences import sentences, validation_group
@@ -109,7 +109,7 @@ def write_library_task(
         chosen = _balanced({label: examples[label] for label in labels}, limit, seed)
         body = _as_tsv(chosen)
         path = output_dir / f"{split}.tsv"
-        write_bytes_atomically(path, body)
+        write_atomically(path, body)
         summary["sha256"][path.name] = hashlib.sha256(body).hexdigest()
         counts = collections.Counter(example.label for example in chosen)
         summary[split] = dict(sorted(counts.items()))
@@ -128,7 +128,7 @@ def without_library_names(sentence: str) -> str:
 def _split_examples(
     corpus_dir: pathlib.Path, fraction: float
 ) -> tuple[dict[str, list[Example]], dict[str, list[Example]]]:
-    """(training, validation), each label -> examples; every text once, in corpus order."""
+    """(training, validation), each label -> examples; no text twice, in corpus order."""
     places: dict[str, set[tuple[str, bool]]] = collections.defaultdict(set)
     first: dict[str, Example] = {}
     source = open_source(f"files:{glob.escape(str(corpus_dir))}/{docs.FILE_PATTERN}")
