@@ -1,6 +1,6 @@
 """BERT-Base as it was trained: 128 tokens, then 512, one run (Devlin et al. 2018, A.2).
 
-    bert-jax pretrain --config bert_base --data.dataset DATASET --workdir RUN
+    bert-jax pretrain --config bert_base --data.dataset DATASET --output RUN
 
 Rows are packed, so each holds more sentence pairs than the paper's padded ones did.
 
@@ -10,6 +10,7 @@ For another layout, `bert-jax plan`.
 """
 
 from bert_jax.config import (
+    ComputeConfig,
     DataConfig,
     OptimizerConfig,
     PhaseConfig,
@@ -20,7 +21,8 @@ from bert_jax.family import model_config
 
 def get_config() -> PretrainConfig:
     return PretrainConfig(
-        model=model_config("base", compute_dtype="bfloat16"),
+        model=model_config("base"),
+        compute=ComputeConfig(dtype="bfloat16"),
         data=DataConfig(sequence_length=128),
         optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=10_000),
         batch_size=256,

@@ -1,6 +1,6 @@
 """BERT-Large with LAMB and large batches: 64 k rows of 128 tokens, then 32 k of 512.
 
-    bert-jax pretrain --config bert_large_lamb --data.dataset DATASET --workdir RUN
+    bert-jax pretrain --config bert_large_lamb --data.dataset DATASET --output RUN
 
 Batches and steps are those of You et al. 2020 (76 minutes on a TPU v3 pod); rates,
 warm-up and decay those of NVIDIA's public recipe for the same batches
@@ -13,6 +13,7 @@ in both phases.
 """
 
 from bert_jax.config import (
+    ComputeConfig,
     DataConfig,
     LoopConfig,
     MeshConfig,
@@ -25,7 +26,8 @@ from bert_jax.family import model_config
 
 def get_config() -> PretrainConfig:
     return PretrainConfig(
-        model=model_config("large", compute_dtype="bfloat16", remat="dots"),
+        model=model_config("large"),
+        compute=ComputeConfig(dtype="bfloat16", remat="dots"),
         data=DataConfig(sequence_length=128),
         mesh=MeshConfig(shard_update=True),
         optimizer=OptimizerConfig(

@@ -5,7 +5,9 @@ import pathlib
 from typing import Literal
 
 from bert_jax.config.checks import require, require_positive, require_seed
+from bert_jax.config.compute import ComputeConfig
 from bert_jax.config.data import DataConfig, MaskingConfig
+from bert_jax.config.dropout import DropoutConfig
 from bert_jax.config.loop import LoopConfig
 from bert_jax.config.mesh import MeshConfig
 from bert_jax.config.model import ModelConfig
@@ -20,12 +22,17 @@ class PhaseConfig:
     """
 
     sequence_length: int = 512
+    """Tokens of a row."""
     batch_size: int = 256
+    """Rows of the global batch."""
     num_steps: int = 100_000
+    """Updates of this phase."""
     learning_rate: float = 1e-4
-    """At the top of this phase's own warm-up."""
+    """Learning rate at the top of this phase's own warm-up."""
     warmup_steps: int = 10_000
+    """Updates of this phase's own warm-up."""
     micro_batches: int = 1
+    """Parts of a batch whose gradients are added up before the one update."""
 
     def __post_init__(self) -> None:
         require_positive(
@@ -38,27 +45,32 @@ class PretrainConfig:
     """One pretraining run. Defaults are BERT-Base, phase 1 (Devlin et al. 2018)."""
 
     model: ModelConfig = ModelConfig()
+    compute: ComputeConfig = ComputeConfig()
+    dropout: DropoutConfig = DropoutConfig()
     data: DataConfig = DataConfig()
     masking: MaskingConfig = MaskingConfig()
     mesh: MeshConfig = MeshConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     loop: LoopConfig = LoopConfig()
     checkpoint: pathlib.Path | None = None
-    """Run directory to start from (`pretrain` or `import`); else random weights."""
+    """Run directory of `pretrain` or `import` whose newest checkpoint gives the weights.
+    Default: random weights."""
     moments: Literal["fresh", "keep"] = "fresh"
-    """Of a start from a checkpoint: zeros, or its own, as BERT's second phase did."""
+    """The optimizer's moments at a start from a checkpoint. fresh: zeros. keep: those of
+    the checkpoint, as in BERT's second phase."""
     batch_size: int = 256
-    """Rows of the global batch; with buckets, of a batch of the longest."""
+    """Rows of the global batch. With buckets, rows of a batch of the longest rows."""
     micro_batches: int = 1
     """Parts of a batch whose gradients are added up before the one update."""
     num_steps: int = 900_000
+    """Updates of the first phase."""
     next_phases: tuple[PhaseConfig, ...] = ()
-    """What follows the first phase, which the other fields describe. The learning rate
-    starts again, the moments are kept."""
+    """Phases that follow the first one, which the other fields describe. With each phase
+    the learning rate starts again; the moments are kept."""
     eval_batches: int = 64
-    """Batches of the validation split, with masks that never change."""
+    """Batches of held-out rows that an evaluation looks at. Their masks never change."""
     seed: int = 0
-    """Of parameters, pairs, masks and dropout."""
+    """Seed of every random choice: initial parameters, sentence pairs, masks, dropout."""
 
     def __post_init__(self) -> None:
         require_positive(
@@ -97,11 +109,6 @@ class PretrainConfig:
         """Every phase as a config of its own, without phases after it."""
         first = dataclasses.replace(self, next_phases=())
         return (first, *(self._with(phase) for phase in self.next_phases))
-
-    @property
-    def total_steps(self) -> int:
-        """Updates of all phases."""
-        return self.num_steps + sum(phase.num_steps for phase in self.next_phases)
 
     def _with(self, phase: PhaseConfig) -> "PretrainConfig":
         return dataclasses.replace(

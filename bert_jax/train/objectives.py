@@ -1,23 +1,41 @@
 """What pretraining and fine-tuning minimise."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 
 from bert_jax.batch import ClassifyBatch, MaskVocabulary, PretrainBatch
-from bert_jax.config import MaskingConfig, ModelConfig
-from bert_jax.model import classification, pretraining
+from bert_jax.config import (
+    ComputeConfig,
+    DropoutConfig,
+    MaskingConfig,
+    ModelConfig,
+)
+from bert_jax.model import pretraining
 from bert_jax.model.masking import MaskedBatch, mask_tokens
 from bert_jax.model.pretraining import PretrainOutputs, PretrainSums
 from bert_jax.model.random_bits import row_keys
-from bert_jax.train.flops import classify_work, pretrain_work
-from bert_jax.train.losses import (
-    Objective,
-    classify_loss,
-    pretrain_loss,
-    regress_loss,
-)
+from bert_jax.train.flops import pretrain_work, text_work
+from bert_jax.train.losses import Mean, pretrain_loss
+from bert_jax.train.tasks.task import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What is minimised: the sum of some means over all rows of a batch.
+
+    It comes in three steps, so that a batch can be worked through in parts.
+    """
+
+    prepare: Callable[[Any, jax.Array], Any]
+    """(batch, key) -> all that the other two need, arrays with rows first: masks are
+    drawn here, and the keys of dropout, one a row."""
+    weights: Callable[[Any], dict[str, jax.Array]]
+    """(rows) -> the weight of each mean that adds to the loss, known without a model."""
+    metrics: Callable[[Any, Any], dict[str, Mean]]
+    """(params, rows) -> undivided means, those of `weights` among them."""
 
 
 class _PretrainRows(NamedTuple):
@@ -26,17 +44,21 @@ class _PretrainRows(NamedTuple):
     keys: jax.Array  # [B], of dropout
 
 
-class _ClassifyRows(NamedTuple):
+class _TextRows(NamedTuple):
     batch: ClassifyBatch
     keys: jax.Array  # [B], of dropout
 
 
 def pretrain_objective(
-    model: ModelConfig, masking: MaskingConfig, vocabulary: MaskVocabulary
+    model: ModelConfig,
+    compute: ComputeConfig,
+    dropout: DropoutConfig,
+    masking: MaskingConfig,
+    vocabulary: MaskVocabulary,
 ) -> Objective:
     """MLM + NSP on freshly masked rows, dropout on (Devlin et al. 2018, appendix A.2)."""
     forward: Callable[..., PretrainOutputs | PretrainSums] = pretraining.apply
-    if model.mlm_logits == "chunked":
+    if compute.mlm_logits == "chunked":
         forward = pretraining.apply_with_loss
 
     def prepare(batch: PretrainBatch, key: jax.Array) -> _PretrainRows:
@@ -53,35 +75,38 @@ def pretrain_objective(
         }
 
     def metrics(params: Any, rows: _PretrainRows) -> dict[str, Any]:
-        outputs = forward(model, params, rows.batch, rows.masked, key=rows.keys)
+        outputs = forward(
+            model,
+            params,
+            rows.batch,
+            rows.masked,
+            compute=compute,
+            dropout=dropout,
+            key=rows.keys,
+        )
         work = pretrain_work(rows.batch, rows.masked.weights)
         return {**pretrain_loss(outputs, rows.batch, rows.masked)[1], "work": work}
 
     return Objective(prepare, weights, metrics)
 
 
-def classify_objective(model: ModelConfig) -> Objective:
-    """Cross-entropy of the labels, dropout on."""
-    return _text_objective(model, classify_loss)
+def task_objective(
+    task: Task, model: ModelConfig, compute: ComputeConfig, dropout: DropoutConfig
+) -> Objective:
+    """The loss of a task on labelled rows, dropout on."""
 
-
-def regress_objective(model: ModelConfig) -> Objective:
-    """Squared error of the scores, dropout on."""
-    return _text_objective(model, regress_loss)
-
-
-def _text_objective(model: ModelConfig, loss: Callable[..., Any]) -> Objective:
-    def prepare(batch: ClassifyBatch, key: jax.Array) -> _ClassifyRows:
+    def prepare(batch: ClassifyBatch, key: jax.Array) -> _TextRows:
         keys = row_keys(key, batch.input_ids.shape[0])
         assert keys is not None
-        return _ClassifyRows(batch, keys)
+        return _TextRows(batch, keys)
 
-    def weights(rows: _ClassifyRows) -> dict[str, jax.Array]:
-        return {"loss": rows.batch.weights.sum()}
+    def weights(rows: _TextRows) -> dict[str, jax.Array]:
+        return task.loss_weights(rows.batch)
 
-    def metrics(params: Any, rows: _ClassifyRows) -> dict[str, Any]:
-        logits = classification.apply(model, params, rows.batch, key=rows.keys)
-        work = classify_work(rows.batch)
-        return {**loss(logits, rows.batch)[1], "work": work}
+    def metrics(params: Any, rows: _TextRows) -> dict[str, Any]:
+        logits = task.apply(
+            model, params, rows.batch, compute=compute, dropout=dropout, key=rows.keys
+        )
+        return {**task.loss(logits, rows.batch), "work": text_work(rows.batch)}
 
     return Objective(prepare, weights, metrics)

@@ -16,14 +16,14 @@ import uuid
 from typing import Any
 
 from bert_jax import config_json
-from bert_jax.config import ModelConfig
+from bert_jax.config import FinetuneConfig, ModelConfig, PretrainConfig
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.runtime import process
 from bert_jax.runtime.agreement import agree, on_first_host
 from bert_jax.train.checkpoint import Identity
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # May change between a run and its continuation: they do not touch the numbers.
 _FREE = (
     "loop",
@@ -40,11 +40,7 @@ _LAYOUT = (
     "mesh",
     "micro_batches",
     "next_phases.micro_batches",
-    "model.scan_layers",
-    "model.remat",
-    "model.attention",
-    "model.products",
-    "model.mlm_logits",
+    "compute",
 )
 # May even differ between the hosts of a job; what the paths lead to is compared apart.
 _OWN = ("data.num_threads", "data.num_workers", "data.plan_dir", "data.dataset", "task")
@@ -62,11 +58,13 @@ class RunInfo:
     tokenizer_sha256: str
     data: dict[str, Any]
     """Identity of the data: equal in a run and its continuation."""
+    task: str | None = None
+    """Of a fine-tuned run, its name in `train.tasks`."""
     labels: tuple[str, ...] | None = None
-    """Of a classifier, in the order of its logits."""
+    """Of a fine-tuned run, what its logits are called, in their order."""
     sequence_length: int = 0
     encoder: dict[str, Any] | None = None
-    """Where the weights of step 0 came from."""
+    """Where the weights of step 0 came from; written when they were read."""
     format_version: int = FORMAT_VERSION
 
     @property
@@ -85,7 +83,7 @@ def agree_on_run(run: pathlib.Path, config: Any, **hashes: str) -> None:
         ValueError: they differ; it says in what, and where.
     """
     settings = _leaves(json.loads(config_json.to_json(config)))
-    agree("the run", {"workdir": run, **settings, **hashes})
+    agree("the run", {"output": run, **settings, **hashes})
 
 
 def start_run(
@@ -119,7 +117,7 @@ def _check_shared(run: pathlib.Path) -> None:
     agree(
         f"what they see in {run}",
         {"a file that process 0 wrote": "there" if marker.exists() else "not there"},
-        remedy="Choose a --workdir on storage that all hosts share (NFS, a mounted "
+        remedy="Choose a --output on storage that all hosts share (NFS, a mounted "
         "bucket): process 0 writes the run, and all read it.",
     )
     on_first_host(f"removal of {marker}", marker.unlink)
@@ -136,14 +134,14 @@ def _start_run(
         if changed:
             raise ValueError(
                 f"{run} holds a run of other settings: {'; '.join(changed)}. Go on "
-                "with those settings, or choose another --workdir."
+                "with those settings, or choose another --output."
             )
         old = load_run(run)
-        for name in ("kind", "tokenizer_sha256", "data", "labels"):
+        for name in ("kind", "tokenizer_sha256", "data", "task", "labels"):
             if getattr(old, name) != getattr(info, name):
                 raise ValueError(
                     f"{run} was begun with another {name}: {getattr(old, name)} then, "
-                    f"{getattr(info, name)} now. Choose another --workdir."
+                    f"{getattr(info, name)} now. Choose another --output."
                 )
         for _, line in differences:
             print(f"another layout, equal up to rounding: {line}", flush=True)
@@ -151,12 +149,29 @@ def _start_run(
         return
     if run.exists() and any(run.iterdir()):
         raise ValueError(
-            f"{run} is not empty and holds no run; choose another --workdir."
+            f"{run} is not empty and holds no run; choose another --output."
         )
     run.mkdir(parents=True, exist_ok=True)
     tokenizer.save(run / "tokenizer")
     write_text(run / "config.json", text)
     write_text(run / "run.json", config_json.to_json(info))
+
+
+def is_new_run(run: pathlib.Path) -> bool:
+    """Whether nothing has been begun there; in a job, as the first host sees it."""
+    return on_first_host(
+        f"a look for a run in {run}", lambda: not (run / "run.json").exists()
+    )
+
+
+def save_origin(run: pathlib.Path, origin: dict[str, Any]) -> None:
+    """Notes in run.json where the weights of step 0 came from."""
+
+    def save() -> None:
+        info = dataclasses.replace(load_run(run), encoder=origin)
+        write_text(run / "run.json", config_json.to_json(info))
+
+    on_first_host(f"the origin of the weights of {run}", save)
 
 
 def load_run(run: pathlib.Path, kind: str | None = None) -> RunInfo:
@@ -178,13 +193,12 @@ def load_run(run: pathlib.Path, kind: str | None = None) -> RunInfo:
             f"{run} has run format {raw.get('format_version')}; this version of "
             f"bert_jax reads {FORMAT_VERSION}."
         )
-    model = config_json.from_json(ModelConfig, json.dumps(raw["model"]))
     info = RunInfo(
         kind=raw["kind"],
-        # The machine that reads may be of another platform than the one that trained.
-        model=dataclasses.replace(model.judged, attention="auto"),
+        model=config_json.from_json(ModelConfig, json.dumps(raw["model"])),
         tokenizer_sha256=raw["tokenizer_sha256"],
         data=raw["data"],
+        task=raw["task"],
         labels=None if raw["labels"] is None else tuple(raw["labels"]),
         sequence_length=raw["sequence_length"],
         encoder=raw["encoder"],
@@ -192,6 +206,12 @@ def load_run(run: pathlib.Path, kind: str | None = None) -> RunInfo:
     if kind is not None and info.kind != kind:
         raise ValueError(f"{run} is a {info.kind} run; expected a {kind} run.")
     return info
+
+
+def load_run_config(run: pathlib.Path) -> PretrainConfig | FinetuneConfig:
+    """The whole config that a run was last started with."""
+    config: Any = PretrainConfig if load_run(run).kind == "pretrain" else FinetuneConfig
+    return config_json.from_json(config, (run / "config.json").read_text())
 
 
 def load_run_tokenizer(run: pathlib.Path) -> Tokenizer:
