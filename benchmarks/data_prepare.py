@@ -32,7 +32,7 @@ _PROMISED_BYTES = 2.2  # a token
 
 def train_vocabulary(settings: DataSettings, findings: Findings) -> None:
     """Trains the SentencePiece model that the other sections use."""
-    from bert_jax.data.text.reading import read_unit
+    from bert_jax.data.text.reading import read_section
     from bert_jax.data.text.sentences import sentences
     from bert_jax.data.text.sources import open_source
     from bert_jax.data.tokenizers.vocabulary import train_sentencepiece
@@ -40,8 +40,8 @@ def train_vocabulary(settings: DataSettings, findings: Findings) -> None:
     started = time.perf_counter()
     lines = (
         sentence
-        for unit in open_source(settings.corpus).units
-        for document in read_unit(unit)
+        for section in open_source(settings.corpus).sections
+        for document in read_section(section)
         for sentence in sentences(document.text)
     )
     tokenizer = train_sentencepiece(

@@ -26,11 +26,11 @@ def write_sample(settings: DataSettings, findings: Findings) -> None:
 
 
 def _documents(source: str) -> Iterator[tuple[str, str]]:
-    from bert_jax.data.text.reading import read_unit
+    from bert_jax.data.text.reading import read_section
     from bert_jax.data.text.sources import open_source
 
-    for unit in open_source(source).units:
-        for document in read_unit(unit):
+    for section in open_source(source).sections:
+        for document in read_section(section):
             yield document.text, document.group
 
 

@@ -1,4 +1,4 @@
-"""Worker processes that end with their parent, however that ended."""
+"""Makes worker processes end when their parent does, even if it was killed."""
 
 import multiprocessing
 import os
@@ -6,7 +6,7 @@ import threading
 
 
 def end_with_the_parent() -> None:
-    """To be called in a worker process: a killed parent cannot tell it to stop."""
+    """Ends this worker process as soon as its parent has ended; call it at the start."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -1,10 +1,10 @@
-"""Ties between segmentations of a unigram model, broken the same way everywhere.
+"""Puts neighbouring pieces in one order where a unigram model allows several.
 
-"000" is 0 + 00 or 00 + 0, with equal scores. SentencePiece adds scores in float32, so
-that the text in front decides by its rounding; other implementations decide otherwise.
-Two pieces can change places in a text only when both are powers of one string (Lyndon
-and Schuetzenberger 1962), so putting such neighbours in order, shortest first, makes ids
-a function of the pieces, and an exported tokenizer can give the same.
+"000" can be split into 0 + 00 or into 00 + 0, and both have the same score.
+SentencePiece adds scores in float32, so the rounding of the text in front decides;
+other implementations decide in other ways. Two neighbours can change places only if
+both repeat one string (Lyndon and Schuetzenberger 1962). Here such neighbours are
+sorted, the shortest first. So an exported tokenizer can give the same ids.
 """
 
 from collections.abc import Collection, Sequence
@@ -12,8 +12,8 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 
-class Powers:
-    """The pieces of a vocabulary that can change places with another."""
+class InterchangeablePieces:
+    """The pieces of a vocabulary that can change places with another one."""
 
     def __init__(self, pieces: Sequence[str], special: Collection[int]) -> None:
         roots: dict[str, list[int]] = {}
@@ -23,21 +23,21 @@ class Powers:
                 period = (piece + piece).index(piece, 1)
                 roots.setdefault(piece[:period], []).append(index)
         groups = [group for group in roots.values() if len(group) > 1]
-        # Pieces of one group can change places; 0 is no group.
+        # Pieces of one group can change places; a piece of group 0 cannot.
         self._group = np.zeros(len(pieces), np.int32)
         for number, group in enumerate(groups, start=1):
             self._group[group] = number
         self._length = np.array([len(piece) for piece in pieces], np.int32)
 
     def sort_runs(self, ids: np.ndarray, lengths: np.ndarray) -> None:
-        """Sorts neighbours that are powers of one string, shortest first, in place.
+        """Sorts neighbours that can change places, shortest first, in place.
 
         Args:
-            ids: integer [tokens], of texts one behind the other.
-            lengths: int64 [texts]; ids of two texts are no neighbours.
+            ids: integer [tokens], ids of some texts, one text behind the other.
+            lengths: int64 [texts], ids of each text; neighbours are in the same text.
         """
         group, length = self._group[ids], self._length[ids]
-        opens = np.ones(ids.size + 1, bool)  # true where a run begins
+        opens = np.ones(ids.size + 1, bool)  # True where a run begins.
         opens[1:-1] = (group[1:] != group[:-1]) | (group[1:] == 0)
         opens[np.cumsum(lengths)] = True
         unsorted = ~opens[1:-1] & (length[1:] < length[:-1])

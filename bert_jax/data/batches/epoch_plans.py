@@ -1,13 +1,12 @@
-"""Plans of epochs on disk, memory-mapped by whoever needs them.
+"""Plans of epochs on disk, which all processes of a machine map into memory.
 
-A folder holds the epochs of one fingerprint, which is made of everything that decides
-them:
+A plan depends on settings and data; a fingerprint of these names its folder:
 
-    FINGERPRINT/epoch-00003/a_start.npy ...   the arrays; of the last two epochs used
-    FINGERPRINT/epoch-00003.json              their hashes and the epoch's size; kept
+    FINGERPRINT/epoch-00003/a_start.npy ...   arrays, kept for the last two epochs used
+    FINGERPRINT/epoch-00003.json              their hashes and the epoch's size, kept
 
-A plan is computed again whenever it is not there or not whole, so the folder may be
-deleted at any time that no run is using it.
+A plan that is missing or damaged is computed again, so the folder can be deleted
+whenever no run is using it.
 """
 
 import contextlib
@@ -30,42 +29,49 @@ from bert_jax.data.batches.epochs import Epoch, EpochSize
 from bert_jax.data.batches.pairs import Pairs
 from bert_jax.data.file_hash import file_sha256
 
-# Of the rules by which plans are made: another number, and old files are not used.
+# Version of the rules by which plans are made. With another number, files of earlier
+# versions are not used.
 PLAN_VERSION = 1
 
 _KEPT_EPOCHS = 2
 _PARTIAL = "partial-"
-_STALE_SECS = 3_600.0  # after which nobody writes any more: its process was killed
+_STALE_SECS = 3_600.0  # An older unfinished folder belongs to a killed process.
 _PAIR_FIELDS = tuple(field.name for field in dataclasses.fields(Pairs))
 
 
 class DamagedPlanError(Exception):
-    """Files of a plan are not what was written."""
+    """A file of a plan does not have the content that was written."""
 
 
-class Plans:
-    """The epochs of one fingerprint."""
+class EpochPlans:
+    """The plans of all epochs of the same settings and data."""
 
     def __init__(self, folder: pathlib.Path, decided_by: dict[str, Any]) -> None:
         """Opens a folder of plans; nothing is written yet.
 
         Args:
-            folder: of any number of fingerprints.
-            decided_by: all that an epoch follows from but its number; fit for JSON.
+            folder: folder of plans, which can hold any number of fingerprints.
+            decided_by: everything that decides the plans, as values that JSON can hold.
         """
-        # NumPy may change its streams between versions.
+        # Another version of NumPy can draw other random numbers.
         numpy = ".".join(np.__version__.split(".")[:2])
         key = {"version": PLAN_VERSION, "numpy": numpy, **decided_by}
-        self._key = json.loads(json.dumps(key))  # as it will be read: without tuples
+        self._key = json.loads(
+            json.dumps(key)
+        )  # as read: no tuples
         self.folder = folder.absolute() / _sha256_of(self._key)[:16]
 
     def open(self, number: int, make: Callable[[], tuple[Epoch, EpochSize]]) -> Epoch:
-        """The plan of an epoch, read or else made and written.
+        """Reads the plan of an epoch; if there is none, makes and writes it.
 
-        Of several processes that ask at once, one makes it and the others wait.
+        If several processes ask at the same time, one makes it and the others wait.
+
+        Args:
+            number: number of the epoch.
+            make: computes the plan.
 
         Raises:
-            ValueError: the folder cannot be written, or what `make` raises.
+            ValueError: the folder cannot be written, or `make` raised it.
         """
         found = self._load(number)
         if found is not None:
@@ -76,14 +82,14 @@ class Plans:
                 epoch, size = make()
                 with self._writing():
                     self._save(number, epoch, size)
-                del epoch  # what is on disk need not be in memory as well
+                del epoch  # It is mapped from disk instead.
                 found = self._load(number, check_hashes=False)
             assert found is not None
             self._forget_others()
             return found
 
     def size(self, number: int) -> EpochSize | None:
-        """The size of an epoch that has been planned, even if its arrays are gone."""
+        """The size of an epoch that was planned before, even if its arrays are deleted."""
         try:
             plan = self._read(number)
         except DamagedPlanError:
@@ -97,7 +103,7 @@ class Plans:
         return self.folder / f"epoch-{number:05d}.json"
 
     def _read(self, number: int) -> dict[str, Any] | None:
-        """The description of an epoch."""
+        """The description of an epoch's plan, or `None` if there is none."""
         path = self._description(number)
         try:
             whole = json.loads(path.read_bytes())
@@ -108,7 +114,7 @@ class Plans:
         except (ValueError, KeyError, TypeError):
             sound = False
         if not sound:
-            raise DamagedPlanError(f"{path} is not what was written")
+            raise DamagedPlanError(f"{path} does not hold what was written")
         return plan
 
     def _load(self, number: int, *, check_hashes: bool = True) -> Epoch | None:
@@ -123,17 +129,17 @@ class Plans:
             }
         except DamagedPlanError as error:
             if not folder.is_dir():
-                # Another run, of the same settings at other epochs, let it go.
+                # Another run with the same settings deleted it.
                 return None
-            warnings.warn(f"{error}; epoch {number} is planned anew", stacklevel=2)
+            warnings.warn(f"{error}; epoch {number} is planned again", stacklevel=2)
             return None
         with contextlib.suppress(OSError):
-            os.utime(folder)  # the last two used are kept
+            os.utime(folder)  # The last two used are kept.
         pairs = Pairs(**{name: arrays.pop(name) for name in _PAIR_FIELDS})
         return Epoch(pairs, **arrays)
 
     def _save(self, number: int, epoch: Epoch, size: EpochSize) -> None:
-        """Files appear under their names only when whole; the description comes last."""
+        """Writes a plan; files get their names only when whole, the description last."""
         arrays = {**vars(epoch.pairs), **epoch._asdict()}
         del arrays["pairs"]
         partial = pathlib.Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=self.folder))
@@ -163,11 +169,12 @@ class Plans:
             shutil.rmtree(partial, ignore_errors=True)
 
     def _forget_others(self) -> None:
-        """Deletes all arrays but those of the epochs that were used last."""
+        """Deletes the arrays of all epochs but the last two that were used."""
         folders = [x for x in self.folder.glob("epoch-*") if x.is_dir()]
         folders.sort(key=lambda folder: folder.stat().st_mtime_ns)
         for folder in folders[:-_KEPT_EPOCHS]:
-            # Whole or not there, for whoever opens it; mapped arrays stay readable.
+            # Renamed first, so that no process opens half a plan; arrays that are
+            # mapped stay readable.
             gone = pathlib.Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=self.folder))
             with contextlib.suppress(OSError):
                 os.replace(folder, gone)
@@ -180,8 +187,8 @@ class Plans:
         except OSError as error:
             raise ValueError(
                 f"The plans of epochs cannot be written to {self.folder.parent} "
-                f"({error}); pass --data.plan-dir DIR, a folder on a local disk with "
-                "room for about 30 bytes a pair, two epochs of them."
+                f"({error}). Pass --data.plan-dir DIR, a folder on a local disk. It "
+                "needs about 30 bytes per pair for each of two epochs."
             ) from error
 
     @contextlib.contextmanager
@@ -190,7 +197,7 @@ class Plans:
             self.folder.mkdir(parents=True, exist_ok=True)
             file = (self.folder / ".lock").open("w")
         with file:
-            # It only saves work: without locks, each process writes the same plan.
+            # Without locks, every process would write the same plan.
             with contextlib.suppress(OSError):
                 fcntl.flock(file, fcntl.LOCK_EX)
             for partial in self.folder.glob(f"{_PARTIAL}*"):

@@ -1,4 +1,4 @@
-"""Plans on disk: whole or not there, one maker at a time, the last two kept."""
+"""EpochPlans on disk: whole or not there, one maker at a time, the last two kept."""
 
 import dataclasses
 import json
@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from bert_jax.config import DataConfig
+from bert_jax.data.batches.epoch_plans import EpochPlans
 from bert_jax.data.batches.epochs import Epoch, EpochSize, plan_epoch, size_of
 from bert_jax.data.batches.pairs import Pairs
-from bert_jax.data.batches.plans import Plans
 
 CFG = DataConfig(sequence_length=32)
 KEY = {"store": "some", "seed": 1, "lengths": (16, 32)}
@@ -53,13 +53,13 @@ def never():
 
 
 def test_a_plan_is_written_once_and_mapped(tmp_path, make):
-    plans = Plans(tmp_path, KEY)
+    plans = EpochPlans(tmp_path, KEY)
     assert plans.size(0) is None
     opened = plans.open(0, make)
     assert_same(opened, make()[0])
     assert all(isinstance(array, np.memmap) for array in arrays_of(opened))
     assert not any(array.flags.writeable for array in arrays_of(opened))
-    assert_same(Plans(tmp_path, KEY).open(0, never), opened)
+    assert_same(EpochPlans(tmp_path, KEY).open(0, never), opened)
     assert plans.size(0) == make()[1]
     names = sorted(p.name for p in (plans.folder / "epoch-00000").iterdir())
     assert names == [f"{name}.npy" for name in ARRAYS]
@@ -69,23 +69,23 @@ def test_a_plan_is_written_once_and_mapped(tmp_path, make):
 
 @pytest.mark.parametrize("change", [{"seed": 2}, {"store": "other"}, {"more": [1]}])
 def test_other_keys_have_other_plans(tmp_path, make, change):
-    Plans(tmp_path, KEY).open(0, make)
+    EpochPlans(tmp_path, KEY).open(0, make)
     before = make.calls
-    Plans(tmp_path, KEY | change).open(0, make)
+    EpochPlans(tmp_path, KEY | change).open(0, make)
     assert make.calls == before + 1
 
 
 def test_other_rules_have_other_plans(tmp_path, make, monkeypatch):
-    Plans(tmp_path, KEY).open(0, make)
+    EpochPlans(tmp_path, KEY).open(0, make)
     for target, value in (("PLAN_VERSION", 0), ("np.__version__", "1.26.4")):
         with monkeypatch.context() as patch:
-            patch.setattr(f"bert_jax.data.batches.plans.{target}", value)
-            other = Plans(tmp_path, KEY)
+            patch.setattr(f"bert_jax.data.batches.epoch_plans.{target}", value)
+            other = EpochPlans(tmp_path, KEY)
         assert other.size(0) is None
 
 
 def test_the_last_two_stay_and_all_sizes(tmp_path, make):
-    plans = Plans(tmp_path, KEY)
+    plans = EpochPlans(tmp_path, KEY)
     for number in range(4):
         first = plans.open(number, lambda n=number: make(n))
         if number == 2:
@@ -111,13 +111,13 @@ def cut_short(path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [flip_a_bit, cut_short, pathlib.Path.unlink])
-@pytest.mark.parametrize("name", ["a_start", "label", "row_starts"])
-def test_damaged_arrays_are_planned_anew(tmp_path, make, damage, name):
-    plans = Plans(tmp_path, KEY)
+@pytest.mark.parametrize("name", ["a_start", "row_starts"])
+def test_damaged_arrays_are_planned_again(tmp_path, make, damage, name):
+    plans = EpochPlans(tmp_path, KEY)
     plans.open(0, make)
     damage(plans.folder / "epoch-00000" / f"{name}.npy")
     before = make.calls
-    with pytest.warns(UserWarning, match=rf"{name}\.npy .*epoch 0 is planned anew"):
+    with pytest.warns(UserWarning, match=rf"{name}\.npy .*epoch 0 is planned again"):
         opened = plans.open(0, make)
     assert make.calls == before + 1
     assert_same(opened, make()[0])
@@ -145,18 +145,20 @@ def edited(edit):
     ],
 )
 def test_damaged_descriptions_are_not_believed(tmp_path, make, damage):
-    plans = Plans(tmp_path, KEY)
+    plans = EpochPlans(tmp_path, KEY)
     plans.open(0, make)
     damage(plans.folder / "epoch-00000.json")
     assert plans.size(0) is None
-    with pytest.warns(UserWarning, match=r"epoch-00000\.json is not what was written"):
+    with pytest.warns(
+        UserWarning, match=r"epoch-00000\.json does not hold what was written"
+    ):
         assert_same(plans.open(0, make), make()[0])
     assert plans.size(0) == make()[1]
 
 
 @pytest.mark.parametrize("last", ["arrays", "description"])
 def test_a_kill_leaves_nothing_that_counts(tmp_path, make, monkeypatch, last):
-    plans = Plans(tmp_path, KEY)
+    plans = EpochPlans(tmp_path, KEY)
     replace = os.replace
 
     def killed(source, target):
@@ -175,7 +177,7 @@ def test_a_kill_leaves_nothing_that_counts(tmp_path, make, monkeypatch, last):
 
 
 def test_leftovers_of_killed_processes_are_removed(tmp_path, make):
-    plans = Plans(tmp_path, KEY)
+    plans = EpochPlans(tmp_path, KEY)
     old, new = plans.folder / "partial-old", plans.folder / "partial-new"
     for folder in (old, new):
         folder.mkdir(parents=True)
@@ -191,11 +193,11 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path, make):
         rf"cannot be written to {re.escape(str(tmp_path))}/file .*--data\.plan-dir"
     )
     with pytest.raises(ValueError, match=message):
-        Plans(tmp_path / "file", KEY).open(0, make)
+        EpochPlans(tmp_path / "file", KEY).open(0, make)
 
 
 def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path, make, monkeypatch):
-    plans = Plans(tmp_path, KEY)
+    plans = EpochPlans(tmp_path, KEY)
 
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
@@ -209,14 +211,14 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path, make, monkeypatch)
 
 
 def test_plans_can_be_read_where_nothing_can_be_written(tmp_path, make, monkeypatch):
-    opened = Plans(tmp_path, KEY).open(0, make)
+    opened = EpochPlans(tmp_path, KEY).open(0, make)
 
     def refused(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(os, "utime", refused)
     monkeypatch.setattr(pathlib.Path, "mkdir", refused)
-    assert_same(Plans(tmp_path, KEY).open(0, never), opened)
+    assert_same(EpochPlans(tmp_path, KEY).open(0, never), opened)
 
 
 def _open_in_process(folder, seed, calls):
@@ -232,7 +234,7 @@ def _open_in_process(folder, seed, calls):
         epoch = plan_epoch(store, CFG, seed=seed, number=0)
         return epoch, size_of(epoch, CFG)
 
-    Plans(folder, KEY).open(0, make)
+    EpochPlans(folder, KEY).open(0, make)
 
 
 def test_threads_and_processes_make_a_plan_once(tmp_path):

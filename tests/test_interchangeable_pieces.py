@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bert_jax.data.tokenizers.interchangeable_pieces import InterchangeablePieces
 from bert_jax.data.tokenizers.sentencepiece_model import is_unigram, parse_model
 from bert_jax.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
-from bert_jax.data.tokenizers.ties import Powers
 from bert_jax.data.tokenizers.vocabulary import train_sentencepiece
 from bert_jax.exchange.tokenizer import to_fast_tokenizer
 
 PIECES = ["[PAD]", "a", "aa", "aaaa", "ab", "abab", "b", "ba", "c", "[UNK]"]
-POWERS = Powers(PIECES, {0, 9})
+POWERS = InterchangeablePieces(PIECES, {0, 9})
 
 
 def in_order(powers, *texts):
@@ -50,7 +50,7 @@ def test_texts_are_no_neighbours():
 def test_only_powers_of_one_string_can_change_places():
     """What the sorting rests on, by trying all pairs of short strings."""
     words = ["".join(w) for n in range(1, 5) for w in itertools.product("ab", repeat=n)]
-    powers = Powers(words, set())
+    powers = InterchangeablePieces(words, set())
     for x, y in itertools.combinations(words, 2):
         (pair,) = in_order(powers, [words.index(y), words.index(x)])
         moved = pair == [words.index(x), words.index(y)]
