@@ -42,7 +42,6 @@ def pretrain_config() -> PretrainConfig:
             num_heads=4,
             mlp_size=64,
             max_positions=32,
-            compute_dtype="float32",
         ),
         data=DataConfig(sequence_length=32),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=4),

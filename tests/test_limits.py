@@ -11,6 +11,7 @@ import reference
 
 from bert_jax.batch import ClassifyBatch
 from bert_jax.config import (
+    ComputeConfig,
     DataConfig,
     LoopConfig,
     MeshConfig,
@@ -240,7 +241,7 @@ def test_examples_to_classify_are_checked(
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     batch = spoilt(make_classify_batch(), field, value)
     with pytest.raises(ValueError, match=message):
-        Classifier(tiny, 3, mesh, 3)({}, EncodedExamples(*batch[:4]))
+        Classifier(tiny, ComputeConfig(), 3, mesh, 3)({}, EncodedExamples(*batch[:4]))
 
 
 # Rows of the token table that no id may name.

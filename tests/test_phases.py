@@ -10,6 +10,7 @@ import pytest
 from prepared_corpus import make_corpus, prepared
 
 from bert_jax.config import (
+    ComputeConfig,
     DataConfig,
     LoopConfig,
     MeshConfig,
@@ -124,7 +125,7 @@ def test_a_stopped_run_goes_on_in_another_layout(cfg, whole, stopped, capsys):
     moved = dataclasses.replace(
         cfg,
         mesh=MeshConfig(data=2, fsdp=2, tensor=2),
-        model=dataclasses.replace(cfg.model, remat="full"),
+        compute=ComputeConfig(remat="full"),
         micro_batches=2,
         next_phases=(dataclasses.replace(cfg.next_phases[0], micro_batches=2),),
     )
