@@ -4,7 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from bert_jax.config import MaskingConfig, MeshConfig, OptimizerConfig
+from bert_jax.config import (
+    ComputeConfig,
+    DropoutConfig,
+    MaskingConfig,
+    MeshConfig,
+    OptimizerConfig,
+)
 from bert_jax.model import pretraining
 from bert_jax.train import sharding
 from bert_jax.train.accumulation import mean_gradients
@@ -31,7 +37,9 @@ def uneven(make_batch):
 @pytest.fixture(scope="module")
 def gradients(tiny, random_params, vocabulary, uneven):
     """gradients(micro-batches, devices) -> (metrics, gradients), dropout on."""
-    objective = pretrain_objective(tiny, MaskingConfig(), vocabulary)
+    objective = pretrain_objective(
+        tiny, ComputeConfig(), DropoutConfig(), MaskingConfig(), vocabulary
+    )
     params = random_params(tiny)
 
     def run(micro_batches, num_devices=1):
@@ -72,7 +80,9 @@ def test_micro_batches_add_up_to_the_whole_batch(gradients, whole, parts, num_de
 
 def test_a_mean_of_means_would_be_seen(gradients, whole, uneven, tiny, vocabulary):
     # Halves of unequal weight: the mean of their losses is not that of the batch.
-    objective = pretrain_objective(tiny, MaskingConfig(), vocabulary)
+    objective = pretrain_objective(
+        tiny, ComputeConfig(), DropoutConfig(), MaskingConfig(), vocabulary
+    )
     rows = objective.prepare(uneven, jax.random.key(1))
     weights = [
         objective.weights(jax.tree.map(lambda x, n=n: x[8 * n : 8 * n + 8], rows))
@@ -85,7 +95,9 @@ def test_a_mean_of_means_would_be_seen(gradients, whole, uneven, tiny, vocabular
 def test_one_update_in_parts_is_one_update(tiny, vocabulary, make_batch):
     settings = OptimizerConfig(learning_rate=1e-2, warmup_steps=0, clip_norm=0.1)
     optimizer = make_optimizer(settings, make_schedule(settings, 10))
-    objective = pretrain_objective(tiny, MaskingConfig(), vocabulary)
+    objective = pretrain_objective(
+        tiny, ComputeConfig(), DropoutConfig(), MaskingConfig(), vocabulary
+    )
     mesh = make_mesh(MeshConfig(data=4, tensor=2))
 
     def make_state():

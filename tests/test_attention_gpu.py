@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bert_jax.config import (
+    ComputeConfig,
     DataConfig,
     MeshConfig,
     ModelConfig,
@@ -208,9 +209,8 @@ def test_a_whole_pretraining_step_lowers_for_cuda(kernels, monkeypatch):
             num_heads=2,
             mlp_size=48,
             max_positions=32,
-            compute_dtype="bfloat16",
-            attention="triton",
         ),
+        compute=ComputeConfig(dtype="bfloat16", attention="triton"),
         data=DataConfig(sequence_length=32),
         optimizer=OptimizerConfig(warmup_steps=0),
         batch_size=8,

@@ -5,12 +5,21 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax.config import MeshConfig
-from bert_jax.model import attention_fused
+from bert_jax.config import DropoutConfig, MeshConfig
+from bert_jax.model import (
+    attention_fused,
+    attention_fused_kernels,
+    attention_gpu,
+    attention_gpu_kernels,
+    attention_xla,
+)
 from bert_jax.model.attention import attend
+from bert_jax.model.dropout import Dropout
+from bert_jax.model.rows import Rows
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.sharding import on_mesh
 
@@ -48,6 +57,7 @@ class Case:
 def program(kernel: str, case: Case):
     """run(q, k, v, d_out, ids) -> result and gradients of q, k, v, in NumPy."""
     keys_B = jax.random.split(jax.random.key(5), 4) if case.rate else None
+    dropout = Dropout(keys_B, DropoutConfig(attention=case.rate))
     mesh = None if case.mesh is None else make_mesh(case.mesh)
 
     @jax.jit
@@ -57,10 +67,9 @@ def program(kernel: str, case: Case):
                 q,
                 k,
                 v,
-                ids,
+                Rows(ids, jnp.zeros_like(ids)),
                 kernel=kernel,
-                dropout_rate=case.rate,
-                keys_B=keys_B,
+                dropout=dropout,
                 interpret=kernel != "xla",
             )
 
@@ -162,3 +171,26 @@ def test_packed_equals_unpacked(kernel):
         assert_close(
             [x[p, : mine.sum()] for x in unpacked], [x[0, mine] for x in packed]
         )
+
+
+@pytest.mark.parametrize(
+    ("kernel", "modules"),
+    [
+        ("xla", [attention_xla]),
+        ("fused", [attention_fused_kernels]),
+        ("triton", [attention_gpu, attention_gpu_kernels]),
+    ],
+)
+def test_every_kernel_asks_who_may_see_whom(monkeypatch, kernel, modules):
+    """With another rule, by which everything sees everything, it is one sequence."""
+    case = Case(length=24, num_heads=2)
+    ids, arrays = case.ids(), case.arrays()
+    usual = program(kernel, case)(*arrays, ids)
+    expected = program(kernel, case)(*arrays, np.zeros_like(ids))
+    for module in modules:
+        monkeypatch.setattr(module, "may_see", lambda q, k: (q == q) & (k == k))
+    # A length of its own: nothing that was traced by the usual rule is taken again.
+    found = program.__wrapped__(kernel, case)(*arrays, ids)
+    assert_close(found, expected)
+    for x, y in zip(found, usual, strict=True):
+        assert np.abs(x - y).max() > 0.1

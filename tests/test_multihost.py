@@ -18,6 +18,7 @@ import time
 import jobs
 import numpy as np
 import pytest
+from bert_jax.train.rejudge import evaluate_run
 from processes import is_running
 
 from bert_jax.config import MeshConfig
@@ -27,7 +28,6 @@ from bert_jax.train.initial import load_params
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.predict import Predictor
 from bert_jax.train.pretrain import pretrain
-from bert_jax.train.rejudge import evaluate_run
 
 pytestmark = pytest.mark.slow
 

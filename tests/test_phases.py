@@ -7,9 +7,11 @@ import signal
 import jax
 import numpy as np
 import pytest
+from bert_jax.train.rejudge import evaluate_run
 from prepared_corpus import make_corpus, prepared
 
 from bert_jax.config import (
+    ComputeConfig,
     DataConfig,
     LoopConfig,
     MeshConfig,
@@ -25,7 +27,6 @@ from bert_jax.train.loop import InterruptedRunError
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.metrics import read_metrics
 from bert_jax.train.pretrain import pretrain
-from bert_jax.train.rejudge import evaluate_run
 
 FIRST, SECOND = 6, 4
 
@@ -124,7 +125,7 @@ def test_a_stopped_run_goes_on_in_another_layout(cfg, whole, stopped, capsys):
     moved = dataclasses.replace(
         cfg,
         mesh=MeshConfig(data=2, fsdp=2, tensor=2),
-        model=dataclasses.replace(cfg.model, remat="full"),
+        compute=ComputeConfig(remat="full"),
         micro_batches=2,
         next_phases=(dataclasses.replace(cfg.next_phases[0], micro_batches=2),),
     )

@@ -1,6 +1,5 @@
 """Products of 8-bit floats: their rounding, their gradients, and what stays out of them."""
 
-import dataclasses
 import functools
 
 import jax
@@ -8,10 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.train_candidates import Candidate, Order
-from benchmarks.train_models import Task
-from benchmarks.train_ours import Trainer
-from bert_jax.config import ModelConfig
+from bert_jax.config import ComputeConfig
 from bert_jax.model import pretraining
 from bert_jax.model.products_fp8 import fp8_product, multiplies_fp8, rounded
 
@@ -95,18 +91,18 @@ def test_the_backward_pass_keeps_8_bit_floats_alone():
 def test_the_products_of_the_layers_are_rounded_and_only_in_training(
     tiny, make_batch, make_masked
 ):
-    cfg = dataclasses.replace(tiny, compute_dtype="bfloat16", fp8=True)
-    params = pretraining.init_params(cfg, jax.random.key(0))
+    compute = ComputeConfig(dtype="bfloat16", fp8=True)
+    params = pretraining.init_params(tiny, jax.random.key(0))
     batch = make_batch()
     masked = make_masked(batch)
 
-    def count(cfg):
-        run = functools.partial(pretraining.apply, cfg)
+    def count(compute):
+        run = functools.partial(pretraining.apply, tiny, compute=compute)
         return str(jax.make_jaxpr(run)(params, batch, masked)).count("name=fp8_product")
 
     # Query, key, value, output, and the two of the MLP.
-    assert count(cfg) == 6 * cfg.num_layers
-    assert count(cfg.judged) == 0
+    assert count(compute) == 6 * tiny.num_layers
+    assert count(compute.inference) == 0
 
 
 def test_it_learns_as_bfloat16_does():
@@ -132,8 +128,8 @@ def test_an_h100_multiplies_them(compiled_for_gpus):
 
 
 def test_it_is_for_bfloat16():
-    with pytest.raises(ValueError, match='fp8 needs compute_dtype="bfloat16"'):
-        ModelConfig(fp8=True)
+    with pytest.raises(ValueError, match='fp8 needs dtype="bfloat16"'):
+        ComputeConfig(fp8=True)
 
 
 def test_a_cpu_does_not_multiply_them():

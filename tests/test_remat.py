@@ -1,11 +1,10 @@
 """Recomputation changes what is kept for the backward pass, and no number."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
 
+from bert_jax.config import ComputeConfig
 from bert_jax.model import pretraining
 from bert_jax.train.losses import pretrain_loss
 
@@ -20,11 +19,11 @@ def backward(tiny, random_params, make_batch, make_masked):
     params = random_params(tiny)
 
     def run(remat, scan_layers=True):
-        cfg = dataclasses.replace(tiny, remat=remat, scan_layers=scan_layers)
+        compute = ComputeConfig(remat=remat, scan_layers=scan_layers)
 
         def loss(params):
             outputs = pretraining.apply(
-                cfg, params, batch, masked, key=jax.random.key(7)
+                tiny, params, batch, masked, compute=compute, key=jax.random.key(7)
             )
             return pretrain_loss(outputs, batch, masked)[0]
 

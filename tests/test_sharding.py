@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 import reference
 
-from bert_jax.config import MaskingConfig, MeshConfig, OptimizerConfig
+from bert_jax.config import (
+    ComputeConfig,
+    DropoutConfig,
+    MaskingConfig,
+    MeshConfig,
+    OptimizerConfig,
+)
 from bert_jax.family import model_config
 from bert_jax.model import classification, pretraining
 from bert_jax.train import sharding
@@ -45,7 +51,9 @@ def run(tiny, vocabulary, make_batch):
     """run(mesh config, devices) -> (losses of some steps, last state, step)."""
     settings = OptimizerConfig(learning_rate=1e-2, warmup_steps=2)
     optimizer = make_optimizer(settings, make_schedule(settings, 20))
-    objective = pretrain_objective(tiny, MaskingConfig(), vocabulary)
+    objective = pretrain_objective(
+        tiny, ComputeConfig(), DropoutConfig(), MaskingConfig(), vocabulary
+    )
 
     def make(layout, num_devices=8, steps=NUM_STEPS):
         mesh = make_mesh(layout, jax.devices()[:num_devices])

@@ -41,7 +41,15 @@ def shown(tmp_path_factory):
         return steps[-1]
 
     # The config comes first, without its flag.
-    args = ("compile", "bert_tiny", "--topology", "cpu:8", "--output", str(file), *SMALL)
+    args = (
+        "compile",
+        "bert_tiny",
+        "--topology",
+        "cpu:8",
+        "--output",
+        str(file),
+        *SMALL,
+    )
     args += ("--mesh.fsdp", "2", "--try-remat", "full", "--try-micro-batches", "2")
     with pytest.MonkeyPatch.context() as patch:
         lines: list[str] = []

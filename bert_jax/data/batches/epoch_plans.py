@@ -56,9 +56,7 @@ class EpochPlans:
         # Another version of NumPy can draw other random numbers.
         numpy = ".".join(np.__version__.split(".")[:2])
         key = {"version": PLAN_VERSION, "numpy": numpy, **decided_by}
-        self._key = json.loads(
-            json.dumps(key)
-        )  # as read: no tuples
+        self._key = json.loads(json.dumps(key))  # as read: no tuples
         self.folder = folder.absolute() / _sha256_of(self._key)[:16]
 
     def open(self, number: int, make: Callable[[], tuple[Epoch, EpochSize]]) -> Epoch:
