@@ -217,10 +217,10 @@ class _Run:
         return self.folder / "shards" / name
 
     def _start_over(self) -> None:
-        self._part("").rmtree(missing_ok=True)
+        self._side_file("").rmtree(missing_ok=True)
         for left in self.folder.glob(f"*{DATASET_NAME}-*"):
             left.unlink()
-        self._part("").mkdir(parents=True, exist_ok=True)
+        self._side_file("").mkdir(parents=True, exist_ok=True)
         self.tokenizer.save(self.here / TOKENIZER)
         (self.folder / TOKENIZER).mkdir(exist_ok=True)
         copy_all(
