@@ -81,7 +81,7 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
             "No checkpoint given; pass --checkpoint RUN, a run directory of "
             "`bert-jax pretrain`."
         )
-    model = load_run(cfg.checkpoint).model
+    model = load_run(cfg.checkpoint, for_weights=True).model
     if cfg.sequence_length > model.max_positions:
         raise ValueError(
             f"FinetuneConfig.sequence_length={cfg.sequence_length} exceeds the "

@@ -60,14 +60,16 @@ def abstract_params(info: RunInfo, mesh: Mesh) -> Any:
     return _placed(shapes, sharding.shardings(mesh, shapes))
 
 
-def load_params(run: pathlib.Path, mesh: Mesh, kind: str | None = None) -> LoadedRun:
+def load_params(
+    run: pathlib.Path, mesh: Mesh, kind: str | None = None, *, for_weights: bool = False
+) -> LoadedRun:
     """Reads the newest checkpoint's parameters onto `mesh`.
 
     Raises:
         FileNotFoundError: no run, or no complete checkpoint in it.
         ValueError: the run is not of `kind`, or its checkpoint does not fit it.
     """
-    info = load_run(run, kind=kind)
+    info = load_run(run, kind=kind, for_weights=for_weights)
     with Checkpoints(run, info.identity, read_only=True) as checkpoints:
         step = checkpoints.latest_step()
         params = checkpoints.restore_params(abstract_params(info, mesh), step)
@@ -76,7 +78,7 @@ def load_params(run: pathlib.Path, mesh: Mesh, kind: str | None = None) -> Loade
 
 def start_encoder(run: pathlib.Path, mesh: Mesh, parts: Collection[str]) -> Start:
     """What a run gives to a model that has these `parts`: its encoder and its pooler."""
-    loaded = load_params(run, mesh)
+    loaded = load_params(run, mesh, for_weights=True)
     parts = {
         name: loaded.params[name]
         for name in ("embed", "layers", "pooler")
@@ -93,7 +95,9 @@ def check_start(cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh) -> None:
         ValueError: model or tokenizer do not fit, or there are no moments to keep.
     """
     assert cfg.checkpoint is not None
-    info = dataclasses.replace(load_run(cfg.checkpoint), model=cfg.model)
+    info = dataclasses.replace(
+        load_run(cfg.checkpoint, for_weights=True), model=cfg.model
+    )
     with _checkpoints(cfg, tokenizer) as checkpoints:
         params = abstract_params(info, mesh)
         checkpoints.check(params=params)
@@ -115,7 +119,9 @@ def start_pretraining(cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh) -> 
         FileNotFoundError, ValueError: as `check_start`.
     """
     assert cfg.checkpoint is not None
-    info = dataclasses.replace(load_run(cfg.checkpoint), model=cfg.model)
+    info = dataclasses.replace(
+        load_run(cfg.checkpoint, for_weights=True), model=cfg.model
+    )
     with _checkpoints(cfg, tokenizer) as checkpoints:
         step = checkpoints.latest_step()
         abstract = abstract_params(info, mesh)
@@ -130,7 +136,7 @@ def start_pretraining(cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh) -> 
 def _checkpoints(cfg: PretrainConfig, tokenizer: Tokenizer) -> Checkpoints:
     """Those that a run starts from, checked against what the run is to be."""
     assert cfg.checkpoint is not None
-    load_run(cfg.checkpoint, kind="pretrain")
+    load_run(cfg.checkpoint, kind="pretrain", for_weights=True)
     identity = Identity(cfg.model, tokenizer.sha256)
     return Checkpoints(cfg.checkpoint, identity, read_only=True)
 

@@ -24,6 +24,9 @@ from bert_jax.runtime.agreement import agree, on_first_host
 from bert_jax.train.checkpoint import Identity
 
 FORMAT_VERSION = 2
+# Formats whose weights can be taken: of version 1 the settings are others, and the
+# optimizer's state.
+WEIGHTS_FORMATS = (1, FORMAT_VERSION)
 # May change between a run and its continuation: they do not touch the numbers.
 _FREE = (
     "loop",
@@ -174,8 +177,14 @@ def save_origin(run: pathlib.Path, origin: dict[str, Any]) -> None:
     on_first_host(f"the origin of the weights of {run}", save)
 
 
-def load_run(run: pathlib.Path, kind: str | None = None) -> RunInfo:
+def load_run(
+    run: pathlib.Path, kind: str | None = None, *, for_weights: bool = False
+) -> RunInfo:
     """Reads run.json.
+
+    Args:
+        kind: "pretrain" or "finetune"; either by default.
+        for_weights: only to start from its weights, which an older format allows.
 
     Raises:
         FileNotFoundError: no run is there.
@@ -188,14 +197,26 @@ def load_run(run: pathlib.Path, kind: str | None = None) -> RunInfo:
             "by `bert-jax pretrain` or `bert-jax finetune`."
         )
     raw = json.loads(path.read_text())
-    if raw.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
-            f"{run} has run format {raw.get('format_version')}; this version of "
-            f"bert_jax reads {FORMAT_VERSION}."
+    version = raw.get("format_version")
+    if version not in (WEIGHTS_FORMATS if for_weights else (FORMAT_VERSION,)):
+        way_out = (
+            f" Its weights can still be taken: start a new run with --checkpoint {run}."
+            if version in WEIGHTS_FORMATS
+            else ""
         )
+        raise ValueError(
+            f"{run} has run format {version}; this version of bert_jax reads "
+            f"{FORMAT_VERSION}.{way_out}"
+        )
+    fields = [field.name for field in dataclasses.fields(ModelConfig)]
+    architecture = raw["model"]
+    if version < FORMAT_VERSION:
+        # It named settings of the computation too, and had one kind of head.
+        architecture = {name: raw["model"][name] for name in fields}
+        raw["task"] = None if raw["kind"] == "pretrain" else "classification"
     info = RunInfo(
         kind=raw["kind"],
-        model=config_json.from_json(ModelConfig, json.dumps(raw["model"])),
+        model=config_json.from_json(ModelConfig, json.dumps(architecture)),
         tokenizer_sha256=raw["tokenizer_sha256"],
         data=raw["data"],
         task=raw["task"],
@@ -217,7 +238,7 @@ def load_run_config(run: pathlib.Path) -> PretrainConfig | FinetuneConfig:
 def load_run_tokenizer(run: pathlib.Path) -> Tokenizer:
     """The run's own tokenizer, checked against run.json."""
     tokenizer = load_tokenizer(run / "tokenizer")
-    expected = load_run(run).tokenizer_sha256
+    expected = load_run(run, for_weights=True).tokenizer_sha256
     if tokenizer.sha256 != expected:
         raise ValueError(
             f"The tokenizer in {run} has hash {tokenizer.sha256[:12]}, the run was made "
