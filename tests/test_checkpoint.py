@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import json
+import shutil
 
 import jax
 import numpy as np
@@ -134,6 +136,23 @@ def test_a_state_without_moments_is_kept_without_them(saved, tiny, tmp_path):
         with pytest.raises(ValueError, match="is missing in the checkpoint"):
             checkpoints.restore_opt_state(abstract.opt_state)
     assert not list(tmp_path.glob("checkpoints/*/opt_state"))
+
+
+def test_the_older_format_gives_its_weights_and_nothing_else(saved, tiny, tmp_path):
+    run, state = saved
+    abstract, _ = build(tiny, MeshConfig(), 1)
+    shutil.copytree(run, tmp_path / "old")
+    [file] = (tmp_path / "old").glob("checkpoints/*/manifest/metadata")
+    manifest = json.loads(file.read_text()) | {"format_version": 1}
+    manifest["model"]["remat"] = "dots"  # settings of the computation stood there too
+    file.write_text(json.dumps(manifest))
+    with Checkpoints(tmp_path / "old", Identity(tiny, SHA), read_only=True) as old:
+        params = old.restore_params(abstract.params)
+        jax.tree.map(np.testing.assert_array_equal, params, state.params)
+        with pytest.raises(ValueError, match=r"format 1; .* reads 2, and only the w"):
+            old.restore(abstract)
+        with pytest.raises(ValueError, match="fresh moments"):
+            old.restore_opt_state(abstract.opt_state)
 
 
 @pytest.mark.parametrize("change", ["missing", "extra"])

@@ -93,8 +93,23 @@ def test_the_whole_config_is_read_back(tmp_path, config):
 def test_a_run_of_an_older_format_is_refused_by_its_version(run):
     raw = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**raw, "format_version": 1}))
-    with pytest.raises(ValueError, match="has run format 1; this version .* reads 2"):
+    with pytest.raises(ValueError, match=r"has run format 1; this version .* reads 2"):
         load_run(run)
+
+
+def test_a_run_of_an_older_format_still_gives_its_weights(run):
+    """Version 1 named settings of the computation beside the architecture."""
+    raw = json.loads((run / "run.json").read_text())
+    del raw["task"]
+    raw["model"] |= {"compute_dtype": "bfloat16", "remat": "dots", "dropout_rate": 0.2}
+    (run / "run.json").write_text(json.dumps({**raw, "format_version": 1}))
+    with pytest.raises(ValueError, match="can still be taken: .* --checkpoint"):
+        load_run(run)
+    info = load_run(run, for_weights=True)
+    assert (info.model, info.task) == (ModelConfig(), None)
+    (run / "run.json").write_text(json.dumps({**raw, "format_version": 3}))
+    with pytest.raises(ValueError, match="has run format 3"):
+        load_run(run, for_weights=True)
 
 
 def test_another_kind_is_refused(run):
