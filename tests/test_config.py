@@ -10,6 +10,7 @@ import typing
 
 import pytest
 from varied_configs import varied
+
 from bert_jax import config
 from bert_jax.config import (
     ComputeConfig,

@@ -148,7 +148,7 @@ def test_dropout_follows_its_key(tiny, random_params, make_batch, make_masked):
     params, batch = random_params(tiny), make_batch()
     masked = make_masked(batch)
 
-    def hidden(seed, dropout=DropoutConfig()):  # noqa: B008
+    def hidden(seed, dropout=DropoutConfig()):
         key = None if seed is None else jax.random.key(seed)
         outputs = apply(tiny, params, batch, masked, dropout=dropout, key=key)
         return np.asarray(outputs.hidden)

@@ -130,9 +130,9 @@ def test_a_stopped_run_goes_on_in_another_layout(cfg, whole, stopped, capsys):
         next_phases=(dataclasses.replace(cfg.next_phases[0], micro_batches=2),),
     )
     results = pretrain(moved, run)
-    assert "another layout, equal up to rounding: mesh.fsdp is 1" in (
-        capsys.readouterr().out
-    )
+    said = capsys.readouterr().out
+    for change in ("mesh.fsdp is 1", "compute.remat is 'none'"):
+        assert f"another layout, equal up to rounding: {change}" in said
     # A few updates of Adam over other roundings.
     assert results["eval"] == pytest.approx(whole[1]["eval"], rel=1e-4)
     other = dataclasses.replace(moved, seed=1)
@@ -140,9 +140,8 @@ def test_a_stopped_run_goes_on_in_another_layout(cfg, whole, stopped, capsys):
         pretrain(other, run)
 
 
-@pytest.mark.parametrize("stop_after", [FIRST - 2, FIRST + 2])
-def test_a_stopped_run_goes_on_to_the_same_bits(cfg, whole, stopped, stop_after):
-    run = stopped(stop_after)
+def test_a_stopped_run_goes_on_to_the_same_bits(cfg, whole, stopped):
+    run = stopped(FIRST - 2)
     results = pretrain(cfg, run)
 
     assert results["eval"] == whole[1]["eval"]

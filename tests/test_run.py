@@ -93,7 +93,7 @@ def test_the_whole_config_is_read_back(tmp_path, config):
 def test_a_run_of_an_older_format_is_refused_by_its_version(run):
     raw = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**raw, "format_version": 1}))
-    with pytest.raises(ValueError, match="has run format 1; this version .* reads 2"):
+    with pytest.raises(ValueError, match=r"has run format 1; this version .* reads 2"):
         load_run(run)
 
 

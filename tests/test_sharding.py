@@ -41,6 +41,8 @@ LAYOUTS = (
     MeshConfig(data=8, shard_update=True),
     MeshConfig(slices=2, data=2, fsdp=2, shard_update=True),
 )
+# Every axis is split in one of them; the others are trained where there is time.
+QUICK = (LAYOUTS[6], LAYOUTS[10])
 NUM_STEPS = 20
 # What XLA says when it can only gather an array whole to lay it out anew.
 REMATERIALISED = "nvoluntary full rematerialization"
@@ -94,7 +96,13 @@ def in_short(layout: MeshConfig) -> str:
     )
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=in_short)
+@pytest.mark.parametrize(
+    "layout",
+    [
+        pytest.param(x, marks=[] if x in QUICK else [pytest.mark.slow], id=in_short(x))
+        for x in LAYOUTS
+    ],
+)
 def test_every_layout_trains_to_the_losses_of_one_device(
     run, one_device, layout, capfd
 ):
