@@ -41,7 +41,7 @@ def cfg(tmp_path_factory) -> PretrainConfig:
         model=ModelConfig(
             vocab_size=vocab_size,
             hidden_size=32,
-            num_layers=2,
+            num_layers=1,
             num_heads=2,
             mlp_size=64,
             max_positions=48,
@@ -120,6 +120,7 @@ def stopped(cfg, tmp_path, monkeypatch):
     return make
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_in_another_layout(cfg, whole, stopped, capsys):
     run = stopped(FIRST + 2)
     moved = dataclasses.replace(

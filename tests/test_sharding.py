@@ -44,6 +44,7 @@ LAYOUTS = (
 # Every axis is split in one of them; the others are trained where there is time.
 QUICK = (LAYOUTS[6], LAYOUTS[10])
 NUM_STEPS = 20
+IN_A_LOOP = ComputeConfig(scan_layers=True)  # as layers are on accelerators
 # What XLA says when it can only gather an array whole to lay it out anew.
 REMATERIALISED = "nvoluntary full rematerialization"
 
@@ -54,7 +55,7 @@ def run(tiny, vocabulary, make_batch):
     settings = OptimizerConfig(learning_rate=1e-2, warmup_steps=2)
     optimizer = make_optimizer(settings, make_schedule(settings, 20))
     objective = pretrain_objective(
-        tiny, ComputeConfig(), DropoutConfig(), MaskingConfig(), vocabulary
+        tiny, IN_A_LOOP, DropoutConfig(), MaskingConfig(), vocabulary
     )
 
     def make(layout, num_devices=8, steps=NUM_STEPS):
