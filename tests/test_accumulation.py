@@ -1,5 +1,7 @@
 """Gradients added up over micro-batches are those of the whole batch."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -20,6 +22,12 @@ from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.placement import to_devices
 from bert_jax.train.schedules import make_schedule
 from bert_jax.train.step import abstract_state, compile_step, init_state
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny):
+    """Of one layer: every one more is compiled again."""
+    return dataclasses.replace(tiny, num_layers=1)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +68,7 @@ def whole(gradients):
     return gradients(1)
 
 
-@pytest.mark.parametrize(("parts", "num_devices"), [(2, 1), (16, 1), (2, 8)])
+@pytest.mark.parametrize(("parts", "num_devices"), [(16, 1), (2, 8)])
 def test_micro_batches_add_up_to_the_whole_batch(gradients, whole, parts, num_devices):
     metrics, grads = gradients(parts, num_devices)
     assert metrics.keys() == whole[0].keys()
@@ -98,7 +106,7 @@ def test_one_update_in_parts_is_one_update(tiny, vocabulary, make_batch):
     objective = pretrain_objective(
         tiny, ComputeConfig(), DropoutConfig(), MaskingConfig(), vocabulary
     )
-    mesh = make_mesh(MeshConfig(data=4, tensor=2))
+    mesh = make_mesh(MeshConfig(data=2, tensor=2), jax.devices()[:4])
 
     def make_state():
         return init_state(lambda key: pretraining.init_params(tiny, key), optimizer, 0)

@@ -114,7 +114,7 @@ def test_only_a_pretraining_run_has_it(tmp_path, kind):
     folder = tmp_path / "other"
     if kind is not None:
         begun(folder, kind)
-    with pytest.raises((ValueError, FileNotFoundError), match="expected (a|one)"):
+    with pytest.raises((ValueError, FileNotFoundError), match=r"expected (a|one)"):
         take_architecture(config(folder), IN_FILE)
 
 
@@ -127,5 +127,5 @@ def test_the_command_line_takes_it(parse, capsys):
 
 
 def test_the_command_line_refuses_an_ignored_flag(parse):
-    with pytest.raises(ValueError, match="--model.num-layers 3 would be ignored"):
+    with pytest.raises(ValueError, match=r"--model.num-layers 3 would be ignored"):
         parse("--model.num-layers", "3")

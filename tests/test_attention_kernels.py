@@ -120,7 +120,8 @@ def test_blocks_of_queries_and_tiles_add_up(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("kernel", "rate"), [("fused", RATE), ("splash", 0.0), ("triton", RATE)]
+    ("kernel", "rate"),
+    [("fused", RATE), ("splash", 0.0), ("triton", RATE)],
 )
 def test_the_mesh_changes_nothing(kernel, rate):
     # Rows over data, queries over sequence, heads over tensor.
@@ -129,7 +130,10 @@ def test_the_mesh_changes_nothing(kernel, rate):
     mesh = MeshConfig(data=2, sequence=2, tensor=2)
     many = program(kernel, dataclasses.replace(case, mesh=mesh))(*args)
     one = program(kernel, case)(*args)
-    np.testing.assert_array_equal(many[0], one[0])
+    # Alone, heads 0 to 3 share a tile; over two devices the second one begins with head
+    # 3, so that heads from there on lie elsewhere in their tile and are summed otherwise.
+    same = slice(0, 3) if kernel == "fused" else slice(None)
+    np.testing.assert_array_equal(many[0][:, :, same], one[0][:, :, same])
     assert_close(many, one)  # gradients of keys are sums over the parts of the row
 
 
@@ -182,13 +186,15 @@ def test_packed_equals_unpacked(kernel):
     ],
 )
 def test_every_kernel_asks_who_may_see_whom(monkeypatch, kernel, modules):
-    """With another rule, by which everything sees everything, it is one sequence."""
+    """By a rule that lets all real tokens of a row see each other, they are one sequence."""
     case = Case(length=24, num_heads=2)
     ids, arrays = case.ids(), case.arrays()
     usual = program(kernel, case)(*arrays, ids)
-    expected = program(kernel, case)(*arrays, np.zeros_like(ids))
+    expected = program(kernel, case)(*arrays, (ids > 0).astype(np.int32))
     for module in modules:
-        monkeypatch.setattr(module, "may_see", lambda q, k: (q == q) & (k == k))
+        monkeypatch.setattr(
+            module, "may_see", lambda q, k: (q == k) | ((q > 0) & (k > 0))
+        )
     # A length of its own: nothing that was traced by the usual rule is taken again.
     found = program.__wrapped__(kernel, case)(*arrays, ids)
     assert_close(found, expected)

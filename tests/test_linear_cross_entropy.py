@@ -35,10 +35,15 @@ from bert_jax.train.step import abstract_state, compile_step, init_state
 
 ROWS, SLOTS, WIDTH, VOCAB, REAL = 8, 7, 24, 128, 100
 MESHES = (
-    MeshConfig(data=8),
-    MeshConfig(data=4, tensor=2),
-    MeshConfig(data=1, fsdp=8),
     MeshConfig(data=2, fsdp=2, tensor=2),
+    *(
+        pytest.param(mesh, marks=pytest.mark.slow)
+        for mesh in (
+            MeshConfig(data=8),
+            MeshConfig(data=4, tensor=2),
+            MeshConfig(data=1, fsdp=8),
+        )
+    ),
 )
 
 
