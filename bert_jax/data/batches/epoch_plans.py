@@ -18,6 +18,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -36,6 +37,9 @@ PLAN_VERSION = 1
 _KEPT_EPOCHS = 2
 _PARTIAL = "partial-"
 _STALE_SECS = 3_600.0  # An older unfinished folder belongs to a killed process.
+# NumPy parses a file's header with `ast`, which fails at random in CPython 3.11 when two
+# threads use it (python/cpython#106905): one may plan ahead while the other reads.
+_parsing_header = threading.Lock()
 _PAIR_FIELDS = tuple(field.name for field in dataclasses.fields(Pairs))
 
 
@@ -211,7 +215,8 @@ def _open_array(
     try:
         if check_hash and file_sha256(path) != expected["sha256"]:
             raise DamagedPlanError(f"{path} has another hash than when it was written")
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        with _parsing_header:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (FileNotFoundError, ValueError) as error:
         raise DamagedPlanError(f"{path} cannot be read ({error})") from None
     if [str(array.dtype), list(array.shape)] != [expected["dtype"], expected["shape"]]:
