@@ -37,8 +37,9 @@ PLAN_VERSION = 1
 _KEPT_EPOCHS = 2
 _PARTIAL = "partial-"
 _STALE_SECS = 3_600.0  # An older unfinished folder belongs to a killed process.
-# NumPy parses a file's header with `ast`, which fails at random in CPython 3.11 when two
-# threads use it (python/cpython#106905): one may plan ahead while the other reads.
+# NumPy parses the header of a file with `ast`. In CPython 3.11 this can raise a
+# SystemError while another thread does the same (see python/cpython#106905), and a
+# thread that plans ahead opens plans too.
 _parsing_header = threading.Lock()
 _PAIR_FIELDS = tuple(field.name for field in dataclasses.fields(Pairs))
 
