@@ -190,7 +190,7 @@ def test_files_that_changed_since_are_refused(tmp_path):
     divided = divide(source, 100, tmp_path)
     path.write_text("One.\n\n" * 50)
     for section in (source.sections[0], divided[-1]):
-        with pytest.raises(ValueError, match="its 300 bytes are not those"):
+        with pytest.raises(ValueError, match="its 300 bytes are not as many as"):
             list(read_section(section))
 
 
@@ -247,7 +247,7 @@ def test_names_that_are_no_text_or_look_like_patterns(tmp_path):
     ("spec", "message"),
     [
         ("files:nowhere/*.txt", "matches no file"),
-        ("gopher:wikipedia", "'gopher':, which is not known"),
+        ("gopher:wikipedia", "'gopher':, which is not a kind of source"),
         ("files:/", "is a folder"),
         ("docs:no_such_package_here", "'no_such_package_here' is not installed"),
     ],

@@ -18,6 +18,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -36,6 +37,10 @@ PLAN_VERSION = 1
 _KEPT_EPOCHS = 2
 _PARTIAL = "partial-"
 _STALE_SECS = 3_600.0  # An older unfinished folder belongs to a killed process.
+# NumPy parses the header of a file with `ast`. In CPython 3.11 this can raise a
+# SystemError while another thread does the same (see python/cpython#106905), and a
+# thread that plans ahead opens plans too.
+_parsing_header = threading.Lock()
 _PAIR_FIELDS = tuple(field.name for field in dataclasses.fields(Pairs))
 
 
@@ -211,7 +216,8 @@ def _open_array(
     try:
         if check_hash and file_sha256(path) != expected["sha256"]:
             raise DamagedPlanError(f"{path} has another hash than when it was written")
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        with _parsing_header:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (FileNotFoundError, ValueError) as error:
         raise DamagedPlanError(f"{path} cannot be read ({error})") from None
     if [str(array.dtype), list(array.shape)] != [expected["dtype"], expected["shape"]]:
