@@ -19,7 +19,7 @@ from exchange_models import (
 from bert_jax.batch import ClassifyBatch
 from bert_jax.exchange.huggingface import write_huggingface
 from bert_jax.exchange.names import from_tensors, to_tensors
-from bert_jax.exchange.verify import verify_huggingface
+from bert_jax.exchange.transformers_model import verify_huggingface
 
 
 @pytest.fixture(scope="module", params=["wordpiece", "unigram", "bpe"])

@@ -31,7 +31,7 @@ LABELS = ("down", "level", "up")
 NEEDS = {
     "huggingface": ("torch", "transformers"),
     "tensorflow": ("tensorflow",),
-    "onnx": ("onnx", "onnxruntime"),
+    "onnx": ("torch", "transformers", "onnx", "onnxscript", "onnxruntime"),
     "stablehlo": (),
 }
 
@@ -111,7 +111,14 @@ def assert_equal_bits(found, expected) -> None:
         np.testing.assert_array_equal(found[path], value, err_msg=path)
 
 
-@pytest.mark.parametrize("to", NEEDS)
+@pytest.mark.parametrize(
+    "to",
+    [
+        # PyTorch's exporter takes its time.
+        pytest.param(to, marks=pytest.mark.slow) if to == "onnx" else to
+        for to in NEEDS
+    ],
+)
 def test_an_export_gives_our_logits(run, to, tmp_path, record_route):
     need(*NEEDS[to])
     directory, head, _ = run

@@ -84,10 +84,10 @@ def export_run(
     head: Head = "pretraining" if loaded.info.kind == "pretrain" else "classifier"
     probe = functools.partial(make_probe, loaded.info.model, params, head)
     if mlm_only:
-        if (to, head) != ("huggingface", "pretraining"):
+        if head != "pretraining" or to not in ("huggingface", "onnx"):
             raise ValueError(
-                f"--mlm-only takes parts of a pretraining run for huggingface; {run} is "
-                f"a {loaded.info.kind} run and goes to {to}."
+                f"--mlm-only takes parts of a pretraining run for huggingface or onnx; "
+                f"{run} is a {loaded.info.kind} run and goes to {to}."
             )
         head = "mlm"
         params = {part: params[part] for part in ("embed", "layers", "mlm")}
@@ -176,7 +176,7 @@ def _write_huggingface(parts: _Parts, directory: pathlib.Path) -> None:
 
 
 def _verify_huggingface(directory: pathlib.Path, head: Head, probe: Probe) -> float:
-    from bert_jax.exchange.verify import verify_huggingface
+    from bert_jax.exchange.transformers_model import verify_huggingface
 
     return verify_huggingface(directory, head, *probe)
 
@@ -206,13 +206,13 @@ def _verify_tensorflow(directory: pathlib.Path, head: Head, probe: Probe) -> flo
 
 
 def _write_onnx(parts: _Parts, directory: pathlib.Path) -> None:
-    from bert_jax.exchange.onnx_graph import write_onnx
+    from bert_jax.exchange.write_onnx import write_onnx
 
     write_onnx(*parts.model, directory, labels=parts.labels)
 
 
 def _verify_onnx(directory: pathlib.Path, head: Head, probe: Probe) -> float:
-    from bert_jax.exchange.onnx_graph import verify_onnx
+    from bert_jax.exchange.write_onnx import verify_onnx
 
     return verify_onnx(directory, head, *probe)
 

@@ -1,7 +1,7 @@
 """Our parameters as a directory that transformers' Auto classes load.
 
 config.json stands here both ways: architecture, head and labels. Neither torch nor
-transformers is needed; `exchange/verify.py` loads the result back with them.
+transformers is needed; `exchange/transformers_model.py` loads the result back with them.
 """
 
 import json
@@ -18,6 +18,8 @@ from bert_jax.data.whole_directory import whole_directory
 from bert_jax.exchange.names import Head, Params, to_tensors
 from bert_jax.exchange.portable import LABELLED, check_parts
 from bert_jax.exchange.tokenizer import save_huggingface_tokenizer
+
+WEIGHTS, MODEL_CARD = "model.safetensors", "README.md"
 
 
 class _Form(NamedTuple):
@@ -147,7 +149,7 @@ def write_huggingface(
     tensors = to_tensors(cfg, params, head, "huggingface")
     config = _config(cfg, tokenizer, head) | _label_config(head, labels)
     with whole_directory(directory, overwrite) as partial:
-        save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
+        save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
         text = json.dumps(config, indent=2) + "\n"
         (partial / "config.json").write_text(text, encoding="utf-8")
         save_huggingface_tokenizer(tokenizer, partial, cfg.max_positions)
@@ -155,7 +157,7 @@ def write_huggingface(
         if config.get("problem_type") == "regression":
             form = form._replace(usage=_SCORES)
         card = _model_card(cfg, tokenizer, form, results or {}, origin)
-        (partial / "README.md").write_text(card, encoding="utf-8")
+        (partial / MODEL_CARD).write_text(card, encoding="utf-8")
 
 
 def architecture(head: Head) -> str:
