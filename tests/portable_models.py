@@ -7,18 +7,13 @@ import jax
 import numpy as np
 import reference
 
-from bert_jax.batch import ClassifyBatch, PretrainBatch
+from bert_jax.batch import ClassifyBatch
 from bert_jax.config import ModelConfig
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
-from bert_jax.model import (
-    classification,
-    pretraining,
-    question_answering,
-    token_classification,
-)
-from bert_jax.model.masking import MaskedBatch
+from bert_jax.exchange.comparison import Probe
+from bert_jax.exchange.logits import all_logits
 
-HEADS = ("pretraining", "classifier", "tokens", "spans")
+HEADS = ("pretraining", "mlm", "classifier", "tokens", "spans")
 LABELS = ("down", "level", "up")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "river", "stone"]
@@ -49,32 +44,12 @@ class Model:
     def parts(self) -> tuple:
         return self.cfg, self.params, self.head, TOKENIZER
 
-    def ours(self, ids: Ids) -> tuple:
-        """Logits as our `apply` gives them."""
-        return jax.jit(self._ours)(ids)
-
-    def _ours(self, ids: Ids) -> tuple:
-        batch = ClassifyBatch(*ids, None, None)
-        modules = {
-            "classifier": classification,
-            "tokens": token_classification,
-            "spans": question_answering,
-        }
-        if self.head in modules:
-            return (modules[self.head].apply(self.cfg, self.params, batch),)
-        rows, length = ids.mask.shape
-        every = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
-        first = np.zeros((rows, 1), np.int32)
-        pairs = PretrainBatch(*ids, every, first, None, None)
-        slots = MaskedBatch(ids.input_ids, every, None, None)
-        params = self.params
-        if self.head == "mlm":  # the parts that it lacks touch no masked-word logit
-            width = self.cfg.hidden_size
-            dense = {"kernel": np.zeros((width, width)), "bias": np.zeros(width)}
-            pair = {"kernel": np.zeros((width, 2)), "bias": np.zeros(2)}
-            params = {**params, "pooler": dense, "nsp": pair}
-        out = pretraining.apply(self.cfg, params, pairs, slots)
-        return (out.mlm_logits, out.nsp_logits[:, 0])[: 2 - (self.head == "mlm")]
+    def probe(self, ids: Ids) -> Probe:
+        """The ids, with our logits of them."""
+        outputs = jax.jit(all_logits, static_argnums=(0, 2))(
+            self.cfg, self.params, self.head, *ids
+        )
+        return Probe(jax.device_get(outputs), *ids)
 
     def expected(self, ids: Ids) -> dict[str, np.ndarray]:
         """Logits by their exported name, from NumPy and float64; NaN on padding."""

@@ -11,9 +11,9 @@ from safetensors.numpy import load_file, save_file
 
 from bert_jax.config import MeshConfig, OptimizerConfig, PretrainConfig
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
-from bert_jax.exchange import names
-from bert_jax.exchange.huggingface import write_huggingface
+from bert_jax.exchange import tensors as names
 from bert_jax.exchange.importing import describe, import_run
+from bert_jax.exchange.write_huggingface import write_huggingface
 from bert_jax.train import sharding
 from bert_jax.train.checkpoint import tensors_sha256
 from bert_jax.train.initial import (

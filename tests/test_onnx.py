@@ -83,7 +83,7 @@ def run(folder, ids) -> dict:
 def test_logits_match_ours_and_the_reference_for_every_shape(export, case):
     model, folder = export(case)
     ids = make_ids(rows=3, length=20)
-    difference = verify_onnx(folder, model.head, model.ours(ids), *ids)
+    difference = verify_onnx(folder, model.head, model.probe(ids))
     assert 0.0 < difference < TOLERANCE
     for rows, length in ((3, 20), (1, 5), (7, 12), (1, 24), (2, 1)):
         ids = make_ids(rows, length)
@@ -153,10 +153,11 @@ def test_config_labels_and_tokenizer_lie_beside_the_graph(export, transformers):
 
 def test_verification_sees_differences(export):
     model, folder = export("tokens")
-    ids = make_ids(rows=3, length=20)
-    (logits,) = map(np.array, model.ours(ids))
+    probe = model.probe(make_ids(rows=3, length=20))
+    logits = np.array(probe.outputs["logits"])
     logits[1, 3, 1] += 0.5
-    found = verify_onnx(folder, "tokens", [logits], *ids)
+    changed = probe._replace(outputs={"logits": logits})
+    found = verify_onnx(folder, "tokens", changed)
     assert found == pytest.approx(0.5, abs=TOLERANCE)
 
 

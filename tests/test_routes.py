@@ -19,10 +19,10 @@ from safetensors.numpy import load_file
 
 from bert_jax.config import MeshConfig
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
-from bert_jax.exchange import names
+from bert_jax.exchange import tensors as names
 from bert_jax.exchange.export import TOLERANCE, export_run
-from bert_jax.exchange.huggingface import write_huggingface
 from bert_jax.exchange.importing import import_run
+from bert_jax.exchange.write_huggingface import write_huggingface
 from bert_jax.family import model_config
 from bert_jax.train.initial import load_params
 from bert_jax.train.mesh import make_mesh

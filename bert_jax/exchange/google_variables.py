@@ -6,7 +6,6 @@ layout of TF1.
 
 import pathlib
 import re
-from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -14,22 +13,16 @@ import numpy as np
 
 from bert_jax.config import ModelConfig
 from bert_jax.exchange import google_tf2
-from bert_jax.exchange.google import CONFIG_FILE, tensorflow
-from bert_jax.exchange.names import TABLES, Head, Tensors
-from bert_jax.exchange.source import Moments
+from bert_jax.exchange.families.bert import BERT
+from bert_jax.exchange.families.google_bert import google_rows
+from bert_jax.exchange.google_files import CONFIG_FILE, tensorflow
+from bert_jax.exchange.source import FLOATS, Moments, note_floats
+from bert_jax.exchange.tensors import Head, Tensors
 
 WORDS = "bert/embeddings/word_embeddings"
-STEP = "global_step"
 
 _SLOT = re.compile(r"(.+)/adam_([mv])")
 _LAYER = re.compile(r"bert/encoder/layer_(\d+)/")
-# Element types that are read -> how they become float32.
-_FLOATS = {
-    "float32": "",
-    "float16": "exactly",
-    "bfloat16": "exactly",
-    "float64": "rounded",
-}
 
 
 def load_variables(
@@ -78,13 +71,8 @@ def _get(prefix: pathlib.Path, reader: Any, name: str) -> np.ndarray:
         ) from error
 
 
-def _known_names(num_layers: int, heads: Collection[Head]) -> set[str]:
-    return {
-        row.google.format(layer=layer)
-        for head in heads
-        for row in TABLES[head]
-        for layer in range(num_layers)
-    }
+def _known_names(model: ModelConfig, heads: Collection[Head]) -> set[str]:
+    return {row.theirs for head in heads for row in google_rows(model, head)}
 
 
 def sort_variables(
@@ -94,11 +82,11 @@ def sort_variables(
     notes: list[str],
 ) -> tuple[Tensors, Moments | None]:
     """Weights and Adam's slots; what an optimizer or a loss scale left is dropped."""
-    known = _known_names(model.num_layers, list(TABLES))
+    known = _known_names(model, BERT.heads)
     tensors: Tensors = {}
     moments = Moments({}, {})
     dropped: list[str] = []
-    kinds: Counter[str] = Counter()
+    kinds: list[str] = []
     for name, array in variables.items():
         if (layer := _LAYER.match(name)) and int(layer[1]) >= model.num_layers:
             raise ValueError(
@@ -118,20 +106,18 @@ def sort_variables(
         ):
             dropped.append(name.removesuffix(google_tf2.SUFFIX))
         else:
-            kinds[array.dtype.name] += 1
+            kinds.append(array.dtype.name)
             tensors[name] = np.array(array, np.float32)
     if not known & tensors.keys():
         raise ValueError(
             f"{prefix} has none of BERT's variables; its first are "
             f"{sorted(variables)[:6]}. Expected names such as {WORDS!r}."
         )
-    if odd := kinds.keys() - _FLOATS:
+    if odd := set(kinds) - FLOATS.keys():
         raise ValueError(
-            f"{prefix} has variables of {sorted(odd)}; expected {list(_FLOATS)}."
+            f"{prefix} has variables of {sorted(odd)}; expected {list(FLOATS)}."
         )
-    for kind, how in _FLOATS.items():
-        if kinds[kind] and how:
-            notes.append(f"{kinds[kind]} tensors were {kind}: float32 now, {how}.")
+    note_floats(kinds, notes)
     if dropped:
         more = f" and {len(dropped) - 6} more" if len(dropped) > 6 else ""
         notes.append(f"Left out, no weights: {', '.join(dropped[:6])}{more}.")
@@ -139,10 +125,10 @@ def sort_variables(
 
 
 def complete_moments(
-    moments: Moments, tensors: Tensors, head: Head, num_layers: int, notes: list[str]
+    moments: Moments, tensors: Tensors, head: Head, model: ModelConfig, notes: list[str]
 ) -> Moments | None:
     """The moments, if every weight of the head's model that is there has both."""
-    needed = sorted(_known_names(num_layers, [head]) & tensors.keys())
+    needed = sorted(_known_names(model, [head]) & tensors.keys())
     lacking = [
         name
         for name in needed

@@ -1,7 +1,6 @@
 """A foreign model as a run directory: pretraining goes on from it, fine-tuning starts."""
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
@@ -16,12 +15,22 @@ from bert_jax.config import (
     TaskConfig,
 )
 from bert_jax.data.whole_directory import whole_directory
-from bert_jax.exchange import names
+from bert_jax.exchange.heads import fresh_params, head_of_kind, kind_of_source
+from bert_jax.exchange.json_files import save_json
+from bert_jax.exchange.read_google import read_google
+from bert_jax.exchange.read_huggingface import read_huggingface
 from bert_jax.exchange.source import Moments, Source
-from bert_jax.model import classification, pretraining
+from bert_jax.exchange.tensors import (
+    Head,
+    Params,
+    Tensors,
+    flatten,
+    from_tensors,
+    unflatten,
+)
 from bert_jax.train.checkpoint import Checkpoints, tensors_sha256
 from bert_jax.train.optimizer import make_optimizer
-from bert_jax.train.run import RunInfo, start_run, write_text
+from bert_jax.train.run import RunInfo, start_run
 from bert_jax.train.schedules import make_schedule
 from bert_jax.train.step import TrainState, init_state
 
@@ -64,9 +73,6 @@ def read_source(path: pathlib.Path, *, lowercase: bool | None = None) -> Source:
         FileNotFoundError: nothing of either kind is there.
         ValueError: the source is damaged, contradicts itself, or is no BERT.
     """
-    from bert_jax.exchange.read_google import read_google
-    from bert_jax.exchange.read_huggingface import read_huggingface
-
     if (path / "bert_config.json").is_file() or (
         not path.exists() and path.with_name(f"{path.name}.index").is_file()
     ):
@@ -110,11 +116,10 @@ def import_run(
             missing, or `run` is in use.
     """
     source = read_source(path, lowercase=lowercase)
-    classifier = source.head == "classifier" and not encoder_only
-    kind = "finetune" if classifier else "pretrain"
-    head: names.Head = "classifier" if classifier else "pretraining"
-    read = names.from_tensors(source.model, source.tensors, head, source.dialect)
-    fresh = _fresh_params(source, classifier, seed)
+    kind = kind_of_source(source, encoder_only=encoder_only)
+    head = head_of_kind(kind)
+    read = from_tensors(source.model, source.tensors, source.rows(head))
+    fresh = fresh_params(source, head, seed)
     unknown = _parts_of_encoder(read.new)
     if unknown and not allow_incomplete:
         raise ValueError(
@@ -122,8 +127,8 @@ def import_run(
             f"{', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}. Pass "
             "--allow-incomplete to draw them afresh."
         )
-    flat = {**names.flatten(fresh), **names.flatten(read.params)}
-    params = names.unflatten(flat)
+    flat = {**flatten(fresh), **flatten(read.params)}
+    params = unflatten(flat)
     moments = _opt_state(source, params, head) if source.moments else None
     result = Imported(
         kind=kind,
@@ -163,23 +168,13 @@ def _parts_of_encoder(new: tuple[str, ...]) -> list[str]:
     return [path for path in new if path.startswith(("embed/", "layers/"))]
 
 
-def _fresh_params(source: Source, classifier: bool, seed: int) -> names.Params:
-    key = jax.random.key(seed)
-    if classifier:
-        num_labels = len(source.labels or ())
-        params = classification.init_params(source.model, num_labels, key)
-    else:
-        params = pretraining.init_params(source.model, key)
-    return jax.device_get(params)
-
-
-def _opt_state(source: Source, params: names.Params, head: names.Head) -> Any:
+def _opt_state(source: Source, params: Params, head: Head) -> Any:
     """An optimizer's state with the source's moments, zeros where a tensor is new."""
 
-    def tree(slots: names.Tensors) -> names.Params:
-        read = names.from_tensors(source.model, slots, head, source.dialect)
-        zeros = {k: np.zeros_like(v) for k, v in names.flatten(params).items()}
-        return names.unflatten({**zeros, **names.flatten(read.params)})
+    def tree(slots: Tensors) -> Params:
+        read = from_tensors(source.model, slots, source.rows(head))
+        zeros = {k: np.zeros_like(v) for k, v in flatten(params).items()}
+        return unflatten({**zeros, **flatten(read.params)})
 
     assert source.moments is not None
     cfg = PretrainConfig(model=source.model, dropout=source.dropout, data=_data(source))
@@ -199,7 +194,7 @@ def _write(
     run: pathlib.Path,
     source: Source,
     result: Imported,
-    params: names.Params,
+    params: Params,
     opt_state: Any,
     num_texts: int,
 ) -> None:
@@ -242,4 +237,4 @@ def _write(
         checkpoints.save(jax.tree.map(jax.numpy.asarray, state))
         checkpoints.wait()
     manifest = {"format_version": FORMAT_VERSION, **dataclasses.asdict(result)}
-    write_text(run / IMPORT_MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    save_json(run / IMPORT_MANIFEST, manifest)

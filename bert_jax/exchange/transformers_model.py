@@ -5,14 +5,14 @@ ONNX exporter load theirs here.
 """
 
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from bert_jax.exchange.comparison import Probe, largest_difference
 from bert_jax.exchange.libraries import library
-from bert_jax.exchange.names import Head, Tensors
-from bert_jax.exchange.portable import INPUTS, OUTPUTS, largest_difference
+from bert_jax.exchange.signature import INPUTS, OUTPUTS
+from bert_jax.exchange.tensors import Head, Tensors
 
 # Classes of transformers that choose the model's own class by its config.json.
 _AUTO_CLASSES: dict[Head, str] = {
@@ -57,14 +57,11 @@ def load_model(directory: pathlib.Path, head: Head, **options: Any) -> Any:
 def verify_huggingface(
     directory: pathlib.Path,
     head: Head,
-    outputs: Sequence[Any],
-    input_ids: np.ndarray,
-    segment_ids: np.ndarray,
-    mask: np.ndarray,
+    probe: Probe,
 ) -> float:
     """Largest difference between our logits and transformers' on the same ids.
 
-    See `portable.largest_difference`.
+    See `comparison.largest_difference`.
 
     Raises:
         ValueError: `load_model` refuses the directory, or shapes disagree.
@@ -81,4 +78,4 @@ def verify_huggingface(
             found = model(**inputs)
         return {output.name: found[output.name].numpy() for output in OUTPUTS[head]}
 
-    return largest_difference(run, head, outputs, input_ids, segment_ids, mask)
+    return largest_difference(run, head, probe)

@@ -20,13 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.config import ModelConfig
+from bert_jax.config import DropoutConfig, ModelConfig
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
-from bert_jax.exchange.huggingface import MODEL_CARD, WEIGHTS, write_huggingface
+from bert_jax.exchange.comparison import Probe, largest_difference
 from bert_jax.exchange.libraries import library
-from bert_jax.exchange.names import Head, Params, Tensors
-from bert_jax.exchange.portable import INPUTS, OUTPUTS, largest_difference
+from bert_jax.exchange.signature import INPUTS, OUTPUTS
+from bert_jax.exchange.tensors import Head, Params, Tensors
 from bert_jax.exchange.transformers_model import load_model
+from bert_jax.exchange.write_huggingface import MODEL_CARD, WEIGHTS, write_huggingface
 
 MODEL_FILE = "model.onnx"
 OPSET = 20  # the first with Gelu; older runtimes read it too
@@ -40,6 +41,7 @@ def write_onnx(
     tokenizer: Tokenizer,
     directory: pathlib.Path,
     *,
+    dropout: DropoutConfig = DropoutConfig(),
     labels: Sequence[str] | None = None,
 ) -> None:
     """Writes model.onnx, and config.json and tokenizer as a Hugging Face export has them.
@@ -53,6 +55,7 @@ def write_onnx(
         head: what is on top of the encoder.
         tokenizer: what the model was trained with.
         directory: created if need be.
+        dropout: the rates that config.json names.
         labels: of a classifier or tagger, in the order of its logits.
 
     Raises:
@@ -63,7 +66,9 @@ def write_onnx(
     directory = pathlib.Path(directory)
     with tempfile.TemporaryDirectory() as name:
         source = pathlib.Path(name)
-        write_huggingface(cfg, params, head, tokenizer, source, labels=labels)
+        write_huggingface(
+            cfg, params, head, tokenizer, source, dropout=dropout, labels=labels
+        )
         # Its own attention: plain products and a softmax, for every runtime.
         model = load_model(source, head, attn_implementation="eager")
         directory.mkdir(parents=True, exist_ok=True)
@@ -78,14 +83,11 @@ def write_onnx(
 def verify_onnx(
     directory: pathlib.Path,
     head: Head,
-    outputs: Sequence[Any],
-    input_ids: np.ndarray,
-    segment_ids: np.ndarray,
-    mask: np.ndarray,
+    probe: Probe,
 ) -> float:
     """Largest difference between our logits and ONNX Runtime's, on the CPU.
 
-    See `portable.largest_difference`: a second run of one short row shows that batch
+    See `comparison.largest_difference`: a second run of one short row shows that batch
     and length are free and that padding does not matter.
 
     Raises:
@@ -101,7 +103,7 @@ def verify_onnx(
         found = session.run(names, {name: x.astype(np.int64) for name, x in feeds})
         return dict(zip(names, found, strict=True))
 
-    return largest_difference(run, head, outputs, input_ids, segment_ids, mask)
+    return largest_difference(run, head, probe)
 
 
 def _export(model: Any, head: Head, path: pathlib.Path) -> None:
