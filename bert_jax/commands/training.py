@@ -73,21 +73,19 @@ class Finetune:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Baselines:
-    """Scores the majority class and TF-IDF + logistic regression on a task."""
+    """Scores models without a neural network on a task, such as the majority class."""
 
     task: TaskConfig = TaskConfig()
     output: pathlib.Path
 
     def run(self) -> None:
         from bert_jax.train.baselines import baselines
+        from bert_jax.train.tasks import task_named
 
         results = baselines(self.task, self.output)
-        for name in ("majority", "tfidf_logistic_regression"):
-            scores = results[name]
-            print(
-                f"{name}: accuracy {scores['accuracy']:.1%}, macro-F1 "
-                f"{scores['macro_f1']:.3f}"
-            )
+        task = task_named(results["task"])
+        for name, scores in results["baselines"].items():
+            print(f"{name}: {task.say_line(scores)}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,7 +100,7 @@ class Evaluate:
 
     def run(self) -> None:
         from bert_jax.runtime.distributed import taking_part
-        from bert_jax.train.rejudge import evaluate_run
+        from bert_jax.train.evaluate import evaluate_run
 
         with taking_part(self.cluster):
             for name, value in evaluate_run(self.run_dir, self.data).items():
@@ -125,13 +123,6 @@ class Predict:
 
         texts = self.texts or tuple(line.rstrip("\n") for line in sys.stdin)
         predictor = Predictor(self.run_dir)
-        probs = predictor([tuple(text.split("\t")) for text in texts])
-        for text, row in zip(texts, probs, strict=True):
-            best = row.argsort()[::-1][: self.top]
-            shown = "  ".join(
-                f"{predictor.labels[i]} {row[i]:.3f}"
-                if predictor.kind == "regression"
-                else f"{predictor.labels[i]} {row[i]:.1%}"
-                for i in best
-            )
-            print(f"{shown}  |  {text}")
+        found = predictor([tuple(text.split("\t")) for text in texts])
+        for text, prediction in zip(texts, found, strict=True):
+            print(f"{predictor.task.say(prediction, self.top)}  |  {text}")

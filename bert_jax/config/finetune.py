@@ -31,9 +31,11 @@ class TaskConfig:
     validation_text_columns: tuple[str, ...] | None = None
     """Where the validation file calls them otherwise (SST-2 does)."""
     validation_label_column: str | None = None
-    kind: Literal["classification", "regression"] = "classification"
-    """classification: labels are names of classes, trained with cross-entropy.
-    regression: labels are numbers, trained with their squared error."""
+    kind: Literal["classification", "regression", "tokens", "spans"] = "classification"
+    """What is learned. classification: a class for each text or pair of texts.
+    regression: a number for each, trained by its squared error. tokens: a tag for each
+    word of a sentence, from a file with a word and its tag a line. spans: the words of a
+    passage that answer a question, from a .json in the form of SQuAD."""
     max_train: int | None = None
     """Train on at most so many examples: a random choice, equal in every run."""
 

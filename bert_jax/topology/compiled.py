@@ -20,7 +20,7 @@ from bert_jax.topology.devices import Topology, devices_of
 from bert_jax.topology.hlo import Module, parse_hlo
 from bert_jax.topology.program_text import program_text
 from bert_jax.topology.traffic import cycles_of, flops_of, hbm_bytes_of
-from bert_jax.train.evaluate import check_vocabulary
+from bert_jax.train.held_out import check_vocabulary
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.program import Program, pretrain_program
 

@@ -164,6 +164,16 @@ class Checkpoints:
             args=ocp.args.Composite(opt_state=ocp.args.StandardRestore(abstract)),
         ).opt_state
 
+    def check(self, **parts: Any) -> None:
+        """Compares the newest manifest with abstract trees, by the names of its items.
+
+        Raises:
+            FileNotFoundError: there is no complete checkpoint.
+            ValueError: a tensor is missing, extra, or of another shape or type.
+        """
+        for name, abstract in parts.items():
+            self._check(self._step(None), describe({name: abstract}), prefix=f"{name}/")
+
     def _step(self, step: int | None) -> int:
         found = list(self._manager.all_steps())
         if not found:

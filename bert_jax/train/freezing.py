@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.config import OptimizerConfig
-from bert_jax.train.losses import Mean, Objective
+from bert_jax.train.losses import Mean
+from bert_jax.train.objectives import Objective
 
 
 def frozen_entries(cfg: OptimizerConfig, params: Any) -> Any:

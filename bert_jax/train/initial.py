@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -10,11 +11,13 @@ from jax.sharding import Mesh
 
 from bert_jax.config import PretrainConfig
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
-from bert_jax.model import classification, pretraining
+from bert_jax.model import pretraining
 from bert_jax.runtime.distributed import fetch
 from bert_jax.train import sharding
-from bert_jax.train.checkpoint import Checkpoints, tensors_sha256
+from bert_jax.train.checkpoint import Checkpoints, Identity, tensors_sha256
 from bert_jax.train.run import RunInfo, load_run
+from bert_jax.train.step import TrainState
+from bert_jax.train.tasks import task_named
 
 
 class LoadedRun(NamedTuple):
@@ -46,11 +49,11 @@ class Start(NamedTuple):
 
 def abstract_params(info: RunInfo, mesh: Mesh) -> Any:
     """Shapes and placements of the parameters of a run."""
-    if info.kind == "pretrain":
+    if info.task is None:
         init = functools.partial(pretraining.init_params, info.model)
     else:
-        num_labels = len(info.labels or ())
-        init = functools.partial(classification.init_params, info.model, num_labels)
+        outputs = len(info.labels or ())
+        init = functools.partial(task_named(info.task).init_params, info.model, outputs)
     shapes = jax.eval_shape(init, jax.random.key(0))
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(
@@ -75,17 +78,37 @@ def load_params(run: pathlib.Path, mesh: Mesh, kind: str | None = None) -> Loade
     return LoadedRun(info, step or 0, params)
 
 
-def start_encoder(run: pathlib.Path, mesh: Mesh) -> Start:
-    """Encoder and pooler of a run, to fine-tune."""
+def start_encoder(run: pathlib.Path, mesh: Mesh, parts: Collection[str]) -> Start:
+    """What a run gives to a model that has these `parts`: its encoder and its pooler."""
     loaded = load_params(run, mesh)
-    parts = {name: loaded.params[name] for name in classification.ENCODER_PARTS}
+    parts = {
+        name: loaded.params[name]
+        for name in ("embed", "layers", "pooler")
+        if name in parts and name in loaded.params
+    }
     return Start(parts, _origin(run, loaded.step, parts))
+
+
+def check_start(cfg: PretrainConfig, tokenizer: Tokenizer, state: TrainState) -> None:
+    """Checks that the checkpoint of `cfg` fits, by its manifest; reads no tensor.
+
+    Args:
+        state: abstract, of the new run.
+
+    Raises:
+        FileNotFoundError: no run, or no complete checkpoint in it.
+        ValueError: model, tokenizer or optimizer state do not fit.
+    """
+    with _checkpoints(cfg, tokenizer) as checkpoints:
+        checkpoints.check(params=state.params)
+        if cfg.moments == "keep":
+            checkpoints.check(opt_state=state.opt_state)
 
 
 def start_pretraining(
     cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh, opt_state: Any
-) -> Start | None:
-    """What `cfg.checkpoint` gives to a pretraining run, or `None` without one.
+) -> Start:
+    """What `cfg.checkpoint` gives to a pretraining run.
 
     Args:
         cfg: its model must be that of the checkpoint.
@@ -94,22 +117,25 @@ def start_pretraining(
         opt_state: abstract, of the new run.
 
     Raises:
-        FileNotFoundError: no run, or no complete checkpoint in it.
-        ValueError: model, tokenizer or optimizer state do not fit.
+        FileNotFoundError, ValueError: as `check_start`.
     """
-    if cfg.checkpoint is None:
-        return None
-    info = load_run(cfg.checkpoint, kind="pretrain")
-    wanted = dataclasses.replace(
-        info, model=cfg.model, tokenizer_sha256=tokenizer.sha256
-    )
-    with Checkpoints(cfg.checkpoint, wanted.identity, read_only=True) as checkpoints:
+    assert cfg.checkpoint is not None
+    info = dataclasses.replace(load_run(cfg.checkpoint), model=cfg.model)
+    with _checkpoints(cfg, tokenizer) as checkpoints:
         step = checkpoints.latest_step()
-        params = checkpoints.restore_params(abstract_params(wanted, mesh), step)
+        params = checkpoints.restore_params(abstract_params(info, mesh), step)
         moments = None
         if cfg.moments == "keep":
             moments = checkpoints.restore_opt_state(opt_state, step)
     return Start(params, _origin(cfg.checkpoint, step or 0, params), moments)
+
+
+def _checkpoints(cfg: PretrainConfig, tokenizer: Tokenizer) -> Checkpoints:
+    """Those that a run starts from, checked against what the run is to be."""
+    assert cfg.checkpoint is not None
+    load_run(cfg.checkpoint, kind="pretrain")
+    identity = Identity(cfg.model, tokenizer.sha256)
+    return Checkpoints(cfg.checkpoint, identity, read_only=True)
 
 
 def with_moments(opt_state: Any, moments: Any) -> Any:

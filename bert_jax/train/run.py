@@ -58,11 +58,13 @@ class RunInfo:
     tokenizer_sha256: str
     data: dict[str, Any]
     """Identity of the data: equal in a run and its continuation."""
+    task: str | None = None
+    """Of a fine-tuned run, its name in `train.tasks`."""
     labels: tuple[str, ...] | None = None
-    """Of a classifier, in the order of its logits."""
+    """Of a fine-tuned run, what its logits are called, in their order."""
     sequence_length: int = 0
     encoder: dict[str, Any] | None = None
-    """Where the weights of step 0 came from."""
+    """Where the weights of step 0 came from; written when they were read."""
     format_version: int = FORMAT_VERSION
 
     @property
@@ -135,7 +137,7 @@ def _start_run(
                 "with those settings, or choose another --workdir."
             )
         old = load_run(run)
-        for name in ("kind", "tokenizer_sha256", "data", "labels"):
+        for name in ("kind", "tokenizer_sha256", "data", "task", "labels"):
             if getattr(old, name) != getattr(info, name):
                 raise ValueError(
                     f"{run} was begun with another {name}: {getattr(old, name)} then, "
@@ -153,6 +155,23 @@ def _start_run(
     tokenizer.save(run / "tokenizer")
     write_text(run / "config.json", text)
     write_text(run / "run.json", config_json.to_json(info))
+
+
+def is_new_run(run: pathlib.Path) -> bool:
+    """Whether nothing has been begun there; in a job, as the first host sees it."""
+    return on_first_host(
+        f"a look for a run in {run}", lambda: not (run / "run.json").exists()
+    )
+
+
+def save_origin(run: pathlib.Path, origin: dict[str, Any]) -> None:
+    """Notes in run.json where the weights of step 0 came from."""
+
+    def save() -> None:
+        info = dataclasses.replace(load_run(run), encoder=origin)
+        write_text(run / "run.json", config_json.to_json(info))
+
+    on_first_host(f"the origin of the weights of {run}", save)
 
 
 def load_run(run: pathlib.Path, kind: str | None = None) -> RunInfo:
@@ -179,6 +198,7 @@ def load_run(run: pathlib.Path, kind: str | None = None) -> RunInfo:
         model=config_json.from_json(ModelConfig, json.dumps(raw["model"])),
         tokenizer_sha256=raw["tokenizer_sha256"],
         data=raw["data"],
+        task=raw["task"],
         labels=None if raw["labels"] is None else tuple(raw["labels"]),
         sequence_length=raw["sequence_length"],
         encoder=raw["encoder"],
