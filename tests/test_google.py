@@ -155,6 +155,7 @@ def test_google_to_ours_to_google_is_bitwise(
     folder = tmp_path / "out"
     notes = write_google(
         *(cfg, trees[0], "pretraining", source.tokenizer, folder),
+        dropout=source.dropout,
         moments=(trees[1], trees[2]),
         step=source.step,
     )

@@ -13,9 +13,10 @@ from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.data.whole_directory import whole_directory
 from bert_jax.exchange.comparison import Probe, make_probe
 from bert_jax.exchange.google_files import TOKENIZER_CONFIG_FILE
-from bert_jax.exchange.heads import MLM_PARTS, head_of_kind
+from bert_jax.exchange.heads import MLM_PARTS, head_of_run
 from bert_jax.exchange.json_files import load_json, save_json
 from bert_jax.exchange.read_google import read_google
+from bert_jax.exchange.signature import LABELLED
 from bert_jax.exchange.tensors import Head, Params, from_tensors
 from bert_jax.exchange.transformers_model import verify_huggingface
 from bert_jax.exchange.write_google import write_google
@@ -80,7 +81,7 @@ def export_run(
     form = _FORMS[to]
     loaded = load_params(run, make_mesh(MeshConfig(), jax.local_devices()[:1]))
     cfg, params = loaded.info.model, jax.device_get(loaded.params)
-    head = head_of_kind(loaded.info.kind)
+    head = head_of_run(loaded.info)
     if mlm_only:
         if head != "pretraining":
             raise ValueError(
@@ -102,7 +103,7 @@ def export_run(
         parts = _Parts(
             (cfg, params, head, load_run_tokenizer(run)),
             load_run_config(run).dropout,
-            loaded.info.labels,
+            loaded.info.labels if head in LABELLED else None,
             _card_results(load_results(run)),
             loaded.step,
         )

@@ -15,7 +15,7 @@ from bert_jax.config import (
     TaskConfig,
 )
 from bert_jax.data.whole_directory import whole_directory
-from bert_jax.exchange.heads import fresh_params, head_of_kind, kind_of_source
+from bert_jax.exchange.heads import fresh_params, task_of_source
 from bert_jax.exchange.json_files import save_json
 from bert_jax.exchange.read_google import read_google
 from bert_jax.exchange.read_huggingface import read_huggingface
@@ -32,6 +32,7 @@ from bert_jax.train.checkpoint import Checkpoints, tensors_sha256
 from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.run import RunInfo, start_run
 from bert_jax.train.schedules import make_schedule
+from bert_jax.train.tasks import Task
 from bert_jax.train.step import TrainState, init_state
 
 IMPORT_MANIFEST = "import.json"
@@ -116,10 +117,10 @@ def import_run(
             missing, or `run` is in use.
     """
     source = read_source(path, lowercase=lowercase)
-    kind = kind_of_source(source, encoder_only=encoder_only)
-    head = head_of_kind(kind)
+    task = task_of_source(source, encoder_only=encoder_only)
+    head = "pretraining" if task is None else source.head
     read = from_tensors(source.model, source.tensors, source.rows(head))
-    fresh = fresh_params(source, head, seed)
+    fresh = fresh_params(source.model, task, len(source.labels or ()), seed)
     unknown = _parts_of_encoder(read.new)
     if unknown and not allow_incomplete:
         raise ValueError(
@@ -131,7 +132,7 @@ def import_run(
     params = unflatten(flat)
     moments = _opt_state(source, params, head) if source.moments else None
     result = Imported(
-        kind=kind,
+        kind="pretrain" if task is None else "finetune",
         origin=source.origin,
         step=source.step,
         used=tuple(sorted(read.used)),
@@ -142,7 +143,7 @@ def import_run(
         notes=source.notes,
     )
     with whole_directory(run, overwrite=False) as partial:
-        _write(partial, source, result, params, moments, num_texts)
+        _write(partial, source, task, result, params, moments, num_texts)
     return result
 
 
@@ -193,6 +194,7 @@ def _data(source: Source) -> DataConfig:
 def _write(
     run: pathlib.Path,
     source: Source,
+    task: Task | None,
     result: Imported,
     params: Params,
     opt_state: Any,
@@ -203,7 +205,8 @@ def _write(
         model=source.model,
         tokenizer_sha256=source.tokenizer.sha256,
         data={},
-        labels=source.labels if result.kind == "finetune" else None,
+        task=None if task is None else task.name,
+        labels=None if task is None else source.labels,
         sequence_length=_data(source).sequence_length,
         encoder={
             "run": source.origin,
@@ -213,7 +216,7 @@ def _write(
         },
     )
     config: PretrainConfig | FinetuneConfig
-    if result.kind == "finetune":
+    if task is not None:
         columns = ("text",) if num_texts == 1 else ("text_a", "text_b")
         config = FinetuneConfig(
             task=TaskConfig(text_columns=columns),

@@ -5,14 +5,11 @@ import jax.numpy as jnp
 
 from bert_jax.batch import ClassifyBatch, PretrainBatch
 from bert_jax.config import ComputeConfig, ModelConfig
+from bert_jax.exchange.signature import OUTPUTS
 from bert_jax.exchange.tensors import Head, Params
-from bert_jax.model import (
-    classification,
-    pretraining,
-    question_answering,
-    token_classification,
-)
+from bert_jax.model import pretraining
 from bert_jax.model.masking import MaskedBatch
+from bert_jax.train.tasks import TASKS
 
 # Float32 by operations that every platform has.
 PLAIN = ComputeConfig(attention="xla", products="xla", scan_layers=True)
@@ -38,12 +35,12 @@ def all_logits(
     if head in ("pretraining", "mlm"):
         return _pretraining(cfg, params, head, input_ids, segment_ids, mask)
     batch = ClassifyBatch(input_ids, segment_ids, mask, labels=None, weights=None)
-    if head == "classifier":
-        return {"logits": classification.apply(cfg, params, batch, compute=PLAIN)}
-    if head == "tokens":
-        return {"logits": token_classification.apply(cfg, params, batch, compute=PLAIN)}
-    ends_BT2 = question_answering.apply(cfg, params, batch, compute=PLAIN)
-    return {"start_logits": ends_BT2[..., 0], "end_logits": ends_BT2[..., 1]}
+    task = next(task for task in TASKS.values() if task.head == head)
+    logits = task.apply(cfg, params, batch, compute=PLAIN)
+    names = [output.name for output in OUTPUTS[head]]
+    if len(names) == 1:
+        return {names[0]: logits}
+    return {name: logits[..., index] for index, name in enumerate(names)}
 
 
 def _pretraining(
