@@ -21,14 +21,14 @@ from bert_jax.runtime import process
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quickstart:
-    """The whole way on real text: from nothing to a classifier in six minutes."""
+    """Takes the whole way on real text: from nothing to a classifier in six minutes."""
 
-    workdir: pathlib.Path = pathlib.Path("quickstart")
-    """Started again, it goes on where it was."""
+    output: pathlib.Path = pathlib.Path("quickstart")
+    """Directory for everything that it makes. Started again, it goes on where it was."""
     size: Annotated[Size, tyro.conf.arg(name="")] = Size()
 
     def run(self) -> None:
-        quickstart(self.workdir, main, self.size)
+        quickstart(self.output, main, self.size)
 
 
 COMMANDS: dict[str, Any] = {

@@ -1,6 +1,6 @@
 """BERT-Base as it was trained: 128 tokens, then 512, one run (Devlin et al. 2018, A.2).
 
-    bert-jax pretrain --config bert_base --data.dataset DATASET --workdir RUN
+    bert-jax pretrain --config bert_base --data.dataset DATASET --output RUN
 
 Rows are packed, so each holds more sentence pairs than the paper's padded ones did.
 

@@ -1,6 +1,6 @@
 """BERT-Large with LAMB and large batches: 64 k rows of 128 tokens, then 32 k of 512.
 
-    bert-jax pretrain --config bert_large_lamb --data.dataset DATASET --workdir RUN
+    bert-jax pretrain --config bert_large_lamb --data.dataset DATASET --output RUN
 
 Batches and steps are those of You et al. 2020 (76 minutes on a TPU v3 pod); rates,
 warm-up and decay those of NVIDIA's public recipe for the same batches

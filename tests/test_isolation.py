@@ -216,5 +216,5 @@ def test_the_command_line_shows_the_error_alone(monkeypatch, capsys):
 
     monkeypatch.setattr(training.Pretrain, "run", run)
     with pytest.raises(SystemExit, match="1"):
-        cli.main(["pretrain", "--workdir", "run"])
+        cli.main(["pretrain", "--output", "run"])
     assert capsys.readouterr().err == "bert-jax: pretrain: sequences mix\n"

@@ -16,7 +16,7 @@ from bert_jax.model import classification, pretraining
 from bert_jax.train import sharding
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.objectives import pretrain_objective
-from bert_jax.train.optimizer import make_optimizer
+from bert_jax.train.optimizer import make_optimizer, moments_of
 from bert_jax.train.placement import to_devices
 from bert_jax.train.schedules import make_schedule
 from bert_jax.train.step import abstract_state, compile_step, init_state
@@ -106,7 +106,8 @@ def test_every_layout_trains_to_the_losses_of_one_device(
 
 def test_heads_split_over_tensor_and_moments_follow(run):
     _, state, _ = run(MeshConfig(data=2, fsdp=2, tensor=2), steps=1)
-    for tree in (state.params, state.opt_state.mu, state.opt_state.nu):
+    moments = moments_of(state.opt_state)
+    for tree in (state.params, moments.mu, moments.nu):
         kernel = tree["layers"]["attention"]["query"]["kernel"]
         # [L, D, N, H]: width over fsdp, heads over tensor.
         assert kernel.sharding.shard_shape(kernel.shape) == (3, 16, 2, 8)

@@ -126,7 +126,7 @@ def test_a_run_finds_the_step_that_compile_left_in_the_cache(tmp_path):
     before = _steps(tmp_path / "cache")
     assert len(before) == 1
     said = bert_jax(
-        *("pretrain", "--config", "bert_tiny", "--workdir", "run"),
+        *("pretrain", "--config", "bert_tiny", "--output", "run"),
         JAX_LOG_COMPILES="1",
     )
     assert "Persistent compilation cache hit for 'jit_step'" in said

@@ -37,12 +37,12 @@ def sharding_table(state: TrainState) -> tuple[ShardedParameter, ...]:
     """
     moments: dict[str, list[Any]] = {}
     named = [(_name(path), leaf) for path, leaf in _leaves(state.params)]
-    known = dict(named)
+    known = {name for name, _ in named}
     for path, leaf in _leaves(state.opt_state):
         parts = _name(path).split("/")
         for start in range(len(parts)):
             name = "/".join(parts[start:])
-            if name in known and known[name].shape == leaf.shape:
+            if name in known:
                 moments.setdefault(name, []).append(leaf)
                 break
     return tuple(

@@ -39,7 +39,7 @@ def _evaluate_pretraining(
     cfg = dataclasses.replace(cfg, compute=cfg.compute.on_any_platform)
     if data is None and cfg.data.dataset is None:
         raise ValueError(
-            f"{run} was imported and has no data of its own; pass --data DIR, a dataset "
+            f"{run} was imported and has no data of its own; pass a dataset "
             f"that `bert-jax prepare --tokenizer {run}/tokenizer` wrote."
         )
     dataset = open_dataset(data or cfg.data.dataset)
@@ -64,7 +64,7 @@ def _evaluate_task(
 ) -> dict[str, float]:
     if data is None and cfg.task.validation is None:
         raise ValueError(
-            f"{run} was imported and has no data of its own; pass --data FILE, labelled "
+            f"{run} was imported and has no data of its own; pass a file of labelled "
             f"text with the columns {', '.join(cfg.task.columns('validation'))}."
         )
     mesh = None if process.this().count == 1 else make_mesh(MeshConfig())

@@ -1,4 +1,4 @@
-"""The weights of another run: to start from, to judge, to predict with, to export."""
+"""Reads the weights of another run, to start from, evaluate, predict with or export."""
 
 import dataclasses
 import functools
@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import jax
+import optax
 from jax.sharding import Mesh
 
 from bert_jax.config import PretrainConfig
@@ -15,13 +16,13 @@ from bert_jax.model import pretraining
 from bert_jax.runtime.distributed import fetch
 from bert_jax.train import sharding
 from bert_jax.train.checkpoint import Checkpoints, Identity, tensors_sha256
-from bert_jax.train.run import RunInfo, load_run
-from bert_jax.train.step import TrainState
+from bert_jax.train.optimizer import Moments, make_optimizer, moments_of
+from bert_jax.train.run import RunInfo, load_run, load_run_config
 from bert_jax.train.tasks import task_named
 
 
 class LoadedRun(NamedTuple):
-    """All parameters of a run's newest checkpoint."""
+    """All parameters in the newest checkpoint of a run."""
 
     info: RunInfo
     step: int
@@ -29,16 +30,17 @@ class LoadedRun(NamedTuple):
 
 
 class Start(NamedTuple):
-    """What a new run takes over, and where it came from."""
+    """What a new run takes over from another, and which run that was."""
 
     params: dict[str, Any]
-    """Whole parts of the tree, such as `embed`; the others stay fresh."""
+    """Parts of the parameters, such as `embed`. The new run draws the other parts."""
     origin: dict[str, Any]
-    moments: Any = None
-    """A whole `OptimizerState`, of which only the moments count."""
+    """Run directory, step, number of tensors and their SHA-256."""
+    moments: Moments | None = None
+    """`None`: the new run begins with moments of zero."""
 
     def describe(self) -> str:
-        """One line for the top of the run."""
+        """Says in one line what is taken over."""
         origin = self.origin
         moments = "" if self.moments is None else " and the moments"
         return (
@@ -55,13 +57,7 @@ def abstract_params(info: RunInfo, mesh: Mesh) -> Any:
         outputs = len(info.labels or ())
         init = functools.partial(task_named(info.task).init_params, info.model, outputs)
     shapes = jax.eval_shape(init, jax.random.key(0))
-    return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=place
-        ),
-        shapes,
-        sharding.shardings(mesh, shapes),
-    )
+    return _placed(shapes, sharding.shardings(mesh, shapes))
 
 
 def load_params(run: pathlib.Path, mesh: Mesh, kind: str | None = None) -> LoadedRun:
@@ -89,32 +85,31 @@ def start_encoder(run: pathlib.Path, mesh: Mesh, parts: Collection[str]) -> Star
     return Start(parts, _origin(run, loaded.step, parts))
 
 
-def check_start(cfg: PretrainConfig, tokenizer: Tokenizer, state: TrainState) -> None:
+def check_start(cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh) -> None:
     """Checks that the checkpoint of `cfg` fits, by its manifest; reads no tensor.
-
-    Args:
-        state: abstract, of the new run.
 
     Raises:
         FileNotFoundError: no run, or no complete checkpoint in it.
-        ValueError: model, tokenizer or optimizer state do not fit.
+        ValueError: model or tokenizer do not fit, or there are no moments to keep.
     """
+    assert cfg.checkpoint is not None
+    info = dataclasses.replace(load_run(cfg.checkpoint), model=cfg.model)
     with _checkpoints(cfg, tokenizer) as checkpoints:
-        checkpoints.check(params=state.params)
+        params = abstract_params(info, mesh)
+        checkpoints.check(params=params)
         if cfg.moments == "keep":
-            checkpoints.check(opt_state=state.opt_state)
+            state = _abstract_opt_state(cfg.checkpoint, params, cfg, mesh)
+            checkpoints.check(opt_state=state)
 
 
-def start_pretraining(
-    cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh, opt_state: Any
-) -> Start:
-    """What `cfg.checkpoint` gives to a pretraining run.
+def start_pretraining(cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh) -> Start:
+    """Reads what `cfg.checkpoint` gives to a pretraining run.
 
     Args:
-        cfg: its model must be that of the checkpoint.
-        tokenizer: of the data; must be the checkpoint's.
-        mesh: to place everything on.
-        opt_state: abstract, of the new run.
+        cfg: settings of the new run. Its model must be that of the checkpoint; its
+            optimizer may be another.
+        tokenizer: tokenizer of the data; must be the checkpoint's.
+        mesh: devices to place everything on.
 
     Raises:
         FileNotFoundError, ValueError: as `check_start`.
@@ -123,10 +118,12 @@ def start_pretraining(
     info = dataclasses.replace(load_run(cfg.checkpoint), model=cfg.model)
     with _checkpoints(cfg, tokenizer) as checkpoints:
         step = checkpoints.latest_step()
-        params = checkpoints.restore_params(abstract_params(info, mesh), step)
+        abstract = abstract_params(info, mesh)
+        params = checkpoints.restore_params(abstract, step)
         moments = None
         if cfg.moments == "keep":
-            moments = checkpoints.restore_opt_state(opt_state, step)
+            state = _abstract_opt_state(cfg.checkpoint, abstract, cfg, mesh)
+            moments = moments_of(checkpoints.restore_opt_state(state, step))
     return Start(params, _origin(cfg.checkpoint, step or 0, params), moments)
 
 
@@ -138,9 +135,34 @@ def _checkpoints(cfg: PretrainConfig, tokenizer: Tokenizer) -> Checkpoints:
     return Checkpoints(cfg.checkpoint, identity, read_only=True)
 
 
-def with_moments(opt_state: Any, moments: Any) -> Any:
-    """A fresh optimizer state with the moments of another, and their age."""
-    return opt_state._replace(age=moments.age, mu=moments.mu, nu=moments.nu)
+def _abstract_opt_state(
+    run: pathlib.Path, params: Any, cfg: PretrainConfig, mesh: Mesh
+) -> Any:
+    """Shapes and placements of the optimizer state that `run` saved.
+
+    Args:
+        run: directory of the run that saved it; its config.json names the optimizer.
+        params: abstract, of that run.
+        cfg: settings of the new run, which say how its moments are placed.
+        mesh: devices of the new run.
+    """
+    optimizer = make_optimizer(
+        load_run_config(run).optimizer,
+        optax.constant_schedule(0.0),  # the rate leaves no trace in the state's shapes
+    )
+    shapes = jax.eval_shape(optimizer.init, params)
+    place = sharding.update_shardings if cfg.mesh.shard_update else sharding.shardings
+    return _placed(shapes, place(mesh, shapes))
+
+
+def _placed(shapes: Any, places: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=place
+        ),
+        shapes,
+        places,
+    )
 
 
 def _origin(run: pathlib.Path, step: int, params: Any) -> dict[str, Any]:

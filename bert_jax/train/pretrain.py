@@ -27,9 +27,10 @@ from bert_jax.train.held_out import (
     held_out_rows,
     mask_examples,
 )
-from bert_jax.train.initial import check_start, start_pretraining, with_moments
+from bert_jax.train.initial import check_start, start_pretraining
 from bert_jax.train.loop import Stage, run_loop
 from bert_jax.train.mesh import make_mesh
+from bert_jax.train.optimizer import with_moments
 from bert_jax.train.placement import row_parts
 from bert_jax.train.program import Program, phases_schedule, pretrain_program
 from bert_jax.train.run import (
@@ -81,7 +82,7 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         state = programs[0].make_state()
         if cfg.checkpoint is None:
             return state
-        start = start_pretraining(cfg, tokenizer, mesh, abstract.opt_state)
+        start = start_pretraining(cfg, tokenizer, mesh)
         print(f"weights: {start.describe()}", flush=True)
         save_origin(run, start.origin)
         opt_state = state.opt_state
@@ -97,7 +98,7 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         sequence_length=max(phase.data.sequence_length for phase in cfg.phases),
     )
     if is_new_run(run) and cfg.checkpoint is not None:
-        check_start(cfg, tokenizer, abstract)  # before there is a run that holds it
+        check_start(cfg, tokenizer, mesh)  # before there is a run that holds it
     start_run(run, cfg, info, tokenizer)
     finished = load_results(run)
     if finished is not None:

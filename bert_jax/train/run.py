@@ -83,7 +83,7 @@ def agree_on_run(run: pathlib.Path, config: Any, **hashes: str) -> None:
         ValueError: they differ; it says in what, and where.
     """
     settings = _leaves(json.loads(config_json.to_json(config)))
-    agree("the run", {"workdir": run, **settings, **hashes})
+    agree("the run", {"output": run, **settings, **hashes})
 
 
 def start_run(
@@ -117,7 +117,7 @@ def _check_shared(run: pathlib.Path) -> None:
     agree(
         f"what they see in {run}",
         {"a file that process 0 wrote": "there" if marker.exists() else "not there"},
-        remedy="Choose a --workdir on storage that all hosts share (NFS, a mounted "
+        remedy="Choose a --output on storage that all hosts share (NFS, a mounted "
         "bucket): process 0 writes the run, and all read it.",
     )
     on_first_host(f"removal of {marker}", marker.unlink)
@@ -134,14 +134,14 @@ def _start_run(
         if changed:
             raise ValueError(
                 f"{run} holds a run of other settings: {'; '.join(changed)}. Go on "
-                "with those settings, or choose another --workdir."
+                "with those settings, or choose another --output."
             )
         old = load_run(run)
         for name in ("kind", "tokenizer_sha256", "data", "task", "labels"):
             if getattr(old, name) != getattr(info, name):
                 raise ValueError(
                     f"{run} was begun with another {name}: {getattr(old, name)} then, "
-                    f"{getattr(info, name)} now. Choose another --workdir."
+                    f"{getattr(info, name)} now. Choose another --output."
                 )
         for _, line in differences:
             print(f"another layout, equal up to rounding: {line}", flush=True)
@@ -149,7 +149,7 @@ def _start_run(
         return
     if run.exists() and any(run.iterdir()):
         raise ValueError(
-            f"{run} is not empty and holds no run; choose another --workdir."
+            f"{run} is not empty and holds no run; choose another --output."
         )
     run.mkdir(parents=True, exist_ok=True)
     tokenizer.save(run / "tokenizer")

@@ -41,6 +41,7 @@ class Spans(Task):
     def read(
         self, path: pathlib.Path | None, cfg: TaskConfig, split: Split
     ) -> Questions:
+        cfg.refuse_columns()
         return read_questions(path)
 
     def num_texts(self, cfg: TaskConfig) -> int:

@@ -42,6 +42,7 @@ class Tokens(Task):
     def read(
         self, path: pathlib.Path | None, cfg: TaskConfig, split: Split
     ) -> TaggedSentences:
+        cfg.refuse_columns()
         return read_tagged_sentences(path)
 
     def unlabelled(self, texts: Sequence[Text]) -> TaggedSentences:
