@@ -23,11 +23,6 @@ from bert_jax.exchange.transformers_model import verify_huggingface
 from bert_jax.exchange.write_huggingface import write_huggingface
 
 
-@pytest.fixture(scope="module", params=["wordpiece", "unigram", "bpe"])
-def tokenizer(request):
-    return make_tokenizer(request.param)
-
-
 @pytest.fixture(scope="module")
 def small_tokenizer():
     """For what does not depend on its kind."""
@@ -141,11 +136,13 @@ def test_missing_left_over_and_misshapen_tensors_are_told(tiny, params):
 
 @pytest.mark.parametrize("head", HEADS)
 def test_transformers_finds_every_tensor(
-    tiny, head_params, tokenizer, tmp_path, transformers, silent, head
+    tiny, head_params, small_tokenizer, tmp_path, transformers, silent, head
 ):
-    cfg, params = fitting(tiny, tokenizer, head_params(head))
+    cfg, params = fitting(tiny, small_tokenizer, head_params(head))
     folder = tmp_path / "export"
-    write_huggingface(cfg, params, head, tokenizer, folder, labels=labels_of(head))
+    write_huggingface(
+        cfg, params, head, small_tokenizer, folder, labels=labels_of(head)
+    )
     architecture = {
         "pretraining": "BertForPreTraining",
         "classifier": "BertForSequenceClassification",

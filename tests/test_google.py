@@ -109,7 +109,7 @@ def test_logits_of_a_checkpoint_of_google(
     assert any("tanh" in note for note in source.notes)
     assert source.tokenizer.pieces == PIECES
     assert source.tokenizer.lowercase
-    assert (source.head, source.step, source.moments) == ("pretraining", 0, None)
+    assert (source.head, source.step, source.slots) == ("pretraining", 0, None)
 
     batch = make_batch(pairs=1)
     rows, length = batch.input_ids.shape
@@ -150,7 +150,7 @@ def test_google_to_ours_to_google_is_bitwise(
     cfg = source.model
     trees = [
         from_tensors(cfg, tensors, google_rows(cfg, "pretraining")).params
-        for tensors in (source.tensors, *source.moments)
+        for tensors in (source.tensors, *source.slots)
     ]
     folder = tmp_path / "out"
     notes = write_google(
@@ -229,7 +229,7 @@ def test_ours_to_google_to_ours_is_bitwise(
     source = read_google(folder)
     assert (source.model, source.head, source.labels) == (tiny, head, labels)
     assert (source.step, source.tokenizer.sha256) == (41, tokenizer.sha256)
-    for tensors, tree in zip((source.tensors, *source.moments), trees, strict=True):
+    for tensors, tree in zip((source.tensors, *source.slots), trees, strict=True):
         read = from_tensors(tiny, tensors, google_rows(tiny, head))
         assert not read.missing
         back, expected = reference.flatten(read.params), reference.flatten(tree)
@@ -256,7 +256,7 @@ def test_what_is_no_weight_is_named(tiny, make_directory):
     )
     assert read.missing == (name,)
     assert read.new == ("layers/mlp/down/kernel",)
-    assert source.moments is None
+    assert source.slots is None
     notes = " ".join(source.notes)
     for part in ("moments are left out", "lamb_m", "current_loss_scale", "good_steps"):
         assert part in notes

@@ -176,8 +176,8 @@ def test_adams_slots_in_the_model_garden(tf, tiny, make_directory):
     saved = tf.train.Checkpoint(model=top.model, optimizer=optimizer)
     saved.save(str(folder / "bert_model.ckpt"))
     source = read_google(folder)
-    assert set(source.moments.mu) == set(weights)
-    for slot, side in zip(("m", "v"), source.moments, strict=True):
+    assert set(source.slots.mu) == set(weights)
+    for slot, side in zip(("m", "v"), source.slots, strict=True):
         for name, variable in made.items():
             expected = optimizer.get_slot(variable, slot).numpy()
             theirs = garden_array(tiny, name, side[name])

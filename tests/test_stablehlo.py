@@ -15,7 +15,7 @@ import pytest
 from portable_models import HEADS, LABELS, TOKENIZER, make_ids, make_model
 from safetensors.numpy import load_file, save_file
 
-from bert_jax.exchange import write_stablehlo as stablehlo
+from bert_jax.exchange import write_stablehlo
 
 # Float32 sums in another order: 2.7e-6 seen over four draws of each head.
 TOLERANCE = 1e-5
@@ -32,7 +32,7 @@ def write(tiny, tmp_path_factory):
         if key not in made:
             model = make_model(tiny, head, **changes)
             folder = tmp_path_factory.mktemp("stablehlo") / "export"
-            stablehlo.write_stablehlo(*model.parts, folder, labels=model.labels)
+            write_stablehlo.write_stablehlo(*model.parts, folder, labels=model.labels)
             made[key] = model, folder
         return made[key]
 
@@ -65,7 +65,7 @@ def test_logits_match_the_reference(write, head, gelu):
 def test_logits_match_ours(write, head):
     model, folder = write(head, gelu="tanh")
     ids = make_ids(rows=3, length=20)
-    difference = stablehlo.verify_stablehlo(folder, head, model.probe(ids))
+    difference = write_stablehlo.verify_stablehlo(folder, head, model.probe(ids))
     assert difference < TOLERANCE
 
 
@@ -181,16 +181,16 @@ def test_the_weights_are_those_of_the_file(write, tmp_path):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     save_file(weights, tmp_path / "model.safetensors")
     ids = make_ids(rows=3, length=20)
-    changed = stablehlo.verify_stablehlo(tmp_path, "classifier", model.probe(ids))
+    changed = write_stablehlo.verify_stablehlo(tmp_path, "classifier", model.probe(ids))
     assert changed == pytest.approx(0.25, abs=TOLERANCE)
 
 
 def test_verification_asks_for_every_platform(write, monkeypatch):
     model, folder = write("classifier", gelu="tanh")
     ids = make_ids(rows=3, length=20)
-    monkeypatch.setattr(stablehlo, "PLATFORMS", ("cpu", "rocm"))
+    monkeypatch.setattr(write_stablehlo, "PLATFORMS", ("cpu", "rocm"))
     with pytest.raises(ValueError, match=r"not lowered for \['rocm'\]"):
-        stablehlo.verify_stablehlo(folder, "classifier", model.probe(ids))
+        write_stablehlo.verify_stablehlo(folder, "classifier", model.probe(ids))
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from bert_jax.exchange import google_tf2
 from bert_jax.exchange.families.bert import BERT
 from bert_jax.exchange.families.google_bert import google_rows
 from bert_jax.exchange.google_files import CONFIG_FILE, tensorflow
-from bert_jax.exchange.source import FLOATS, Moments, note_floats
+from bert_jax.exchange.source import FLOATS, Slots, note_floats
 from bert_jax.exchange.tensors import Head, Tensors
 
 WORDS = "bert/embeddings/word_embeddings"
@@ -80,11 +80,11 @@ def sort_variables(
     variables: Mapping[str, np.ndarray],
     model: ModelConfig,
     notes: list[str],
-) -> tuple[Tensors, Moments | None]:
+) -> tuple[Tensors, Slots | None]:
     """Weights and Adam's slots; what an optimizer or a loss scale left is dropped."""
     known = _known_names(model, BERT.heads)
     tensors: Tensors = {}
-    moments = Moments({}, {})
+    slots = Slots({}, {})
     dropped: list[str] = []
     kinds: list[str] = []
     for name, array in variables.items():
@@ -96,7 +96,7 @@ def sort_variables(
         slot = _SLOT.fullmatch(name)
         owner = name.rpartition("/")[0]
         if slot and slot[1] in known:
-            side = moments.mu if slot[2] == "m" else moments.nu
+            side = slots.mu if slot[2] == "m" else slots.nu
             side[slot[1]] = np.array(array, np.float32)
         elif (
             owner in known
@@ -121,20 +121,20 @@ def sort_variables(
     if dropped:
         more = f" and {len(dropped) - 6} more" if len(dropped) > 6 else ""
         notes.append(f"Left out, no weights: {', '.join(dropped[:6])}{more}.")
-    return tensors, moments if moments.mu or moments.nu else None
+    return tensors, slots if slots.mu or slots.nu else None
 
 
-def complete_moments(
-    moments: Moments, tensors: Tensors, head: Head, model: ModelConfig, notes: list[str]
-) -> Moments | None:
-    """The moments, if every weight of the head's model that is there has both."""
+def complete_slots(
+    slots: Slots, tensors: Tensors, head: Head, model: ModelConfig, notes: list[str]
+) -> Slots | None:
+    """The slots, if every weight of the head's model that is there has both."""
     needed = sorted(_known_names(model, [head]) & tensors.keys())
     lacking = [
         name
         for name in needed
         if any(
             name not in side or side[name].shape != tensors[name].shape
-            for side in moments
+            for side in slots
         )
     ]
     if lacking:
@@ -143,4 +143,4 @@ def complete_moments(
             f"one, first {lacking[0]}."
         )
         return None
-    return Moments(*({name: side[name] for name in needed} for side in moments))
+    return Slots(*({name: side[name] for name in needed} for side in slots))

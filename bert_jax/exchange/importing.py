@@ -19,7 +19,7 @@ from bert_jax.exchange.heads import fresh_params, task_of_source
 from bert_jax.exchange.json_files import save_json
 from bert_jax.exchange.read_google import read_google
 from bert_jax.exchange.read_huggingface import read_huggingface
-from bert_jax.exchange.source import Moments, Source
+from bert_jax.exchange.source import Source
 from bert_jax.exchange.tensors import (
     Head,
     Params,
@@ -29,11 +29,11 @@ from bert_jax.exchange.tensors import (
     unflatten,
 )
 from bert_jax.train.checkpoint import Checkpoints, tensors_sha256
-from bert_jax.train.optimizer import make_optimizer
+from bert_jax.train.optimizer import Moments, make_optimizer, with_moments
 from bert_jax.train.run import RunInfo, start_run
 from bert_jax.train.schedules import make_schedule
-from bert_jax.train.tasks import Task
 from bert_jax.train.step import TrainState, init_state
+from bert_jax.train.tasks import Task
 
 IMPORT_MANIFEST = "import.json"
 FORMAT_VERSION = 1
@@ -130,7 +130,7 @@ def import_run(
         )
     flat = {**flatten(fresh), **flatten(read.params)}
     params = unflatten(flat)
-    moments = _opt_state(source, params, head) if source.moments else None
+    moments = _opt_state(source, params, head) if source.slots else None
     result = Imported(
         kind="pretrain" if task is None else "finetune",
         origin=source.origin,
@@ -177,14 +177,14 @@ def _opt_state(source: Source, params: Params, head: Head) -> Any:
         zeros = {k: np.zeros_like(v) for k, v in flatten(params).items()}
         return unflatten({**zeros, **flatten(read.params)})
 
-    assert source.moments is not None
-    cfg = PretrainConfig(model=source.model, dropout=source.dropout, data=_data(source))
+    assert source.slots is not None
+    cfg = PretrainConfig(model=source.model, data=_data(source))
     schedule = make_schedule(cfg.optimizer, cfg.num_steps)
     fresh = jax.device_get(make_optimizer(cfg.optimizer, schedule).init(params))
-    moments: Moments = source.moments
-    return fresh._replace(
-        age=np.int32(source.step), mu=tree(moments.mu), nu=tree(moments.nu)
+    moments = Moments(
+        mu=tree(source.slots.mu), nu=tree(source.slots.nu), age=jax.numpy.int32(source.step)
     )
+    return with_moments(fresh, moments)
 
 
 def _data(source: Source) -> DataConfig:

@@ -31,7 +31,7 @@ from bert_jax.exchange.google_files import (
 )
 from bert_jax.exchange.google_variables import (
     WORDS,
-    complete_moments,
+    complete_slots,
     load_variables,
     sort_variables,
 )
@@ -66,12 +66,12 @@ def read_google(path: pathlib.Path, *, lowercase: bool | None = None) -> Source:
     model, dropout = config_from_google(config_path, config, notes)
     variables = load_variables(prefix, model, notes)
     step = int(variables.pop(STEP, np.int64(0)))
-    tensors, moments = sort_variables(prefix, variables, model, notes)
+    tensors, slots = sort_variables(prefix, variables, model, notes)
     _check_words(prefix, tensors, model)
     rows = functools.partial(google_rows, model)
     head = head_of_tensors(rows, tensors)
-    if moments is not None:
-        moments = complete_moments(moments, tensors, head, model, notes)
+    if slots is not None:
+        slots = complete_slots(slots, tensors, head, model, notes)
     return Source(
         origin=f"{prefix} (Google)",
         model=model,
@@ -82,7 +82,7 @@ def read_google(path: pathlib.Path, *, lowercase: bool | None = None) -> Source:
         head=head,
         labels=_read_labels(prefix, head, tensors, notes),
         step=step,
-        moments=moments,
+        slots=slots,
         notes=tuple(notes),
     )
 

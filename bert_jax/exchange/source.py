@@ -18,8 +18,8 @@ FLOATS = {
 }
 
 
-class Moments(NamedTuple):
-    """Adam's slots, under the names of the tensors that they belong to."""
+class Slots(NamedTuple):
+    """Adam's moments, by the names of the tensors that they belong to."""
 
     mu: Tensors
     nu: Tensors
@@ -40,7 +40,7 @@ class Source:
         head: what the source says is on top of the encoder.
         labels: of a classifier or tagger, in the order of its logits.
         step: number of updates behind it, where the source says so.
-        moments: of the optimizer, where the source has them.
+        slots: moments of the optimizer, where the source has them.
         notes: one sentence each about anything that was decided or converted.
     """
 
@@ -53,7 +53,7 @@ class Source:
     head: Head
     labels: tuple[str, ...] | None = None
     step: int = 0
-    moments: Moments | None = None
+    slots: Slots | None = None
     notes: tuple[str, ...] = ()
 
 
