@@ -17,7 +17,8 @@ from benchmarks.peers import MissingPeerError, require
 from benchmarks.run_settings import RunSettings
 from benchmarks.train_models import Task
 from bert_jax.config import ModelConfig
-from bert_jax.exchange.names import to_tensors
+from bert_jax.exchange.families.bert import BERT
+from bert_jax.exchange.tensors import to_tensors
 from bert_jax.model import pretraining
 from bert_jax.model.isolation import IsolationError, prove_isolation
 from bert_jax.train.losses import pretrain_loss
@@ -131,7 +132,7 @@ def _compare_with_torch(
 ) -> None:
     from benchmarks.correctness_torch import run_torch
 
-    tensors = to_tensors(cfg, params, "pretraining", "huggingface")
+    tensors = to_tensors(cfg, params, BERT.rows(cfg, "pretraining"))
     theirs = _Computed(*run_torch(_TASK, tensors, rows))
     # Softmax does not see a key bias: both sides hold rounding only.
     names = [name for name in theirs.gradients if not name.endswith("self.key.bias")]
@@ -214,7 +215,7 @@ def _run(cfg: ModelConfig, params: Any, rows: Rows) -> _Computed:
     with jax.default_matmul_precision(precision):
         (loss, outputs), grads = _compute(cfg, params, rows.batch, rows.masked)
     grads = jax.tree.map(np.asarray, grads)
-    gradients = to_tensors(cfg, grads, "pretraining", "huggingface")
+    gradients = to_tensors(cfg, grads, BERT.rows(cfg, "pretraining"))
     return _Computed(
         float(loss),
         np.asarray(outputs.mlm_logits)[..., : cfg.vocab_size],

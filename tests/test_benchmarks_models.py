@@ -11,7 +11,8 @@ from benchmarks.peers import MissingPeerError
 from benchmarks.run_settings import RunSettings
 from benchmarks.train_models import Task, mask_rows, synthetic_batch, work_of
 from benchmarks.train_worker import check_loss
-from bert_jax.exchange.names import to_tensors
+from bert_jax.exchange.families.bert import BERT
+from bert_jax.exchange.tensors import to_tensors
 from bert_jax.model.masking import MaskedBatch
 from bert_jax.train.flops import pretrain_work
 
@@ -90,7 +91,7 @@ def test_the_peers_loss_is_ours(params, transformers, attention):
     )
 
     model = transformers.BertForPreTraining(bert_config(SMALL, attention)).eval()
-    tensors = to_tensors(SMALL.model(), params, "pretraining", "huggingface")
+    tensors = to_tensors(SMALL.model(), params, BERT.rows(SMALL.model(), "pretraining"))
     model.load_state_dict(
         {name: torch.from_numpy(x.copy()) for name, x in tensors.items()}, strict=False
     )

@@ -20,7 +20,6 @@ is refused when the call is compiled ("symbolic shape constraint length <= ...")
 Shape suffixes: B rows, T tokens.
 """
 
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -30,20 +29,16 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from bert_jax.batch import ClassifyBatch, PretrainBatch
-from bert_jax.config import ComputeConfig, ModelConfig
+import bert_jax
+from bert_jax.config import ModelConfig
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
-from bert_jax.data.whole_directory import whole_directory
-from bert_jax.exchange import portable
-from bert_jax.exchange.names import Head, Params, flatten, to_tensors, unflatten
+from bert_jax.exchange.comparison import Probe, largest_difference
+from bert_jax.exchange.families.registry import family_of_model
+from bert_jax.exchange.json_files import save_json
+from bert_jax.exchange.logits import PLAIN, all_logits
+from bert_jax.exchange.signature import INPUTS, OUTPUTS, check_parts
+from bert_jax.exchange.tensors import Head, Params, flatten, to_tensors, unflatten
 from bert_jax.exchange.tokenizer import save_huggingface_tokenizer
-from bert_jax.model import (
-    classification,
-    pretraining,
-    question_answering,
-    token_classification,
-)
-from bert_jax.model.masking import MaskedBatch
 
 MODEL_FILE, WEIGHTS_FILE, META_FILE = (
     "model.stablehlo",
@@ -65,10 +60,9 @@ ids = [np.array([x], np.int32) for x in (text.ids, text.attention_mask, text.typ
 model = jax.export.deserialize(bytearray((here / "model.stablehlo").read_bytes()))
 found = model.call(load_file(here / "model.safetensors"), *ids)
 """
-# For every platform at once, so without the kernels of one.
-_COMPUTE = ComputeConfig(attention="xla", products="xla", scan_layers=True)
 _LABELS = 'json.loads((here / "meta.json").read_text(encoding="utf-8"))["labels"]'
 _SHOW: dict[Head, str] = {
+    "mlm": 'print(tokenizer.decode(found["logits"][0].argmax(-1).tolist()))',
     "pretraining": 'print(tokenizer.decode(found["prediction_logits"][0].argmax(-1).tolist()), '
     'found["seq_relationship_logits"][0].tolist(), sep="\\n")',
     "classifier": f'print({_LABELS}[found["logits"][0].argmax()], '
@@ -88,60 +82,59 @@ def write_stablehlo(
     directory: pathlib.Path,
     *,
     labels: Sequence[str] | None = None,
-    overwrite: bool = False,
 ) -> None:
     """Writes computation, weights, meta.json, tokenizer and run.py.
 
-    Pretraining gives MLM logits of all positions. `directory` must be absent or empty
-    unless `overwrite` is set, and appears at once, complete, or not at all.
+    Args:
+        cfg: of `params`.
+        params: of `head` and nothing else, float32.
+        head: what is on top of the encoder. Masked-word logits are those of every
+            position.
+        tokenizer: what the model was trained with.
+        directory: created if need be.
+        labels: of a classifier or tagger, in the order of its logits.
 
     Raises:
-        ValueError: `directory` is taken, or the parts do not fit each other.
+        ValueError: the parts do not fit each other.
     """
     from safetensors.numpy import save_file
 
-    portable.check_parts(cfg, params, head, tokenizer, labels)
-    to_tensors(cfg, params, head, "huggingface")  # for what it refuses
+    check_parts(cfg, params, head, tokenizer, labels)
+    rows = family_of_model(cfg).rows(cfg, head)
+    to_tensors(cfg, params, rows)  # for what it refuses
     weights = flatten(params)
     exported = _export(cfg, head, weights)
-    meta = portable.metadata(cfg, head, tokenizer, labels) | {
+    meta = _metadata(cfg, head, tokenizer, labels) | {
         "jax": jax.__version__,
         "calling_convention_version": exported.calling_convention_version,
         "platforms": list(exported.platforms),
-        "dtype": _COMPUTE.dtype,
+        "dtype": PLAIN.dtype,
         "arguments": {
             "weights": f"dict: {WEIGHTS_FILE}",
-            **dict.fromkeys(portable.INPUTS, "int32 [batch, length]"),
+            **dict.fromkeys(INPUTS, "int32 [batch, length]"),
         },
         "returns": {
-            name: f"float32 [{', '.join(shape)}]"
-            for name, shape in portable.OUTPUTS[head]
+            name: f"float32 [{', '.join(shape)}]" for name, shape in OUTPUTS[head]
         },
     }
-    with whole_directory(directory, overwrite) as folder:
-        (folder / MODEL_FILE).write_bytes(exported.serialize())
-        contiguous = {
-            path: np.ascontiguousarray(array) for path, array in weights.items()
-        }
-        save_file(contiguous, folder / WEIGHTS_FILE)
-        text = json.dumps(meta, indent=2) + "\n"
-        (folder / META_FILE).write_text(text, encoding="utf-8")
-        program = f"{_RUN}{_SHOW[head]}\n"
-        (folder / "run.py").write_text(program, encoding="utf-8")
-        save_huggingface_tokenizer(tokenizer, folder, cfg.max_positions)
+    folder = pathlib.Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MODEL_FILE).write_bytes(exported.serialize())
+    contiguous = {path: np.ascontiguousarray(array) for path, array in weights.items()}
+    save_file(contiguous, folder / WEIGHTS_FILE)
+    save_json(folder / META_FILE, meta)
+    (folder / "run.py").write_text(f"{_RUN}{_SHOW[head]}\n", encoding="utf-8")
+    save_huggingface_tokenizer(tokenizer, folder, cfg.max_positions)
 
 
 def verify_stablehlo(
     directory: pathlib.Path,
     head: Head,
-    outputs: Sequence[Any],
-    input_ids: np.ndarray,
-    segment_ids: np.ndarray,
-    mask: np.ndarray,
+    probe: Probe,
 ) -> float:
     """Largest difference between our logits and those of the files on disk.
 
-    See `portable.largest_difference`: a second run of one short row shows that batch
+    See `largest_difference`: a second run of one short row shows that batch
     and length are free and that padding does not matter.
 
     Raises:
@@ -161,7 +154,7 @@ def verify_stablehlo(
     def run(*arrays: np.ndarray) -> dict[str, jax.Array]:
         return exported.call(weights, *(x.astype(np.int32) for x in arrays))
 
-    return portable.largest_difference(run, head, outputs, input_ids, segment_ids, mask)
+    return largest_difference(run, head, probe)
 
 
 def _export(cfg: ModelConfig, head: Head, weights: Params) -> jax.export.Exported:
@@ -171,15 +164,15 @@ def _export(cfg: ModelConfig, head: Head, weights: Params) -> jax.export.Exporte
         attention_mask: jax.Array,
         token_type_ids: jax.Array,
     ) -> dict[str, jax.Array]:
-        batch = ClassifyBatch(
-            # One past its table is where the model finds NaN; -1 would be the last row.
+        # One past its table is where the model finds NaN; -1 would be the last row.
+        return all_logits(
+            cfg,
+            unflatten(weights),
+            head,
             _or(input_ids, cfg.vocab_size, cfg.padded_vocab_size),
             _or(token_type_ids, cfg.num_segments, cfg.num_segments),
             (attention_mask != 0).astype(jnp.int32),
-            labels=None,
-            weights=None,
         )
-        return _outputs(cfg, unflatten(weights), head, batch)
 
     shape = jax.export.symbolic_shape(
         "batch, length", constraints=[f"length <= {cfg.max_positions}"]
@@ -200,43 +193,18 @@ def _or(ids: jax.Array, limit: int, otherwise: int) -> jax.Array:
     return jnp.where((ids >= 0) & (ids < limit), ids, otherwise)
 
 
-def _outputs(
-    cfg: ModelConfig, params: Params, head: Head, batch: ClassifyBatch
-) -> dict[str, jax.Array]:
-    """Float32 logits under the names of `portable.OUTPUTS`."""
-    if head == "pretraining":
-        return _pretraining(cfg, params, batch)
-    if head == "classifier":
-        return {"logits": classification.apply(cfg, params, batch, compute=_COMPUTE)}
-    if head == "tokens":
-        return {
-            "logits": token_classification.apply(cfg, params, batch, compute=_COMPUTE)
-        }
-    ends_BT2 = question_answering.apply(cfg, params, batch, compute=_COMPUTE)
-    return {"start_logits": ends_BT2[..., 0], "end_logits": ends_BT2[..., 1]}
-
-
-def _pretraining(
-    cfg: ModelConfig, params: Params, batch: ClassifyBatch
-) -> dict[str, jax.Array]:
-    ids_BT = batch.input_ids
-    every_BT = jnp.broadcast_to(
-        jnp.arange(ids_BT.shape[1], dtype=jnp.int32)[None], ids_BT.shape
+def _metadata(
+    cfg: ModelConfig, head: Head, tokenizer: Tokenizer, labels: Sequence[str] | None
+) -> dict[str, Any]:
+    """What a program needs to know about the model, ready for JSON."""
+    fields = (
+        *("vocab_size", "hidden_size", "num_layers", "num_heads", "mlp_size"),
+        *("max_positions", "num_segments", "gelu", "layer_norm_eps"),
     )
-    first_B1 = jnp.zeros((ids_BT.shape[0], 1), jnp.int32)
-    rows = PretrainBatch(
-        ids_BT,
-        batch.segment_ids,
-        batch.input_mask,
-        every_BT,
-        cls_positions=first_B1,
-        nsp_labels=None,
-        nsp_weights=None,
-    )
-    # Every position is a slot, so that all have logits.
-    slots = MaskedBatch(ids_BT, every_BT, ids_BT, batch.input_mask)
-    out = pretraining.apply(cfg, params, rows, slots, compute=_COMPUTE)
     return {
-        "prediction_logits": out.mlm_logits[..., : cfg.vocab_size],
-        "seq_relationship_logits": out.nsp_logits[:, 0],
+        "bert_jax": bert_jax.__version__,
+        "head": head,
+        "labels": None if labels is None else list(labels),
+        "pad_id": tokenizer.special.pad,
+        **{name: getattr(cfg, name) for name in fields},
     }

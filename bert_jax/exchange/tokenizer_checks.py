@@ -1,22 +1,11 @@
-"""What every reader of a foreign model needs: JSON, casing, rows without a piece."""
+"""What every reader of a foreign tokenizer checks: its casing, and its number of pieces."""
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
-
-
-def load_json(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); fetch it again.") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds no JSON object; fetch it again.")
-    return value
 
 
 def agreed_casing(
