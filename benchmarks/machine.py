@@ -1,4 +1,9 @@
-"""What figures were measured on: the machine, the versions, the commit, the day."""
+"""What this machine is, and the fastest matrix products that it was seen to do.
+
+    python -m benchmarks.machine
+
+Prints both. The other benchmarks state them beside their figures.
+"""
 
 import datetime
 import importlib.metadata
@@ -7,43 +12,70 @@ import pathlib
 import platform
 import re
 import subprocess
+import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
-from benchmarks.accelerator import Accelerator
+from benchmarks.results import Table, describe_lines
+from benchmarks.turns import Candidate, WorkerError, ask
 
+DTYPES = ("float32", "bfloat16")
+# Square sizes of the products; a CPU has its peak at one of the two.
+_SIZES = {"cpu": (2_048, 4_096), "gpu": (8_192,), "tpu": (8_192,)}
+# Products in a row, so that a device never waits for the host.
+_PRODUCTS = {"cpu": 1, "gpu": 20, "tpu": 20}
+_REPETITIONS, _SECS_A_SIZE = 5, 1.0
+_DEVICE_SECS, _PEAK_SECS = 120.0, 60.0
 _PRODUCT_FLAGS = r"avx2|avx512f|avx512_bf16|avx512_fp16|avx512_vnni|amx_\w+"
 _LIBRARIES = (
-    "bert_jax",
-    "jax",
-    "libtpu",
-    "numpy",
-    "grain",
-    "tensorflow-datasets",
-    "array_record",
-    "sentencepiece",
-    "tokenizers",
-    "sentencex",
-    # The peers.
-    "datasets",
-    "transformers",
-    "torch",
+    *("bert_jax", "jax", "numpy", "grain", "tensorflow-datasets", "array_record"),
+    *("sentencepiece", "tokenizers", "sentencex"),
+    *("datasets", "transformers", "torch"),  # the peers
 )
 
 
-def describe_machine(accelerator: Accelerator | None = None) -> dict[str, Any]:
-    """All of it, as JSON can hold it; what a system does not tell is `None`.
+class Device:
+    """A runner whose facts say what JAX runs on: platform, kind and count.
 
-    Args:
-        accelerator: what was measured, where that is no CPU: it gives the name.
+    It lives in a process of its own, because a process that has started JAX holds the
+    device, and on a GPU its memory.
     """
+
+    def __init__(self) -> None:
+        import jax
+
+        devices = jax.devices()
+        self.facts = {
+            "platform": devices[0].platform,
+            "kind": devices[0].device_kind,
+            "count": len(devices),
+        }
+
+
+def describe_machine() -> dict[str, Any]:
+    """Everything that figures depend on, as JSON can hold it.
+
+    Returns:
+        Names, sizes, versions, commit and day; `None` for what a system does not tell.
+
+    Raises:
+        WorkerError: JAX finds no device, or does not start.
+    """
+    device = ask(
+        Candidate(name="device", runner="benchmarks.machine:Device"), _DEVICE_SECS
+    )
+    if device["platform"] == "gpu":
+        device["driver"] = _driver()
     return {
-        "machine": machine_slug(accelerator),
-        "accelerator": None if accelerator is None else accelerator.to_json(),
-        "cpu": cpu_model(),
-        # Some makers give several generations one name.
-        "cpu_family": _cpuinfo("cpu family"),
-        "cpu_model": _cpuinfo("model"),
-        "cpu_flags": cpu_flags(),
+        "machine": short_name(device, _cpu_model(), num_cores()),
+        "accelerator": device,
+        "cpu": _cpu_model(),
+        "cpu_flags": [
+            flag
+            for flag in (_cpuinfo("flags") or "").split()
+            if re.fullmatch(_PRODUCT_FLAGS, flag)
+        ],
         "cores": num_cores(),
         "memory_gib": _memory_gib(),
         "system": platform.platform(),
@@ -55,24 +87,133 @@ def describe_machine(accelerator: Accelerator | None = None) -> dict[str, Any]:
     }
 
 
-def machine_slug(accelerator: Accelerator | None = None) -> str:
-    """Such as `amd-epyc-2core` or `nvidia-h200`: what tells result files apart."""
-    if accelerator is not None and accelerator.platform != "cpu":
-        # One of them is measured, however many there are.
-        return "-".join(re.findall(r"[a-z0-9]+", accelerator.kind.lower()))
-    words = re.sub(r"\(r\)|\(tm\)|cpu|processor|@.*|\d+-core", " ", cpu_model().lower())
-    return "-".join([*re.findall(r"[a-z0-9]+", words), f"{num_cores()}core"])
+def short_name(device: dict[str, Any], cpu: str, cores: int) -> str:
+    """A name for files, such as `amd-epyc-2core` or `nvidia-h200`.
+
+    Args:
+        device: the facts of `Device`.
+        cpu: the CPU's model, as the system names it.
+        cores: how many this process may use.
+    """
+    if device["platform"] != "cpu":
+        return "-".join(re.findall(r"[a-z0-9]+", device["kind"].lower()))
+    words = re.sub(r"\(r\)|\(tm\)|cpu|processor|@.*|\d+-core", " ", cpu.lower())
+    return "-".join([*re.findall(r"[a-z0-9]+", words), f"{cores}core"])
 
 
-def cpu_model() -> str:
-    """As the system names it, or else the architecture."""
+def num_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Peak:
+    """A runner whose fact is the best rate of a large matrix product, in FLOP/s."""
+
+    def __init__(self, library: str, dtype: str, platform: str) -> None:
+        """Measures it.
+
+        Args:
+            library: "JAX" or "PyTorch".
+            dtype: of both factors; float32 products are true ones, not TF32.
+            platform: as JAX names it.
+        """
+        product = {"JAX": _jax_product, "PyTorch": _torch_product}[library]
+        count = _PRODUCTS[platform]
+        self.facts = 0.0
+        for size in _SIZES[platform]:
+            run = product(dtype, size, platform)
+            run(1)
+            end = time.monotonic() + _SECS_A_SIZE
+            for number in range(_REPETITIONS):
+                if number and time.monotonic() > end:
+                    break
+                started = time.perf_counter()
+                run(count)
+                seconds = time.perf_counter() - started
+                self.facts = max(self.facts, 2.0 * count * size**3 / seconds)
+
+
+def measure_peaks(platform: str, table: Table) -> dict[str, float]:
+    """Peaks of both libraries and types.
+
+    Returns:
+        FLOP/s of the faster library, by type; a type that nobody multiplied is missing.
+    """
+    best: dict[str, float] = {}
+    for library in ("JAX", "PyTorch"):
+        for dtype in DTYPES:
+            name = f"{library}, {dtype}"
+            arguments = {"library": library, "dtype": dtype, "platform": platform}
+            peak = Candidate(
+                name=name, runner="benchmarks.machine:Peak", arguments=arguments
+            )
+            try:
+                flops = ask(peak, _PEAK_SECS)
+            except WorkerError as error:
+                table.leave_out(name, error)
+                continue
+            table.add(name, "peak", "GFLOP/s", flops / 1e9)
+            best[dtype] = max(flops, best.get(dtype, 0.0))
+    return best
+
+
+def _jax_product(dtype: str, size: int, platform: str) -> Callable[[int], None]:
+    import jax
+
+    del platform
+    # By default a GPU multiplies float32 as TF32.
+    precision = jax.lax.Precision.HIGHEST if dtype == "float32" else None
+    matrix = jax.random.normal(jax.random.key(0), (size, size), dtype) / size**0.5
+    multiply = jax.jit(lambda a, b: jax.lax.dot(a, b, precision=precision))
+
+    def run(count: int) -> None:
+        result = matrix
+        for _ in range(count):
+            result = multiply(result, matrix)
+        jax.block_until_ready(result)
+
+    return run
+
+
+def _torch_product(dtype: str, size: int, platform: str) -> Callable[[int], None]:
+    import torch
+
+    from benchmarks.step_torch import device_of, wait_for
+
+    device = device_of(platform)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    matrix = torch.randn(size, size, device=device, dtype=getattr(torch, dtype))
+    matrix = matrix / size**0.5
+
+    def run(count: int) -> None:
+        result = matrix
+        for _ in range(count):
+            result = result @ matrix
+        wait_for(device)
+
+    return run
+
+
+def _driver() -> str | None:
+    """What nvidia-smi says of name, memory, driver and power limit of each GPU."""
+    query = "--query-gpu=name,memory.total,driver_version,power.limit"
+    try:
+        said = subprocess.run(
+            ["nvidia-smi", query, "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return "; ".join(said.stdout.strip().splitlines())
+
+
+def _cpu_model() -> str:
     return _cpuinfo("model name") or platform.processor() or platform.machine()
-
-
-def cpu_flags() -> list[str]:
-    """Of the instructions that matrix products gain by, those that this CPU has."""
-    flags = (_cpuinfo("flags") or "").split()
-    return [flag for flag in flags if re.fullmatch(_PRODUCT_FLAGS, flag)]
 
 
 def _cpuinfo(name: str) -> str | None:
@@ -81,13 +222,6 @@ def _cpuinfo(name: str) -> str | None:
         return None
     found = re.search(rf"^{name}\s*:\s*(.+)$", info.read_text(), re.MULTILINE)
     return found[1].strip() if found else None
-
-
-def num_cores() -> int:
-    """Those that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _memory_gib() -> float | None:
@@ -106,7 +240,7 @@ def _version(library: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """Of the clone that this file is in; `+` when it holds changes."""
+    """The commit of this clone; a `+` follows it where files were changed since."""
 
     def git(*command: str) -> str:
         return subprocess.run(
@@ -121,3 +255,20 @@ def _commit() -> str | None:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def main() -> int:
+    try:
+        machine = describe_machine()
+    except WorkerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print("\n".join(describe_lines(machine)), flush=True)
+    table = Table("Peak of a large matrix product")
+    measure_peaks(machine["accelerator"]["platform"], table)
+    table.end()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

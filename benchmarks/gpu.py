@@ -1,0 +1,208 @@
+"""The one command for a machine with an NVIDIA GPU: is it correct, and how fast is it?
+
+    python -m benchmarks.gpu [--minutes 7] [--output DIR]
+
+Correctness first, then peaks of large products, our attention kernels beside PyTorch's, and
+training steps beside PyTorch's. Needs jax[cuda13], PyTorch with CUDA and transformers, but
+neither TFDS nor Grain nor any text. Writes `gpu-MACHINE-DATE.md` and `.json`; Ctrl-C keeps
+what was measured.
+"""
+
+import dataclasses
+import pathlib
+import signal
+import sys
+from typing import Any
+
+import tyro
+
+from benchmarks.machine import describe_machine
+from benchmarks.results import Report
+from benchmarks.train import PLANS, correct_and_peaks, measure_models
+from benchmarks.turns import (
+    Candidate,
+    Clock,
+    RepeatedStep,
+    WorkerError,
+    measure,
+    ratios,
+)
+
+_HERE = pathlib.Path(__file__).resolve().parent
+_DROPOUT = 0.1
+_HEAD_SIZE = 64
+_KERNELS = ("triton", "xla")
+# Rows, tokens of a row, heads: of BERT-base at 128, BERT-large at 512.
+_SHAPES = ((256, 128, 12), (32, 512, 16))
+_ATTENTION_ROUNDS = 5
+_ATTENTION_SECS = 60.0
+_TURN_SECS = 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """Correctness, peaks, attention and training steps on an NVIDIA GPU."""
+
+    minutes: float = 7.0
+    """Most that the whole run takes. What does not fit is named as not measured."""
+    output: pathlib.Path = _HERE / "results"
+    """Folder of the two result files."""
+
+
+class JaxAttention(RepeatedStep):
+    """Forward and backward pass of `attend` with dropout, in bfloat16."""
+
+    def __init__(self, kernel: str, rows: int, tokens: int, heads: int) -> None:
+        """Compiles it.
+
+        Args:
+            kernel: `ComputeConfig.attention`.
+            rows: B; every row holds two sequences of equal length.
+            tokens: T.
+            heads: N, each 64 wide.
+        """
+        import jax
+        import jax.numpy as jnp
+
+        from bert_jax.model.attention import attend
+
+        keys = jax.random.split(jax.random.key(0), 4)
+        shape = (rows, tokens, heads, _HEAD_SIZE)
+        q, k, v, d_out = (jax.random.normal(key, shape, jnp.bfloat16) for key in keys)
+        ids = jnp.broadcast_to(1 + jnp.arange(tokens) // (tokens // 2), shape[:2])
+        row_keys = jax.random.split(jax.random.key(1), rows)
+
+        def step(q: Any, k: Any, v: Any) -> Any:
+            def run(q: Any, k: Any, v: Any) -> Any:
+                return attend(
+                    q,
+                    k,
+                    v,
+                    ids.astype(jnp.int32),
+                    kernel=kernel,  # type: ignore[arg-type]
+                    dropout_rate=_DROPOUT,
+                    keys_B=row_keys,
+                )
+
+            out, vjp = jax.vjp(run, q, k, v)
+            return out, vjp(d_out)
+
+        self._step, self._inputs = jax.jit(step), (q, k, v)
+        self._wait: Any = jax.block_until_ready
+        self.warm_up()
+
+    def run(self, count: int) -> None:
+        results = [self._step(*self._inputs) for _ in range(count)]
+        self._wait(results[-1])
+
+
+class TorchAttention(RepeatedStep):
+    """The same with PyTorch's scaled dot-product attention."""
+
+    def __init__(self, rows: int, tokens: int, heads: int, packed: bool) -> None:
+        """Draws the inputs.
+
+        Args:
+            rows, tokens, heads: as of `JaxAttention`.
+            packed: keep the two sequences of a row apart by a mask; without one, its
+                fastest kernel can run.
+        """
+        import torch
+
+        shape = (rows, heads, tokens, _HEAD_SIZE)
+
+        def draw() -> torch.Tensor:
+            return torch.randn(shape, device="cuda", dtype=torch.bfloat16)
+
+        self._inputs = [draw().requires_grad_() for _ in range(3)]
+        self._d_out = draw()
+        ids = torch.arange(tokens, device="cuda") // (tokens // 2)
+        self._mask = (ids[:, None] == ids).expand(rows, 1, -1, -1) if packed else None
+        self.warm_up()
+
+    def run(self, count: int) -> None:
+        import torch
+
+        attention = torch.nn.functional.scaled_dot_product_attention
+        for _ in range(count):
+            out = attention(*self._inputs, attn_mask=self._mask, dropout_p=_DROPOUT)
+            torch.autograd.grad(out, self._inputs, self._d_out)
+        torch.cuda.synchronize()
+
+
+def measure_attention(report: Report, clock: Clock) -> None:
+    """Times our kernels and PyTorch's at each shape, in turns."""
+    table = report.table(
+        "Attention: forward and backward pass, dropout 0.1, bfloat16, two sequences a row",
+        "Milliseconds. PyTorch without a mask does not keep the sequences apart.",
+    )
+    for number, (rows, tokens, heads) in enumerate(_SHAPES):
+        shape = {"rows": rows, "tokens": tokens, "heads": heads}
+        said = f"{rows} x {tokens} tokens, {heads} heads"
+        candidates = [
+            Candidate(
+                name=f"{said}: {kernel}",
+                runner="benchmarks.gpu:JaxAttention",
+                arguments={"kernel": kernel, **shape},
+            )
+            for kernel in _KERNELS
+        ]
+        candidates += [
+            Candidate(
+                name=f"{said}: PyTorch{', mask' if packed else ''}",
+                runner="benchmarks.gpu:TorchAttention",
+                arguments={"packed": packed, **shape},
+            )
+            for packed in (True, False)
+        ]
+        part = clock.part(1.0 / (len(_SHAPES) - number))
+        measured = measure(
+            candidates,
+            table,
+            part,
+            rounds=_ATTENTION_ROUNDS,
+            turn_secs=_TURN_SECS,
+        )
+        for one in measured:
+            times = (1e3 * turn["seconds"] / turn["steps"] for turn in one.turns)
+            table.add(one.candidate.name, "time", "ms", *times)
+        for other in measured[1:]:
+            if measured[0].candidate is candidates[0]:
+                values = ratios(measured[0], other, "steps")
+                table.add(other.candidate.name, "triton is faster by", "x", *values)
+    table.end()
+
+
+def main() -> int:
+    options = tyro.cli(Options, description=__doc__)
+    clock = Clock.of(60.0 * options.minutes)
+    # A terminated run keeps what it has measured, as an interrupted one does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        machine = describe_machine()
+    except WorkerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    platform = machine["accelerator"]["platform"]
+    if platform != "gpu":
+        print(
+            f"error: JAX found a {platform} here, not an NVIDIA GPU. Install "
+            "jax[cuda13], or measure this machine with `python -m benchmarks.train`.",
+            file=sys.stderr,
+        )
+        return 2
+    report = Report("gpu", machine, {"minutes": options.minutes})
+    code = 0
+    try:
+        peaks = correct_and_peaks(report)
+        measure_attention(report, Clock.of(min(_ATTENTION_SECS, 0.3 * clock.left)))
+        measure_models(PLANS["gpu"], "gpu", peaks, report, clock)
+    except KeyboardInterrupt:
+        report.remarks.append("**Interrupted**: these are the figures until then.")
+        code = 130
+    print("written:", *report.write(options.output))
+    return code if code or report.is_correct else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
