@@ -108,26 +108,26 @@ def parse(name: str, rest: list[str]) -> Any:
         "finetune": FinetuneConfig,
         "compile": PretrainConfig,
     }
-    if name in kinds:
-        if rest and not rest[0].startswith("-"):
-            rest = ["--config", *rest]
-        # The file sets the defaults of all flags, so it is read before them.
-        file = value_of("--config", rest) or command.config_file
-        settings = load_config(file, kinds[name])
-        start = value_of("--checkpoint", rest)
-        if kinds[name] is PretrainConfig and start is not None:
-            # So does a checkpoint, for its architecture.
-            from bert_jax.train.initial import architecture_of
+    if name not in kinds:
+        return tyro.cli(command, args=rest, default=default, prog=f"bert-jax {name}")
+    if rest and not rest[0].startswith("-"):
+        rest = ["--config", *rest]
+    # The file sets the defaults of all flags, so it is read before them.
+    file = value_of("--config", rest) or command.config_file
+    settings = load_config(file, kinds[name])
+    required = {
+        field.name: tyro.MISSING_NONPROP
+        for field in dataclasses.fields(command)
+        if field.default is dataclasses.MISSING
+    }
+    default = command(**required, config_file=file, settings=settings)
+    parsed = tyro.cli(command, args=rest, default=default, prog=f"bert-jax {name}")
+    if kinds[name] is PretrainConfig and parsed.settings.checkpoint is not None:
+        from bert_jax.commands.architecture import take_architecture
 
-            model = architecture_of(pathlib.Path(start), settings.model)
-            settings = dataclasses.replace(settings, model=model)
-        required = {
-            field.name: tyro.MISSING_NONPROP
-            for field in dataclasses.fields(command)
-            if field.default is dataclasses.MISSING
-        }
-        default = command(**required, config_file=file, settings=settings)
-    return tyro.cli(command, args=rest, default=default, prog=f"bert-jax {name}")
+        taken = take_architecture(parsed.settings, settings.model)
+        return dataclasses.replace(parsed, settings=taken)
+    return parsed
 
 
 def value_of(flag: str, args: Sequence[str]) -> str | None:

@@ -10,6 +10,7 @@ For another layout, `bert-jax plan`.
 """
 
 from bert_jax.config import (
+    ComputeConfig,
     DataConfig,
     OptimizerConfig,
     PhaseConfig,
@@ -20,7 +21,8 @@ from bert_jax.family import model_config
 
 def get_config() -> PretrainConfig:
     return PretrainConfig(
-        model=model_config("large", compute_dtype="bfloat16", remat="dots"),
+        model=model_config("large"),
+        compute=ComputeConfig(dtype="bfloat16", remat="dots"),
         data=DataConfig(sequence_length=128),
         optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=10_000),
         batch_size=256,

@@ -13,6 +13,7 @@ in both phases.
 """
 
 from bert_jax.config import (
+    ComputeConfig,
     DataConfig,
     LoopConfig,
     MeshConfig,
@@ -25,7 +26,8 @@ from bert_jax.family import model_config
 
 def get_config() -> PretrainConfig:
     return PretrainConfig(
-        model=model_config("large", compute_dtype="bfloat16", remat="dots"),
+        model=model_config("large"),
+        compute=ComputeConfig(dtype="bfloat16", remat="dots"),
         data=DataConfig(sequence_length=128),
         mesh=MeshConfig(shard_update=True),
         optimizer=OptimizerConfig(

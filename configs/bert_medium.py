@@ -6,13 +6,14 @@ Hardware: meant for one accelerator. Rate and steps are a starting point, not tu
 Not measured yet.
 """
 
-from bert_jax.config import OptimizerConfig, PretrainConfig
+from bert_jax.config import ComputeConfig, OptimizerConfig, PretrainConfig
 from bert_jax.family import model_config
 
 
 def get_config() -> PretrainConfig:
     return PretrainConfig(
-        model=model_config("medium", compute_dtype="bfloat16"),
+        model=model_config("medium"),
+        compute=ComputeConfig(dtype="bfloat16"),
         optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=10_000),
         batch_size=256,
         num_steps=500_000,

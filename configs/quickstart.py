@@ -11,7 +11,9 @@ updates; next-sentence prediction begins to be learned at about three thousand.
 """
 
 from bert_jax.config import (
+    ComputeConfig,
     DataConfig,
+    DropoutConfig,
     LoopConfig,
     MaskingConfig,
     ModelConfig,
@@ -29,12 +31,11 @@ def get_config() -> PretrainConfig:
             num_heads=4,
             mlp_size=512,
             max_positions=64,
-            # Little more than one epoch: dropout would only slow it down.
-            dropout_rate=0.0,
-            attention_dropout_rate=0.0,
             init_std=0.06,
-            scan_layers=False,
         ),
+        compute=ComputeConfig(scan_layers=False),
+        # Little more than one epoch: dropout would only slow it down.
+        dropout=DropoutConfig(hidden=0.0, attention=0.0),
         data=DataConfig(sequence_length=32),
         # More to learn from each row; small models bear it (Wettig et al. 2022).
         masking=MaskingConfig(rate=0.2),

@@ -57,6 +57,7 @@ def pytest_collection_modifyitems(
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if not item.get_closest_marker("slow")]
 
+
 if "BERT_JAX_OWN_PROCESS" not in os.environ:
     collect_ignore = ["own_process"]  # test_own_process.py runs it
 

@@ -5,7 +5,9 @@ run directory stores them whole (`config_json.py`).
 """
 
 from bert_jax.config.cluster import ClusterConfig
+from bert_jax.config.compute import ComputeConfig
 from bert_jax.config.data import DataConfig, MaskingConfig
+from bert_jax.config.dropout import DropoutConfig
 from bert_jax.config.finetune import FinetuneConfig, TaskConfig
 from bert_jax.config.loop import LoopConfig
 from bert_jax.config.mesh import MeshConfig
@@ -20,7 +22,9 @@ __all__ = [
     "MAX_BYTES",
     "MAX_SENTENCES",
     "ClusterConfig",
+    "ComputeConfig",
     "DataConfig",
+    "DropoutConfig",
     "FinetuneConfig",
     "LoopConfig",
     "MaskingConfig",

@@ -5,6 +5,8 @@ import pathlib
 from typing import Literal
 
 from bert_jax.config.checks import require, require_positive, require_rate, require_seed
+from bert_jax.config.compute import ComputeConfig
+from bert_jax.config.dropout import DropoutConfig
 from bert_jax.config.loop import LoopConfig
 from bert_jax.config.mesh import MeshConfig
 from bert_jax.config.optimizer import OptimizerConfig
@@ -76,13 +78,13 @@ class FinetuneConfig:
     from_scratch: bool = False
     """Take architecture and tokenizer only: what pretraining is worth."""
     task: TaskConfig = TaskConfig()
+    compute: ComputeConfig = ComputeConfig()
+    dropout: DropoutConfig = DropoutConfig()
     mesh: MeshConfig = MeshConfig()
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-5, warmup_steps=0)
     loop: LoopConfig = LoopConfig(log_every_steps=20, eval_every_steps=0)
     warmup_share: float = 0.1
     """Share of all steps; takes the place of the optimizer's `warmup_steps`."""
-    dropout_rate: float = 0.1
-    """Hidden, attention and classifier dropout while fine-tuning."""
     sequence_length: int = 128
     """Longer texts are cut."""
     batch_size: int = 32
@@ -97,7 +99,7 @@ class FinetuneConfig:
             f"FinetuneConfig.sequence_length={self.sequence_length} is too short; a "
             "text with its special tokens needs at least 8.",
         )
-        require_rate(self, "dropout_rate", "warmup_share")
+        require_rate(self, "warmup_share")
         require(
             self.optimizer.warmup_steps == 0,
             f"OptimizerConfig.warmup_steps={self.optimizer.warmup_steps} would be "

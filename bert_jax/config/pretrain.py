@@ -5,7 +5,9 @@ import pathlib
 from typing import Literal
 
 from bert_jax.config.checks import require, require_positive, require_seed
+from bert_jax.config.compute import ComputeConfig
 from bert_jax.config.data import DataConfig, MaskingConfig
+from bert_jax.config.dropout import DropoutConfig
 from bert_jax.config.loop import LoopConfig
 from bert_jax.config.mesh import MeshConfig
 from bert_jax.config.model import ModelConfig
@@ -38,6 +40,8 @@ class PretrainConfig:
     """One pretraining run. Defaults are BERT-Base, phase 1 (Devlin et al. 2018)."""
 
     model: ModelConfig = ModelConfig()
+    compute: ComputeConfig = ComputeConfig()
+    dropout: DropoutConfig = DropoutConfig()
     data: DataConfig = DataConfig()
     masking: MaskingConfig = MaskingConfig()
     mesh: MeshConfig = MeshConfig()
@@ -97,11 +101,6 @@ class PretrainConfig:
         """Every phase as a config of its own, without phases after it."""
         first = dataclasses.replace(self, next_phases=())
         return (first, *(self._with(phase) for phase in self.next_phases))
-
-    @property
-    def total_steps(self) -> int:
-        """Updates of all phases."""
-        return self.num_steps + sum(phase.num_steps for phase in self.next_phases)
 
     def _with(self, phase: PhaseConfig) -> "PretrainConfig":
         return dataclasses.replace(

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from bert_jax.batch import ClassifyBatch, PretrainBatch
-from bert_jax.config import MeshConfig, ModelConfig
+from bert_jax.config import DropoutConfig, MeshConfig, ModelConfig
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.data.whole_directory import whole_directory
 from bert_jax.exchange.names import Head, Params
@@ -20,7 +20,12 @@ from bert_jax.model.masking import MaskedBatch
 from bert_jax.train.checkpoint import tensors_sha256
 from bert_jax.train.initial import load_params
 from bert_jax.train.mesh import make_mesh
-from bert_jax.train.run import load_results, load_run_tokenizer, write_text
+from bert_jax.train.run import (
+    load_results,
+    load_run_config,
+    load_run_tokenizer,
+    write_text,
+)
 
 Format = Literal["huggingface", "tensorflow", "onnx", "stablehlo"]
 EXPORT_MANIFEST = "bert_jax_export.json"
@@ -42,6 +47,7 @@ class _Parts(NamedTuple):
     """What there is of a run to write."""
 
     model: tuple[ModelConfig, Params, Head, Tokenizer]
+    dropout: DropoutConfig
     labels: tuple[str, ...] | None
     results: dict[str, dict[str, object]]
     step: int
@@ -103,6 +109,7 @@ def export_run(
     with whole_directory(directory, overwrite=earlier is not None) as partial:
         parts = _Parts(
             (loaded.info.model, params, head, load_run_tokenizer(run)),
+            load_run_config(run).dropout,
             loaded.info.labels,
             _card_results(load_results(run)),
             loaded.step,
@@ -171,7 +178,11 @@ def _write_huggingface(parts: _Parts, directory: pathlib.Path) -> None:
     from bert_jax.exchange.huggingface import write_huggingface
 
     write_huggingface(
-        *parts.model, directory, labels=parts.labels, results=parts.results
+        *parts.model,
+        directory,
+        dropout=parts.dropout,
+        labels=parts.labels,
+        results=parts.results,
     )
 
 
@@ -185,7 +196,11 @@ def _write_tensorflow(parts: _Parts, directory: pathlib.Path) -> None:
     from bert_jax.exchange.write_google import write_google
 
     for note in write_google(
-        *parts.model, directory, labels=parts.labels, step=parts.step
+        *parts.model,
+        directory,
+        dropout=parts.dropout,
+        labels=parts.labels,
+        step=parts.step,
     ):
         print(f"note: {note}")
 

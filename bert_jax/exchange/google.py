@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from bert_jax.config import ModelConfig
+from bert_jax.config import DropoutConfig, ModelConfig
 from bert_jax.config_json import from_json
 
 CONFIG_FILE = "bert_config.json"
@@ -33,9 +33,12 @@ _FIELDS: dict[str, tuple[str, Any]] = {
     "max_positions": ("max_position_embeddings", 512),
     "num_segments": ("type_vocab_size", 2),
     "gelu": ("hidden_act", "gelu"),
-    "dropout_rate": ("hidden_dropout_prob", 0.1),
-    "attention_dropout_rate": ("attention_probs_dropout_prob", 0.1),
     "init_std": ("initializer_range", 0.02),
+}
+# The same for the rates of dropout.
+_DROPOUT_FIELDS = {
+    "hidden": ("hidden_dropout_prob", 0.1),
+    "attention": ("attention_probs_dropout_prob", 0.1),
 }
 # Keys that make another model of it, with the values that do not.
 _HARMLESS: dict[str, tuple[Any, ...]] = {
@@ -50,7 +53,10 @@ _IDLE = {
     *("pooler_size_per_head", "backward_compatible", "architectures"),
     "output_all_encoded_layers",
 }
-_READ = {*(key for key, _ in _FIELDS.values()), "embedding_size", "do_lower_case"}
+_READ = {
+    *(key for key, _ in (*_FIELDS.values(), *_DROPOUT_FIELDS.values())),
+    *("embedding_size", "do_lower_case"),
+}
 
 
 def tensorflow() -> Any:
@@ -72,8 +78,8 @@ def tensorflow() -> Any:
 
 def config_from_google(
     path: pathlib.Path, config: Mapping[str, Any], notes: list[str]
-) -> ModelConfig:
-    """The architecture that a bert_config.json states; remarks are added to `notes`.
+) -> tuple[ModelConfig, DropoutConfig]:
+    """Architecture and dropout that a bert_config.json states; remarks go to `notes`.
 
     Raises:
         ValueError: a key is missing, unknown, or asks for what does not exist here.
@@ -101,6 +107,11 @@ def config_from_google(
     given |= {"gelu": "tanh", "layer_norm_eps": LAYER_NORM_EPS}
     try:
         model = from_json(ModelConfig, json.dumps(given))
+        rates = {
+            ours: config.get(key, default)
+            for ours, (key, default) in _DROPOUT_FIELDS.items()
+        }
+        dropout = from_json(DropoutConfig, json.dumps(rates))
     except ValueError as error:
         raise ValueError(f"{path} describes no BERT that fits: {error}") from error
     if config.get("embedding_size") not in (None, model.hidden_size):
@@ -108,10 +119,10 @@ def config_from_google(
             f"{path} has embedding_size={config['embedding_size']} beside hidden_size="
             f"{model.hidden_size}; there is no layer between the two here."
         )
-    return model
+    return model, dropout
 
 
-def config_to_google(cfg: ModelConfig) -> dict[str, Any]:
+def config_to_google(cfg: ModelConfig, dropout: DropoutConfig) -> dict[str, Any]:
     """The content of a bert_config.json.
 
     Raises:
@@ -129,4 +140,7 @@ def config_to_google(cfg: ModelConfig) -> dict[str, Any]:
             f"{LAYER_NORM_EPS} built in. Export to Hugging Face instead."
         )
     config = {key: getattr(cfg, ours) for ours, (key, _) in _FIELDS.items()}
+    config |= {
+        key: getattr(dropout, ours) for ours, (key, _) in _DROPOUT_FIELDS.items()
+    }
     return config | {"hidden_act": "gelu"}

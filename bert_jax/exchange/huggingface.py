@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bert_jax.config import ModelConfig
+from bert_jax.config import DropoutConfig, ModelConfig
 from bert_jax.config_json import from_json
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.data.whole_directory import whole_directory
@@ -75,10 +75,13 @@ _FIELDS: dict[str, tuple[str, Any]] = {
     "max_positions": ("max_position_embeddings", None),
     "num_segments": ("type_vocab_size", 2),
     "gelu": ("hidden_act", "gelu"),
-    "dropout_rate": ("hidden_dropout_prob", 0.1),
-    "attention_dropout_rate": ("attention_probs_dropout_prob", 0.1),
     "layer_norm_eps": ("layer_norm_eps", 1e-12),
     "init_std": ("initializer_range", 0.02),
+}
+# The same for the rates of dropout.
+_DROPOUT_FIELDS = {
+    "hidden": ("hidden_dropout_prob", 0.1),
+    "attention": ("attention_probs_dropout_prob", 0.1),
 }
 _GELUS = {
     "gelu": "exact",
@@ -99,7 +102,7 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "problem_type": ("single_label_classification",),
 }
 _READ = {
-    *(key for key, _ in _FIELDS.values()),
+    *(key for key, _ in (*_FIELDS.values(), *_DROPOUT_FIELDS.values())),
     *_REFUSED,
     *("architectures", "id2label", "label2id", "num_labels", "tie_word_embeddings"),
     *("embedding_size", "classifier_dropout", "pad_token_id"),
@@ -119,6 +122,7 @@ def write_huggingface(
     tokenizer: Tokenizer,
     directory: pathlib.Path,
     *,
+    dropout: DropoutConfig = DropoutConfig(),
     labels: Sequence[str] | None = None,
     results: Mapping[str, Mapping[str, object]] | None = None,
     origin: str | None = None,
@@ -133,6 +137,7 @@ def write_huggingface(
         tokenizer: what the model was trained with.
         directory: absent or empty unless `overwrite` is set; it appears at once,
             complete, or not at all.
+        dropout: the rates that config.json names.
         labels: of a classifier or tagger, in the order of its logits.
         results: task -> metric -> value, for the model card.
         origin: one sentence on where the weights come from, for the model card.
@@ -145,7 +150,7 @@ def write_huggingface(
 
     check_parts(cfg, params, head, tokenizer, labels)
     tensors = to_tensors(cfg, params, head, "huggingface")
-    config = _config(cfg, tokenizer, head) | _label_config(head, labels)
+    config = _config(cfg, dropout, tokenizer, head) | _label_config(head, labels)
     with whole_directory(directory, overwrite) as partial:
         save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
         text = json.dumps(config, indent=2) + "\n"
@@ -165,8 +170,8 @@ def architecture(head: Head) -> str:
 
 def read_config(
     path: pathlib.Path, config: Mapping[str, Any], notes: list[str]
-) -> ModelConfig:
-    """The architecture that a config.json states; remarks are added to `notes`.
+) -> tuple[ModelConfig, DropoutConfig]:
+    """Architecture and dropout that a config.json states; remarks go to `notes`.
 
     Raises:
         ValueError: a key is missing, or asks for what would give other numbers here.
@@ -192,6 +197,11 @@ def read_config(
     given["gelu"] = _GELUS[given["gelu"]]
     try:
         model = from_json(ModelConfig, json.dumps(given))
+        rates = {
+            ours: config.get(key, default)
+            for ours, (key, default) in _DROPOUT_FIELDS.items()
+        }
+        dropout = from_json(DropoutConfig, json.dumps(rates))
     except ValueError as error:
         raise ValueError(f"{path} describes no BERT that fits: {error}") from error
     if config.get("embedding_size", model.hidden_size) != model.hidden_size:
@@ -199,14 +209,14 @@ def read_config(
             f"{path} has embedding_size={config['embedding_size']} beside hidden_size="
             f"{model.hidden_size}; there is no layer between the two here."
         )
-    if config.get("classifier_dropout") not in (None, model.dropout_rate):
+    if config.get("classifier_dropout") not in (None, dropout.hidden):
         notes.append(
             f"{path} has classifier_dropout={config['classifier_dropout']}; training "
-            f"here uses the hidden rate, {model.dropout_rate}. No logit depends on it."
+            f"here uses the hidden rate, {dropout.hidden}. No logit depends on it."
         )
     if unread := sorted(config.keys() - _READ - _IDLE):
         notes.append(f"{path} has keys that nothing here reads: {', '.join(unread)}.")
-    return model
+    return model, dropout
 
 
 def read_head(
@@ -272,7 +282,9 @@ def read_labels(
     return tuple(str(given[key]) for key in keys)
 
 
-def _config(cfg: ModelConfig, tokenizer: Tokenizer, head: Head) -> dict[str, Any]:
+def _config(
+    cfg: ModelConfig, dropout: DropoutConfig, tokenizer: Tokenizer, head: Head
+) -> dict[str, Any]:
     return {
         "architectures": [architecture(head)],
         "model_type": "bert",
@@ -284,8 +296,8 @@ def _config(cfg: ModelConfig, tokenizer: Tokenizer, head: Head) -> dict[str, Any
         "max_position_embeddings": cfg.max_positions,
         "type_vocab_size": cfg.num_segments,
         "hidden_act": "gelu" if cfg.gelu == "exact" else "gelu_pytorch_tanh",
-        "hidden_dropout_prob": cfg.dropout_rate,
-        "attention_probs_dropout_prob": cfg.attention_dropout_rate,
+        "hidden_dropout_prob": dropout.hidden,
+        "attention_probs_dropout_prob": dropout.attention,
         "layer_norm_eps": cfg.layer_norm_eps,
         "initializer_range": cfg.init_std,
         "pad_token_id": tokenizer.special.pad,

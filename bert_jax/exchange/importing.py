@@ -182,7 +182,7 @@ def _opt_state(source: Source, params: names.Params, head: names.Head) -> Any:
         return names.unflatten({**zeros, **names.flatten(read.params)})
 
     assert source.moments is not None
-    cfg = PretrainConfig(model=source.model, data=_data(source))
+    cfg = PretrainConfig(model=source.model, dropout=source.dropout, data=_data(source))
     schedule = make_schedule(cfg.optimizer, cfg.num_steps)
     fresh = jax.device_get(make_optimizer(cfg.optimizer, schedule).init(params))
     moments: Moments = source.moments
@@ -222,10 +222,13 @@ def _write(
         columns = ("text",) if num_texts == 1 else ("text_a", "text_b")
         config = FinetuneConfig(
             task=TaskConfig(text_columns=columns),
+            dropout=source.dropout,
             sequence_length=info.sequence_length,
         )
     else:
-        config = PretrainConfig(model=source.model, data=_data(source))
+        config = PretrainConfig(
+            model=source.model, dropout=source.dropout, data=_data(source)
+        )
     start_run(run, config, info, source.tokenizer)
     # The key of masks and dropout belongs to the run that goes on from here.
     key = init_state(lambda _: {}, optax.identity(), 0).key

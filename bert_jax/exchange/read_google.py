@@ -59,7 +59,7 @@ def read_google(path: pathlib.Path, *, lowercase: bool | None = None) -> Source:
     prefix = _find_checkpoint(pathlib.Path(path), notes)
     config_path = _find_beside(prefix, CONFIG_FILE)
     config = load_json(config_path)
-    model = config_from_google(config_path, config, notes)
+    model, dropout = config_from_google(config_path, config, notes)
     variables = load_variables(prefix, model, notes)
     step = int(variables.pop(STEP, np.int64(0)))
     tensors, moments = sort_variables(prefix, variables, model, notes)
@@ -70,6 +70,7 @@ def read_google(path: pathlib.Path, *, lowercase: bool | None = None) -> Source:
     return Source(
         origin=f"{prefix} (Google)",
         model=model,
+        dropout=dropout,
         tokenizer=_read_tokenizer(prefix, config, model.vocab_size, lowercase, notes),
         tensors=tensors,
         dialect="google",

@@ -12,7 +12,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ml_dtypes  # NumPy knows bfloat16 by its import, and so does safetensors.
 import numpy as np
@@ -22,9 +22,6 @@ from bert_jax.exchange.names import TABLES, Head, Tensors
 from bert_jax.exchange.read_tokenizer import read_tokenizer
 from bert_jax.exchange.reading import load_json
 from bert_jax.exchange.source import Source
-
-if TYPE_CHECKING:
-    pass
 
 Json = dict[str, Any]
 
@@ -70,7 +67,7 @@ def read_huggingface(
             "save_pretrained of transformers or `bert-jax export` wrote."
         )
     config = load_json(path)
-    model = read_config(path, config, notes)
+    model, dropout = read_config(path, config, notes)
     weights, raw = _load_weights(directory)
     tensors = _rename(weights, raw, model.num_layers, notes)
     head = read_head(path, config, tensors, notes)
@@ -87,6 +84,7 @@ def read_huggingface(
     return Source(
         origin=f"{directory} (Hugging Face, {weights.name})",
         model=model,
+        dropout=dropout,
         tokenizer=tokenizer,
         tensors=tensors,
         dialect="huggingface",

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import NamedTuple
 
-from bert_jax.config import ModelConfig
+from bert_jax.config import DropoutConfig, ModelConfig
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.exchange.names import Dialect, Head, Tensors
 
@@ -22,6 +22,7 @@ class Source:
     Attributes:
         origin: what was read, for messages: path and kind.
         model: the architecture that its config states.
+        dropout: the rates that its config states.
         tokenizer: vocabulary and casing; equal ids to what the source used.
         tensors: name in `exchange/names.py`'s dialect -> float32. Names that the table
             does not know stay as they are, so that they can be listed as unused.
@@ -35,6 +36,7 @@ class Source:
 
     origin: str
     model: ModelConfig
+    dropout: DropoutConfig
     tokenizer: Tokenizer
     tensors: Tensors
     dialect: Dialect

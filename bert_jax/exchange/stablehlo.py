@@ -20,7 +20,6 @@ is refused when the call is compiled ("symbolic shape constraint length <= ...")
 Shape suffixes: B rows, T tokens.
 """
 
-import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
@@ -32,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.batch import ClassifyBatch, PretrainBatch
-from bert_jax.config import ModelConfig
+from bert_jax.config import ComputeConfig, ModelConfig
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.data.whole_directory import whole_directory
 from bert_jax.exchange import portable
@@ -66,6 +65,8 @@ ids = [np.array([x], np.int32) for x in (text.ids, text.attention_mask, text.typ
 model = jax.export.deserialize(bytearray((here / "model.stablehlo").read_bytes()))
 found = model.call(load_file(here / "model.safetensors"), *ids)
 """
+# For every platform at once, so without the kernels of one.
+_COMPUTE = ComputeConfig(attention="xla", products="xla", scan_layers=True)
 _LABELS = 'json.loads((here / "meta.json").read_text(encoding="utf-8"))["labels"]'
 _SHOW: dict[Head, str] = {
     "pretraining": 'print(tokenizer.decode(found["prediction_logits"][0].argmax(-1).tolist()), '
@@ -107,7 +108,7 @@ def write_stablehlo(
         "jax": jax.__version__,
         "calling_convention_version": exported.calling_convention_version,
         "platforms": list(exported.platforms),
-        "compute_dtype": cfg.compute_dtype,
+        "dtype": _COMPUTE.dtype,
         "arguments": {
             "weights": f"dict: {WEIGHTS_FILE}",
             **dict.fromkeys(portable.INPUTS, "int32 [batch, length]"),
@@ -164,17 +165,6 @@ def verify_stablehlo(
 
 
 def _export(cfg: ModelConfig, head: Head, weights: Params) -> jax.export.Exported:
-    # Rematerialisation is for gradients, of which there are none; a kernel, for one
-    # platform.
-    cfg = dataclasses.replace(
-        cfg,
-        remat="none",
-        attention="xla",
-        products="xla",
-        fp8=False,
-        scan_layers=cfg.scans_layers(None),
-    )
-
     def model(
         weights: Params,
         input_ids: jax.Array,
@@ -199,8 +189,7 @@ def _export(cfg: ModelConfig, head: Head, weights: Params) -> jax.export.Exporte
         path: jax.ShapeDtypeStruct(array.shape, array.dtype)
         for path, array in weights.items()
     }
-    precision = "highest" if cfg.compute_dtype == "float32" else "default"
-    with jax.default_matmul_precision(precision):
+    with jax.default_matmul_precision("highest"):
         export = jax.export.export(jax.jit(model), platforms=PLATFORMS)
         exported = export(described, ids, ids, ids)
     assert exported.nr_devices == 1, "exported under a mesh"
@@ -218,10 +207,12 @@ def _outputs(
     if head == "pretraining":
         return _pretraining(cfg, params, batch)
     if head == "classifier":
-        return {"logits": classification.apply(cfg, params, batch)}
+        return {"logits": classification.apply(cfg, params, batch, compute=_COMPUTE)}
     if head == "tokens":
-        return {"logits": token_classification.apply(cfg, params, batch)}
-    ends_BT2 = question_answering.apply(cfg, params, batch)
+        return {
+            "logits": token_classification.apply(cfg, params, batch, compute=_COMPUTE)
+        }
+    ends_BT2 = question_answering.apply(cfg, params, batch, compute=_COMPUTE)
     return {"start_logits": ends_BT2[..., 0], "end_logits": ends_BT2[..., 1]}
 
 
@@ -244,7 +235,7 @@ def _pretraining(
     )
     # Every position is a slot, so that all have logits.
     slots = MaskedBatch(ids_BT, every_BT, ids_BT, batch.input_mask)
-    out = pretraining.apply(cfg, params, rows, slots)
+    out = pretraining.apply(cfg, params, rows, slots, compute=_COMPUTE)
     return {
         "prediction_logits": out.mlm_logits[..., : cfg.vocab_size],
         "seq_relationship_logits": out.nsp_logits[:, 0],

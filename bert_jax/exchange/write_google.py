@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from bert_jax.config import ModelConfig
+from bert_jax.config import DropoutConfig, ModelConfig
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.data.whole_directory import whole_directory
 from bert_jax.exchange.google import (
@@ -61,6 +61,7 @@ def write_google(
     tokenizer: Tokenizer,
     directory: pathlib.Path,
     *,
+    dropout: DropoutConfig = DropoutConfig(),
     labels: Sequence[str] | None = None,
     moments: tuple[Params, Params] | None = None,
     step: int = 0,
@@ -75,6 +76,7 @@ def write_google(
         tokenizer: what the model was trained with.
         directory: absent or empty unless `overwrite` is set; it appears at once,
             complete, or not at all.
+        dropout: the rates that bert_config.json names.
         labels: of a classifier or tagger, in the order of its logits. Google keeps
             them in its code, so they go to a file of ours.
         moments: Adam's first and second, each a tree like `params`.
@@ -89,7 +91,7 @@ def write_google(
             each other, or Google's code cannot compute this model.
     """
     check_pieces(cfg, tokenizer)
-    config = config_to_google(cfg)
+    config = config_to_google(cfg, dropout)
     variables = google_variables(cfg, params, head, moments=moments, step=step)
     _check_labels(variables, head, labels)
     notes = []

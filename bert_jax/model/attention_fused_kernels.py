@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from bert_jax.model.attention_xla import MASKED_SCORE
 from bert_jax.model.random_bits import drop_threshold, hash_bits, kept_scale
+from bert_jax.model.rows import MASKED_SCORE, may_see
 
 Ref = Any  # a reference to memory of the chip; Pallas has no public name for its type
 
@@ -179,9 +179,9 @@ def _only(plan: Plan, slot: int, x_TW: jax.Array) -> jax.Array:
 
 
 def _visible(q_ids: Ref, k_ids: Ref) -> jax.Array:
-    """bool [S, T]: whether key and query are of the same sequence."""
+    """bool [S, T]: which keys each query may see."""
     k_ids_S1 = jnp.broadcast_to(k_ids[0], (128, k_ids.shape[2])).T[:, :1]
-    return k_ids_S1 == q_ids[0]
+    return may_see(q_ids[0], k_ids_S1)
 
 
 def _weights(

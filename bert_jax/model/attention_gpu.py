@@ -27,6 +27,7 @@ from bert_jax.model.attention_gpu_kernels import (
     backward_kernel,
     forward_kernel,
 )
+from bert_jax.model.rows import may_see
 
 _WIDTHS = (16, 32, 64, 128)
 # By the bytes of a token of one head.
@@ -132,7 +133,7 @@ def _filled(x: jax.Array, block: int, value: int) -> jax.Array:
 def _bounds(
     ids_BT: jax.Array, block: int, others_BS: jax.Array, other: int
 ) -> jax.Array:
-    """Which blocks of the others share a sequence with a block: from one to another.
+    """Which blocks of the others a block has anything to do with: from one to another.
 
     Sequences that lie one after the other leave no block between that shares none.
 
@@ -142,7 +143,7 @@ def _bounds(
     """
     blocks = ids_BT.reshape(ids_BT.shape[0], -1, block, 1, 1)
     others = others_BS.reshape(others_BS.shape[0], 1, 1, -1, other)
-    shared = jnp.any(blocks == others, axis=(2, 4))
+    shared = jnp.any(may_see(blocks, others), axis=(2, 4))
     numbers = jnp.arange(shared.shape[2], dtype=jnp.int32)[None, None]
     end = jnp.max(jnp.where(shared, numbers + 1, 0), axis=2)
     start = jnp.min(jnp.where(shared, numbers, shared.shape[2]), axis=2)

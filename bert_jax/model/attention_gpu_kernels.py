@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from bert_jax.model.attention_xla import MASKED_SCORE
 from bert_jax.model.random_bits import drop_threshold, hash_bits, kept_scale
+from bert_jax.model.rows import MASKED_SCORE, may_see
 
 Ref = Any  # a reference to memory of the chip; Pallas has no public name for its type
 
@@ -114,8 +114,8 @@ def forward_kernel(
         at = pl.ds(number * blocks.key, blocks.key)
         v_SH = v[at, :]
         score_TS = _product(q_TH, k[at, :], 1, 1)
-        same_TS = q_ids_T[:, None] == k_ids[at][None, :]
-        score_TS = jnp.where(same_TS, score_TS, MASKED_SCORE)
+        visible_TS = may_see(q_ids_T[:, None], k_ids[at][None, :])
+        score_TS = jnp.where(visible_TS, score_TS, MASKED_SCORE)
         new_top_T = jnp.maximum(top_T, jnp.max(score_TS, axis=1))
         exp_TS = jnp.exp2(score_TS * scale - (new_top_T * scale)[:, None])
         fade_T = jnp.exp2((top_T - new_top_T) * scale)
@@ -189,9 +189,9 @@ def backward_kernel(
         dk_SH, dv_SH = sums
         at = pl.ds(number * blocks.back_query, blocks.back_query)
         q_TH, d_out_TH = q[at, :], d_out[at, :]
-        same_ST = k_ids_S[:, None] == q_ids[at][None, :]
+        visible_ST = may_see(q_ids[at][None, :], k_ids_S[:, None])
         score_ST = _product(k_SH, q_TH, 1, 1) * scale - log_sum[at][None, :]
-        weight_ST = jnp.exp2(jnp.where(same_ST, score_ST, MASKED_SCORE))
+        weight_ST = jnp.exp2(jnp.where(visible_ST, score_ST, MASKED_SCORE))
         d_weight_ST = _product(v_SH, d_out_TH, 1, 1)
         dropped_ST = weight_ST
         if plan.dropout_rate:

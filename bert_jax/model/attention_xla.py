@@ -8,10 +8,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from bert_jax.model.layers import dropout
-
-# Far below any score, and exp of it is exactly 0 after the maximum is taken off.
-MASKED_SCORE = -1e9
+from bert_jax.model.dropout import drop_units
+from bert_jax.model.rows import MASKED_SCORE, may_see
 
 
 def xla_attention(
@@ -26,13 +24,13 @@ def xla_attention(
 
     Source: Vaswani et al. 2017, section 3.2.1.
     """
-    same_BTS = sequence_ids_BT[:, :, None] == sequence_ids_BT[:, None, :]
+    visible_BTS = may_see(sequence_ids_BT[:, :, None], sequence_ids_BT[:, None, :])
     scores_BNTS = jnp.einsum(
         "BTNH,BSNH->BNTS", q_BTNH, k_BSNH, preferred_element_type=jnp.float32
     )
     scores_BNTS = jnp.where(
-        same_BTS[:, None], scores_BNTS / math.sqrt(q_BTNH.shape[-1]), MASKED_SCORE
+        visible_BTS[:, None], scores_BNTS / math.sqrt(q_BTNH.shape[-1]), MASKED_SCORE
     )
     probs_BNTS = jax.nn.softmax(scores_BNTS, axis=-1).astype(v_BSNH.dtype)
-    probs_BNTS = dropout(probs_BNTS, dropout_rate, keys_B)
+    probs_BNTS = drop_units(probs_BNTS, dropout_rate, keys_B)
     return jnp.einsum("BNTS,BSNH->BTNH", probs_BNTS, v_BSNH)

@@ -6,7 +6,6 @@ compiled loop or one after the other, so a checkpoint fits both.
 Shape suffixes: B rows, T tokens, D hidden.
 """
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -14,12 +13,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bert_jax.batch import ClassifyBatch
-from bert_jax.config import ModelConfig
+from bert_jax.config import ComputeConfig, ModelConfig
 from bert_jax.limits import check_range
-from bert_jax.model.attention import SelfAttention
+from bert_jax.model.attention import KEY_AXES, QUERY_AXES, attend
+from bert_jax.model.dropout import Dropout
 from bert_jax.model.layers import (
     Dense,
-    dropout,
     embedding,
     gelu,
     graph_of,
@@ -27,7 +26,7 @@ from bert_jax.model.layers import (
     pure_params,
 )
 from bert_jax.model.logical import constrain, platform
-from bert_jax.model.random_bits import key_sets, row_keys, split_rows
+from bert_jax.model.rows import Rows
 
 Params = dict
 
@@ -42,72 +41,78 @@ class Embeddings(nnx.Module):
         self.position = embedding(cfg, cfg.max_positions, rngs)
         self.segment = embedding(cfg, cfg.num_segments, rngs)
         self.norm = layer_norm(cfg, rngs)
-        self.dropout_rate = cfg.dropout_rate
 
     def __call__(
         self,
         input_ids_BT: jax.Array,
         segment_ids_BT: jax.Array,
-        position_ids_BT: jax.Array,
-        keys_B: jax.Array | None,
+        rows: Rows,
+        dropout: Dropout,
     ) -> jax.Array:
         x_BTD = (
             self.token(input_ids_BT)
-            + self.position(position_ids_BT)
+            + self.position(rows.position_ids)
             + self.segment(segment_ids_BT)
         )
-        return dropout(self.norm(x_BTD), self.dropout_rate, keys_B)
+        return dropout.hidden(self.norm(x_BTD))
 
 
-class AttentionBlock(SelfAttention):
-    """Self-attention with its residual and norm."""
+class AttentionBlock(nnx.Module):
+    """Multi-head self-attention, its output projection, residual and norm."""
 
-    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
-        super().__init__(cfg, rngs=rngs)
+    def __init__(self, cfg: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
+        def dense(inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Dense:
+            return Dense(cfg, compute, inputs, outputs, fp8=compute.fp8, rngs=rngs)
+
+        heads = (cfg.num_heads, cfg.head_size)
+        width = (cfg.hidden_size,)
+        self.query = dense(width, heads)
+        self.key = dense(width, heads)
+        self.value = dense(width, heads)
+        self.out = dense(heads, width)
         self.norm = layer_norm(cfg, rngs)
-        self.hidden_dropout_rate = cfg.dropout_rate
+        self.compute = compute
 
-    def __call__(
-        self, x_BTD: jax.Array, sequence_ids_BT: jax.Array, keys_B: jax.Array | None
-    ) -> jax.Array:
-        weights_keys, hidden_keys = split_rows(keys_B, 2)
-        y_BTD = super().__call__(x_BTD, sequence_ids_BT, weights_keys)
-        y_BTD = dropout(y_BTD, self.hidden_dropout_rate, hidden_keys)
-        return self.norm(x_BTD + y_BTD)
+    def __call__(self, x_BTD: jax.Array, rows: Rows, dropout: Dropout) -> jax.Array:
+        weights_dropout, hidden_dropout = dropout.split(2)
+        y_BTNH = attend(
+            constrain(self.query(x_BTD), *QUERY_AXES),
+            constrain(self.key(x_BTD), *KEY_AXES),
+            constrain(self.value(x_BTD), *KEY_AXES),
+            rows,
+            kernel=self.compute.attention,
+            dropout=weights_dropout,
+            recompute=self.compute.remat == "attention",
+        )
+        return self.norm(x_BTD + hidden_dropout.hidden(self.out(y_BTNH)))
 
 
 class MlpBlock(nnx.Module):
     """Two dense layers with GELU between them, residual and norm."""
 
-    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, cfg: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
+        width, inner = (cfg.hidden_size,), (cfg.mlp_size,)
         self.cfg = cfg
-        self.up = Dense(
-            cfg, (cfg.hidden_size,), (cfg.mlp_size,), fp8=cfg.fp8, rngs=rngs
-        )
-        self.down = Dense(
-            cfg, (cfg.mlp_size,), (cfg.hidden_size,), fp8=cfg.fp8, rngs=rngs
-        )
+        self.up = Dense(cfg, compute, width, inner, fp8=compute.fp8, rngs=rngs)
+        self.down = Dense(cfg, compute, inner, width, fp8=compute.fp8, rngs=rngs)
         self.norm = layer_norm(cfg, rngs)
 
-    def __call__(self, x_BTD: jax.Array, keys_B: jax.Array | None) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, dropout: Dropout) -> jax.Array:
         h_BTF = constrain(gelu(self.cfg, self.up(x_BTD)), "batch", "length", "mlp")
-        y_BTD = dropout(self.down(h_BTF), self.cfg.dropout_rate, keys_B)
-        return self.norm(x_BTD + y_BTD)
+        return self.norm(x_BTD + dropout.hidden(self.down(h_BTF)))
 
 
 class Layer(nnx.Module):
     """One encoder layer (Vaswani et al. 2017, section 3.1, with GELU)."""
 
-    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
-        self.attention = AttentionBlock(cfg, rngs=rngs)
-        self.mlp = MlpBlock(cfg, rngs=rngs)
+    def __init__(self, cfg: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
+        self.attention = AttentionBlock(cfg, compute, rngs=rngs)
+        self.mlp = MlpBlock(cfg, compute, rngs=rngs)
 
-    def __call__(
-        self, x_BTD: jax.Array, sequence_ids_BT: jax.Array, keys_B: jax.Array | None
-    ) -> jax.Array:
-        attention_keys, mlp_keys = split_rows(keys_B, 2)
-        x_BTD = self.attention(x_BTD, sequence_ids_BT, attention_keys)
-        x_BTD = self.mlp(x_BTD, mlp_keys)
+    def __call__(self, x_BTD: jax.Array, rows: Rows, dropout: Dropout) -> jax.Array:
+        attention_dropout, mlp_dropout = dropout.split(2)
+        x_BTD = self.attention(x_BTD, rows, attention_dropout)
+        x_BTD = self.mlp(x_BTD, mlp_dropout)
         return constrain(x_BTD, "batch", "length", "act_embed")
 
 
@@ -121,11 +126,13 @@ _REMAT_POLICIES = {
 def init_encoder(cfg: ModelConfig, key: jax.Array) -> Params:
     """Fresh `embed` and stacked `layers` parameters, float32."""
     embed_key, layers_key = jax.random.split(key)
+
+    def layer(key: jax.Array) -> Params:
+        return pure_params(Layer(cfg, ComputeConfig(), rngs=nnx.Rngs(key)))
+
     return {
         "embed": pure_params(Embeddings(cfg, rngs=nnx.Rngs(embed_key))),
-        "layers": jax.vmap(lambda k: pure_params(Layer(cfg, rngs=nnx.Rngs(k))))(
-            jax.random.split(layers_key, cfg.num_layers)
-        ),
+        "layers": jax.vmap(layer)(jax.random.split(layers_key, cfg.num_layers)),
     }
 
 
@@ -135,9 +142,9 @@ def encode(
     *,
     input_ids: jax.Array,
     segment_ids: jax.Array,
-    sequence_ids: jax.Array,
-    position_ids: jax.Array,
-    key: jax.Array | None,
+    rows: Rows,
+    compute: ComputeConfig,
+    dropout: Dropout,
 ) -> jax.Array:
     """Runs the encoder.
 
@@ -146,9 +153,9 @@ def encode(
         params: holds at least `embed` and `layers`.
         input_ids: int32 [B, T], less than `cfg.vocab_size`.
         segment_ids: int32 [B, T], less than `cfg.num_segments`.
-        sequence_ids: int32 [B, T]; tokens attend within their own id.
-        position_ids: int32 [B, T], less than `cfg.max_positions`.
-        key: of dropout, one or one a row [B]; `None` turns it off.
+        rows: where the tokens stand; positions are less than `cfg.max_positions`.
+        compute: static.
+        dropout: which units are dropped, if any.
 
     Returns:
         Hidden states of the last layer, float32 [B, T, D].
@@ -165,57 +172,50 @@ def encode(
             f"Sequence length {length} exceeds ModelConfig.max_positions="
             f"{cfg.max_positions}; shorten the sequences or enlarge the table."
         )
-    check_known("input_ids", input_ids, cfg.vocab_size, "ModelConfig.vocab_size")
-    check_known(
-        "segment_ids", segment_ids, cfg.num_segments, "ModelConfig.num_segments"
-    )
-    check_known(
-        "position_ids", position_ids, cfg.max_positions, "ModelConfig.max_positions"
-    )
-    embed_keys, layers_keys = split_rows(row_keys(key, input_ids.shape[0]), 2)
+    for name, ids, field in (
+        ("input_ids", input_ids, "vocab_size"),
+        ("segment_ids", segment_ids, "num_segments"),
+        ("position_ids", rows.position_ids, "max_positions"),
+    ):
+        check_known(name, ids, getattr(cfg, field), f"ModelConfig.{field}")
+    embed_dropout, layers_dropout = dropout.split(2)
     embed = nnx.merge(graph_of(Embeddings, cfg), params["embed"])
-    x_BTD = embed(input_ids, segment_ids, position_ids, embed_keys)
+    x_BTD = embed(input_ids, segment_ids, rows, embed_dropout)
     x_BTD = constrain(x_BTD, "batch", "length", "act_embed")
 
-    def layer(x: jax.Array, inputs: tuple) -> tuple[jax.Array, None]:
-        layer_params, layer_keys = inputs
-        module = nnx.merge(graph_of(Layer, cfg), layer_params)
-        return module(x, sequence_ids, layer_keys), None
+    def layer(x: jax.Array, inputs: tuple[Params, Dropout]) -> tuple[jax.Array, None]:
+        layer_params, layer_dropout = inputs
+        module = nnx.merge(graph_of(Layer, cfg, compute), layer_params)
+        return module(x, rows, layer_dropout), None
 
-    if cfg.remat in _REMAT_POLICIES:
-        layer = jax.checkpoint(layer, policy=_REMAT_POLICIES[cfg.remat])
-    keys = key_sets(layers_keys, cfg.num_layers)
-    if cfg.scans_layers(platform()):
-        x_BTD, _ = jax.lax.scan(layer, x_BTD, (params["layers"], keys))
+    if compute.remat in _REMAT_POLICIES:
+        layer = jax.checkpoint(layer, policy=_REMAT_POLICIES[compute.remat])
+    stacked = (params["layers"], layers_dropout.stacked(cfg.num_layers))
+    if compute.scans_layers(platform()):
+        x_BTD, _ = jax.lax.scan(layer, x_BTD, stacked)
     else:
         for n in range(cfg.num_layers):
-            x_BTD, _ = layer(
-                x_BTD, jax.tree.map(lambda leaf, n=n: leaf[n], (params["layers"], keys))
-            )
+            x_BTD, _ = layer(x_BTD, jax.tree.map(lambda leaf, n=n: leaf[n], stacked))
     return x_BTD.astype(jnp.float32)
 
 
 def encode_texts(
-    cfg: ModelConfig, params: Params, batch: ClassifyBatch, key: jax.Array | None
+    cfg: ModelConfig,
+    params: Params,
+    batch: ClassifyBatch,
+    compute: ComputeConfig,
+    dropout: Dropout,
 ) -> jax.Array:
     """Hidden states [B, T, D] of rows that hold one text, or pair of texts, each."""
-    length = batch.input_ids.shape[1]
     return encode(
         cfg,
         params,
         input_ids=batch.input_ids,
         segment_ids=batch.segment_ids,
-        sequence_ids=batch.input_mask,
-        position_ids=jnp.broadcast_to(jnp.arange(length), batch.input_ids.shape),
-        key=key,
+        rows=Rows.of_texts(batch),
+        compute=compute,
+        dropout=dropout,
     )
-
-
-def with_dropout(cfg: ModelConfig, rate: float | None) -> ModelConfig:
-    """`cfg` with one rate for hidden units and attention; `None` changes nothing."""
-    if rate is None:
-        return cfg
-    return dataclasses.replace(cfg, dropout_rate=rate, attention_dropout_rate=rate)
 
 
 def check_known(name: str, values: Any, limit: int, meaning: str) -> None:

@@ -8,20 +8,20 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bert_jax.config import ModelConfig
-from bert_jax.model.attention_xla import MASKED_SCORE
-from bert_jax.model.layers import Dense, gelu, graph_of, layer_norm
+from bert_jax.config import ComputeConfig, ModelConfig
+from bert_jax.model.layers import Dense, gelu, graph_of, layer_norm, pure_params
 from bert_jax.model.linear_cross_entropy import linear_cross_entropy
 from bert_jax.model.logical import constrain
 from bert_jax.model.products import add_bias, product
+from bert_jax.model.rows import MASKED_SCORE
 
 
 class Pooler(nnx.Module):
     """Tanh dense on the hidden state of [CLS]."""
 
-    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, cfg: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
         width = (cfg.hidden_size,)
-        self.dense = Dense(cfg, width, width, rngs=rngs)
+        self.dense = Dense(cfg, compute, width, width, rngs=rngs)
 
     def __call__(self, x_BPD: jax.Array) -> jax.Array:
         return jnp.tanh(self.dense(x_BPD).astype(jnp.float32))
@@ -30,23 +30,23 @@ class Pooler(nnx.Module):
 class MlmHead(nnx.Module):
     """Dense, GELU and norm, then the token table again, plus a bias a token."""
 
-    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
-        self.cfg = cfg
+    def __init__(self, cfg: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
+        self.cfg, self.compute = cfg, compute
         width = (cfg.hidden_size,)
-        self.transform = Dense(cfg, width, width, rngs=rngs)
+        self.transform = Dense(cfg, compute, width, width, rngs=rngs)
         self.norm = layer_norm(cfg, rngs)
         self.output_bias = nnx.Param(jnp.zeros(cfg.padded_vocab_size, jnp.float32))
 
     def __call__(self, x_BMD: jax.Array, table_VD: jax.Array) -> jax.Array:
         """Float32 logits [B, M, V]; the table's padding rows can never win."""
         x_BMD = self._transformed(x_BMD)
-        dtype = jnp.dtype(self.cfg.compute_dtype)
+        dtype = jnp.dtype(self.compute.dtype)
         logits_RV = product(
             x_BMD.reshape(-1, x_BMD.shape[-1]).astype(dtype),  # as in `Dense`
             table_VD.astype(dtype),
             transposed=True,
             out_dtype=jnp.float32,
-            products=self.cfg.products,
+            products=self.compute.products,
         )
         logits_RV = add_bias(logits_RV, self._real_bias())
         logits_BMV = logits_RV.reshape(*x_BMD.shape[:2], -1)
@@ -66,7 +66,7 @@ class MlmHead(nnx.Module):
             self._real_bias(),
             labels_BM,
             weights_BM,
-            dtype=self.cfg.compute_dtype,
+            dtype=self.compute.dtype,
         )
 
     def _transformed(self, x_BMD: jax.Array) -> jax.Array:
@@ -80,15 +80,40 @@ class MlmHead(nnx.Module):
 class LinearHead(nnx.Module):
     """One dense layer to `num_classes` float32 logits."""
 
-    def __init__(self, cfg: ModelConfig, num_classes: int, *, rngs: nnx.Rngs):
-        self.dense = Dense(cfg, (cfg.hidden_size,), (num_classes,), rngs=rngs)
+    def __init__(
+        self,
+        cfg: ModelConfig,
+        compute: ComputeConfig,
+        num_classes: int,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        width = (cfg.hidden_size,)
+        self.dense = Dense(cfg, compute, width, (num_classes,), rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., D] -> [..., C]"""
         return self.dense(x).astype(jnp.float32)
 
 
-def linear_head(cfg: ModelConfig, params: dict) -> LinearHead:
+def pooler(cfg: ModelConfig, compute: ComputeConfig, params: dict) -> Pooler:
+    """The pooler that holds `params`."""
+    return nnx.merge(graph_of(Pooler, cfg, compute), {"dense": params})
+
+
+def linear_head(cfg: ModelConfig, compute: ComputeConfig, params: dict) -> LinearHead:
     """The head that holds `params`; the bias tells how many classes there are."""
-    graph = graph_of(LinearHead, cfg, params["bias"].shape[0])
+    graph = graph_of(LinearHead, cfg, compute, params["bias"].shape[0])
     return nnx.merge(graph, {"dense": params})
+
+
+def init_pooler(cfg: ModelConfig, key: jax.Array) -> dict:
+    """Fresh parameters of a pooler, float32."""
+    module = Pooler(cfg, ComputeConfig(), rngs=nnx.Rngs(key))
+    return pure_params(module)["dense"]
+
+
+def init_linear_head(cfg: ModelConfig, num_classes: int, key: jax.Array) -> dict:
+    """Fresh parameters of a linear head, float32."""
+    module = LinearHead(cfg, ComputeConfig(), num_classes, rngs=nnx.Rngs(key))
+    return pure_params(module)["dense"]

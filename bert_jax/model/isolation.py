@@ -16,9 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bert_jax.config import ModelConfig
+from bert_jax.config import ComputeConfig, DropoutConfig, ModelConfig
 from bert_jax.model import attention
 from bert_jax.model.attention_xla import xla_attention
+from bert_jax.model.dropout import Dropout
+from bert_jax.model.rows import Rows
 
 _NUM_ROWS = 5
 _NUM_HEADS = 2
@@ -38,7 +40,7 @@ class Proof(NamedTuple):
     """Which path was tried, and where."""
 
     kernel: str
-    """Such as "xla": what `ModelConfig.attention` came to."""
+    """Such as "xla": what `ComputeConfig.attention` came to."""
     device: str
     """Its kind, such as "cpu" or "NVIDIA H100 80GB HBM3"."""
 
@@ -64,9 +66,14 @@ class _Path:
 
 
 def prove_isolation(
-    cfg: ModelConfig, *, num_tokens: int, interpret: bool = False
+    cfg: ModelConfig,
+    compute: ComputeConfig,
+    dropout: DropoutConfig,
+    *,
+    num_tokens: int,
+    interpret: bool = False,
 ) -> Proof:
-    """Tries the attention that `cfg` takes on this process's first device.
+    """Tries the attention that these settings take on this process's first device.
 
     Checked are, with dropout and without: packed rows give the outputs and gradients
     of the same sequences alone; new values in one sequence change no bit of another's;
@@ -79,17 +86,17 @@ def prove_isolation(
 
     Raises:
         IsolationError: one of them does not hold.
-        ValueError: `cfg.attention` cannot run here.
+        ValueError: `compute.attention` cannot run here.
     """
     return _prove(
         _Path(
-            kernel=cfg.attention,
+            kernel=compute.attention,
             num_tokens=num_tokens,
             num_heads=min(_NUM_HEADS, cfg.num_heads),
             head_size=cfg.head_size,
-            dtype=cfg.compute_dtype,
-            dropout_rate=cfg.attention_dropout_rate,
-            recompute=cfg.remat == "attention",
+            dtype=compute.dtype,
+            dropout_rate=dropout.attention,
+            recompute=compute.remat == "attention",
             interpret=interpret,
         )
     )
@@ -128,10 +135,9 @@ def _check(path: _Path, proof: Proof, words_B2: np.ndarray | None) -> None:
             q,
             k,
             v,
-            ids,
+            Rows(ids, jnp.zeros_like(ids)),  # positions are not attention's business
             kernel=path.kernel,
-            dropout_rate=path.dropout_rate,
-            keys_B=keys,
+            dropout=Dropout(keys, DropoutConfig(attention=path.dropout_rate)),
             recompute=path.recompute,
             interpret=path.interpret,
         )
@@ -248,8 +254,8 @@ def _compare(
             instead = (
                 "do not train with this version of JAX"
                 if proof.kernel == "xla"
-                else 'use another kernel, such as ModelConfig.attention="xla" '
-                "(--model.attention xla)"
+                else 'use another kernel, such as ComputeConfig.attention="xla" '
+                "(--compute.attention xla)"
             )
             raise IsolationError(
                 f'Attention kernel "{proof.kernel}" on {proof.device}: {what}. The '

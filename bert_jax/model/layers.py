@@ -1,4 +1,4 @@
-"""The small parts every module is built from: dense, embedding, norm, dropout, GELU."""
+"""The small parts that every module is built from: dense, embedding, norm and GELU."""
 
 import functools
 import math
@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bert_jax.config import ModelConfig
+from bert_jax.config import ComputeConfig, ModelConfig
 from bert_jax.model.products import add_bias, product
 from bert_jax.model.products_fp8 import fp8_product
-from bert_jax.model.random_bits import drop_threshold, kept_scale, random_bits
 
 
 def _init(cfg: ModelConfig) -> jax.nn.initializers.Initializer:
@@ -29,6 +28,7 @@ class Dense(nnx.Module):
     def __init__(
         self,
         cfg: ModelConfig,
+        compute: ComputeConfig,
         inputs: tuple[int, ...],
         outputs: tuple[int, ...],
         *,
@@ -36,7 +36,7 @@ class Dense(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.inputs, self.outputs, self.fp8 = inputs, outputs, fp8
-        self.dtype, self.products = jnp.dtype(cfg.compute_dtype), cfg.products
+        self.dtype, self.products = jnp.dtype(compute.dtype), compute.products
         self.kernel = nnx.Param(_init(cfg)(rngs.params(), (*inputs, *outputs)))
         self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
 
@@ -118,22 +118,6 @@ def _gelu_backward(tanh: bool, x: jax.Array, d_y: jax.Array) -> tuple[jax.Array]
 
 
 _gelu.defvjp(_gelu_forward, _gelu_backward)
-
-
-def dropout(x: jax.Array, rate: float, keys_B: jax.Array | None) -> jax.Array:
-    """Zeroes units with probability `rate` and scales the others to keep the mean.
-
-    Args:
-        x: [B, ...], any float type.
-        rate: in [0, 1), rounded to a multiple of 2**-32; 0 returns `x`.
-        keys_B: typed keys, one a row; `None` returns `x`.
-
-    Source: Srivastava et al. 2014; inverted scaling.
-    """
-    if keys_B is None or rate == 0.0:
-        return x
-    kept = random_bits(keys_B, x.shape) >= jnp.uint32(drop_threshold(rate))
-    return jnp.where(kept, x * kept_scale(rate), 0.0).astype(x.dtype)
 
 
 def pure_params(module: nnx.Module) -> dict:

@@ -11,12 +11,20 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bert_jax.batch import PretrainBatch
-from bert_jax.config import ModelConfig
+from bert_jax.config import ComputeConfig, DropoutConfig, ModelConfig
 from bert_jax.limits import NUM_NSP_CLASSES
+from bert_jax.model.dropout import Dropout
 from bert_jax.model.encoder import Params, check_known, encode, init_encoder
-from bert_jax.model.heads import LinearHead, MlmHead, Pooler, linear_head
+from bert_jax.model.heads import (
+    MlmHead,
+    init_linear_head,
+    init_pooler,
+    linear_head,
+    pooler,
+)
 from bert_jax.model.layers import graph_of, pure_params
 from bert_jax.model.masking import MaskedBatch
+from bert_jax.model.rows import Rows
 
 
 class PretrainOutputs(NamedTuple):
@@ -39,11 +47,9 @@ def init_params(cfg: ModelConfig, key: jax.Array) -> Params:
     encoder_key, pooler_key, mlm_key, nsp_key = jax.random.split(key, 4)
     return {
         **init_encoder(cfg, encoder_key),
-        "pooler": pure_params(Pooler(cfg, rngs=nnx.Rngs(pooler_key)))["dense"],
-        "mlm": pure_params(MlmHead(cfg, rngs=nnx.Rngs(mlm_key))),
-        "nsp": pure_params(LinearHead(cfg, NUM_NSP_CLASSES, rngs=nnx.Rngs(nsp_key)))[
-            "dense"
-        ],
+        "pooler": init_pooler(cfg, pooler_key),
+        "mlm": pure_params(MlmHead(cfg, ComputeConfig(), rngs=nnx.Rngs(mlm_key))),
+        "nsp": init_linear_head(cfg, NUM_NSP_CLASSES, nsp_key),
     }
 
 
@@ -53,6 +59,8 @@ def apply(
     batch: PretrainBatch,
     masked: MaskedBatch,
     *,
+    compute: ComputeConfig = ComputeConfig(),
+    dropout: DropoutConfig = DropoutConfig(),
     key: jax.Array | None = None,
 ) -> PretrainOutputs:
     """Runs the encoder and both heads; the MLM head sees masked positions only.
@@ -62,6 +70,8 @@ def apply(
         params: tree from `init_params` or a restored checkpoint.
         batch: T must not exceed `cfg.max_positions`.
         masked: the same rows after `mask_tokens`.
+        compute: static; how the products are computed.
+        dropout: static; rates that count where there is a key.
         key: of dropout, one or one a row [B]; `None` turns it off.
 
     Returns:
@@ -73,13 +83,15 @@ def apply(
 
     Source: Devlin et al. 2018, sections 3.1 and A.2.
     """
-    hidden_BTD, pooled_BPD, slots_BMD = _encoded(cfg, params, batch, masked, key)
-    mlm = nnx.merge(graph_of(MlmHead, cfg), params["mlm"])
+    hidden_BTD, pooled_BPD, slots_BMD = _encoded(
+        cfg, params, batch, masked, compute, dropout, key
+    )
+    mlm = nnx.merge(graph_of(MlmHead, cfg, compute), params["mlm"])
     return PretrainOutputs(
         hidden=hidden_BTD,
         pooled=pooled_BPD,
         mlm_logits=mlm(slots_BMD, params["embed"]["token"]["embedding"]),
-        nsp_logits=linear_head(cfg, params["nsp"])(pooled_BPD),
+        nsp_logits=linear_head(cfg, compute, params["nsp"])(pooled_BPD),
     )
 
 
@@ -89,21 +101,27 @@ def apply_with_loss(
     batch: PretrainBatch,
     masked: MaskedBatch,
     *,
+    compute: ComputeConfig = ComputeConfig(),
+    dropout: DropoutConfig = DropoutConfig(),
     key: jax.Array | None = None,
 ) -> PretrainSums:
     """As `apply`, with the MLM logits made and used up chunk by chunk.
 
     `train.losses.pretrain_loss` takes either, to the same loss and gradients.
     """
-    _, pooled_BPD, slots_BMD = _encoded(cfg, params, batch, masked, key)
-    mlm = nnx.merge(graph_of(MlmHead, cfg), params["mlm"])
+    _, pooled_BPD, slots_BMD = _encoded(
+        cfg, params, batch, masked, compute, dropout, key
+    )
+    mlm = nnx.merge(graph_of(MlmHead, cfg, compute), params["mlm"])
     loss, hits = mlm.loss_sums(
         slots_BMD,
         params["embed"]["token"]["embedding"],
         jnp.asarray(masked.labels),
         jnp.asarray(masked.weights),
     )
-    return PretrainSums(loss, hits, linear_head(cfg, params["nsp"])(pooled_BPD))
+    return PretrainSums(
+        loss, hits, linear_head(cfg, compute, params["nsp"])(pooled_BPD)
+    )
 
 
 def _encoded(
@@ -111,6 +129,8 @@ def _encoded(
     params: Params,
     batch: PretrainBatch,
     masked: MaskedBatch,
+    compute: ComputeConfig,
+    dropout: DropoutConfig,
     key: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Hidden states [B, T, D], pooled vectors [B, P, D], states of the slots [B, M, D]."""
@@ -122,13 +142,13 @@ def _encoded(
         params,
         input_ids=masked.input_ids,
         segment_ids=batch.segment_ids,
-        sequence_ids=batch.sequence_ids,
-        position_ids=batch.position_ids,
-        key=key,
+        rows=Rows(batch.sequence_ids, batch.position_ids),
+        compute=compute,
+        dropout=Dropout.of(dropout, key, batch.input_ids.shape[0]),
     )
     cls_BPD = _gather(hidden_BTD, batch.cls_positions)
-    pooler = nnx.merge(graph_of(Pooler, cfg), {"dense": params["pooler"]})
-    return hidden_BTD, pooler(cls_BPD), _gather(hidden_BTD, masked.positions)
+    pooled_BPD = pooler(cfg, compute, params["pooler"])(cls_BPD)
+    return hidden_BTD, pooled_BPD, _gather(hidden_BTD, masked.positions)
 
 
 def _gather(x_BTD: jax.Array, positions_BM: jax.Array) -> jax.Array:

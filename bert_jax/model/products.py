@@ -13,15 +13,14 @@ import functools
 import json
 import logging
 import pathlib
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bert_jax.config.compute import Products
 from bert_jax.model.logical import is_split, platform
-
-Products = Literal["auto", "xla"]
 
 _TARGET = "__onednn$matmul"
 # Flags of cores that multiply bfloat16 themselves.
@@ -47,7 +46,7 @@ def product(
         x_RK: factors, float32 or bfloat16.
         kernel: of the same type, [K, C] or with `transposed` [C, K].
         out_dtype: of the result; that of the factors by default.
-        products: as `ModelConfig.products`.
+        products: as `ComputeConfig.products`.
 
     Returns:
         [R, C]

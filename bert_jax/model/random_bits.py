@@ -39,12 +39,6 @@ def key_sets(keys_B: jax.Array | None, num: int) -> jax.Array | None:
     return jax.vmap(lambda key: jax.random.split(key, num), out_axes=1)(keys_B)
 
 
-def split_rows(keys_B: jax.Array | None, num: int) -> list[jax.Array | None]:
-    """`num` independent sets of row keys, or as many `None` where dropout is off."""
-    split = key_sets(keys_B, num)
-    return [None] * num if split is None else list(split)
-
-
 def hash_bits(index: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
     """32 random bits for each index: two rounds of a multiply-xorshift hash.
 

@@ -20,20 +20,7 @@ from bert_jax.config import ModelConfig
 from bert_jax.runtime.agreement import agree
 from bert_jax.train.step import TrainState
 
-FORMAT_VERSION = 1
-# Fields of ModelConfig that may differ: they do not change what a tensor means.
-TRAINING_ONLY = (
-    "dropout_rate",
-    "attention_dropout_rate",
-    "init_std",
-    "compute_dtype",
-    "scan_layers",
-    "remat",
-    "attention",
-    "products",
-    "fp8",
-    "mlm_logits",
-)
+FORMAT_VERSION = 2
 
 # Orbax warns on every read-only opening that it will not write.
 _EXPECTED = ("CheckpointManagerOptions.read_only=True", "Given directory is read only")
@@ -211,7 +198,7 @@ class Checkpoints:
             f"{name} is {there.get(name)!r} in the checkpoint and {here.get(name)!r} "
             "here"
             for name in {**there, **here}
-            if name not in TRAINING_ONLY and there.get(name) != here.get(name)
+            if there.get(name) != here.get(name)
         ]
         stored = {n: d for n, d in manifest["tensors"].items() if n.startswith(prefix)}
         problems += [

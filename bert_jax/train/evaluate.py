@@ -58,7 +58,13 @@ class PretrainEvaluator:
     ) -> dict[str, Mean]:
         with sharding.on_mesh(self.mesh):
             masked = fixed_masks(self.cfg.masking, batch, self.vocabulary, first_row)
-            outputs = pretraining.apply(self.cfg.model.judged, params, batch, masked)
+            outputs = pretraining.apply(
+                self.cfg.model,
+                params,
+                batch,
+                masked,
+                compute=self.cfg.compute.inference,
+            )
             _, metrics = pretrain_loss(outputs, batch, masked)
         ones = (batch.nsp_labels == 1).astype(jnp.float32)
         return {**metrics, "nsp_ones": weighted(ones, batch.nsp_weights)}
@@ -161,7 +167,10 @@ def _fill(
     num_guesses: int,
 ) -> tuple[MaskedBatch, jax.Array, jax.Array]:
     masked = fixed_masks(cfg.masking, batch, vocabulary, jnp.int32(0))
-    logits = pretraining.apply(cfg.model, params, batch, masked).mlm_logits
+    compute = cfg.compute.inference
+    logits = pretraining.apply(
+        cfg.model, params, batch, masked, compute=compute
+    ).mlm_logits
     probs, pieces = jax.lax.top_k(jax.nn.softmax(logits), num_guesses)
     return masked, probs, pieces
 

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax.batch import ClassifyBatch
-from bert_jax.config import FinetuneConfig, ModelConfig
+from bert_jax.config import ComputeConfig, FinetuneConfig, ModelConfig
 from bert_jax.data.batches.loader import prefetched
 from bert_jax.data.tasks import (
     EncodedExamples,
@@ -54,14 +54,21 @@ class Classifier:
     """Logits of encoded examples, batch after batch."""
 
     def __init__(
-        self, model: ModelConfig, num_labels: int, mesh: Mesh, batch_size: int
+        self,
+        model: ModelConfig,
+        compute: ComputeConfig,
+        num_labels: int,
+        mesh: Mesh,
+        batch_size: int,
     ) -> None:
         self.model, self.num_labels = model, num_labels
         self.mesh, self.batch_size = mesh, batch_size
 
         def logits(params: Any, batch: ClassifyBatch) -> jax.Array:
             with sharding.on_mesh(mesh):
-                return classification.apply(model, params, batch)
+                return classification.apply(
+                    model, params, batch, compute=compute.inference
+                )
 
         self._logits = jax.jit(logits, out_shardings=sharding.replicated(mesh))
 
@@ -128,11 +135,7 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
     encoder = None if cfg.from_scratch else start_encoder(cfg.checkpoint, mesh)
     origin = "fresh random weights (--from-scratch)"
     print(f"encoder: {encoder.describe() if encoder else origin}", flush=True)
-    model = dataclasses.replace(
-        pretrained.model,
-        dropout_rate=cfg.dropout_rate,
-        attention_dropout_rate=cfg.dropout_rate,
-    )
+    model = pretrained.model
     info = RunInfo(
         kind="finetune",
         model=model,
@@ -148,7 +151,7 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         print(f"{run} is finished at step {finished['step']:,}; nothing to do")
         return finished
 
-    prove_isolation(model, num_tokens=cfg.sequence_length)
+    prove_isolation(model, cfg.compute, cfg.dropout, num_tokens=cfg.sequence_length)
     steps_per_epoch = math.ceil(len(train) / cfg.batch_size)
     num_steps = cfg.num_epochs * steps_per_epoch
     rates = dataclasses.replace(
@@ -160,7 +163,9 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
     make_objective = (
         regress_objective if task.kind == "regression" else classify_objective
     )
-    objective = stop_frozen(cfg.optimizer, make_objective(model))
+    objective = stop_frozen(
+        cfg.optimizer, make_objective(model, cfg.compute, cfg.dropout)
+    )
 
     def make_state() -> TrainState:
         init = functools.partial(classification.init_params, model, len(names))
@@ -176,7 +181,7 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
             return state
         return dataclasses.replace(state, params={**state.params, **encoder.params})
 
-    classify = Classifier(model, len(names), mesh, cfg.batch_size)
+    classify = Classifier(model, cfg.compute, len(names), mesh, cfg.batch_size)
     stage = Stage(
         num_steps=num_steps,
         step=compile_step(

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from bert_jax.config import ModelConfig, PretrainConfig
+from bert_jax.config import PretrainConfig
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.model import classification, pretraining
 from bert_jax.runtime.distributed import fetch
 from bert_jax.train import sharding
-from bert_jax.train.checkpoint import TRAINING_ONLY, Checkpoints, tensors_sha256
+from bert_jax.train.checkpoint import Checkpoints, tensors_sha256
 from bert_jax.train.run import RunInfo, load_run
 
 
@@ -88,7 +88,7 @@ def start_pretraining(
     """What `cfg.checkpoint` gives to a pretraining run, or `None` without one.
 
     Args:
-        cfg: its model must be that of the checkpoint, training-only fields aside.
+        cfg: its model must be that of the checkpoint.
         tokenizer: of the data; must be the checkpoint's.
         mesh: to place everything on.
         opt_state: abstract, of the new run.
@@ -110,12 +110,6 @@ def start_pretraining(
         if cfg.moments == "keep":
             moments = checkpoints.restore_opt_state(opt_state, step)
     return Start(params, _origin(cfg.checkpoint, step or 0, params), moments)
-
-
-def architecture_of(run: pathlib.Path, model: ModelConfig) -> ModelConfig:
-    """The run's architecture, with what only training decides taken from `model`."""
-    free = {name: getattr(model, name) for name in TRAINING_ONLY}
-    return dataclasses.replace(load_run(run, kind="pretrain").model, **free)
 
 
 def with_moments(opt_state: Any, moments: Any) -> Any:

@@ -6,7 +6,12 @@ from typing import Any, NamedTuple
 import jax
 
 from bert_jax.batch import ClassifyBatch, MaskVocabulary, PretrainBatch
-from bert_jax.config import MaskingConfig, ModelConfig
+from bert_jax.config import (
+    ComputeConfig,
+    DropoutConfig,
+    MaskingConfig,
+    ModelConfig,
+)
 from bert_jax.model import classification, pretraining
 from bert_jax.model.masking import MaskedBatch, mask_tokens
 from bert_jax.model.pretraining import PretrainOutputs, PretrainSums
@@ -32,11 +37,15 @@ class _ClassifyRows(NamedTuple):
 
 
 def pretrain_objective(
-    model: ModelConfig, masking: MaskingConfig, vocabulary: MaskVocabulary
+    model: ModelConfig,
+    compute: ComputeConfig,
+    dropout: DropoutConfig,
+    masking: MaskingConfig,
+    vocabulary: MaskVocabulary,
 ) -> Objective:
     """MLM + NSP on freshly masked rows, dropout on (Devlin et al. 2018, appendix A.2)."""
     forward: Callable[..., PretrainOutputs | PretrainSums] = pretraining.apply
-    if model.mlm_logits == "chunked":
+    if compute.mlm_logits == "chunked":
         forward = pretraining.apply_with_loss
 
     def prepare(batch: PretrainBatch, key: jax.Array) -> _PretrainRows:
@@ -53,24 +62,41 @@ def pretrain_objective(
         }
 
     def metrics(params: Any, rows: _PretrainRows) -> dict[str, Any]:
-        outputs = forward(model, params, rows.batch, rows.masked, key=rows.keys)
+        outputs = forward(
+            model,
+            params,
+            rows.batch,
+            rows.masked,
+            compute=compute,
+            dropout=dropout,
+            key=rows.keys,
+        )
         work = pretrain_work(rows.batch, rows.masked.weights)
         return {**pretrain_loss(outputs, rows.batch, rows.masked)[1], "work": work}
 
     return Objective(prepare, weights, metrics)
 
 
-def classify_objective(model: ModelConfig) -> Objective:
+def classify_objective(
+    model: ModelConfig, compute: ComputeConfig, dropout: DropoutConfig
+) -> Objective:
     """Cross-entropy of the labels, dropout on."""
-    return _text_objective(model, classify_loss)
+    return _text_objective(model, compute, dropout, classify_loss)
 
 
-def regress_objective(model: ModelConfig) -> Objective:
+def regress_objective(
+    model: ModelConfig, compute: ComputeConfig, dropout: DropoutConfig
+) -> Objective:
     """Squared error of the scores, dropout on."""
-    return _text_objective(model, regress_loss)
+    return _text_objective(model, compute, dropout, regress_loss)
 
 
-def _text_objective(model: ModelConfig, loss: Callable[..., Any]) -> Objective:
+def _text_objective(
+    model: ModelConfig,
+    compute: ComputeConfig,
+    dropout: DropoutConfig,
+    loss: Callable[..., Any],
+) -> Objective:
     def prepare(batch: ClassifyBatch, key: jax.Array) -> _ClassifyRows:
         keys = row_keys(key, batch.input_ids.shape[0])
         assert keys is not None
@@ -80,7 +106,9 @@ def _text_objective(model: ModelConfig, loss: Callable[..., Any]) -> Objective:
         return {"loss": rows.batch.weights.sum()}
 
     def metrics(params: Any, rows: _ClassifyRows) -> dict[str, Any]:
-        logits = classification.apply(model, params, rows.batch, key=rows.keys)
+        logits = classification.apply(
+            model, params, rows.batch, compute=compute, dropout=dropout, key=rows.keys
+        )
         work = classify_work(rows.batch)
         return {**loss(logits, rows.batch)[1], "work": work}
 

@@ -36,7 +36,13 @@ class Predictor:
         self.num_texts = len(cfg.task.text_columns)
         self.kind = cfg.task.kind
         self.tokenizer = load_run_tokenizer(run)
-        self._classify = Classifier(self.info.model, len(self.labels), mesh, batch_size)
+        self._classify = Classifier(
+            self.info.model,
+            cfg.compute.on_any_platform,
+            len(self.labels),
+            mesh,
+            batch_size,
+        )
 
     def __call__(self, texts: Sequence[Text]) -> np.ndarray:
         """Probabilities, float32 [texts, labels]; longer texts are cut.

@@ -102,12 +102,17 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         return finished
 
     for num_tokens in _row_lengths(cfg):
-        if prove_isolation(cfg.model, num_tokens=num_tokens).kernel == "xla":
+        if (
+            prove_isolation(
+                cfg.model, cfg.compute, cfg.dropout, num_tokens=num_tokens
+            ).kernel
+            == "xla"
+        ):
             break  # the same operations for rows of any length
     device = mesh.devices.flat[0]
-    if cfg.model.fp8 and not multiplies_fp8(device):
+    if cfg.compute.fp8 and not multiplies_fp8(device):
         print(
-            f"note: {device.device_kind} does not multiply 8-bit floats; --model.fp8 "
+            f"note: {device.device_kind} does not multiply 8-bit floats; --compute.fp8 "
             "rounds as on one that does, and takes longer than without it",
             flush=True,
         )

@@ -62,7 +62,9 @@ def pretrain_program(
     sharding.check_batch_size(mesh, cfg.batch_size, cfg.micro_batches)
     schedule = schedule or make_schedule(cfg.optimizer, cfg.num_steps)
     optimizer = make_optimizer(cfg.optimizer, schedule)
-    objective = pretrain_objective(cfg.model, cfg.masking, vocabulary)
+    objective = pretrain_objective(
+        cfg.model, cfg.compute, cfg.dropout, cfg.masking, vocabulary
+    )
     objective = stop_frozen(cfg.optimizer, objective)
 
     def make_state() -> TrainState:
@@ -81,7 +83,7 @@ def pretrain_program(
             micro_batches=cfg.micro_batches,
             shard_update=shard_update,
             compiler_options=(
-                fp8_compiler_options(mesh.devices.flat[0]) if cfg.model.fp8 else None
+                fp8_compiler_options(mesh.devices.flat[0]) if cfg.compute.fp8 else None
             ),
         ),
         state=state,

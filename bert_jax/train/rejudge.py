@@ -39,7 +39,7 @@ def _evaluate_pretraining(
     run: pathlib.Path, data: pathlib.Path | None
 ) -> dict[str, float]:
     cfg = from_json(PretrainConfig, (run / "config.json").read_text()).phases[-1]
-    cfg = dataclasses.replace(cfg, model=load_run(run).model)
+    cfg = dataclasses.replace(cfg, compute=cfg.compute.on_any_platform)
     if data is None and cfg.data.dataset is None:
         raise ValueError(
             f"{run} was imported and has no data of its own; pass --data DIR, a dataset "

@@ -16,14 +16,14 @@ import uuid
 from typing import Any
 
 from bert_jax import config_json
-from bert_jax.config import ModelConfig
+from bert_jax.config import FinetuneConfig, ModelConfig, PretrainConfig
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.runtime import process
 from bert_jax.runtime.agreement import agree, on_first_host
 from bert_jax.train.checkpoint import Identity
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # May change between a run and its continuation: they do not touch the numbers.
 _FREE = (
     "loop",
@@ -40,11 +40,7 @@ _LAYOUT = (
     "mesh",
     "micro_batches",
     "next_phases.micro_batches",
-    "model.scan_layers",
-    "model.remat",
-    "model.attention",
-    "model.products",
-    "model.mlm_logits",
+    "compute",
 )
 # May even differ between the hosts of a job; what the paths lead to is compared apart.
 _OWN = ("data.num_threads", "data.num_workers", "data.plan_dir", "data.dataset", "task")
@@ -178,11 +174,9 @@ def load_run(run: pathlib.Path, kind: str | None = None) -> RunInfo:
             f"{run} has run format {raw.get('format_version')}; this version of "
             f"bert_jax reads {FORMAT_VERSION}."
         )
-    model = config_json.from_json(ModelConfig, json.dumps(raw["model"]))
     info = RunInfo(
         kind=raw["kind"],
-        # The machine that reads may be of another platform than the one that trained.
-        model=dataclasses.replace(model.judged, attention="auto"),
+        model=config_json.from_json(ModelConfig, json.dumps(raw["model"])),
         tokenizer_sha256=raw["tokenizer_sha256"],
         data=raw["data"],
         labels=None if raw["labels"] is None else tuple(raw["labels"]),
@@ -192,6 +186,12 @@ def load_run(run: pathlib.Path, kind: str | None = None) -> RunInfo:
     if kind is not None and info.kind != kind:
         raise ValueError(f"{run} is a {info.kind} run; expected a {kind} run.")
     return info
+
+
+def load_run_config(run: pathlib.Path) -> PretrainConfig | FinetuneConfig:
+    """The whole config that a run was last started with."""
+    config: Any = PretrainConfig if load_run(run).kind == "pretrain" else FinetuneConfig
+    return config_json.from_json(config, (run / "config.json").read_text())
 
 
 def load_run_tokenizer(run: pathlib.Path) -> Tokenizer:
