@@ -78,9 +78,7 @@ class Check:
             failures = 0
             for length in lengths:
                 try:
-                    prove_isolation(
-                        cfg, num_tokens=length, compute=compute, dropout=DropoutConfig()
-                    )
+                    prove_isolation(cfg, compute, DropoutConfig(), num_tokens=length)
                 except IsolationError:
                     failures += 1
             self._add(of, "failed proofs of isolation", failures, 0.0)

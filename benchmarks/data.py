@@ -9,30 +9,23 @@ installed, and what the time is too short for, is named. Ctrl-C keeps what was m
 
 import dataclasses
 import pathlib
-import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tyro
 
-from benchmarks.machine import describe_machine, num_cores
+from benchmarks.machine import num_cores, start_report
 from benchmarks.results import Report, Table
-from benchmarks.turns import (
-    ROUNDS,
-    Candidate,
-    Clock,
-    Measured,
-    measure,
-    ratios,
-)
+from benchmarks.turns import ROUNDS, Candidate, Clock, Measured, measure, ratios
 from bert_jax.config import TokenizerOptions
 
 _HERE = pathlib.Path(__file__).resolve().parent
 _SHARED = _HERE.parents[1] / "shared" / "data"
 _ENWIKI = _SHARED / "enwiki" / "enwiki-2014-open.tar.xz"
 _BERT_VOCAB = _SHARED / "vocab" / "bert-base-uncased-vocab.txt"
+_KINDS: dict[str, Any] = {"WordPiece": "wordpiece", "SentencePiece": "unigram"}
 
 
 def default_source() -> str:
@@ -66,152 +59,112 @@ class Options:
     """Pieces of the vocabularies that are trained."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Bench:
-    """One run: its folder of temporary files, its report and its time."""
+def make_inputs(options: Options, folder: pathlib.Path) -> None:
+    """Writes the sample of the text and both tokenizers."""
+    from benchmarks.data_runners import write_sample
+    from bert_jax.data.tokenizers.tokenizer_training import train_tokenizer, wrap_vocab
 
-    options: Options
-    folder: pathlib.Path
-    report: Report
-    clock: Clock
-
-    def path(self, name: str) -> str:
-        return str(self.folder / name)
-
-    def make_inputs(self) -> None:
-        """Samples of the text, and both tokenizers."""
-        from benchmarks.data_runners import write_sample
-        from bert_jax.data.tokenizers.tokenizer_training import (
-            train_tokenizer,
-            wrap_vocab,
+    sample = folder / "sample.jsonl"
+    write_sample(options.source, sample, options.sample_bytes)
+    for name, kind in _KINDS.items():
+        if kind == "wordpiece" and options.vocab is not None:
+            wrap_vocab(options.vocab, folder / name, lowercase=True)
+            continue
+        settings = TokenizerOptions(
+            kind=kind, vocab_size=options.vocab_size, num_threads=num_cores()
         )
+        train_tokenizer(f"files:{sample}", folder / name, settings)
 
-        options = self.options
-        sample = self.folder / "sample.jsonl"
-        write_sample(options.source, sample, options.sample_bytes)
-        kinds: dict[str, Any] = {"SentencePiece": "unigram"}
-        if options.vocab is None:
-            kinds["WordPiece"] = "wordpiece"
-        else:
-            wrap_vocab(options.vocab, self.folder / "WordPiece", lowercase=True)
-        for name, kind in kinds.items():
-            settings = TokenizerOptions(
-                kind=kind, vocab_size=options.vocab_size, num_threads=num_cores()
-            )
-            train_tokenizer(f"files:{sample}", self.folder / name, settings)
 
-    def tokenize(self, clock: Clock) -> None:
-        table = self.report.table(
-            "Tokenising, one core",
-            "In every turn, text that no candidate has seen. Ours encodes sentences, as "
-            "`prepare` does, with its cache of words; bare is the library alone.",
-        )
-        sample = {"sample": self.path("sample.jsonl")}
-        for number, kind in enumerate(("WordPiece", "SentencePiece")):
-            tokenizer = {"tokenizer": self.path(kind), **sample}
-            measured = measure(
-                [
-                    Candidate(
-                        name=f"{kind}, {way}",
-                        runner="benchmarks.data_runners:Tokenize",
-                        arguments={"way": way, "num_parts": ROUNDS, **tokenizer},
-                        one_core=True,
-                    )
-                    for way in ("ours", "bare, sentences", "bare, documents")
-                ],
-                table,
-                clock.part(0.5 + 0.5 * number),
-            )
-            add_rates(table, measured, "bytes")
-        table.end()
-
-    def prepare(self, clock: Clock) -> None:
-        table = self.report.table(
-            "Preparing",
-            "All work from text to files, into a fresh folder in every turn; `datasets` "
-            "tokenises and groups into blocks. Imports are not counted. One worker has "
-            "one core.",
-        )
-        sample = self.path("sample.jsonl")
-
-        def ours(kind: str, workers: int) -> Candidate:
-            return Candidate(
-                name=f"{kind}, ours, {workers} worker{'s' * (workers > 1)}",
-                runner="benchmarks.data_runners:Prepare",
-                arguments={
-                    "source": f"files:{sample}",
-                    "tokenizer": self.path(kind),
-                    "output": self.path(f"dataset-{kind}-{workers}"),
-                    "num_workers": workers,
-                },
-                one_core=workers == 1,
-            )
-
-        theirs = Candidate(
-            name="WordPiece, datasets",
-            runner="benchmarks.data_runners:PrepareWithDatasets",
-            arguments={
-                "tokenizer": self.path("WordPiece"),
-                "sample": sample,
-                "folder": self.path("datasets"),
-            },
-            one_core=True,
-        )
-        others = [ours("WordPiece", num_cores())] if num_cores() > 1 else []
-        candidates = [ours("WordPiece", 1), theirs, *others, ours("SentencePiece", 1)]
-        measured = measure(candidates, table, clock)
-        add_rates(table, measured, "bytes")
-        for one in measured:
-            stored = (turn["stored"] for turn in one.turns)
-            table.add(one.candidate.name, "stored", "bytes a token", *stored)
-        table.end()
-
-    def loader(self, clock: Clock) -> None:
-        table = self.report.table(
-            "Loading batches of 64 rows of 512 tokens",
-            "Real tokens in host memory. The collator of `transformers` masks there; ours "
-            "masks on the device, inside the step. One core, but for several workers.",
-        )
-        dataset = self.folder / "dataset-WordPiece-1"
+def tokenize(folder: pathlib.Path, report: Report, clock: Clock) -> None:
+    table = report.table(
+        "Tokenising, one core",
+        "In every turn, text that no candidate has seen. Ours encodes sentences, as "
+        "`prepare` does, with its cache of words; bare is the library alone.",
+    )
+    for number, kind in enumerate(_KINDS):
         candidates = [
-            Candidate(
-                name=f"ours, {workers} worker processes" if workers else "ours",
-                runner="benchmarks.data_runners:Load",
-                arguments={"dataset": str(dataset), "num_workers": workers},
-                one_core=not workers,
-            )
-            for workers in (0, num_cores())
+            _candidate(folder, f"{kind}, {way}", "Tokenize", way=way, num_parts=ROUNDS)
+            for way in ("ours", "bare, sentences", "bare, documents")
         ]
-        candidates += [
-            Candidate(
-                name=f"datasets + collator, {name}",
-                runner="benchmarks.data_runners:LoadWithCollator",
-                arguments={
-                    "tokenizer": self.path("WordPiece"),
-                    "sample": self.path("sample.jsonl"),
-                    "folder": self.path(f"blocks-{tensors}"),
-                    "tensors": tensors,
-                },
-                one_core=True,
-            )
-            for name, tensors in (("PyTorch", "pt"), ("NumPy", "np"))
-        ]
-        measured = measure(candidates, table, clock)
-        add_rates(table, measured, "tokens")
-        for one in measured:
-            if one.facts is not None:
-                name, facts = one.candidate.name, one.facts
-                speed = facts["sentences_per_sec"] / 1e6
-                table.add(name, "planning an epoch", "M sentences/s", speed)
-                density = 100.0 * facts["density"]
-                table.add(name, "real tokens in packed rows", "%", density)
-        table.end()
+        measured = measure(candidates, table, clock.part((1 + number) / len(_KINDS)))
+        add_rates(table, measured, "bytes")
+    table.end()
 
 
-def add_rates(table: Table, measured: list[Measured], amount: str) -> None:
-    """Rates of all, and ours over each of the others, turn by turn.
+def prepare(folder: pathlib.Path, report: Report, clock: Clock) -> None:
+    table = report.table(
+        "Preparing",
+        "All work from text to files, into a fresh folder in every turn; `datasets` "
+        "tokenises and groups into blocks. Imports are not counted. One worker has one "
+        "core.",
+    )
+
+    def ours(kind: str, workers: int) -> Candidate:
+        name = f"{kind}, ours, {workers} worker{'s' * (workers > 1)}"
+        return _candidate(
+            folder, name, "Prepare", one_core=workers == 1, num_workers=workers
+        )
+
+    candidates = [
+        ours("WordPiece", 1),
+        _candidate(folder, "WordPiece, datasets", "PrepareWithDatasets"),
+        *([ours("WordPiece", num_cores())] if num_cores() > 1 else []),
+        ours("SentencePiece", 1),
+    ]
+    measured = measure(candidates, table, clock)
+    add_rates(table, measured, "bytes")
+    for one in measured:
+        stored = (turn["stored"] for turn in one.turns)
+        table.add(one.candidate.name, "stored", "bytes a token", *stored)
+    table.end()
+
+
+def load(folder: pathlib.Path, report: Report, clock: Clock) -> None:
+    table = report.table(
+        "Loading batches of 64 rows of 512 tokens",
+        "Real tokens in host memory. The collator of `transformers` masks there; ours "
+        "masks on the device, inside the step. One core, but for several workers.",
+    )
+    workers, runner = num_cores(), "LoadWithCollator"
+    candidates = [
+        _candidate(folder, "WordPiece, ours", "Load", num_workers=0),
+        _candidate(folder, "WordPiece, collator, PyTorch", runner, tensors="pt"),
+        _candidate(folder, "WordPiece, collator, NumPy", runner, tensors="np"),
+        _candidate(
+            folder,
+            f"WordPiece, ours, {workers} worker processes",
+            "Load",
+            one_core=False,
+            num_workers=workers,
+        ),
+    ]
+    measured = measure(candidates, table, clock)
+    add_rates(table, measured, "tokens")
+    for one in measured:
+        for (what, unit), value in (one.facts or {}).items():
+            table.add(one.candidate.name, what, unit, value)
+    table.end()
+
+
+def _candidate(
+    folder: pathlib.Path, name: str, runner: str, *, one_core: bool = True, **more: Any
+) -> Candidate:
+    """A class of `data_runners`; the first word of its name is the tokenizer's kind."""
+    kind = name.split(",")[0]
+    return Candidate(
+        name=name,
+        runner=f"benchmarks.data_runners:{runner}",
+        arguments={"folder": folder, "tokenizer": folder / kind, **more},
+        one_core=one_core,
+    )
+
+
+def add_rates(table: Table, measured: Sequence[Measured], amount: str) -> None:
+    """Rates of all, and of the first one over each peer, turn by turn.
 
     Args:
+        table: is given them.
         measured: ours first.
         amount: "bytes" or "tokens"; the ratios are of this one.
     """
@@ -220,25 +173,21 @@ def add_rates(table: Table, measured: list[Measured], amount: str) -> None:
         if amount == "bytes":
             table.add(name, "speed", "MB/s", *one.rates("bytes", 1e-6))
         table.add(name, "speed", "M tokens/s", *one.rates("tokens", 1e-6))
-    for other in measured[1:]:
-        if "ours" not in other.candidate.name:
-            values = ratios(measured[0], other, amount)
-            table.add(other.candidate.name, "ours is faster by", "x", *values)
+        if "ours" not in name and "ours" in measured[0].candidate.name:
+            values = ratios(measured[0], one, amount)
+            table.add(name, "ours is faster by", "x", *values)
 
 
-PARTS: dict[str, tuple[Callable[[Bench, Clock], None], float]] = {
-    "tokenize": (Bench.tokenize, 2.0),
-    "prepare": (Bench.prepare, 3.0),
-    "loader": (Bench.loader, 2.0),
+PARTS: dict[str, Callable[[pathlib.Path, Report, Clock], None]] = {
+    "tokenize": tokenize,
+    "prepare": prepare,
+    "loader": load,
 }
-"""Each part and its weight in the time that is left."""
 
 
 def main() -> int:
     options = tyro.cli(Options, description=__doc__)
     clock = Clock.of(60.0 * options.minutes)
-    # A terminated run keeps what it has measured, as an interrupted one does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if unknown := sorted(set(options.only) - set(PARTS)):
         print(
             f"error: --only {' '.join(unknown)}: no such part; there are "
@@ -247,23 +196,16 @@ def main() -> int:
         )
         return 2
     chosen = [name for name in PARTS if not options.only or name in options.only]
-    report = Report("data", describe_machine(), {"source": options.source})
-    code = 0
-    with tempfile.TemporaryDirectory(prefix="bert_jax_benchmark_") as folder:
-        bench = Bench(options, pathlib.Path(folder), report, clock)
-        try:
-            bench.make_inputs()
-            for number, name in enumerate(chosen):
-                weights = [PARTS[coming][1] for coming in chosen[number:]]
-                PARTS[name][0](bench, clock.part(weights[0] / sum(weights)))
-        except KeyboardInterrupt:
-            report.remarks.append("**Interrupted**: these are the figures until then.")
-            code = 130
-        except (ValueError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        print("written:", *report.write(options.output))
-    return code if report.is_correct else 1
+    settings = {"source": options.source, "sample_bytes": options.sample_bytes}
+    with (
+        tempfile.TemporaryDirectory(prefix="bert_jax_benchmark_") as folder,
+        start_report("data", settings, options.output) as report,
+    ):
+        make_inputs(options, pathlib.Path(folder))
+        for number, name in enumerate(chosen):
+            part = clock.part(1.0 / (len(chosen) - number))
+            PARTS[name](pathlib.Path(folder), report, part)
+    return report.exit_code
 
 
 if __name__ == "__main__":

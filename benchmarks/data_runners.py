@@ -1,8 +1,10 @@
 """What `benchmarks.data` measures: ways of tokenising, preparing and loading, one class each.
 
 Ours stand beside `tokenizers`, `sentencepiece`, `datasets` and the masking collator of
-`transformers`, each used in the fastest way that its documentation offers. Every class is
-a `turns.Runner`, so each lives in a process of its own.
+`transformers`, each used in the fastest way that its documentation offers. Every class is a
+`turns.Runner`, so each lives in a process of its own. All of them take `folder`, which holds
+the file of `write_sample` and whatever they write, and `tokenizer`, the directory of a saved
+tokenizer.
 """
 
 import itertools
@@ -28,15 +30,16 @@ from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 LENGTH = 512
 """Tokens of the loaders' rows."""
 _BATCH_SIZE = 64
-_BATCHES_A_TURN = {"ours": 600, "collator": 60}
+_OUR_BATCHES, _THEIR_BATCHES = 600, 60  # a turn
 # After so many batches, the buffers that filled while nobody read are used up.
 _WARM_UP_BATCHES = 24
 # As in bert_jax: with the 100 of `tokenizers`, a few ids of long words would differ.
 _MAX_CHARS_PER_WORD = 200
+_SAMPLE = "sample.jsonl"
 
 
-def write_sample(source: str, path: pathlib.Path, num_bytes: int) -> int:
-    """Writes the first documents of a source as JSONL; returns the bytes of their text.
+def write_sample(source: str, path: pathlib.Path, num_bytes: int) -> None:
+    """Writes the first documents of a source as JSONL, with so many bytes of text.
 
     Neighbouring documents share their words, as they do where a shard is prepared.
     """
@@ -47,82 +50,89 @@ def write_sample(source: str, path: pathlib.Path, num_bytes: int) -> int:
                 file.write(json.dumps({"text": document.text}) + "\n")
                 total += len(document.text.encode())
                 if total >= num_bytes:
-                    return total
-    return total
+                    return
 
 
-def read_parts(sample: pathlib.Path, num_parts: int = 1) -> list[list[str]]:
-    """The texts of a sample, dealt out to so many parts in turn."""
-    lines = sample.read_text(encoding="utf-8").splitlines()
+def read_parts(folder: pathlib.Path, num_parts: int = 1) -> list[list[str]]:
+    """The texts of the sample, dealt out to so many parts."""
+    lines = (folder / _SAMPLE).read_text(encoding="utf-8").splitlines()
     texts = [json.loads(line)["text"] for line in lines]
     return [texts[number::num_parts] for number in range(num_parts)]
+
+
+def num_bytes_of(texts: Sequence[str]) -> int:
+    """Bytes of texts in UTF-8."""
+    return sum(len(text.encode()) for text in texts)
 
 
 class Tokenize:
     """Encodes one part of the sample in each turn: text that it has not seen before.
 
-    A cache of words is so worth what it is worth while a corpus goes by.
+    A cache of words is then worth what it is worth while a corpus goes by.
     """
 
     facts = None
 
-    def __init__(self, way: str, tokenizer: str, sample: str, num_parts: int) -> None:
+    def __init__(
+        self, folder: pathlib.Path, tokenizer: pathlib.Path, way: str, num_parts: int
+    ) -> None:
         """Loads the tokenizer and the texts.
 
         Args:
+            folder, tokenizer: see the module.
             way: "ours" (sentence by sentence, as `prepare` does), "bare, sentences" or
                 "bare, documents" (the library alone, over the same vocabulary).
-            tokenizer: directory of a saved tokenizer.
-            sample: file of `write_sample`.
-            num_parts: turns there will be.
+            num_parts: turns that there will be.
         """
-        self._parts = read_parts(pathlib.Path(sample), num_parts)
+        self._parts = read_parts(folder, num_parts)
         self._units: list[list[Any]] = self._parts
         if way != "bare, documents":
             self._units = [[sentences(text) for text in part] for part in self._parts]
-        self._encode: Callable[[Sequence[Any]], int]
-        if way == "ours":
-            ours = load_tokenizer(pathlib.Path(tokenizer))
-            self._encode = lambda documents: sum(
-                ours.encode_joined(cut)[0].size for cut in documents if cut
-            )
-        else:
-            bare = bare_tokenizer(pathlib.Path(tokenizer))
-            if way == "bare, documents":
-                self._encode = lambda texts: sum(map(len, bare(list(texts))))
-            else:
-                self._encode = lambda documents: sum(
-                    len(ids) for cut in documents for ids in bare(cut)
-                )
+        ours, bare = load_tokenizer(tokenizer), bare_tokenizer(tokenizer)
+
+        def join(documents: Sequence[list[str]]) -> int:
+            return sum(ours.encode_joined(cut)[0].size for cut in documents if cut)
+
+        def by_sentence(documents: Sequence[list[str]]) -> int:
+            return sum(len(ids) for cut in documents for ids in bare(cut))
+
+        def by_document(texts: list[str]) -> int:
+            return sum(map(len, bare(texts)))
+
+        ways: dict[str, Callable[[Any], int]] = {
+            "ours": join,
+            "bare, sentences": by_sentence,
+            "bare, documents": by_document,
+        }
+        self._encode = ways[way]
 
     def turn(self, number: int, seconds: float) -> dict[str, float]:
         started = time.perf_counter()
         tokens = self._encode(self._units[number])
         elapsed = time.perf_counter() - started
-        num_bytes = sum(len(text.encode()) for text in self._parts[number])
+        num_bytes = num_bytes_of(self._parts[number])
         return {"seconds": elapsed, "bytes": num_bytes, "tokens": tokens}
 
 
 class Prepare:
-    """Makes a prepared dataset of a source, in a fresh folder each turn."""
+    """Makes a prepared dataset of the sample, in a fresh folder each turn."""
 
     facts = None
 
     def __init__(
-        self, source: str, tokenizer: str, output: str, num_workers: int
+        self, folder: pathlib.Path, tokenizer: pathlib.Path, num_workers: int
     ) -> None:
         """Imports what `prepare` needs, which is not measured.
 
         Args:
-            source: as `prepare` takes it.
-            tokenizer: directory of a saved tokenizer.
-            output: the dataset of the last turn stays here.
+            folder, tokenizer: see the module.
             num_workers: processes.
         """
         import tensorflow_datasets  # noqa: F401
 
-        self._source, self._tokenizer = source, pathlib.Path(tokenizer)
-        self._output, self._num_workers = pathlib.Path(output), num_workers
+        self._source, self._tokenizer = f"files:{folder / _SAMPLE}", tokenizer
+        self._output = folder / f"dataset-{tokenizer.name}-{num_workers}"
+        self._num_workers = num_workers
 
     def turn(self, number: int, seconds: float) -> dict[str, float]:
         shutil.rmtree(self._output, ignore_errors=True)
@@ -136,13 +146,9 @@ class Prepare:
             for name in ("bytes", "tokens")
         )
         files = (path for path in self._output.rglob("*") if path.is_file())
-        stored = sum(path.stat().st_size for path in files)
-        return {
-            "seconds": elapsed,
-            "bytes": num_bytes,
-            "tokens": tokens,
-            "stored": stored / tokens,
-        }
+        stored = sum(path.stat().st_size for path in files) / tokens
+        done = {"bytes": num_bytes, "tokens": tokens, "stored": stored}
+        return {"seconds": elapsed, **done}
 
 
 class PrepareWithDatasets:
@@ -150,58 +156,50 @@ class PrepareWithDatasets:
 
     facts = None
 
-    def __init__(self, tokenizer: str, sample: str, folder: str) -> None:
-        """Imports the libraries, which is not measured.
-
-        Args:
-            tokenizer: directory of a saved WordPiece tokenizer.
-            sample: file of `write_sample`.
-            folder: its Arrow files lie below this folder.
-        """
+    def __init__(self, folder: pathlib.Path, tokenizer: pathlib.Path) -> None:
+        """Imports the libraries, which is not measured."""
         import datasets  # noqa: F401
         import transformers  # noqa: F401
 
-        self._arguments = pathlib.Path(tokenizer), pathlib.Path(sample)
-        self._folder = pathlib.Path(folder)
-        (texts,) = read_parts(self._arguments[1])
-        self._num_bytes = sum(len(text.encode()) for text in texts)
+        self._folder, self._tokenizer = folder, tokenizer
+        (texts,) = read_parts(folder)
+        self._num_bytes = num_bytes_of(texts)
 
     def turn(self, number: int, seconds: float) -> dict[str, float]:
         started = time.perf_counter()
-        blocks = blocks_with_datasets(*self._arguments, self._folder / str(number))
+        blocks = make_blocks(self._folder, self._tokenizer, f"datasets-{number}")
         elapsed = time.perf_counter() - started
         tokens = len(blocks) * LENGTH
         files = (pathlib.Path(file["filename"]) for file in blocks.cache_files)
-        stored = sum(path.stat().st_size for path in files)
-        return {
-            "seconds": elapsed,
-            "bytes": self._num_bytes,
-            "tokens": tokens,
-            "stored": stored / tokens,
-        }
+        stored = sum(path.stat().st_size for path in files) / tokens
+        done = {"bytes": self._num_bytes, "tokens": tokens, "stored": stored}
+        return {"seconds": elapsed, **done}
 
 
 class Load:
     """Real tokens in batches of packed rows, in host memory."""
 
-    def __init__(self, dataset: str, num_workers: int) -> None:
+    def __init__(
+        self, folder: pathlib.Path, tokenizer: pathlib.Path, num_workers: int
+    ) -> None:
         """Plans an epoch, which its facts describe, and starts the loader.
 
         Args:
-            dataset: directory of a prepared dataset.
+            folder, tokenizer: see the module; `Prepare` with one worker came before.
             num_workers: processes; 0 loads with threads of this process.
         """
         cfg = DataConfig(sequence_length=LENGTH, num_workers=num_workers)
-        opened = open_dataset(pathlib.Path(dataset))
-        store = opened.load_split("train")
-        rows = open_rows(opened, "train", cfg, seed=0)
+        dataset = open_dataset(folder / f"dataset-{tokenizer.name}-1")
+        num_sentences = dataset.load_split("train").sentence_starts.size - 1
+        rows = open_rows(dataset, "train", cfg, seed=0)
         started = time.perf_counter()
         size = rows.size(0)
-        elapsed = time.perf_counter() - started
-        self.facts = {
-            "sentences_per_sec": (store.sentence_starts.size - 1) / elapsed,
-            "density": size.num_tokens / size.num_places,
+        speed = num_sentences / (time.perf_counter() - started) / 1e6
+        self.facts: dict[tuple[str, str], float] = {
+            ("real tokens in packed rows", "%"): 100 * size.num_tokens / size.num_places
         }
+        if not num_workers:  # later ones find the plan on disk
+            self.facts["planning an epoch", "M sentences/s"] = speed
         self._batches = train_batches(
             rows, batch_size=_BATCH_SIZE, first_step=0, num_steps=10**6
         )
@@ -210,8 +208,8 @@ class Load:
         for _ in range(_WARM_UP_BATCHES):
             next(self._batches)
         started, tokens = time.perf_counter(), 0
-        for _ in range(_BATCHES_A_TURN["ours"]):
-            tokens += int((next(self._batches).sequence_ids > 0).sum())
+        for batch in itertools.islice(self._batches, _OUR_BATCHES):
+            tokens += int((batch.sequence_ids > 0).sum())
         return {"seconds": time.perf_counter() - started, "tokens": tokens}
 
 
@@ -221,27 +219,20 @@ class LoadWithCollator:
     facts = None
 
     def __init__(
-        self,
-        tokenizer: str,
-        sample: str,
-        folder: str,
-        tensors: str,
+        self, folder: pathlib.Path, tokenizer: pathlib.Path, tensors: str
     ) -> None:
         """Makes the blocks that are loaded.
 
         Args:
-            tokenizer, sample, folder: as of `PrepareWithDatasets`.
+            folder, tokenizer: see the module.
             tensors: "pt", the collator's default, or "np".
         """
         import torch
         from transformers import DataCollatorForLanguageModeling
 
-        wordpiece = pathlib.Path(tokenizer)
-        blocks = blocks_with_datasets(
-            wordpiece, pathlib.Path(sample), pathlib.Path(folder)
-        )
+        blocks = make_blocks(folder, tokenizer, f"blocks-{tensors}")
         collator = DataCollatorForLanguageModeling(
-            transformers_tokenizer(wordpiece), return_tensors=tensors
+            transformers_tokenizer(tokenizer), return_tensors=tensors
         )
         self._loader = torch.utils.data.DataLoader(
             blocks, batch_size=_BATCH_SIZE, shuffle=True, collate_fn=collator
@@ -249,15 +240,14 @@ class LoadWithCollator:
 
     def turn(self, number: int, seconds: float) -> dict[str, float]:
         started, tokens = time.perf_counter(), 0
-        for batch in itertools.islice(self._loader, _BATCHES_A_TURN["collator"]):
+        for batch in itertools.islice(self._loader, _THEIR_BATCHES):
             tokens += int(np.asarray(batch["attention_mask"]).sum())
         return {"seconds": time.perf_counter() - started, "tokens": tokens}
 
 
 def bare_tokenizer(directory: pathlib.Path) -> Callable[[list[str]], list[list[int]]]:
     """The library's own call over the vocabulary of a saved tokenizer of ours."""
-    ours = load_tokenizer(directory)
-    model = directory / ours.model_file
+    model = directory / load_tokenizer(directory).model_file
     if model.suffix == ".model":
         import sentencepiece
 
@@ -278,11 +268,8 @@ def bare_wordpiece(vocab: pathlib.Path) -> Any:
 
     pieces = vocab.read_text(encoding="utf-8").split("\n")
     ids = {piece: number for number, piece in enumerate(pieces) if piece}
-    bare = Tokenizer(
-        models.WordPiece(
-            ids, unk_token="[UNK]", max_input_chars_per_word=_MAX_CHARS_PER_WORD
-        )
-    )
+    limit = {"max_input_chars_per_word": _MAX_CHARS_PER_WORD}
+    bare = Tokenizer(models.WordPiece(ids, unk_token="[UNK]", **limit))
     bare.normalizer = normalizers.BertNormalizer(lowercase=True)
     bare.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return bare
@@ -296,24 +283,17 @@ def transformers_tokenizer(directory: pathlib.Path) -> Any:
     bare = bare_wordpiece(directory / load_tokenizer(directory).model_file)
     cls, sep = (bare.token_to_id(piece) for piece in ("[CLS]", "[SEP]"))
     bare.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
-    special = {
-        f"{name.lower()}_token": f"[{name}]"
-        for name in ("PAD", "UNK", "CLS", "SEP", "MASK")
-    }
+    names = ("pad", "unk", "cls", "sep", "mask")
+    special = {f"{name}_token": f"[{name.upper()}]" for name in names}
     return PreTrainedTokenizerFast(tokenizer_object=bare, **special)
 
 
-def blocks_with_datasets(
-    tokenizer: pathlib.Path,
-    sample: pathlib.Path,
-    folder: pathlib.Path,
-) -> Any:
-    """Tokenises and groups a sample into blocks of `LENGTH`, in one process and one pass.
+def make_blocks(folder: pathlib.Path, tokenizer: pathlib.Path, cache: str) -> Any:
+    """Tokenises and groups the sample into blocks of `LENGTH`, in one process and one pass.
 
     Args:
-        tokenizer: directory of a saved WordPiece tokenizer.
-        sample: file of `write_sample`.
-        folder: where `datasets` keeps its Arrow files.
+        folder, tokenizer: see the module.
+        cache: folder in it where `datasets` keeps its Arrow files.
 
     Returns:
         A `datasets.Dataset`, memory-mapped. The tokens that are left over of every
@@ -339,6 +319,9 @@ def blocks_with_datasets(
         return grouped
 
     rows = datasets.load_dataset(
-        "json", data_files=str(sample), cache_dir=str(folder), split="train"
+        "json",
+        data_files=str(folder / _SAMPLE),
+        cache_dir=str(folder / cache),
+        split="train",
     )
     return rows.map(group, batched=True, remove_columns=rows.column_names)

@@ -10,19 +10,17 @@ or SIGTERM, it writes what there is, and the same command goes on.
 
 import dataclasses
 import itertools
-import json
 import os
 import pathlib
 import statistics
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import tyro
 
 from benchmarks.data import default_source, default_vocab
-from benchmarks.machine import describe_machine, measure_peaks
+from benchmarks.machine import measure_peaks, start_report
 from benchmarks.recipes import (
     RECIPES,
     TASKS,
@@ -33,7 +31,6 @@ from benchmarks.recipes import (
     fitting_steps,
 )
 from benchmarks.results import Report, Table
-from benchmarks.turns import WorkerError
 from bert_jax.cli import HUGE_PAGES
 from bert_jax.config import PrepareOptions, PretrainConfig, TokenizerOptions
 
@@ -116,7 +113,6 @@ class Evidence:
 
         folder = self.options.folder
         dataset, vocab_size = self._prepare()
-        self._use_cache()
 
         def config(num_steps: int) -> PretrainConfig:
             return self.recipe.pretraining(
@@ -171,47 +167,26 @@ class Evidence:
         prepare(self.options.source, tokenizer, dataset, held_out)
         return dataset, made.tokenizer.vocab_size
 
-    def _use_cache(self) -> None:
-        """Lets the fine-tunings of a task share their programs."""
-        import jax
-
-        from bert_jax.runtime.compile_cache import use_compile_cache
-
-        # Several CPU devices refuse a cache.
-        if self.platform != "cpu" or len(jax.devices()) == 1:
-            use_compile_cache(self.options.folder / "compiled", jax.devices())
-
     def _planned(self, calibration: PretrainConfig) -> dict[str, float]:
-        """The number of steps, from a short run; kept for when the run goes on."""
+        """The speed that a short run finds, and the number of steps that fit."""
         from bert_jax.train.metrics import read_metrics
         from bert_jax.train.pretrain import pretrain
 
-        path, minutes = self.options.folder / "plan.json", self.recipe.minutes
-        if not path.exists():
-            run = self.options.folder / "calibration"
-            started = time.perf_counter()
-            pretrain(calibration, run)
-            seconds = time.perf_counter() - started
-            step_secs = steady_step_secs(read_metrics(run))
-            plan = {
-                "minutes": minutes,
-                "step_secs": step_secs,
-                "overhead_secs": max(0.0, seconds - calibration.num_steps * step_secs),
-            }
-            plan["num_steps"] = fitting_steps(
-                minutes,
-                overhead_secs=plan["overhead_secs"],
-                step_secs=step_secs,
-                num_calibration=calibration.num_steps,
-            )
-            path.write_text(json.dumps(plan) + "\n")
-        plan = json.loads(path.read_text())
-        if plan["minutes"] != minutes:
-            raise ValueError(
-                f"{self.options.folder} holds a run of {plan['minutes']:g} minutes, and "
-                f"{minutes:g} are asked for; give the same, or choose another --folder."
-            )
-        return plan
+        run = self.options.folder / "calibration"
+        seconds = pretrain(calibration, run)["goodput"]["wall_secs"]
+        step_secs = steady_step_secs(read_metrics(run))
+        overhead = max(0.0, seconds - calibration.num_steps * step_secs)
+        num_steps = fitting_steps(
+            self.recipe.minutes,
+            overhead_secs=overhead,
+            step_secs=step_secs,
+            num_calibration=calibration.num_steps,
+        )
+        return {
+            "step_secs": step_secs,
+            "overhead_secs": overhead,
+            "num_steps": num_steps,
+        }
 
 
 def steady_step_secs(lines: Sequence[dict[str, Any]]) -> float:
@@ -326,41 +301,25 @@ def run(options: Options) -> int:
     """The whole benchmark; returns the exit code."""
     from bert_jax.train.loop import InterruptedRunError
 
-    try:
-        tasks, machine = options.chosen(), describe_machine()
-        platform = machine["accelerator"]["platform"]
+    settings = {"source": options.source, "seeds": options.seeds}
+    with start_report("evidence", settings, options.output) as report:
+        tasks = options.chosen()
+        platform = report.machine["accelerator"]["platform"]
         model = options.model or ("tiny" if platform == "cpu" else "base")
         recipe = RECIPES[model]
         recipe = recipe._replace(minutes=options.minutes or recipe.minutes)
+        settings |= {"model": model, "minutes": recipe.minutes}
         peaks = measure_peaks(platform, Table("peak"))
         peak = peaks["float32" if platform == "cpu" else "bfloat16"] / 1e12
-    except (ValueError, OSError, WorkerError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    evidence = Evidence(options, recipe, tasks, platform, peak)
-    settings = {
-        "model": model,
-        "minutes": recipe.minutes,
-        "source": options.source,
-        "max_train": recipe.max_train,
-        "seeds": options.seeds,
-    }
-    report = Report("evidence", machine, settings)
-    code = 0
-    try:
-        evidence.go_through()
-    except (KeyboardInterrupt, InterruptedRunError):
-        print("interrupted; the same command goes on", file=sys.stderr)
-        code = 130
-    except (ValueError, OSError, ArithmeticError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 1
-    if code:
-        report.remarks.append("**Not complete**: these are the results until then.")
-    if evidence.pretrained:
-        report_on(evidence, report)
-        print("written:", *report.write(options.output))
-    return code
+        evidence = Evidence(options, recipe, tasks, platform, peak)
+        try:
+            evidence.go_through()
+        except InterruptedRunError as error:
+            raise KeyboardInterrupt from error
+        finally:
+            if evidence.pretrained:
+                report_on(evidence, report)
+    return report.exit_code
 
 
 def main() -> int:

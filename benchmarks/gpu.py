@@ -9,21 +9,20 @@ what was measured.
 """
 
 import dataclasses
+import functools
 import pathlib
-import signal
 import sys
 from typing import Any
 
 import tyro
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import start_report
 from benchmarks.results import Report
 from benchmarks.train import PLANS, correct_and_peaks, measure_models
 from benchmarks.turns import (
     Candidate,
     Clock,
     RepeatedStep,
-    WorkerError,
     measure,
     ratios,
 )
@@ -35,7 +34,7 @@ _KERNELS = ("triton", "xla")
 # Rows, tokens of a row, heads: of BERT-base at 128, BERT-large at 512.
 _SHAPES = ((256, 128, 12), (32, 512, 16))
 _ATTENTION_ROUNDS = 5
-_ATTENTION_SECS = 60.0
+_ATTENTION_SHARE = 0.2
 _TURN_SECS = 1.0
 
 
@@ -64,27 +63,24 @@ class JaxAttention(RepeatedStep):
         import jax
         import jax.numpy as jnp
 
+        from bert_jax.config import DropoutConfig
         from bert_jax.model.attention import attend
+        from bert_jax.model.dropout import Dropout
+        from bert_jax.model.rows import Rows
 
         keys = jax.random.split(jax.random.key(0), 4)
         shape = (rows, tokens, heads, _HEAD_SIZE)
         q, k, v, d_out = (jax.random.normal(key, shape, jnp.bfloat16) for key in keys)
         ids = jnp.broadcast_to(1 + jnp.arange(tokens) // (tokens // 2), shape[:2])
-        row_keys = jax.random.split(jax.random.key(1), rows)
+        attention = functools.partial(
+            attend,
+            rows=Rows(ids, ids),
+            kernel=kernel,  # type: ignore[arg-type]
+            dropout=Dropout.of(DropoutConfig(attention=_DROPOUT), keys[0], rows),
+        )
 
-        def step(q: Any, k: Any, v: Any) -> Any:
-            def run(q: Any, k: Any, v: Any) -> Any:
-                return attend(
-                    q,
-                    k,
-                    v,
-                    ids.astype(jnp.int32),
-                    kernel=kernel,  # type: ignore[arg-type]
-                    dropout_rate=_DROPOUT,
-                    keys_B=row_keys,
-                )
-
-            out, vjp = jax.vjp(run, q, k, v)
+        def step(*inputs: jax.Array) -> Any:
+            out, vjp = jax.vjp(attention, *inputs)
             return out, vjp(d_out)
 
         self._step, self._inputs = jax.jit(step), (q, k, v)
@@ -176,32 +172,17 @@ def measure_attention(report: Report, clock: Clock) -> None:
 def main() -> int:
     options = tyro.cli(Options, description=__doc__)
     clock = Clock.of(60.0 * options.minutes)
-    # A terminated run keeps what it has measured, as an interrupted one does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        machine = describe_machine()
-    except WorkerError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    platform = machine["accelerator"]["platform"]
-    if platform != "gpu":
-        print(
-            f"error: JAX found a {platform} here, not an NVIDIA GPU. Install "
-            "jax[cuda13], or measure this machine with `python -m benchmarks.train`.",
-            file=sys.stderr,
-        )
-        return 2
-    report = Report("gpu", machine, {"minutes": options.minutes})
-    code = 0
-    try:
+    with start_report("gpu", {"minutes": options.minutes}, options.output) as report:
+        platform = report.machine["accelerator"]["platform"]
+        if platform != "gpu":
+            raise ValueError(
+                f"JAX found a {platform} here, not an NVIDIA GPU. Install jax[cuda13], or "
+                "measure this machine with `python -m benchmarks.train`."
+            )
         peaks = correct_and_peaks(report)
-        measure_attention(report, Clock.of(min(_ATTENTION_SECS, 0.3 * clock.left)))
-        measure_models(PLANS["gpu"], "gpu", peaks, report, clock)
-    except KeyboardInterrupt:
-        report.remarks.append("**Interrupted**: these are the figures until then.")
-        code = 130
-    print("written:", *report.write(options.output))
-    return code if code or report.is_correct else 1
+        measure_attention(report, clock.part(_ATTENTION_SHARE))
+        measure_models(PLANS["gpu"], platform, peaks, report, clock)
+    return report.exit_code
 
 
 if __name__ == "__main__":

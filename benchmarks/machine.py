@@ -5,26 +5,25 @@
 Prints both. The other benchmarks state them beside their figures.
 """
 
+import contextlib
 import datetime
 import importlib.metadata
 import os
 import pathlib
 import platform
 import re
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from benchmarks.results import Table, describe_lines
+from benchmarks.results import Report, Table, describe_lines
 from benchmarks.turns import Candidate, WorkerError, ask
 
-DTYPES = ("float32", "bfloat16")
 # Square sizes of the products; a CPU has its peak at one of the two.
 _SIZES = {"cpu": (2_048, 4_096), "gpu": (8_192,), "tpu": (8_192,)}
-# Products in a row, so that a device never waits for the host.
-_PRODUCTS = {"cpu": 1, "gpu": 20, "tpu": 20}
 _REPETITIONS, _SECS_A_SIZE = 5, 1.0
 _DEVICE_SECS, _PEAK_SECS = 120.0, 60.0
 _PRODUCT_FLAGS = r"avx2|avx512f|avx512_bf16|avx512_fp16|avx512_vnni|amx_\w+"
@@ -45,16 +44,18 @@ class Device:
     def __init__(self) -> None:
         import jax
 
-        devices = jax.devices()
+        first, *others = jax.devices()
         self.facts = {
-            "platform": devices[0].platform,
-            "kind": devices[0].device_kind,
-            "count": len(devices),
+            "platform": first.platform,
+            "kind": first.device_kind,
+            "count": 1 + len(others),
         }
 
 
 def describe_machine() -> dict[str, Any]:
     """Everything that figures depend on, as JSON can hold it.
+
+    From then on, the processes that are started from here use that platform only.
 
     Returns:
         Names, sizes, versions, commit and day; `None` for what a system does not tell.
@@ -62,27 +63,28 @@ def describe_machine() -> dict[str, Any]:
     Raises:
         WorkerError: JAX finds no device, or does not start.
     """
-    device = ask(
-        Candidate(name="device", runner="benchmarks.machine:Device"), _DEVICE_SECS
-    )
+    asked = Candidate(name="device", runner="benchmarks.machine:Device")
+    device = ask(asked, _DEVICE_SECS)
+    platforms = {"gpu": "cuda,cpu"}.get(device["platform"], device["platform"])
+    os.environ["JAX_PLATFORMS"] = platforms
     if device["platform"] == "gpu":
-        device["driver"] = _driver()
+        query = "--query-gpu=name,memory.total,driver_version,power.limit"
+        device["driver"] = _said("nvidia-smi", query, "--format=csv,noheader")
+    cpu = _cpuinfo("model name") or platform.processor() or platform.machine()
+    flags = (_cpuinfo("flags") or "").split()
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
-        "machine": short_name(device, _cpu_model(), num_cores()),
+        "machine": short_name(device, cpu, num_cores()),
         "accelerator": device,
-        "cpu": _cpu_model(),
-        "cpu_flags": [
-            flag
-            for flag in (_cpuinfo("flags") or "").split()
-            if re.fullmatch(_PRODUCT_FLAGS, flag)
-        ],
+        "cpu": cpu,
+        "cpu_flags": [flag for flag in flags if re.fullmatch(_PRODUCT_FLAGS, flag)],
         "cores": num_cores(),
-        "memory_gib": _memory_gib(),
+        "memory_gib": round(memory / 2**30, 1),
         "system": platform.platform(),
-        "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "load_before": os.getloadavg()[0],
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in _LIBRARIES},
-        "commit": _commit(),
+        "commit": _said("git", "describe", "--always", "--dirty=+", "--abbrev=40"),
         "date": datetime.date.today().isoformat(),
     }
 
@@ -108,6 +110,36 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
+@contextlib.contextmanager
+def start_report(
+    name: str, settings: dict[str, Any], output: pathlib.Path
+) -> Iterator[Report]:
+    """A report on this machine, which is written when the block ends.
+
+    Ctrl-C and SIGTERM end the block; so does an error of the user's, which is printed.
+    What was found until then is written all the same.
+
+    Args:
+        name, settings: as of `Report`.
+        output: folder of the two files.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        report = Report(name, describe_machine(), settings)
+    except WorkerError as error:
+        raise SystemExit(f"error: JAX does not start: {error}") from None
+    print("\n".join(describe_lines(report.machine)), flush=True)
+    try:
+        yield report
+    except KeyboardInterrupt:
+        report.end(130, "**Interrupted**: these are the figures until then.")
+    except (ValueError, OSError, ArithmeticError, WorkerError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        report.end(1, f"**Not complete**: {error}")
+    if report.tables:
+        print("written:", *report.write(output))
+
+
 class Peak:
     """A runner whose fact is the best rate of a large matrix product, in FLOP/s."""
 
@@ -119,8 +151,9 @@ class Peak:
             dtype: of both factors; float32 products are true ones, not TF32.
             platform: as JAX names it.
         """
-        product = {"JAX": _jax_product, "PyTorch": _torch_product}[library]
-        count = _PRODUCTS[platform]
+        product = {"JAX": _jax_products, "PyTorch": _torch_products}[library]
+        # In a row, so that a device never waits for the host.
+        count = 1 if platform == "cpu" else 20
         self.facts = 0.0
         for size in _SIZES[platform]:
             run = product(dtype, size, platform)
@@ -136,21 +169,21 @@ class Peak:
 
 
 def measure_peaks(platform: str, table: Table) -> dict[str, float]:
-    """Peaks of both libraries and types.
+    """Adds the peaks of both libraries and types to a table.
 
     Returns:
         FLOP/s of the faster library, by type; a type that nobody multiplied is missing.
     """
     best: dict[str, float] = {}
     for library in ("JAX", "PyTorch"):
-        for dtype in DTYPES:
+        for dtype in ("float32", "bfloat16"):
             name = f"{library}, {dtype}"
             arguments = {"library": library, "dtype": dtype, "platform": platform}
-            peak = Candidate(
-                name=name, runner="benchmarks.machine:Peak", arguments=arguments
-            )
+            runner = "benchmarks.machine:Peak"
             try:
-                flops = ask(peak, _PEAK_SECS)
+                flops = ask(
+                    Candidate(name=name, runner=runner, arguments=arguments), _PEAK_SECS
+                )
             except WorkerError as error:
                 table.leave_out(name, error)
                 continue
@@ -159,7 +192,7 @@ def measure_peaks(platform: str, table: Table) -> dict[str, float]:
     return best
 
 
-def _jax_product(dtype: str, size: int, platform: str) -> Callable[[int], None]:
+def _jax_products(dtype: str, size: int, platform: str) -> Callable[[int], None]:
     import jax
 
     del platform
@@ -177,7 +210,7 @@ def _jax_product(dtype: str, size: int, platform: str) -> Callable[[int], None]:
     return run
 
 
-def _torch_product(dtype: str, size: int, platform: str) -> Callable[[int], None]:
+def _torch_products(dtype: str, size: int, platform: str) -> Callable[[int], None]:
     import torch
 
     from benchmarks.step_torch import device_of, wait_for
@@ -196,40 +229,12 @@ def _torch_product(dtype: str, size: int, platform: str) -> Callable[[int], None
     return run
 
 
-def _driver() -> str | None:
-    """What nvidia-smi says of name, memory, driver and power limit of each GPU."""
-    query = "--query-gpu=name,memory.total,driver_version,power.limit"
-    try:
-        said = subprocess.run(
-            ["nvidia-smi", query, "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return "; ".join(said.stdout.strip().splitlines())
-
-
-def _cpu_model() -> str:
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
-
-
 def _cpuinfo(name: str) -> str | None:
     info = pathlib.Path("/proc/cpuinfo")
     if not info.exists():
         return None
     found = re.search(rf"^{name}\s*:\s*(.+)$", info.read_text(), re.MULTILINE)
     return found[1].strip() if found else None
-
-
-def _memory_gib() -> float | None:
-    try:
-        pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError):
-        return None
-    return round(pages * size / 2**30, 1)
 
 
 def _version(library: str) -> str | None:
@@ -239,30 +244,20 @@ def _version(library: str) -> str | None:
         return None
 
 
-def _commit() -> str | None:
-    """The commit of this clone; a `+` follows it where files were changed since."""
-
-    def git(*command: str) -> str:
-        return subprocess.run(
-            ("git", *command),
-            cwd=pathlib.Path(__file__).parent,
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.strip()
-
+def _said(*command: str) -> str | None:
+    """What a command prints, in one line; `None` where it fails."""
+    here = pathlib.Path(__file__).parent
     try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
+        said = subprocess.check_output(
+            command, cwd=here, text=True, timeout=30, stderr=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.SubprocessError):
         return None
+    return "; ".join(said.strip().splitlines())
 
 
 def main() -> int:
-    try:
-        machine = describe_machine()
-    except WorkerError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    machine = describe_machine()
     print("\n".join(describe_lines(machine)), flush=True)
     table = Table("Peak of a large matrix product")
     measure_peaks(machine["accelerator"]["platform"], table)

@@ -114,6 +114,17 @@ class Report:
         self.name, self.machine, self.settings = name, machine, settings
         self.remarks: list[str] = []
         self.tables: list[Table] = []
+        self._code = 0
+
+    def end(self, code: int, remark: str) -> None:
+        """Notes that the run ended early: its exit code, and a sentence for the reader."""
+        self._code = code
+        self.remarks.append(remark)
+
+    @property
+    def exit_code(self) -> int:
+        """0, that of an early end, or 1 where something is not correct."""
+        return self._code if self._code or self.is_correct else 1
 
     def table(self, title: str, about: str = "") -> Table:
         """Adds a part and announces it."""

@@ -1,6 +1,5 @@
 """The train step of bert_jax, called as `pretrain` calls it, but without the loader."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -13,7 +12,13 @@ from benchmarks.workload import (
     check_untrained,
     synthetic_batch,
 )
-from bert_jax.config import DataConfig, MeshConfig, OptimizerConfig, PretrainConfig
+from bert_jax.config import (
+    ComputeConfig,
+    DataConfig,
+    MeshConfig,
+    OptimizerConfig,
+    PretrainConfig,
+)
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.program import Program, pretrain_program, synthetic_vocabulary
 
@@ -30,8 +35,11 @@ def run_config(task: Task, dtype: str, rows: int, **options: Any) -> PretrainCon
     """
     fp8 = dtype == "fp8"
     return PretrainConfig(
-        model=dataclasses.replace(
-            task.model(), compute_dtype="bfloat16" if fp8 else dtype, fp8=fp8, **options
+        model=task.model(),
+        compute=ComputeConfig(
+            dtype="bfloat16" if fp8 else dtype,  # type: ignore[arg-type]
+            fp8=fp8,
+            **options,
         ),
         data=DataConfig(
             sequence_length=task.length,

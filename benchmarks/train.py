@@ -10,20 +10,18 @@ measured. Runs on a CPU, an NVIDIA GPU (see `benchmarks.gpu` too) or a TPU.
 
 import dataclasses
 import pathlib
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tyro
 
-from benchmarks.machine import describe_machine, measure_peaks
+from benchmarks.machine import measure_peaks, start_report
 from benchmarks.results import Report, Table
 from benchmarks.turns import (
     Candidate,
     Clock,
     Measured,
-    WorkerError,
     fastest,
     measure,
     ratios,
@@ -246,30 +244,6 @@ def _peer_dtype(dtype: str) -> str:
     return "bfloat16" if dtype == "fp8" else dtype
 
 
-def main() -> int:
-    options = tyro.cli(Options, description=__doc__)
-    clock = Clock.of(60.0 * options.minutes)
-    # A terminated run keeps what it has measured, as an interrupted one does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        machine = describe_machine()
-        platform = machine["accelerator"]["platform"]
-        plans = choose(platform, options.only)
-    except (ValueError, WorkerError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    report = Report("train", machine, {"minutes": options.minutes})
-    code = 0
-    try:
-        peaks = correct_and_peaks(report)
-        measure_models(plans, platform, peaks, report, clock)
-    except KeyboardInterrupt:
-        report.remarks.append("**Interrupted**: these are the figures until then.")
-        code = 130
-    print("written:", *report.write(options.output))
-    return code if code or report.is_correct else 1
-
-
 def correct_and_peaks(report: Report) -> dict[str, float]:
     """The first two tables of a report; returns the peaks in FLOP/s, by type."""
     # Here, so that a look at the options does not start JAX.
@@ -291,6 +265,18 @@ def correct_and_peaks(report: Report) -> dict[str, float]:
     peaks = measure_peaks(platform, table)
     table.end()
     return peaks
+
+
+def main() -> int:
+    options = tyro.cli(Options, description=__doc__)
+    clock = Clock.of(60.0 * options.minutes)
+    settings = {"minutes": options.minutes}
+    with start_report("train", settings, options.output) as report:
+        platform = report.machine["accelerator"]["platform"]
+        plans = choose(platform, options.only)
+        peaks = correct_and_peaks(report)
+        measure_models(plans, platform, peaks, report, clock)
+    return report.exit_code
 
 
 if __name__ == "__main__":

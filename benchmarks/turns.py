@@ -157,14 +157,13 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._pipe, its = context.Pipe()
         self._process = context.Process(target=_work, args=(candidate, its))
-        environment = dict(_ENVIRONMENT)
-        if candidate.one_core:
-            environment["OMP_NUM_THREADS"] = "1"
-        if candidate.huge_pages and "GLIBC_TUNABLES" not in os.environ:
+        given = os.environ.get("GLIBC_TUNABLES")
+        if candidate.huge_pages and given is None:
             # glibc reads this at the start of a process only.
-            environment["GLIBC_TUNABLES"] = HUGE_PAGES
-        with _environment(environment):
-            self._process.start()
+            os.environ["GLIBC_TUNABLES"] = HUGE_PAGES
+        self._process.start()
+        if given is None:
+            os.environ.pop("GLIBC_TUNABLES", None)
         its.close()
         try:
             self.facts, self.peak_bytes = self._receive(seconds, "ready")
@@ -225,8 +224,14 @@ def _work(candidate: Candidate, pipe: Connection) -> None:
     """Runs in the worker's process: makes the runner, then lets it have its turns."""
     # The parent ends it, and all that it starts; the terminal's Ctrl-C does not.
     os.setpgrp()
+    # Libraries print warnings; what matters is sent.
+    with open(os.devnull, "w") as nowhere:
+        for stream in (1, 2):
+            os.dup2(nowhere.fileno(), stream)
+    os.environ.update(_ENVIRONMENT)
     try:
         if candidate.one_core:
+            os.environ["OMP_NUM_THREADS"] = "1"
             os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         module, _, name = candidate.runner.partition(":")
         make = getattr(importlib.import_module(module), name)
@@ -240,17 +245,6 @@ def _work(candidate: Candidate, pipe: Connection) -> None:
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
         pipe.send(text.splitlines()[0][:300])
-
-
-@contextlib.contextmanager
-def _environment(values: dict[str, str]) -> Any:
-    before = dict(os.environ)
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def ask(candidate: Candidate, seconds: float) -> Any:

@@ -20,9 +20,8 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import NamedSharding
 
-from benchmarks.train_candidates import Candidate, Order
-from benchmarks.train_models import Task
-from benchmarks.train_ours import program_of
+from benchmarks.step_jax import program_of, run_config
+from benchmarks.workload import Task
 from bert_jax.config import MeshConfig
 from bert_jax.model.attention import attend
 from bert_jax.train.mesh import make_mesh
@@ -108,12 +107,10 @@ def compiled_attention() -> dict[str, Any]:
 
 def compiled_fp8() -> dict[str, Any]:
     """A training step with two layers in a loop, whose products are of 8-bit floats."""
-    candidate = Candidate(
-        library="bert_jax", dtype="fp8", rows=16, options={"scan_layers": True}
-    )
     task = Task(size="tiny", length=128, packed=True, vocab_size=500)
-    order = Order(task=task, candidate=candidate, platform="gpu")
-    program = program_of(order, devices_of("1x1x1"))
+    cfg = run_config(task, "fp8", 16, scan_layers=True)
+    (device,) = devices_of("1x1x1")
+    program = program_of(cfg, device)
     text = program.step.lower(program.state, program.batch).compile().as_text()
     targets = collections.Counter(re.findall(r'custom_call_target="([^"]*)"', text))
     return {name: count for name, count in targets.items() if "matmul" in name}

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.train_candidates import Candidate, Order
-from benchmarks.train_models import Task
-from benchmarks.train_ours import Trainer
-from bert_jax.config import ModelConfig
+from benchmarks.step_jax import program_of, run_config
+from benchmarks.workload import Task, synthetic_batch
+from bert_jax.config import ModelConfig, OptimizerConfig
 from bert_jax.model import pretraining
 from bert_jax.model.products_fp8 import fp8_product, multiplies_fp8, rounded
 
@@ -111,13 +110,26 @@ def test_the_products_of_the_layers_are_rounded_and_only_in_training(
 
 def test_it_learns_as_bfloat16_does():
     def losses(dtype):
-        candidate = Candidate(library="bert_jax", dtype=dtype, rows=8)
         task = Task(size="test", length=32, vocab_size=61)
-        trainer = Trainer(Order(task=task, candidate=candidate, platform="cpu"))
+        cfg = dataclasses.replace(
+            run_config(task, dtype, 8), optimizer=OptimizerConfig(warmup_steps=100)
+        )
+        program = program_of(cfg, jax.devices()[0])
+        step, state = (
+            program.step.lower(program.state, program.batch).compile(),
+            program.make_state(),
+        )
+        batch = jax.tree.map(
+            lambda x, like: jax.device_put(x, like.sharding),
+            synthetic_batch(task, 8),
+            program.batch,
+        )
         found = []
-        for _ in range(4):
-            trainer.steps(150)
-            found.append(trainer.loss())
+        for number in range(1, 601):
+            state, metrics = step(state, batch)
+            if number % 150 == 0:
+                means = (metrics[name].value() for name in ("mlm_loss", "nsp_loss"))
+                found.append(float(sum(means)))
         return found
 
     plain, ours = losses("bfloat16"), losses("fp8")
