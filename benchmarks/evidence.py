@@ -243,9 +243,9 @@ def add_curve(lines: Sequence[dict[str, Any]], table: Table) -> None:
             of = f"step {line['step']:,}"
             table.add(of, "training", "minutes", minutes)
             table.add(of, "held-out MLM loss", "nats", line["mlm_loss"])
-            for name in ("mlm_accuracy", "nsp_accuracy"):
-                words = name.replace("_", " ").replace("lm", "LM").replace("nsp", "NSP")
-                table.add(of, words, "%", 100.0 * line[name])
+            for name, said in (("mlm", "MLM"), ("nsp", "NSP")):
+                accuracy = 100.0 * line[f"{name}_accuracy"]
+                table.add(of, f"{said} accuracy", "%", accuracy)
     table.end()
 
 

@@ -1,6 +1,7 @@
 """Each benchmark from its command to its files, on settings that take a moment."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -129,6 +130,7 @@ def test_train(tmp_path, monkeypatch, started, transformers):
         return {"float32": 1e9}
 
     monkeypatch.setattr(train, "correct_and_peaks", shortly)
+    monkeypatch.setattr(train, "measure", functools.partial(measure, turn_secs=0.1))
     monkeypatch.setattr("sys.argv", ["train", "--output", str(tmp_path)])
     assert train.main() == 0
     (figures,) = (
@@ -195,7 +197,7 @@ def vocab(tmp_path):
 
 def test_data(tmp_path, text, vocab, monkeypatch, started):
     argv = ["data", "--source", f"files:{text}", "--vocab", str(vocab)]
-    argv += ["--output", str(tmp_path / "results"), "--vocab-size", "40"]
+    argv += ["--output", str(tmp_path / "results"), "--vocab-size", "30"]
     monkeypatch.setattr("sys.argv", argv)
     monkeypatch.setattr(data, "num_cores", lambda: 1)
     assert data.main() == 0
