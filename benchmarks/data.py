@@ -4,7 +4,7 @@
 
 Measures tokenising, preparing and loading, each beside its peers in turns, and writes
 `data-MACHINE-DATE.md` and `.json`. Peers come with the extra `bench`; one that is not
-installed, and what the time is too short for, is named. Ctrl-C keeps what was measured.
+installed, and what the time is too short for, is named. Ctrl-C keeps the tables that are complete.
 """
 
 import dataclasses

@@ -4,8 +4,8 @@
 
 Correctness first, then peaks of large products, our attention kernels beside PyTorch's, and
 training steps beside PyTorch's. Needs jax[cuda13], PyTorch with CUDA and transformers, but
-neither TFDS nor Grain nor any text. Writes `gpu-MACHINE-DATE.md` and `.json`; Ctrl-C keeps
-what was measured.
+neither TFDS nor Grain nor any text. Writes `gpu-MACHINE-DATE.md` and `.json`. Ctrl-C keeps
+the tables that are complete.
 """
 
 import dataclasses
@@ -158,6 +158,7 @@ def measure_attention(report: Report, clock: Clock) -> None:
             part,
             rounds=_ATTENTION_ROUNDS,
             turn_secs=_TURN_SECS,
+            at_once=len(candidates),
         )
         for one in measured:
             times = (1e3 * turn["seconds"] / turn["steps"] for turn in one.turns)

@@ -8,6 +8,7 @@ Prints both. The other benchmarks state them beside their figures.
 import contextlib
 import datetime
 import importlib.metadata
+import itertools
 import os
 import pathlib
 import platform
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchmarks.results import Report, Table, describe_lines
-from benchmarks.turns import Candidate, WorkerError, ask
+from benchmarks.turns import Candidate, ask
 
 # Square sizes of the products; a CPU has its peak at one of the two.
 _SIZES = {"cpu": (2_048, 4_096), "gpu": (8_192,), "tpu": (8_192,)}
@@ -61,10 +62,12 @@ def describe_machine() -> dict[str, Any]:
         Names, sizes, versions, commit and day; `None` for what a system does not tell.
 
     Raises:
-        WorkerError: JAX finds no device, or does not start.
+        RuntimeError: JAX finds no device, or does not start.
     """
-    asked = Candidate(name="device", runner="benchmarks.machine:Device")
-    device = ask(asked, _DEVICE_SECS)
+    asked, table = Candidate(name="JAX", runner="benchmarks.machine:Device"), Table("")
+    device = ask([asked], table, _DEVICE_SECS).get("JAX")
+    if device is None:
+        raise RuntimeError(f"no device was found: {table.left_out[0]}")
     platforms = {"gpu": "cuda,cpu"}.get(device["platform"], device["platform"])
     os.environ["JAX_PLATFORMS"] = platforms
     if device["platform"] == "gpu":
@@ -126,14 +129,14 @@ def start_report(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         report = Report(name, describe_machine(), settings)
-    except WorkerError as error:
-        raise SystemExit(f"error: JAX does not start: {error}") from None
+    except RuntimeError as error:
+        raise SystemExit(f"error: {error}") from None
     print("\n".join(describe_lines(report.machine)), flush=True)
     try:
         yield report
     except KeyboardInterrupt:
         report.end(130, "**Interrupted**: these are the figures until then.")
-    except (ValueError, OSError, ArithmeticError, WorkerError) as error:
+    except (ValueError, OSError, ArithmeticError) as error:
         print(f"error: {error}", file=sys.stderr)
         report.end(1, f"**Not complete**: {error}")
     if report.tables:
@@ -141,21 +144,20 @@ def start_report(
 
 
 class Peak:
-    """A runner whose fact is the best rate of a large matrix product, in FLOP/s."""
+    """A runner whose facts are the best rates of a large matrix product, in FLOP/s."""
 
-    def __init__(self, library: str, dtype: str, platform: str) -> None:
-        """Measures it.
+    def __init__(self, library: str, platform: str) -> None:
+        """Measures float32 (true products, not TF32) and bfloat16.
 
         Args:
             library: "JAX" or "PyTorch".
-            dtype: of both factors; float32 products are true ones, not TF32.
             platform: as JAX names it.
         """
         product = {"JAX": _jax_products, "PyTorch": _torch_products}[library]
         # In a row, so that a device never waits for the host.
         count = 1 if platform == "cpu" else 20
-        self.facts = 0.0
-        for size in _SIZES[platform]:
+        self.facts = {"float32": 0.0, "bfloat16": 0.0}
+        for dtype, size in itertools.product(self.facts, _SIZES[platform]):
             run = product(dtype, size, platform)
             run(1)
             end = time.monotonic() + _SECS_A_SIZE
@@ -165,29 +167,26 @@ class Peak:
                 started = time.perf_counter()
                 run(count)
                 seconds = time.perf_counter() - started
-                self.facts = max(self.facts, 2.0 * count * size**3 / seconds)
+                flops = 2.0 * count * size**3 / seconds
+                self.facts[dtype] = max(flops, self.facts[dtype])
 
 
 def measure_peaks(platform: str, table: Table) -> dict[str, float]:
     """Adds the peaks of both libraries and types to a table.
 
     Returns:
-        FLOP/s of the faster library, by type; a type that nobody multiplied is missing.
+        FLOP/s of the faster library, by type; empty if neither could be measured.
     """
     best: dict[str, float] = {}
     for library in ("JAX", "PyTorch"):
-        for dtype in ("float32", "bfloat16"):
-            name = f"{library}, {dtype}"
-            arguments = {"library": library, "dtype": dtype, "platform": platform}
-            runner = "benchmarks.machine:Peak"
-            try:
-                flops = ask(
-                    Candidate(name=name, runner=runner, arguments=arguments), _PEAK_SECS
-                )
-            except WorkerError as error:
-                table.leave_out(name, error)
-                continue
-            table.add(name, "peak", "GFLOP/s", flops / 1e9)
+        candidate = Candidate(
+            name=library,
+            runner="benchmarks.machine:Peak",
+            arguments={"library": library, "platform": platform},
+        )
+        peaks = ask([candidate], table, _PEAK_SECS).get(library, {})
+        for dtype, flops in peaks.items():
+            table.add(library, f"peak, {dtype}", "GFLOP/s", flops / 1e9)
             best[dtype] = max(flops, best.get(dtype, 0.0))
     return best
 

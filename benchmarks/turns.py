@@ -143,17 +143,9 @@ class WorkerError(RuntimeError):
 class Worker:
     """The process of one candidate, seen from its parent."""
 
-    def __init__(self, candidate: Candidate, seconds: float) -> None:
-        """Starts the process and waits until its runner is made.
-
-        Args:
-            candidate: what to make.
-            seconds: after which it is given up.
-
-        Raises:
-            WorkerError: it failed, or was not ready in time.
-        """
-        self.candidate = candidate
+    def __init__(self, candidate: Candidate) -> None:
+        """Starts the process; `is_ready` says when its runner is made."""
+        self.candidate, self.facts, self.peak_bytes = candidate, None, 0
         context = multiprocessing.get_context("spawn")
         self._pipe, its = context.Pipe()
         self._process = context.Process(target=_work, args=(candidate, its))
@@ -165,12 +157,18 @@ class Worker:
         if given is None:
             os.environ.pop("GLIBC_TUNABLES", None)
         its.close()
-        try:
-            self.facts, self.peak_bytes = self._receive(seconds, "ready")
-        except BaseException:
-            self.close()
-            raise
+
+    def is_ready(self, seconds: float) -> bool:
+        """Waits so long for the runner, which is then stopped until its first turn.
+
+        Raises:
+            WorkerError: it failed.
+        """
+        if not self._pipe.poll(max(0.0, seconds)):
+            return False
+        self.facts, self.peak_bytes = self._receive(0.0)
         self._signal(signal.SIGSTOP)
+        return True
 
     def turn(self, number: int, seconds: float, limit: float) -> dict[str, float]:
         """Lets the runner work for one turn, and stops the process again.
@@ -185,13 +183,13 @@ class Worker:
         self._signal(signal.SIGCONT)
         with contextlib.suppress(BrokenPipeError):
             self._pipe.send((number, seconds))
-        done = self._receive(limit, "done")
+        done = self._receive(limit)
         self._signal(signal.SIGSTOP)
         return done
 
     def close(self) -> None:
         """Ends the process at once, with all that it has started."""
-        for send in (os.killpg, os.kill):  # its group is its own once it has begun
+        for send in (os.killpg, os.kill):  # it has a group once it has begun
             with contextlib.suppress(ProcessLookupError):
                 send(self._pid, signal.SIGKILL)
         self._process.join()
@@ -206,9 +204,9 @@ class Worker:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._pid, number)
 
-    def _receive(self, seconds: float, what: str) -> Any:
-        if not self._pipe.poll(max(0.0, seconds)):
-            raise WorkerError(f"it was not {what} after {seconds:.0f} s")
+    def _receive(self, seconds: float) -> Any:
+        if not self._pipe.poll(seconds):
+            raise WorkerError(f"it was not done after {seconds:.0f} s")
         try:
             answer = self._pipe.recv()
         except (EOFError, ConnectionError):
@@ -247,17 +245,6 @@ def _work(candidate: Candidate, pipe: Connection) -> None:
         pipe.send(text.splitlines()[0][:300])
 
 
-def ask(candidate: Candidate, seconds: float) -> Any:
-    """The facts of a runner that is made once and has no turns.
-
-    Raises:
-        WorkerError: it failed, or was not ready after so many seconds.
-    """
-    worker = Worker(candidate, seconds)
-    worker.close()
-    return worker.facts
-
-
 @dataclasses.dataclass
 class Measured:
     """A candidate and its turns."""
@@ -291,6 +278,7 @@ def measure(
     *,
     rounds: int = ROUNDS,
     turn_secs: float = 4.0,
+    at_once: int = 1,
 ) -> list[Measured]:
     """Starts all candidates, then gives them turns, round after round.
 
@@ -303,12 +291,13 @@ def measure(
         clock: of all of this.
         rounds: turns of each, time permitting.
         turn_secs: about how long a turn takes at most, where a runner can choose.
+        at_once: how many are started at the same time.
 
     Returns:
-        Those with at least one turn, in the order of `candidates`.
+        Those with at least one turn.
     """
     with contextlib.ExitStack() as workers:
-        ready = _start(candidates, table, clock.part(_WARM_UP_SHARE), workers)
+        ready = _start(candidates, table, clock.part(_WARM_UP_SHARE), at_once, workers)
         found = [measured for _, measured in ready]
         slowest = 0.0
         for number in range(rounds if found else 0):
@@ -331,30 +320,58 @@ def measure(
     return [one for one in found if one.turns]
 
 
+def ask(
+    candidates: Sequence[Candidate], table: Table, seconds: float, *, at_once: int = 1
+) -> dict[str, Any]:
+    """The facts of runners that have no turns, by the candidate's name.
+
+    Args:
+        candidates: whom to ask.
+        table: told of those who fail.
+        seconds: in which all of them must be ready.
+        at_once: how many are started at the same time.
+    """
+    with contextlib.ExitStack() as workers:
+        ready = _start(candidates, table, Clock.of(seconds), at_once, workers)
+    return {measured.candidate.name: measured.facts for _, measured in ready}
+
+
 def _start(
     candidates: Sequence[Candidate],
     table: Table,
     clock: Clock,
+    at_once: int,
     workers: contextlib.ExitStack,
 ) -> list[tuple[Worker, Measured]]:
     """Those who are ready before the clock ends."""
+    waiting, starting = list(candidates), list[Worker]()
     ready: list[tuple[Worker, Measured]] = []
-    for candidate in candidates:
-        largest = max((worker.peak_bytes for worker, _ in ready), default=0)
-        free = _free_bytes()
-        if clock.left <= 0:
-            table.leave_out(candidate.name, "there was no time to start it")
-        elif free < _SLACK * largest:
-            text = f"{free / 2**30:.1f} GiB of memory are free, and another one took "
-            table.leave_out(candidate.name, f"{text}{largest / 2**30:.1f}")
-        else:
-            try:
-                worker = Worker(candidate, clock.left)
-            except WorkerError as error:
-                table.leave_out(candidate.name, error)
+    while waiting or starting:
+        while waiting and len(starting) < at_once and clock.left > 0:
+            candidate = waiting.pop(0)
+            largest = max((worker.peak_bytes for worker, _ in ready), default=0)
+            if (free := _free_bytes()) < _SLACK * largest:
+                text = (
+                    f"{free / 2**30:.1f} GiB of memory are free, and another one took "
+                )
+                table.leave_out(candidate.name, f"{text}{largest / 2**30:.1f}")
                 continue
-            workers.callback(worker.close)
-            ready.append((worker, Measured(candidate, worker.facts)))
+            starting.append(Worker(candidate))
+            workers.callback(starting[-1].close)
+        for worker in list(starting):
+            try:
+                if worker.is_ready(min(0.1, clock.left)):
+                    ready.append((worker, Measured(worker.candidate, worker.facts)))
+                    starting.remove(worker)
+            except WorkerError as error:
+                table.leave_out(worker.candidate.name, error)
+                starting.remove(worker)
+        if clock.left <= 0:
+            for candidate in (*(worker.candidate for worker in starting), *waiting):
+                table.leave_out(candidate.name, "it was not ready in time")
+            for worker in starting:
+                worker.close()
+            break
     return ready
 
 

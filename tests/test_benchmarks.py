@@ -292,7 +292,8 @@ def test_training_is_correct_here_and_a_wrong_model_is_found(transformers, monke
         return honest(other if compute.dtype == "float32" else task, params, compute)
 
     monkeypatch.setattr(correctness, "jax_results", unmasked)
-    assert {of for of, _ in wrong()} == {'attention "xla", float32'}
+    (of,) = {of for of, _ in wrong()}
+    assert of.startswith('attention "xla", float32, beside PyTorch')
 
 
 GPU_WAYS = {
