@@ -17,7 +17,7 @@ from processes import is_running
 
 from benchmarks import data, evidence, gpu, machine, recipes, train
 from benchmarks.results import Table
-from benchmarks.turns import Candidate, Clock, ask, measure
+from benchmarks.turns import Candidate, Clock, Worker, WorkerError, ask, measure
 from benchmarks.workload import Task
 from bert_jax.family import SIZES, Size
 
@@ -96,10 +96,13 @@ def test_what_does_not_fit_the_time_is_named():
     table = Table("toys")
     assert not ask(candidates[:1], table, 1.0)
     assert table.left_out == ["late: it was not ready in time"]
-    table = Table("toys")
-    candidate = toy("endless", arguments={"fails": "to end"})
-    assert not measure([candidate], table, Clock.of(30.0))
-    assert "endless, from turn 1 on: it was not done after" in table.left_out[0]
+    worker = Worker(toy("endless", arguments={"fails": "to end"}))
+    try:
+        assert worker.is_ready(240.0)
+        with pytest.raises(WorkerError, match="it was not done after 1 s"):
+            worker.turn(0, seconds=1.0, limit=1.0)
+    finally:
+        worker.close()
 
 
 # Programs
@@ -129,7 +132,8 @@ def test_train(tmp_path, monkeypatch, started, transformers):
 
     monkeypatch.setattr(train, "correct_and_peaks", shortly)
     monkeypatch.setattr(train, "measure", functools.partial(measure, turn_secs=0.1))
-    monkeypatch.setattr("sys.argv", ["train", "--output", str(tmp_path)])
+    argv = ["train", "--minutes", "60", "--output", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", argv)
     assert train.main() == 0
     (figures,) = (
         figures
@@ -203,6 +207,7 @@ def vocab(tmp_path):
 def test_data(tmp_path, text, vocab, monkeypatch, started):
     argv = ["data", "--source", f"files:{text}", "--vocab", str(vocab)]
     argv += ["--output", str(tmp_path / "results"), "--vocab-size", "30"]
+    argv += ["--minutes", "60"]
     monkeypatch.setattr("sys.argv", argv)
     monkeypatch.setattr(data, "num_cores", lambda: 1)
     assert data.main() == 0
