@@ -26,7 +26,6 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 import reference  # noqa: E402
 
-from benchmarks.measure import Findings, read_findings  # noqa: E402
 from bert_jax.batch import (  # noqa: E402
     ClassifyBatch,
     MaskVocabulary,
@@ -376,19 +375,6 @@ def compiled_for_gpus():
         return json.loads(told.stdout)
 
     return run
-
-
-@pytest.fixture
-def findings(tmp_path):
-    """Of a benchmark."""
-    with Findings(tmp_path / "findings.jsonl") as made:
-        yield made
-
-
-@pytest.fixture
-def found(tmp_path):
-    """found() -> (figures, left out), as `findings` has them."""
-    return lambda: read_findings(tmp_path / "findings.jsonl")
 
 
 @pytest.fixture

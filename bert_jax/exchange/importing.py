@@ -182,7 +182,9 @@ def _opt_state(source: Source, params: Params, head: Head) -> Any:
     schedule = make_schedule(cfg.optimizer, cfg.num_steps)
     fresh = jax.device_get(make_optimizer(cfg.optimizer, schedule).init(params))
     moments = Moments(
-        mu=tree(source.slots.mu), nu=tree(source.slots.nu), age=jax.numpy.int32(source.step)
+        mu=tree(source.slots.mu),
+        nu=tree(source.slots.nu),
+        age=jax.numpy.int32(source.step),
     )
     return with_moments(fresh, moments)
 

@@ -1,44 +1,48 @@
-"""What is trained to measure speed: a size of model, rows of some length, their tokens.
+"""What is trained to measure speed: a model, and synthetic rows of tokens.
 
-Every candidate, ours or a peer, works on the same synthetic rows, so that nothing but
-the step is measured and nothing has to be downloaded.
+All candidates work on the same rows, so that only the step is measured and nothing has
+to be downloaded.
 
-Shape suffixes: B rows, T tokens of a row, P pairs of a row.
+Shape letters: B rows, T tokens of a row, P sentence pairs of a row, M masked slots.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+import math
+from typing import NamedTuple
 
 import numpy as np
 
 from bert_jax.batch import PretrainBatch, SpecialIds
 from bert_jax.config import MaskingConfig, ModelConfig
 from bert_jax.data.batches.packing import pack
-from bert_jax.family import Size, model_config
+from bert_jax.family import model_config
 from bert_jax.train.flops import Work
 
+LEARNING_RATE = 1e-6
+"""Too small to learn anything while a step is measured."""
 MASKING = MaskingConfig()
 SPECIAL = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
 _SEED = 0
-# Sequences of MLPerf's corpus have 254 tokens in the mean, and a quarter of them, about,
-# is cut at 512 (Krell et al. 2021, figure 1); the others here are uniform to match that.
+# Sequences of MLPerf's corpus have 254 tokens on average, and about a quarter of them is
+# cut at 512 (Krell et al. 2021, figure 1). The lengths of all others are uniform here.
 _FULL_SHARE = 0.23
 _MEAN_SHARE = 254 / 512
 # A pair has two sentences and three special tokens.
 _SHORTEST = 8
+_LOSS_SLACK = 1.0  # nats
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
-    """One shape of training step."""
+    """A model and the form of its rows."""
 
     size: str
-    """Of `bert_jax.family`, or "test": two layers of 32."""
+    """A size of `bert_jax.family`, or "test": two layers of 32."""
     length: int
     """T."""
     packed: bool = False
-    """Several sequences a row, of MLPerf's mean length at T=512; else each row is one
-    sequence without padding."""
+    """True: rows hold several sequences, whose mean length at T=512 is MLPerf's. False:
+    every row is one sequence without padding."""
     pairs_per_row: int = 8
     """P of packed rows, as in `DataConfig`."""
     vocab_size: int = 30_522
@@ -49,35 +53,31 @@ class Task:
 
     @property
     def num_slots(self) -> int:
-        """Masked positions of a row."""
+        """M."""
         return MASKING.num_slots(self.length)
 
     @property
     def pairs(self) -> int:
         return self.pairs_per_row if self.packed else 1
 
-    def model(self, **changes: Any) -> ModelConfig:
-        """The architecture, dropout 0.1, with some fields changed."""
-        changes = {"vocab_size": self.vocab_size, **changes}
+    def model(self) -> ModelConfig:
+        """The architecture."""
         if self.size != "test":
-            return model_config(self.size, **changes)
-        test = Size(num_layers=2, hidden_size=32, num_heads=2)
-        return model_config("tiny", **{**test._asdict(), "mlp_size": 128, **changes})
-
-
-def num_parameters(task: Task) -> int:
-    """Of encoder and heads, to about a hundredth."""
-    cfg = task.model()
-    layer = 4 * cfg.hidden_size**2 + 2 * cfg.hidden_size * cfg.mlp_size
-    tables = (cfg.vocab_size + cfg.max_positions) * cfg.hidden_size
-    return cfg.num_layers * layer + tables
+            return model_config(self.size, vocab_size=self.vocab_size)
+        return ModelConfig(
+            vocab_size=self.vocab_size,
+            num_layers=2,
+            hidden_size=32,
+            num_heads=2,
+            mlp_size=128,
+        )
 
 
 def synthetic_batch(task: Task, rows: int) -> PretrainBatch:
-    """Rows of random tokens, always the same for the same arguments.
+    """Random tokens, the same for the same arguments.
 
     Returns:
-        NumPy arrays: B `rows`, T `task.length`, P `task.pairs`.
+        NumPy arrays with B = `rows`.
     """
     rng = np.random.default_rng(_SEED)
     length, pairs = task.length, task.pairs
@@ -106,9 +106,10 @@ def synthetic_batch(task: Task, rows: int) -> PretrainBatch:
 
 
 def _packed_lengths(task: Task, rows: int, rng: np.random.Generator) -> list[list[int]]:
-    """Lengths of the sequences of some rows, out of many packed as our loader does.
+    """Lengths of the sequences of each row.
 
-    Of all rows in a row, those whose mean length is nearest to the whole's.
+    Many sequences are packed as the loader packs them. Of all groups of neighbouring
+    rows, the one is taken whose mean length is nearest to that of all.
     """
     count = max(4_096, 8 * rows)
     mean = _MEAN_SHARE * task.length
@@ -125,16 +126,16 @@ def _packed_lengths(task: Task, rows: int, rng: np.random.Generator) -> list[lis
 
 
 class MaskedRows(NamedTuple):
-    """Slots to predict, drawn once: what a peer is given."""
+    """Masked rows as a peer gets them: the slots are drawn once."""
 
     input_ids: np.ndarray  # int32 [B, T], [MASK] in the slots
     positions: np.ndarray  # int32 [B, M], ascending
     labels: np.ndarray  # int32 [B, M]
-    weights: np.ndarray  # float32 [B, M], 0 on slots that a short row does not use
+    weights: np.ndarray  # float32 [B, M], 0 on slots that a row does not use
 
 
 def mask_rows(task: Task, batch: PretrainBatch) -> MaskedRows:
-    """As many slots a row as ours fills; ours draws other ones at every step."""
+    """Masks as many slots as our step does, which draws new ones at every step."""
     rng = np.random.default_rng(_SEED + 1)
     rows = len(batch.input_ids)
     ids = batch.input_ids.copy()
@@ -151,7 +152,7 @@ def mask_rows(task: Task, batch: PretrainBatch) -> MaskedRows:
 
 
 def work_of(batch: PretrainBatch) -> Work:
-    """What a step must work on; padding is none of it."""
+    """The work of one step; padding is not counted."""
     lengths = [
         np.bincount(row[row > 0])[1:].astype(np.float64) for row in batch.sequence_ids
     ]
@@ -161,3 +162,21 @@ def work_of(batch: PretrainBatch) -> Work:
         sequences=float(batch.nsp_weights.sum()),
         masked_slots=float(sum(MASKING.num_slots(int(row.sum())) for row in lengths)),
     )
+
+
+def check_untrained(loss: float, vocab_size: int) -> None:
+    """Makes sure that a step trains: at the start, its loss is that of guessing.
+
+    Args:
+        loss: of one of the first steps at a tiny learning rate, in nats.
+        vocab_size: of the model.
+
+    Raises:
+        ValueError: the loss is another by more than a nat, or no number.
+    """
+    expected = math.log(vocab_size) + math.log(2)
+    if not abs(loss - expected) < _LOSS_SLACK:
+        raise ValueError(
+            f"the loss is {loss:.3f} nats, but an untrained model has about "
+            f"{expected:.3f}: the step does not train as it should"
+        )
