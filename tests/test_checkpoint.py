@@ -145,7 +145,7 @@ def test_a_state_without_moments_is_kept_without_them(saved, tiny, tmp_path):
 
 def test_the_older_format_gives_its_weights_and_nothing_else(saved, tiny, tmp_path):
     run, state = saved
-    abstract, _ = build(tiny, MeshConfig(), 1)
+    abstract = abstract_of(tiny)
     shutil.copytree(run, tmp_path / "old")
     [file] = (tmp_path / "old").glob("checkpoints/*/manifest/metadata")
     manifest = json.loads(file.read_text()) | {"format_version": 1}
