@@ -56,13 +56,8 @@ class Check:
     def __init__(
         self, kernel: str, task: dict[str, Any] | None = None, lengths: tuple = _LENGTHS
     ) -> None:
-        """Compares one kernel in both types.
-
-        Args:
-            kernel: `ComputeConfig.attention`.
-            task: fields of the `Task` to compare on; BERT-mini by default.
-            lengths: tokens of the rows on which isolation is proven.
-        """
+        """Compares one kernel in both types: `task` holds fields of a `Task`, `lengths`
+        are those of the rows on which isolation is proven."""
         self._task = _TASK if task is None else Task(**task)
         cfg = self._task.model()
         params = random_params(cfg)
@@ -96,13 +91,8 @@ class Check:
 
 
 def check(platform: str, table: Table, seconds: float) -> None:
-    """Compares every kernel of a platform, each in a process of its own.
-
-    Args:
-        platform: as JAX names it.
-        table: is given the differences, with their bounds.
-        seconds: for all of them.
-    """
+    """Adds the differences of every kernel of a platform, each found in a process of its
+    own, with their bounds; all within so many seconds."""
     candidates = [
         Candidate(
             name=f'attention "{kernel}"',
@@ -157,12 +147,8 @@ def jax_results(task: Task, params: Any, compute: ComputeConfig) -> Results:
 def torch_results(task: Task, tensors: dict[str, np.ndarray]) -> Results:
     """Hugging Face's, in float32 on the CPU, without dropout.
 
-    Args:
-        task: model and rows.
-        tensors: weights by the library's names.
-
     Raises:
-        ValueError: the library's model has other tensors.
+        ValueError: the library's model has other tensors than these.
     """
     import torch
 

@@ -75,13 +75,10 @@ class Tokenize:
     def __init__(
         self, folder: pathlib.Path, tokenizer: pathlib.Path, way: str, num_parts: int
     ) -> None:
-        """Loads the tokenizer and the texts.
+        """Loads the tokenizer, and the texts in a part for each turn.
 
-        Args:
-            folder, tokenizer: see the module.
-            way: "ours" (sentence by sentence, as `prepare` does), "bare, sentences" or
-                "bare, documents" (the library alone, over the same vocabulary).
-            num_parts: turns that there will be.
+        The way is "ours" (sentence by sentence, as `prepare` does), "bare, sentences" or
+        "bare, documents" (the library alone, over the same vocabulary).
         """
         self._parts = read_parts(folder, num_parts)
         self._units: list[list[Any]] = self._parts
@@ -121,12 +118,7 @@ class Prepare:
     def __init__(
         self, folder: pathlib.Path, tokenizer: pathlib.Path, num_workers: int
     ) -> None:
-        """Imports what `prepare` needs, which is not measured.
-
-        Args:
-            folder, tokenizer: see the module.
-            num_workers: processes.
-        """
+        """Imports what `prepare` needs, which is not measured."""
         import tensorflow_datasets  # noqa: F401
 
         self._source, self._tokenizer = f"files:{folder / _SAMPLE}", tokenizer
@@ -183,9 +175,8 @@ class Load:
     ) -> None:
         """Plans an epoch, which its facts describe, and starts the loader.
 
-        Args:
-            folder, tokenizer: see the module; `Prepare` with one worker came before.
-            num_workers: processes; 0 loads with threads of this process.
+        The dataset is that of `Prepare` with one worker. Without worker processes, the
+        loader has threads of this one.
         """
         cfg = DataConfig(sequence_length=LENGTH, num_workers=num_workers)
         dataset = open_dataset(folder / f"dataset-{tokenizer.name}-1")
@@ -220,12 +211,7 @@ class LoadWithCollator:
     def __init__(
         self, folder: pathlib.Path, tokenizer: pathlib.Path, tensors: str
     ) -> None:
-        """Makes the blocks that are loaded.
-
-        Args:
-            folder, tokenizer: see the module.
-            tensors: "pt", the collator's default, or "np".
-        """
+        """Makes the blocks; the collator gives `tensors` "pt", its default, or "np"."""
         import torch
         from transformers import DataCollatorForLanguageModeling
 
@@ -290,13 +276,9 @@ def transformers_tokenizer(directory: pathlib.Path) -> Any:
 def make_blocks(folder: pathlib.Path, tokenizer: pathlib.Path, cache: str) -> Any:
     """Tokenises and groups the sample into blocks of `LENGTH`, in one process and one pass.
 
-    Args:
-        folder, tokenizer: see the module.
-        cache: folder in it where `datasets` keeps its Arrow files.
-
     Returns:
-        A `datasets.Dataset`, memory-mapped. The tokens that are left over of every
-        thousand documents are dropped.
+        A `datasets.Dataset`, memory-mapped from `cache` in the folder. The tokens that are
+        left over of every thousand documents are dropped.
     """
     import datasets
 
