@@ -1,202 +1,208 @@
-"""Speed and quality of the way from text to batches, beside the libraries of the field.
+"""Speed of the way from text to batches, beside the libraries of the field.
 
-    python -m benchmarks.data [--source SPEC] [--quick] [--output DIR] [--num-workers N]
+    python -m benchmarks.data [--source SPEC] [--minutes 8] [--only PART ...] [--output DIR]
 
-Prints every figure and writes them, with all repetitions, to
-`benchmarks/results/data-MACHINE-DATE.json` and `.md`. Peers (extra `bench`) are measured
-in the same run, in turns with ours; one that is not installed is named as left out.
-Ctrl-C ends it and keeps what has been measured.
+Measures tokenising, preparing and loading, each beside its peers in turns, and writes
+`data-MACHINE-DATE.md` and `.json`. Peers come with the extra `bench`; one that is not
+installed, and what the time is too short for, is named. Ctrl-C keeps the tables that are complete.
 """
 
 import dataclasses
 import pathlib
-import signal
 import sys
 import tempfile
-import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tyro
 
-from benchmarks.data_settings import DataSettings
-from benchmarks.machine import describe_machine, num_cores
-from benchmarks.results import describe_lines, section_table, write_results
-from benchmarks.sections import Outcome, Section, found_by, run_section
+from benchmarks.machine import num_cores, start_report
+from benchmarks.results import Report, Table
+from benchmarks.turns import ROUNDS, Candidate, Clock, Measured, measure, ratios
+from bert_jax.config import TokenizerOptions
 
 _HERE = pathlib.Path(__file__).resolve().parent
 _SHARED = _HERE.parents[1] / "shared" / "data"
+_ENWIKI = _SHARED / "enwiki" / "enwiki-2014-open.tar.xz"
+_BERT_VOCAB = _SHARED / "vocab" / "bert-base-uncased-vocab.txt"
+_KINDS: dict[str, Any] = {"WordPiece": "wordpiece", "SentencePiece": "unigram"}
 
-_FOREIGN = (
-    "Notes of google-research's data script are of other machines and runs: 3 MB of the "
-    "same corpus, and for the statistics ten seeds pooled, with the range over seeds."
-)
-_QUICK = (
-    "**Quick**: ten megabytes stand for the corpus. What is paid once (imports, workers, "
-    "the blocks that files are padded to) weighs more than on the whole, which the "
-    "promises are about."
-)
-_INTERRUPTED = "**Interrupted**: these are the figures up to then."
-SECTIONS = (
-    Section("sample", "Sample of the text", "benchmarks.data_text:write_sample"),
-    Section(
-        "vocabulary",
-        "Training a SentencePiece vocabulary, all cores",
-        "benchmarks.data_prepare:train_vocabulary",
-    ),
-    Section(
-        "tokenize",
-        "Tokenising, one core",
-        "benchmarks.data_tokenize:tokenize",
-        one_core=True,
-        about="Text that no candidate has seen in every repetition, in turns; MB of "
-        "UTF-8. Ours takes sentences, as `prepare` does.",
-    ),
-    *(
-        Section(
-            f"prepare-{kind}{'-all' * all_cores}",
-            f"Preparing the corpus, {name}, {'all cores' if all_cores else 'one core'}",
-            f"benchmarks.data_prepare:prepare_on_{'all_cores' if all_cores else 'one_core'}",
-            (kind,),
-            one_core=not all_cores,
-            about="Reading, splitting, tokenising, writing and audit, MB of UTF-8 text."
-            + ("" if all_cores else f" {_FOREIGN}"),
-        )
-        for kind, name in (
-            ("wordpiece", "WordPiece"),
-            ("sentencepiece", "SentencePiece"),
-        )
-        for all_cores in (False, True)
-    ),
-    Section(
-        "prepare-peer",
-        "Preparing a sample, WordPiece, one core, beside `datasets`",
-        "benchmarks.data_prepare:prepare_beside_peer",
-        one_core=True,
-        about="Into a fresh folder each time, in turns; imports not counted.",
-    ),
-    Section(
-        "pairs",
-        "Pairs and rows of an epoch, one core",
-        "benchmarks.data_rows:plan_epochs",
-        one_core=True,
-    ),
-    Section(
-        "statistics",
-        "What the rows hold (T=128, one pair a row, at most 20 masks)",
-        "benchmarks.data_rows:describe_pairs",
-        about=_FOREIGN,
-    ),
-    Section(
-        "loader",
-        "Batches of T=512, one core, beside `datasets` + collator",
-        "benchmarks.data_loader:load_beside_peers",
-        one_core=True,
-        about="Real tokens of batches of 64 rows in host memory, in turns. The collator "
-        "draws masks there; ours are drawn on the device (last section).",
-    ),
-    Section(
-        "loader-all",
-        "Batches of T=512, all cores",
-        "benchmarks.data_loader:load_on_all_cores",
-    ),
-    Section("steps", "Training steps", "benchmarks.data_steps:train_briefly"),
-)
+
+def default_source() -> str:
+    """English Wikipedia where it lies beside the repository, else installed documentation."""
+    return f"files:{_ENWIKI}" if _ENWIKI.exists() else "docs:"
+
+
+def default_vocab() -> pathlib.Path | None:
+    """BERT's vocabulary where it lies beside the repository."""
+    return _BERT_VOCAB if _BERT_VOCAB.exists() else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """Measures the way from text to batches, beside the libraries of the field."""
+    """Measures the way from text to batches."""
 
-    source: str = f"files:{_SHARED}/enwiki/enwiki-2014-open.tar.xz"
-    """As `bert-jax prepare` takes it."""
-    vocab: pathlib.Path = _SHARED / "vocab" / "bert-base-uncased-vocab.txt"
-    """The vocab.txt of WordPiece; text is put in lower case."""
-    output: pathlib.Path = _HERE / "results"
-    """Folder of the result files."""
-    quick: bool = False
-    """Ten megabytes of the source take the place of the whole, two minutes in all."""
-    num_workers: int | None = None
-    """Processes of what runs on all cores; as many as there are cores by default."""
+    source: str = default_source()
+    """Text, as `bert-jax prepare` takes it."""
+    vocab: pathlib.Path | None = default_vocab()
+    """An uncased vocab.txt of WordPiece. Default: BERT's if it lies beside the repository,
+    else one is trained on the text."""
+    minutes: float = 8.0
+    """Most that the whole run takes. What does not fit is named as not measured."""
     only: tuple[str, ...] = ()
-    """Names of sections to run; those that need what others made say so."""
+    """Parts to run: tokenize, prepare, or loader, which needs prepare. Default: all."""
+    output: pathlib.Path = _HERE / "results"
+    """Folder of the two result files."""
+    sample_bytes: int = 15_000_000
+    """Bytes of the text that are used, from its beginning."""
+    vocab_size: int = 30_522
+    """Pieces of the vocabularies that are trained."""
 
-    def settings(self, workdir: pathlib.Path) -> DataSettings:
-        """The sizes that this run works with."""
-        sizes: dict[str, Any] = {}
-        if self.quick:
-            sizes = {
-                "repetitions": 3,
-                "sample_bytes": 10_000_000,
-                "peer_bytes": 3_000_000,
-                "loader_tokens": 2_000_000,
-                "num_steps": 20,
-            }
-        return DataSettings(
-            workdir=workdir,
-            source=self.source,
-            vocab=self.vocab.resolve(),
-            num_workers=self.num_workers or num_cores(),
-            quick=self.quick,
-            **sizes,
+
+def make_inputs(options: Options, folder: pathlib.Path) -> None:
+    """Writes the sample of the text and both tokenizers."""
+    from benchmarks.data_runners import write_sample
+    from bert_jax.data.tokenizers.tokenizer_training import train_tokenizer, wrap_vocab
+
+    sample = folder / "sample.jsonl"
+    write_sample(options.source, sample, options.sample_bytes)
+    for name, kind in _KINDS.items():
+        if kind == "wordpiece" and options.vocab is not None:
+            wrap_vocab(options.vocab, folder / name, lowercase=True)
+            continue
+        settings = TokenizerOptions(
+            kind=kind, vocab_size=options.vocab_size, num_threads=num_cores()
+        )
+        train_tokenizer(f"files:{sample}", folder / name, settings)
+
+
+def tokenize(folder: pathlib.Path, report: Report, clock: Clock) -> None:
+    table = report.table(
+        "Tokenising, one core",
+        "In every turn, text that no candidate has seen. Ours encodes sentences, as "
+        "`prepare` does, with its cache of words; bare is the library alone.",
+    )
+    for number, kind in enumerate(_KINDS):
+        candidates = [
+            _candidate(folder, f"{kind}, {way}", "Tokenize", way=way, num_parts=ROUNDS)
+            for way in ("ours", "bare, sentences", "bare, documents")
+        ]
+        measured = measure(candidates, table, clock.part((1 + number) / len(_KINDS)))
+        add_rates(table, measured, "bytes")
+    table.end()
+
+
+def prepare(folder: pathlib.Path, report: Report, clock: Clock) -> None:
+    table = report.table(
+        "Preparing",
+        "All work from text to files, into a fresh folder in every turn; `datasets` "
+        "tokenises and groups into blocks. Imports are not counted. One worker has one "
+        "core.",
+    )
+
+    def ours(kind: str, workers: int) -> Candidate:
+        name = f"{kind}, ours, {workers} worker{'s' * (workers > 1)}"
+        return _candidate(
+            folder, name, "Prepare", one_core=workers == 1, num_workers=workers
         )
 
+    candidates = [
+        ours("WordPiece", 1),
+        _candidate(folder, "WordPiece, datasets", "PrepareWithDatasets"),
+        *([ours("WordPiece", num_cores())] if num_cores() > 1 else []),
+        ours("SentencePiece", 1),
+    ]
+    measured = measure(candidates, table, clock)
+    add_rates(table, measured, "bytes")
+    for one in measured:
+        stored = (turn["stored"] for turn in one.turns)
+        table.add(one.candidate.name, "stored", "bytes a token", *stored)
+    table.end()
 
-def run(options: Options, settings: DataSettings) -> tuple[list[Outcome], bool]:
-    """Runs the sections, printing each as it ends.
 
-    Returns:
-        What they found, and whether all of them came to their end.
+def load(folder: pathlib.Path, report: Report, clock: Clock) -> None:
+    table = report.table(
+        "Loading batches of 64 rows of 512 tokens",
+        "Real tokens in host memory. The collator of `transformers` masks there; ours "
+        "masks on the device, inside the step. One core, but for several workers.",
+    )
+    workers, runner = num_cores(), "LoadWithCollator"
+    candidates = [
+        _candidate(folder, "WordPiece, ours", "Load", num_workers=0),
+        _candidate(folder, "WordPiece, collator, PyTorch", runner, tensors="pt"),
+        _candidate(folder, "WordPiece, collator, NumPy", runner, tensors="np"),
+        _candidate(
+            folder,
+            f"WordPiece, ours, {workers} worker processes",
+            "Load",
+            one_core=False,
+            num_workers=workers,
+        ),
+    ]
+    measured = measure(candidates, table, clock)
+    add_rates(table, measured, "tokens")
+    for one in measured:
+        for (what, unit), value in (one.facts or {}).items():
+            table.add(one.candidate.name, what, unit, value)
+    table.end()
 
-    Raises:
-        ValueError: `options.only` names a section that does not exist.
+
+def _candidate(
+    folder: pathlib.Path, name: str, runner: str, *, one_core: bool = True, **more: Any
+) -> Candidate:
+    """A class of `data_runners`; the first word of its name is the tokenizer's kind."""
+    kind = name.split(",")[0]
+    return Candidate(
+        name=name,
+        runner=f"benchmarks.data_runners:{runner}",
+        arguments={"folder": folder, "tokenizer": folder / kind, **more},
+        one_core=one_core,
+    )
+
+
+def add_rates(table: Table, measured: Sequence[Measured], amount: str) -> None:
+    """Adds the rates of all, and of the first one over each peer, turn by turn.
+
+    The amount is "bytes" or "tokens"; the ratios are of this one.
     """
-    names = [section.name for section in SECTIONS]
-    if unknown := sorted(set(options.only) - set(names)):
-        raise ValueError(
-            f"--only {' '.join(unknown)}: no such section; there are {', '.join(names)}."
-        )
-    chosen = [s for s in SECTIONS if not options.only or s.name in options.only]
-    outcomes: list[Outcome] = []
-    for number, section in enumerate(chosen, start=1):
-        print(f"[{number}/{len(chosen)}] {section.title} ...", flush=True)
-        started = time.perf_counter()
-        try:
-            found, complete = run_section(section, settings), True
-        except KeyboardInterrupt:
-            found, complete = found_by(section, settings), False
-        outcomes.append(Outcome(section, *found, time.perf_counter() - started))
-        print("\n".join(section_table(outcomes[-1])[1:]), flush=True)
-        if not complete:
-            return outcomes, False
-    return outcomes, True
+    for one in measured:
+        name = one.candidate.name
+        if amount == "bytes":
+            table.add(name, "speed", "MB/s", *one.rates("bytes", 1e-6))
+        table.add(name, "speed", "M tokens/s", *one.rates("tokens", 1e-6))
+        if "ours" not in name and "ours" in measured[0].candidate.name:
+            values = ratios(measured[0], one, amount)
+            table.add(name, "ours is faster by", "x", *values)
+
+
+PARTS: dict[str, Callable[[pathlib.Path, Report, Clock], None]] = {
+    "tokenize": tokenize,
+    "prepare": prepare,
+    "loader": load,
+}
 
 
 def main() -> int:
     options = tyro.cli(Options, description=__doc__)
-    # A terminated run keeps what it has measured, as an interrupted one does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    machine = describe_machine()
-    print("\n".join(describe_lines(machine)), flush=True)
-    with tempfile.TemporaryDirectory(prefix="bert_jax_benchmark_") as workdir:
-        settings = options.settings(pathlib.Path(workdir))
-        try:
-            outcomes, complete = run(options, settings)
-        except ValueError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        paths = write_results(
-            options.output,
-            "data-quick" if options.quick else "data",
-            machine,
-            settings.to_json(),
-            outcomes,
-            remarks=[
-                *([_QUICK] if options.quick else []),
-                *([] if complete else [_INTERRUPTED]),
-            ],
+    clock = Clock.of(60.0 * options.minutes)
+    if unknown := sorted(set(options.only) - set(PARTS)):
+        print(
+            f"error: --only {' '.join(unknown)}: no such part; there are "
+            f"{', '.join(PARTS)}.",
+            file=sys.stderr,
         )
-    print("written:" if complete else "interrupted; written:", *paths)
-    return 0 if complete else 130
+        return 2
+    chosen = [name for name in PARTS if not options.only or name in options.only]
+    settings = {"source": options.source, "sample_bytes": options.sample_bytes}
+    with (
+        tempfile.TemporaryDirectory(prefix="bert_jax_benchmark_") as folder,
+        start_report("data", settings, options.output) as report,
+    ):
+        make_inputs(options, pathlib.Path(folder))
+        for number, name in enumerate(chosen):
+            part = clock.part(1.0 / (len(chosen) - number))
+            PARTS[name](pathlib.Path(folder), report, part)
+    return report.exit_code
 
 
 if __name__ == "__main__":

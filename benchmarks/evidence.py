@@ -1,65 +1,44 @@
-"""What some minutes of this machine buy: a BERT pretrained and fine-tuned, from a script.
+"""What some minutes of this machine buy: a BERT, pretrained and judged on four tasks.
 
-    python -m benchmarks.evidence [--model base|small|mini|tiny] [--minutes 20] [--workdir DIR]
+    python -m benchmarks.evidence [--model base|small|mini|tiny] [--minutes 20]
 
-Prepares English Wikipedia, measures the speed of a step, pretrains for a fixed number of
-minutes with a schedule that ends in them, and fine-tunes on SST-2, CoLA, MRPC and STS-B,
-each from these weights and from random ones with the same settings and seeds. Scores,
-cost and curves go to `benchmarks/results/evidence-MACHINE-DATE.json` and `.md`. Every
-stage is a command of `bert-jax`, shown before it runs. Stopped by Ctrl-C or SIGTERM, it
-writes what there is, and the same command goes on.
+Prepares text, measures the speed of a step, pretrains for a fixed number of minutes, and
+fine-tunes on SST-2, CoLA, MRPC and STS-B, each from these weights and from random ones with
+the same settings and seeds. Writes `evidence-MACHINE-DATE.md` and `.json`. Stopped by Ctrl-C
+or SIGTERM, it writes what there is, and the same command goes on.
 """
 
 import dataclasses
-import glob
-import importlib.util
-import json
-import math
+import itertools
+import os
 import pathlib
-import signal
-import subprocess
+import statistics
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import tyro
 
-from benchmarks.accelerator import DetectionError, find_accelerator
-from benchmarks.evidence_curves import calibrated
-from benchmarks.evidence_report import ARMS, Evidence, write_report
-from benchmarks.evidence_settings import (
+from benchmarks.data import default_source, default_vocab
+from benchmarks.machine import measure_peaks, start_report
+from benchmarks.recipes import (
+    RECIPES,
+    TASKS,
     Model,
     Recipe,
-    default_model,
-    finetune_flags,
+    Task,
+    constant_score,
     fitting_steps,
-    pretrain_config,
-    recipe_of,
 )
-from benchmarks.evidence_stages import Call, StageError, Stages
-from benchmarks.evidence_tasks import Task, chosen, task_flags
-from benchmarks.machine import describe_machine
-from bert_jax.config_json import to_json
-from bert_jax.data.tasks import load_examples
+from benchmarks.results import Report, Table
+from bert_jax.cli import HUGE_PAGES
+from bert_jax.config import PrepareOptions, PretrainConfig, TokenizerOptions
 
 _HERE = pathlib.Path(__file__).resolve().parent
-_SHARED = _HERE.parents[1] / "shared" / "data"
-_BERT_VOCAB = _SHARED / "vocab" / "bert-base-uncased-vocab.txt"
-# Of text that a vocabulary is trained on: thousands of pieces need no more.
+# Thousands of pieces need no more text than this.
 _MOST_VOCAB_BYTES = 16 << 20
-_NEEDED = ("tensorflow_datasets", "array_record", "grain", "tokenizers", "orbax")
-_CONFIG = '''"""Written by `python -m benchmarks.evidence`."""
-
-from bert_jax.config import PretrainConfig
-from bert_jax.config_json import from_json
-
-_JSON = """
-{json}"""
-
-
-def get_config() -> PretrainConfig:
-    return from_json(PretrainConfig, _JSON)
-'''
+_HELD_OUT = 0.02
+_ARMS = ("random weights", "pretrained")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,297 +46,276 @@ class Options:
     """Pretrains for some minutes, fine-tunes on four tasks, records scores and cost."""
 
     model: Model | None = None
-    """Size; base on a GPU or TPU, tiny on a CPU by default."""
+    """Size of the model. Default: base on a GPU or TPU, tiny on a CPU."""
     minutes: float | None = None
-    """Of pretraining, from command to results, compiling included; as the size says by
-    default (20 for base, 16 for tiny). All else comes on top."""
-    source: str = f"files:{_SHARED}/enwiki/enwiki-2014-open.tar.xz"
-    """As `bert-jax prepare` takes it."""
-    vocab: pathlib.Path | None = None
-    """A vocab.txt of WordPiece; text is put in lower case. By default BERT's own for
-    base, and one that is trained on the text for the others."""
-    tasks: pathlib.Path = _SHARED
-    """Folder with sst2, cola, mrpc and stsb, a train.tsv and a dev.tsv in each."""
+    """Length of the pretraining, compiling included; all else comes on top. Default: 20
+    for base, 16 for the others."""
+    source: str = default_source()
+    """Text, as `bert-jax prepare` takes it."""
+    tasks: pathlib.Path = _HERE.parents[1] / "shared" / "data"
+    """Folder with the folders sst2, cola, mrpc and stsb, each with train.tsv and dev.tsv."""
     only: tuple[str, ...] = ()
-    """Names of tasks to fine-tune on; all four by default."""
+    """Names of tasks to fine-tune on. Default: all four."""
     seeds: int = 1
-    """Fine-tunings of each task and arm."""
-    seed: int = 0
-    """Of pretraining, and the first one of fine-tuning."""
+    """Fine-tunings of each task from either kind of weights."""
+    folder: pathlib.Path = pathlib.Path("evidence")
+    """Directory of everything that is made. Started again with it, the run goes on."""
     output: pathlib.Path = _HERE / "results"
-    """Folder of the result files."""
-    workdir: pathlib.Path = pathlib.Path("evidence")
-    """Everything that is made; started again with it, finished stages are skipped."""
-    vocab_size: int | None = None
-    """Of a vocabulary that is trained; as the size says by default, as are these:"""
-    batch_size: int | None = None
-    """Packed rows of a pretraining step."""
-    learning_rate: float | None = None
-    sequence_length: int | None = None
-    calibration_steps: int | None = None
-    """Steps that measure the speed; pretraining must have time for as many."""
-    max_train: int | None = None
-    """Most labelled examples of a task."""
-    tune_batch_size: int | None = None
-    tune_epochs: int | None = None
-    tune_learning_rate: float | None = None
+    """Folder of the two result files."""
 
-    def recipe(self, model: str) -> Recipe:
-        """What to train."""
-        names = {field.name for field in dataclasses.fields(Recipe)}
-        given = dataclasses.asdict(self)
-        return recipe_of(model, {k: v for k, v in given.items() if k in names})
-
-    def vocab_file(self, recipe: Recipe) -> pathlib.Path | None:
-        """The vocabulary that there is; None where one is trained.
+    def chosen(self) -> dict[str, Task]:
+        """The tasks to fine-tune on.
 
         Raises:
-            FileNotFoundError: it is not there.
+            ValueError: there is no task of a name, no seed or no time.
+            FileNotFoundError: a file of a task does not exist.
         """
-        if self.vocab is None and recipe.vocab_size is not None:
-            return None
-        path = self.vocab or _BERT_VOCAB
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path} does not exist; give a WordPiece vocab.txt with --vocab, or "
-                "have one trained with --vocab-size."
-            )
-        return path.resolve()
-
-    def check(self) -> None:
-        """Refuses before any work what would fail after it.
-
-        Raises:
-            FileNotFoundError: text or a task is not there.
-            ModuleNotFoundError: a library that every stage needs is not installed.
-            ValueError: there is no such task, no seed, or a vocabulary of two sizes.
-        """
-        if missing := [x for x in _NEEDED if importlib.util.find_spec(x) is None]:
-            raise ModuleNotFoundError(
-                f"{', '.join(missing)} not installed: text is prepared, read and saved "
-                "with them, so nothing of this can run. pip install -e . brings them."
-            )
         if self.seeds < 1:
             raise ValueError(f"--seeds {self.seeds}: expected 1 or more.")
-        if self.vocab is not None and self.vocab_size is not None:
+        if self.minutes is not None and self.minutes <= 0.0:
+            raise ValueError(f"--minutes {self.minutes}: expected more than 0.")
+        if unknown := sorted(set(self.only) - set(TASKS)):
             raise ValueError(
-                f"--vocab {self.vocab} has its own size; leave out --vocab-size, or "
-                "have one trained by leaving out --vocab."
+                f"--only {' '.join(unknown)}: no such task; there are {', '.join(TASKS)}."
             )
-        pattern = self.source.removeprefix("files:")
-        if pattern != self.source and not glob.glob(pattern, recursive=True):
-            raise FileNotFoundError(
-                f"{pattern} does not exist; give text to pretrain on with --source, as "
-                "`bert-jax prepare` takes it."
-            )
-        for task in chosen(self.only):
-            task.located(self.tasks, None)
+        chosen = {x: TASKS[x] for x in TASKS if not self.only or x in self.only}
+        for name, task in chosen.items():
+            task.located(self.tasks / name, None)
+        return chosen
 
 
-def go_through(options: Options, stages: Stages, evidence: Evidence) -> None:
-    """All stages; `evidence` knows at any time what has been found.
+@dataclasses.dataclass
+class Evidence:
+    """One run of the benchmark, and what it has found so far."""
 
-    Raises:
-        StageError: a command failed, other than a fine-tuning.
-        ValueError: the time or the settings do not fit.
-        KeyboardInterrupt: it was stopped.
-    """
-    recipe = evidence.recipe
-    at = {name: str(stages.workdir / name) for name in ("tokenizer", "dataset")}
-    stages.run("tokenizer", [*_tokenizer(options, recipe), "--output", at["tokenizer"]])
-    stages.run(
-        "prepare",
-        [
-            *("prepare", "--source", options.source, "--tokenizer", at["tokenizer"]),
-            *("--output", at["dataset"], "--validation-fraction", "0.02"),
-        ],
+    options: Options
+    recipe: Recipe
+    tasks: dict[str, Task]
+    platform: str
+    peak_tflops: float
+    plan: dict[str, float] = dataclasses.field(default_factory=dict)
+    pretrained: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Results of the pretraining."""
+    tuned: dict[tuple[str, str], list[dict[str, Any]]] = dataclasses.field(
+        default_factory=dict
     )
-    _pretrain(options, stages, evidence, "calibration", recipe.calibration_steps)
-    overhead, step = calibrated(stages, "calibration", recipe.calibration_steps)
-    plan = stages.kept(
-        "plan",
-        lambda: {
-            "minutes": recipe.minutes,
-            "overhead_secs": overhead,
-            "step_secs": step,
-            "num_steps": fitting_steps(
-                recipe.minutes,
-                overhead_secs=overhead,
-                step_secs=step,
-                num_calibration=recipe.calibration_steps,
-            ),
-        },
-    )
-    _check_same(stages.workdir, plan, {"minutes": recipe.minutes})
-    evidence.plan = plan
-    _pretrain(options, stages, evidence, "pretrain", plan["num_steps"])
-    for task in evidence.tasks:
-        for number in range(options.seeds):
-            for arm in ARMS:
-                _finetune(options, stages, evidence, task, arm, options.seed + number)
+    """Results of the fine-tunings of each task and arm."""
 
+    def go_through(self) -> None:
+        """Does all of it; what was finished before is not done again.
 
-def _tokenizer(options: Options, recipe: Recipe) -> list[str]:
-    """The command that makes it, but for where."""
-    vocab = options.vocab_file(recipe)
-    if vocab is not None:
-        return ["tokenizer", "wrap", str(vocab), "--lowercase"]
-    return [
-        *("tokenizer", "train", "--source", options.source, "--kind", "wordpiece"),
-        *("--vocab-size", str(recipe.vocab_size)),
-        *("--max-bytes", str(_MOST_VOCAB_BYTES)),
-    ]
+        Raises:
+            ValueError: the time or the settings do not fit, or the folder holds others.
+            InterruptedRunError: a signal came; a checkpoint was written.
+        """
+        from bert_jax.train.finetune import finetune
+        from bert_jax.train.pretrain import pretrain
 
+        folder = self.options.folder
+        dataset, vocab_size = self._prepare()
 
-def _pretrain(
-    options: Options, stages: Stages, evidence: Evidence, name: str, num_steps: int
-) -> None:
-    manifest = json.loads((stages.workdir / "dataset/manifest.json").read_text())
-    cfg = pretrain_config(
-        evidence.recipe,
-        evidence.model,
-        vocab_size=manifest["tokenizer"]["vocab_size"],
-        platform=evidence.device["platform"],
-        peak_tflops=evidence.device["peak_tflops"],
-        num_steps=num_steps,
-        seed=options.seed,
-    )
-    file = stages.workdir / f"{name}_config.py"
-    file.write_text(_CONFIG.format(json=to_json(cfg)))
-    stages.run(
-        name,
-        [
-            *("pretrain", "--config", str(file)),
-            *("--data.dataset", str(stages.workdir / "dataset")),
-            *("--workdir", str(stages.workdir / name)),
-        ],
-    )
-
-
-def _finetune(
-    options: Options,
-    stages: Stages,
-    evidence: Evidence,
-    task: Task,
-    arm: str,
-    seed: int,
-) -> None:
-    recipe = evidence.recipe
-    cfg = task.located(options.tasks, recipe.max_train)
-    num_train = len(load_examples(cfg.train, cfg))
-    num_steps = recipe.tune_epochs * math.ceil(num_train / recipe.tune_batch_size)
-    name = f"{task.name}-{arm}-{seed}"
-    flags = finetune_flags(
-        recipe,
-        num_steps=num_steps,
-        peak_tflops=evidence.device["peak_tflops"],
-        seed=seed,
-    )
-    argv = ["finetune", "--checkpoint", str(stages.workdir / "pretrain")]
-    argv += ["--workdir", str(stages.workdir / name), *task_flags(cfg), *flags]
-    device = evidence.device
-    if device["platform"] != "cpu" or device["count"] == 1:  # others refuse a cache
-        # Seeds and arms of a task share their programs.
-        argv += ["--compile-cache", str(stages.workdir / "compiled")]
-    try:
-        stages.run(name, [*argv, *(["--from-scratch"] if arm == "random" else [])])
-    except StageError as error:
-        evidence.failed.append(str(error))
-
-
-def _check_same(
-    workdir: pathlib.Path, before: dict[str, Any], now: dict[str, Any]
-) -> None:
-    for name, value in now.items():
-        if before.get(name) != value:
-            raise ValueError(
-                f"{workdir} holds a run with {name}={before.get(name)!r}, and {value!r} "
-                "is asked for now; go on with the same, or choose another --workdir."
+        def config(num_steps: int) -> PretrainConfig:
+            return self.recipe.pretraining(
+                dataset,
+                vocab_size=vocab_size,
+                platform=self.platform,
+                peak_tflops=self.peak_tflops,
+                num_steps=num_steps,
+                seed=0,
             )
 
+        self.plan = self._planned(config(self.recipe.calibration_steps))
+        cfg = config(int(self.plan["num_steps"]))
+        self.pretrained = pretrain(cfg, folder / "pretrain")
+        seeds = range(self.options.seeds)
+        for name, seed, arm in itertools.product(self.tasks, seeds, _ARMS):
+            print(f"{name}, {arm}, seed {seed}", flush=True)
+            tuning = dataclasses.replace(
+                self.recipe.finetune,
+                checkpoint=folder / "pretrain",
+                from_scratch=arm != "pretrained",
+                task=self.tasks[name].located(
+                    self.options.tasks / name, self.recipe.max_train
+                ),
+                compute=cfg.compute,
+                seed=seed,
+            )
+            results = finetune(tuning, folder / f"{name}-{arm.split()[0]}-{seed}")
+            self.tuned.setdefault((name, arm), []).append(results)
 
-def _describe_device() -> dict[str, Any]:
-    found = subprocess.run(
-        [sys.executable, "-m", "benchmarks.evidence_device"],
-        cwd=_HERE.parent,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return json.loads(found.stdout.splitlines()[-1])
-
-
-def begin(options: Options, call: Call | None = None) -> tuple[Stages, Evidence]:
-    """The work directory, new or of a run that goes on.
-
-    Args:
-        call: as of `Stages`.
-
-    Raises:
-        ValueError: it is of a run with other settings, or something else.
-    """
-    workdir = options.workdir
-    ours = (workdir / "device.json").exists()
-    if not ours and workdir.exists() and any(workdir.iterdir()):
-        raise ValueError(
-            f"{workdir} is not empty and holds no run of this script; choose another "
-            "--workdir."
+    def _prepare(self) -> tuple[pathlib.Path, int]:
+        """(directory of the dataset, pieces of its tokenizer)."""
+        from bert_jax.data.prepared.prepare import prepare
+        from bert_jax.data.tokenizers.tokenizer_training import (
+            train_tokenizer,
+            wrap_vocab,
         )
-    workdir.mkdir(parents=True, exist_ok=True)
-    stages = Stages(workdir, lambda line: print(line, flush=True), call)
-    device = stages.kept("device", _describe_device)
-    model = options.model or default_model(device["platform"])
-    recipe = options.recipe(model)
-    options.vocab_file(recipe)  # refused before anything is prepared
-    settings = {
-        "model": model,
-        "source": options.source,
-        "vocab": None if options.vocab is None else str(options.vocab),
-        "tasks": str(options.tasks),
-        "seed": options.seed,
-        **dataclasses.asdict(recipe),
-    }
-    # The time is settled later, when the speed is known: a second try may change it.
-    settled = {k: v for k, v in settings.items() if k != "minutes"}
-    _check_same(workdir, stages.kept("settings", lambda: settled), settled)
-    evidence = Evidence(
-        device=device,
-        model=model,
-        recipe=recipe,
-        settings=settings | {"seeds": options.seeds},
-        tasks=chosen(options.only),
-        seeds=[options.seed + number for number in range(options.seeds)],
+
+        vocab = default_vocab() if self.recipe.vocab_size is None else None
+        folder = self.options.folder
+        tokenizer, dataset = folder / "tokenizer", folder / "dataset"
+        if vocab is None:
+            settings = TokenizerOptions(
+                kind="wordpiece",
+                vocab_size=self.recipe.vocab_size or TokenizerOptions().vocab_size,
+                max_bytes=_MOST_VOCAB_BYTES,
+            )
+            made = train_tokenizer(self.options.source, tokenizer, settings)
+        else:
+            made = wrap_vocab(vocab, tokenizer, lowercase=True)
+        held_out = PrepareOptions(validation_fraction=_HELD_OUT)
+        prepare(self.options.source, tokenizer, dataset, held_out)
+        return dataset, made.tokenizer.vocab_size
+
+    def _planned(self, calibration: PretrainConfig) -> dict[str, float]:
+        """The speed that a short run finds, and the number of steps that fit."""
+        from bert_jax.train.metrics import read_metrics
+        from bert_jax.train.pretrain import pretrain
+
+        run = self.options.folder / "calibration"
+        seconds = pretrain(calibration, run)["goodput"]["wall_secs"]
+        step_secs = steady_step_secs(read_metrics(run))
+        overhead = max(0.0, seconds - calibration.num_steps * step_secs)
+        num_steps = fitting_steps(
+            self.recipe.minutes,
+            overhead_secs=overhead,
+            step_secs=step_secs,
+            num_calibration=calibration.num_steps,
+        )
+        return {
+            "step_secs": step_secs,
+            "overhead_secs": overhead,
+            "num_steps": num_steps,
+        }
+
+
+def steady_step_secs(lines: Sequence[dict[str, Any]]) -> float:
+    """Seconds of a step in the second half of a run, where it is warm."""
+    train = [line for line in lines if line["kind"] == "train"]
+    windows = [
+        (after["elapsed_secs"] - before["elapsed_secs"])
+        / (after["step"] - before["step"])
+        for before, after in itertools.pairwise(train)
+    ]
+    return statistics.median(windows[len(windows) // 2 :])
+
+
+def add_scores(evidence: Evidence, table: Table) -> None:
+    """A row for each score of each task, its values over the seeds."""
+    for name, task in evidence.tasks.items():
+        arms = {arm: evidence.tuned.get((name, arm), []) for arm in _ARMS}
+        first = next((x for results in arms.values() for x in results), None)
+        if first is None:
+            continue
+        for measure, title in task.measures.items():
+            of = f"{task.title}, {title}"
+            table.add(of, "training examples", "", first["num_train"])
+            constant = 100.0 * constant_score(measure, first)
+            table.add(of, "one answer for all", "%", constant)
+            values = {
+                arm: [100.0 * one["eval"][measure] for one in results]
+                for arm, results in arms.items()
+            }
+            for arm in filter(values.get, _ARMS):
+                table.add(of, arm, "%", *values[arm])
+            # Seed by seed, where both have ended.
+            pairs = zip(*(values[arm] for arm in reversed(_ARMS)), strict=False)
+            if gains := [mine - its for mine, its in pairs]:
+                table.add(of, "gain", "points", *gains)
+    table.end()
+
+
+def add_curve(lines: Sequence[dict[str, Any]], table: Table) -> None:
+    """A row for each evaluation of a pretraining."""
+    minutes = 0.0
+    for line in lines:
+        if line["kind"] == "train":
+            minutes = line["elapsed_secs"] / 60.0
+        elif line["kind"] == "eval":
+            of = f"step {line['step']:,}"
+            table.add(of, "training", "minutes", minutes)
+            table.add(of, "held-out MLM loss", "nats", line["mlm_loss"])
+            for name, said in (("mlm", "MLM"), ("nsp", "NSP")):
+                accuracy = 100.0 * line[f"{name}_accuracy"]
+                table.add(of, f"{said} accuracy", "%", accuracy)
+    table.end()
+
+
+def add_cost(evidence: Evidence, lines: Sequence[dict[str, Any]], table: Table) -> None:
+    """Seconds by kind, speed and MFU of the pretraining, and seconds of a fine-tuning."""
+    for name, seconds in evidence.pretrained["goodput"].items():
+        if name != "share":
+            words = name.removesuffix("_secs").replace("_", " ")
+            table.add("pretraining", words, "s", seconds)
+    # The first window compiles.
+    timed = [line for line in lines if line["kind"] == "train" and "mfu" in line][1:]
+    if timed:
+        rates = [line["tokens_per_sec"] for line in timed]
+        table.add("pretraining", "real tokens", "/s", *rates)
+        table.add("pretraining", "MFU", "%", *(100.0 * line["mfu"] for line in timed))
+    tuned = [one for results in evidence.tuned.values() for one in results]
+    if tuned:
+        seconds = [one["goodput"]["wall_secs"] for one in tuned]
+        table.add("a fine-tuning", "wall", "s", *seconds)
+    table.end()
+
+
+def report_on(evidence: Evidence, report: Report) -> None:
+    """Adds the tables of what there is, once the pretraining has ended."""
+    from bert_jax.train.metrics import read_metrics
+
+    results, plan = evidence.pretrained, evidence.plan
+    lines = read_metrics(evidence.options.folder / "pretrain")
+    about = (
+        "Medians and ranges over the seeds. Settings and seeds are the same for both kinds "
+        "of weights, and none was chosen by a score."
     )
-    return stages, evidence
+    add_scores(evidence, report.table("Scores on the dev sets", about))
+    about = (
+        f"{results['num_parameters']:,} parameters, {results['num_tokens'] / 1e6:,.1f} M "
+        "tokens of text. A model that knows only how often each piece occurs has a loss of "
+        f"{results['unigram_entropy']:.3f} nats."
+    )
+    add_curve(lines, report.table("Pretraining", about))
+    about = (
+        f"The calibration found {plan['step_secs']:.3g} s a step and "
+        f"{plan['overhead_secs']:.0f} s beside the steps. MFU is the share of the measured "
+        f"{evidence.peak_tflops:.3g} TFLOP/s of one device."
+    )
+    add_cost(evidence, lines, report.table("Cost", about))
 
 
-def main(argv: Sequence[str] | None = None, call: Call | None = None) -> int:
-    options = tyro.cli(Options, description=__doc__, args=argv)
-    # A terminated run keeps what it has, as an interrupted one does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    complete, code = False, 130
-    try:
-        options.check()
-        machine = describe_machine(find_accelerator())
-        stages, evidence = begin(options, call)
-    except KeyboardInterrupt:
-        return code
-    except (ValueError, OSError, ModuleNotFoundError, DetectionError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    try:
-        go_through(options, stages, evidence)
-        complete, code = not evidence.failed, 1 if evidence.failed else 0
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
-    except (ValueError, OSError, StageError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        evidence.failed.append(str(error))
-        code = 1
-    paths = write_report(options.output, machine, stages, evidence, complete=complete)
-    print(paths[1].read_text())
-    print("written:", *paths)
-    return code
+def run(options: Options) -> int:
+    """The whole benchmark; returns the exit code."""
+    from bert_jax.train.loop import InterruptedRunError
+
+    settings = {"source": options.source, "seeds": options.seeds}
+    with start_report("evidence", settings, options.output) as report:
+        tasks = options.chosen()
+        platform = report.machine["accelerator"]["platform"]
+        model = options.model or ("tiny" if platform == "cpu" else "base")
+        recipe = RECIPES[model]
+        recipe = recipe._replace(minutes=options.minutes or recipe.minutes)
+        settings |= {"model": model, "minutes": recipe.minutes}
+        peaks = measure_peaks(platform, Table("peak"))
+        peak = peaks["float32" if platform == "cpu" else "bfloat16"] / 1e12
+        evidence = Evidence(options, recipe, tasks, platform, peak)
+        try:
+            evidence.go_through()
+        except InterruptedRunError as error:
+            raise KeyboardInterrupt from error
+        finally:
+            if evidence.pretrained:
+                report_on(evidence, report)
+    return report.exit_code
+
+
+def main() -> int:
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        # As the command `bert-jax` does: glibc reads this at the start of a process.
+        os.environ["GLIBC_TUNABLES"] = HUGE_PAGES
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    return run(tyro.cli(Options, description=__doc__))
 
 
 if __name__ == "__main__":

@@ -1,78 +1,216 @@
-"""What figures were measured on: the machine, the versions, the commit, the day."""
+"""What this machine is, and the fastest matrix products that it was seen to do.
 
+    python -m benchmarks.machine
+
+Prints both. The other benchmarks state them beside their figures.
+"""
+
+import contextlib
 import datetime
 import importlib.metadata
+import itertools
 import os
 import pathlib
 import platform
 import re
+import signal
 import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from benchmarks.accelerator import Accelerator
+from benchmarks.results import Report, Table, describe_lines
+from benchmarks.turns import Candidate, ask
 
+# Square sizes of the products; a CPU has its peak at one of the two.
+_SIZES = {"cpu": (2_048, 4_096), "gpu": (8_192,), "tpu": (8_192,)}
+_REPETITIONS, _SECS_A_SIZE = 5, 1.0
+_DEVICE_SECS, _PEAK_SECS = 120.0, 60.0
 _PRODUCT_FLAGS = r"avx2|avx512f|avx512_bf16|avx512_fp16|avx512_vnni|amx_\w+"
 _LIBRARIES = (
-    "bert_jax",
-    "jax",
-    "libtpu",
-    "numpy",
-    "grain",
-    "tensorflow-datasets",
-    "array_record",
-    "sentencepiece",
-    "tokenizers",
-    "sentencex",
-    # The peers.
-    "datasets",
-    "transformers",
-    "torch",
+    *("bert_jax", "jax", "numpy", "grain", "tensorflow-datasets", "array_record"),
+    *("sentencepiece", "tokenizers", "sentencex"),
+    *("datasets", "transformers", "torch"),  # the peers
 )
 
 
-def describe_machine(accelerator: Accelerator | None = None) -> dict[str, Any]:
-    """All of it, as JSON can hold it; what a system does not tell is `None`.
+class Device:
+    """A runner whose facts say what JAX runs on: platform, kind and count.
 
-    Args:
-        accelerator: what was measured, where that is no CPU: it gives the name.
+    It lives in a process of its own, because a process that has started JAX holds the
+    device, and on a GPU its memory.
     """
+
+    def __init__(self) -> None:
+        import jax
+
+        first, *others = jax.devices()
+        self.facts = {
+            "platform": first.platform,
+            "kind": first.device_kind,
+            "count": 1 + len(others),
+        }
+
+
+def describe_machine() -> dict[str, Any]:
+    """Everything that figures depend on, as JSON can hold it.
+
+    From then on, the processes that are started from here use that platform only.
+
+    Returns:
+        Names, sizes, versions, commit and day; `None` for what a system does not tell.
+
+    Raises:
+        RuntimeError: JAX finds no device, or does not start.
+    """
+    asked, table = Candidate(name="JAX", runner="benchmarks.machine:Device"), Table("")
+    device = ask([asked], table, _DEVICE_SECS).get("JAX")
+    if device is None:
+        raise RuntimeError(f"no device was found: {table.left_out[0]}")
+    platforms = {"gpu": "cuda,cpu"}.get(device["platform"], device["platform"])
+    os.environ["JAX_PLATFORMS"] = platforms
+    if device["platform"] == "gpu":
+        query = "--query-gpu=name,memory.total,driver_version,power.limit"
+        device["driver"] = _said("nvidia-smi", query, "--format=csv,noheader")
+    cpu = _cpuinfo("model name") or platform.processor() or platform.machine()
+    flags = (_cpuinfo("flags") or "").split()
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
-        "machine": machine_slug(accelerator),
-        "accelerator": None if accelerator is None else accelerator.to_json(),
-        "cpu": cpu_model(),
-        # Some makers give several generations one name.
-        "cpu_family": _cpuinfo("cpu family"),
-        "cpu_model": _cpuinfo("model"),
-        "cpu_flags": cpu_flags(),
+        "machine": short_name(device, cpu, num_cores()),
+        "accelerator": device,
+        "cpu": cpu,
+        "cpu_flags": [flag for flag in flags if re.fullmatch(_PRODUCT_FLAGS, flag)],
         "cores": num_cores(),
-        "memory_gib": _memory_gib(),
+        "memory_gib": round(memory / 2**30, 1),
         "system": platform.platform(),
-        "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "load_before": os.getloadavg()[0],
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in _LIBRARIES},
-        "commit": _commit(),
+        "commit": _said("git", "describe", "--always", "--dirty=+", "--abbrev=40"),
         "date": datetime.date.today().isoformat(),
     }
 
 
-def machine_slug(accelerator: Accelerator | None = None) -> str:
-    """Such as `amd-epyc-2core` or `nvidia-h200`: what tells result files apart."""
-    if accelerator is not None and accelerator.platform != "cpu":
-        # One of them is measured, however many there are.
-        return "-".join(re.findall(r"[a-z0-9]+", accelerator.kind.lower()))
-    words = re.sub(r"\(r\)|\(tm\)|cpu|processor|@.*|\d+-core", " ", cpu_model().lower())
-    return "-".join([*re.findall(r"[a-z0-9]+", words), f"{num_cores()}core"])
+def short_name(device: dict[str, Any], cpu: str, cores: int) -> str:
+    """A name for files, such as `amd-epyc-2core` or `nvidia-h200`."""
+    if device["platform"] != "cpu":
+        return "-".join(re.findall(r"[a-z0-9]+", device["kind"].lower()))
+    words = re.sub(r"\(r\)|\(tm\)|cpu|processor|@.*|\d+-core", " ", cpu.lower())
+    return "-".join([*re.findall(r"[a-z0-9]+", words), f"{cores}core"])
 
 
-def cpu_model() -> str:
-    """As the system names it, or else the architecture."""
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
+def num_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
-def cpu_flags() -> list[str]:
-    """Of the instructions that matrix products gain by, those that this CPU has."""
-    flags = (_cpuinfo("flags") or "").split()
-    return [flag for flag in flags if re.fullmatch(_PRODUCT_FLAGS, flag)]
+@contextlib.contextmanager
+def start_report(
+    name: str, settings: dict[str, Any], output: pathlib.Path
+) -> Iterator[Report]:
+    """A report on this machine, which is written when the block ends.
+
+    Ctrl-C and SIGTERM end the block; so does an error of the user's, which is printed.
+    The tables that there are until then are written all the same.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        report = Report(name, describe_machine(), settings)
+    except RuntimeError as error:
+        raise SystemExit(f"error: {error}") from None
+    print("\n".join(describe_lines(report.machine)), flush=True)
+    try:
+        yield report
+    except KeyboardInterrupt:
+        report.end(130, "**Interrupted**: these are the figures until then.")
+    except (ValueError, OSError, ArithmeticError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        report.end(1, f"**Not complete**: {error}")
+    if report.tables:
+        print("written:", *report.write(output))
+
+
+class Peak:
+    """A runner whose facts are the best rates of a large matrix product, in FLOP/s."""
+
+    def __init__(self, library: str, platform: str) -> None:
+        """Measures products of "JAX" or "PyTorch"; float32 ones are true, not TF32."""
+        product = {"JAX": _jax_products, "PyTorch": _torch_products}[library]
+        # In a row, so that a device never waits for the host.
+        count = 1 if platform == "cpu" else 20
+        self.facts = {"float32": 0.0, "bfloat16": 0.0}
+        for dtype, size in itertools.product(self.facts, _SIZES[platform]):
+            run = product(dtype, size, platform)
+            run(1)
+            end = time.monotonic() + _SECS_A_SIZE
+            for number in range(_REPETITIONS):
+                if number and time.monotonic() > end:
+                    break
+                started = time.perf_counter()
+                run(count)
+                seconds = time.perf_counter() - started
+                flops = 2.0 * count * size**3 / seconds
+                self.facts[dtype] = max(flops, self.facts[dtype])
+
+
+def measure_peaks(platform: str, table: Table) -> dict[str, float]:
+    """Adds the peaks of both libraries and types to a table.
+
+    Returns:
+        FLOP/s of the faster library, by type; empty if neither could be measured.
+    """
+    best: dict[str, float] = {}
+    for library in ("JAX", "PyTorch"):
+        candidate = Candidate(
+            name=library,
+            runner="benchmarks.machine:Peak",
+            arguments={"library": library, "platform": platform},
+        )
+        peaks = ask([candidate], table, _PEAK_SECS).get(library, {})
+        for dtype, flops in peaks.items():
+            table.add(library, f"peak, {dtype}", "GFLOP/s", flops / 1e9)
+            best[dtype] = max(flops, best.get(dtype, 0.0))
+    return best
+
+
+def _jax_products(dtype: str, size: int, platform: str) -> Callable[[int], None]:
+    import jax
+
+    del platform
+    # By default a GPU multiplies float32 as TF32.
+    precision = jax.lax.Precision.HIGHEST if dtype == "float32" else None
+    matrix = jax.random.normal(jax.random.key(0), (size, size), dtype) / size**0.5
+    multiply = jax.jit(lambda a, b: jax.lax.dot(a, b, precision=precision))
+
+    def run(count: int) -> None:
+        result = matrix
+        for _ in range(count):
+            result = multiply(result, matrix)
+        jax.block_until_ready(result)
+
+    return run
+
+
+def _torch_products(dtype: str, size: int, platform: str) -> Callable[[int], None]:
+    import torch
+
+    from benchmarks.step_torch import device_of, wait_for
+
+    device = device_of(platform)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    matrix = torch.randn(size, size, device=device, dtype=getattr(torch, dtype))
+    matrix = matrix / size**0.5
+
+    def run(count: int) -> None:
+        result = matrix
+        for _ in range(count):
+            result = result @ matrix
+        wait_for(device)
+
+    return run
 
 
 def _cpuinfo(name: str) -> str | None:
@@ -83,21 +221,6 @@ def _cpuinfo(name: str) -> str | None:
     return found[1].strip() if found else None
 
 
-def num_cores() -> int:
-    """Those that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _memory_gib() -> float | None:
-    try:
-        pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError):
-        return None
-    return round(pages * size / 2**30, 1)
-
-
 def _version(library: str) -> str | None:
     try:
         return importlib.metadata.version(library)
@@ -105,19 +228,26 @@ def _version(library: str) -> str | None:
         return None
 
 
-def _commit() -> str | None:
-    """Of the clone that this file is in; `+` when it holds changes."""
-
-    def git(*command: str) -> str:
-        return subprocess.run(
-            ("git", *command),
-            cwd=pathlib.Path(__file__).parent,
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.strip()
-
+def _said(*command: str) -> str | None:
+    """What a command prints, in one line; `None` where it fails."""
+    here = pathlib.Path(__file__).parent
     try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
+        said = subprocess.check_output(
+            command, cwd=here, text=True, timeout=30, stderr=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.SubprocessError):
         return None
+    return "; ".join(said.strip().splitlines())
+
+
+def main() -> int:
+    machine = describe_machine()
+    print("\n".join(describe_lines(machine)), flush=True)
+    table = Table("Peak of a large matrix product")
+    measure_peaks(machine["accelerator"]["platform"], table)
+    table.end()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from bert_jax.commands import data, handover, machines, tokenizer, training
+from bert_jax.commands import compile as compile_command
+from bert_jax.commands import data, handover, tokenizer, training
 from bert_jax.commands.config_files import load_config
 from bert_jax.config import FinetuneConfig, PretrainConfig
 from bert_jax.quickstart import Size, quickstart
@@ -21,14 +22,14 @@ from bert_jax.runtime import process
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quickstart:
-    """The whole way on real text: from nothing to a classifier in six minutes."""
+    """Takes the whole way on real text: from nothing to a classifier in six minutes."""
 
-    workdir: pathlib.Path = pathlib.Path("quickstart")
-    """Started again, it goes on where it was."""
+    output: pathlib.Path = pathlib.Path("quickstart")
+    """Directory for everything that it makes. Started again, it goes on where it was."""
     size: Annotated[Size, tyro.conf.arg(name="")] = Size()
 
     def run(self) -> None:
-        quickstart(self.workdir, main, self.size)
+        quickstart(self.output, main, self.size)
 
 
 COMMANDS: dict[str, Any] = {
@@ -45,8 +46,7 @@ COMMANDS: dict[str, Any] = {
     "import": handover.Import,
     "export": handover.Export,
     "report": handover.Report,
-    "compile": machines.Compile,
-    "plan": machines.Plan,
+    "compile": compile_command.Compile,
 }
 
 

@@ -45,7 +45,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         }
         return typing.cast(Any, kind)(**fields)
     origin = typing.get_origin(kind)
-    if origin is types.UnionType:
+    if origin in (types.UnionType, typing.Union):
         if value is None:
             return None
         kind = next(a for a in typing.get_args(kind) if a is not types.NoneType)

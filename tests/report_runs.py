@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bert_jax.data.prepared.prepare import FORMAT_VERSION
+from bert_jax.data.prepared.format import FORMAT_VERSION
 from bert_jax.data.prepared.summary import summarize
 from bert_jax.report.page import write_report
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from bert_jax.config import LoopConfig, OptimizerConfig
+from bert_jax.config import ComputeConfig, LoopConfig, OptimizerConfig
 from bert_jax.model import classification, pretraining
 from bert_jax.train.flops import (
     Work,
@@ -33,10 +33,14 @@ def full_rows(make_batch, make_masked, cfg, rows, length):
     )
 
 
-def pretrain_grad(cfg):
+def pretrain_grad(cfg, scan_layers):
+    compute = ComputeConfig(scan_layers=scan_layers)
+
     def loss(params, batch, masked):
         return pretrain_loss(
-            pretraining.apply(cfg, params, batch, masked), batch, masked
+            pretraining.apply(cfg, params, batch, masked, compute=compute),
+            batch,
+            masked,
         )[0]
 
     return jax.grad(loss)
@@ -68,11 +72,11 @@ def test_they_are_the_matrix_products_of_the_traced_step(
 
     The vocabulary fills its table, whose padding would be computed and not counted.
     """
-    cfg = dataclasses.replace(tiny, vocab_size=128, scan_layers=scan_layers)
+    cfg = dataclasses.replace(tiny, vocab_size=128)
     batch, masked = full_rows(make_batch, make_masked, cfg, rows=3, length=24)
     work = jax.jit(pretrain_work)(batch, masked.weights)
     assert traced_products(
-        pretrain_grad(cfg), random_params(cfg), batch, masked
+        pretrain_grad(cfg, scan_layers), random_params(cfg), batch, masked
     ) == train_flops(cfg, work)
 
 
@@ -100,12 +104,12 @@ def test_the_compiler_counts_little_more(random_params, tiny, make_batch, make_m
     Such work grows with D where products grow with D^2, so it shrinks as models grow;
     fewer FLOPs than ours would mean that we count what nobody computes.
     """
-    cfg = dataclasses.replace(
-        tiny, vocab_size=1_024, hidden_size=256, mlp_size=1_024, scan_layers=False
-    )
+    cfg = dataclasses.replace(tiny, vocab_size=1_024, hidden_size=256, mlp_size=1_024)
     batch, masked = full_rows(make_batch, make_masked, cfg, rows=4, length=24)
     shapes = jax.eval_shape(functools.partial(random_params, cfg))
-    lowered = jax.jit(pretrain_grad(cfg)).lower(shapes, batch, masked)
+    lowered = jax.jit(pretrain_grad(cfg, scan_layers=False)).lower(
+        shapes, batch, masked
+    )
     counted = lowered.cost_analysis()["flops"]
     ours = train_flops(cfg, jax.jit(pretrain_work)(batch, masked.weights))
     assert 1.0 < counted / ours < 1.03

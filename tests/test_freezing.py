@@ -21,11 +21,12 @@ from bert_jax.model import classification
 from bert_jax.train.accumulation import mean_gradients
 from bert_jax.train.freezing import stop_frozen
 from bert_jax.train.mesh import make_mesh
-from bert_jax.train.objectives import classify_objective
+from bert_jax.train.objectives import task_objective
 from bert_jax.train.optimizer import make_optimizer, moments_of
 from bert_jax.train.placement import to_devices
 from bert_jax.train.program import pretrain_program
 from bert_jax.train.schedules import make_schedule
+from bert_jax.train.tasks import TASKS
 
 CFG = OptimizerConfig(learning_rate=0.1, warmup_steps=0, weight_decay=0.5)
 SHAPES = {
@@ -193,7 +194,9 @@ def test_no_gradient_is_computed_for_a_frozen_encoder(
     """The layers' loop runs forward, and backward only if something needs it."""
     cfg = OptimizerConfig(freeze=parts)
     compute = ComputeConfig(scan_layers=True)
-    objective = stop_frozen(cfg, classify_objective(tiny, compute, DropoutConfig()))
+    objective = stop_frozen(
+        cfg, task_objective(TASKS["classification"], tiny, compute, DropoutConfig())
+    )
     params = jax.eval_shape(
         lambda: classification.init_params(tiny, 3, jax.random.key(0))
     )

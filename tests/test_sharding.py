@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 import reference
 
-from bert_jax.config import MaskingConfig, MeshConfig, OptimizerConfig
+from bert_jax.config import (
+    ComputeConfig,
+    DropoutConfig,
+    MaskingConfig,
+    MeshConfig,
+    OptimizerConfig,
+)
 from bert_jax.family import model_config
 from bert_jax.model import classification, pretraining
 from bert_jax.train import sharding
@@ -35,7 +41,10 @@ LAYOUTS = (
     MeshConfig(data=8, shard_update=True),
     MeshConfig(slices=2, data=2, fsdp=2, shard_update=True),
 )
+# Every axis is split in one of them; the others are trained where there is time.
+QUICK = (LAYOUTS[6], LAYOUTS[10])
 NUM_STEPS = 20
+IN_A_LOOP = ComputeConfig(scan_layers=True)  # as layers are on accelerators
 # What XLA says when it can only gather an array whole to lay it out anew.
 REMATERIALISED = "nvoluntary full rematerialization"
 
@@ -45,7 +54,9 @@ def run(tiny, vocabulary, make_batch):
     """run(mesh config, devices) -> (losses of some steps, last state, step)."""
     settings = OptimizerConfig(learning_rate=1e-2, warmup_steps=2)
     optimizer = make_optimizer(settings, make_schedule(settings, 20))
-    objective = pretrain_objective(tiny, MaskingConfig(), vocabulary)
+    objective = pretrain_objective(
+        tiny, IN_A_LOOP, DropoutConfig(), MaskingConfig(), vocabulary
+    )
 
     def make(layout, num_devices=8, steps=NUM_STEPS):
         mesh = make_mesh(layout, jax.devices()[:num_devices])
@@ -86,7 +97,13 @@ def in_short(layout: MeshConfig) -> str:
     )
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=in_short)
+@pytest.mark.parametrize(
+    "layout",
+    [
+        pytest.param(x, marks=[] if x in QUICK else [pytest.mark.slow], id=in_short(x))
+        for x in LAYOUTS
+    ],
+)
 def test_every_layout_trains_to_the_losses_of_one_device(
     run, one_device, layout, capfd
 ):

@@ -19,7 +19,7 @@ def take_architecture(cfg: PretrainConfig, default: ModelConfig) -> PretrainConf
             rest of the settings does not fit it.
     """
     assert cfg.checkpoint is not None
-    model = load_run(cfg.checkpoint, kind="pretrain").model
+    model = load_run(cfg.checkpoint, kind="pretrain", for_weights=True).model
     here, there = dataclasses.asdict(cfg.model), dataclasses.asdict(model)
     asked = {name for name, x in dataclasses.asdict(default).items() if here[name] != x}
     for name in here:

@@ -16,8 +16,8 @@ class Import:
     source: Annotated[pathlib.Path, tyro.conf.Positional]
     """Hugging Face directory, Google directory, or prefix of a TensorFlow checkpoint
     (extra tf)."""
-    output: Annotated[pathlib.Path, tyro.conf.Positional]
-    """Run directory to write: for --checkpoint of pretrain and finetune, for export."""
+    output: pathlib.Path
+    """Run directory to write. `pretrain` and `finetune` take it as --checkpoint."""
     lowercase: tyro.conf.FlagCreatePairsOff[bool] = False
     """The vocabulary is uncased, where the source does not say."""
     no_lowercase: tyro.conf.FlagCreatePairsOff[bool] = False

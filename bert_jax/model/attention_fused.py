@@ -18,7 +18,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from bert_jax.model.attention_fused_kernels import (
-    Plan,
+    Tiling,
     backward_kernel,
     forward_kernel,
 )
@@ -64,7 +64,7 @@ def fused_attention(
     tile_heads = max(1, min(LANES // head_size, num_heads))
     spare_heads = -num_heads % tile_heads
     query_block = _query_block(num_queries, k_BSNH.shape[1])
-    plan = Plan(
+    tiling = Tiling(
         head_size=head_size,
         tile_heads=tile_heads,
         tiles=_tiles(
@@ -88,7 +88,7 @@ def fused_attention(
         return ids_BT[:, None]
 
     out_BTD = _attention(
-        plan,
+        tiling,
         interpret,
         words_B2.reshape(-1),
         jnp.pad(heads_N, (0, spare_heads)),
@@ -137,12 +137,12 @@ def _tiles(num_tiles: int, tile_scores: int) -> int:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attention(plan: Plan, interpret: bool, *args: jax.Array) -> jax.Array:
+def _attention(tiling: Tiling, interpret: bool, *args: jax.Array) -> jax.Array:
     """[B, T, D]; the arguments are those of `forward_kernel`, in its order."""
     q_BTD, k_BSD = args[3:5]
-    queries, keys, q_ids, k_ids = _specs(plan, k_BSD.shape[1])
+    queries, keys, q_ids, k_ids = _specs(tiling, k_BSD.shape[1])
     return _call(
-        plan,
+        tiling,
         forward_kernel,
         args,
         in_specs=[queries, keys, keys, q_ids, k_ids],
@@ -155,22 +155,22 @@ def _attention(plan: Plan, interpret: bool, *args: jax.Array) -> jax.Array:
 
 
 def _forward(
-    plan: Plan, interpret: bool, *args: jax.Array
+    tiling: Tiling, interpret: bool, *args: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    return _attention(plan, interpret, *args), args
+    return _attention(tiling, interpret, *args), args
 
 
 def _backward(
-    plan: Plan, interpret: bool, args: tuple[jax.Array, ...], d_out_BTD: jax.Array
+    tiling: Tiling, interpret: bool, args: tuple[jax.Array, ...], d_out_BTD: jax.Array
 ) -> tuple[jax.Array | None, ...]:
     q_BTD, k_BSD = args[3:5]
-    queries, keys, q_ids, k_ids = _specs(plan, k_BSD.shape[1])
+    queries, keys, q_ids, k_ids = _specs(tiling, k_BSD.shape[1])
     of_queries, of_keys = (
         jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q_BTD, k_BSD)
     )
-    sums = pltpu.VMEM((k_BSD.shape[1], plan.tiles * plan.tile_width), jnp.float32)
+    sums = pltpu.VMEM((k_BSD.shape[1], tiling.tiles * tiling.tile_width), jnp.float32)
     dq, dk, dv = _call(
-        plan,
+        tiling,
         backward_kernel,
         (*args, d_out_BTD),
         in_specs=[queries, keys, keys, q_ids, k_ids, queries],
@@ -186,19 +186,19 @@ def _backward(
 _attention.defvjp(_forward, _backward)
 
 
-def _specs(plan: Plan, num_keys: int) -> tuple[pl.BlockSpec, ...]:
+def _specs(tiling: Tiling, num_keys: int) -> tuple[pl.BlockSpec, ...]:
     """Blocks of queries, keys, and of the sequence ids of each."""
-    width = plan.tiles * plan.tile_width
+    width = tiling.tiles * tiling.tile_width
     return (
-        pl.BlockSpec((1, plan.query_block, width), lambda b, g, t, *_: (b, t, g)),
+        pl.BlockSpec((1, tiling.query_block, width), lambda b, g, t, *_: (b, t, g)),
         pl.BlockSpec((1, num_keys, width), lambda b, g, t, *_: (b, 0, g)),
-        pl.BlockSpec((1, 1, plan.query_block), lambda b, g, t, *_: (b, 0, t)),
+        pl.BlockSpec((1, 1, tiling.query_block), lambda b, g, t, *_: (b, 0, t)),
         pl.BlockSpec((1, 1, num_keys), lambda b, g, t, *_: (b, 0, 0)),
     )
 
 
 def _call(
-    plan: Plan,
+    tiling: Tiling,
     kernel: Callable,
     args: tuple[jax.Array, ...],
     *,
@@ -212,14 +212,14 @@ def _call(
     num_scores = num_rows * num_queries * args[4].shape[1]
     arrays = (*args, *jax.tree.leaves(out_shape))
     return pl.pallas_call(
-        functools.partial(kernel, plan),
+        functools.partial(kernel, tiling),
         out_shape=out_shape,
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=3,
             grid=(
                 num_rows,
-                width // (plan.tiles * plan.tile_width),
-                num_queries // plan.query_block,
+                width // (tiling.tiles * tiling.tile_width),
+                num_queries // tiling.query_block,
             ),
             **specs,
         ),
@@ -228,7 +228,7 @@ def _call(
         ),
         cost_estimate=pl.CostEstimate(
             flops=2 * num_products * num_scores * width,
-            transcendentals=num_scores * width // plan.head_size,
+            transcendentals=num_scores * width // tiling.head_size,
             bytes_accessed=sum(x.size * x.dtype.itemsize for x in arrays),
         ),
         interpret=interpret,

@@ -27,7 +27,7 @@ Ref = Any  # a reference to memory of the chip; Pallas has no public name for it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
+class Tiling:
     """What is fixed while a kernel runs."""
 
     head_size: int
@@ -47,7 +47,7 @@ class Plan:
 
 
 def forward_kernel(
-    plan: Plan,
+    tiling: Tiling,
     words: Ref,
     heads: Ref,
     first: Ref,
@@ -61,7 +61,7 @@ def forward_kernel(
     """Writes the block's part of `out`.
 
     Args:
-        plan: static.
+        tiling: static.
         words: uint32 [2 B] in scalar memory: the key words of the rows.
         heads: int32 [N] in scalar memory: the numbers of the heads among all devices'.
         first: int32 [1] in scalar memory: the number of this device's first query.
@@ -71,25 +71,29 @@ def forward_kernel(
         k_ids: int32 [1, 1, S], of sequences.
     """
     visible_ST = _visible(q_ids, k_ids)
-    kept = _dropout(plan, words, heads, first, visible_ST.shape)
+    kept = _dropout(tiling, words, heads, first, visible_ST.shape)
 
     def tile(number: jax.Array, _: None) -> None:
-        lanes = _lanes(plan, number)
+        lanes = _lanes(tiling, number)
         q_TW, k_SW, v_SW = (x[0, :, lanes] for x in (q, k, v))
         out_WT = jnp.zeros(q_TW.shape[::-1], jnp.float32)
-        for slot in range(plan.tile_heads):
-            exp_ST, sum_1T = _weights(plan, _only(plan, slot, q_TW), k_SW, visible_ST)
-            if plan.dropout_rate:
+        for slot in range(tiling.tile_heads):
+            exp_ST, sum_1T = _weights(
+                tiling, _only(tiling, slot, q_TW), k_SW, visible_ST
+            )
+            if tiling.dropout_rate:
                 exp_ST = jnp.where(kept(number, slot), exp_ST, 0.0)
-            head_WT = _product(_only(plan, slot, v_SW), exp_ST.astype(v_SW.dtype), 0, 0)
-            out_WT += head_WT * (kept_scale(plan.dropout_rate) / sum_1T)
+            head_WT = _product(
+                _only(tiling, slot, v_SW), exp_ST.astype(v_SW.dtype), 0, 0
+            )
+            out_WT += head_WT * (kept_scale(tiling.dropout_rate) / sum_1T)
         out[0, :, lanes] = out_WT.T.astype(out.dtype)
 
-    jax.lax.fori_loop(0, plan.tiles, tile, None)
+    jax.lax.fori_loop(0, tiling.tiles, tile, None)
 
 
 def backward_kernel(
-    plan: Plan,
+    tiling: Tiling,
     words: Ref,
     heads: Ref,
     first: Ref,
@@ -117,7 +121,7 @@ def backward_kernel(
     again as in Dao et al. 2022, section 3.1.
     """
     visible_ST = _visible(q_ids, k_ids)
-    kept = _dropout(plan, words, heads, first, visible_ST.shape)
+    kept = _dropout(tiling, words, heads, first, visible_ST.shape)
     dtype = q.dtype
 
     @pl.when(pl.program_id(2) == 0)
@@ -126,29 +130,31 @@ def backward_kernel(
         dv_sum[...] = jnp.zeros_like(dv_sum)
 
     def tile(number: jax.Array, _: None) -> None:
-        lanes = _lanes(plan, number)
+        lanes = _lanes(tiling, number)
         q_TW, k_SW, v_SW, d_out_TW = (x[0, :, lanes] for x in (q, k, v, d_out))
         dq_WT = jnp.zeros(q_TW.shape[::-1], jnp.float32)
-        for slot in range(plan.tile_heads):
-            only_q_TW, only_d_out_TW = (_only(plan, slot, x) for x in (q_TW, d_out_TW))
-            exp_ST, sum_1T = _weights(plan, only_q_TW, k_SW, visible_ST)
+        for slot in range(tiling.tile_heads):
+            only_q_TW, only_d_out_TW = (
+                _only(tiling, slot, x) for x in (q_TW, d_out_TW)
+            )
+            exp_ST, sum_1T = _weights(tiling, only_q_TW, k_SW, visible_ST)
             weight_ST = exp_ST / sum_1T
             d_weight_ST = _product(v_SW, only_d_out_TW, 1, 1)
             dropped_ST = weight_ST
-            if plan.dropout_rate:
+            if tiling.dropout_rate:
                 kept_ST = kept(number, slot)
-                scale = kept_scale(plan.dropout_rate)
+                scale = kept_scale(tiling.dropout_rate)
                 dropped_ST = jnp.where(kept_ST, weight_ST * scale, 0.0)
                 d_weight_ST = jnp.where(kept_ST, d_weight_ST * scale, 0.0)
             mean_1T = jnp.sum(d_weight_ST * weight_ST, axis=0, keepdims=True)
             d_score_ST = weight_ST * (d_weight_ST - mean_1T)
-            d_score_ST = (d_score_ST / math.sqrt(plan.head_size)).astype(dtype)
+            d_score_ST = (d_score_ST / math.sqrt(tiling.head_size)).astype(dtype)
             dv_sum[:, lanes] += _product(dropped_ST.astype(dtype), only_d_out_TW, 1, 0)
             dk_sum[:, lanes] += _product(d_score_ST, only_q_TW, 1, 0)
-            dq_WT += _product(_only(plan, slot, k_SW), d_score_ST, 0, 0)
+            dq_WT += _product(_only(tiling, slot, k_SW), d_score_ST, 0, 0)
         dq[0, :, lanes] = dq_WT.T.astype(dtype)
 
-    jax.lax.fori_loop(0, plan.tiles, tile, None)
+    jax.lax.fori_loop(0, tiling.tiles, tile, None)
 
     @pl.when(pl.program_id(2) == pl.num_programs(2) - 1)
     def _() -> None:
@@ -163,18 +169,18 @@ def _product(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:
     )
 
 
-def _lanes(plan: Plan, number: jax.Array) -> pl.Slice | slice:
+def _lanes(tiling: Tiling, number: jax.Array) -> pl.Slice | slice:
     """The lanes of a tile of the group."""
-    if plan.tiles == 1:
+    if tiling.tiles == 1:
         return slice(None)
-    return pl.ds(pl.multiple_of(number * plan.tile_width, 128), plan.tile_width)
+    return pl.ds(pl.multiple_of(number * tiling.tile_width, 128), tiling.tile_width)
 
 
-def _only(plan: Plan, slot: int, x_TW: jax.Array) -> jax.Array:
+def _only(tiling: Tiling, slot: int, x_TW: jax.Array) -> jax.Array:
     """Zeroes the lanes of a tile's other heads."""
-    if plan.tile_heads == 1:
+    if tiling.tile_heads == 1:
         return x_TW
-    head = jax.lax.broadcasted_iota(jnp.int32, x_TW.shape, 1) // plan.head_size
+    head = jax.lax.broadcasted_iota(jnp.int32, x_TW.shape, 1) // tiling.head_size
     return jnp.where(head == slot, x_TW, jnp.zeros_like(x_TW))
 
 
@@ -185,30 +191,30 @@ def _visible(q_ids: Ref, k_ids: Ref) -> jax.Array:
 
 
 def _weights(
-    plan: Plan, q_TW: jax.Array, k_SW: jax.Array, visible_ST: jax.Array
+    tiling: Tiling, q_TW: jax.Array, k_SW: jax.Array, visible_ST: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """exp(score - maximum), float32 [S, T], and its sum over the keys [1, T]."""
-    score_ST = _product(k_SW, q_TW, 1, 1) / math.sqrt(plan.head_size)
+    score_ST = _product(k_SW, q_TW, 1, 1) / math.sqrt(tiling.head_size)
     score_ST = jnp.where(visible_ST, score_ST, MASKED_SCORE)
     exp_ST = jnp.exp(score_ST - jnp.max(score_ST, axis=0, keepdims=True))
     return exp_ST, jnp.sum(exp_ST, axis=0, keepdims=True)
 
 
 def _dropout(
-    plan: Plan, words: Ref, heads: Ref, first: Ref, shape: tuple[int, ...]
+    tiling: Tiling, words: Ref, heads: Ref, first: Ref, shape: tuple[int, ...]
 ) -> Callable[[jax.Array, int], jax.Array]:
     """kept(tile, slot) -> bool [S, T], as `layers.dropout` on weights [B, N, T, S]."""
     row, group, block = (pl.program_id(n) for n in range(3))
     key_ST, query_ST = (jax.lax.broadcasted_iota(jnp.int32, shape, n) for n in (0, 1))
-    query_ST += first[0] + block * plan.query_block
-    place_ST = query_ST * plan.num_keys + key_ST
+    query_ST += first[0] + block * tiling.query_block
+    place_ST = query_ST * tiling.num_keys + key_ST
 
     def kept(tile: jax.Array, slot: int) -> jax.Array:
-        head = heads[(group * plan.tiles + tile) * plan.tile_heads + slot]
-        index_ST = place_ST + head * (plan.num_keys * plan.num_keys)
+        head = heads[(group * tiling.tiles + tile) * tiling.tile_heads + slot]
+        index_ST = place_ST + head * (tiling.num_keys * tiling.num_keys)
         bits_ST = hash_bits(
             index_ST.astype(jnp.uint32), words[2 * row], words[2 * row + 1]
         )
-        return bits_ST >= jnp.uint32(drop_threshold(plan.dropout_rate))
+        return bits_ST >= jnp.uint32(drop_threshold(tiling.dropout_rate))
 
     return kept

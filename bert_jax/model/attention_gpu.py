@@ -23,7 +23,7 @@ from jax.experimental.pallas import triton as plgpu
 
 from bert_jax.model.attention_gpu_kernels import (
     Blocks,
-    Plan,
+    Tiling,
     backward_kernel,
     forward_kernel,
 )
@@ -74,12 +74,12 @@ def triton_attention(
     num_queries, num_keys = q_BTNH.shape[1], k_BSNH.shape[1]
     if blocks is None:
         blocks = default_blocks(num_keys, k_BSNH.shape[3], k_BSNH.dtype)
-    plan = Plan(blocks=blocks, num_keys=num_keys, dropout_rate=dropout_rate)
+    tiling = Tiling(blocks=blocks, num_keys=num_keys, dropout_rate=dropout_rate)
     # Powers of two: the larger is a multiple of the other.
     q_block = max(blocks.query, blocks.back_query)
     k_block = max(blocks.key, blocks.back_key)
     out_BTNH = _attention(
-        plan,
+        tiling,
         interpret,
         words_B2,
         heads_N,
@@ -151,20 +151,20 @@ def _bounds(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attention(plan: Plan, interpret: bool, *args: jax.Array) -> jax.Array:
+def _attention(tiling: Tiling, interpret: bool, *args: jax.Array) -> jax.Array:
     """[B, T, N, H]; the arguments are those of the kernels, `bounds` apart."""
-    return _forward(plan, interpret, *args)[0]
+    return _forward(tiling, interpret, *args)[0]
 
 
 def _forward(
-    plan: Plan, interpret: bool, *args: jax.Array
+    tiling: Tiling, interpret: bool, *args: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     words, heads, first, q_ids, k_ids, q_BTNH, k_BSNH, v_BSNH = args
-    blocks = plan.blocks
+    blocks = tiling.blocks
     num_rows, num_queries, num_heads, _ = q_BTNH.shape
     queries, keys = _tokens(q_BTNH, blocks.query), _tokens(k_BSNH, None)
     out, log_sum = _call(
-        plan,
+        tiling,
         forward_kernel,
         (
             words,
@@ -199,10 +199,10 @@ def _forward(
 
 
 def _backward(
-    plan: Plan, interpret: bool, saved: tuple[jax.Array, ...], d_out_BTNH: jax.Array
+    tiling: Tiling, interpret: bool, saved: tuple[jax.Array, ...], d_out_BTNH: jax.Array
 ) -> tuple[jax.Array | None, ...]:
     words, heads, first, q_ids, k_ids, q_BTNH, k_BSNH, v_BSNH, out, log_sum = saved
-    blocks = plan.blocks
+    blocks = tiling.blocks
     num_blocks = k_BSNH.shape[1] // blocks.back_key
     mean_BTN = jnp.sum(
         out.astype(jnp.float32) * d_out_BTNH.astype(jnp.float32), axis=-1
@@ -213,7 +213,7 @@ def _backward(
     part_dtype = q_BTNH.dtype if num_blocks == 1 else jnp.float32
     parts_shape = (q_BTNH.shape[0], num_blocks, *q_BTNH.shape[1:])
     dq_parts, dk, dv = _call(
-        plan,
+        tiling,
         backward_kernel,
         (
             words,
@@ -293,7 +293,7 @@ def _per_query(num_queries: int, block: int | None) -> pl.BlockSpec:
 
 
 def _call(
-    plan: Plan,
+    tiling: Tiling,
     kernel: Callable,
     args: tuple[jax.Array, ...],
     *,
@@ -312,7 +312,7 @@ def _call(
     num_scores = num_rows * num_heads * num_queries * k_BSNH.shape[1]
     arrays: tuple[Any, ...] = (*args, *out_shape)
     return pl.pallas_call(
-        functools.partial(kernel, plan),
+        functools.partial(kernel, tiling),
         out_shape=out_shape,
         grid=(num_blocks, num_heads, num_rows),
         in_specs=[

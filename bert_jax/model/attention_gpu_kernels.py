@@ -63,7 +63,7 @@ class Blocks:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
+class Tiling:
     """What is fixed while a kernel runs."""
 
     blocks: Blocks
@@ -73,7 +73,7 @@ class Plan:
 
 
 def forward_kernel(
-    plan: Plan,
+    tiling: Tiling,
     words: Ref,
     heads: Ref,
     first: Ref,
@@ -89,7 +89,7 @@ def forward_kernel(
     """Writes `out` and `log_sum` of a block of queries of one head.
 
     Args:
-        plan: static.
+        tiling: static.
         words: uint32 [2], the key words of the row.
         heads: int32 [1], the number of the head among all devices'.
         first: int32 [1], the number of this device's first query.
@@ -102,7 +102,7 @@ def forward_kernel(
 
     Source: Dao 2023, "FlashAttention-2", algorithm 1; the dropout is our own.
     """
-    blocks = plan.blocks
+    blocks = tiling.blocks
     q_TH, q_ids_T = q[...], q_ids[...]
     queries_T = _numbers(pl.program_id(0) * blocks.query, blocks.query)
     scale = math.log2(math.e) / math.sqrt(q_TH.shape[1])
@@ -120,10 +120,12 @@ def forward_kernel(
         exp_TS = jnp.exp2(score_TS * scale - (new_top_T * scale)[:, None])
         fade_T = jnp.exp2((top_T - new_top_T) * scale)
         sum_T = sum_T * fade_T + jnp.sum(exp_TS, axis=1)
-        if plan.dropout_rate:
+        if tiling.dropout_rate:
             keys_S = _numbers(number * blocks.key, blocks.key)
-            row_T1 = _row(plan, heads, first, queries_T)[:, None]
-            exp_TS = jnp.where(_kept(plan, words, row_T1, keys_S[None, :]), exp_TS, 0.0)
+            row_T1 = _row(tiling, heads, first, queries_T)[:, None]
+            exp_TS = jnp.where(
+                _kept(tiling, words, row_T1, keys_S[None, :]), exp_TS, 0.0
+            )
         out_TH = out_TH * fade_T[:, None] + _product(exp_TS.astype(v.dtype), v_SH, 1, 0)
         return new_top_T, sum_T, out_TH
 
@@ -133,12 +135,12 @@ def forward_kernel(
     # A query of the padding may see no key: its result is 0, not NaN.
     sum_T = jnp.where(sum_T > 0.0, sum_T, 1.0)
     log_sum[...] = top_T * scale + jnp.log2(sum_T)
-    factor_T = kept_scale(plan.dropout_rate) / sum_T
+    factor_T = kept_scale(tiling.dropout_rate) / sum_T
     out[...] = (out_TH * factor_T[:, None]).astype(out.dtype)
 
 
 def backward_kernel(
-    plan: Plan,
+    tiling: Tiling,
     words: Ref,
     heads: Ref,
     first: Ref,
@@ -170,12 +172,12 @@ def backward_kernel(
 
     Source: Dao 2023, "FlashAttention-2", algorithm 2; the dropout is our own.
     """
-    blocks = plan.blocks
+    blocks = tiling.blocks
     k_SH, v_SH, k_ids_S = k[...], v[...], k_ids[...]
     keys_S = _numbers(pl.program_id(0) * blocks.back_key, blocks.back_key)
     width = k_SH.shape[1]
     scale = math.log2(math.e) / math.sqrt(width)
-    kept_by = kept_scale(plan.dropout_rate)
+    kept_by = kept_scale(tiling.dropout_rate)
     # Both factors of a score's gradient, taken once from the sums.
     factor = kept_by / math.sqrt(width)
 
@@ -194,10 +196,10 @@ def backward_kernel(
         weight_ST = jnp.exp2(jnp.where(visible_ST, score_ST, MASKED_SCORE))
         d_weight_ST = _product(v_SH, d_out_TH, 1, 1)
         dropped_ST = weight_ST
-        if plan.dropout_rate:
+        if tiling.dropout_rate:
             queries_T = _numbers(number * blocks.back_query, blocks.back_query)
-            row_1T = _row(plan, heads, first, queries_T)[None, :]
-            kept_ST = _kept(plan, words, row_1T, keys_S[:, None])
+            row_1T = _row(tiling, heads, first, queries_T)[None, :]
+            kept_ST = _kept(tiling, words, row_1T, keys_S[:, None])
             dropped_ST = jnp.where(kept_ST, weight_ST, 0.0)
             d_weight_ST = jnp.where(kept_ST, d_weight_ST, 0.0)
         dv_SH += _product(dropped_ST.astype(v.dtype), d_out_TH, 1, 0)
@@ -232,13 +234,13 @@ def _numbers(start: jax.Array, size: int) -> jax.Array:
     return start + jnp.arange(size, dtype=jnp.int32)
 
 
-def _row(plan: Plan, heads: Ref, first: Ref, queries_T: jax.Array) -> jax.Array:
+def _row(tiling: Tiling, heads: Ref, first: Ref, queries_T: jax.Array) -> jax.Array:
     """uint32 [T]: the place of a query's first weight among those of the row."""
-    rows_T = heads[0] * plan.num_keys + first[0] + queries_T
-    return rows_T.astype(jnp.uint32) * jnp.uint32(plan.num_keys)
+    rows_T = heads[0] * tiling.num_keys + first[0] + queries_T
+    return rows_T.astype(jnp.uint32) * jnp.uint32(tiling.num_keys)
 
 
-def _kept(plan: Plan, words: Ref, row: jax.Array, keys: jax.Array) -> jax.Array:
+def _kept(tiling: Tiling, words: Ref, row: jax.Array, keys: jax.Array) -> jax.Array:
     """Which weights stay, as `layers.dropout` says of weights [B, N, T, S]."""
     bits = hash_bits(row + keys.astype(jnp.uint32), words[0], words[1])
-    return bits >= jnp.uint32(drop_threshold(plan.dropout_rate))
+    return bits >= jnp.uint32(drop_threshold(tiling.dropout_rate))

@@ -11,9 +11,6 @@ from bert_jax.model.dropout import Dropout
 from bert_jax.model.encoder import Params, encode_texts, init_encoder
 from bert_jax.model.heads import init_linear_head, init_pooler, linear_head, pooler
 
-# Parts that pretraining hands over; the classifier itself always starts fresh.
-ENCODER_PARTS = ("embed", "layers", "pooler")
-
 
 def init_params(cfg: ModelConfig, num_labels: int, key: jax.Array) -> Params:
     """Draws fresh float32 parameters: encoder, pooler and classifier."""

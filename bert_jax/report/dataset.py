@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from bert_jax.data.prepared.prepare import FORMAT_VERSION, MANIFEST
-from bert_jax.data.prepared.records import SPLITS
+from bert_jax.data.prepared.format import FORMAT_VERSION, MANIFEST, SPLITS
 from bert_jax.data.prepared.summary import summarize
 from bert_jax.report.corpus import repeated_lines
 from bert_jax.report.inputs import Record, read_object

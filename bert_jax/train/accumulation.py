@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from bert_jax.model.logical import constrain
-from bert_jax.train.losses import Mean, Objective
+from bert_jax.train.losses import Mean
+from bert_jax.train.objectives import Objective
 
 
 def mean_gradients(

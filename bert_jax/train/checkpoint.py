@@ -21,6 +21,9 @@ from bert_jax.runtime.agreement import agree
 from bert_jax.train.step import TrainState
 
 FORMAT_VERSION = 2
+# Formats whose weights can be read: version 1 has another optimizer's state.
+WEIGHTS_FORMATS = (1, FORMAT_VERSION)
+_PARAMS = "params/"
 
 # Orbax warns on every read-only opening that it will not write.
 _EXPECTED = ("CheckpointManagerOptions.read_only=True", "Given directory is read only")
@@ -144,7 +147,7 @@ class Checkpoints:
             ValueError: a tensor is missing, extra, or of another shape or type.
         """
         step = self._step(step)
-        self._check(step, describe({"params": abstract}), prefix="params/")
+        self._check(step, describe({"params": abstract}), prefix=_PARAMS)
         return self._manager.restore(
             step,
             args=ocp.args.Composite(params=ocp.args.StandardRestore(abstract)),
@@ -164,6 +167,16 @@ class Checkpoints:
             args=ocp.args.Composite(opt_state=ocp.args.StandardRestore(abstract)),
         ).opt_state
 
+    def check(self, **parts: Any) -> None:
+        """Compares the newest manifest with abstract trees, by the names of its items.
+
+        Raises:
+            FileNotFoundError: there is no complete checkpoint.
+            ValueError: a tensor is missing, extra, or of another shape or type.
+        """
+        for name, abstract in parts.items():
+            self._check(self._step(None), describe({name: abstract}), prefix=f"{name}/")
+
     def _step(self, step: int | None) -> int:
         found = list(self._manager.all_steps())
         if not found:
@@ -181,10 +194,13 @@ class Checkpoints:
         manifest = self._manager.restore(
             step, args=ocp.args.Composite(manifest=ocp.args.JsonRestore())
         ).manifest
-        if manifest["format_version"] != FORMAT_VERSION:
+        version = manifest["format_version"]
+        if version not in (WEIGHTS_FORMATS if prefix == _PARAMS else (FORMAT_VERSION,)):
             raise ValueError(
-                f"{self.directory}/{step} has checkpoint format "
-                f"{manifest['format_version']}; this version reads {FORMAT_VERSION}."
+                f"{self.directory}/{step} has checkpoint format {version}; this version "
+                f"of bert_jax reads {FORMAT_VERSION}, and only the weights of "
+                f"{WEIGHTS_FORMATS[0]}: start a new run with --checkpoint and fresh "
+                "moments."
             )
         if manifest["tokenizer_sha256"] != self.identity.tokenizer_sha256:
             raise ValueError(
@@ -197,7 +213,8 @@ class Checkpoints:
         problems = [
             f"{name} is {there.get(name)!r} in the checkpoint and {here.get(name)!r} "
             "here"
-            for name in {**there, **here}
+            # Version 1 named settings of the computation too.
+            for name in (here if version < FORMAT_VERSION else {**there, **here})
             if there.get(name) != here.get(name)
         ]
         stored = {n: d for n, d in manifest["tensors"].items() if n.startswith(prefix)}

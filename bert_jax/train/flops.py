@@ -48,7 +48,7 @@ def pretrain_work(batch: PretrainBatch, slot_weights: jax.Array) -> Work:
     return _work(lengths, slot_weights.sum())
 
 
-def classify_work(batch: ClassifyBatch) -> Work:
+def text_work(batch: ClassifyBatch) -> Work:
     """Counts a batch of texts, on the device; rows that only fill it up are none."""
     lengths = batch.input_mask.sum(axis=1, dtype=jnp.int32)
     return _work(jnp.where(batch.weights > 0, lengths, 0)[:, None], jnp.zeros(()))
@@ -67,7 +67,11 @@ def _work(lengths: jax.Array, masked_slots: jax.Array) -> Work:
 
 
 def train_flops(
-    cfg: ModelConfig, work: Work, *, num_classes: int = NUM_NSP_CLASSES
+    cfg: ModelConfig,
+    work: Work,
+    *,
+    num_classes: int = NUM_NSP_CLASSES,
+    pooled: bool = True,
 ) -> float:
     """FLOPs of forward and backward passes over `work`, matrix products only.
 
@@ -76,7 +80,8 @@ def train_flops(
 
         L * (8 D^2 + 4 D F)   a token (queries, keys, values, output; up, down)
         L * 4 D               a pair of tokens that attend to each other
-        2 D^2 + 2 D C         a sequence (pooler, and its head of C classes)
+        2 D^2 + 2 D C         a sequence (pooler, and its head of C classes), or
+        2 D C                 a token, where the head of C classes is over every token
         2 D^2 + 2 D V         a masked slot (transform, token table)
 
     and the backward pass twice that. Recomputation counts nothing (that would be
@@ -87,10 +92,13 @@ def train_flops(
     attention inside sequences only and the heads of BERT.
     """
     d, f, layers = cfg.hidden_size, cfg.mlp_size, cfg.num_layers
+    head = work.tokens * 2 * d * num_classes
+    if pooled:
+        head = work.sequences * (2 * d * d + 2 * d * num_classes)
     forward = (
         work.tokens * layers * (8 * d * d + 4 * d * f)
         + work.attention_pairs * layers * 4 * d
-        + work.sequences * (2 * d * d + 2 * d * num_classes)
+        + head
         + work.masked_slots * (2 * d * d + 2 * d * cfg.vocab_size)
     )
     return 3.0 * float(forward)
@@ -101,11 +109,12 @@ def counted_flops(
     optimizer: OptimizerConfig,
     *,
     num_classes: int = NUM_NSP_CLASSES,
+    pooled: bool = True,
 ) -> Callable[[Work], float] | None:
     """`train_flops` of `model`; None where frozen parameters save an uncounted part."""
     if optimizer.freeze or optimizer.freeze_layers:
         return None
-    return functools.partial(train_flops, model, num_classes=num_classes)
+    return functools.partial(train_flops, model, num_classes=num_classes, pooled=pooled)
 
 
 def peak_flops(mesh: Mesh, cfg: LoopConfig) -> float | None:

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from bert_jax.config import OptimizerConfig
-from bert_jax.train.losses import Mean, Objective
+from bert_jax.train.losses import Mean
+from bert_jax.train.objectives import Objective
 
 
 def without_frozen(

@@ -2,23 +2,23 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import jax
 import optax
 from jax.sharding import Mesh
 
-from bert_jax import config_json
-from bert_jax.config import OptimizerConfig, PretrainConfig
+from bert_jax.config import PretrainConfig
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
-from bert_jax.model import classification, pretraining
+from bert_jax.model import pretraining
 from bert_jax.runtime.distributed import fetch
 from bert_jax.train import sharding
-from bert_jax.train.checkpoint import Checkpoints, tensors_sha256
+from bert_jax.train.checkpoint import Checkpoints, Identity, tensors_sha256
 from bert_jax.train.optimizer import Moments, make_optimizer, moments_of
-from bert_jax.train.run import RunInfo, load_run
+from bert_jax.train.run import RunInfo, load_run, load_run_config
+from bert_jax.train.tasks import task_named
 
 
 class LoadedRun(NamedTuple):
@@ -51,40 +51,63 @@ class Start(NamedTuple):
 
 def abstract_params(info: RunInfo, mesh: Mesh) -> Any:
     """Shapes and placements of the parameters of a run."""
-    if info.kind == "pretrain":
+    if info.task is None:
         init = functools.partial(pretraining.init_params, info.model)
     else:
-        num_labels = len(info.labels or ())
-        init = functools.partial(classification.init_params, info.model, num_labels)
+        outputs = len(info.labels or ())
+        init = functools.partial(task_named(info.task).init_params, info.model, outputs)
     shapes = jax.eval_shape(init, jax.random.key(0))
     return _placed(shapes, sharding.shardings(mesh, shapes))
 
 
-def load_params(run: pathlib.Path, mesh: Mesh, kind: str | None = None) -> LoadedRun:
+def load_params(
+    run: pathlib.Path, mesh: Mesh, kind: str | None = None, *, for_weights: bool = False
+) -> LoadedRun:
     """Reads the newest checkpoint's parameters onto `mesh`.
 
     Raises:
         FileNotFoundError: no run, or no complete checkpoint in it.
         ValueError: the run is not of `kind`, or its checkpoint does not fit it.
     """
-    info = load_run(run, kind=kind)
+    info = load_run(run, kind=kind, for_weights=for_weights)
     with Checkpoints(run, info.identity, read_only=True) as checkpoints:
         step = checkpoints.latest_step()
         params = checkpoints.restore_params(abstract_params(info, mesh), step)
     return LoadedRun(info, step or 0, params)
 
 
-def start_encoder(run: pathlib.Path, mesh: Mesh) -> Start:
-    """Reads encoder and pooler of a run, to fine-tune them."""
-    loaded = load_params(run, mesh)
-    parts = {name: loaded.params[name] for name in classification.ENCODER_PARTS}
+def start_encoder(run: pathlib.Path, mesh: Mesh, parts: Collection[str]) -> Start:
+    """What a run gives to a model that has these `parts`: its encoder and its pooler."""
+    loaded = load_params(run, mesh, for_weights=True)
+    parts = {
+        name: loaded.params[name]
+        for name in ("embed", "layers", "pooler")
+        if name in parts and name in loaded.params
+    }
     return Start(parts, _origin(run, loaded.step, parts))
 
 
-def start_pretraining(
-    cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh
-) -> Start | None:
-    """Reads what a pretraining run starts from, or `None` without `cfg.checkpoint`.
+def check_start(cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh) -> None:
+    """Checks that the checkpoint of `cfg` fits, by its manifest; reads no tensor.
+
+    Raises:
+        FileNotFoundError: no run, or no complete checkpoint in it.
+        ValueError: model or tokenizer do not fit, or there are no moments to keep.
+    """
+    assert cfg.checkpoint is not None
+    info = dataclasses.replace(
+        load_run(cfg.checkpoint, for_weights=True), model=cfg.model
+    )
+    with _checkpoints(cfg, tokenizer) as checkpoints:
+        params = abstract_params(info, mesh)
+        checkpoints.check(params=params)
+        if cfg.moments == "keep":
+            state = _abstract_opt_state(cfg.checkpoint, params, cfg, mesh)
+            checkpoints.check(opt_state=state)
+
+
+def start_pretraining(cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh) -> Start:
+    """Reads what `cfg.checkpoint` gives to a pretraining run.
 
     Args:
         cfg: settings of the new run. Its model must be that of the checkpoint; its
@@ -93,24 +116,29 @@ def start_pretraining(
         mesh: devices to place everything on.
 
     Raises:
-        FileNotFoundError: no run, or no complete checkpoint in it.
-        ValueError: model or tokenizer do not fit, or there are no moments to keep.
+        FileNotFoundError, ValueError: as `check_start`.
     """
-    if cfg.checkpoint is None:
-        return None
-    info = load_run(cfg.checkpoint, kind="pretrain")
-    wanted = dataclasses.replace(
-        info, model=cfg.model, tokenizer_sha256=tokenizer.sha256
+    assert cfg.checkpoint is not None
+    info = dataclasses.replace(
+        load_run(cfg.checkpoint, for_weights=True), model=cfg.model
     )
-    with Checkpoints(cfg.checkpoint, wanted.identity, read_only=True) as checkpoints:
+    with _checkpoints(cfg, tokenizer) as checkpoints:
         step = checkpoints.latest_step()
-        abstract = abstract_params(wanted, mesh)
+        abstract = abstract_params(info, mesh)
         params = checkpoints.restore_params(abstract, step)
         moments = None
         if cfg.moments == "keep":
             state = _abstract_opt_state(cfg.checkpoint, abstract, cfg, mesh)
             moments = moments_of(checkpoints.restore_opt_state(state, step))
     return Start(params, _origin(cfg.checkpoint, step or 0, params), moments)
+
+
+def _checkpoints(cfg: PretrainConfig, tokenizer: Tokenizer) -> Checkpoints:
+    """Those that a run starts from, checked against what the run is to be."""
+    assert cfg.checkpoint is not None
+    load_run(cfg.checkpoint, kind="pretrain", for_weights=True)
+    identity = Identity(cfg.model, tokenizer.sha256)
+    return Checkpoints(cfg.checkpoint, identity, read_only=True)
 
 
 def _abstract_opt_state(
@@ -124,9 +152,8 @@ def _abstract_opt_state(
         cfg: settings of the new run, which say how its moments are placed.
         mesh: devices of the new run.
     """
-    saved = json.loads((run / "config.json").read_text())["optimizer"]
     optimizer = make_optimizer(
-        config_json.from_json(OptimizerConfig, json.dumps(saved)),
+        load_run_config(run).optimizer,
         optax.constant_schedule(0.0),  # the rate leaves no trace in the state's shapes
     )
     shapes = jax.eval_shape(optimizer.init, params)

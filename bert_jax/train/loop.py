@@ -17,20 +17,16 @@ from jax.sharding import Mesh
 
 from bert_jax.config import LoopConfig
 from bert_jax.data.batches.loader import InputClock
-from bert_jax.limits import check_ids
 from bert_jax.runtime import process
 from bert_jax.runtime.agreement import any_host
 from bert_jax.runtime.failure import EndOfAllError
-from bert_jax.train.checkpoint import Checkpoints
+from bert_jax.train.checkpoint import Checkpoints, Identity
 from bert_jax.train.flops import Work, peak_flops, speeds
 from bert_jax.train.goodput import Goodput
 from bert_jax.train.metrics import MetricsLog, Window, duration, peak_memory
 from bert_jax.train.placement import to_devices
 from bert_jax.train.profile import Profiler
-from bert_jax.train.run import RunInfo, load_run
-from bert_jax.train.step import TrainState
-
-Step = Callable[[TrainState, Any], tuple[TrainState, Any]]
+from bert_jax.train.step import Step, TrainState
 
 
 class InterruptedRunError(EndOfAllError):
@@ -51,6 +47,8 @@ class Stage(NamedTuple):
     """Name of a logged rate -> the field of `Work` that it counts a second."""
     flops: Callable[[Work], float] | None
     """Useful FLOPs of some work, for MFU; None where nobody counts them."""
+    check: Callable[[Any], None]
+    """Raises ValueError for a host's batch that the model must not see."""
 
 
 class Trained(NamedTuple):
@@ -63,11 +61,14 @@ class Trained(NamedTuple):
     """Of training, all sessions together."""
     goodput: dict[str, float]
     """Where the wall time went, to the end of the last evaluation (`Goodput.summary`)."""
+    last_line: dict[str, Any]
+    """The last line of training metrics of this session; empty where it took no step."""
 
 
 def run_loop(
     *,
     run: pathlib.Path,
+    identity: Identity,
     cfg: LoopConfig,
     mesh: Mesh,
     stages: Sequence[Stage],
@@ -80,8 +81,8 @@ def run_loop(
     """Trains through all stages, from the newest checkpoint if there is one.
 
     Args:
-        run: run directory, already begun; its run.json holds the limits that every
-            batch must keep.
+        run: run directory, already begun.
+        identity: what its checkpoints are checked against.
         make_state: builds the placed state of step 0.
         abstract: shapes and placements to restore onto.
         show: turns a line of metrics into words.
@@ -94,9 +95,8 @@ def run_loop(
             written.
         NotFiniteError: the loss left the finite numbers; nothing of it was saved.
     """
-    info = load_run(run)
     with (
-        Checkpoints(run, info.identity, keep=cfg.keep_checkpoints) as checkpoints,
+        Checkpoints(run, identity, keep=cfg.keep_checkpoints) as checkpoints,
         _StopRequest() as stop,
     ):
         if checkpoints.latest_step() is None:
@@ -105,8 +105,18 @@ def run_loop(
             state = checkpoints.restore(abstract)
             print(f"going on from step {int(state.step):,}", flush=True)
         total = sum(stage.num_steps for stage in stages)
-        loop = _Loop(run, cfg, mesh, checkpoints, stop, state, total, began)
-        loop.info, loop.show, loop.learning_rate = info, show, learning_rate
+        loop = _Loop(
+            run=run,
+            cfg=cfg,
+            mesh=mesh,
+            checkpoints=checkpoints,
+            stop=stop,
+            state=state,
+            total=total,
+            show=show,
+            learning_rate=learning_rate,
+            began=began,
+        )
         try:
             start = 0
             for stage in stages:
@@ -115,19 +125,18 @@ def run_loop(
                     loop.go_through(stage, start)
                 start += stage.num_steps
         finally:
-            loop.close()
-        return Trained(loop.state, loop.evaluation, loop.elapsed, loop.spent)
+            goodput = loop.close()
+        return Trained(
+            loop.state, loop.evaluation, loop.elapsed, goodput, loop.last_line
+        )
 
 
 class _Loop:
     """What goes on from step to step, and from stage to stage."""
 
-    info: RunInfo
-    show: Callable[[dict[str, float]], str]
-    learning_rate: Callable[[int], Any]
-
     def __init__(
         self,
+        *,
         run: pathlib.Path,
         cfg: LoopConfig,
         mesh: Mesh,
@@ -135,11 +144,14 @@ class _Loop:
         stop: "_StopRequest",
         state: TrainState,
         total: int,
+        show: Callable[[dict[str, float]], str],
+        learning_rate: Callable[[int], Any],
         began: float,
     ) -> None:
         self.run, self.cfg, self.mesh = run, cfg, mesh
         self.checkpoints, self.stop = checkpoints, stop
         self.state, self.total = state, total
+        self.show, self.learning_rate = show, learning_rate
         self.done = int(state.step)
         self.peak = peak_flops(mesh, cfg)
         self.goodput = Goodput(
@@ -150,14 +162,17 @@ class _Loop:
         self.elapsed = self.log.elapsed_before
         self.window = Window()
         self.evaluation: dict[str, float] = {}
+        self.last_line: dict[str, Any] = {}
         self.compiled: set[tuple[int, ...]] = set()
         self.goodput.go_on(self.done)
 
-    def close(self) -> None:
+    def close(self) -> dict[str, float]:
+        """Ends what the run writes; returns where its time went."""
         self.profiler.close()
-        self.spent = self.goodput.summary()
+        spent = self.goodput.summary()
         self.goodput.save()
         self.log.close()
+        return spent
 
     def go_through(self, stage: Stage, start: int) -> None:
         """Trains to the end of a stage that begins with update `start`."""
@@ -209,9 +224,7 @@ class _Loop:
         return any_host(self.stop.requested)
 
     def _train(self, stage: Stage, batch: Any) -> None:
-        labels = self.info.labels
-        num_labels = None if labels is None else len(labels)
-        check_ids(self.info.model, batch, num_labels=num_labels)
+        stage.check(batch)
         if batch.input_ids.shape in self.compiled:
             self._step(stage, batch)
             return
@@ -246,6 +259,7 @@ class _Loop:
             "goodput": self.goodput.share(),
             **peak_memory(),
         }
+        self.last_line = line
         self.log.write("train", self.done, line)
         self.goodput.save()
         text = f"step {self.done:>7,}/{self.total:,}  {self.show(line)}"

@@ -1,5 +1,6 @@
 """What pretraining and fine-tuning minimise."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,17 +13,29 @@ from bert_jax.config import (
     MaskingConfig,
     ModelConfig,
 )
-from bert_jax.model import classification, pretraining
+from bert_jax.model import pretraining
 from bert_jax.model.masking import MaskedBatch, mask_tokens
 from bert_jax.model.pretraining import PretrainOutputs, PretrainSums
 from bert_jax.model.random_bits import row_keys
-from bert_jax.train.flops import classify_work, pretrain_work
-from bert_jax.train.losses import (
-    Objective,
-    classify_loss,
-    pretrain_loss,
-    regress_loss,
-)
+from bert_jax.train.flops import pretrain_work, text_work
+from bert_jax.train.losses import Mean, pretrain_loss
+from bert_jax.train.tasks.task import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What is minimised: the sum of some means over all rows of a batch.
+
+    It comes in three steps, so that a batch can be worked through in parts.
+    """
+
+    prepare: Callable[[Any, jax.Array], Any]
+    """(batch, key) -> all that the other two need, arrays with rows first: masks are
+    drawn here, and the keys of dropout, one a row."""
+    weights: Callable[[Any], dict[str, jax.Array]]
+    """(rows) -> the weight of each mean that adds to the loss, known without a model."""
+    metrics: Callable[[Any, Any], dict[str, Mean]]
+    """(params, rows) -> undivided means, those of `weights` among them."""
 
 
 class _PretrainRows(NamedTuple):
@@ -31,7 +44,7 @@ class _PretrainRows(NamedTuple):
     keys: jax.Array  # [B], of dropout
 
 
-class _ClassifyRows(NamedTuple):
+class _TextRows(NamedTuple):
     batch: ClassifyBatch
     keys: jax.Array  # [B], of dropout
 
@@ -77,39 +90,23 @@ def pretrain_objective(
     return Objective(prepare, weights, metrics)
 
 
-def classify_objective(
-    model: ModelConfig, compute: ComputeConfig, dropout: DropoutConfig
+def task_objective(
+    task: Task, model: ModelConfig, compute: ComputeConfig, dropout: DropoutConfig
 ) -> Objective:
-    """Cross-entropy of the labels, dropout on."""
-    return _text_objective(model, compute, dropout, classify_loss)
+    """The loss of a task on labelled rows, dropout on."""
 
-
-def regress_objective(
-    model: ModelConfig, compute: ComputeConfig, dropout: DropoutConfig
-) -> Objective:
-    """Squared error of the scores, dropout on."""
-    return _text_objective(model, compute, dropout, regress_loss)
-
-
-def _text_objective(
-    model: ModelConfig,
-    compute: ComputeConfig,
-    dropout: DropoutConfig,
-    loss: Callable[..., Any],
-) -> Objective:
-    def prepare(batch: ClassifyBatch, key: jax.Array) -> _ClassifyRows:
+    def prepare(batch: ClassifyBatch, key: jax.Array) -> _TextRows:
         keys = row_keys(key, batch.input_ids.shape[0])
         assert keys is not None
-        return _ClassifyRows(batch, keys)
+        return _TextRows(batch, keys)
 
-    def weights(rows: _ClassifyRows) -> dict[str, jax.Array]:
-        return {"loss": rows.batch.weights.sum()}
+    def weights(rows: _TextRows) -> dict[str, jax.Array]:
+        return task.loss_weights(rows.batch)
 
-    def metrics(params: Any, rows: _ClassifyRows) -> dict[str, Any]:
-        logits = classification.apply(
+    def metrics(params: Any, rows: _TextRows) -> dict[str, Any]:
+        logits = task.apply(
             model, params, rows.batch, compute=compute, dropout=dropout, key=rows.keys
         )
-        work = classify_work(rows.batch)
-        return {**loss(logits, rows.batch)[1], "work": work}
+        return {**task.loss(logits, rows.batch), "work": text_work(rows.batch)}
 
     return Objective(prepare, weights, metrics)

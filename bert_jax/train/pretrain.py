@@ -17,27 +17,29 @@ from bert_jax.data.batches.loader import train_batches
 from bert_jax.data.batches.rows import open_rows
 from bert_jax.data.prepared.dataset import PreparedDataset, open_dataset
 from bert_jax.data.prepared.summary import summarize
+from bert_jax.limits import check_ids
 from bert_jax.model.isolation import prove_isolation
 from bert_jax.model.products_fp8 import multiplies_fp8
-from bert_jax.runtime.agreement import on_first_host
-from bert_jax.train.evaluate import (
+from bert_jax.train.flops import counted_flops
+from bert_jax.train.held_out import (
     PretrainEvaluator,
     check_vocabulary,
     held_out_rows,
     mask_examples,
 )
-from bert_jax.train.flops import counted_flops
-from bert_jax.train.initial import start_pretraining
+from bert_jax.train.initial import check_start, start_pretraining
 from bert_jax.train.loop import Stage, run_loop
 from bert_jax.train.mesh import make_mesh
-from bert_jax.train.metrics import read_metrics
 from bert_jax.train.optimizer import with_moments
 from bert_jax.train.placement import row_parts
 from bert_jax.train.program import Program, phases_schedule, pretrain_program
 from bert_jax.train.run import (
     RunInfo,
     agree_on_run,
+    is_new_run,
     load_results,
+    load_run,
+    save_origin,
     save_results,
     start_run,
 )
@@ -75,14 +77,14 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         for phase in cfg.phases
     ]
     abstract = programs[0].state
-    start = start_pretraining(cfg, tokenizer, mesh)
-    if start is not None:
-        print(f"weights: {start.describe()}", flush=True)
 
     def make_state() -> TrainState:
         state = programs[0].make_state()
-        if start is None:
+        if cfg.checkpoint is None:
             return state
+        start = start_pretraining(cfg, tokenizer, mesh)
+        print(f"weights: {start.describe()}", flush=True)
+        save_origin(run, start.origin)
         opt_state = state.opt_state
         if start.moments is not None:
             opt_state = with_moments(opt_state, start.moments)
@@ -94,8 +96,9 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         tokenizer_sha256=tokenizer.sha256,
         data={"sha256": dataset.manifest["sha256"]},
         sequence_length=max(phase.data.sequence_length for phase in cfg.phases),
-        encoder=None if start is None else start.origin,
     )
+    if is_new_run(run) and cfg.checkpoint is not None:
+        check_start(cfg, tokenizer, mesh)  # before there is a run that holds it
     start_run(run, cfg, info, tokenizer)
     finished = load_results(run)
     if finished is not None:
@@ -127,6 +130,7 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
     )
     trained = run_loop(
         run=run,
+        identity=info.identity,
         cfg=cfg.loop,
         mesh=mesh,
         stages=[
@@ -160,10 +164,8 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         },
         "elapsed_secs": trained.elapsed_secs,
         "goodput": trained.goodput,
-        "sequences_per_sec": on_first_host(
-            "a look at the last speed",
-            lambda: read_metrics(run)[-2].get("sequences_per_sec"),
-        ),
+        "encoder": load_run(run).encoder,
+        "sequences_per_sec": trained.last_line.get("sequences_per_sec"),
         "mask_examples": mask_examples(last, state.params, held_out, tokenizer),
     }
     save_results(run, results)
@@ -224,6 +226,7 @@ def _stage(
         ),
         rates={"sequences_per_sec": "sequences", "tokens_per_sec": "tokens"},
         flops=counted_flops(cfg.model, cfg.optimizer),
+        check=functools.partial(check_ids, cfg.model),
     )
 
 

@@ -24,6 +24,9 @@ from bert_jax.runtime.agreement import agree, on_first_host
 from bert_jax.train.checkpoint import Identity
 
 FORMAT_VERSION = 2
+# Formats whose weights can be taken: of version 1 the settings are others, and the
+# optimizer's state.
+WEIGHTS_FORMATS = (1, FORMAT_VERSION)
 # May change between a run and its continuation: they do not touch the numbers.
 _FREE = (
     "loop",
@@ -58,11 +61,13 @@ class RunInfo:
     tokenizer_sha256: str
     data: dict[str, Any]
     """Identity of the data: equal in a run and its continuation."""
+    task: str | None = None
+    """Of a fine-tuned run, its name in `train.tasks`."""
     labels: tuple[str, ...] | None = None
-    """Of a classifier, in the order of its logits."""
+    """Of a fine-tuned run, what its logits are called, in their order."""
     sequence_length: int = 0
     encoder: dict[str, Any] | None = None
-    """Where the weights of step 0 came from."""
+    """Where the weights of step 0 came from; written when they were read."""
     format_version: int = FORMAT_VERSION
 
     @property
@@ -81,7 +86,7 @@ def agree_on_run(run: pathlib.Path, config: Any, **hashes: str) -> None:
         ValueError: they differ; it says in what, and where.
     """
     settings = _leaves(json.loads(config_json.to_json(config)))
-    agree("the run", {"workdir": run, **settings, **hashes})
+    agree("the run", {"output": run, **settings, **hashes})
 
 
 def start_run(
@@ -115,7 +120,7 @@ def _check_shared(run: pathlib.Path) -> None:
     agree(
         f"what they see in {run}",
         {"a file that process 0 wrote": "there" if marker.exists() else "not there"},
-        remedy="Choose a --workdir on storage that all hosts share (NFS, a mounted "
+        remedy="Choose a --output on storage that all hosts share (NFS, a mounted "
         "bucket): process 0 writes the run, and all read it.",
     )
     on_first_host(f"removal of {marker}", marker.unlink)
@@ -132,14 +137,14 @@ def _start_run(
         if changed:
             raise ValueError(
                 f"{run} holds a run of other settings: {'; '.join(changed)}. Go on "
-                "with those settings, or choose another --workdir."
+                "with those settings, or choose another --output."
             )
         old = load_run(run)
-        for name in ("kind", "tokenizer_sha256", "data", "labels"):
+        for name in ("kind", "tokenizer_sha256", "data", "task", "labels"):
             if getattr(old, name) != getattr(info, name):
                 raise ValueError(
                     f"{run} was begun with another {name}: {getattr(old, name)} then, "
-                    f"{getattr(info, name)} now. Choose another --workdir."
+                    f"{getattr(info, name)} now. Choose another --output."
                 )
         for _, line in differences:
             print(f"another layout, equal up to rounding: {line}", flush=True)
@@ -147,7 +152,7 @@ def _start_run(
         return
     if run.exists() and any(run.iterdir()):
         raise ValueError(
-            f"{run} is not empty and holds no run; choose another --workdir."
+            f"{run} is not empty and holds no run; choose another --output."
         )
     run.mkdir(parents=True, exist_ok=True)
     tokenizer.save(run / "tokenizer")
@@ -155,8 +160,31 @@ def _start_run(
     write_text(run / "run.json", config_json.to_json(info))
 
 
-def load_run(run: pathlib.Path, kind: str | None = None) -> RunInfo:
+def is_new_run(run: pathlib.Path) -> bool:
+    """Whether nothing has been begun there; in a job, as the first host sees it."""
+    return on_first_host(
+        f"a look for a run in {run}", lambda: not (run / "run.json").exists()
+    )
+
+
+def save_origin(run: pathlib.Path, origin: dict[str, Any]) -> None:
+    """Notes in run.json where the weights of step 0 came from."""
+
+    def save() -> None:
+        info = dataclasses.replace(load_run(run), encoder=origin)
+        write_text(run / "run.json", config_json.to_json(info))
+
+    on_first_host(f"the origin of the weights of {run}", save)
+
+
+def load_run(
+    run: pathlib.Path, kind: str | None = None, *, for_weights: bool = False
+) -> RunInfo:
     """Reads run.json.
+
+    Args:
+        kind: "pretrain" or "finetune"; either by default.
+        for_weights: only to start from its weights, which an older format allows.
 
     Raises:
         FileNotFoundError: no run is there.
@@ -169,16 +197,29 @@ def load_run(run: pathlib.Path, kind: str | None = None) -> RunInfo:
             "by `bert-jax pretrain` or `bert-jax finetune`."
         )
     raw = json.loads(path.read_text())
-    if raw.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
-            f"{run} has run format {raw.get('format_version')}; this version of "
-            f"bert_jax reads {FORMAT_VERSION}."
+    version = raw.get("format_version")
+    if version not in (WEIGHTS_FORMATS if for_weights else (FORMAT_VERSION,)):
+        way_out = (
+            f" Its weights can still be taken: start a new run with --checkpoint {run}."
+            if version in WEIGHTS_FORMATS
+            else ""
         )
+        raise ValueError(
+            f"{run} has run format {version}; this version of bert_jax reads "
+            f"{FORMAT_VERSION}.{way_out}"
+        )
+    fields = [field.name for field in dataclasses.fields(ModelConfig)]
+    architecture = raw["model"]
+    if version < FORMAT_VERSION:
+        # It named settings of the computation too, and had one kind of head.
+        architecture = {name: raw["model"][name] for name in fields}
+        raw["task"] = None if raw["kind"] == "pretrain" else "classification"
     info = RunInfo(
         kind=raw["kind"],
-        model=config_json.from_json(ModelConfig, json.dumps(raw["model"])),
+        model=config_json.from_json(ModelConfig, json.dumps(architecture)),
         tokenizer_sha256=raw["tokenizer_sha256"],
         data=raw["data"],
+        task=raw["task"],
         labels=None if raw["labels"] is None else tuple(raw["labels"]),
         sequence_length=raw["sequence_length"],
         encoder=raw["encoder"],
@@ -197,7 +238,7 @@ def load_run_config(run: pathlib.Path) -> PretrainConfig | FinetuneConfig:
 def load_run_tokenizer(run: pathlib.Path) -> Tokenizer:
     """The run's own tokenizer, checked against run.json."""
     tokenizer = load_tokenizer(run / "tokenizer")
-    expected = load_run(run).tokenizer_sha256
+    expected = load_run(run, for_weights=True).tokenizer_sha256
     if tokenizer.sha256 != expected:
         raise ValueError(
             f"The tokenizer in {run} has hash {tokenizer.sha256[:12]}, the run was made "

@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 
 from bert_jax.train import sharding
 from bert_jax.train.accumulation import mean_gradients
-from bert_jax.train.losses import Mean, Objective
+from bert_jax.train.losses import Mean
+from bert_jax.train.objectives import Objective
 
 Step = Callable[[Any, Any], tuple["TrainState", dict[str, Mean]]]
 

@@ -1,0 +1,308 @@
+"""What `benchmarks.data` measures: ways of tokenising, preparing and loading, one class each.
+
+Ours stand beside `tokenizers`, `sentencepiece`, `datasets` and the masking collator of
+`transformers`, each used in the fastest way that its documentation offers. Every class is a
+`turns.Runner`, so each lives in a process of its own. All of them take `folder`, which holds
+the file of `write_sample` and whatever they write, and `tokenizer`, the directory of a saved
+tokenizer.
+"""
+
+import itertools
+import json
+import pathlib
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from bert_jax.config import DataConfig
+from bert_jax.data.batches.loader import train_batches
+from bert_jax.data.batches.rows import open_rows
+from bert_jax.data.prepared.dataset import open_dataset
+from bert_jax.data.prepared.prepare import prepare
+from bert_jax.data.text.reading import read_source
+from bert_jax.data.text.sentences import sentences
+from bert_jax.data.text.sources import open_source
+from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
+
+LENGTH = 512
+"""Tokens of the loaders' rows."""
+_BATCH_SIZE = 64
+_OUR_BATCHES, _THEIR_BATCHES = 600, 60  # a turn
+# After so many batches, the buffers that filled while nobody read are used up.
+_WARM_UP_BATCHES = 24
+# As in bert_jax: with the 100 of `tokenizers`, a few ids of long words would differ.
+_MAX_CHARS_PER_WORD = 200
+_SAMPLE = "sample.jsonl"
+
+
+def write_sample(source: str, path: pathlib.Path, num_bytes: int) -> None:
+    """Writes the first documents of a source as JSONL, with so many bytes of text.
+
+    Neighbouring documents share their words, as they do where a shard is prepared.
+    """
+    total = 0
+    with path.open("w", encoding="utf-8") as file:
+        for document in read_source(open_source(source)):
+            file.write(json.dumps({"text": document.text}) + "\n")
+            total += len(document.text.encode())
+            if total >= num_bytes:
+                return
+
+
+def read_parts(folder: pathlib.Path, num_parts: int = 1) -> list[list[str]]:
+    """The texts of the sample, dealt out to so many parts."""
+    lines = (folder / _SAMPLE).read_text(encoding="utf-8").splitlines()
+    texts = [json.loads(line)["text"] for line in lines]
+    return [texts[number::num_parts] for number in range(num_parts)]
+
+
+def num_bytes_of(texts: Sequence[str]) -> int:
+    """Bytes of texts in UTF-8."""
+    return sum(len(text.encode()) for text in texts)
+
+
+class Tokenize:
+    """Encodes one part of the sample in each turn: text that it has not seen before.
+
+    A cache of words is then worth what it is worth while a corpus goes by.
+    """
+
+    facts = None
+
+    def __init__(
+        self, folder: pathlib.Path, tokenizer: pathlib.Path, way: str, num_parts: int
+    ) -> None:
+        """Loads the tokenizer, and the texts in a part for each turn.
+
+        The way is "ours" (sentence by sentence, as `prepare` does), "bare, sentences" or
+        "bare, documents" (the library alone, over the same vocabulary).
+        """
+        self._parts = read_parts(folder, num_parts)
+        self._units: list[list[Any]] = self._parts
+        if way != "bare, documents":
+            self._units = [[sentences(text) for text in part] for part in self._parts]
+        ours, bare = load_tokenizer(tokenizer), bare_tokenizer(tokenizer)
+
+        def join(documents: Sequence[list[str]]) -> int:
+            return sum(ours.encode_joined(cut)[0].size for cut in documents if cut)
+
+        def by_sentence(documents: Sequence[list[str]]) -> int:
+            return sum(len(ids) for cut in documents for ids in bare(cut))
+
+        def by_document(texts: list[str]) -> int:
+            return sum(map(len, bare(texts)))
+
+        ways: dict[str, Callable[[Any], int]] = {
+            "ours": join,
+            "bare, sentences": by_sentence,
+            "bare, documents": by_document,
+        }
+        self._encode = ways[way]
+
+    def turn(self, number: int, seconds: float) -> dict[str, float]:
+        started = time.perf_counter()
+        tokens = self._encode(self._units[number])
+        elapsed = time.perf_counter() - started
+        num_bytes = num_bytes_of(self._parts[number])
+        return {"seconds": elapsed, "bytes": num_bytes, "tokens": tokens}
+
+
+class Prepare:
+    """Makes a prepared dataset of the sample, in a fresh folder each turn."""
+
+    facts = None
+
+    def __init__(
+        self, folder: pathlib.Path, tokenizer: pathlib.Path, num_workers: int
+    ) -> None:
+        """Imports what `prepare` needs, which is not measured."""
+        import tensorflow_datasets  # noqa: F401
+
+        self._source, self._tokenizer = f"files:{folder / _SAMPLE}", tokenizer
+        self._output = folder / f"dataset-{tokenizer.name}-{num_workers}"
+        self._num_workers = num_workers
+
+    def turn(self, number: int, seconds: float) -> dict[str, float]:
+        shutil.rmtree(self._output, ignore_errors=True)
+        started = time.perf_counter()
+        manifest = prepare(
+            self._source, self._tokenizer, self._output, num_workers=self._num_workers
+        )
+        elapsed = time.perf_counter() - started
+        num_bytes, tokens = (
+            sum(split[name] for split in manifest["splits"].values())
+            for name in ("bytes", "tokens")
+        )
+        files = (path for path in self._output.rglob("*") if path.is_file())
+        stored = sum(path.stat().st_size for path in files) / tokens
+        done = {"bytes": num_bytes, "tokens": tokens, "stored": stored}
+        return {"seconds": elapsed, **done}
+
+
+class PrepareWithDatasets:
+    """Tokenises and groups the sample into blocks with `datasets`, in one process."""
+
+    facts = None
+
+    def __init__(self, folder: pathlib.Path, tokenizer: pathlib.Path) -> None:
+        """Imports the libraries, which is not measured."""
+        import datasets  # noqa: F401
+        import transformers  # noqa: F401
+
+        self._folder, self._tokenizer = folder, tokenizer
+        (texts,) = read_parts(folder)
+        self._num_bytes = num_bytes_of(texts)
+
+    def turn(self, number: int, seconds: float) -> dict[str, float]:
+        started = time.perf_counter()
+        blocks = make_blocks(self._folder, self._tokenizer, f"datasets-{number}")
+        elapsed = time.perf_counter() - started
+        tokens = len(blocks) * LENGTH
+        files = (pathlib.Path(file["filename"]) for file in blocks.cache_files)
+        stored = sum(path.stat().st_size for path in files) / tokens
+        done = {"bytes": self._num_bytes, "tokens": tokens, "stored": stored}
+        return {"seconds": elapsed, **done}
+
+
+class Load:
+    """Real tokens in batches of packed rows, in host memory."""
+
+    def __init__(
+        self, folder: pathlib.Path, tokenizer: pathlib.Path, num_workers: int
+    ) -> None:
+        """Plans an epoch, which its facts describe, and starts the loader.
+
+        The dataset is that of `Prepare` with one worker. Without worker processes, the
+        loader has threads of this one.
+        """
+        cfg = DataConfig(sequence_length=LENGTH, num_workers=num_workers)
+        dataset = open_dataset(folder / f"dataset-{tokenizer.name}-1")
+        num_sentences = dataset.load_split("train").sentence_starts.size - 1
+        rows = open_rows(dataset, "train", cfg, seed=0)
+        started = time.perf_counter()
+        size = rows.size(0)
+        speed = num_sentences / (time.perf_counter() - started) / 1e6
+        self.facts: dict[tuple[str, str], float] = {
+            ("real tokens in packed rows", "%"): 100 * size.num_tokens / size.num_places
+        }
+        if not num_workers:  # later ones find the plan on disk
+            self.facts["planning an epoch", "M sentences/s"] = speed
+        self._batches = train_batches(
+            rows, batch_size=_BATCH_SIZE, first_step=0, num_steps=10**6
+        )
+
+    def turn(self, number: int, seconds: float) -> dict[str, float]:
+        for _ in range(_WARM_UP_BATCHES):
+            next(self._batches)
+        started, tokens = time.perf_counter(), 0
+        for batch in itertools.islice(self._batches, _OUR_BATCHES):
+            tokens += int((batch.sequence_ids > 0).sum())
+        return {"seconds": time.perf_counter() - started, "tokens": tokens}
+
+
+class LoadWithCollator:
+    """Masked batches from `datasets`, torch's DataLoader and the collator of `transformers`."""
+
+    facts = None
+
+    def __init__(
+        self, folder: pathlib.Path, tokenizer: pathlib.Path, tensors: str
+    ) -> None:
+        """Makes the blocks; the collator gives `tensors` "pt", its default, or "np"."""
+        import torch
+        from transformers import DataCollatorForLanguageModeling
+
+        blocks = make_blocks(folder, tokenizer, f"blocks-{tensors}")
+        collator = DataCollatorForLanguageModeling(
+            transformers_tokenizer(tokenizer), return_tensors=tensors
+        )
+        self._loader = torch.utils.data.DataLoader(
+            blocks, batch_size=_BATCH_SIZE, shuffle=True, collate_fn=collator
+        )
+
+    def turn(self, number: int, seconds: float) -> dict[str, float]:
+        started, tokens = time.perf_counter(), 0
+        for batch in itertools.islice(self._loader, _THEIR_BATCHES):
+            tokens += int(np.asarray(batch["attention_mask"]).sum())
+        return {"seconds": time.perf_counter() - started, "tokens": tokens}
+
+
+def bare_tokenizer(directory: pathlib.Path) -> Callable[[list[str]], list[list[int]]]:
+    """The library's own call over the vocabulary of a saved tokenizer of ours."""
+    model = directory / load_tokenizer(directory).model_file
+    if model.suffix == ".model":
+        import sentencepiece
+
+        processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+        return lambda texts: processor.encode(texts, num_threads=1)
+    wordpiece = bare_wordpiece(model)
+
+    def encode(texts: list[str]) -> list[list[int]]:
+        encodings = wordpiece.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    return encode
+
+
+def bare_wordpiece(vocab: pathlib.Path) -> Any:
+    """A `tokenizers.Tokenizer` with BERT's uncased rules and no special tokens."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+    pieces = vocab.read_text(encoding="utf-8").split("\n")
+    ids = {piece: number for number, piece in enumerate(pieces) if piece}
+    limit = {"max_input_chars_per_word": _MAX_CHARS_PER_WORD}
+    bare = Tokenizer(models.WordPiece(ids, unk_token="[UNK]", **limit))
+    bare.normalizer = normalizers.BertNormalizer(lowercase=True)
+    bare.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return bare
+
+
+def transformers_tokenizer(directory: pathlib.Path) -> Any:
+    """The fast tokenizer of `transformers` over a saved WordPiece one, with [CLS] and [SEP]."""
+    from tokenizers import processors
+    from transformers import PreTrainedTokenizerFast
+
+    bare = bare_wordpiece(directory / load_tokenizer(directory).model_file)
+    cls, sep = (bare.token_to_id(piece) for piece in ("[CLS]", "[SEP]"))
+    bare.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
+    names = ("pad", "unk", "cls", "sep", "mask")
+    special = {f"{name}_token": f"[{name.upper()}]" for name in names}
+    return PreTrainedTokenizerFast(tokenizer_object=bare, **special)
+
+
+def make_blocks(folder: pathlib.Path, tokenizer: pathlib.Path, cache: str) -> Any:
+    """Tokenises and groups the sample into blocks of `LENGTH`, in one process and one pass.
+
+    Returns:
+        A `datasets.Dataset`, memory-mapped from `cache` in the folder. The tokens that are
+        left over of every thousand documents are dropped.
+    """
+    import datasets
+
+    fast = transformers_tokenizer(tokenizer)
+    datasets.disable_progress_bars()
+
+    def group(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
+        encoded = fast(
+            batch["text"],
+            return_special_tokens_mask=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        grouped = {}
+        for name, column in encoded.items():
+            flat = [entry for document in column for entry in document]
+            ends = range(LENGTH, len(flat) + 1, LENGTH)
+            grouped[name] = [flat[end - LENGTH : end] for end in ends]
+        return grouped
+
+    rows = datasets.load_dataset(
+        "json",
+        data_files=str(folder / _SAMPLE),
+        cache_dir=str(folder / cache),
+        split="train",
+    )
+    return rows.map(group, batched=True, remove_columns=rows.column_names)

@@ -1,0 +1,376 @@
+"""Candidates in worker processes, measured in turns, and the ratios between them.
+
+Every candidate lives in a process of its own, because neither JAX nor PyTorch lets another
+library use the cores or the device's memory beside it. Between its turns a process is
+stopped. A slow minute of the machine then hits all candidates.
+"""
+
+import contextlib
+import dataclasses
+import importlib
+import multiprocessing
+import os
+import pathlib
+import resource
+import signal
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple, Protocol
+
+from benchmarks.results import Table
+from bert_jax.cli import HUGE_PAGES
+
+ROUNDS = 5
+"""Turns of each candidate, if there is time for as many."""
+# Starting and compiling may take this share of the time; the rest is for the turns.
+_WARM_UP_SHARE = 0.65
+# Where other work runs too, a turn may take so much longer than the one before.
+_SLACK = 1.3
+_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    # Otherwise JAX takes most of a GPU's memory at its start, and PyTorch finds none.
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+}
+
+
+class Clock(NamedTuple):
+    """The time at which something must have ended."""
+
+    end: float
+    """On the clock of `time.monotonic`."""
+
+    @classmethod
+    def of(cls, seconds: float) -> "Clock":
+        """A clock that ends so many seconds from now."""
+        return cls(time.monotonic() + seconds)
+
+    @property
+    def left(self) -> float:
+        """Seconds until the end; negative after it."""
+        return self.end - time.monotonic()
+
+    def part(self, share: float) -> "Clock":
+        """A clock that ends after this share of the time that is left."""
+        return Clock.of(share * self.left)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """Something that is measured in a process of its own."""
+
+    name: str
+    """Its row in the table."""
+    runner: str
+    """`module:name` of a class or function that makes a `Runner`."""
+    arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Keyword arguments for it."""
+    one_core: bool = False
+    """Confine the process, and all that it starts, to one core."""
+    huge_pages: bool = False
+    """Give the process the memory allocator that the command `bert-jax` gives itself."""
+
+
+class Runner(Protocol):
+    """What a worker process makes and drives. It comes ready: loaded and compiled."""
+
+    facts: Any
+    """What making it showed, as plain values."""
+
+    def turn(self, number: int, seconds: float) -> dict[str, float]:
+        """Works for one turn.
+
+        Args:
+            number: of the turn, from 0.
+            seconds: about how long it should take, where the runner can choose.
+
+        Returns:
+            The measured "seconds", and how much was done in them, by name.
+        """
+
+
+class RepeatedStep:
+    """A runner that repeats one step as often as its turn has time for.
+
+    A subclass defines `run`, and calls `warm_up` at the end of its constructor.
+    """
+
+    facts: Any = None
+    _step_secs = 1.0
+
+    def run(self, count: int) -> None:
+        """Does `count` steps and waits until the last one has ended."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raises a ValueError if the last step did other work than it should."""
+
+    def warm_up(self) -> None:
+        """Does a first step, which may compile, and times a second one."""
+        self.run(1)
+        self.check()
+        self._step_secs = _seconds(self.run, 1)
+
+    def turn(self, number: int, seconds: float) -> dict[str, float]:
+        """Does one step that is not measured, then as many as `seconds` allow.
+
+        Training does not pause, but a candidate does while others have their turns, and
+        a virtual machine takes back free memory meanwhile: the step after a pause takes
+        up to twice as long (LOG.md).
+        """
+        self.run(1)
+        count = max(1, int(seconds / self._step_secs) - 1)
+        elapsed = _seconds(self.run, count)
+        self._step_secs = elapsed / count
+        self.check()
+        return {"seconds": elapsed, "steps": count}
+
+
+def _seconds(run: Callable[[int], None], count: int) -> float:
+    started = time.perf_counter()
+    run(count)
+    return time.perf_counter() - started
+
+
+class WorkerError(RuntimeError):
+    """A candidate that cannot be measured, and why."""
+
+
+class Worker:
+    """The process of one candidate, seen from its parent."""
+
+    def __init__(self, candidate: Candidate) -> None:
+        """Starts the process; `is_ready` says when its runner is made."""
+        self.candidate, self.facts, self.peak_bytes = candidate, None, 0
+        context = multiprocessing.get_context("spawn")
+        self._pipe, its = context.Pipe()
+        self._process = context.Process(target=_work, args=(candidate, its))
+        given = os.environ.get("GLIBC_TUNABLES")
+        if candidate.huge_pages and given is None:
+            # glibc reads this at the start of a process only.
+            os.environ["GLIBC_TUNABLES"] = HUGE_PAGES
+        self._process.start()
+        if given is None:
+            os.environ.pop("GLIBC_TUNABLES", None)
+        its.close()
+
+    def is_ready(self, seconds: float) -> bool:
+        """Waits so long for the runner, which is then stopped until its first turn.
+
+        Raises:
+            WorkerError: it failed.
+        """
+        if not self._pipe.poll(max(0.0, seconds)):
+            return False
+        self.facts, self.peak_bytes = self._receive(0.0)
+        self._signal(signal.SIGSTOP)
+        return True
+
+    def turn(self, number: int, seconds: float, limit: float) -> dict[str, float]:
+        """Lets the runner work for one turn, and stops the process again.
+
+        Raises:
+            WorkerError: it failed, or took longer than `limit` seconds.
+        """
+        self._signal(signal.SIGCONT)
+        with contextlib.suppress(BrokenPipeError):
+            self._pipe.send((number, seconds))
+        done = self._receive(limit)
+        self._signal(signal.SIGSTOP)
+        return done
+
+    def close(self) -> None:
+        """Ends the process at once, with all that it has started."""
+        for send in (os.killpg, os.kill):  # it has a group once it has begun
+            with contextlib.suppress(ProcessLookupError):
+                send(self._pid, signal.SIGKILL)
+        self._process.join()
+        self._pipe.close()
+
+    @property
+    def _pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._pid, number)
+
+    def _receive(self, seconds: float) -> Any:
+        if not self._pipe.poll(seconds):
+            raise WorkerError(f"it was not done after {seconds:.0f} s")
+        try:
+            answer = self._pipe.recv()
+        except (EOFError, ConnectionError):
+            self._process.join()
+            code = self._process.exitcode
+            raise WorkerError(f"its process ended with exit code {code}") from None
+        if isinstance(answer, str):
+            raise WorkerError(answer)
+        return answer
+
+
+def _work(candidate: Candidate, pipe: Connection) -> None:
+    """Runs in the worker's process: makes the runner, then lets it have its turns."""
+    # The parent ends it, and all that it starts; the terminal's Ctrl-C does not.
+    os.setpgrp()
+    # Libraries print warnings; what matters is sent.
+    with open(os.devnull, "w") as nowhere:
+        for stream in (1, 2):
+            os.dup2(nowhere.fileno(), stream)
+    os.environ.update(_ENVIRONMENT)
+    try:
+        if candidate.one_core:
+            os.environ["OMP_NUM_THREADS"] = "1"
+            os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        module, _, name = candidate.runner.partition(":")
+        make = getattr(importlib.import_module(module), name)
+        runner: Runner = make(**candidate.arguments)
+        peak_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        pipe.send((runner.facts, peak_bytes))
+        while True:
+            pipe.send(runner.turn(*pipe.recv()))
+    except EOFError:
+        return  # the parent has ended
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        pipe.send(text.splitlines()[0][:300])
+
+
+@dataclasses.dataclass
+class Measured:
+    """A candidate and its turns."""
+
+    candidate: Candidate
+    facts: Any
+    turns: list[dict[str, float]] = dataclasses.field(default_factory=list)
+
+    def rates(self, amount: str, factor: float = 1.0) -> tuple[float, ...]:
+        """`factor` times the amount done in a second, for each turn."""
+        return tuple(factor * turn[amount] / turn["seconds"] for turn in self.turns)
+
+
+def ratios(mine: Measured, theirs: Measured, amount: str) -> tuple[float, ...]:
+    """My rate over theirs, turn by turn; turns that only one of them had are left out."""
+    rates = mine.rates(amount), theirs.rates(amount)
+    return tuple(a / b for a, b in zip(*rates, strict=False))
+
+
+def fastest(measured: Sequence[Measured], amount: str) -> Measured | None:
+    """The one with the highest median rate; `None` of none."""
+    return max(
+        measured, key=lambda one: statistics.median(one.rates(amount)), default=None
+    )
+
+
+def measure(
+    candidates: Sequence[Candidate],
+    table: Table,
+    clock: Clock,
+    *,
+    rounds: int = ROUNDS,
+    turn_secs: float = 4.0,
+    at_once: int = 1,
+) -> list[Measured]:
+    """Starts all candidates, then gives them turns, round after round.
+
+    Candidates that are not ready in time, fail, or have fewer turns are named in the
+    table. The first candidates are started first, so they should be the most important.
+
+    Args:
+        candidates: whom to measure.
+        table: told what is left out.
+        clock: of all of this.
+        rounds: turns of each, time permitting.
+        turn_secs: about how long a turn takes at most, where a runner can choose.
+        at_once: how many are started at the same time.
+
+    Returns:
+        Those with at least one turn.
+    """
+    with contextlib.ExitStack() as workers:
+        ready = _start(candidates, table, clock.part(_WARM_UP_SHARE), at_once, workers)
+        found = [measured for _, measured in ready]
+        slowest = 0.0
+        for number in range(rounds if found else 0):
+            if number and clock.left < _SLACK * slowest:
+                left = f"{rounds - number} of {rounds} turns of each"
+                table.leave_out(left, "the time was over")
+                break
+            began = time.monotonic()
+            share = clock.left / (rounds - number) / max(1, len(ready)) / _SLACK
+            for worker, measured in list(ready):
+                try:
+                    limit = max(1.0, clock.left)
+                    done = worker.turn(number, min(turn_secs, share), limit)
+                    measured.turns.append(done)
+                except WorkerError as error:
+                    name = worker.candidate.name
+                    table.leave_out(f"{name}, from turn {number + 1} on", error)
+                    ready.remove((worker, measured))
+            slowest = max(slowest, time.monotonic() - began)
+    return [one for one in found if one.turns]
+
+
+def ask(
+    candidates: Sequence[Candidate], table: Table, seconds: float, *, at_once: int = 1
+) -> dict[str, Any]:
+    """The facts of runners that have no turns, by the candidate's name.
+
+    Those who are not ready after so many seconds in all, or fail, are named in the table.
+    """
+    with contextlib.ExitStack() as workers:
+        ready = _start(candidates, table, Clock.of(seconds), at_once, workers)
+    return {measured.candidate.name: measured.facts for _, measured in ready}
+
+
+def _start(
+    candidates: Sequence[Candidate],
+    table: Table,
+    clock: Clock,
+    at_once: int,
+    workers: contextlib.ExitStack,
+) -> list[tuple[Worker, Measured]]:
+    """Those who are ready before the clock ends."""
+    waiting, starting = list(candidates), list[Worker]()
+    ready: list[tuple[Worker, Measured]] = []
+    while waiting or starting:
+        while waiting and len(starting) < at_once and clock.left > 0:
+            candidate = waiting.pop(0)
+            largest = max((worker.peak_bytes for worker, _ in ready), default=0)
+            if (free := _free_bytes()) < _SLACK * largest:
+                text = (
+                    f"{free / 2**30:.1f} GiB of memory are free, and another one took "
+                )
+                table.leave_out(candidate.name, f"{text}{largest / 2**30:.1f}")
+                continue
+            starting.append(Worker(candidate))
+            workers.callback(starting[-1].close)
+        for worker in list(starting):
+            try:
+                if worker.is_ready(min(0.1, clock.left)):
+                    ready.append((worker, Measured(worker.candidate, worker.facts)))
+                    starting.remove(worker)
+            except WorkerError as error:
+                table.leave_out(worker.candidate.name, error)
+                starting.remove(worker)
+        if clock.left <= 0:
+            for candidate in (*(worker.candidate for worker in starting), *waiting):
+                table.leave_out(candidate.name, "it was not ready in time")
+            for worker in starting:
+                worker.close()
+            break
+    return ready
+
+
+def _free_bytes() -> float:
+    info = pathlib.Path("/proc/meminfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024.0 * float(line.split()[1])
+    return float("inf")

@@ -1,0 +1,39 @@
+"""A source divided into sections that are read independently of each other."""
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A contiguous stretch of a source, which any process can read on its own."""
+
+    path: str
+    name: str
+    """How the keys of its documents begin: the path below the fixed part of the glob."""
+    size_bytes: int
+    """Size on disk, compressed if the file is; used to divide work and to show progress."""
+    kind: Literal["file", "tar", "tfds"] = "file"
+    start: int = 0
+    end: int | None = None
+    """The section holds what begins in [start, end). These count bytes of a file or an
+    archive, row groups of Parquet, or records of TFDS. `None` means to the end."""
+    is_range: bool = False
+    """Whether it is a range of something larger; then no document may begin in it."""
+    member: tuple[int, int] | None = None
+    """For a file inside an archive: the bytes [begin, end) of `path` that hold it."""
+    split: str = ""
+    field: str = ""
+    """`split` and `field` name the split and the feature with the text, for TFDS only."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """All sections of a source, in an order that never changes."""
+
+    spec: str
+    sections: tuple[Section, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(section.size_bytes for section in self.sections)
