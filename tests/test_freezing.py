@@ -69,7 +69,7 @@ def without_frozen_entries(tree, parts, num_layers):
     ids=str,
 )
 def test_the_rest_is_trained_as_if_it_were_alone(kind, parts, num_layers):
-    """And what is frozen stays bit by bit, and has no moments."""
+    """What is frozen stays as it is, bit by bit, and has no moments."""
     cfg = dataclasses.replace(CFG, name=kind, freeze=parts, freeze_layers=num_layers)
     schedule = make_schedule(cfg, 20)
     optimizer = make_optimizer(cfg, schedule)
@@ -117,7 +117,7 @@ def test_frozen_gradients_take_no_part_in_the_clip():
     new = [update(g, optimizer.init(params), params) for g in (small, large)]
     jax.tree.map(np.testing.assert_array_equal, *new)
 
-    # And what is trained is clipped by the norm of itself alone.
+    # What is trained is clipped by its own norm alone.
     trained = [
         x
         for n, x in reference.by_layer(small).items()
@@ -154,7 +154,7 @@ def test_what_cannot_be_frozen_is_refused_before_the_first_step(fields, message)
 
 
 def test_a_pretraining_step_leaves_them_as_they_are(tiny, vocabulary, make_batch):
-    """The token table among them, which is the MLM head's decoder too."""
+    """The token table is frozen too, although the MLM head decodes with it."""
     cfg = PretrainConfig(
         model=dataclasses.replace(tiny, num_layers=2),
         data=DataConfig(sequence_length=24),
