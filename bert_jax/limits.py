@@ -1,7 +1,8 @@
-"""Ids against the tables that they index, on the host.
+"""Checks on the host that every id has a row in the table that it indexes.
 
-A gather on a device cannot complain: outside its table it reads another row or NaN, and
-a table padded to a multiple of 128 hides the first ids that are too large.
+A device reports no error for an id outside its table: it reads another row or NaN. And
+the token table is padded to a multiple of 128, which hides ids that are a little too
+large.
 """
 
 from typing import Any
@@ -18,12 +19,14 @@ def check_range(name: str, values: Any, limit: int, meaning: str) -> None:
     """Refuses values outside [0, limit).
 
     Args:
-        name: of the array, for the message.
-        values: integers of any shape, anything that NumPy can read.
+        name: name of the array, for the message.
+        values: integers of any shape, in any form that NumPy can read.
+        limit: smallest value that is too large.
         meaning: what sets the limit, for the message.
 
     Raises:
-        ValueError: names the first offender, its place and the limit.
+        ValueError: a value is out of range; the message names the first such value, its
+            place and the limit.
     """
     array = np.asarray(values)
     if not array.size or (array.min() >= 0 and array.max() < limit):
@@ -39,14 +42,16 @@ def check_range(name: str, values: Any, limit: int, meaning: str) -> None:
 def check_ids(cfg: ModelConfig, batch: Any) -> None:
     """Refuses a host's batch in which an id has no row in its table.
 
-    Two passes over each array: 0.03 ms for 256 rows of 512 tokens in cache.
+    It reads each array twice: 0.03 ms for 256 rows of 512 tokens in cache.
 
     Args:
-        batch: `PretrainBatch` or `ClassifyBatch` of NumPy arrays.
-            Labels are not looked at: tasks make them from names that they know.
+        cfg: architecture that the batch is for.
+        batch: `PretrainBatch` or `ClassifyBatch` of NumPy arrays. Task labels are not
+            checked: each task makes them from names that it knows.
 
     Raises:
-        ValueError: names field, value, [row, column] and limit.
+        ValueError: an id is out of range; the message names the field, the value, its
+            [row, column] and the limit.
     """
     kind = type(batch).__name__
     if not isinstance(batch, PretrainBatch | ClassifyBatch):

@@ -1,7 +1,7 @@
-"""`bert-jax quickstart`: the commands of a user, one after the other, on real text.
+"""`bert-jax quickstart`: runs the commands that a user would run, on real text.
 
-Every step is one command line, printed before it runs. A command that finds its work
-done says so and returns, which is how an interrupted quickstart goes on.
+Every command line is printed before it runs. A command that finds its work done says so
+and returns; therefore an interrupted quickstart continues when it is started again.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-# Share of the modules whose text neither pretraining nor fine-tuning sees.
+# Fraction of the modules whose text neither pretraining nor fine-tuning sees.
 HELD_OUT = "0.08"
 SENTENCES = (
     "Return the eigenvalues of a symmetric matrix in ascending order.",
@@ -29,17 +29,17 @@ class Chapter(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Size:
-    """How much of everything; the defaults fit two cores and six minutes."""
+    """How much quickstart does. With the defaults it takes six minutes on two cores."""
 
     packages: tuple[str, ...] = ()
     """Packages whose documentation is the corpus. Default: the fixed list of
     `bert-jax corpus`."""
     vocab_size: int = 4_096
-    """Number of pieces of the vocabulary."""
+    """Number of pieces in the vocabulary."""
     num_steps: int | None = None
-    """Number of updates of pretraining. Default: those of configs/quickstart.py."""
+    """Number of updates of pretraining. Default: `num_steps` of configs/quickstart.py."""
     max_train: int = 4_000
-    """Number of labelled sentences to fine-tune on."""
+    """Largest number of labelled sentences to fine-tune on."""
 
 
 def steps(output: pathlib.Path, size: Size) -> list[Chapter]:
@@ -149,13 +149,13 @@ def quickstart(
     run_command: Callable[[Sequence[str]], None],
     size: Size,
 ) -> None:
-    """Runs all steps through `run_command` and sums up what came out.
+    """Runs all commands through `run_command` and prints a summary.
 
     Args:
-        output: directory for everything. Started again with it, quickstart goes on
-            where it was.
-        run_command: takes the arguments behind `bert-jax`.
-        size: how much of everything.
+        output: directory for all results. With the same directory, an unfinished
+            quickstart continues.
+        run_command: runs one command; it gets the arguments behind `bert-jax`.
+        size: how much to do.
     """
     started = time.perf_counter()
     todo = steps(output, size)
@@ -170,7 +170,7 @@ def quickstart(
 
 
 def summary(output: pathlib.Path) -> str:
-    """The figures of a finished quickstart, whatever they are."""
+    """The scores of a finished quickstart as text, one per line."""
     pretrain, finetune, scratch, baselines = (
         json.loads((output / name / "results.json").read_text())
         for name in ("pretrain", "finetune", "finetune_from_scratch", "baselines")
@@ -191,7 +191,7 @@ def summary(output: pathlib.Path) -> str:
             f"{pretrain['unigram_entropy']:.3f})",
             f"held-out NSP accuracy {judged['nsp_accuracy']:.1%}      (majority "
             f"{judged['nsp_majority']:.1%})",
-            f"which library, {finetune['num_validation']:,} held-out sentences of "
+            f"which library, {finetune['num_validation']:,} held-out sentences from "
             f"{len(finetune['labels'])} libraries:",
             *(
                 f"  {name:<30} accuracy {s['accuracy']:6.1%}   macro-F1 "

@@ -1,4 +1,4 @@
-"""The `compile` command: what a train step needs on a machine that is not here."""
+"""`bert-jax compile`: what a train step needs on a machine that is not here."""
 
 import dataclasses
 import json
@@ -61,7 +61,7 @@ class Compile:
         from bert_jax.train.program import phases_schedule
 
         topology = parse_topology(self.topology, self.slices)
-        # JAX must not start earlier: how many CPU devices there are is settled then.
+        # JAX must not start earlier: its start fixes the number of CPU devices.
         use_compile_cache(self.compile_cache, devices_of(topology))
         vocabulary = vocabulary_of(self.settings)
         if self.compile_cache is not None and self.settings.data.dataset is None:

@@ -23,19 +23,19 @@ class Corpus:
     output: pathlib.Path
     """Folder for documents-*.jsonl and, with --task, for labelled sentences."""
     packages: tuple[str, ...] = ()
-    """Names of top-level packages; "python" is the standard library. Default: those of
-    a fixed list that are installed."""
+    """Names of top-level packages; "python" is the standard library. Default: the
+    packages of a fixed list, as far as they are installed."""
     task: bool = False
-    """Also write library/train.tsv and library/validation.tsv, a labelled task: from
-    which library is a sentence?"""
+    """Also write library/train.tsv and library/validation.tsv. Each line is a sentence
+    with the library that it comes from as its label."""
     validation_fraction: float = 0.08
     """Expected fraction of modules that --task holds out. Give `prepare` the same."""
     max_train: int = 12_000
-    """Most sentences of library/train.tsv."""
+    """Largest number of sentences in library/train.tsv."""
     max_validation: int = 3_000
-    """Most sentences of library/validation.tsv."""
+    """Largest number of sentences in library/validation.tsv."""
     num_workers: int = 2
-    """Processes that read source files."""
+    """Number of processes that read source files."""
 
     def run(self) -> None:
         from bert_jax.data.text import docs, library_task
@@ -62,7 +62,7 @@ class Corpus:
             )
             print(
                 f"labelled sentences: {sum(task['train'].values()):,} to train on, "
-                f"{sum(task['validation'].values()):,} held out, of "
+                f"{sum(task['validation'].values()):,} held out, from "
                 f"{len(task['labels'])} libraries"
             )
 
@@ -83,7 +83,7 @@ class Prepare:
     """Stop with an error if the audit finds what would spoil training. Without this,
     problems are printed as warnings."""
     num_workers: int | None = None
-    """Processes of this machine. Default: one per core. Not for --beam."""
+    """Number of processes on this machine. Default: one per core. Not for --beam."""
     beam: str | None = None
     """Prepare on the machines of an Apache Beam runner. The value holds Beam's flags in
     quotes, for example --beam="--runner=DataflowRunner ..."."""
@@ -103,8 +103,8 @@ class Prepare:
 
         if is_in_store(self.output):
             raise ValueError(
-                f"--output {self.output}: only --beam writes to an object store; give a "
-                "directory, and copy it there."
+                f"--output {self.output}: only --beam writes to an object store. Give a "
+                "local directory and copy it there, or use --beam."
             )
         settings = fields(self) | {"output": pathlib.Path(self.output)}
         del settings["beam"]
@@ -114,8 +114,8 @@ class Prepare:
     def _prepare_with_beam(self) -> dict[str, Any]:
         if self.num_workers is not None:
             raise ValueError(
-                f"--num-workers {self.num_workers} is for this machine's processes; "
-                "with --beam, give the runner its own flag instead."
+                f"--num-workers {self.num_workers} sets the processes of this machine, "
+                "which --beam does not use; give the runner its own flag in --beam."
             )
         from bert_jax.data.prepared.beam import prepare_with_beam
 
@@ -132,13 +132,13 @@ class Inspect:
     dataset: Annotated[pathlib.Path, tyro.conf.Positional]
     """Directory written by `bert-jax prepare`."""
     split: Literal["train", "validation"] = "train"
-    """The split that the rows are from."""
+    """Split of the rows. train: what pretraining reads. validation: what is held out."""
     rows: int = 3
     """Number of rows to print."""
     first_row: int = 0
-    """Number of the first row."""
+    """Number of the first row to print, from 0."""
     seed: int = 0
-    """Seed of pairs, rows and masks, as in a run."""
+    """Seed of pairs, rows and masks. A run with the same seed sees the same rows."""
     data: DataConfig = DataConfig()
     masking: MaskingConfig = MaskingConfig()
 

@@ -11,25 +11,27 @@ from bert_jax.commands.shared import RunDir
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Import:
-    """Brings a published BERT in, from Hugging Face or Google, as a run directory."""
+    """Makes a run directory from a published BERT of Hugging Face or Google."""
 
     source: Annotated[pathlib.Path, tyro.conf.Positional]
-    """Hugging Face directory, Google directory, or prefix of a TensorFlow checkpoint
-    (extra tf)."""
+    """Hugging Face directory, Google directory, or prefix of a TensorFlow checkpoint.
+    Google's files need the extra tf."""
     output: pathlib.Path
     """Run directory to write. `pretrain` and `finetune` take it as --checkpoint."""
     lowercase: tyro.conf.FlagCreatePairsOff[bool] = False
-    """The vocabulary is uncased, where the source does not say."""
+    """The vocabulary is uncased. Needed only if the source does not say so."""
     no_lowercase: tyro.conf.FlagCreatePairsOff[bool] = False
-    """The vocabulary is cased, where the source does not say."""
+    """The vocabulary is cased. Needed only if the source does not say so."""
     encoder_only: bool = False
-    """Of a classifier, make a pretraining run instead of a fine-tuned one."""
+    """Leave out the head of a classifier and write a pretraining run. Default: a
+    classifier becomes a fine-tuned run."""
     allow_incomplete: bool = False
-    """Draw missing parts of the encoder afresh instead of refusing."""
+    """Fill parts that the encoder lacks with fresh random weights. Default: a source
+    that lacks a part is refused."""
     num_texts: Literal[1, 2] = 1
-    """2 for a classifier of pairs of texts."""
+    """Number of texts that a classifier reads. 1: single texts. 2: pairs of texts."""
     seed: int = 0
-    """Of what is drawn."""
+    """Seed of the weights that the source lacks and that are drawn afresh."""
 
     def run(self) -> None:
         from bert_jax.exchange.importing import describe, import_run
@@ -52,18 +54,21 @@ class Import:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Export:
-    """Writes a run's newest checkpoint in the form of another library."""
+    """Writes a run's newest checkpoint in the format of another library."""
 
     run_dir: RunDir
     """Run directory of `pretrain`, `finetune` or `import`."""
     to: Literal["huggingface", "tensorflow", "onnx", "stablehlo"] = "huggingface"
-    """tensorflow: a TF1 checkpoint with Google's names (extra tf); onnx: a graph with
-    free batch and length (extra onnx); stablehlo: for CPU, CUDA and TPU."""
+    """Format to write. huggingface: a directory that transformers loads. tensorflow: a
+    TF1 checkpoint with Google's names (needs the extra tf). onnx: a graph for batches of
+    any size and length (needs the extra onnx). stablehlo: a program for CPU, CUDA and
+    TPU."""
     output: pathlib.Path
-    """Directory to write; loaded back and compared where the library is installed."""
+    """Directory to write. If the other library is installed, it loads the result and the
+    outputs are compared."""
     mlm_only: bool = False
-    """Of a pretraining run, a BertForMaskedLM without pooler and next-sentence head,
-    which transformers' fill-mask pipeline loads without a remark."""
+    """Write a pretraining run as BertForMaskedLM, without pooler and next-sentence head.
+    transformers' fill-mask pipeline loads that without a warning."""
 
     def run(self) -> None:
         from bert_jax.exchange.export import export_run

@@ -1,4 +1,4 @@
-"""`bert-jax tokenizer`: trains a vocabulary on a source, or takes a given one."""
+"""`bert-jax tokenizer`: trains a vocabulary on a source, or wraps a given one."""
 
 import dataclasses
 import pathlib
@@ -38,7 +38,7 @@ class Train:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Wrap:
-    """Makes a tokenizer of a given WordPiece vocabulary, such as BERT's own."""
+    """Makes a tokenizer from a given WordPiece vocabulary, such as BERT's own."""
 
     vocab: Annotated[pathlib.Path, tyro.conf.Positional]
     """A vocab.txt with one piece per line."""

@@ -1,4 +1,4 @@
-"""Commands about pretraining, fine-tuning and what they are worth."""
+"""Commands that pretrain, fine-tune, evaluate and predict."""
 
 import dataclasses
 import pathlib
@@ -20,12 +20,12 @@ Inline = tyro.conf.arg(name="")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pretrain:
-    """Pretrains a BERT with MLM + NSP, or goes on with a run that was stopped."""
+    """Pretrains a BERT with MLM + NSP, or continues a run that was stopped."""
 
     config_file: Annotated[str, tyro.conf.arg(name="config")] = "bert_base"
     """Python file with get_config(), or the name of a shipped config without its folder."""
     output: pathlib.Path
-    """Run directory to write. Started again, the same command goes on where it stopped."""
+    """Run directory to write. The same command continues a run that was stopped."""
     cluster: ClusterConfig = ClusterConfig()
     compile_cache: pathlib.Path | None = None
     """Directory that keeps compiled programs, so that the next start need not compile.
@@ -52,7 +52,7 @@ class Finetune:
     config_file: Annotated[str, tyro.conf.arg(name="config")] = "finetune_classify"
     """Python file with get_config(), or the name of a shipped config without its folder."""
     output: pathlib.Path
-    """Run directory to write. Started again, the same command goes on where it stopped."""
+    """Run directory to write. The same command continues a run that was stopped."""
     cluster: ClusterConfig = ClusterConfig()
     compile_cache: pathlib.Path | None = None
     """Directory that keeps compiled programs, so that the next start need not compile."""
@@ -77,6 +77,7 @@ class Baselines:
 
     task: TaskConfig = TaskConfig()
     output: pathlib.Path
+    """Directory for results.json. If it holds the scores already, nothing is done."""
 
     def run(self) -> None:
         from bert_jax.train.baselines import baselines
@@ -90,13 +91,13 @@ class Baselines:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Judges a run's newest checkpoint on held-out data."""
+    """Scores a run's newest checkpoint on held-out data."""
 
     run_dir: RunDir
     """Run directory of `pretrain`, `finetune` or `import`."""
     data: Annotated[pathlib.Path | None, tyro.conf.Positional] = None
-    """Dataset written by `prepare`, or labelled file, to judge on. Default: the held-out
-    data of the run itself."""
+    """Dataset written by `prepare` (for a run of `pretrain`), or labelled file (for a run
+    of `finetune`). Default: the held-out data of the run itself."""
     cluster: ClusterConfig = ClusterConfig()
 
     def run(self) -> None:
@@ -110,14 +111,14 @@ class Evaluate:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Predict:
-    """Predicts with a fine-tuned run; without texts, it reads lines of standard input."""
+    """Predicts with a fine-tuned run. Without texts, it reads lines of standard input."""
 
     run_dir: RunDir
     """Run directory of `finetune`."""
     texts: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """The texts, one argument each. A task over pairs takes A and B with a tab between."""
     top: int = 3
-    """Number of labels to show for each text, the likeliest first."""
+    """Number of labels to show for each text, the most probable first."""
 
     def run(self) -> None:
         from bert_jax.train.predict import Predictor
