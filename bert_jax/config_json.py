@@ -52,7 +52,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         return _build(kind, value, where)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ValueError(f"{where}={value!r} is no list; expected a list.")
+            raise ValueError(f"{where}: expected a list, got {value!r}.")
         item = typing.get_args(kind)[0]
         return tuple(_build(item, x, f"{where}[{n}]") for n, x in enumerate(value))
     if origin is Literal:

@@ -1,8 +1,8 @@
-"""Attention in a Pallas kernel of our own for TPU: scores never leave the chip.
+"""Our Pallas attention kernel for TPU: the scores never leave the chip.
 
-The backward pass makes the weights again, and dropout's bits with them, so that nothing
-of the size of the scores is stored. The bits are those of the other kernels: what is
-dropped depends on row key, head, query and key alone.
+The backward pass computes the weights and the dropout bits again, so nothing as large as
+the scores is stored. All kernels use the same dropout bits: they depend on the row's
+key, the head, the query and the key only.
 
 Shape suffixes: B rows, T tokens (S when they are attended to), N heads, H head width,
 D = N * H.
@@ -24,12 +24,12 @@ from bert_jax.model.attention_fused_kernels import (
 )
 
 LANES = 128
-# Scores that a step holds at once, of one head: 512 KiB in float32.
+# Scores of one head that a step holds at once: 512 KiB in float32.
 _STEP_SCORES = 1 << 17
-# Of a tile of keys. Twice that, with what else stands beside it, is more than the 16 MiB
-# that a TPU v4 has for a kernel.
+# Largest tile of keys, in bytes. With twice as many, the kernel's buffers would exceed
+# the 16 MiB that a TPU v4 has for a kernel.
 _MOST_KEY_BYTES = 1 << 19
-# No sequence has it: the id of the padding that fills up a block.
+# Sequence id of the padding that fills up a block; no real sequence has this id.
 _NO_SEQUENCE = jnp.iinfo(jnp.int32).min
 
 
@@ -46,16 +46,16 @@ def fused_attention(
     dropout_rate: float,
     interpret: bool = False,
 ) -> jax.Array:
-    """`attention.attend` on one device, which may have some rows, heads and queries.
+    """`attention.attend` on one device, which may hold only some rows, heads and queries.
 
     Args:
-        q_BTNH, k_BSNH, v_BSNH: float32 or bfloat16; all keys of the rows.
-        q_ids_BT, k_ids_BS: int32; a query sees the keys of its own id.
-        words_B2: uint32, the words of the rows' keys.
-        heads_N: int32, the numbers of these heads.
-        queries_T: int32, the numbers of these queries; they follow each other.
-        dropout_rate: of the weights; 0 makes no random bits.
-        interpret: runs the kernel as plain JAX operations, on any platform.
+        q_BTNH, k_BSNH, v_BSNH: float32 or bfloat16. All keys of these rows must be here.
+        q_ids_BT, k_ids_BS: int32 sequence ids; a query sees the keys with its own id.
+        words_B2: uint32, the two words of each row's random key.
+        heads_N: int32, the numbers of these heads in the whole model.
+        queries_T: int32, the positions of these queries in the whole row, consecutive.
+        dropout_rate: rate of the attention weights; with 0 no random bits are made.
+        interpret: whether the kernel runs as plain JAX operations, on any platform.
 
     Returns:
         [B, T, N, H] in the dtype of the values.
@@ -104,11 +104,11 @@ def fused_attention(
 
 
 def refusal(num_keys: int, head_size: int, dtype: jnp.dtype) -> str | None:
-    """Why the kernel cannot take rows of that length and heads of that width."""
+    """Says why the kernel cannot take these rows and heads; `None` if it can."""
     if LANES % head_size and head_size % LANES:
         return (
             f"heads {head_size} wide do not fill {LANES} lanes; it takes widths that "
-            f"divide {LANES} or are a multiple of it"
+            f"divide {LANES} or are a multiple of {LANES}"
         )
     most = _MOST_KEY_BYTES // (max(LANES, head_size) * dtype.itemsize)
     if num_keys > most:
@@ -124,14 +124,14 @@ def _padded(size: int) -> int:
 
 
 def _query_block(num_queries: int, num_keys: int) -> int:
-    """The most queries, in whole lanes, whose scores a step can hold."""
+    """Queries per step, in whole lanes: as many as a step can hold the scores of."""
     most = max(1, _STEP_SCORES // _padded(num_keys) // LANES)
     blocks = -(-_padded(num_queries) // (most * LANES))
     return _padded(-(-num_queries // blocks))
 
 
 def _tiles(num_tiles: int, tile_scores: int) -> int:
-    """So many tiles go into a step that short rows do not make tiny steps."""
+    """Tiles per step: several where rows are short, since tiny steps are slow."""
     most = max(1, 2 * _STEP_SCORES // tile_scores)
     return max(n for n in range(1, num_tiles + 1) if num_tiles % n == 0 and n <= most)
 
@@ -187,7 +187,7 @@ _attention.defvjp(_forward, _backward)
 
 
 def _specs(tiling: Tiling, num_keys: int) -> tuple[pl.BlockSpec, ...]:
-    """Blocks of queries, keys, and of the sequence ids of each."""
+    """The blocks of the queries, the keys, and the sequence ids of both."""
     width = tiling.tiles * tiling.tile_width
     return (
         pl.BlockSpec((1, tiling.query_block, width), lambda b, g, t, *_: (b, t, g)),

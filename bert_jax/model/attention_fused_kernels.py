@@ -1,14 +1,14 @@
 """The two Pallas kernels of fused attention: what one TPU core does for a row.
 
-A step takes a block of queries, all keys of the row, and a group of heads, which it goes
-through tile by tile. A tile is the heads that lie side by side in 128 lanes. Products
-are taken over the whole tile with the lanes of its other heads zeroed: the matrix unit
-is at least 128 wide, so that costs nothing and spares every transposition of memory.
+A step takes a block of queries, all keys of the row and a group of heads. It goes
+through the group tile by tile; a tile is the heads that lie side by side in 128 lanes. A
+product for one head covers the whole tile, with the lanes of the other heads zeroed. The
+matrix unit is at least 128 wide, so this costs nothing, and no memory is transposed.
 
-Scores stand with keys in sublanes and queries in lanes. So the maximum and the sum over
-keys go between registers instead of across lanes.
+Scores have keys in sublanes and queries in lanes. Therefore the maximum and the sum over
+the keys go between registers instead of across lanes.
 
-Shape suffixes: T queries of the block, S keys, W lanes of a tile.
+Shape suffixes: T queries in the block, S keys, W lanes in a tile.
 """
 
 import dataclasses
@@ -23,22 +23,23 @@ from jax.experimental import pallas as pl
 from bert_jax.model.random_bits import drop_threshold, hash_bits, kept_scale
 from bert_jax.model.rows import MASKED_SCORE, may_see
 
-Ref = Any  # a reference to memory of the chip; Pallas has no public name for its type
+Ref = Any  # a reference to the chip's memory; Pallas has no public name for its type
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tiling:
-    """What is fixed while a kernel runs."""
+    """Sizes that do not change while a kernel runs."""
 
     head_size: int
     tile_heads: int
-    """Heads that share a tile."""
+    """Number of heads in a tile."""
     tiles: int
-    """Tiles that one step goes through."""
+    """Number of tiles in a step."""
     query_block: int
-    """Queries of one step."""
+    """Number of queries in a step."""
     num_keys: int
-    """Keys of a row, without padding: as many as it has queries on all devices."""
+    """Number of keys in a row without padding, which is the number of queries in the row
+    on all devices together."""
     dropout_rate: float
 
     @property
@@ -62,13 +63,13 @@ def forward_kernel(
 
     Args:
         tiling: static.
-        words: uint32 [2 B] in scalar memory: the key words of the rows.
-        heads: int32 [N] in scalar memory: the numbers of the heads among all devices'.
-        first: int32 [1] in scalar memory: the number of this device's first query.
+        words: uint32 [2 B] in scalar memory, two words of each row's random key.
+        heads: int32 [N] in scalar memory, the numbers of these heads in the whole model.
+        first: int32 [1] in scalar memory, the position of this device's first query.
         q, out: [1, T, tiles * W].
         k, v: [1, S, tiles * W].
-        q_ids: int32 [1, 1, T], of sequences.
-        k_ids: int32 [1, 1, S], of sequences.
+        q_ids: int32 [1, 1, T], sequence ids of the queries.
+        k_ids: int32 [1, 1, S], sequence ids of the keys.
     """
     visible_ST = _visible(q_ids, k_ids)
     kept = _dropout(tiling, words, heads, first, visible_ST.shape)
@@ -111,13 +112,13 @@ def backward_kernel(
 ) -> None:
     """Writes the block's part of `dq`, and after the last block `dk` and `dv`.
 
-    Args as for `forward_kernel`, and
+    The arguments are those of `forward_kernel`, and
 
         d_out, dq: as `q`.
         dk, dv: as `k`.
-        dk_sum, dv_sum: float32 [S, tiles * W], scratch.
+        dk_sum, dv_sum: float32 [S, tiles * W], scratch memory.
 
-    Source: Vaswani et al. 2017, section 3.2.1, differentiated; the weights are made
+    Source: Vaswani et al. 2017, section 3.2.1, differentiated; the weights are computed
     again as in Dao et al. 2022, section 3.1.
     """
     visible_ST = _visible(q_ids, k_ids)
@@ -163,14 +164,14 @@ def backward_kernel(
 
 
 def _product(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:
-    """Matrix product over one axis of each, added up in float32."""
+    """Matrix product over one axis of each factor, summed in float32."""
     return jax.lax.dot_general(
         a, b, (((a_axis,), (b_axis,)), ((), ())), preferred_element_type=jnp.float32
     )
 
 
 def _lanes(tiling: Tiling, number: jax.Array) -> pl.Slice | slice:
-    """The lanes of a tile of the group."""
+    """The lanes of one tile of the group."""
     if tiling.tiles == 1:
         return slice(None)
     return pl.ds(pl.multiple_of(number * tiling.tile_width, 128), tiling.tile_width)
@@ -185,7 +186,7 @@ def _only(tiling: Tiling, slot: int, x_TW: jax.Array) -> jax.Array:
 
 
 def _visible(q_ids: Ref, k_ids: Ref) -> jax.Array:
-    """bool [S, T]: which keys each query may see."""
+    """bool [S, T], true where the query may see the key."""
     k_ids_S1 = jnp.broadcast_to(k_ids[0], (128, k_ids.shape[2])).T[:, :1]
     return may_see(q_ids[0], k_ids_S1)
 
@@ -193,7 +194,7 @@ def _visible(q_ids: Ref, k_ids: Ref) -> jax.Array:
 def _weights(
     tiling: Tiling, q_TW: jax.Array, k_SW: jax.Array, visible_ST: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """exp(score - maximum), float32 [S, T], and its sum over the keys [1, T]."""
+    """exp(score - maximum), float32 [S, T], and its sum over the keys, [1, T]."""
     score_ST = _product(k_SW, q_TW, 1, 1) / math.sqrt(tiling.head_size)
     score_ST = jnp.where(visible_ST, score_ST, MASKED_SCORE)
     exp_ST = jnp.exp(score_ST - jnp.max(score_ST, axis=0, keepdims=True))
@@ -203,7 +204,7 @@ def _weights(
 def _dropout(
     tiling: Tiling, words: Ref, heads: Ref, first: Ref, shape: tuple[int, ...]
 ) -> Callable[[jax.Array, int], jax.Array]:
-    """kept(tile, slot) -> bool [S, T], as `layers.dropout` on weights [B, N, T, S]."""
+    """kept(tile, slot) -> bool [S, T]: what `drop_units` keeps of [B, N, T, S]."""
     row, group, block = (pl.program_id(n) for n in range(3))
     key_ST, query_ST = (jax.lax.broadcasted_iota(jnp.int32, shape, n) for n in (0, 1))
     query_ST += first[0] + block * tiling.query_block
