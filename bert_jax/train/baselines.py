@@ -1,4 +1,4 @@
-"""What a task is worth without a neural network."""
+"""Scores a task without a neural network, for comparison."""
 
 import pathlib
 import time
@@ -10,11 +10,13 @@ from bert_jax.train.tasks import task_named
 
 
 def baselines(cfg: TaskConfig, output: pathlib.Path) -> dict[str, Any]:
-    """Scores of the baselines of a task, which are written to `output` too.
+    """Scores the baselines of a task and writes the scores to `output`.
+
+    If `output` holds these scores already, they are only read.
 
     Raises:
-        ValueError: a file is not as it must be; the task has no baselines; or `output`
-            holds the scores of another task.
+        ValueError: a file has a wrong format, the task has no baselines, or `output`
+            holds the scores of other data.
     """
     task = task_named(cfg.kind)
     train = task.read(cfg.train, cfg, "train").sample(cfg.max_train)
@@ -24,7 +26,7 @@ def baselines(cfg: TaskConfig, output: pathlib.Path) -> dict[str, Any]:
     if finished is not None:
         if finished["data"] != identity:
             raise ValueError(
-                f"{output} holds the baselines of another task; choose another --output."
+                f"{output} holds the baselines of other data; choose another --output."
             )
         return finished
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Judging a run again from its newest checkpoint, on its own data or other data."""
+"""Scores a run's newest checkpoint, on its own held-out data or on other data."""
 
 import dataclasses
 import pathlib
@@ -20,12 +20,13 @@ def evaluate_run(run: pathlib.Path, data: pathlib.Path | None) -> dict[str, floa
     """Scores of the newest checkpoint of a run.
 
     Args:
-        run: directory of `pretrain` or `finetune`.
-        data: a prepared dataset or a labelled file; the run's own held-out data when
-            `None`.
+        run: run directory of `pretrain`, `finetune` or `import`.
+        data: prepared dataset for a pretraining run, or labelled file for a fine-tuned
+            run. Default: the run's own held-out data.
 
     Raises:
-        ValueError: the data was prepared with another tokenizer, or has other labels.
+        ValueError: the data was prepared with another tokenizer or has other labels, or
+            an imported run has no data of its own.
     """
     cfg = load_run_config(run)
     if isinstance(cfg, PretrainConfig):
@@ -47,11 +48,11 @@ def _evaluate_pretraining(
     if dataset.tokenizer.sha256 != expected:
         raise ValueError(
             f"{dataset.directory} was prepared with tokenizer "
-            f"{dataset.tokenizer.sha256[:12]}, the run was trained with "
-            f"{expected[:12]}; prepare it with --tokenizer {run}/tokenizer."
+            f"{dataset.tokenizer.sha256[:12]}, but the run was trained with "
+            f"{expected[:12]}; prepare the dataset with --tokenizer {run}/tokenizer."
         )
     _agree(run, dataset.manifest["sha256"])
-    mesh = make_mesh(MeshConfig())  # of the machine that judges, not of the run's
+    mesh = make_mesh(MeshConfig())  # the devices here; the run may have used others
     check_batch_size(mesh, cfg.batch_size)
     rows = held_out_rows(dataset, cfg.data)
     vocabulary = dataset.tokenizer.mask_vocabulary
@@ -77,6 +78,6 @@ def _evaluate_task(
 
 
 def _agree(run: pathlib.Path, data_sha256: str) -> None:
-    """Raises ValueError, on all hosts, when they judge another run or on other data."""
+    """Raises ValueError on all hosts if their runs or data differ."""
     found = {"run.json": file_sha256(run / "run.json"), "data": data_sha256}
     agree("what is evaluated", found)

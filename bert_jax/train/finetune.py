@@ -1,4 +1,4 @@
-"""Fine-tuning: a loop of its own, from a checkpoint to a task of one's own."""
+"""Fine-tuning: trains a pretrained encoder with a new head on a labelled task."""
 
 import dataclasses
 import functools
@@ -45,7 +45,7 @@ from bert_jax.train.tasks import Task, task_named
 
 
 class Judge:
-    """Scores parameters on held-out examples, and keeps the logits of the last time."""
+    """Scores parameters on held-out examples. It keeps the logits of the last call."""
 
     def __init__(
         self,
@@ -66,13 +66,13 @@ class Judge:
 
 
 def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
-    """Runs, or goes on with, one fine-tuning run and returns its results.
+    """Starts or continues one fine-tuning run and returns its results.
 
     Raises:
-        ValueError: checkpoint, task and settings do not fit, or `run` holds another
-            run.
+        ValueError: checkpoint, task and settings do not fit together, or `run` holds
+            another run.
         IsolationError: attention does not keep the sequences of a row apart here.
-        InterruptedRunError: a signal came; a checkpoint was written.
+        InterruptedRunError: the process got a signal. A checkpoint was written.
     """
     began = time.time()
     check_sinks(cfg.loop)
@@ -213,7 +213,10 @@ def _train_batches(
     first_step: int,
     num_steps: int,
 ) -> Iterator[ClassifyBatch]:
-    """This host's rows of steps [first_step, num_steps): pure in (seed, step)."""
+    """This host's rows of steps [first_step, num_steps).
+
+    A batch depends on the seed and the step only.
+    """
     steps_per_epoch = num_steps // cfg.num_epochs
     orders = [epoch_order(len(examples), cfg.seed, n) for n in range(cfg.num_epochs)]
     parts, num_parts = row_parts(mesh)

@@ -1,4 +1,4 @@
-"""How good a pretrained model is: held-out losses under masks that never change."""
+"""Scores a pretrained model on held-out rows, with masks that never change."""
 
 import math
 import pathlib
@@ -25,20 +25,20 @@ from bert_jax.train.losses import Mean, pretrain_loss, weighted
 from bert_jax.train.metrics import means_of
 from bert_jax.train.placement import row_parts, to_devices
 
-# Root of the masks and pairs of evaluation: no setting of a run changes it.
+# Seed of the masks and pairs of evaluation. No setting of a run changes it.
 EVALUATION_SEED = 20_181_011
 
 
 def held_out_rows(dataset: PreparedDataset, cfg: DataConfig) -> PretrainRows:
-    """The rows of the validation split: the same for every run with this `cfg`.
+    """The rows of the validation split, the same for every run with this `cfg`.
 
-    Buckets are for training; rows of full length stand in for them here.
+    Buckets are used in training only; here they are replaced by rows of full length.
     """
     return open_rows(dataset, "validation", cfg.without_buckets, seed=EVALUATION_SEED)
 
 
 class PretrainEvaluator:
-    """Judges parameters on the same masked rows every time."""
+    """Scores parameters, on the same masked rows every time."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class PretrainEvaluator:
         return {**metrics, "nsp_ones": weighted(ones, batch.nsp_weights)}
 
     def __call__(self, params: Any) -> dict[str, float]:
-        """Held-out losses in nats, accuracies, and the share of the larger NSP class."""
+        """Held-out losses in nats, accuracies, and the fraction of the larger NSP class."""
         found = []
         batches = evaluation_batches(
             self.rows,
@@ -99,9 +99,9 @@ def fixed_masks(
     vocabulary: MaskVocabulary,
     first_row: jax.Array,
 ) -> MaskedBatch:
-    """The masks of held-out rows from `first_row` on: the same in every run.
+    """The masks of held-out rows from number `first_row` on, the same in every run.
 
-    A row's masks follow from its number alone, not from the batches it is judged in.
+    The masks of a row depend on its number only, not on the batch that holds it.
     """
     root = jax.random.key(EVALUATION_SEED)
     numbers_B = first_row + jnp.arange(batch.input_ids.shape[0])
@@ -124,11 +124,11 @@ def mask_examples(
     num_examples: int = 6,
     num_guesses: int = 5,
 ) -> list[dict[str, Any]]:
-    """Held-out pairs with their hidden tokens and what the model fills in.
+    """Held-out pairs with their hidden tokens and the model's guesses for them.
 
     Returns:
-        For each pair `{"tokens": [{"text", "guesses"}]}`: `guesses` is `None` on tokens
-        that were not hidden, else (piece, probability) from the likeliest down.
+        For each pair `{"tokens": [{"text", "guesses"}]}`. `guesses` is `None` for tokens
+        that were not hidden, else a list of (piece, probability), most probable first.
     """
     batch = next(iter(evaluation_batches(rows, batch_size=num_examples, max_batches=1)))
     check_ids(cfg.model, batch)
@@ -178,10 +178,10 @@ def _fill(
 def check_vocabulary(
     cfg: ModelConfig, tokenizer: Tokenizer, where: pathlib.Path
 ) -> None:
-    """Raises ValueError when the token table and the tokenizer differ in size."""
+    """Raises ValueError if the token table and the tokenizer differ in size."""
     if cfg.vocab_size != tokenizer.vocab_size:
         raise ValueError(
             f"ModelConfig.vocab_size={cfg.vocab_size}, but the tokenizer of {where} has "
             f"{tokenizer.vocab_size} pieces; pass --model.vocab-size "
-            f"{tokenizer.vocab_size} or choose the dataset that was meant."
+            f"{tokenizer.vocab_size}, or choose the dataset that fits the model."
         )
