@@ -1,4 +1,4 @@
-"""Reads the weights of another run, to start from, evaluate, predict with or export."""
+"""Reads the weights of another run: to start from, evaluate, predict with or export."""
 
 import dataclasses
 import functools
@@ -30,14 +30,14 @@ class LoadedRun(NamedTuple):
 
 
 class Start(NamedTuple):
-    """What a new run takes over from another, and which run that was."""
+    """What a new run takes over from another run, and which run that was."""
 
     params: dict[str, Any]
     """Parts of the parameters, such as `embed`. The new run draws the other parts."""
     origin: dict[str, Any]
     """Run directory, step, number of tensors and their SHA-256."""
     moments: Moments | None = None
-    """`None`: the new run begins with moments of zero."""
+    """Moments of the optimizer. With `None`, the new run begins with moments of zero."""
 
     def describe(self) -> str:
         """Says in one line what is taken over."""
@@ -63,11 +63,17 @@ def abstract_params(info: RunInfo, mesh: Mesh) -> Any:
 def load_params(
     run: pathlib.Path, mesh: Mesh, kind: str | None = None, *, for_weights: bool = False
 ) -> LoadedRun:
-    """Reads the newest checkpoint's parameters onto `mesh`.
+    """Reads the parameters of the newest checkpoint and places them on `mesh`.
+
+    Args:
+        run: run directory.
+        mesh: devices to place the parameters on.
+        kind: kind that the run must have, "pretrain" or "finetune". Default: either.
+        for_weights: as for `load_run`.
 
     Raises:
-        FileNotFoundError: no run, or no complete checkpoint in it.
-        ValueError: the run is not of `kind`, or its checkpoint does not fit it.
+        FileNotFoundError: there is no run, or no complete checkpoint in it.
+        ValueError: the run has another kind, or its checkpoint does not fit it.
     """
     info = load_run(run, kind=kind, for_weights=for_weights)
     with Checkpoints(run, info.identity, read_only=True) as checkpoints:
@@ -77,7 +83,7 @@ def load_params(
 
 
 def start_encoder(run: pathlib.Path, mesh: Mesh, parts: Collection[str]) -> Start:
-    """What a run gives to a model that has these `parts`: its encoder and its pooler."""
+    """The encoder and the pooler of a run, as far as the new model has these `parts`."""
     loaded = load_params(run, mesh, for_weights=True)
     parts = {
         name: loaded.params[name]
@@ -88,10 +94,10 @@ def start_encoder(run: pathlib.Path, mesh: Mesh, parts: Collection[str]) -> Star
 
 
 def check_start(cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh) -> None:
-    """Checks that the checkpoint of `cfg` fits, by its manifest; reads no tensor.
+    """Checks by its manifest that the checkpoint of `cfg` fits. It reads no tensor.
 
     Raises:
-        FileNotFoundError: no run, or no complete checkpoint in it.
+        FileNotFoundError: there is no run, or no complete checkpoint in it.
         ValueError: model or tokenizer do not fit, or there are no moments to keep.
     """
     assert cfg.checkpoint is not None
@@ -107,16 +113,16 @@ def check_start(cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh) -> None:
 
 
 def start_pretraining(cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh) -> Start:
-    """Reads what `cfg.checkpoint` gives to a pretraining run.
+    """Reads what a pretraining run takes over from `cfg.checkpoint`.
 
     Args:
         cfg: settings of the new run. Its model must be that of the checkpoint; its
-            optimizer may be another.
-        tokenizer: tokenizer of the data; must be the checkpoint's.
+            optimizer may differ.
+        tokenizer: tokenizer of the data; must be the tokenizer of the checkpoint.
         mesh: devices to place everything on.
 
     Raises:
-        FileNotFoundError, ValueError: as `check_start`.
+        FileNotFoundError, ValueError: as for `check_start`.
     """
     assert cfg.checkpoint is not None
     info = dataclasses.replace(
@@ -134,7 +140,7 @@ def start_pretraining(cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh) -> 
 
 
 def _checkpoints(cfg: PretrainConfig, tokenizer: Tokenizer) -> Checkpoints:
-    """Those that a run starts from, checked against what the run is to be."""
+    """The checkpoints that a run starts from, with the identity that they must have."""
     assert cfg.checkpoint is not None
     load_run(cfg.checkpoint, kind="pretrain", for_weights=True)
     identity = Identity(cfg.model, tokenizer.sha256)
@@ -147,14 +153,14 @@ def _abstract_opt_state(
     """Shapes and placements of the optimizer state that `run` saved.
 
     Args:
-        run: directory of the run that saved it; its config.json names the optimizer.
-        params: abstract, of that run.
-        cfg: settings of the new run, which say how its moments are placed.
+        run: directory of that run; its config.json names the optimizer.
+        params: abstract parameters of that run.
+        cfg: settings of the new run, which decide how the moments are placed.
         mesh: devices of the new run.
     """
     optimizer = make_optimizer(
         load_run_config(run).optimizer,
-        optax.constant_schedule(0.0),  # the rate leaves no trace in the state's shapes
+        optax.constant_schedule(0.0),  # the rate does not change the state's shapes
     )
     shapes = jax.eval_shape(optimizer.init, params)
     place = sharding.update_shardings if cfg.mesh.shard_update else sharding.shardings

@@ -1,4 +1,4 @@
-"""Logits of labelled rows, batch after batch: for scores and for predictions."""
+"""Computes logits of rows batch by batch, for scores and predictions."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from bert_jax.train.tasks.task import Task
 
 
 class BatchedLogits:
-    """The forward pass of a task on a mesh, compiled once for batches of one size."""
+    """The forward pass of a task on a mesh, compiled once for one batch size."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class BatchedLogits:
         self._logits = jax.jit(logits, out_shardings=sharding.replicated(mesh))
 
     def __call__(self, params: Any, examples: EncodedExamples) -> np.ndarray:
-        """Float32 logits [rows, ...] of all rows.
+        """Logits of all rows, float32 [rows, ...].
 
         Raises:
             ValueError: an id is outside its table.

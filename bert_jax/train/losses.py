@@ -1,8 +1,8 @@
 """Losses as ratios of global sums.
 
-Each metric travels as (sum, weight): sums over devices, micro-batches or evaluation
-batches can be added before the one division, so an unequal number of masks never
-shifts a mean.
+Each metric is kept as (sum, weight). These are added over devices, micro-batches or
+evaluation batches before the one division, so unequal numbers of masks never shift a
+mean.
 """
 
 from typing import NamedTuple
@@ -22,7 +22,7 @@ class Mean(NamedTuple):
     weight: jax.Array
 
     def value(self) -> jax.Array:
-        """The mean; 0 where nothing was counted."""
+        """The mean, or 0 if nothing was counted."""
         counted = self.weight != 0.0
         return jnp.where(counted, self.sum / jnp.where(counted, self.weight, 1.0), 0.0)
 
@@ -36,8 +36,8 @@ def cross_entropy(
 ) -> tuple[Mean, Mean]:
     """Weighted cross-entropy in nats and accuracy over the last axis of `logits`.
 
-    Accuracy breaks ties in expectation: a label among n equal maxima counts 1 / n, so
-    constant logits score chance, and no separate argmax has to be found.
+    A label among n equal maxima counts 1 / n in the accuracy, which is the expected value
+    of a random choice. So constant logits score chance, and no argmax is needed.
     """
     top = jax.lax.stop_gradient(logits.max(axis=-1))
     label_logits = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
@@ -52,7 +52,10 @@ def pretrain_loss(
     batch: PretrainBatch,
     masked: MaskedBatch,
 ) -> tuple[jax.Array, dict[str, Mean]]:
-    """Masked mean of the MLM loss plus mean of the NSP loss, in nats.
+    """Mean MLM loss over masked tokens plus mean NSP loss over labelled pairs, in nats.
+
+    Returns:
+        The loss, and all losses and accuracies as undivided means.
 
     Source: Devlin et al. 2018, appendix A.2.
     """

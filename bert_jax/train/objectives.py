@@ -24,29 +24,30 @@ from bert_jax.train.tasks.task import Task
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What is minimised: the sum of some means over all rows of a batch.
+    """The loss, which is a sum of means over all rows of a batch.
 
-    It comes in three steps, so that a batch can be worked through in parts.
+    It is computed in three steps, so that a batch can be processed in parts.
     """
 
     prepare: Callable[[Any, jax.Array], Any]
-    """(batch, key) -> all that the other two need, arrays with rows first: masks are
-    drawn here, and the keys of dropout, one a row."""
+    """prepare(batch, key) returns all that the other two functions need, as arrays whose
+    first axis is the rows. It draws the masks and one dropout key per row."""
     weights: Callable[[Any], dict[str, jax.Array]]
-    """(rows) -> the weight of each mean that adds to the loss, known without a model."""
+    """weights(rows) returns the weight of each mean in the loss. It needs no model."""
     metrics: Callable[[Any, Any], dict[str, Mean]]
-    """(params, rows) -> undivided means, those of `weights` among them."""
+    """metrics(params, rows) returns undivided means; those that `weights` names are among
+    them."""
 
 
 class _PretrainRows(NamedTuple):
     batch: PretrainBatch
     masked: MaskedBatch
-    keys: jax.Array  # [B], of dropout
+    keys: jax.Array  # [B], random keys of dropout
 
 
 class _TextRows(NamedTuple):
     batch: ClassifyBatch
-    keys: jax.Array  # [B], of dropout
+    keys: jax.Array  # [B], random keys of dropout
 
 
 def pretrain_objective(
@@ -56,7 +57,10 @@ def pretrain_objective(
     masking: MaskingConfig,
     vocabulary: MaskVocabulary,
 ) -> Objective:
-    """MLM + NSP on freshly masked rows, dropout on (Devlin et al. 2018, appendix A.2)."""
+    """The MLM and NSP losses on freshly masked rows, with dropout.
+
+    Source: Devlin et al. 2018, appendix A.2.
+    """
     forward: Callable[..., PretrainOutputs | PretrainSums] = pretraining.apply
     if compute.mlm_logits == "chunked":
         forward = pretraining.apply_with_loss
@@ -93,7 +97,7 @@ def pretrain_objective(
 def task_objective(
     task: Task, model: ModelConfig, compute: ComputeConfig, dropout: DropoutConfig
 ) -> Objective:
-    """The loss of a task on labelled rows, dropout on."""
+    """The loss of a task on labelled rows, with dropout."""
 
     def prepare(batch: ClassifyBatch, key: jax.Array) -> _TextRows:
         keys = row_keys(key, batch.input_ids.shape[0])

@@ -1,4 +1,4 @@
-"""From texts to predictions with a fine-tuned run."""
+"""Predicts with a fine-tuned run."""
 
 import pathlib
 from collections.abc import Sequence
@@ -26,7 +26,10 @@ class Predictor:
         """Reads the newest checkpoint of a run.
 
         Args:
-            mesh: one device by default; in a job of several processes, all of its.
+            run: run directory of `finetune`.
+            batch_size: number of rows that are computed at once.
+            mesh: devices to compute on. Default: one device of this process. A job of
+                several processes must pass a mesh of all its devices.
         """
         mesh = mesh or make_mesh(MeshConfig(), jax.local_devices()[:1])
         self.info, _, self.params = load_params(run, mesh, kind="finetune")
@@ -47,10 +50,13 @@ class Predictor:
         )
 
     def __call__(self, texts: Sequence[Text]) -> list[dict[str, Any]]:
-        """One JSON object a text, as the task forms it; longer texts are cut.
+        """One JSON object per text, in the form of the task.
+
+        Texts are encoded as in fine-tuning, which may cut long ones.
 
         Raises:
-            ValueError: texts are none, empty, or pairs where the task has single texts.
+            ValueError: no text is given, a text is empty, or a pair is given where the
+                task takes single texts, or the reverse.
         """
         for number, text in enumerate(texts, 1):
             if len(text) != self.num_texts or not all(part.strip() for part in text):
@@ -67,13 +73,13 @@ class Predictor:
         )
 
     def encode(self, examples: Any) -> EncodedExamples:
-        """The rows of examples that the task has read or made."""
+        """Rows of token ids from examples of the task."""
         return self.task.encode(
             self.tokenizer, examples, self.outputs, self.info.sequence_length
         )
 
     def logits(self, encoded: EncodedExamples) -> np.ndarray:
-        """Float32 [rows, ...].
+        """Logits of all rows, float32 [rows, ...].
 
         Raises:
             ValueError: an id is outside its table.
