@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         parse(name, rest).run()
     except KeyboardInterrupt:
-        _fail("interrupted; run the same command again to continue", 130)
+        _fail("interrupted; start the same command again to continue", 130)
     except Exception as error:
         if debug:
             raise

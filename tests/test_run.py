@@ -103,7 +103,7 @@ def test_a_run_of_an_older_format_still_gives_its_weights(run):
     del raw["task"]
     raw["model"] |= {"compute_dtype": "bfloat16", "remat": "dots", "dropout_rate": 0.2}
     (run / "run.json").write_text(json.dumps({**raw, "format_version": 1}))
-    with pytest.raises(ValueError, match=r"can still be taken: .* --checkpoint"):
+    with pytest.raises(ValueError, match=r"can still be used: .* --checkpoint"):
         load_run(run)
     info = load_run(run, for_weights=True)
     assert (info.model, info.task) == (ModelConfig(), None)

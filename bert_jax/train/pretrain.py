@@ -1,4 +1,4 @@
-"""Pretraining: MLM + NSP from a prepared dataset into a run directory."""
+"""Pretraining: MLM and a sentence-pair task, from a prepared dataset to a run directory."""
 
 import dataclasses
 import functools
@@ -46,18 +46,19 @@ from bert_jax.train.run import (
 from bert_jax.train.sinks import check_sinks
 from bert_jax.train.step import TrainState
 
-# How papers abbreviate what `DataConfig.pairs` sets; without pairs there is no task.
+# The papers' abbreviations of the tasks of `DataConfig.pairs`; "none" has no task.
 _SENTENCE_TASKS = {"next_sentence": "NSP", "sentence_order": "SOP"}
 _VERSIONS = ("jax", "flax", "optax", "orbax-checkpoint")
 
 
 def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
-    """Runs, or goes on with, one pretraining run and returns its results.
+    """Starts or continues one pretraining run and returns its results.
 
     Raises:
-        ValueError: dataset, model and mesh do not fit, or `run` holds another run.
+        ValueError: dataset, model and mesh do not fit together, or `run` holds another
+            run.
         IsolationError: attention does not keep the sequences of a row apart here.
-        InterruptedRunError: a signal came; a checkpoint was written.
+        InterruptedRunError: the process got a signal. A checkpoint was written.
     """
     began = time.time()
     check_sinks(cfg.loop)
@@ -98,7 +99,7 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         sequence_length=max(phase.data.sequence_length for phase in cfg.phases),
     )
     if is_new_run(run) and cfg.checkpoint is not None:
-        check_start(cfg, tokenizer, mesh)  # before there is a run that holds it
+        check_start(cfg, tokenizer, mesh)  # an error must leave no run directory behind
     start_run(run, cfg, info, tokenizer)
     finished = load_results(run)
     if finished is not None:
@@ -112,12 +113,12 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
             ).kernel
             == "xla"
         ):
-            break  # the same operations for rows of any length
+            break  # XLA's kernel does the same operations for rows of any length
     device = mesh.devices.flat[0]
     if cfg.compute.fp8 and not multiplies_fp8(device):
         print(
             f"note: {device.device_kind} does not multiply 8-bit floats; --compute.fp8 "
-            "rounds as on one that does, and takes longer than without it",
+            "gives the same numbers as on a device that does, and makes steps slower",
             flush=True,
         )
     num_parameters = sum(x.size for x in jax.tree.leaves(abstract.params))
@@ -184,7 +185,7 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
 
 
 def _row_lengths(cfg: PretrainConfig) -> list[int]:
-    """T of all batches of all phases, the longest first."""
+    """The lengths of all rows in all phases, the longest first."""
     lengths: set[int] = set()
     for data in (phase.data for phase in cfg.phases):
         buckets = data.buckets if data.layout == "buckets" else ()
@@ -195,7 +196,7 @@ def _row_lengths(cfg: PretrainConfig) -> list[int]:
 def _stage(
     cfg: PretrainConfig, program: Program, dataset: PreparedDataset, mesh: Mesh
 ) -> Stage:
-    """One phase as the loop goes through it; says how long it is."""
+    """Makes one phase a stage of the loop, and prints its length in steps and epochs."""
     rows = open_rows(
         dataset, "train", cfg.data, seed=cfg.seed, batch_size=cfg.batch_size
     )
@@ -231,10 +232,11 @@ def _stage(
 
 
 def show_pretraining(pairs: str, line: dict[str, float]) -> str:
-    """One line of metrics in words.
+    """One line of metrics as text.
 
     Args:
-        pairs: `DataConfig.pairs`.
+        pairs: `DataConfig.pairs`, which decides the name of the sentence-pair task.
+        line: metrics of training or evaluation.
     """
     text = f"MLM loss {line['mlm_loss']:.3f} accuracy {line['mlm_accuracy']:.1%}"
     task = _SENTENCE_TASKS.get(pairs)
@@ -250,5 +252,5 @@ def show_pretraining(pairs: str, line: dict[str, float]) -> str:
 
 
 def device_name(mesh: Mesh) -> str:
-    """Such as `cpu x 8`."""
+    """Kind and number of the devices, such as `cpu x 8`."""
     return f"{mesh.devices.flat[0].device_kind} x {mesh.size}"

@@ -1,9 +1,9 @@
-"""The run directory: what a run is, beside its checkpoints.
+"""Reads and writes the run directory, except its checkpoints.
 
-config.json (the whole config), run.json (kind, architecture, tokenizer, labels, where
-the encoder came from), tokenizer/, checkpoints/, metrics.jsonl, tensorboard/,
-goodput.json (where the time went), results.json; on request profile/ (traces), wandb/
-and wandb.json.
+A run directory holds config.json (the whole config), run.json (kind, architecture,
+tokenizer, labels, where the encoder came from), tokenizer/, checkpoints/, metrics.jsonl,
+tensorboard/, goodput.json (where the time went) and results.json; on request also
+profile/ (traces), wandb/ and wandb.json.
 """
 
 import dataclasses
@@ -24,10 +24,10 @@ from bert_jax.runtime.agreement import agree, on_first_host
 from bert_jax.train.checkpoint import Identity
 
 FORMAT_VERSION = 2
-# Formats whose weights can be taken: of version 1 the settings are others, and the
-# optimizer's state.
+# Formats whose weights can be read. Version 1 has other settings and another optimizer
+# state, so a run of version 1 cannot continue.
 WEIGHTS_FORMATS = (1, FORMAT_VERSION)
-# May change between a run and its continuation: they do not touch the numbers.
+# Settings that may change when a run continues: they do not change the numbers.
 _FREE = (
     "loop",
     "data.num_threads",
@@ -37,37 +37,39 @@ _FREE = (
     "checkpoint",
     "task",
 )
-# May change too, since a run must go on where there are other machines: they touch the
-# numbers by rounding only, and are announced.
+# Settings that may change too, since a run must be able to continue on other machines:
+# they change the numbers by rounding only. A change of these is printed.
 _LAYOUT = (
     "mesh",
     "micro_batches",
     "next_phases.micro_batches",
     "compute",
 )
-# May even differ between the hosts of a job; what the paths lead to is compared apart.
+# Settings that may even differ between the hosts of a job. The hashes of what the paths
+# lead to are compared separately.
 _OWN = ("data.num_threads", "data.num_workers", "data.plan_dir", "data.dataset", "task")
-# How long a shared file system may hide a new file (NFS keeps directories for 60 s).
+# How long a shared file system may hide a new file (NFS caches directories for 60 s).
 _VISIBLE_SECS = 90.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunInfo:
-    """What another command must know to use a run's checkpoints."""
+    """What other commands must know to use a run's checkpoints."""
 
     kind: str
     """"pretrain" or "finetune"."""
     model: ModelConfig
     tokenizer_sha256: str
     data: dict[str, Any]
-    """Identity of the data: equal in a run and its continuation."""
+    """Hashes of the data. They must be the same when a run continues."""
     task: str | None = None
-    """Of a fine-tuned run, its name in `train.tasks`."""
+    """Name of the task in `train.tasks`; None for a pretraining run."""
     labels: tuple[str, ...] | None = None
-    """Of a fine-tuned run, what its logits are called, in their order."""
+    """Names of the task's logits, in their order; None for a pretraining run."""
     sequence_length: int = 0
+    """Number of tokens in the longest rows of the run."""
     encoder: dict[str, Any] | None = None
-    """Where the weights of step 0 came from; written when they were read."""
+    """Where the weights of step 0 came from. It is written when they are read."""
     format_version: int = FORMAT_VERSION
 
     @property
@@ -77,13 +79,15 @@ class RunInfo:
 
 
 def agree_on_run(run: pathlib.Path, config: Any, **hashes: str) -> None:
-    """Checks that all hosts of the job mean the same run, setting by setting.
+    """Checks that all hosts of the job have the same settings for the run.
 
     Args:
-        hashes: of what the settings lead to, such as the dataset, by name.
+        run: run directory.
+        config: settings of this host.
+        hashes: hashes of what the settings lead to, such as the dataset, by name.
 
     Raises, on all hosts:
-        ValueError: they differ; it says in what, and where.
+        ValueError: hosts differ; the message says in which setting, and which hosts.
     """
     settings = _leaves(json.loads(config_json.to_json(config)))
     agree("the run", {"output": run, **settings, **hashes})
@@ -92,12 +96,12 @@ def agree_on_run(run: pathlib.Path, config: Any, **hashes: str) -> None:
 def start_run(
     run: pathlib.Path, config: Any, info: RunInfo, tokenizer: Tokenizer
 ) -> None:
-    """Creates a run directory, or checks that it is the same run that goes on.
+    """Creates a run directory, or checks that it holds the run that continues.
 
-    The first host does; the others see what it wrote when this returns.
+    The first host does this. When the function returns, the other hosts see the files.
 
     Raises, on all hosts:
-        ValueError: the directory holds another run, or something else, or not all hosts
+        ValueError: the directory holds another run or other files, or some hosts do not
             see it.
     """
     on_first_host(f"start of {run}", lambda: _start_run(run, config, info, tokenizer))
@@ -106,7 +110,7 @@ def start_run(
 
 
 def _check_shared(run: pathlib.Path) -> None:
-    """Raises ValueError, on all hosts, when some do not see what the first one writes."""
+    """Raises ValueError on all hosts if some do not see the files of the first host."""
 
     def write() -> str:
         name = f".seen-by-all-{uuid.uuid4().hex}"
@@ -121,7 +125,7 @@ def _check_shared(run: pathlib.Path) -> None:
         f"what they see in {run}",
         {"a file that process 0 wrote": "there" if marker.exists() else "not there"},
         remedy="Choose a --output on storage that all hosts share (NFS, a mounted "
-        "bucket): process 0 writes the run, and all read it.",
+        "bucket): process 0 writes the run, and all processes read it.",
     )
     on_first_host(f"removal of {marker}", marker.unlink)
 
@@ -136,7 +140,7 @@ def _start_run(
         changed = [line for name, line in differences if name not in _LAYOUT]
         if changed:
             raise ValueError(
-                f"{run} holds a run of other settings: {'; '.join(changed)}. Go on "
+                f"{run} holds a run with other settings: {'; '.join(changed)}. Continue "
                 "with those settings, or choose another --output."
             )
         old = load_run(run)
@@ -161,7 +165,7 @@ def _start_run(
 
 
 def is_new_run(run: pathlib.Path) -> bool:
-    """Whether nothing has been begun there; in a job, as the first host sees it."""
+    """Whether `run` holds no run yet. In a job, the first host looks."""
     return on_first_host(
         f"a look for a run in {run}", lambda: not (run / "run.json").exists()
     )
@@ -183,12 +187,13 @@ def load_run(
     """Reads run.json.
 
     Args:
-        kind: "pretrain" or "finetune"; either by default.
-        for_weights: only to start from its weights, which an older format allows.
+        run: run directory.
+        kind: kind that the run must have, "pretrain" or "finetune". Default: either.
+        for_weights: whether only the weights are needed; then older formats will do.
 
     Raises:
-        FileNotFoundError: no run is there.
-        ValueError: it is of another kind or format.
+        FileNotFoundError: there is no run.
+        ValueError: the run has another kind or format.
     """
     path = run / "run.json"
     if not path.exists():
@@ -200,7 +205,7 @@ def load_run(
     version = raw.get("format_version")
     if version not in (WEIGHTS_FORMATS if for_weights else (FORMAT_VERSION,)):
         way_out = (
-            f" Its weights can still be taken: start a new run with --checkpoint {run}."
+            f" Its weights can still be used: start a new run with --checkpoint {run}."
             if version in WEIGHTS_FORMATS
             else ""
         )
@@ -211,7 +216,7 @@ def load_run(
     fields = [field.name for field in dataclasses.fields(ModelConfig)]
     architecture = raw["model"]
     if version < FORMAT_VERSION:
-        # It named settings of the computation too, and had one kind of head.
+        # Version 1 also kept settings of the computation here, and had a single task.
         architecture = {name: raw["model"][name] for name in fields}
         raw["task"] = None if raw["kind"] == "pretrain" else "classification"
     info = RunInfo(
@@ -230,7 +235,7 @@ def load_run(
 
 
 def load_run_config(run: pathlib.Path) -> PretrainConfig | FinetuneConfig:
-    """The whole config that a run was last started with."""
+    """The whole config with which a run was last started."""
     config: Any = PretrainConfig if load_run(run).kind == "pretrain" else FinetuneConfig
     return config_json.from_json(config, (run / "config.json").read_text())
 
@@ -241,20 +246,23 @@ def load_run_tokenizer(run: pathlib.Path) -> Tokenizer:
     expected = load_run(run, for_weights=True).tokenizer_sha256
     if tokenizer.sha256 != expected:
         raise ValueError(
-            f"The tokenizer in {run} has hash {tokenizer.sha256[:12]}, the run was made "
-            f"with {expected[:12]}; restore the original files."
+            f"The tokenizer in {run} has hash {tokenizer.sha256[:12]}, but the run was "
+            f"made with {expected[:12]}; restore the original files."
         )
     return tokenizer
 
 
 def save_results(run: pathlib.Path, results: dict[str, Any]) -> None:
-    """Writes results.json, on the first host; the others wait for it."""
+    """Writes results.json on the first host. The other hosts wait for it."""
     text = json.dumps(results, indent=2) + "\n"
     on_first_host(f"results of {run}", lambda: write_text(run / "results.json", text))
 
 
 def load_results(run: pathlib.Path) -> dict[str, Any] | None:
-    """results.json of a finished run, or `None`; in a job, as the first host sees it."""
+    """Reads results.json of a finished run, or returns `None` if there is none.
+
+    In a job, the first host reads it for all.
+    """
 
     def read() -> dict[str, Any] | None:
         path = run / "results.json"
@@ -264,14 +272,14 @@ def load_results(run: pathlib.Path) -> dict[str, Any] | None:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """A reader sees the old file or the whole new one."""
+    """Writes a file so that a reader sees the old file or the whole new file."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
     os.replace(partial, path)
 
 
 def _leaves(value: Any, where: str = "") -> dict[str, Any]:
-    """Every setting under its dotted name, but those that a host has of its own."""
+    """All settings by their dotted names, without those that may differ between hosts."""
     if where in _OWN:
         return {}
     if not isinstance(value, dict):
@@ -284,7 +292,7 @@ def _leaves(value: Any, where: str = "") -> dict[str, Any]:
 
 
 def _differences(before: Any, now: Any, where: str = "") -> list[tuple[str, str]]:
-    """Each setting that differs: its name, or that of its group, and how it does."""
+    """The settings that differ, as pairs of the name (or the group's) and a description."""
     name = re.sub(r"\[\d+\]", "", where)
     if name in _FREE:
         return []

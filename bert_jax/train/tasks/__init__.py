@@ -1,7 +1,7 @@
-"""What a model can be fine-tuned for: one object a task, and the registry of them.
+"""The tasks that a model can be fine-tuned for, and the registry of them.
 
-To add a task, write its file here, a reader in `data/labelled/` where its files have a
-new form, and one line below.
+To add a task, write its file here and add it to `TASKS` below. If its files have a new
+format, also write a reader in `data/labelled/`.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ def task_named(name: str) -> Task:
     """The task of that name.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such task.
     """
     if name not in TASKS:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Text classification: one class for a text or a pair of texts."""
+"""Text classification: one class for each text or pair of texts."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -77,18 +77,19 @@ class Classification(TextTask):
     def details(
         self, logits: np.ndarray, encoded: EncodedExamples, outputs: Sequence[str]
     ) -> dict[str, Any]:
-        """Counts by true class (rows) and predicted class."""
+        """The confusion matrix: counts by true class (rows) and predicted class."""
         counts = confusion_matrix(
             encoded.labels, logits.argmax(axis=1), labels=range(len(outputs))
         )
         return {"confusion": counts.tolist()}
 
     def baselines(self, train: Examples, held_out: Examples) -> dict[str, Any]:
-        """The majority class, and TF-IDF with logistic regression.
+        """Scores of the majority class, and of logistic regression on TF-IDF.
 
-        The majority class is that of the held-out examples: the best that a constant
-        answer could score. Words and pairs of words, sublinear counts, scikit-learn's
-        default regularisation: nothing is tuned on the held-out examples.
+        The majority class is that of the held-out examples, so it is the best constant
+        answer. TF-IDF takes words and pairs of words with sublinear counts; logistic
+        regression has scikit-learn's default regularisation. Nothing is tuned on the
+        held-out examples.
         """
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
@@ -136,9 +137,9 @@ class Classification(TextTask):
 def classification_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Accuracy, F1, Matthews correlation, and mean cross-entropy in nats as `loss`.
 
-    `macro_f1` is the mean over classes. Where there are two, `f1` is that of the second
-    one in sorted order ("1" of "0" and "1"): the positive class of MRPC. `matthews` is 0
-    where labels or predictions are all of one class.
+    `macro_f1` is the mean of the F1 scores of all classes. With two classes, `f1` is the
+    score of the second class in sorted order, such as "1" of "0" and "1"; this is the
+    positive class of MRPC. `matthews` is 0 if labels or predictions have only one class.
 
     Args:
         logits: float32 [examples, C].

@@ -1,4 +1,4 @@
-"""Text regression: one number for a text or a pair of texts, such as their similarity."""
+"""Text regression: one number for each text or pair of texts, such as a similarity."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from bert_jax.train.tasks.text import TextTask
 
 
 class Regression(TextTask):
-    """A number for each text, the head's one logit, trained by its squared error."""
+    """A number for each text: the head's only logit, trained with the squared error."""
 
     name = "regression"
     metrics = (
@@ -81,12 +81,12 @@ class Regression(TextTask):
 
 
 def _numbers(examples: LabelledTexts) -> np.ndarray:
-    """The labels as loss and scores see them: rounded to float32."""
+    """The labels as float64, rounded to float32 as in the loss and the scores."""
     return np.array(examples.labels, np.float64).astype(np.float32).astype(np.float64)
 
 
 def regression_scores(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Correlations, and the mean squared error as `mse` and, for curves, `loss`.
+    """Both correlations, and the mean squared error as `mse` and as `loss`.
 
     Args:
         predictions: float32 [examples].
@@ -103,7 +103,7 @@ def regression_scores(predictions: np.ndarray, labels: np.ndarray) -> dict[str, 
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> float:
-    """Correlation of two float64 vectors; 0 where one is constant, and nothing known."""
+    """Correlation of two float64 vectors, or 0 if one of them is constant."""
     x, y = x - x.mean(), y - y.mean()
     norm = float(np.sqrt(np.square(x).sum() * np.square(y).sum()))
     return float((x * y).sum() / norm) if norm > 0.0 else 0.0

@@ -1,4 +1,4 @@
-"""Extractive question answering: the span of a passage that answers a question."""
+"""Extractive question answering: finds the span of a passage that answers a question."""
 
 import pathlib
 import re
@@ -31,7 +31,10 @@ _ENDS = ("start", "end")
 
 
 class Spans(Task):
-    """Where an answer starts and ends (Devlin et al. 2018, sections 4.2 and 4.3)."""
+    """The first and the last token of an answer.
+
+    Source: Devlin et al. 2018, sections 4.2 and 4.3.
+    """
 
     name = "spans"
     head = "spans"
@@ -45,7 +48,7 @@ class Spans(Task):
         return read_questions(path)
 
     def num_texts(self, cfg: TaskConfig) -> int:
-        """A question and a passage."""
+        """2: a question and a passage."""
         return 2
 
     def unlabelled(self, texts: Sequence[Text]) -> Questions:
@@ -84,16 +87,15 @@ class Spans(Task):
         )
 
     def loss_weights(self, batch: ClassifyBatch) -> dict[str, jax.Array]:
-        # Twice the rows: what is minimised is the mean of both ends.
+        # Twice the number of rows, so that the sum of both losses is the mean of the ends.
         weight = 2.0 * batch.weights.sum()
         return {f"{end}_loss": weight for end in _ENDS}
 
     def loss(self, logits: jax.Array, batch: ClassifyBatch) -> dict[str, Mean]:
-        """Cross-entropies of the two ends over the real tokens, in nats.
+        """Cross-entropies of both ends over the real tokens, in nats.
 
-        What stands in the padding has no part in it, so that a row's loss does not
-        depend on how far it was padded. (Published fine-tuning code lets padding
-        compete.)
+        The logits of padding are left out, so that a row's loss does not depend on the
+        length of its padding. (Published fine-tuning code includes padding.)
 
         Args:
             logits: float32 [B, T, 2].
@@ -116,10 +118,10 @@ class Spans(Task):
         examples: Questions,
         outputs: Sequence[str],
     ) -> dict[str, float]:
-        """Exact match and F1 of the answers' words, as the official script counts them.
+        """Exact match and F1 of the answers' words, as in the official script.
 
-        Where some questions have no answer in their passage, [CLS] may win over every
-        span, which says that there is none.
+        If some questions have no answer in their passage, the model may say so: it does
+        if [CLS] scores higher than every span.
 
         Source: Rajpurkar et al. 2016, section 6.1; Rajpurkar et al. 2018.
         """
@@ -149,7 +151,7 @@ class Spans(Task):
         }
 
     def constant_scores(self, examples: Questions) -> dict[str, float]:
-        """Of saying that no passage holds an answer."""
+        """The scores of saying, for every question, that the passage has no answer."""
         share = sum(not answers for answers in examples.answers) / len(examples)
         return {"exact_match": share, "f1": share}
 
@@ -186,13 +188,13 @@ class _Best(NamedTuple):
     score: float
     """Sum of the logits of both ends."""
     none_score: float
-    """The same of [CLS], the least over the rows of the passage."""
+    """Sum of both logits of [CLS]; the smallest over the rows of the passage."""
 
 
 def _best_spans(
     logits: np.ndarray, encoded: EncodedExamples, examples: Questions
 ) -> list[_Best]:
-    """The likeliest span of each passage, over all of its rows."""
+    """The most probable span of each passage, over all rows of the passage."""
     assert encoded.word is not None
     best = [_Best("", -np.inf, np.inf)] * len(examples)
     for row, example in enumerate(encoded.example):
@@ -216,18 +218,21 @@ def _best_spans(
 
 
 def normalised(answer: str) -> str:
-    """Lower case, without punctuation, articles and superfluous blanks."""
+    """The answer in lower case, without punctuation, articles and repeated blanks."""
     plain = "".join(x for x in answer.lower() if x not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", plain).split())
 
 
 def exact_match(found: str, answer: str) -> float:
-    """1 where both are the same once they are normalised, else 0."""
+    """1 if both answers are equal after normalising, else 0."""
     return float(normalised(found) == normalised(answer))
 
 
 def word_f1(found: str, answer: str) -> float:
-    """F1 of the words of two normalised answers; without words, whether both are."""
+    """F1 of the words of two normalised answers.
+
+    If an answer has no words, it is 1 if the other has none either, else 0.
+    """
     a, b = normalised(found).split(), normalised(answer).split()
     if not a or not b:
         return float(a == b)

@@ -1,4 +1,4 @@
-"""What fine-tuning, evaluation, prediction, baselines, report and export ask of a task.
+"""The interface of a task, for fine-tuning, scoring, prediction, report and export.
 
 Shape suffixes: B rows, T tokens.
 """
@@ -20,18 +20,18 @@ from bert_jax.train.losses import Mean
 
 
 class Metric(NamedTuple):
-    """A number that a task is judged by."""
+    """A score of a task."""
 
     name: str
-    """Its key in results."""
+    """Key of the metric in results."""
     title: str
-    """What people call it."""
+    """Name of the metric for people."""
     form: str = ".3f"
-    """How it is written: a format of Python's, such as ".1%"."""
+    """Python's format of the value, such as ".1%"."""
     larger_is_better: bool = True
 
     def say(self, value: float) -> str:
-        """Such as `accuracy 45.4%`."""
+        """The value with its title, such as `accuracy 45.4%`."""
         return f"{self.title} {value:{self.form}}"
 
 
@@ -39,42 +39,43 @@ class Task(abc.ABC):
     """One way of fine-tuning an encoder: its files, head, loss, scores and predictions."""
 
     name: ClassVar[str]
-    """In configs and results."""
+    """Name of the task in configs and results."""
     head: ClassVar[str]
-    """The head of `exchange` that its models have in other libraries."""
+    """Key of the head in `exchange`, which says how other libraries name it."""
     pooled: ClassVar[bool]
-    """Whether the head reads the pooled [CLS]; else it reads every token."""
+    """True: the head reads the pooled [CLS]. False: it reads every token."""
     metrics: ClassVar[tuple[Metric, ...]]
-    """The first one decides which of two models is better."""
+    """Scores of the task. The first decides which of two models is better."""
 
     # Files.
 
     @abc.abstractmethod
     def read(self, path: pathlib.Path | None, cfg: TaskConfig, split: Split) -> Any:
-        """The labelled examples of a file.
+        """Reads the labelled examples of a file.
 
         Raises:
-            ValueError, FileNotFoundError: the file, or a line of it, is not as it must be.
+            FileNotFoundError: there is no such file.
+            ValueError: the file, or a line of it, has a wrong format.
         """
 
     def num_texts(self, cfg: TaskConfig) -> int:
-        """How many texts an example has."""
+        """Number of texts in an example."""
         return 1
 
     @abc.abstractmethod
     def unlabelled(self, texts: Sequence[Text]) -> Any:
-        """Examples whose labels are to be found out.
+        """Makes examples without labels, for prediction.
 
         Args:
-            texts: of `num_texts` parts each.
+            texts: one tuple of `num_texts` strings per example.
         """
 
     @abc.abstractmethod
     def outputs(self, train: Any) -> tuple[str, ...]:
-        """What the logits are called, by the examples to train on.
+        """The names of the logits, such as the classes in the training examples.
 
         Raises:
-            ValueError: there is nothing to learn in them.
+            ValueError: the examples hold nothing to learn.
         """
 
     @abc.abstractmethod
@@ -85,7 +86,7 @@ class Task(abc.ABC):
         outputs: Sequence[str],
         sequence_length: int,
     ) -> EncodedExamples:
-        """The rows of ids, with labels as `loss` takes them.
+        """Rows of token ids, with labels in the form that `loss` needs.
 
         Raises:
             ValueError: a label is not among `outputs`.
@@ -97,7 +98,7 @@ class Task(abc.ABC):
     def init_params(
         self, model: ModelConfig, num_outputs: int, key: jax.Array
     ) -> dict[str, Any]:
-        """Fresh float32 parameters, of the encoder and the head."""
+        """Fresh float32 parameters of the encoder and the head."""
 
     @abc.abstractmethod
     def apply(
@@ -114,13 +115,13 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def loss_weights(self, batch: ClassifyBatch) -> dict[str, jax.Array]:
-        """The weight of each mean of `loss` that adds to what is minimised."""
+        """The weights of those means of `loss` whose sum training minimises."""
 
     @abc.abstractmethod
     def loss(self, logits: jax.Array, batch: ClassifyBatch) -> dict[str, Mean]:
-        """Undivided means, those of `loss_weights` among them."""
+        """Undivided means by name; those that `loss_weights` names are among them."""
 
-    # What it is worth, and what it says.
+    # Scores and predictions.
 
     @abc.abstractmethod
     def scores(
@@ -138,23 +139,23 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def constant_scores(self, examples: Any) -> dict[str, float]:
-        """The best that one answer for all examples could score."""
+        """The scores of the best constant answer, the same for all examples."""
 
     def details(
         self, logits: np.ndarray, encoded: EncodedExamples, outputs: Sequence[str]
     ) -> dict[str, Any]:
-        """What the results tell beside the scores; nothing by default."""
+        """Further entries for results.json. Default: none."""
         return {}
 
     def baselines(self, train: Examples, held_out: Examples) -> dict[str, Any]:
-        """Scores, by name, of models without a neural network.
+        """The scores of models without a neural network, by the name of the model.
 
         Raises:
-            ValueError: this task has none.
+            ValueError: this task has no baselines.
         """
         raise ValueError(
-            f"The task {self.name!r} has no baselines here; the results of a fine-tuned "
-            "run name the score of a constant answer."
+            f"The task {self.name!r} has no baselines here; compare with the score of a "
+            "constant answer, which results.json of a fine-tuned run holds."
         )
 
     @abc.abstractmethod
@@ -165,14 +166,14 @@ class Task(abc.ABC):
         examples: Any,
         outputs: Sequence[str],
     ) -> list[dict[str, Any]]:
-        """One JSON object an example, in full precision."""
+        """One JSON object per example, with numbers in full precision."""
 
     @abc.abstractmethod
     def say(self, prediction: Mapping[str, Any], top: int) -> str:
-        """A prediction in words; of several answers the `top` likeliest."""
+        """A prediction as text, with at most the `top` most probable answers."""
 
     def say_line(self, line: Mapping[str, float]) -> str:
-        """A line of metrics, of training or of judging, in words."""
+        """A line of metrics as text, from training or evaluation."""
         said = [Metric("loss", "loss"), *self.metrics]
         text = "  ".join(m.say(line[m.name]) for m in said if m.name in line)
         if "examples_per_sec" in line:
@@ -181,6 +182,6 @@ class Task(abc.ABC):
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Over the last axis, in the type of the logits."""
+    """Logarithm of the softmax over the last axis, in the type of the logits."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

@@ -1,4 +1,4 @@
-"""What tasks over whole texts share: one text or a pair a row, a head over [CLS]."""
+"""What tasks over whole texts share: rows of one text or one pair, a head over [CLS]."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from bert_jax.train.tasks.task import Task
 
 
 class TextTask(Task):
-    """One label for each text or pair of texts; a linear head over the pooled [CLS]."""
+    """Tasks with one label per text or pair, and a linear head over the pooled [CLS]."""
 
     head = "classifier"
     pooled = True

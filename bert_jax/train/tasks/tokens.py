@@ -27,7 +27,10 @@ Entity = tuple[str, int, int]  # type, first word, last word
 
 
 class Tokens(Task):
-    """A tag for each word, by its first piece (Devlin et al. 2018, section 5.3)."""
+    """A tag for each word, predicted at the word's first piece.
+
+    Source: Devlin et al. 2018, section 5.3.
+    """
 
     name = "tokens"
     head = "tokens"
@@ -46,7 +49,7 @@ class Tokens(Task):
         return read_tagged_sentences(path)
 
     def unlabelled(self, texts: Sequence[Text]) -> TaggedSentences:
-        """Words are what blanks separate."""
+        """Makes examples without tags. Blanks separate the words of a text."""
         words = tuple(tuple(" ".join(text).split()) for text in texts)
         return TaggedSentences(words, None)
 
@@ -85,7 +88,7 @@ class Tokens(Task):
         return {"loss": _label_weights(batch).sum()}
 
     def loss(self, logits: jax.Array, batch: ClassifyBatch) -> dict[str, Mean]:
-        """Mean cross-entropy of the labelled tokens, in nats; labels are int32 [B, T]."""
+        """Mean cross-entropy of the labelled tokens, in nats. Labels are int32 [B, T]."""
         labels = jnp.where(batch.labels == IGNORED_LABEL, 0, batch.labels)
         loss, accuracy = cross_entropy(logits, labels, _label_weights(batch))
         return {"loss": loss, "accuracy": accuracy}
@@ -99,7 +102,7 @@ class Tokens(Task):
     ) -> dict[str, float]:
         """Precision, recall and F1 of whole entities, and the accuracy of the words.
 
-        An entity counts where its type and both its ends are right.
+        An entity counts as right if its type and both of its ends are right.
 
         Source: Tjong Kim Sang & De Meulder 2003 (CoNLL-2003), the rules of conlleval.
         """
@@ -145,7 +148,7 @@ class Tokens(Task):
 
 
 def _label_weights(batch: ClassifyBatch) -> jax.Array:
-    """float32 [B, T], 1 on labelled tokens of rows that count."""
+    """float32 [B, T], 1 on labelled tokens of rows that count, else 0."""
     labelled = (batch.labels != IGNORED_LABEL).astype(jnp.float32)
     return labelled * batch.weights[:, None]
 
@@ -156,11 +159,11 @@ def _tags(
     num_examples: int,
     names: Sequence[str],
 ) -> list[list[str]]:
-    """The likeliest tag of every word, sentence by sentence."""
+    """The most probable tag of every word, for each sentence."""
     assert encoded.word is not None
     tags: list[list[str]] = [[] for _ in range(num_examples)]
     best = logits.argmax(axis=-1)
-    # Rows and words of a sentence stand in their order.
+    # The rows of a sentence, and the words in them, keep their order.
     for row, place in np.argwhere(encoded.word >= 0):
         tags[encoded.example[row]].append(names[int(best[row, place])])
     return tags
@@ -169,7 +172,7 @@ def _tags(
 def entity_scores(
     truth: Sequence[Sequence[str]], found: Sequence[Sequence[str]]
 ) -> dict[str, float]:
-    """Precision, recall and F1 over the entities of all sentences; 0 where there are none."""
+    """Precision, recall and F1 over all entities. Without entities they are 0."""
 
     def all_of(sentences: Sequence[Sequence[str]]) -> set[tuple[int, Entity]]:
         return {
@@ -188,8 +191,8 @@ def entity_scores(
 def entities(tags: Sequence[str]) -> Iterator[Entity]:
     """The entities of a sentence, tagged in BIO, IOB1, IOBES or BILOU.
 
-    As conlleval reads them: an entity begins with B, S or U, with any other letter after
-    O or another type, and after an entity that E, L, S or U has ended.
+    The rules are those of conlleval. An entity begins at B, S or U, at any letter after O
+    or after another type, and after an entity that E, L, S or U has ended.
     """
     first, kind, ended = 0, "", True
     for number, tag in enumerate([*tags, "O"]):
