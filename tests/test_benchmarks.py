@@ -205,7 +205,7 @@ def test_a_step_is_timed_in_the_second_half_of_a_run():
 
 
 def test_constant_answers_score_what_they_score():
-    results = {"majority_accuracy": 279 / 408, "confusion": [[29, 100], [9, 270]]}
+    results = {"constant": {"accuracy": 279 / 408}, "confusion": [[29, 100], [9, 270]]}
     assert recipes.constant_score("accuracy", results) == 279 / 408
     # The F1 of MRPC's larger class, as it is known.
     f1 = recipes.constant_score("f1", results)
