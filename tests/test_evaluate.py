@@ -15,7 +15,7 @@ from bert_jax.config import (
 )
 from bert_jax.data.batches.rows import PretrainRows
 from bert_jax.model import pretraining
-from bert_jax.train.evaluate import PretrainEvaluator, fixed_masks
+from bert_jax.train.held_out import PretrainEvaluator, fixed_masks
 from bert_jax.train.mesh import make_mesh
 
 

@@ -12,11 +12,11 @@ from bert_jax.config import ComputeConfig, LoopConfig, OptimizerConfig
 from bert_jax.model import classification, pretraining
 from bert_jax.train.flops import (
     Work,
-    classify_work,
     counted_flops,
     peak_flops,
     pretrain_work,
     speeds,
+    text_work,
     train_flops,
 )
 from bert_jax.train.losses import classify_loss, pretrain_loss
@@ -94,7 +94,7 @@ def test_a_classifier_has_as_many_classes_as_it_has(
         return classify_loss(classification.apply(tiny, params, batch), batch)[0]
 
     products = traced_products(jax.grad(loss), params)
-    work = jax.jit(classify_work)(batch)
+    work = jax.jit(text_work)(batch)
     assert products == train_flops(tiny, work, num_classes=3)
 
 
@@ -132,7 +132,7 @@ def test_packed_rows_count_each_sequence_by_its_own_length(make_batch, make_mask
 def test_rows_that_fill_a_batch_up_are_no_work(make_classify_batch):
     batch = make_classify_batch()
     weights = np.array([1.0, 0.0, 1.0], np.float32)
-    work = jax.jit(classify_work)(batch._replace(weights=weights))
+    work = jax.jit(text_work)(batch._replace(weights=weights))
     assert work == Work(25.0, 425.0, 2.0, 0.0)  # of lengths 20, 13 and 5
 
 

@@ -18,11 +18,11 @@ import time
 import jobs
 import numpy as np
 import pytest
-from bert_jax.train.rejudge import evaluate_run
 from processes import is_running
 
 from bert_jax.config import MeshConfig
 from bert_jax.train.checkpoint import tensors_sha256
+from bert_jax.train.evaluate import evaluate_run
 from bert_jax.train.finetune import finetune
 from bert_jax.train.initial import load_params
 from bert_jax.train.mesh import make_mesh
