@@ -11,13 +11,15 @@ import itertools
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from bert_jax.exchange.names import to_tensors
 
 from benchmarks.results import Table
 from benchmarks.turns import Candidate, ask
 from benchmarks.workload import Task, mask_rows, synthetic_batch
 from bert_jax.config import ComputeConfig, DropoutConfig
+from bert_jax.exchange.families.bert import rows as rows_of
+from bert_jax.exchange.tensors import to_tensors
 from bert_jax.model import pretraining
 from bert_jax.model.isolation import IsolationError, prove_isolation
 from bert_jax.model.masking import MaskedBatch
@@ -54,17 +56,12 @@ class Check:
     def __init__(
         self, kernel: str, task: dict[str, Any] | None = None, lengths: tuple = _LENGTHS
     ) -> None:
-        """Compares one kernel in both types.
-
-        Args:
-            kernel: `ComputeConfig.attention`.
-            task: fields of the `Task` to compare on; BERT-mini by default.
-            lengths: tokens of the rows on which isolation is proven.
-        """
+        """Compares one kernel in both types: `task` holds fields of a `Task`, `lengths`
+        are those of the rows on which isolation is proven."""
         self._task = _TASK if task is None else Task(**task)
         cfg = self._task.model()
         params = random_params(cfg)
-        tensors = to_tensors(cfg, params, "pretraining", "huggingface")
+        tensors = to_tensors(cfg, params, rows_of(cfg, "pretraining"))
         try:
             reference, expected = "PyTorch", torch_results(self._task, tensors)
         except ModuleNotFoundError:
@@ -94,13 +91,8 @@ class Check:
 
 
 def check(platform: str, table: Table, seconds: float) -> None:
-    """Compares every kernel of a platform, each in a process of its own.
-
-    Args:
-        platform: as JAX names it.
-        table: is given the differences, with their bounds.
-        seconds: for all of them.
-    """
+    """Adds the differences of every kernel of a platform, each found in a process of its
+    own, with their bounds; all within so many seconds."""
     candidates = [
         Candidate(
             name=f'attention "{kernel}"',
@@ -139,7 +131,7 @@ def jax_results(task: Task, params: Any, compute: ComputeConfig) -> Results:
     """Ours, without dropout; float32 products are true ones on every device."""
     cfg = task.model()
     batch = synthetic_batch(task, _NUM_ROWS)
-    masked = MaskedBatch(*mask_rows(task, batch))
+    masked = MaskedBatch(*map(jnp.asarray, mask_rows(task, batch)))
 
     def loss_of(params: Any) -> jax.Array:
         outputs = pretraining.apply(cfg, params, batch, masked, compute=compute)
@@ -149,18 +141,14 @@ def jax_results(task: Task, params: Any, compute: ComputeConfig) -> Results:
     with jax.default_matmul_precision(precision):
         loss, grads = jax.jit(jax.value_and_grad(loss_of))(params)
     grads = jax.tree.map(np.asarray, grads)
-    return Results(float(loss), to_tensors(cfg, grads, "pretraining", "huggingface"))
+    return Results(float(loss), to_tensors(cfg, grads, rows_of(cfg, "pretraining")))
 
 
 def torch_results(task: Task, tensors: dict[str, np.ndarray]) -> Results:
     """Hugging Face's, in float32 on the CPU, without dropout.
 
-    Args:
-        task: model and rows.
-        tensors: weights by the library's names.
-
     Raises:
-        ValueError: the library's model has other tensors.
+        ValueError: the library's model has other tensors than these.
     """
     import torch
 

@@ -161,12 +161,9 @@ def _candidate(
 
 
 def add_rates(table: Table, measured: Sequence[Measured], amount: str) -> None:
-    """Rates of all, and of the first one over each peer, turn by turn.
+    """Adds the rates of all, and of the first one over each peer, turn by turn.
 
-    Args:
-        table: is given them.
-        measured: ours first.
-        amount: "bytes" or "tokens"; the ratios are of this one.
+    The amount is "bytes" or "tokens"; the ratios are of this one.
     """
     for one in measured:
         name = one.candidate.name

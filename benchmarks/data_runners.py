@@ -22,7 +22,7 @@ from bert_jax.data.batches.loader import train_batches
 from bert_jax.data.batches.rows import open_rows
 from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.data.prepared.prepare import prepare
-from bert_jax.data.text.reading import read_unit
+from bert_jax.data.text.reading import read_source
 from bert_jax.data.text.sentences import sentences
 from bert_jax.data.text.sources import open_source
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
@@ -45,12 +45,11 @@ def write_sample(source: str, path: pathlib.Path, num_bytes: int) -> None:
     """
     total = 0
     with path.open("w", encoding="utf-8") as file:
-        for unit in open_source(source).units:
-            for document in read_unit(unit):
-                file.write(json.dumps({"text": document.text}) + "\n")
-                total += len(document.text.encode())
-                if total >= num_bytes:
-                    return
+        for document in read_source(open_source(source)):
+            file.write(json.dumps({"text": document.text}) + "\n")
+            total += len(document.text.encode())
+            if total >= num_bytes:
+                return
 
 
 def read_parts(folder: pathlib.Path, num_parts: int = 1) -> list[list[str]]:
@@ -76,13 +75,10 @@ class Tokenize:
     def __init__(
         self, folder: pathlib.Path, tokenizer: pathlib.Path, way: str, num_parts: int
     ) -> None:
-        """Loads the tokenizer and the texts.
+        """Loads the tokenizer, and the texts in a part for each turn.
 
-        Args:
-            folder, tokenizer: see the module.
-            way: "ours" (sentence by sentence, as `prepare` does), "bare, sentences" or
-                "bare, documents" (the library alone, over the same vocabulary).
-            num_parts: turns that there will be.
+        The way is "ours" (sentence by sentence, as `prepare` does), "bare, sentences" or
+        "bare, documents" (the library alone, over the same vocabulary).
         """
         self._parts = read_parts(folder, num_parts)
         self._units: list[list[Any]] = self._parts
@@ -122,12 +118,7 @@ class Prepare:
     def __init__(
         self, folder: pathlib.Path, tokenizer: pathlib.Path, num_workers: int
     ) -> None:
-        """Imports what `prepare` needs, which is not measured.
-
-        Args:
-            folder, tokenizer: see the module.
-            num_workers: processes.
-        """
+        """Imports what `prepare` needs, which is not measured."""
         import tensorflow_datasets  # noqa: F401
 
         self._source, self._tokenizer = f"files:{folder / _SAMPLE}", tokenizer
@@ -184,9 +175,8 @@ class Load:
     ) -> None:
         """Plans an epoch, which its facts describe, and starts the loader.
 
-        Args:
-            folder, tokenizer: see the module; `Prepare` with one worker came before.
-            num_workers: processes; 0 loads with threads of this process.
+        The dataset is that of `Prepare` with one worker. Without worker processes, the
+        loader has threads of this one.
         """
         cfg = DataConfig(sequence_length=LENGTH, num_workers=num_workers)
         dataset = open_dataset(folder / f"dataset-{tokenizer.name}-1")
@@ -221,12 +211,7 @@ class LoadWithCollator:
     def __init__(
         self, folder: pathlib.Path, tokenizer: pathlib.Path, tensors: str
     ) -> None:
-        """Makes the blocks that are loaded.
-
-        Args:
-            folder, tokenizer: see the module.
-            tensors: "pt", the collator's default, or "np".
-        """
+        """Makes the blocks; the collator gives `tensors` "pt", its default, or "np"."""
         import torch
         from transformers import DataCollatorForLanguageModeling
 
@@ -291,13 +276,9 @@ def transformers_tokenizer(directory: pathlib.Path) -> Any:
 def make_blocks(folder: pathlib.Path, tokenizer: pathlib.Path, cache: str) -> Any:
     """Tokenises and groups the sample into blocks of `LENGTH`, in one process and one pass.
 
-    Args:
-        folder, tokenizer: see the module.
-        cache: folder in it where `datasets` keeps its Arrow files.
-
     Returns:
-        A `datasets.Dataset`, memory-mapped. The tokens that are left over of every
-        thousand documents are dropped.
+        A `datasets.Dataset`, memory-mapped from `cache` in the folder. The tokens that are
+        left over of every thousand documents are dropped.
     """
     import datasets
 

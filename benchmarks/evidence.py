@@ -190,11 +190,7 @@ class Evidence:
 
 
 def steady_step_secs(lines: Sequence[dict[str, Any]]) -> float:
-    """Seconds of a step in the second half of a run, where it is warm.
-
-    Args:
-        lines: metrics of the run.
-    """
+    """Seconds of a step in the second half of a run, where it is warm."""
     train = [line for line in lines if line["kind"] == "train"]
     windows = [
         (after["elapsed_secs"] - before["elapsed_secs"])
@@ -230,11 +226,7 @@ def add_scores(evidence: Evidence, table: Table) -> None:
 
 
 def add_curve(lines: Sequence[dict[str, Any]], table: Table) -> None:
-    """A row for each evaluation of a pretraining.
-
-    Args:
-        lines: metrics of the run.
-    """
+    """A row for each evaluation of a pretraining."""
     minutes = 0.0
     for line in lines:
         if line["kind"] == "train":
@@ -250,11 +242,7 @@ def add_curve(lines: Sequence[dict[str, Any]], table: Table) -> None:
 
 
 def add_cost(evidence: Evidence, lines: Sequence[dict[str, Any]], table: Table) -> None:
-    """Seconds by kind, speed and MFU of the pretraining, and seconds of a fine-tuning.
-
-    Args:
-        lines: metrics of the pretraining.
-    """
+    """Seconds by kind, speed and MFU of the pretraining, and seconds of a fine-tuning."""
     for name, seconds in evidence.pretrained["goodput"].items():
         if name != "share":
             words = name.removesuffix("_secs").replace("_", " ")

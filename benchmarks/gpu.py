@@ -52,14 +52,7 @@ class JaxAttention(RepeatedStep):
     """Forward and backward pass of `attend` with dropout, in bfloat16."""
 
     def __init__(self, kernel: str, rows: int, tokens: int, heads: int) -> None:
-        """Compiles it.
-
-        Args:
-            kernel: `ComputeConfig.attention`.
-            rows: B; every row holds two sequences of equal length.
-            tokens: T.
-            heads: N, each 64 wide.
-        """
+        """Compiles it for rows of two equal sequences and heads that are 64 wide."""
         import jax
         import jax.numpy as jnp
 
@@ -96,13 +89,8 @@ class TorchAttention(RepeatedStep):
     """The same with PyTorch's scaled dot-product attention."""
 
     def __init__(self, rows: int, tokens: int, heads: int, packed: bool) -> None:
-        """Draws the inputs.
-
-        Args:
-            rows, tokens, heads: as of `JaxAttention`.
-            packed: keep the two sequences of a row apart by a mask; without one, its
-                fastest kernel can run.
-        """
+        """Draws the inputs. `packed` keeps the two sequences of a row apart by a mask;
+        without one, PyTorch's fastest kernel can run."""
         import torch
 
         shape = (rows, heads, tokens, _HEAD_SIZE)
@@ -121,7 +109,8 @@ class TorchAttention(RepeatedStep):
 
         attention = torch.nn.functional.scaled_dot_product_attention
         for _ in range(count):
-            out = attention(*self._inputs, attn_mask=self._mask, dropout_p=_DROPOUT)
+            q, k, v = self._inputs
+            out = attention(q, k, v, attn_mask=self._mask, dropout_p=_DROPOUT)
             torch.autograd.grad(out, self._inputs, self._d_out)
         torch.cuda.synchronize()
 

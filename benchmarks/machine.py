@@ -93,13 +93,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def short_name(device: dict[str, Any], cpu: str, cores: int) -> str:
-    """A name for files, such as `amd-epyc-2core` or `nvidia-h200`.
-
-    Args:
-        device: the facts of `Device`.
-        cpu: the CPU's model, as the system names it.
-        cores: how many this process may use.
-    """
+    """A name for files, such as `amd-epyc-2core` or `nvidia-h200`."""
     if device["platform"] != "cpu":
         return "-".join(re.findall(r"[a-z0-9]+", device["kind"].lower()))
     words = re.sub(r"\(r\)|\(tm\)|cpu|processor|@.*|\d+-core", " ", cpu.lower())
@@ -120,11 +114,7 @@ def start_report(
     """A report on this machine, which is written when the block ends.
 
     Ctrl-C and SIGTERM end the block; so does an error of the user's, which is printed.
-    What was found until then is written all the same.
-
-    Args:
-        name, settings: as of `Report`.
-        output: folder of the two files.
+    The tables that there are until then are written all the same.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -147,12 +137,7 @@ class Peak:
     """A runner whose facts are the best rates of a large matrix product, in FLOP/s."""
 
     def __init__(self, library: str, platform: str) -> None:
-        """Measures float32 (true products, not TF32) and bfloat16.
-
-        Args:
-            library: "JAX" or "PyTorch".
-            platform: as JAX names it.
-        """
+        """Measures products of "JAX" or "PyTorch"; float32 ones are true, not TF32."""
         product = {"JAX": _jax_products, "PyTorch": _torch_products}[library]
         # In a row, so that a device never waits for the host.
         count = 1 if platform == "cpu" else 20

@@ -50,12 +50,7 @@ class Table:
     """One part of a benchmark: its figures, and what it could not measure."""
 
     def __init__(self, title: str, about: str = "") -> None:
-        """Starts an empty table.
-
-        Args:
-            title: heading in the file.
-            about: how the figures are measured, in whole sentences.
-        """
+        """An empty table; `about` says how its figures are measured."""
         self.title, self.about = title, about
         self.figures: list[Figure] = []
         self.left_out: list[str] = []
@@ -104,13 +99,7 @@ class Report:
     def __init__(
         self, name: str, machine: dict[str, Any], settings: dict[str, Any]
     ) -> None:
-        """Starts a report without parts.
-
-        Args:
-            name: of the benchmark; the files are named after it.
-            machine: of `machine.describe_machine`.
-            settings: what the run was asked for, as JSON can hold it.
-        """
+        """A report without parts; `machine` is what `describe_machine` says."""
         self.name, self.machine, self.settings = name, machine, settings
         self.remarks: list[str] = []
         self.tables: list[Table] = []
@@ -137,11 +126,7 @@ class Report:
         return all(table.is_correct for table in self.tables)
 
     def write(self, folder: pathlib.Path) -> list[pathlib.Path]:
-        """Writes both files, in place of those of an earlier run of the same day.
-
-        Returns:
-            Their paths: the JSON file, then the Markdown file.
-        """
+        """Writes the JSON and the Markdown file, in place of those of the same day."""
         folder.mkdir(parents=True, exist_ok=True)
         stem = f"{self.name}-{self.machine['machine']}-{self.machine['date']}"
         paths = [folder / f"{stem}.json", folder / f"{stem}.md"]
@@ -190,11 +175,7 @@ class Report:
 
 
 def describe_lines(machine: dict[str, Any]) -> list[str]:
-    """The machine and the versions of its libraries, in a few sentences.
-
-    Args:
-        machine: of `machine.describe_machine`.
-    """
+    """What `describe_machine` found, in a few sentences."""
     lines = []
     device = machine["accelerator"]
     if device is not None and device["platform"] != "cpu":

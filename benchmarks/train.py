@@ -181,14 +181,14 @@ def measure_models(
     report: Report,
     clock: Clock,
 ) -> None:
-    """Measures the plans one after the other.
+    """Adds a table for each plan; a plan may take its share of the time that is left.
 
     Args:
         plans: the most important first.
         platform: as JAX names it.
         peaks: FLOP/s of large products, by type.
-        report: is given a table for each plan.
-        clock: of all of this. A plan may take its share of the time that is left.
+        report: is given the tables.
+        clock: of all of this.
     """
     for number, plan in enumerate(plans):
         weights = [coming.weight for coming in plans[number:]]

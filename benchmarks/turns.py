@@ -173,12 +173,8 @@ class Worker:
     def turn(self, number: int, seconds: float, limit: float) -> dict[str, float]:
         """Lets the runner work for one turn, and stops the process again.
 
-        Args:
-            number, seconds: as of `Runner.turn`.
-            limit: seconds after which it is given up.
-
         Raises:
-            WorkerError: it failed, or took longer than the limit.
+            WorkerError: it failed, or took longer than `limit` seconds.
         """
         self._signal(signal.SIGCONT)
         with contextlib.suppress(BrokenPipeError):
@@ -325,11 +321,7 @@ def ask(
 ) -> dict[str, Any]:
     """The facts of runners that have no turns, by the candidate's name.
 
-    Args:
-        candidates: whom to ask.
-        table: told of those who fail.
-        seconds: in which all of them must be ready.
-        at_once: how many are started at the same time.
+    Those who are not ready after so many seconds in all, or fail, are named in the table.
     """
     with contextlib.ExitStack() as workers:
         ready = _start(candidates, table, Clock.of(seconds), at_once, workers)

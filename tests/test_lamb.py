@@ -1,4 +1,4 @@
-"""LAMB: a ratio for each layer, however layers are run and wherever they lie."""
+"""LAMB has one trust ratio per layer, in a scan or in a row, on any mesh."""
 
 import dataclasses
 

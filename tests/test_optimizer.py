@@ -1,4 +1,4 @@
-"""AdamW and LAMB against NumPy, over stacked layers, clips and phases."""
+"""AdamW and LAMB against NumPy, and moments that go from one optimizer to another."""
 
 import dataclasses
 import typing
