@@ -55,7 +55,7 @@ def read_config(
         ValueError: a key is missing, or asks for what would give other numbers here.
     """
     refuse_keys(path, config, _REFUSED | dict(family.refused))
-    given = read_fields(path, config, family.fields)
+    given = read_fields(path, config, family.fields) | dict(family.fixed)
     model, dropout = make_configs(path, config, given)
     if config.get("classifier_dropout") not in (None, dropout.hidden):
         notes.append(
