@@ -20,8 +20,8 @@ class Section:
     start: int = 0
     end: int | None = None
     """The section holds what begins in [start, end). These count bytes of a file or an
-    archive, row groups of Parquet, or records of TFDS. `None` means to the end of a
-    file; a section of another kind says where it ends, so that it can be divided."""
+    archive, row groups of Parquet, or records of TFDS. `None` means to the end;
+    `divide` then takes `size_bytes` for the length."""
     is_range: bool = False
     """Whether it is a range of something larger; then no document may begin in it."""
     member: tuple[int, int] | None = None
