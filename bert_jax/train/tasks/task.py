@@ -42,6 +42,8 @@ class Task(abc.ABC):
     """In configs and results."""
     head: ClassVar[str]
     """The head of `exchange` that its models have in other libraries."""
+    problem_type: ClassVar[str | None] = None
+    """What transformers calls the loss of a task whose head is "classifier"."""
     pooled: ClassVar[bool]
     """Whether the head reads the pooled [CLS]; else it reads every token."""
     metrics: ClassVar[tuple[Metric, ...]]
