@@ -290,7 +290,7 @@ def measure(
         at_once: how many are started at the same time.
 
     Returns:
-        Those with at least one turn.
+        Those with at least one turn, in the order of `candidates`.
     """
     with contextlib.ExitStack() as workers:
         ready = _start(candidates, table, clock.part(_WARM_UP_SHARE), at_once, workers)
@@ -335,7 +335,7 @@ def _start(
     at_once: int,
     workers: contextlib.ExitStack,
 ) -> list[tuple[Worker, Measured]]:
-    """Those who are ready before the clock ends."""
+    """Those who are ready before the clock ends, in the order of `candidates`."""
     waiting, starting = list(candidates), list[Worker]()
     ready: list[tuple[Worker, Measured]] = []
     while waiting or starting:
@@ -364,7 +364,7 @@ def _start(
             for worker in starting:
                 worker.close()
             break
-    return ready
+    return sorted(ready, key=lambda one: candidates.index(one[1].candidate))
 
 
 def _free_bytes() -> float:

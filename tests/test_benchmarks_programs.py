@@ -252,7 +252,7 @@ def test_a_stopped_run_keeps_what_it_has(tmp_path, started):
 
 @pytest.fixture
 def tasks(tmp_path):
-    """STS-B and CoLA in their forms, of eight words."""
+    """STS-B in its form, of eight words."""
     rng = np.random.default_rng(1)
 
     def sentence():
@@ -264,10 +264,8 @@ def tasks(tmp_path):
             one = sentence()
             same = number % 2
             rows.append(f"{one}\t{one if same else sentence()}\t{4.5 * same + 0.25}")
-        lines = [f"s\t{number % 2}\t\t{sentence()}" for number in range(count)]
-        for task, written in (("stsb", rows), ("cola", lines)):
-            (tmp_path / task).mkdir(exist_ok=True)
-            (tmp_path / task / f"{name}.tsv").write_text("\n".join(written) + "\n")
+        (tmp_path / "stsb").mkdir(exist_ok=True)
+        (tmp_path / "stsb" / f"{name}.tsv").write_text("\n".join(rows) + "\n")
     return tmp_path
 
 
@@ -292,18 +290,17 @@ def test_evidence_goes_on_where_it_was_stopped(
     options = evidence.Options(
         source=f"files:{text}",
         tasks=tasks,
-        only=("stsb", "cola"),
+        only=("stsb",),
         folder=tmp_path / "work",
         output=tmp_path / "results",
     )
 
     from bert_jax.train import finetune as module
 
-    honest, began = module.finetune, []
+    honest = module.finetune
 
     def stopped(cfg, run):
-        began.append(run.name)
-        if cfg.from_scratch and "stsb" in run.name:
+        if not cfg.from_scratch:
             raise KeyboardInterrupt
         return honest(cfg, run)
 
@@ -311,7 +308,7 @@ def test_evidence_goes_on_where_it_was_stopped(
     assert evidence.run(options) == 130
     (path,) = (tmp_path / "results").glob("*.md")
     assert "**Interrupted**" in path.read_text()
-    assert "CoLA" in path.read_text()
+    assert "STS-B, Pearson correlation" in path.read_text()
     monkeypatch.setattr(module, "finetune", honest)
     assert evidence.run(options) == 0
     text = path.read_text()
@@ -324,6 +321,5 @@ def test_evidence_goes_on_where_it_was_stopped(
     assert found[of, "one answer for all"] == [0.0]
     assert found[of, "training examples"] == [32.0]
     assert ("step 12", "held-out MLM loss") in found
-    assert ("CoLA, Matthews correlation", "gain") in found
     assert found["pretraining", "wall"][0] > 0.0
-    assert len(found["a fine-tuning", "wall"]) == 4
+    assert len(found["a fine-tuning", "wall"]) == 2

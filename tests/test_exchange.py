@@ -17,7 +17,10 @@ from exchange_models import (
 )
 
 from bert_jax.exchange.comparison import Probe, largest_difference, make_probe
+from bert_jax.exchange.families import registry
 from bert_jax.exchange.families.bert import BERT
+from bert_jax.exchange.families.family import Field
+from bert_jax.exchange.families.registry import family_of_model
 from bert_jax.exchange.tensors import Row, from_tensors, stacked, to_tensors
 from bert_jax.exchange.transformers_model import verify_huggingface
 from bert_jax.exchange.write_huggingface import write_huggingface
@@ -120,6 +123,23 @@ def test_missing_left_over_and_misshapen_parameters_are_errors(tiny, params):
     tree = reference.unflatten({k: v for k, v in flat.items() if k != "mlm/norm/bias"})
     with pytest.raises(ValueError, match="'mlm/norm/bias' is missing"):
         to_tensors(tiny, tree, BERT.rows(tiny, "pretraining"))
+
+
+def test_a_value_without_a_word_is_refused(tiny, monkeypatch):
+    """A new field of ModelConfig must not be lost on the way to another library."""
+    fields = {k: v for k, v in BERT.fields.items() if k != "layer_norm_eps"}
+    fields["gelu"] = Field("hidden_act", "gelu", {"gelu": "exact"})
+    family = dataclasses.replace(BERT, fields=fields)
+    other = dataclasses.replace(family, fixed={"layer_norm_eps": 0.5})
+    known = {"bert": family, "other": other}
+    monkeypatch.setattr(registry, "FAMILIES", known)
+    exact = dataclasses.replace(tiny, gelu="exact")
+    assert family_of_model(exact) is family
+    assert family_of_model(dataclasses.replace(exact, layer_norm_eps=0.5)) is other
+    half = dataclasses.replace(tiny, gelu="tanh", layer_norm_eps=0.25)
+    message = r"bert has no word for gelu='tanh', layer_norm_eps=0.25; other has .*"
+    with pytest.raises(ValueError, match=message):
+        family_of_model(half)
 
 
 def test_missing_left_over_and_misshapen_tensors_are_told(tiny, params):

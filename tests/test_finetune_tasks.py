@@ -262,7 +262,10 @@ def test_transformers_takes_each_task(tuned, tmp_path, kind, hf, silent):
     }
     expected = architectures.get(kind, "BertForSequenceClassification")
     assert config["architectures"] == [expected]
-    assert (config.get("problem_type") == "regression") == (kind == "regression")
+    assert config.get("problem_type") == {
+        "classification": "single_label_classification",
+        "regression": "regression",
+    }.get(kind)
 
 
 def test_a_regression_is_one_for_a_pipeline_too(tuned, tmp_path, hf, silent):

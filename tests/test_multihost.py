@@ -18,11 +18,11 @@ import time
 import jobs
 import numpy as np
 import pytest
-from bert_jax.train.rejudge import evaluate_run
 from processes import is_running
 
 from bert_jax.config import MeshConfig
 from bert_jax.train.checkpoint import tensors_sha256
+from bert_jax.train.evaluate import evaluate_run
 from bert_jax.train.finetune import finetune
 from bert_jax.train.initial import load_params
 from bert_jax.train.mesh import make_mesh
@@ -170,7 +170,7 @@ def test_fine_tuning_in_four_processes(folder, four):
 
 def outcomes(members: list[subprocess.Popen[str]]) -> list[str]:
     """What the processes of a job that fails say; none may hang."""
-    errors = [member.communicate(timeout=120)[1] for member in members]
+    errors = [member.communicate(timeout=300)[1] for member in members]
     for member, text in zip(members, errors, strict=True):
         assert member.returncode == 1, text
         assert "Traceback" not in text
@@ -207,7 +207,7 @@ def test_a_host_that_is_killed_is_named_by_the_other(folder):
             if line.startswith("step       3/"):
                 second.kill()
                 break
-        said = first.communicate(timeout=60)[1]
+        said = first.communicate(timeout=200)[1]
         second.communicate()
     assert first.returncode == 134  # launch/supervise.sh starts the job again
     assert "process 1 (" in said

@@ -159,7 +159,7 @@ def state_of(params, **fields):
             lambda name: not name.startswith(("nsp", "layers/1")),
         ),
     ],
-    ids=str,
+    ids=["rule", "rule and freezing", "freezing"],
 )
 def test_moments_go_from_any_optimizer_to_any_other(before, after, kept):
     """Each layer keeps its own, however many layers the two runs freeze."""

@@ -7,7 +7,6 @@ import signal
 import jax
 import numpy as np
 import pytest
-from bert_jax.train.rejudge import evaluate_run
 from prepared_corpus import make_corpus, prepared
 
 from bert_jax.config import (
@@ -22,6 +21,7 @@ from bert_jax.config import (
 )
 from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.train import loop
+from bert_jax.train.evaluate import evaluate_run
 from bert_jax.train.initial import load_params
 from bert_jax.train.loop import InterruptedRunError
 from bert_jax.train.mesh import make_mesh

@@ -113,8 +113,8 @@ def test_all_figures_are_printed_and_stored(done):
         scores = json.loads((folder / f"qs/{name}/results.json").read_text())["eval"]
         assert f"{scores['accuracy']:.1%}" in output
     baselines = json.loads((folder / "qs/baselines/results.json").read_text())
-    assert baselines["tfidf_logistic_regression"]["accuracy"] > 0.5
-    assert f"{baselines['majority']['accuracy']:.1%}" in output
+    assert baselines["baselines"]["tfidf_logistic_regression"]["accuracy"] > 0.5
+    assert f"{baselines['baselines']['majority']['accuracy']:.1%}" in output
 
 
 def test_run_directories_are_complete(done):

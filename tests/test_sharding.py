@@ -58,6 +58,7 @@ def run(tiny, vocabulary, make_batch):
         tiny, IN_A_LOOP, DropoutConfig(), MaskingConfig(), vocabulary
     )
 
+    @functools.cache
     def make(layout, num_devices=8, steps=NUM_STEPS):
         mesh = make_mesh(layout, jax.devices()[:num_devices])
 
@@ -122,7 +123,7 @@ def test_every_layout_trains_to_the_losses_of_one_device(
 
 
 def test_heads_split_over_tensor_and_moments_follow(run):
-    _, state, _ = run(MeshConfig(data=2, fsdp=2, tensor=2), steps=1)
+    _, state, _ = run(QUICK[0])
     moments = moments_of(state.opt_state)
     for tree in (state.params, moments.mu, moments.nu):
         kernel = tree["layers"]["attention"]["query"]["kernel"]
@@ -132,6 +133,7 @@ def test_heads_split_over_tensor_and_moments_follow(run):
         assert table.sharding.shard_shape(table.shape) == (32, 32)
 
 
+@pytest.mark.slow
 def test_a_layout_that_xla_cannot_follow_would_be_seen(run, monkeypatch, capfd):
     # The width of the token table over fsdp is such a one.
     rows = tuple(

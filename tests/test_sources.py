@@ -14,8 +14,10 @@ from source_files import COMPRESSORS, JSON_LINES, PLAIN, WIKI, read, tar_of, wri
 
 from bert_jax.data.text import division
 from bert_jax.data.text.documents import Document, ReadStats
+from bert_jax.data.text.formats import Record
 from bert_jax.data.text.reading import read_section
-from bert_jax.data.text.sections import Section
+from bert_jax.data.text.registry import KINDS, Kind
+from bert_jax.data.text.sections import Section, Source
 from bert_jax.data.text.sources import divide, open_source
 
 TEXTS = [f"Document {n}.\n" + f"Line {n}. " * (n % 23) for n in range(120)]
@@ -260,3 +262,24 @@ def test_wrong_specs(spec, message):
 def test_the_target_must_be_positive(everything, tmp_path):
     with pytest.raises(ValueError, match="target_bytes=0"):
         divide(open_source(f"files:{everything}/plain.txt"), 0, tmp_path)
+
+
+def test_a_kind_of_source_needs_a_line_in_the_registry_only(tmp_path, monkeypatch):
+    def open_squares(request):
+        section = Section("squares", "n", 800, kind="squares", end=int(request.rest))
+        return Source(request.spec, (section,))
+
+    def read_squares(section, options):
+        for n in range(section.start, section.end):
+            done = (n + 1 - section.start) / (section.end - section.start)
+            yield Record(str(n * n), f"n#{n}", f"n#{n}", 0, fraction=done)
+
+    monkeypatch.setitem(KINDS, "squares", Kind("squares:N", open_squares, read_squares))
+    sections = divide(open_source("squares:8"), 200, tmp_path)
+    assert [(x.start, x.end) for x in sections] == [(0, 2), (2, 4), (4, 6), (6, 8)]
+    stats = ReadStats()
+    texts = [x.text for section in sections for x in read_section(section, stats)]
+    assert texts == [str(n * n) for n in range(8)]
+    assert (stats.documents, stats.disk_bytes) == (8, 800)
+    with pytest.raises(ValueError, match=r"files:GLOB, .*docs: or squares:N"):
+        open_source("cubes:8")

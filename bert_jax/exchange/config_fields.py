@@ -3,6 +3,7 @@
 A field is called as in `ModelConfig`, or `dropout.` and its name in `DropoutConfig`.
 """
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -92,10 +93,37 @@ def make_configs(
     return model, dropout
 
 
+def fields_without_words(
+    cfg: ModelConfig, fields: Mapping[str, Field], fixed: Mapping[str, Any]
+) -> list[str]:
+    """The fields whose value the foreign config cannot say, each as `name=value`.
+
+    Args:
+        cfg: what is to be written.
+        fields: our field -> their key.
+        fixed: our field without a key -> the value that their code has built in. A
+            field that is in neither has the default of `ModelConfig` there.
+    """
+    wordless = []
+    for field in dataclasses.fields(cfg):
+        value = getattr(cfg, field.name)
+        if field.name not in fields:
+            said = value == fixed.get(field.name, field.default)
+        else:
+            values = fields[field.name].values
+            said = values is None or value in values.values()
+        if not said:
+            wordless.append(f"{field.name}={value!r}")
+    return wordless
+
+
 def write_fields(
     cfg: ModelConfig, dropout: DropoutConfig, fields: Mapping[str, Field]
 ) -> dict[str, Any]:
-    """The keys of the config with what our configs say, in the order of the fields."""
+    """The keys of the config with what our configs say, in the order of the fields.
+
+    `fields_without_words` must have found none.
+    """
     config = {}
     for ours, (key, _, values) in fields.items():
         owner = dropout if ours.startswith(_DROPOUT) else cfg

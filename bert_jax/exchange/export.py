@@ -13,7 +13,7 @@ from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.data.whole_directory import whole_directory
 from bert_jax.exchange.comparison import Probe, make_probe
 from bert_jax.exchange.google_files import TOKENIZER_CONFIG_FILE
-from bert_jax.exchange.heads import MLM_PARTS, head_of_run
+from bert_jax.exchange.heads import MLM_PARTS, head_of_run, problem_type_of_run
 from bert_jax.exchange.json_files import load_json, save_json
 from bert_jax.exchange.read_google import read_google
 from bert_jax.exchange.signature import LABELLED
@@ -41,6 +41,7 @@ class _Parts(NamedTuple):
     model: tuple[ModelConfig, Params, Head, Tokenizer]
     dropout: DropoutConfig
     labels: tuple[str, ...] | None
+    problem_type: str | None
     results: dict[str, dict[str, object]]
     step: int
 
@@ -104,6 +105,7 @@ def export_run(
             (cfg, params, head, load_run_tokenizer(run)),
             load_run_config(run).dropout,
             loaded.info.labels if head in LABELLED else None,
+            problem_type_of_run(loaded.info),
             _card_results(load_results(run)),
             loaded.step,
         )
@@ -137,6 +139,7 @@ def _write_huggingface(parts: _Parts, directory: pathlib.Path) -> None:
         directory,
         dropout=parts.dropout,
         labels=parts.labels,
+        problem_type=parts.problem_type,
         results=parts.results,
     )
 
@@ -167,7 +170,13 @@ def _verify_tensorflow(directory: pathlib.Path, head: Head, probe: Probe) -> flo
 
 
 def _write_onnx(parts: _Parts, directory: pathlib.Path) -> None:
-    write_onnx(*parts.model, directory, dropout=parts.dropout, labels=parts.labels)
+    write_onnx(
+        *parts.model,
+        directory,
+        dropout=parts.dropout,
+        labels=parts.labels,
+        problem_type=parts.problem_type,
+    )
 
 
 def _write_stablehlo(parts: _Parts, directory: pathlib.Path) -> None:

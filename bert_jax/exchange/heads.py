@@ -21,6 +21,11 @@ def head_of_run(info: RunInfo) -> Head:
     return head
 
 
+def problem_type_of_run(info: RunInfo) -> str | None:
+    """What transformers calls the loss of the run's task, where it has several."""
+    return None if info.task is None else task_named(info.task).problem_type
+
+
 def task_of_source(source: Source, *, encoder_only: bool) -> Task | None:
     """The task of the run that a foreign model becomes; None: a pretraining run.
 

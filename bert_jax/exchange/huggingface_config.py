@@ -55,7 +55,7 @@ def read_config(
         ValueError: a key is missing, or asks for what would give other numbers here.
     """
     refuse_keys(path, config, _REFUSED | dict(family.refused))
-    given = read_fields(path, config, family.fields)
+    given = read_fields(path, config, family.fields) | dict(family.fixed)
     model, dropout = make_configs(path, config, given)
     if config.get("classifier_dropout") not in (None, dropout.hidden):
         notes.append(
@@ -77,8 +77,9 @@ def write_config(
     head: Head,
     tokenizer: Tokenizer,
     labels: Sequence[str] | None,
+    problem_type: str | None,
 ) -> dict[str, Any]:
-    """The content of a config.json; `labels` are in the order of the logits."""
+    """The content of a config.json; see `write_huggingface` for the arguments."""
     config = {
         "architectures": [family.heads[head].architecture],
         "model_type": family.model_type,
@@ -92,10 +93,7 @@ def write_config(
     config["id2label"] = {str(index): label for index, label in enumerate(labels)}
     config["label2id"] = {label: index for index, label in enumerate(labels)}
     if head == "classifier":
-        # One logit is a regression, as transformers has it too.
-        config["problem_type"] = (
-            "regression" if len(labels) == 1 else "single_label_classification"
-        )
+        config["problem_type"] = problem_type or "single_label_classification"
     return config
 
 

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 
 from bert_jax.batch import ClassifyBatch, PretrainBatch
 from bert_jax.config import ComputeConfig, ModelConfig
+from bert_jax.exchange.heads import MLM_PARTS
 from bert_jax.exchange.signature import OUTPUTS
 from bert_jax.exchange.tensors import Head, Params
 from bert_jax.model import pretraining
 from bert_jax.model.masking import MaskedBatch
-from bert_jax.train.tasks import TASKS
+from bert_jax.train.tasks import TASKS, Task
 
 # Float32 by operations that every platform has.
 PLAIN = ComputeConfig(attention="xla", products="xla", scan_layers=True)
@@ -35,12 +36,41 @@ def all_logits(
     if head in ("pretraining", "mlm"):
         return _pretraining(cfg, params, head, input_ids, segment_ids, mask)
     batch = ClassifyBatch(input_ids, segment_ids, mask, labels=None, weights=None)
-    task = next(task for task in TASKS.values() if task.head == head)
-    logits = task.apply(cfg, params, batch, compute=PLAIN)
+    logits = _task_of_head(head).apply(cfg, params, batch, compute=PLAIN)
     names = [output.name for output in OUTPUTS[head]]
     if len(names) == 1:
         return {names[0]: logits}
     return {name: logits[..., index] for index, name in enumerate(names)}
+
+
+def param_shapes(
+    cfg: ModelConfig, head: Head, num_outputs: int
+) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter of a model with one head, by its path.
+
+    Args:
+        cfg: the architecture.
+        head: what is on top of the encoder.
+        num_outputs: logits of the head, where it may have any number of them.
+    """
+    key = jax.random.key(0)
+    if head in ("pretraining", "mlm"):
+        tree = jax.eval_shape(lambda: pretraining.init_params(cfg, key))
+        if head == "mlm":
+            tree = {part: tree[part] for part in MLM_PARTS}
+    else:
+        task = _task_of_head(head)
+        tree = jax.eval_shape(lambda: task.init_params(cfg, num_outputs, key))
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+        for path, leaf in leaves
+    }
+
+
+def _task_of_head(head: Head) -> Task:
+    """Any task with this head: its logits depend on the head alone."""
+    return next(task for task in TASKS.values() if task.head == head)
 
 
 def _pretraining(

@@ -86,19 +86,7 @@ def to_tensors(cfg: ModelConfig, params: Params, rows: Sequence[Row]) -> Tensors
     """
     flat = flatten(params)
     sizes = _sizes(cfg, flat.get(rows[-1].ours))
-    for ours, shape in _shapes(cfg, rows, sizes).items():
-        array = flat.get(ours)
-        if array is None or array.shape != shape or array.dtype != np.float32:
-            found = "missing" if array is None else f"{array.dtype} {list(array.shape)}"
-            raise ValueError(
-                f"Parameter {ours!r} is {found}; a model of this ModelConfig and head "
-                f"has it as float32 {list(shape)}."
-            )
-    if left := sorted(flat.keys() - {row.ours for row in rows}):
-        raise ValueError(
-            f"Parameters {left} have no name in a model with this head; export the head "
-            "that they belong to."
-        )
+    check_shapes(flat, _shapes(cfg, rows, sizes))
     parts: dict[str, dict[int, np.ndarray]] = {}
     for row in rows:
         same = parts.setdefault(row.theirs, {})
@@ -114,6 +102,31 @@ def to_tensors(cfg: ModelConfig, params: Params, rows: Sequence[Row]) -> Tensors
         )
         for name, same in parts.items()
     }
+
+
+def check_shapes(flat: Tensors, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Whether parameters are those of a model with one head, and no others.
+
+    Args:
+        flat: by their paths.
+        shapes: of that model's parameters, by their paths.
+
+    Raises:
+        ValueError: a parameter is missing, left over, of another shape or not float32.
+    """
+    for ours, shape in shapes.items():
+        array = flat.get(ours)
+        if array is None or array.shape != shape or array.dtype != np.float32:
+            found = "missing" if array is None else f"{array.dtype} {list(array.shape)}"
+            raise ValueError(
+                f"Parameter {ours!r} is {found}; a model of this ModelConfig and head "
+                f"has it as float32 {list(shape)}."
+            )
+    if left := sorted(flat.keys() - shapes.keys()):
+        raise ValueError(
+            f"Parameters {left} have no name in a model with this head; export the head "
+            "that they belong to."
+        )
 
 
 class Read(NamedTuple):

@@ -32,6 +32,7 @@ def write_huggingface(
     *,
     dropout: DropoutConfig = DropoutConfig(),
     labels: Sequence[str] | None = None,
+    problem_type: str | None = None,
     results: Mapping[str, Mapping[str, object]] | None = None,
 ) -> None:
     """Writes weights, config, tokenizer and model card.
@@ -44,6 +45,8 @@ def write_huggingface(
         directory: created if need be.
         dropout: the rates that config.json names.
         labels: of a classifier or tagger, in the order of its logits.
+        problem_type: of a classifier, what transformers calls its loss. By default, a
+            text has one of the labels.
         results: task -> metric -> value, for the model card.
 
     Raises:
@@ -54,7 +57,7 @@ def write_huggingface(
     check_parts(cfg, params, head, tokenizer, labels)
     family = family_of_model(cfg)
     tensors = to_tensors(cfg, params, family.rows(cfg, head))
-    config = write_config(cfg, dropout, family, head, tokenizer, labels)
+    config = write_config(cfg, dropout, family, head, tokenizer, labels, problem_type)
     form = family.heads[head]
     if config.get("problem_type") == "regression":
         form = form._replace(usage=_REGRESSION)

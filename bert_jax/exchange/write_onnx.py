@@ -43,6 +43,7 @@ def write_onnx(
     *,
     dropout: DropoutConfig = DropoutConfig(),
     labels: Sequence[str] | None = None,
+    problem_type: str | None = None,
 ) -> None:
     """Writes model.onnx, and config.json and tokenizer as a Hugging Face export has them.
 
@@ -57,6 +58,8 @@ def write_onnx(
         directory: created if need be.
         dropout: the rates that config.json names.
         labels: of a classifier or tagger, in the order of its logits.
+        problem_type: of a classifier, what transformers calls its loss. By default, a
+            text has one of the labels.
 
     Raises:
         ValueError: the parts do not fit each other, or a library is missing.
@@ -67,7 +70,10 @@ def write_onnx(
     with tempfile.TemporaryDirectory() as name:
         source = pathlib.Path(name)
         write_huggingface(
-            cfg, params, head, tokenizer, source, dropout=dropout, labels=labels
+            *(cfg, params, head, tokenizer, source),
+            dropout=dropout,
+            labels=labels,
+            problem_type=problem_type,
         )
         # Its own attention: plain products and a softmax, for every runtime.
         model = load_model(source, head, attn_implementation="eager")

@@ -33,11 +33,10 @@ import bert_jax
 from bert_jax.config import ModelConfig
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.exchange.comparison import Probe, largest_difference
-from bert_jax.exchange.families.registry import family_of_model
 from bert_jax.exchange.json_files import save_json
-from bert_jax.exchange.logits import PLAIN, all_logits
+from bert_jax.exchange.logits import PLAIN, all_logits, param_shapes
 from bert_jax.exchange.signature import INPUTS, OUTPUTS, check_parts
-from bert_jax.exchange.tensors import Head, Params, flatten, to_tensors, unflatten
+from bert_jax.exchange.tensors import Head, Params, check_shapes, flatten, unflatten
 from bert_jax.exchange.tokenizer import save_huggingface_tokenizer
 
 MODEL_FILE, WEIGHTS_FILE, META_FILE = (
@@ -100,9 +99,9 @@ def write_stablehlo(
     from safetensors.numpy import save_file
 
     check_parts(cfg, params, head, tokenizer, labels)
-    rows = family_of_model(cfg).rows(cfg, head)
-    to_tensors(cfg, params, rows)  # for what it refuses
     weights = flatten(params)
+    num_outputs = np.shape(weights.get(f"{head}/bias", [()]))[-1]
+    check_shapes(weights, param_shapes(cfg, head, num_outputs))
     exported = _export(cfg, head, weights)
     meta = _metadata(cfg, head, tokenizer, labels) | {
         "jax": jax.__version__,

@@ -12,9 +12,9 @@ from bert_jax.data.text.documents import Document, ReadStats
 from bert_jax.data.text.formats import Record, RecordError, read_file
 from bert_jax.data.text.markup import count_markup, strip_markup, unescaped
 from bert_jax.data.text.parquet_source import is_parquet, read_parquet
+from bert_jax.data.text.registry import KINDS
 from bert_jax.data.text.sections import Section, Source
 from bert_jax.data.text.streams import Window, naming_file, open_stream
-from bert_jax.data.text.tfds_source import read_tfds
 
 _DEFAULT_OPTIONS = ReadOptions()
 _COUNT_BYTES = 1 << 18
@@ -44,8 +44,9 @@ def read_section(
     stats = ReadStats() if stats is None else stats
     before = dataclasses.replace(stats)
     with naming_file(section.path), contextlib.ExitStack() as stack:
-        if section.kind == "tfds":
-            window, records = None, read_tfds(section, options)
+        known = KINDS.get(section.kind)
+        if known is not None and known.read is not None:
+            window, records = None, known.read(section, options)
         else:
             window = stack.enter_context(_open_window(section))
             records = _file_records(section, window, options)

@@ -17,7 +17,7 @@ import numpy as np
 
 from bert_jax.config import ReadOptions
 from bert_jax.data.text.formats import Record
-from bert_jax.data.text.sections import Section
+from bert_jax.data.text.sections import Request, Section, Source
 from bert_jax.data.text.splitting import split_text
 from bert_jax.data.tfds_builder import ForeignClassError, open_builder
 
@@ -35,14 +35,15 @@ class _Named(NamedTuple):
     field: str
 
 
-def open_tfds(spec: str) -> Section:
-    """The one section of a source `tfds:...`; reads no record.
+def open_tfds(request: Request) -> Source:
+    """A source `tfds:...`, which is one section; reads no record.
 
     Raises:
         ValueError: the dataset is not prepared on this machine, its format has no
             random access, it has no such split or field of text, or its metadata names
             classes that are not TFDS's own. The message says what to do.
     """
+    spec = request.spec
     named = _parse(spec)
     directory = _find(spec, named)
     builder = _builder(str(directory))
@@ -59,7 +60,7 @@ def open_tfds(spec: str) -> Section:
             file.stat().st_size * shard.take // max(shard.examples_in_shard, 1)
         )
     name = f"{builder.info.full_name}/{named.split}"
-    return Section(
+    section = Section(
         str(directory),
         name,
         size_bytes,
@@ -68,6 +69,7 @@ def open_tfds(spec: str) -> Section:
         split=named.split,
         field=named.field,
     )
+    return Source(spec, (section,))
 
 
 def read_tfds(section: Section, options: ReadOptions) -> Iterator[Record]:

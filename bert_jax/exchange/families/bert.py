@@ -124,5 +124,4 @@ left out.""",
     position_ids=f"{_EMBED}.position_ids",
     # TensorFlow's words, which the first PyTorch checkpoints kept.
     old_suffixes={".gamma": ".weight", ".beta": ".bias"},
-    expresses=lambda cfg: True,
 )

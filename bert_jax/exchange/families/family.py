@@ -42,6 +42,9 @@ class Family:
     Attributes:
         model_type: what config.json calls it.
         fields: our field, as `config_fields` calls it -> their key.
+        fixed: our field that has no key there -> the value that their code has built
+            in. A field that is neither here nor in `fields` has the default of
+            `ModelConfig` there, which is BERT's.
         refused: keys that make another model of it -> the values that do not.
             `huggingface_config` knows those that every family shares.
         idle: keys that no logit depends on; likewise.
@@ -57,11 +60,11 @@ class Family:
             first is the weight of the MLM decoder.
         position_ids: a buffer of numbers that only count from 0, where there is one.
         old_suffixes: how names once ended -> how they end now.
-        expresses: whether the family's code computes what a `ModelConfig` says.
     """
 
     model_type: str
     fields: Mapping[str, Field]
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     refused: Mapping[str, Sequence[Any]]
     idle: Collection[str] = ()
     heads: Mapping[Head, HeadForm]
@@ -74,7 +77,6 @@ class Family:
     tied: Mapping[str, str]
     position_ids: str | None = None
     old_suffixes: Mapping[str, str]
-    expresses: Callable[[ModelConfig], bool]
 
 
 def head_of_tensors(

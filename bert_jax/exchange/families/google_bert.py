@@ -11,6 +11,7 @@ from typing import Any
 
 from bert_jax.config import DropoutConfig, ModelConfig
 from bert_jax.exchange.config_fields import (
+    fields_without_words,
     make_configs,
     read_fields,
     refuse_keys,
@@ -36,6 +37,8 @@ _FIELDS = {
     for ours, field in BERT.fields.items()
     if ours != "layer_norm_eps"
 } | {"gelu": Field("hidden_act", "gelu", {"gelu": "tanh"})}
+# Our fields without a key there -> what the code of tf.contrib has built in.
+_FIXED = {"layer_norm_eps": LAYER_NORM_EPS}
 # Keys that make another model of it, with the values that do not.
 _REFUSED: dict[str, list[Any]] = {
     "directionality": ["bidi"],
@@ -98,7 +101,7 @@ def config_from_google(
             "may change what the model computes; remove those that do not."
         )
     refuse_keys(path, config, _REFUSED)
-    given = read_fields(path, config, _FIELDS) | {"layer_norm_eps": LAYER_NORM_EPS}
+    given = read_fields(path, config, _FIELDS) | _FIXED
     notes.append("hidden_act 'gelu' is the tanh approximation at Google: gelu='tanh'.")
     return make_configs(path, config, given)
 
@@ -119,5 +122,10 @@ def config_to_google(cfg: ModelConfig, dropout: DropoutConfig) -> dict[str, Any]
         raise ValueError(
             f"ModelConfig.layer_norm_eps={cfg.layer_norm_eps}: Google's code has "
             f"{LAYER_NORM_EPS} built in. Export to Hugging Face instead."
+        )
+    if wordless := fields_without_words(cfg, _FIELDS, _FIXED):
+        raise ValueError(
+            f"ModelConfig.{', '.join(wordless)}: google-research/bert has no word for it "
+            "and would compute other logits. Export to StableHLO instead."
         )
     return write_fields(cfg, dropout, _FIELDS)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bert_jax.config import ModelConfig
+from bert_jax.exchange.config_fields import fields_without_words
 from bert_jax.exchange.families.bert import BERT
 from bert_jax.exchange.families.family import Family
 
@@ -39,14 +40,18 @@ def family_of_config(
 
 
 def family_of_model(cfg: ModelConfig) -> Family:
-    """The first family that computes what `cfg` says, for exports.
+    """The first family whose config has a word for every value of `cfg`, for exports.
 
     Raises:
         ValueError: there is none.
     """
-    for family in FAMILIES.values():
-        if family.expresses(cfg):
+    problems = []
+    for name, family in FAMILIES.items():
+        wordless = fields_without_words(cfg, family.fields, family.fixed)
+        if not wordless:
             return family
+        problems.append(f"{name} has no word for {', '.join(wordless)}")
     raise ValueError(
-        f"No family of transformers computes {cfg}; known are {[*FAMILIES]}."
+        f"No family of transformers computes this ModelConfig: {'; '.join(problems)}. "
+        "Export it to StableHLO, which carries the computation itself."
     )

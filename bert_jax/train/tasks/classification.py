@@ -29,6 +29,7 @@ class Classification(TextTask):
     """A class for each text, over the pooled [CLS] (Devlin et al. 2018, section 4.1)."""
 
     name = "classification"
+    problem_type = "single_label_classification"
     metrics = (
         Metric("accuracy", "accuracy", ".1%"),
         Metric("macro_f1", "macro-F1"),

@@ -24,6 +24,7 @@ class Regression(TextTask):
     """A number for each text: the head's only logit, trained with the squared error."""
 
     name = "regression"
+    problem_type = "regression"
     metrics = (
         Metric("pearson", "Pearson"),
         Metric("spearman", "Spearman"),

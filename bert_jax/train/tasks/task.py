@@ -42,6 +42,8 @@ class Task(abc.ABC):
     """Name of the task in configs and results."""
     head: ClassVar[str]
     """Key of the head in `exchange`, which says how other libraries name it."""
+    problem_type: ClassVar[str | None] = None
+    """transformers' name of the loss, for tasks whose head is "classifier"."""
     pooled: ClassVar[bool]
     """True: the head reads the pooled [CLS]. False: it reads every token."""
     metrics: ClassVar[tuple[Metric, ...]]
