@@ -43,12 +43,11 @@ def headline(corpus: Corpus) -> Headline:
             f"{tokens / max(documents, 1):,.1f} tokens each",
         ),
         Figure(formats.compact(tokens), "tokens", f"unigram entropy {entropy:.2f}"),
-        Figure(formats.rare(corpus["audit"]["unk_share"]), "[UNK] among the tokens"),
         Figure(
-            formats.compact(copies["exact"]),
-            "copies of documents",
-            f"near copies: {_near_copies(corpus)}",
+            formats.number(corpus["audit"]["unk_share"], ".2%"),
+            "[UNK] among the tokens",
         ),
+        Figure(formats.compact(copies["exact"]), "copies of documents"),
         Figure(f"{len(corpus['problems'])}", "problems found"),
     ]
     return Headline(f"Text, {corpus['source']}", figures)
@@ -96,40 +95,32 @@ def origins(corpus: Corpus) -> list[Origin]:
 
 
 def facts(corpus: Corpus) -> list[tuple[str, list[Fact]]]:
-    """Lists of numbers, each under its heading."""
-    train, audit, read = corpus["splits"]["train"], corpus["audit"], corpus["read"]
-    copies = audit["duplicates"]
-    text = [
-        ("Tokens per document", _ratio(train["tokens"], train["documents"], ",.1f")),
-        ("Tokens per sentence", _ratio(train["tokens"], train["sentences"], ",.1f")),
-        ("Bytes per token", _ratio(train["bytes"], train["tokens"], ",.2f")),
-        ("[UNK] among the tokens", formats.rare(audit["unk_share"])),
+    """Every number of the audit and of reading, under the name that it is counted by."""
+    return [
         (
-            "Documents of one sentence",
-            _part(audit["one_sentence_documents"], _total(corpus, "documents")),
-        ),
-        ("Documents without tokens", formats.count(audit["documents_without_tokens"])),
-    ]
-    held_out = corpus["splits"]["validation"]["documents"]
-    found = [
-        ("Copies of documents", _part(copies["exact"], read["documents"])),
-        ("Near copies", _near_copies(corpus)),
-        # A share of what stayed would mislead where nothing of these stayed.
-        (
-            "Held out and in training",
-            _part(copies["leaked"], 0 if copies["dropped"] else held_out),
-        ),
-        ("Copies were", "dropped" if copies["dropped"] else "kept"),
-    ]
-    # What reading counts has telling names, and a new count is shown without a change.
-    reading = [
-        (
-            formats.heading(name.replace("_", " ")),
-            formats.size(n) if name in ("disk_bytes", "text_bytes") else f"{n:,}",
+            heading,
+            [
+                (formats.heading(name.replace(".", ": ").replace("_", " ")), value)
+                for name, value in formats.flatten(_numbers(corpus[part])).items()
+            ],
         )
-        for name, n in read.items()
+        for heading, part in (("Audit of the text", "audit"), ("Reading", "read"))
     ]
-    return [("Corpus", text), ("Copies", found), ("Reading", reading)]
+
+
+def _numbers(counted: Mapping[str, Any]) -> dict[str, Any]:
+    """What is no list and no histogram; sizes and shares are written out."""
+    written: dict[str, Any] = {}
+    for name, value in counted.items():
+        if isinstance(value, dict) and not name.endswith("_by_length"):
+            written[name] = _numbers(value)
+        elif name.endswith("_bytes"):
+            written[name] = formats.size(value)
+        elif name.endswith("_share"):
+            written[name] = formats.number(value, ".2%")
+        elif isinstance(value, int):
+            written[name] = value
+    return written
 
 
 def length_chart(corpus: Corpus, plural: str, noun: str) -> Chart | None:
@@ -190,6 +181,7 @@ def _splits(corpus: Corpus) -> Table:
         rows.append(Row(title, [*counts, formats.size(found["bytes"]), entropy]))
     return Table(
         title="Splits",
+        wide=True,
         columns=(
             "Split, by document",
             *("Documents", "Sentences", "Tokens", "Text", "Unigram entropy, nats"),
@@ -201,7 +193,7 @@ def _splits(corpus: Corpus) -> Table:
 def _repeated_lines(corpus: Corpus) -> Table:
     lines = corpus["audit"]["lines"]
     rows = [
-        Row(text, [f"{times:,}", formats.rare(times / max(lines, 1))])
+        Row(text, [f"{times:,}", formats.number(times / max(lines, 1), ".2%")])
         for text, times in corpus["audit"]["most_repeated_lines"]
     ]
     caption = (
@@ -210,6 +202,7 @@ def _repeated_lines(corpus: Corpus) -> Table:
     )
     return Table(
         title="Lines that repeat most",
+        wide=True,
         columns=("Line", "Times", "Share of lines"),
         rows=rows,
         caption=caption if rows else "No line was seen to repeat within a shard.",
@@ -218,20 +211,3 @@ def _repeated_lines(corpus: Corpus) -> Table:
 
 def _total(corpus: Corpus, name: str) -> int:
     return sum(corpus["splits"][split][name] for split in _SPLITS)
-
-
-def _near_copies(corpus: Corpus) -> str:
-    if not corpus["options"]["near_threshold"]:
-        return "not looked for"
-    near = corpus["audit"]["duplicates"]["near"]
-    return _part(near, corpus["read"]["documents"])
-
-
-def _ratio(number: int, of: int, form: str) -> str:
-    return formats.number(number / of if of else None, form)
-
-
-def _part(number: int, of: int) -> str:
-    """A count, with its share where there is one."""
-    share = f" ({formats.rare(number / of)})" if number and of else ""
-    return f"{number:,}{share}"

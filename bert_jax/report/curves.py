@@ -177,16 +177,16 @@ def _paint(
         )
 
 
-def _course(curve: Curve, evals: Series, reference: Reference | None) -> str:
-    """From the first evaluation to the last."""
-    last = f"{curve.write(evals.values[-1])} at step {evals.steps[-1]:,}"
-    text = f"On held-out data it is {last}"
-    if len(evals.steps) > 1:
-        verb = "falls" if evals.values[-1] < evals.values[0] else "rises"
-        first = f"{curve.write(evals.values[0])} at step {evals.steps[0]:,}"
-        text = f"On held-out data it {verb} from {first} to {last}"
+def _course(curve: Curve, data: Series, reference: Reference | None) -> str:
+    """From the first value to the last."""
+    first, last = curve.write(data.values[0]), curve.write(data.values[-1])
+    end = f"{last} at step {data.steps[-1]:,}"
+    text = f"Validation ends at {end}"
+    if first != last:
+        verb = "falls" if data.values[-1] < data.values[0] else "rises"
+        text = f"Validation {verb} from {first} at step {data.steps[0]:,} to {end}"
     if reference is not None:
-        gap = formats.gap(evals.values[-1] - reference.value, curve.form)
+        gap = formats.gap(data.values[-1] - reference.value, curve.form)
         text += f", {gap} {reference.meaning}"
     return text
 

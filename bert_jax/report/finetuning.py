@@ -1,184 +1,38 @@
 """What the page says about fine-tuned runs, one comparison for each task and its data."""
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
-
 from matplotlib.axes import Axes
 
 from bert_jax.report import charts, formats
 from bert_jax.report.charts import PALETTE, Chart
+from bert_jax.report.comparison import GROUPS, Comparison, Score
 from bert_jax.report.confusion import confusion_chart
 from bert_jax.report.curves import Curve, Shown, curve_chart
-from bert_jax.report.provenance import start_of, warnings
-from bert_jax.report.runs import Run
+from bert_jax.report.provenance import warnings
 from bert_jax.report.sections import Fact, Figure, Headline, Row, Section, Table
-from bert_jax.train.tasks import task_named
-from bert_jax.train.tasks.task import Metric, Task
+from bert_jax.train.tasks.task import Metric
 
-_COLORS = {
-    "pretrained": "accent",
-    "earlier": "accent",
-    "foreign": "third",
-    "random": "other",
-}
-_GROUPS = {
-    "accent": "with pretraining",
-    "third": "with another encoder",
-    "other": "without pretraining",
-    "plain": "without a neural network",
-}
-_BASELINES = {
-    "majority": "Majority class",
-    "tfidf_logistic_regression": "TF-IDF + logistic regression",
-}
 _DASHES = ("-", "--", ":", "-.")
 
 
-class Score(NamedTuple):
-    """What one run, baseline or constant answer achieves."""
-
-    name: str
-    color: str
-    values: Mapping[str, float]
-    num_examples: int | None
-
-    def interval(self, metric: Metric) -> tuple[float, float] | None:
-        """95% of the value of a metric, where that can be had."""
-        value = self.values.get(metric.name)
-        if value is None or metric.interval is None or not self.num_examples:
-            return None
-        return metric.interval(value, self.num_examples)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """All runs of one task that were judged on the same held-out examples."""
-
-    task: Task
-    runs: list[Run]
-    baselines: dict[str, Any]
-    """results.json of the baselines of that task and data; else empty."""
-    pretrain: Run | None
-    """The pretraining run that the page shows."""
-
-    @property
-    def metric(self) -> Metric:
-        """The one that decides."""
-        return self.task.metrics[0]
-
-    @property
-    def num_examples(self) -> int | None:
-        """Of the held-out data."""
-        found = [*(run.results for run in self.runs), self.baselines]
-        return next((x["num_validation"] for x in found if x), None)
-
-    @property
-    def title(self) -> str:
-        """The task and how much it is judged on."""
-        name = formats.heading(self.task.name)
-        if self.num_examples is None:
-            return name
-        return f"{name} of {formats.plural(self.num_examples, 'held-out example')}"
-
-    def names(self) -> list[str]:
-        """Of each run, by its encoder; the directory is added where two begin alike."""
-        kinds = [self._kind(run) for run in self.runs]
-        folders = _short_paths([run.path for run in self.runs])
-        return [
-            kind
-            + (f" ({folder})" if kinds.count(kind) > 1 else "")
-            + ("" if run.results else f", unfinished at step {run.step:,}")
-            for kind, folder, run in zip(kinds, folders, self.runs, strict=True)
-        ]
-
-    def _kind(self, run: Run) -> str:
-        start = start_of(run, self.pretrain)
-        text = formats.heading(_GROUPS[_COLORS[start]])
-        if start == "earlier" and run.info.encoder:
-            text += f" to step {run.info.encoder['step']:,}"
-        return text
-
-    def color(self, run: Run) -> str:
-        return _COLORS[start_of(run, self.pretrain)]
-
-    def scores(self) -> list[Score]:
-        """What needs no network, then the runs without pretraining, then with it."""
-        rows = [
-            Score(_BASELINES.get(key, key), "plain", values, self.num_examples)
-            for key, values in self.baselines.get("baselines", {}).items()
-        ]
-        constant = next((r.results["constant"] for r in self.runs if r.results), {})
-        if constant and not rows:
-            rows = [Score("Best constant answer", "plain", constant, self.num_examples)]
-        tuned = [
-            Score(name, self.color(run), run.scores, run.results.get("num_validation"))
-            for name, run in zip(self.names(), self.runs, strict=True)
-        ]
-        order = list(reversed(_GROUPS))
-        return rows + sorted(tuned, key=lambda score: order.index(score.color))
-
-    def best(self) -> list[Score]:
-        """Of each group, the one with the best value of the deciding metric."""
-        name, found = self.metric.name, []
-        for color in _GROUPS:
-            group = [x for x in self.scores() if x.color == color and name in x.values]
-            if group:
-                best = max if self.metric.larger_is_better else min
-                found.append(best(group, key=lambda score: score.values[name]))
-        return found
-
-
-def compare(
-    runs: Sequence[Run], baselines: dict[str, Any] | None, pretrain: Run | None
-) -> list[Comparison]:
-    """Sorts runs by task and held-out data, in the order in which they were given."""
-    groups: dict[tuple[str, Any], list[Run]] = {}
-    for run in runs:
-        key = (str(run.info.task), run.info.data.get("validation"))
-        groups.setdefault(key, []).append(run)
-    theirs = None
-    if baselines is not None:
-        theirs = (baselines["task"], baselines["data"]["validation"])
-        groups.setdefault(theirs, [])
-    return [
-        Comparison(
-            task=task_named(key[0]),
-            runs=group,
-            baselines=baselines if baselines and key == theirs else {},
-            pretrain=pretrain,
-        )
-        for key, group in groups.items()
-    ]
-
-
-def lead(comparison: Comparison) -> str:
-    """A sentence on what is compared."""
-    runs = comparison.runs
-    text = f"{formats.plural(len(runs), 'fine-tuning run')} for {comparison.task.name}"
-    trained = sorted({run.results["num_train"] for run in runs if run.results})
-    if trained:
-        text += f" with {formats.listed([f'{n:,}' for n in trained])} training examples"
-    return f"{text}." if runs else ""
-
-
 def headline(comparison: Comparison) -> Headline:
-    """The best of each group, by the metric that decides, and a second one beside it."""
-    metric, *others = comparison.task.metrics
-    figures = []
-    for score in comparison.best():
-        alike = [s for s in comparison.scores() if s.color == score.color]
-        note = score.name if len(alike) > 1 or score.color == "plain" else ""
-        if not note and others and others[0].name in score.values:
-            note = others[0].say(score.values[others[0].name])
-        figures.append(
-            Figure(
-                formats.number(score.values[metric.name], metric.form),
-                f"{metric.title} {_GROUPS[score.color]}",
-                note,
-            )
+    """The deciding metric of the best of each group; all metrics of a group alone."""
+    metric, best = comparison.metric, comparison.best()
+    if len(best) == 1:
+        (score,) = best
+        figures = [
+            Figure(formats.number(score.values[m.name], m.form), m.title)
+            for m in comparison.task.metrics
+            if m.name in score.values
+        ]
+        return Headline(f"{comparison.title}, {formats.inner(score.name)}", figures)
+    figures = [
+        Figure(
+            formats.number(score.values[metric.name], metric.form),
+            f"{metric.title} {GROUPS[score.color]}",
+            "" if formats.inner(score.name) == GROUPS[score.color] else score.name,
         )
+        for score in best
+    ]
     return Headline(comparison.title, figures)
 
 
@@ -214,7 +68,7 @@ def data_facts(comparison: Comparison) -> list[Fact]:
         labels = comparison.runs[0].info.labels or ()
         files = comparison.runs[0].config["task"]
         facts = [
-            ("Outputs", formats.count(len(labels))),
+            ("Outputs of the head", formats.count(len(labels))),
             ("Training file", files["train"] or "embedded example"),
             ("Held-out file", files["validation"] or "embedded example"),
         ]
@@ -230,31 +84,27 @@ def data_facts(comparison: Comparison) -> list[Fact]:
 
 
 def _table(comparison: Comparison) -> Table:
-    scores, metrics = comparison.scores(), comparison.task.metrics
-    metrics = tuple(m for m in metrics if any(m.name in s.values for s in scores))
-    intervals = [score.interval(comparison.metric) for score in scores]
-    rows = []
-    for score, interval in zip(scores, intervals, strict=True):
-        cells = [
-            formats.number(score.values[m.name], m.form)
-            if m.name in score.values
-            else "–"
-            for m in metrics
-        ]
-        if any(intervals):
-            form = comparison.metric.form
-            ends = [formats.number(end, form) for end in interval or ()]
-            cells.insert(1, " to ".join(ends) or "–")
-        rows.append(Row(score.name, cells))
-    titles = [formats.heading(metric.title) for metric in metrics]
-    if any(intervals):
-        titles.insert(1, "95% interval")
-    lower = [formats.heading(m.title) for m in metrics if not m.larger_is_better]
+    """Every metric that something was measured by."""
+    scores = comparison.scores()
+    metrics = [
+        m for m in comparison.task.metrics if any(m.name in s.values for s in scores)
+    ]
+
+    def cell(score: Score, metric: Metric) -> str:
+        if metric.name not in score.values:
+            return "–"
+        ends = [formats.number(x, metric.form) for x in score.interval(metric) or ()]
+        value = formats.number(score.values[metric.name], metric.form)
+        return "\n".join([value, " to ".join(ends)] if ends else [value])
+
+    lower = [m.title for m in metrics if not m.larger_is_better]
+    notes = ["Below a score stands its 95% interval, where it can be had."]
+    notes += [f"Lower is better: {', '.join(lower)}."] if lower else []
     return Table(
         title="Scores on the held-out examples",
-        columns=["", *titles],
-        rows=rows,
-        caption=f"Lower is better: {', '.join(lower)}." if lower else "",
+        columns=["", *(formats.heading(metric.title) for metric in metrics)],
+        rows=[Row(s.name, [cell(s, metric) for metric in metrics]) for s in scores],
+        caption=" ".join(notes),
     )
 
 
@@ -313,22 +163,17 @@ def _caption(comparison: Comparison) -> str:
     """How the best compares with the best of every other group."""
     metric = comparison.metric
     ours, *rivals = comparison.best()
-    value, interval = ours.values[metric.name], ours.interval(metric)
+    value = ours.values[metric.name]
     text = f"{ours.name} ends at {formats.number(value, metric.form)}"
-    gaps, overlapping = [], []
-    for rival in rivals:
-        gap = formats.gap(value - rival.values[metric.name], metric.form)
-        gaps.append(f"{gap} {formats.inner(rival.name)}")
-        other = rival.interval(metric)
-        if interval and other and interval[0] <= other[1] and other[0] <= interval[1]:
-            overlapping.append(formats.inner(rival.name))
-    if gaps:
-        text += f", {formats.listed(gaps)}"
-    if interval:
-        text += ". Thin lines mark 95% intervals for the number of held-out examples"
-        if overlapping:
-            text += f"; its own overlaps that of {formats.listed(overlapping)}"
-    return f"{text}." if metric.larger_is_better else f"{text}. Lower is better."
+    gaps = [
+        f"{formats.gap(value - rival.values[metric.name], metric.form)} "
+        f"{formats.inner(rival.name)}"
+        for rival in rivals
+    ]
+    text += f", {formats.listed(gaps)}." if gaps else "."
+    if ours.interval(metric):
+        text += " Thin lines mark 95% intervals for the number of held-out examples."
+    return text if metric.larger_is_better else f"{text} Lower is better."
 
 
 def _curves(comparison: Comparison, prefix: str) -> list[Chart]:
@@ -355,12 +200,3 @@ def _curves(comparison: Comparison, prefix: str) -> list[Chart]:
     ]
     made = (curve_chart(x, shown, f"{prefix}-{x.metric}") for x in curves)
     return [chart for chart in made if chart is not None]
-
-
-def _short_paths(paths: Sequence[Path]) -> list[str]:
-    """Directory names, with as many parents as it takes to tell them apart."""
-    for depth in range(1, max((len(path.parts) for path in paths), default=0) + 1):
-        short = [Path(*path.parts[-depth:]).as_posix() for path in paths]
-        if len(set(short)) == len(paths):
-            return short
-    return [path.as_posix() for path in paths]

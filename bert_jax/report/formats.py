@@ -25,14 +25,6 @@ def gap(difference: float, form: str) -> str:
     return f"{size.replace('%', f'{SPACE}points')} {side}"
 
 
-def rare(share: float | None) -> str:
-    """A share that may be tiny: 12.3%, 0.27%, < 0.01%; 0% where there is none."""
-    if share is not None and 0.0 < share < 1e-4:
-        return f"<{SPACE}0.01%"
-    digits = 0 if share == 0.0 else 1 if share is None or share >= 0.01 else 2
-    return number(share, f".{digits}%")
-
-
 def scientific(value: float) -> str:
     """A learning rate: 1e-4, 2.5e-5."""
     if value == 0:
@@ -67,11 +59,9 @@ def compact_tick(value: float) -> str:
     return f"{value:g}"
 
 
-def size(num_bytes: float | None) -> str:
-    """Bytes to three digits: 950 B, 12.4 kB, 5.31 MB."""
-    shown = compact(num_bytes)
-    unit = "B" if SPACE in shown else f"{SPACE}B"
-    return shown if num_bytes is None else f"{shown}{unit}"
+def size(num_bytes: float) -> str:
+    """Bytes to three digits: 12.4 kB, 5.31 MB."""
+    return f"{compact(num_bytes)}{SPACE * (num_bytes < 1e3)}B"
 
 
 def duration(seconds: float | None) -> str:
@@ -88,18 +78,10 @@ def duration(seconds: float | None) -> str:
 
 
 def setting(value: Any) -> str:
-    """One value of a config as it would be written."""
+    """One value of a config, as config.json has it, but texts without quotes."""
     if isinstance(value, str):
         return value or '""'
-    if value is None:
-        return "none"
-    if isinstance(value, list):
-        return ", ".join(map(setting, value)) or "none"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return json.dumps(value, ensure_ascii=False)
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, str]:

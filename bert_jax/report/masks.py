@@ -17,99 +17,70 @@ class Guess(NamedTuple):
     """One guess for a hidden piece."""
 
     text: str
-    share: float
     percent: str
     right: bool
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Piece:
+class Piece(NamedTuple):
     """One piece of an example, with the space before it."""
 
     space: str
     text: str
-    special: bool = False
-    number: int = 0
-    """Counts the hidden pieces of an example from 1; 0 is a piece that was seen."""
-    guesses: tuple[Guess, ...] = ()
+    special: bool
+    guesses: Sequence[Guess] | None
+    """From the likeliest down; `None` for a piece that was not hidden."""
 
     @property
     def verdict(self) -> str:
         """right, near (a later guess is right) or wrong."""
-        right = [guess.right for guess in self.guesses]
+        right = [guess.right for guess in self.guesses or ()]
         return "wrong" if True not in right else "right" if right[0] else "near"
-
-
-class Example(NamedTuple):
-    """One text with hidden pieces."""
-
-    pieces: list[Piece]
-
-    @property
-    def hidden(self) -> list[Piece]:
-        return [piece for piece in self.pieces if piece.number]
 
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """A card of examples."""
+    """A card of texts with hidden pieces."""
 
     kind: ClassVar = "examples"
-    examples: Sequence[Example]
+    examples: Sequence[Sequence[Piece]]
+
+    @property
+    def caption(self) -> str:
+        """How many of the hidden pieces were guessed right."""
+        found = [x.verdict for row in self.examples for x in row if x.guesses]
+        return (
+            f"Of the {formats.plural(len(found), 'hidden piece')} below, the first "
+            f"guess is right for {found.count('right')}, and a later one for "
+            f"{found.count('near')} more."
+        )
 
 
-def mask_examples(stored: Sequence[dict[str, Any]]) -> list[Example]:
+def mask_examples(stored: Sequence[dict[str, Any]]) -> Examples:
     """Examples ready to show.
 
     Args:
         stored: `mask_examples` of the results of a pretraining run.
     """
-    tokens = [example["tokens"] for example in stored]
-    sentencepiece = any(
-        token["text"].startswith(_WORD_START) for row in tokens for token in row
-    )
-    return [_example(row, sentencepiece) for row in tokens]
+    rows = [example["tokens"] for example in stored]
+    sentencepiece = any(x["text"].startswith(_WORD_START) for row in rows for x in row)
+    return Examples([_pieces(row, sentencepiece) for row in rows])
 
 
-def caption(examples: Sequence[Example]) -> str:
-    """How many of the hidden pieces shown were guessed right."""
-    verdicts = [piece.verdict for example in examples for piece in example.hidden]
-    return (
-        f"Of the {formats.plural(len(verdicts), 'hidden piece')} below, the first "
-        f"guess is right for {verdicts.count('right')}, and a later one for "
-        f"{verdicts.count('near')} more."
-    )
-
-
-def _example(tokens: Sequence[dict[str, Any]], sentencepiece: bool) -> Example:
-    example, previous = Example([]), ""
+def _pieces(tokens: Sequence[dict[str, Any]], sentencepiece: bool) -> list[Piece]:
+    pieces: list[Piece] = []
+    previous = "[CLS]"
     for token in tokens:
         text, guesses = token["text"], token["guesses"]
         if text in _UNSEEN and guesses is None:
             continue
-        space = _space(text, previous, sentencepiece) if example.pieces else ""
+        space = _space(text, previous, sentencepiece) if pieces else ""
+        listed = guesses and [
+            Guess(_guess(guess, sentencepiece), f"{share:.1%}", guess == text)
+            for guess, share in guesses
+        ]
+        pieces.append(Piece(space, _bare(text), _is_special(text), listed))
         previous = text
-        if guesses is None:
-            special = _is_special(text)
-            piece = Piece(space=space, text=_bare(text), special=special)
-        else:
-            piece = Piece(
-                space=space,
-                text=_bare(text),
-                number=1 + len(example.hidden),
-                guesses=tuple(
-                    # A share summed in float32 can end slightly above 1.
-                    Guess(
-                        _guess(guess, sentencepiece),
-                        min(share, 1.0),
-                        _percent(share),
-                        guess == text,
-                    )
-                    for guess, share in guesses
-                ),
-            )
-        example.pieces.append(piece)
-    return example
+    return pieces
 
 
 def _is_special(text: str) -> bool:
@@ -125,12 +96,6 @@ def _space(text: str, previous: str, sentencepiece: bool) -> str:
     if text.startswith(_CONTINUES) or text in _CLOSING or previous in _OPENING:
         return ""
     return " "
-
-
-def _percent(share: float) -> str:
-    if 0.0 < share < 0.001:
-        return f"<{formats.SPACE}0.1%"
-    return formats.number(share, ".0%" if share >= 0.01 else ".1%")
 
 
 def _bare(text: str) -> str:

@@ -10,7 +10,7 @@ from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.data.prepared.summary import summarize
 from bert_jax.report import corpus, finetuning, formats, pretraining, provenance
 from bert_jax.report.charts import Chart
-from bert_jax.report.finetuning import Comparison
+from bert_jax.report.comparison import Comparison, compare
 from bert_jax.report.runs import Run, read_run
 from bert_jax.report.sections import (
     Facts,
@@ -65,7 +65,7 @@ def write_report(
     pretrained = None if pretrain is None else read_run(pretrain, "pretrain")
     tuned = [read_run(path, "finetune") for path in finetunes]
     known = None if baselines is None else _read_baselines(baselines)
-    comparisons = finetuning.compare(tuned, known, pretrained)
+    comparisons = compare(tuned, known, pretrained)
     manifest = None if dataset is None else open_dataset(dataset).manifest
     text = None if pretrained is None else pretrained.results.get("corpus")
     foreign = []
@@ -83,7 +83,7 @@ def write_report(
     leads = [
         pretraining.lead(pretrained) if pretrained else "",
         corpus.lead(text) if text and not pretrained else "",
-        *map(finetuning.lead, comparisons),
+        _tuning_lead(comparisons),
     ]
     html = _template().render(
         title=title,
@@ -100,6 +100,15 @@ def write_report(
         if isinstance(card, Chart)
     ]
     return [_write(output / "report.html", html.encode("utf-8")), *drawings]
+
+
+def _tuning_lead(comparisons: Sequence[Comparison]) -> str:
+    number = sum(len(comparison.runs) for comparison in comparisons)
+    if not number:
+        return ""
+    tasks = list(dict.fromkeys(comparison.task.name for comparison in comparisons))
+    runs = formats.plural(number, "fine-tuning run")
+    return f"{runs} for {formats.listed(tasks)}."
 
 
 def _read_baselines(directory: Path) -> dict[str, Any]:
@@ -144,19 +153,17 @@ def _provenance(
 ) -> Section:
     """Where everything came from, and every number that has no chart."""
     named = _named(comparisons)
-    lists = [("Final evaluation", pretraining.evaluation_facts(pretrained))] * bool(
-        pretrained
-    )
-    lists += corpus.facts(text) if text else []
+    lists = corpus.facts(text) if text else []
+    runs = list(named)
+    if pretrained:
+        runs.insert(0, ("Pretraining", pretrained))
     lists += [
         (f"Labelled data, {formats.inner(x.title)}", finetuning.data_facts(x))
         for x in comparisons
     ]
-    runs = [("pretraining", pretrained)] * bool(pretrained) + named
     for name, run in runs:
-        name = formats.inner(name)
-        lists.append((f"Where the time went, {name}", provenance.time_facts(run)))
-        lists.append((f"Machine and versions, {name}", provenance.hardware_facts(run)))
+        lists.append((f"{name}: where the time went", provenance.time_facts(run)))
+        lists.append((f"{name}: machine", provenance.hardware_facts(run)))
     rows = [
         *(corpus.origins(text) if text else ()),
         *provenance.origins(named, pretrained),

@@ -5,11 +5,10 @@ from bert_jax.report import formats, masks
 from bert_jax.report.charts import Chart
 from bert_jax.report.curves import Curve, Reference, Shown, curve_chart
 from bert_jax.report.runs import Run
-from bert_jax.report.sections import Fact, Figure, Headline, Section
+from bert_jax.report.sections import Figure, Headline, Section
 
 # What the sentence pairs of `DataConfig.pairs` are learnt for.
 _SENTENCE_TASKS = {"next_sentence": "next-sentence", "sentence_order": "sentence-order"}
-_SHARES = ("mlm_accuracy", "nsp_accuracy", "nsp_majority")
 
 
 def lead(run: Run) -> str:
@@ -41,21 +40,20 @@ def headline(run: Run) -> Headline:
         Figure(
             formats.number(scores.get("mlm_loss"), ".2f"),
             "masked-token loss, nats",
-            f"unigram entropy {formats.number(found.get('unigram_entropy'), '.2f')}",
+            _note("unigram entropy", found.get("unigram_entropy"), ".2f"),
         ),
         Figure(
             formats.number(scores.get("mlm_accuracy"), ".1%"),
             "hidden tokens guessed right",
-            f"perplexity {formats.number(scores.get('mlm_perplexity'), ',.1f')}",
+            _note("perplexity", scores.get("mlm_perplexity"), ",.1f"),
         ),
     ]
     if task := _sentence_task(run):
-        majority = formats.number(scores.get("nsp_majority"), ".1%")
         figures.append(
             Figure(
                 formats.number(scores.get("nsp_accuracy"), ".1%"),
                 f"{task} accuracy",
-                f"larger class {majority}",
+                _note("larger class", scores.get("nsp_majority"), ".1%"),
             )
         )
     figures += [
@@ -67,32 +65,20 @@ def headline(run: Run) -> Headline:
     return Headline(f"Pretraining, {run.path} at step {run.step:,}", known)
 
 
+def _note(name: str, value: float | None, form: str) -> str:
+    return "" if value is None else f"{name} {formats.number(value, form)}"
+
+
 def sections(run: Run) -> list[Section]:
     """The curves, and what the model puts in the place of hidden tokens."""
     drawn = _charts(run)
     warnings = [] if drawn else ["The run has logged nothing yet."]
     made = [Section(title="How pretraining went", cards=drawn, warnings=warnings)]
-    if examples := masks.mask_examples(run.results.get("mask_examples", [])):
-        made.append(
-            Section(
-                title="What it puts in the gaps",
-                intro=masks.caption(examples),
-                cards=[masks.Examples(examples)],
-            )
-        )
+    if stored := run.results.get("mask_examples"):
+        card = masks.mask_examples(stored)
+        title = "What it puts in the gaps"
+        made.append(Section(title=title, intro=card.caption, cards=[card]))
     return made
-
-
-def evaluation_facts(run: Run) -> list[Fact]:
-    """Every number of the newest evaluation."""
-    return [
-        (
-            formats.heading(name.replace("_", " ")).replace("Mlm", "MLM"),
-            formats.number(value, ".1%" if name in _SHARES else ",.3f"),
-        )
-        for name, value in run.scores.items()
-        if name not in ("kind", "step")
-    ]
 
 
 def _sentence_task(run: Run) -> str | None:

@@ -51,6 +51,7 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Row]
     caption: str = ""
+    wide: bool = False
     settings: bool = False
     """Whether the cells are settings; else they are numbers."""
 
@@ -101,4 +102,4 @@ def settings_table(
     for name in dict.fromkeys(name for config in flat for name in config):
         values = [config.get(name, "not set") for config in flat]
         rows.append(Row(name, values, marked=len(set(values)) > 1))
-    return Table(columns=[heading, *names], rows=rows, settings=True)
+    return Table(columns=[heading, *names], rows=rows, wide=True, settings=True)
