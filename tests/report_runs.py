@@ -5,7 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax import config_json
-from bert_jax.config import FinetuneConfig, ModelConfig, PretrainConfig, TaskConfig
+from bert_jax.config import (
+    DataConfig,
+    FinetuneConfig,
+    ModelConfig,
+    PretrainConfig,
+    TaskConfig,
+)
 from bert_jax.data.prepared.prepare import FORMAT_VERSION
 from bert_jax.data.prepared.summary import summarize
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
@@ -176,7 +182,7 @@ def put_pretrain(
     path: Path,
     lines: list[dict[str, Any]] = PRETRAIN_LINES,
     results: dict[str, Any] | None = PRETRAIN_RESULTS,
-    **config: Any,
+    pairs: Any = "next_sentence",
 ) -> Path:
     info = RunInfo(
         kind="pretrain",
@@ -184,7 +190,7 @@ def put_pretrain(
         tokenizer_sha256="5c" * 32,
         data={"sha256": MANIFEST["sha256"]},
     )
-    cfg = PretrainConfig(model=MODEL, num_steps=20_000, **config)
+    cfg = PretrainConfig(model=MODEL, num_steps=20_000, data=DataConfig(pairs=pairs))
     return put(path, info, cfg, lines, results)
 
 

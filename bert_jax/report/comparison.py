@@ -68,14 +68,19 @@ class Comparison:
         return next((x["num_validation"] for x in found if x), None)
 
     @property
+    def subject(self) -> str:
+        """The task and the file that it is judged on."""
+        task = formats.heading(self.task.name)
+        file = self.runs[0].config["task"]["validation"] if self.runs else None
+        return task if file is None else f"{task} of {'/'.join(Path(file).parts[-2:])}"
+
+    @property
     def title(self) -> str:
-        """The task and what it is judged on."""
-        parts = [formats.heading(self.task.name)]
-        if self.runs and (file := self.runs[0].config["task"]["validation"]):
-            parts[0] += f" of {Path(file).name}"
-        if self.num_examples is not None:
-            parts.append(formats.plural(self.num_examples, "held-out example"))
-        return ", ".join(parts)
+        """The same, and how much it is judged on."""
+        if self.num_examples is None:
+            return self.subject
+        examples = formats.plural(self.num_examples, "held-out example")
+        return f"{self.subject}, {examples}"
 
     def names(self) -> list[str]:
         """Of each run, by its encoder; the directory is added where two begin alike."""

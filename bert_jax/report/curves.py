@@ -134,7 +134,7 @@ def _paint(
 ) -> None:
     faint = any(line.dots for line in lines)
     for line in lines:
-        data = _thin(line.data)
+        data = thin(line.data)
         style = {"linewidth": 0.9, "alpha": 0.55} if faint else {"linewidth": 1.2}
         if line.dots:
             style = {"linewidth": 1.4, "markersize": 4.2, "zorder": 3}
@@ -201,7 +201,7 @@ def _summary(curve: Curve, train: Series) -> str:
     )
 
 
-def _thin(data: Series) -> Series:
+def thin(data: Series) -> Series:
     """At most `_MAX_POINTS` points: means over equally many neighbours."""
     width = _bin_width(data)
     starts = range(0, len(data.steps), width)

@@ -62,7 +62,7 @@ def section(comparison: Comparison) -> Section:
 
 
 def data_facts(comparison: Comparison) -> list[Fact]:
-    """The labelled data of the first run, and how long each took."""
+    """The files of the first run, and how many examples each run was trained on."""
     facts = []
     if comparison.runs:
         labels = comparison.runs[0].info.labels or ()
@@ -75,8 +75,6 @@ def data_facts(comparison: Comparison) -> list[Fact]:
     for name, run in zip(comparison.names(), comparison.runs, strict=True):
         number = formats.count(run.results.get("num_train"))
         facts.append((f"Training examples, {formats.inner(name)}", number))
-        seconds = formats.duration(run.elapsed_secs)
-        facts.append((f"Time, {formats.inner(name)}", seconds))
     if comparison.baselines:
         seconds = formats.duration(comparison.baselines["seconds"])
         facts.append(("Time, baselines", seconds))

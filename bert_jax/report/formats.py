@@ -78,9 +78,13 @@ def duration(seconds: float | None) -> str:
 
 
 def setting(value: Any) -> str:
-    """One value of a config, as config.json has it, but texts without quotes."""
+    """One value of a config, as config.json has it; texts stand without quotes."""
     if isinstance(value, str):
         return value or '""'
+    if value is None:
+        return "none"
+    if type(value) is int:
+        return f"{value:,}"
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -139,39 +139,30 @@ def _headlines(
     return [headline for headline in made if headline.figures]
 
 
-def _named(comparisons: Sequence[Comparison]) -> list[tuple[str, Run]]:
-    """All fine-tuned runs; the task is added where there are several."""
-    return [
-        (f"{comparison.title}: {name}" if len(comparisons) > 1 else name, run)
-        for comparison in comparisons
-        for name, run in zip(comparison.names(), comparison.runs, strict=True)
-    ]
-
-
 def _provenance(
     pretrained: Run | None, comparisons: Sequence[Comparison], text: Any
 ) -> Section:
     """Where everything came from, and every number that has no chart."""
-    named = _named(comparisons)
-    lists = corpus.facts(text) if text else []
-    runs = list(named)
-    if pretrained:
-        runs.insert(0, ("Pretraining", pretrained))
-    lists += [
-        (f"Labelled data, {formats.inner(x.title)}", finetuning.data_facts(x))
-        for x in comparisons
+    tuned = [
+        (f"{comparison.subject}: {name}" if len(comparisons) > 1 else name, run)
+        for comparison in comparisons
+        for name, run in zip(comparison.names(), comparison.runs, strict=True)
     ]
-    for name, run in runs:
-        lists.append((f"{name}: where the time went", provenance.time_facts(run)))
-        lists.append((f"{name}: machine", provenance.hardware_facts(run)))
-    rows = [
-        *(corpus.origins(text) if text else ()),
-        *provenance.origins(named, pretrained),
+    runs = [("Pretraining", pretrained), *tuned] if pretrained else tuned
+    origins = provenance.origins(tuned, pretrained)
+    origins = corpus.origins(text) + origins if text else origins
+    lists = [
+        *(corpus.facts(text) if text else ()),
+        *((f"Labels, {x.subject}", finetuning.data_facts(x)) for x in comparisons),
+        *((f"Machine, {name}", provenance.hardware_facts(run)) for name, run in runs),
     ]
-    cards: list[Any] = [Origins(rows=rows)] if rows else []
+    cards = [
+        Origins(rows=origins) if origins else None,
+        provenance.time_table(runs),
+        Facts(lists=[entry for entry in lists if entry[1]]),
+    ]
     return Section(
-        title="Where it came from",
-        cards=[*cards, Facts(lists=[entry for entry in lists if entry[1]])],
+        title="Where it came from", cards=[card for card in cards if card is not None]
     )
 
 

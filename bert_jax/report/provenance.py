@@ -9,19 +9,19 @@ from typing import Literal
 from bert_jax.config import FinetuneConfig
 from bert_jax.report import formats
 from bert_jax.report.runs import Run
-from bert_jax.report.sections import Fact, Origin
+from bert_jax.report.sections import Fact, Origin, Row, Table
 
 Start = Literal["pretrained", "earlier", "foreign", "random"]
 
 # Parts of `goodput` in results.json.
 _TIMES = {
-    "train_secs": "Training steps",
-    "input_wait_secs": "Waiting for batches",
+    "train_secs": "Training",
+    "input_wait_secs": "Batches",
     "compile_secs": "Compiling",
     "evaluate_secs": "Evaluating",
-    "checkpoint_secs": "Saving checkpoints",
-    "start_up_secs": "Starting up",
-    "lost_secs": "Lost to interruptions",
+    "checkpoint_secs": "Saving",
+    "start_up_secs": "Starting",
+    "lost_secs": "Lost",
 }
 
 
@@ -110,20 +110,25 @@ def hardware_facts(run: Run) -> list[Fact]:
     return [*facts, *sorted(run.results.get("versions", {}).items())]
 
 
-def time_facts(run: Run) -> list[Fact]:
-    """Where the wall time of a finished run went; what took none is left out."""
-    spent = run.results.get("goodput")
-    if not spent or not spent["wall_secs"]:
-        return []
-    facts = [
-        ("Since the run began", formats.duration(spent["wall_secs"])),
-        ("Goodput", formats.number(spent["share"], ".1%")),
-    ]
-    for name, label in _TIMES.items():
-        if spent[name]:
-            share = formats.number(spent[name] / spent["wall_secs"], ".1%")
-            facts.append((label, f"{formats.duration(spent[name])} ({share})"))
-    return facts
+def time_table(named: Sequence[tuple[str, Run]]) -> Table | None:
+    """Where the wall time of finished runs went; None where there are none."""
+    rows = []
+    for name, run in named:
+        if spent := run.results.get("goodput"):
+            wall = max(spent["wall_secs"], 1e-9)
+            cells = [
+                f"{formats.duration(spent[x])}\n{spent[x] / wall:.1%}" for x in _TIMES
+            ]
+            rows.append(Row(name, [formats.duration(wall), *cells]))
+    if not rows:
+        return None
+    return Table(
+        title="Where the time went",
+        columns=["Run", "Since it began", *_TIMES.values()],
+        rows=rows,
+        caption="The share of the training steps is the goodput of a run.",
+        wide=True,
+    )
 
 
 def _origin(name: str, encoder: dict, note: str = "") -> Origin:
