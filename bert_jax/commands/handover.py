@@ -78,24 +78,27 @@ class Export:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """Writes one self-contained HTML page, and PNGs, about runs or a dataset."""
+    """Writes one self-contained HTML page, and PNGs, about runs of any task or a dataset."""
 
     output: pathlib.Path
+    """Directory to write: report.html, and a PNG of each chart."""
     pretrain: pathlib.Path | None = None
-    """Run directory of `pretrain`."""
+    """Run directory of `pretrain`. A run that is still going is shown as far as it is."""
     finetune: tuple[pathlib.Path, ...] = ()
-    """Run directories of `finetune`."""
+    """Run directories of `finetune`. Those of one task and one held-out file are compared."""
     baselines: pathlib.Path | None = None
-    """Directory written by `bert-jax baselines`."""
+    """Directory that `bert-jax baselines` has written, to compare with."""
     dataset: pathlib.Path | None = None
-    """Directory written by `bert-jax prepare`; --pretrain alone shows that of the run."""
+    """Directory that `bert-jax prepare` has written. A finished run of --pretrain shows its
+    own dataset without it."""
     title: str | None = None
-    """Of the page; by default it names a BERT, or the text where only that is given."""
+    """Heading of the page. By default it speaks of a BERT, or of the text where only a
+    dataset is given."""
 
     def run(self) -> None:
         from bert_jax.report.page import write_report
 
-        about_runs = self.pretrain is not None or self.finetune
+        about_runs = self.pretrain or self.finetune or self.baselines
         default = "A BERT of your own" if about_runs else "Text for a BERT of your own"
         written = write_report(
             self.output,

@@ -21,6 +21,7 @@ from bert_jax.data.labelled.texts import (
 )
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.train.losses import Mean, cross_entropy
+from bert_jax.train.tasks.intervals import wilson
 from bert_jax.train.tasks.task import Metric, log_softmax
 from bert_jax.train.tasks.text import TextTask
 
@@ -31,7 +32,7 @@ class Classification(TextTask):
     name = "classification"
     problem_type = "single_label_classification"
     metrics = (
-        Metric("accuracy", "accuracy", ".1%"),
+        Metric("accuracy", "accuracy", ".1%", interval=wilson),
         Metric("macro_f1", "macro-F1"),
         Metric("f1", "F1"),
         Metric("matthews", "Matthews"),

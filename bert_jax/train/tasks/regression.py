@@ -16,6 +16,7 @@ from bert_jax.data.labelled.examples import EncodedExamples
 from bert_jax.data.labelled.texts import LabelledTexts, encode_texts, read_texts
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.train.losses import Mean, weighted
+from bert_jax.train.tasks.intervals import fisher
 from bert_jax.train.tasks.task import Metric
 from bert_jax.train.tasks.text import TextTask
 
@@ -26,7 +27,7 @@ class Regression(TextTask):
     name = "regression"
     problem_type = "regression"
     metrics = (
-        Metric("pearson", "Pearson"),
+        Metric("pearson", "Pearson", interval=fisher),
         Metric("spearman", "Spearman"),
         Metric("mse", "MSE", larger_is_better=False),
     )

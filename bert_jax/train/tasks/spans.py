@@ -24,6 +24,7 @@ from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.model import question_answering
 from bert_jax.model.rows import MASKED_SCORE
 from bert_jax.train.losses import Mean, cross_entropy
+from bert_jax.train.tasks.intervals import wilson
 from bert_jax.train.tasks.task import Metric, Task, log_softmax
 
 _MAX_ANSWER_TOKENS = 30
@@ -39,7 +40,10 @@ class Spans(Task):
     name = "spans"
     head = "spans"
     pooled = False
-    metrics = (Metric("f1", "F1"), Metric("exact_match", "exact match"))
+    metrics = (
+        Metric("f1", "F1"),
+        Metric("exact_match", "exact match", interval=wilson),
+    )
 
     def read(
         self, path: pathlib.Path | None, cfg: TaskConfig, split: Split

@@ -5,7 +5,7 @@ Shape suffixes: B rows, T tokens.
 
 import abc
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -29,6 +29,9 @@ class Metric(NamedTuple):
     form: str = ".3f"
     """Python's format of the value, such as ".1%"."""
     larger_is_better: bool = True
+    interval: Callable[[float, int], tuple[float, float]] | None = None
+    """The 95% interval of a value, given the number of held-out examples. `None` where
+    that number does not tell how sure the value is."""
 
     def say(self, value: float) -> str:
         """The value with its title, such as `accuracy 45.4%`."""
