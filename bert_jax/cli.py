@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from bert_jax.commands import compile as compile_command
-from bert_jax.commands import data, handover, tokenizer, training
+from bert_jax.commands import data, exchange, report, tokenizer, training
 from bert_jax.commands.config_files import load_config
 from bert_jax.config import FinetuneConfig, PretrainConfig
 from bert_jax.quickstart import Size, quickstart
@@ -43,9 +43,9 @@ COMMANDS: dict[str, Any] = {
     "baselines": training.Baselines,
     "evaluate": training.Evaluate,
     "predict": training.Predict,
-    "import": handover.Import,
-    "export": handover.Export,
-    "report": handover.Report,
+    "import": exchange.Import,
+    "export": exchange.Export,
+    "report": report.Report,
     "compile": compile_command.Compile,
 }
 
