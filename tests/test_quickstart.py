@@ -20,6 +20,9 @@ from bert_jax.data.prepared.summary import summarize
 PACKAGES = ("flax", "orbax")
 NUM_STEPS = 40
 
+# Every test here starts the program, some of them many times.
+pytestmark = pytest.mark.slow
+
 
 def bert_jax(*args: object, cwd: pathlib.Path) -> subprocess.CompletedProcess[str]:
     """Runs one command in a process of its own."""
