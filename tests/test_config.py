@@ -241,10 +241,20 @@ REFUSED = [
         OptimizerConfig, "learning_rate", "eps", "clip_norm", "decay_power"
     ),
     *no_rate(OptimizerConfig, "b1", "b2"),
-    bad(OptimizerConfig, "OptimizerConfig.warmup_steps=-1 must", warmup_steps=-1),
-    bad(OptimizerConfig, "OptimizerConfig.weight_decay=-0.1 must", weight_decay=-0.1),
-    bad(OptimizerConfig, "OptimizerConfig.end_rate=-0.1 must", end_rate=-0.1),
-    bad(OptimizerConfig, "OptimizerConfig.freeze_layers=-1 must", freeze_layers=-1),
+    bad(
+        OptimizerConfig, "OptimizerConfig.warmup_steps=-1 is negative", warmup_steps=-1
+    ),
+    bad(
+        OptimizerConfig,
+        "OptimizerConfig.weight_decay=-0.1 is negative",
+        weight_decay=-0.1,
+    ),
+    bad(OptimizerConfig, "OptimizerConfig.end_rate=-0.1 is negative", end_rate=-0.1),
+    bad(
+        OptimizerConfig,
+        "OptimizerConfig.freeze_layers=-1 is negative",
+        freeze_layers=-1,
+    ),
     bad(OptimizerConfig, "decay_power=2.0 would be ignored", decay_power=2.0),
     bad(OptimizerConfig, "ignored", schedule="constant", end_rate=1e-5),
     bad(OptimizerConfig, "end_rate=0.001 exceeds learning_rate=0.0001", end_rate=1e-3),
