@@ -109,7 +109,9 @@ class Comparison:
             Score(_BASELINES.get(key, key), "plain", values, self.num_examples)
             for key, values in self.baselines.get("baselines", {}).items()
         ]
-        constant = next((r.results["constant"] for r in self.runs if r.results), {})
+        constant: dict[str, float] = next(
+            (r.results["constant"] for r in self.runs if r.results), {}
+        )
         if constant and not rows:
             rows = [Score("Best constant answer", "plain", constant, self.num_examples)]
         tuned = [

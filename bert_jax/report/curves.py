@@ -3,7 +3,7 @@
 import dataclasses
 import statistics
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -135,7 +135,9 @@ def _paint(
     faint = any(line.dots for line in lines)
     for line in lines:
         data = thin(line.data)
-        style = {"linewidth": 0.9, "alpha": 0.55} if faint else {"linewidth": 1.2}
+        style: dict[str, Any] = (
+            {"linewidth": 0.9, "alpha": 0.55} if faint else {"linewidth": 1.2}
+        )
         if line.dots:
             style = {"linewidth": 1.4, "markersize": 4.2, "zorder": 3}
         axes.plot(
