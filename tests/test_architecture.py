@@ -53,7 +53,7 @@ def parse(run, tmp_path):
     file.write_text(CONFIG_FILE)
 
     def parse(*flags: str) -> PretrainConfig:
-        args = [str(file), "--workdir", "new", "--checkpoint", str(run), *flags]
+        args = [str(file), "--output", "new", "--checkpoint", str(run), *flags]
         return cli.parse("pretrain", args).settings
 
     return parse

@@ -16,8 +16,9 @@ from exchange_models import (
     without_padding,
 )
 
+from bert_jax.config import DropoutConfig
 from bert_jax.exchange.comparison import Probe, largest_difference, make_probe
-from bert_jax.exchange.families import registry
+from bert_jax.exchange.families import google_bert, registry
 from bert_jax.exchange.families.bert import BERT
 from bert_jax.exchange.families.family import Field
 from bert_jax.exchange.families.registry import family_of_model
@@ -140,6 +141,15 @@ def test_a_value_without_a_word_is_refused(tiny, monkeypatch):
     message = r"bert has no word for gelu='tanh', layer_norm_eps=0.25; other has .*"
     with pytest.raises(ValueError, match=message):
         family_of_model(half)
+
+
+def test_google_refuses_a_value_without_a_word(tiny, monkeypatch):
+    monkeypatch.delitem(google_bert._FIELDS, "init_std")
+    cfg = dataclasses.replace(tiny, gelu="tanh", init_std=0.02)
+    assert "initializer_range" not in google_bert.config_to_google(cfg, DropoutConfig())
+    cfg = dataclasses.replace(cfg, init_std=0.5)
+    with pytest.raises(ValueError, match=r"init_std=0\.5: google-research/bert has no"):
+        google_bert.config_to_google(cfg, DropoutConfig())
 
 
 def test_missing_left_over_and_misshapen_tensors_are_told(tiny, params):
