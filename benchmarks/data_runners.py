@@ -7,12 +7,11 @@ the file of `write_sample` and whatever they write, and `tokenizer`, the directo
 tokenizer.
 """
 
-import itertools
 import json
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,6 @@ from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 LENGTH = 512
 """Tokens of the loaders' rows."""
 _BATCH_SIZE = 64
-_OUR_BATCHES, _THEIR_BATCHES = 600, 60  # a turn
 # After so many batches, the buffers that filled while nobody read are used up.
 _WARM_UP_BATCHES = 24
 # As in bert_jax: with the 100 of `tokenizers`, a few ids of long words would differ.
@@ -175,21 +173,24 @@ class Load:
     ) -> None:
         """Plans an epoch, which its facts describe, and starts the loader.
 
-        The dataset is that of `Prepare` with one worker. Without worker processes, the
-        loader has threads of this one.
+        The dataset is a copy of that of `Prepare` with one worker: loaders lock the plans
+        beside a dataset, and one that is stopped must not hold up another. Without worker
+        processes, the loader has threads of this one.
         """
         cfg = DataConfig(sequence_length=LENGTH, num_workers=num_workers)
-        dataset = open_dataset(folder / f"dataset-{tokenizer.name}-1")
+        own = folder / f"loader-{num_workers}"
+        shutil.copytree(folder / f"dataset-{tokenizer.name}-1", own)
+        dataset = open_dataset(own)
         num_sentences = dataset.load_split("train").sentence_starts.size - 1
         rows = open_rows(dataset, "train", cfg, seed=0)
         started = time.perf_counter()
         size = rows.size(0)
         speed = num_sentences / (time.perf_counter() - started) / 1e6
-        self.facts: dict[tuple[str, str], float] = {
-            ("real tokens in packed rows", "%"): 100 * size.num_tokens / size.num_places
+        density = 100.0 * size.num_tokens / size.num_places
+        self.facts = {
+            ("real tokens in packed rows", "%"): density,
+            ("planning an epoch", "M sentences/s"): speed,
         }
-        if not num_workers:  # later ones find the plan on disk
-            self.facts["planning an epoch", "M sentences/s"] = speed
         self._batches = train_batches(
             rows, batch_size=_BATCH_SIZE, first_step=0, num_steps=10**6
         )
@@ -197,10 +198,8 @@ class Load:
     def turn(self, number: int, seconds: float) -> dict[str, float]:
         for _ in range(_WARM_UP_BATCHES):
             next(self._batches)
-        started, tokens = time.perf_counter(), 0
-        for batch in itertools.islice(self._batches, _OUR_BATCHES):
-            tokens += int((batch.sequence_ids > 0).sum())
-        return {"seconds": time.perf_counter() - started, "tokens": tokens}
+        real = ((batch.sequence_ids > 0).sum() for batch in self._batches)
+        return _summed(real, seconds)
 
 
 class LoadWithCollator:
@@ -224,10 +223,18 @@ class LoadWithCollator:
         )
 
     def turn(self, number: int, seconds: float) -> dict[str, float]:
-        started, tokens = time.perf_counter(), 0
-        for batch in itertools.islice(self._loader, _THEIR_BATCHES):
-            tokens += int(np.asarray(batch["attention_mask"]).sum())
-        return {"seconds": time.perf_counter() - started, "tokens": tokens}
+        masks = (np.asarray(batch["attention_mask"]) for batch in self._loader)
+        return _summed((mask.sum() for mask in masks), seconds)
+
+
+def _summed(tokens: Iterator[Any], seconds: float) -> dict[str, float]:
+    """The tokens of one batch after the other, until the time is over or there is none."""
+    started, total = time.perf_counter(), 0
+    for number in tokens:
+        total += int(number)
+        if time.perf_counter() - started > seconds:
+            break
+    return {"seconds": time.perf_counter() - started, "tokens": total}
 
 
 def bare_tokenizer(directory: pathlib.Path) -> Callable[[list[str]], list[list[int]]]:

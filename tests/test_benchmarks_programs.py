@@ -210,6 +210,7 @@ def test_data(tmp_path, text, vocab, monkeypatch, started):
     argv += ["--minutes", "60"]
     monkeypatch.setattr("sys.argv", argv)
     monkeypatch.setattr(data, "num_cores", lambda: 1)
+    monkeypatch.setattr(data, "measure", functools.partial(measure, turn_secs=0.1))
     assert data.main() == 0
     results = read_results(tmp_path / "results", "data")
     assert len(results) == 3
