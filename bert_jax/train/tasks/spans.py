@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.batch import ClassifyBatch
-from bert_jax.config import ComputeConfig, DropoutConfig, ModelConfig, TaskConfig
+from bert_jax.config import ModelConfig, TaskConfig
 from bert_jax.config.finetune import Split
 from bert_jax.data.labelled.examples import EncodedExamples, Text
 from bert_jax.data.labelled.questions import (
@@ -39,6 +39,7 @@ class Spans(Task):
 
     name = "spans"
     head = "spans"
+    apply = staticmethod(question_answering.apply)
     pooled = False
     metrics = (
         Metric("f1", "F1"),
@@ -71,24 +72,9 @@ class Spans(Task):
     ) -> EncodedExamples:
         return encode_questions(tokenizer, examples, sequence_length)
 
-    def init_params(
-        self, model: ModelConfig, num_outputs: int, key: jax.Array
-    ) -> dict[str, Any]:
-        return question_answering.init_params(model, key)
-
-    def apply(
-        self,
-        model: ModelConfig,
-        params: Any,
-        batch: ClassifyBatch,
-        *,
-        compute: ComputeConfig = ComputeConfig(),
-        dropout: DropoutConfig = DropoutConfig(),
-        key: jax.Array | None = None,
-    ) -> jax.Array:
-        return question_answering.apply(
-            model, params, batch, compute=compute, dropout=dropout, key=key
-        )
+    @staticmethod
+    def init_params(cfg: ModelConfig, num_labels: int, key: jax.Array) -> dict:
+        return question_answering.init_params(cfg, key)
 
     def loss_weights(self, batch: ClassifyBatch) -> dict[str, jax.Array]:
         # Twice the number of rows, so that the sum of both losses is the mean of the ends.

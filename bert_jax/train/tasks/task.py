@@ -99,17 +99,16 @@ class Task(abc.ABC):
 
     # The model.
 
+    @staticmethod
     @abc.abstractmethod
-    def init_params(
-        self, model: ModelConfig, num_outputs: int, key: jax.Array
-    ) -> dict[str, Any]:
+    def init_params(cfg: ModelConfig, num_labels: int, key: jax.Array) -> dict:
         """Fresh float32 parameters of the encoder and the head."""
 
+    @staticmethod
     @abc.abstractmethod
     def apply(
-        self,
-        model: ModelConfig,
-        params: Any,
+        cfg: ModelConfig,
+        params: dict,
         batch: ClassifyBatch,
         *,
         compute: ComputeConfig = ComputeConfig(),

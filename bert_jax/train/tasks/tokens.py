@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.batch import IGNORED_LABEL, ClassifyBatch
-from bert_jax.config import ComputeConfig, DropoutConfig, ModelConfig, TaskConfig
+from bert_jax.config import TaskConfig
 from bert_jax.config.finetune import Split
 from bert_jax.data.labelled.examples import EncodedExamples, Text
 from bert_jax.data.labelled.words import (
@@ -34,6 +34,8 @@ class Tokens(Task):
 
     name = "tokens"
     head = "tokens"
+    init_params = staticmethod(token_classification.init_params)
+    apply = staticmethod(token_classification.apply)
     pooled = False
     metrics = (
         Metric("f1", "F1"),
@@ -64,25 +66,6 @@ class Tokens(Task):
         sequence_length: int,
     ) -> EncodedExamples:
         return encode_words(tokenizer, examples, outputs, sequence_length)
-
-    def init_params(
-        self, model: ModelConfig, num_outputs: int, key: jax.Array
-    ) -> dict[str, Any]:
-        return token_classification.init_params(model, num_outputs, key)
-
-    def apply(
-        self,
-        model: ModelConfig,
-        params: Any,
-        batch: ClassifyBatch,
-        *,
-        compute: ComputeConfig = ComputeConfig(),
-        dropout: DropoutConfig = DropoutConfig(),
-        key: jax.Array | None = None,
-    ) -> jax.Array:
-        return token_classification.apply(
-            model, params, batch, compute=compute, dropout=dropout, key=key
-        )
 
     def loss_weights(self, batch: ClassifyBatch) -> dict[str, jax.Array]:
         return {"loss": _label_weights(batch).sum()}
