@@ -108,6 +108,7 @@ def records(directory: pathlib.Path, split: str) -> list[tuple]:
     ]
 
 
+@pytest.mark.slow
 def test_the_files_are_those_of_the_local_path(local, dataset):
     expected, found = dataset_of(local), dataset_of(dataset)
     assert sorted(found) == sorted(expected)
@@ -355,7 +356,10 @@ def test_command_line_and_relative_names(corpus, tmp_path, capsys, monkeypatch):
     [
         (["--beam="], "name no runner"),
         (["--beam=DirectRunner"], "name no runner"),
-        ([f"--beam={RUNNER}", "--num-workers", "2"], "--num-workers 2 is for this"),
+        (
+            [f"--beam={RUNNER}", "--num-workers", "2"],
+            "--num-workers 2 sets the processes of this",
+        ),
         (["--output", "gs://bucket/new"], "only --beam writes to an object store"),
     ],
     ids=str,

@@ -124,7 +124,9 @@ def test_another_tokenizer_is_refused(saved, tiny):
     abstract = abstract_of(tiny)
     with (
         Checkpoints(run, Identity(tiny, "b" * 64), read_only=True) as checkpoints,
-        pytest.raises(ValueError, match="tokenizer aaaaaaaaaaaa, here it is bbbbbb"),
+        pytest.raises(
+            ValueError, match="tokenizer aaaaaaaaaaaa, but the tokenizer here is bbbbbb"
+        ),
     ):
         checkpoints.restore(abstract)
 

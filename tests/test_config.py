@@ -104,8 +104,8 @@ def test_ints_are_floats_where_floats_are_meant():
             "PretrainConfig.model has no field 'num_layer'. Did you mean 'num_layers'?",
         ),
         ({"xyzzy": 1}, "PretrainConfig has no field 'xyzzy'."),
-        ({"model": 3}, "PretrainConfig.model: expected a table of fields, got 3."),
-        ([], "PretrainConfig: expected a table of fields, got []."),
+        ({"model": 3}, "PretrainConfig.model: expected an object of fields, got 3."),
+        ([], "PretrainConfig: expected an object of fields, got []."),
         ({"seed": "1"}, "PretrainConfig.seed='1' is a str; expected int."),
         ({"seed": True}, "PretrainConfig.seed=True is a bool; expected int."),
         ({"seed": 1.0}, "PretrainConfig.seed=1.0 is a float; expected int."),
@@ -329,7 +329,7 @@ def test_derived_numbers():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"task": {"text_columns": "ab"}}', "text_columns='ab' is not a list"),
+        ('{"task": {"text_columns": "ab"}}', "text_columns: expected a list, got 'ab'"),
         ('{"task": {"text_columns": [1]}}', r"text_columns\[0\]=1 is a int"),
         ('{"task": {"train": 3}}', "train=3 is a int"),
         ('{"seed": -1}', "seed=-1 is not in"),

@@ -47,6 +47,7 @@ def judge(tiny, vocabulary, special, make_store):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["token", "span"])
 def test_masks_do_not_depend_on_the_size_of_a_batch(judge, unit):
     small, large = judge(4, unit), judge(16, unit)

@@ -233,6 +233,7 @@ def test_another_task_is_another_run(tuned):
         finetune(dataclasses.replace(cfg, task=other), run)
 
 
+@pytest.mark.slow
 def test_a_sample_knows_all_labels(tuned, encoder):
     folder, _ = encoder
     _, cfg, _ = tuned("classification")
@@ -250,6 +251,7 @@ def test_baselines_are_those_of_the_task(tuned, tmp_path):
         baselines(tuned("regression")[1].task, tmp_path / "none")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_transformers_takes_each_task(tuned, tmp_path, kind, hf, silent):
     run, _, _ = tuned(kind)

@@ -280,6 +280,7 @@ def train(tiny, vocabulary, make_batch):
     return run
 
 
+@pytest.mark.slow
 def test_steps_are_those_of_whole_logits(train, monkeypatch):
     # Two slots of every row a chunk: a half-filled one is among them.
     monkeypatch.setattr(subject, "CHUNK_BYTES", 4 * 64 * 2)

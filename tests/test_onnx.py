@@ -11,6 +11,9 @@ from portable_models import LABELS, TOKENIZER, make_ids, make_model
 
 from bert_jax.exchange.write_onnx import verify_onnx, write_onnx
 
+# PyTorch's exporter takes some seconds a layer.
+pytestmark = pytest.mark.slow
+
 # Float32 sums in another order: 3.7e-6 seen over five draws of each head.
 TOLERANCE = 1e-5
 # One layer each, since the exporter takes seconds a layer; the slow ones have three.

@@ -28,6 +28,9 @@ from bert_jax.train.mesh import make_mesh
 from bert_jax.train.metrics import read_metrics
 from bert_jax.train.pretrain import pretrain
 
+# Each case trains through two phases.
+pytestmark = pytest.mark.slow
+
 FIRST, SECOND = 6, 4
 
 

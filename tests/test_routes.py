@@ -28,6 +28,9 @@ from bert_jax.family import model_config
 from bert_jax.train.initial import load_params
 from bert_jax.train.mesh import make_mesh
 
+# Each route loads and runs several libraries.
+pytestmark = pytest.mark.slow
+
 LABELS = ("down", "level", "up")
 NEEDS = {
     "huggingface": ("torch", "transformers"),

@@ -98,6 +98,7 @@ def in_short(layout: MeshConfig) -> str:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layout",
     [

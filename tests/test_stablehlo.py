@@ -227,6 +227,7 @@ def printed(write, tmp_path_factory) -> dict[str, list[str]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS)
 def test_ten_lines_run_it_without_bert_jax(write, printed, head):
     model, folder = write(head, gelu="tanh")

@@ -14,6 +14,9 @@ from prepared_corpus import make_corpus, prepared
 from bert_jax import cli
 from bert_jax.topology import compiled
 
+# Each case compiles a training step for a machine.
+pytestmark = pytest.mark.slow
+
 SMALL = (
     *(
         "--model.vocab-size",
