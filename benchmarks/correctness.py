@@ -11,6 +11,7 @@ import itertools
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.results import Table
@@ -129,7 +130,7 @@ def jax_results(task: Task, params: Any, compute: ComputeConfig) -> Results:
     """Ours, without dropout; float32 products are true ones on every device."""
     cfg = task.model()
     batch = synthetic_batch(task, _NUM_ROWS)
-    masked = MaskedBatch(*mask_rows(task, batch))
+    masked = MaskedBatch(*map(jnp.asarray, mask_rows(task, batch)))
 
     def loss_of(params: Any) -> jax.Array:
         outputs = pretraining.apply(cfg, params, batch, masked, compute=compute)

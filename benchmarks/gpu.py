@@ -109,8 +109,9 @@ class TorchAttention(RepeatedStep):
 
         attention = torch.nn.functional.scaled_dot_product_attention
         for _ in range(count):
-            out = attention(*self._inputs, attn_mask=self._mask, dropout_p=_DROPOUT)
-            torch.autograd.grad(out, self._inputs, self._d_out)
+            q, k, v = self._inputs
+            out = attention(q, k, v, attn_mask=self._mask, dropout_p=_DROPOUT)
+            torch.autograd.grad(out, (q, k, v), self._d_out)
         torch.cuda.synchronize()
 
 
