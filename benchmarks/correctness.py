@@ -18,7 +18,8 @@ from benchmarks.results import Table
 from benchmarks.turns import Candidate, ask
 from benchmarks.workload import Task, mask_rows, synthetic_batch
 from bert_jax.config import ComputeConfig, DropoutConfig
-from bert_jax.exchange.names import to_tensors
+from bert_jax.exchange.families.bert import rows as rows_of
+from bert_jax.exchange.tensors import to_tensors
 from bert_jax.model import pretraining
 from bert_jax.model.isolation import IsolationError, prove_isolation
 from bert_jax.model.masking import MaskedBatch
@@ -60,7 +61,7 @@ class Check:
         self._task = _TASK if task is None else Task(**task)
         cfg = self._task.model()
         params = random_params(cfg)
-        tensors = to_tensors(cfg, params, "pretraining", "huggingface")
+        tensors = to_tensors(cfg, params, rows_of(cfg, "pretraining"))
         try:
             reference, expected = "PyTorch", torch_results(self._task, tensors)
         except ModuleNotFoundError:
@@ -140,7 +141,7 @@ def jax_results(task: Task, params: Any, compute: ComputeConfig) -> Results:
     with jax.default_matmul_precision(precision):
         loss, grads = jax.jit(jax.value_and_grad(loss_of))(params)
     grads = jax.tree.map(np.asarray, grads)
-    return Results(float(loss), to_tensors(cfg, grads, "pretraining", "huggingface"))
+    return Results(float(loss), to_tensors(cfg, grads, rows_of(cfg, "pretraining")))
 
 
 def torch_results(task: Task, tensors: dict[str, np.ndarray]) -> Results:

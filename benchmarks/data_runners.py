@@ -21,7 +21,7 @@ from bert_jax.data.batches.loader import train_batches
 from bert_jax.data.batches.rows import open_rows
 from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.data.prepared.prepare import prepare
-from bert_jax.data.text.reading import read_unit
+from bert_jax.data.text.reading import read_source
 from bert_jax.data.text.sentences import sentences
 from bert_jax.data.text.sources import open_source
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
@@ -43,12 +43,11 @@ def write_sample(source: str, path: pathlib.Path, num_bytes: int) -> None:
     """
     total = 0
     with path.open("w", encoding="utf-8") as file:
-        for unit in open_source(source).units:
-            for document in read_unit(unit):
-                file.write(json.dumps({"text": document.text}) + "\n")
-                total += len(document.text.encode())
-                if total >= num_bytes:
-                    return
+        for document in read_source(open_source(source)):
+            file.write(json.dumps({"text": document.text}) + "\n")
+            total += len(document.text.encode())
+            if total >= num_bytes:
+                return
 
 
 def read_parts(folder: pathlib.Path, num_parts: int = 1) -> list[list[str]]:

@@ -235,7 +235,7 @@ def constant_score(measure: str, results: dict[str, Any]) -> float:
             each class has.
     """
     if measure == "accuracy":
-        return results["majority_accuracy"]
+        return results["constant"]["accuracy"]
     if measure == "f1":
         negatives, positives = (sum(row) for row in results["confusion"])
         return 2 * positives / (2 * positives + negatives)

@@ -1,6 +1,6 @@
-"""The contract between data and training: what one batch holds.
+"""What one batch holds: the contract between data and training.
 
-Shape suffixes: B rows, T tokens of a row, P pairs that a row can hold.
+Shape suffixes: B rows, T tokens in a row, P pairs that a row can hold.
 """
 
 import dataclasses
@@ -8,16 +8,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# Of a token that has no label of its own, such as padding or a word's later pieces.
+# The label of a token that does not count: padding, or a later piece of a word.
 IGNORED_LABEL = -100
 
-# NumPy on the way in, jax.Array inside the step, specs and shardings in between.
+# NumPy arrays outside the train step, jax.Array inside it; some trees of the same form
+# hold shapes, partition specs or shardings in place of arrays.
 Array = Any
 
 
 @dataclasses.dataclass(frozen=True)
 class SpecialIds:
-    """Ids that masking and assembly must know; read from the tokenizer."""
+    """Ids of the special tokens, read from the tokenizer."""
 
     pad: int
     unk: int
@@ -28,9 +29,9 @@ class SpecialIds:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MaskVocabulary:
-    """What masking must know of a vocabulary; `Tokenizer.mask_vocabulary` builds it.
+    """What masking must know about a vocabulary; `Tokenizer.mask_vocabulary` builds it.
 
-    Equal only to itself, so that it can be a static argument of `jax.jit`.
+    An object is equal only to itself, so that `jax.jit` can take it as a static argument.
 
     Raises:
         ValueError: `starts_word` is not bool [size], or a special id is outside it.
@@ -38,9 +39,10 @@ class MaskVocabulary:
 
     special: SpecialIds
     size: int
-    """V: random tokens are drawn from [0, V), not from the padding of a table."""
+    """V, the number of pieces. Random tokens are drawn from [0, V); the padding of the
+    token table is left out."""
     starts_word: np.ndarray
-    """bool [V], true where a piece opens a word."""
+    """bool [V], true where a piece begins a word."""
 
     def __post_init__(self) -> None:
         if self.starts_word.shape != (self.size,) or self.starts_word.dtype != bool:
@@ -66,17 +68,17 @@ class PretrainBatch(NamedTuple):
     input_ids: Array  # int32 [B, T]
     segment_ids: Array  # int32 [B, T], 0 for sentence A, 1 for sentence B
     sequence_ids: Array  # int32 [B, T], 1, 2, ... per pair of the row, 0 on padding
-    position_ids: Array  # int32 [B, T], from 0 in each pair
-    cls_positions: Array  # int32 [B, P], where each pair's [CLS] stands
+    position_ids: Array  # int32 [B, T], counted from 0 in each pair
+    cls_positions: Array  # int32 [B, P], position of each pair's [CLS]
     nsp_labels: Array  # int32 [B, P], 0 = B follows A, 1 = B is random
     nsp_weights: Array  # float32 [B, P], 1 for a pair with a label, else 0
 
 
 class ClassifyBatch(NamedTuple):
-    """One labelled text, or pair of texts, a row."""
+    """Rows that each hold one labelled text, or one labelled pair of texts."""
 
     input_ids: Array  # int32 [B, T]
     segment_ids: Array  # int32 [B, T]
     input_mask: Array  # int32 [B, T], 1 on real tokens
-    labels: Array  # int32 [B], or float32 [B] of a regression
-    weights: Array  # float32 [B], 0 on rows that only fill the batch up
+    labels: Array  # int32 or float32 [B, ...], as the task encodes them
+    weights: Array  # float32 [B], 0 on rows that only fill up the batch

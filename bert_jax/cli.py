@@ -1,6 +1,6 @@
-"""`bert-jax COMMAND`: reads the command line, calls one function, words the errors.
+"""`bert-jax COMMAND`: reads the command line, runs one command, reports its errors.
 
-The commands themselves stand in `commands/`.
+The commands themselves are in `commands/`.
 """
 
 import dataclasses
@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from bert_jax.commands import data, handover, machines, tokenizer, training
+from bert_jax.commands import compile as compile_command
+from bert_jax.commands import data, exchange, report, tokenizer, training
 from bert_jax.commands.config_files import load_config
 from bert_jax.config import FinetuneConfig, PretrainConfig
 from bert_jax.quickstart import Size, quickstart
@@ -21,14 +22,14 @@ from bert_jax.runtime import process
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quickstart:
-    """The whole way on real text: from nothing to a classifier in six minutes."""
+    """Runs every step on real text: from nothing to a classifier in six minutes."""
 
-    workdir: pathlib.Path = pathlib.Path("quickstart")
-    """Started again, it goes on where it was."""
+    output: pathlib.Path = pathlib.Path("quickstart")
+    """Directory for all results. The same command continues an unfinished quickstart."""
     size: Annotated[Size, tyro.conf.arg(name="")] = Size()
 
     def run(self) -> None:
-        quickstart(self.workdir, main, self.size)
+        quickstart(self.output, main, self.size)
 
 
 COMMANDS: dict[str, Any] = {
@@ -42,11 +43,10 @@ COMMANDS: dict[str, Any] = {
     "baselines": training.Baselines,
     "evaluate": training.Evaluate,
     "predict": training.Predict,
-    "import": handover.Import,
-    "export": handover.Export,
-    "report": handover.Report,
-    "compile": machines.Compile,
-    "plan": machines.Plan,
+    "import": exchange.Import,
+    "export": exchange.Export,
+    "report": report.Report,
+    "compile": compile_command.Compile,
 }
 
 
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         parse(name, rest).run()
     except KeyboardInterrupt:
-        _fail("interrupted; start the same command again to go on", 130)
+        _fail("interrupted; start the same command again to continue", 130)
     except Exception as error:
         if debug:
             raise
@@ -79,15 +79,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
-"""What `GLIBC_TUNABLES` is set to, unless the user has a value."""
+"""The value that `GLIBC_TUNABLES` gets, unless the user has set one."""
 
 
 def _use_huge_pages() -> None:
     """Starts this process again with glibc's allocator on transparent huge pages.
 
-    XLA on CPU takes its buffers anew at every step, and faulting them in by 4 KiB costs
-    a fifth of a small model's step (benchmarks/LOG.md). glibc reads the setting at the
-    start of a process only. A `GLIBC_TUNABLES` of the user's own is left alone.
+    XLA on CPU allocates its buffers anew at every step. Faulting them in as pages of
+    4 KiB costs a fifth of a small model's step (benchmarks/LOG.md). glibc reads the
+    setting only when a process starts. A `GLIBC_TUNABLES` that the user has set stays.
     """
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = HUGE_PAGES
@@ -95,11 +95,11 @@ def _use_huge_pages() -> None:
 
 
 def parse(name: str, rest: list[str]) -> Any:
-    """The command of that name with its flags read; `run()` would start it.
+    """Reads the flags of a command; `run()` of the result starts it.
 
     Raises:
-        ValueError, OSError: of the config file, the checkpoint or a value.
-        SystemExit: a wrong flag; stderr says which.
+        ValueError, OSError: the config file, the checkpoint or a value is wrong.
+        SystemExit: a flag is wrong; stderr says which one.
     """
     command = COMMANDS[name]
     default: Any = tyro.MISSING_NONPROP
@@ -131,7 +131,7 @@ def parse(name: str, rest: list[str]) -> Any:
 
 
 def value_of(flag: str, args: Sequence[str]) -> str | None:
-    """What is given for a flag, before anything is parsed; the last one counts."""
+    """The value of a flag in unparsed arguments. If it is given twice, the last counts."""
     value = None
     for place, arg in enumerate(args):
         if arg == flag and place + 1 < len(args):

@@ -1,4 +1,4 @@
-"""Configs as JSON and back; `to_json` and `from_json` are exact inverses."""
+"""Writes configs as JSON and reads them back; `from_json` exactly inverts `to_json`."""
 
 import dataclasses
 import difflib
@@ -21,10 +21,10 @@ def to_json(config: Any) -> str:
 
 
 def from_json(cls: type[T], text: str) -> T:
-    """Reads what `to_json` wrote.
+    """Reads a config that `to_json` wrote.
 
     Raises:
-        ValueError: a field is unknown, missing a dataclass, or has a refused value.
+        ValueError: a field is unknown, or a value has the wrong type or is refused.
     """
     return _build(cls, json.loads(text), cls.__name__)
 
@@ -33,7 +33,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         if not isinstance(value, dict):
-            raise ValueError(f"{where}: expected a table of fields, got {value!r}.")
+            raise ValueError(f"{where}: expected an object of fields, got {value!r}.")
         for name in value:
             if name not in hints:
                 close = difflib.get_close_matches(name, hints, n=1)
@@ -45,14 +45,14 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         }
         return typing.cast(Any, kind)(**fields)
     origin = typing.get_origin(kind)
-    if origin is types.UnionType:
+    if origin in (types.UnionType, typing.Union):
         if value is None:
             return None
         kind = next(a for a in typing.get_args(kind) if a is not types.NoneType)
         return _build(kind, value, where)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ValueError(f"{where}={value!r} is not a list.")
+            raise ValueError(f"{where}: expected a list, got {value!r}.")
         item = typing.get_args(kind)[0]
         return tuple(_build(item, x, f"{where}[{n}]") for n, x in enumerate(value))
     if origin is Literal:

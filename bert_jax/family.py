@@ -1,4 +1,4 @@
-"""The BERT family by name: six sizes, three published vocabularies.
+"""The BERT family by name: six sizes and three published vocabularies.
 
 Source: Devlin et al. 2018, section 3 (base, large); Turc et al. 2019, "Well-Read
 Students Learn Better", section 3 (the other four).
@@ -26,7 +26,7 @@ SIZES: Mapping[str, Size] = {
     "base": Size(12, 768, 12),
     "large": Size(24, 1_024, 16),
 }
-# Pieces of the vocabularies that google-research/bert was published with.
+# Number of pieces in each vocabulary that google-research/bert published.
 VOCABULARIES: Mapping[str, int] = {
     "uncased": 30_522,
     "cased": 28_996,
@@ -40,10 +40,10 @@ def model_config(
     """The architecture of a published size, with some fields changed.
 
     Args:
-        name: of `SIZES`.
-        vocabulary: of `VOCABULARIES`; `vocab_size=` takes its place.
-        changes: fields of `ModelConfig`. Unless `mlp_size` is among them, it is four
-            times the hidden size.
+        name: a key of `SIZES`.
+        vocabulary: a key of `VOCABULARIES`; ignored if `vocab_size=` is given.
+        changes: fields of `ModelConfig`. If `mlp_size` is not among them, it becomes
+            four times the hidden size.
 
     Raises:
         ValueError: a size, vocabulary or field of that name does not exist, or the

@@ -1,7 +1,7 @@
-"""`bert-jax quickstart`: the commands of a user, one after the other, on real text.
+"""`bert-jax quickstart`: runs the commands that a user would run, on real text.
 
-Every step is one command line, printed before it runs. A command that finds its work
-done says so and returns, which is how an interrupted quickstart goes on.
+Every command line is printed before it runs. A command that finds its work done says so
+and returns; therefore an interrupted quickstart continues when it is started again.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-# Of modules: neither pretraining nor fine-tuning sees the text that judges them.
+# Fraction of the modules whose text neither pretraining nor fine-tuning sees.
 HELD_OUT = "0.08"
 SENTENCES = (
     "Return the eigenvalues of a symmetric matrix in ascending order.",
@@ -22,33 +22,35 @@ SENTENCES = (
 )
 
 
-class Step(NamedTuple):
+class Chapter(NamedTuple):
     title: str
     commands: tuple[tuple[str, ...], ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Size:
-    """How much of everything; the defaults fit two cores and six minutes."""
+    """How much quickstart does. With the defaults it takes six minutes on two cores."""
 
     packages: tuple[str, ...] = ()
-    """Of the corpus; empty takes the fixed list of `bert-jax corpus`."""
+    """Packages whose documentation is the corpus. Default: the fixed list of
+    `bert-jax corpus`."""
     vocab_size: int = 4_096
+    """Number of pieces in the vocabulary."""
     num_steps: int | None = None
-    """Of pretraining; those of configs/quickstart.py by default."""
+    """Number of updates of pretraining. Default: `num_steps` of configs/quickstart.py."""
     max_train: int = 4_000
-    """Labelled sentences to fine-tune on."""
+    """Largest number of labelled sentences to fine-tune on."""
 
 
-def steps(workdir: pathlib.Path, size: Size) -> list[Step]:
-    """What quickstart does, as command lines without the program's name."""
+def steps(output: pathlib.Path, size: Size) -> list[Chapter]:
+    """The command lines that quickstart runs, each without the leading `bert-jax`."""
     chosen = ("--packages", *size.packages) if size.packages else ()
     shorter: tuple[str, ...] = ()
     if size.num_steps is not None:
         shorter = ("--num-steps", str(size.num_steps))
         shorter = (*shorter, "--optimizer.warmup-steps", str(size.num_steps // 10))
     at = {
-        name: str(workdir / name)
+        name: str(output / name)
         for name in (
             "corpus",
             "tokenizer",
@@ -71,7 +73,7 @@ def steps(workdir: pathlib.Path, size: Size) -> list[Step]:
         *("--checkpoint", at["pretrain"]),
     )
     return [
-        Step(
+        Chapter(
             "Corpus: the documentation of the Python packages installed here",
             (
                 (
@@ -81,7 +83,7 @@ def steps(workdir: pathlib.Path, size: Size) -> list[Step]:
                 ),
             ),
         ),
-        Step(
+        Chapter(
             "Vocabulary: SentencePiece with BERT's special tokens",
             (
                 (
@@ -92,7 +94,7 @@ def steps(workdir: pathlib.Path, size: Size) -> list[Step]:
                 ),
             ),
         ),
-        Step(
+        Chapter(
             "Prepare: a TFDS dataset of tokenised documents",
             (
                 (
@@ -105,30 +107,30 @@ def steps(workdir: pathlib.Path, size: Size) -> list[Step]:
                 ),
             ),
         ),
-        Step(
+        Chapter(
             "Pretrain: masked language model and next-sentence prediction",
             (
                 (
                     *("pretrain", "--config", "quickstart"),
                     *("--model.vocab-size", str(size.vocab_size), *shorter),
-                    *("--data.dataset", at["dataset"], "--workdir", at["pretrain"]),
+                    *("--data.dataset", at["dataset"], "--output", at["pretrain"]),
                 ),
             ),
         ),
-        Step(
+        Chapter(
             "Fine-tune: which library does a sentence come from?",
             (
                 ("baselines", *task, "--output", at["baselines"]),
-                (*tune, "--workdir", at["finetune"]),
-                (*tune, "--from-scratch", "--workdir", at["finetune_from_scratch"]),
+                (*tune, "--output", at["finetune"]),
+                (*tune, "--from-scratch", "--output", at["finetune_from_scratch"]),
             ),
         ),
-        Step("Predict", (("predict", at["finetune"], *SENTENCES),)),
-        Step(
+        Chapter("Predict", (("predict", at["finetune"], *SENTENCES),)),
+        Chapter(
             "Export to Hugging Face",
             (("export", at["finetune"], "--output", at["huggingface"]),),
         ),
-        Step(
+        Chapter(
             "Report",
             (
                 (
@@ -143,19 +145,20 @@ def steps(workdir: pathlib.Path, size: Size) -> list[Step]:
 
 
 def quickstart(
-    workdir: pathlib.Path,
+    output: pathlib.Path,
     run_command: Callable[[Sequence[str]], None],
     size: Size,
 ) -> None:
-    """Runs all steps through `run_command` and sums up what came out.
+    """Runs all commands through `run_command` and prints a summary.
 
     Args:
-        workdir: holds everything; started again with it, finished steps are skipped.
-        run_command: takes the arguments behind `bert-jax`.
-        size: how much of everything.
+        output: directory for all results. With the same directory, an unfinished
+            quickstart continues.
+        run_command: runs one command; it gets the arguments behind `bert-jax`.
+        size: how much to do.
     """
     started = time.perf_counter()
-    todo = steps(workdir, size)
+    todo = steps(output, size)
     for number, step in enumerate(todo, 1):
         print(f"\n[{number}/{len(todo)}] {step.title}")
         for argv in step.commands:
@@ -163,19 +166,22 @@ def quickstart(
             before = time.perf_counter()
             run_command(argv)
             print(f"({time.perf_counter() - before:.0f} s)", flush=True)
-    print(f"\n{summary(workdir)}\n{time.perf_counter() - started:.0f} s in all")
+    print(f"\n{summary(output)}\n{time.perf_counter() - started:.0f} s in all")
 
 
-def summary(workdir: pathlib.Path) -> str:
-    """The figures of a finished quickstart, whatever they are."""
+def summary(output: pathlib.Path) -> str:
+    """The scores of a finished quickstart as text, one per line."""
     pretrain, finetune, scratch, baselines = (
-        json.loads((workdir / name / "results.json").read_text())
+        json.loads((output / name / "results.json").read_text())
         for name in ("pretrain", "finetune", "finetune_from_scratch", "baselines")
     )
     judged = pretrain["eval"]
     rows = [
-        ("majority class", baselines["majority"]),
-        ("TF-IDF + logistic regression", baselines["tfidf_logistic_regression"]),
+        ("majority class", baselines["baselines"]["majority"]),
+        (
+            "TF-IDF + logistic regression",
+            baselines["baselines"]["tfidf_logistic_regression"],
+        ),
         ("this BERT without pretraining", scratch["eval"]),
         ("this BERT, pretrained", finetune["eval"]),
     ]
@@ -185,13 +191,13 @@ def summary(workdir: pathlib.Path) -> str:
             f"{pretrain['unigram_entropy']:.3f})",
             f"held-out NSP accuracy {judged['nsp_accuracy']:.1%}      (majority "
             f"{judged['nsp_majority']:.1%})",
-            f"which library, {finetune['num_validation']:,} held-out sentences of "
+            f"which library, {finetune['num_validation']:,} held-out sentences from "
             f"{len(finetune['labels'])} libraries:",
             *(
                 f"  {name:<30} accuracy {s['accuracy']:6.1%}   macro-F1 "
                 f"{s['macro_f1']:.3f}"
                 for name, s in rows
             ),
-            f"report: {workdir / 'report' / 'report.html'}",
+            f"report: {output / 'report' / 'report.html'}",
         ]
     )

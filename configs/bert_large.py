@@ -1,12 +1,12 @@
 """BERT-Large as it was trained: 128 tokens, then 512, one run (Devlin et al. 2018, A.2).
 
-    bert-jax pretrain --config bert_large --data.dataset DATASET --workdir RUN
+    bert-jax pretrain --config bert_large --data.dataset DATASET --output RUN
 
 Rows are packed, so each holds more sentence pairs than the paper's padded ones did.
 
-Every device holds the whole state and has its own rows, from a laptop to 256 chips. Compiled
-for TPUs, not run on any: benchmarks/results/topologies-*.md says what each machine needs.
-For another layout, `bert-jax plan`.
+Every device holds the whole state and has its own rows, from a laptop to 256 chips. This
+config has been compiled for TPUs but not run on any. `bert-jax compile bert_large --topology
+v5e:4x4` says what it needs on that machine.
 """
 
 from bert_jax.config import (

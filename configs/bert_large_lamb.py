@@ -1,15 +1,16 @@
 """BERT-Large with LAMB and large batches: 64 k rows of 128 tokens, then 32 k of 512.
 
-    bert-jax pretrain --config bert_large_lamb --data.dataset DATASET --workdir RUN
+    bert-jax pretrain --config bert_large_lamb --data.dataset DATASET --output RUN
 
 Batches and steps are those of You et al. 2020 (76 minutes on a TPU v3 pod); rates,
 warm-up and decay those of NVIDIA's public recipe for the same batches
 (DeepLearningExamples, PyTorch BERT, pretrain_config.sh). Rows are packed, so each holds
 more sentence pairs than theirs did.
 
-Micro-batches are for 256 chips; `bert-jax plan` finds them for others. Compiled on
-2026-11-25 with libtpu 0.0.52, not run: a v6e:16x16 needs 11.25 of the 31.24 GiB of a chip
-in both phases.
+The numbers of micro-batches are for 256 chips. For another machine, `bert-jax compile
+bert_large_lamb --topology v5p:4x4x4 --try-micro-batches 2 4 8` shows which numbers fit.
+This config was compiled on 2026-11-25 with libtpu 0.0.52, not run: a v6e:16x16 needs 11.25
+of the 31.24 GiB of a chip in both phases.
 """
 
 from bert_jax.config import (

@@ -1,6 +1,6 @@
 """BERT-mini (4 layers of 256), one of Google's compact models, length 128.
 
-    bert-jax pretrain --config bert_mini --data.dataset DATASET --workdir RUN
+    bert-jax pretrain --config bert_mini --data.dataset DATASET --output RUN
 
 Hardware: a desktop or one small accelerator. Rate and steps are a starting point,
 not tuned. Two cores of a Zen 5 train 64 to 76 full rows a second in float32, 99 to 109

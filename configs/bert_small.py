@@ -1,6 +1,6 @@
 """BERT-small (4 layers of 512), one of Google's compact models, length 128.
 
-    bert-jax pretrain --config bert_small --data.dataset DATASET --workdir RUN
+    bert-jax pretrain --config bert_small --data.dataset DATASET --output RUN
 
 Hardware: meant for one accelerator. Rate and steps are a starting point, not tuned.
 Not measured yet.

@@ -1,6 +1,6 @@
 """BERT-tiny (2 layers of 128), the smallest of Google's compact models, length 128.
 
-    bert-jax pretrain --config bert_tiny --data.dataset DATASET --workdir RUN
+    bert-jax pretrain --config bert_tiny --data.dataset DATASET --output RUN
 
 Hardware: a laptop. Not measured yet.
 """

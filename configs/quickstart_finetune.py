@@ -1,6 +1,6 @@
 """Which library does a sentence of documentation come from? Part of the quickstart.
 
-    bert-jax finetune --config quickstart_finetune --checkpoint RUN --workdir DIR \\
+    bert-jax finetune --config quickstart_finetune --checkpoint RUN --output DIR \\
         --task.train train.tsv --task.validation validation.tsv
 
 Measured as part of the quickstart on two cores of an AMD EPYC, 2026-11-25: accuracy

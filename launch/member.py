@@ -1,4 +1,4 @@
-"""One process of a job of `launch.local`: ends with it, however that ended."""
+"""One process of a job that `launch.local` started; it ends when the launcher ends."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from bert_jax import cli
 
 
 def main() -> None:
-    """Runs `bert-jax` with all arguments but the first, a pipe held by the launcher."""
+    """Runs `bert-jax`; the first argument is the number of a pipe to the launcher."""
     _, lifeline, *command = sys.argv
 
     def wait() -> None:

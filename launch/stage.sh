@@ -3,20 +3,18 @@
 #
 #   launch/stage.sh SOURCE DESTINATION [-- COMMAND [ARGUMENT ...]]
 #
-# Training reads a prepared dataset through memory maps at random places and lays its plans of
-# epochs beside it; a mounted bucket is slow at the first and cannot do the second. A copy that is
-# already there is kept while SOURCE lists the same files and sizes, and made anew when it does not.
-# The command replaces this shell, so that signals reach it.
+# Training reads a prepared dataset through memory maps at random places, for which a mounted bucket is slow,
+# and writes its plans of epochs beside it. A copy that is there already is kept while SOURCE lists the same
+# files and sizes. The command replaces this shell, so that signals reach it.
 
 set -euo pipefail
 
-usage() { sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; }
 fail() {
   printf 'stage.sh: %s\n' "$1" >&2
   exit 2
 }
 
-[[ ${1:-} != --help && ${1:-} != -h ]] || { usage && exit 0; }
+[[ ${1:-} != --help && ${1:-} != -h ]] || { sed -n '2,/^$/s/^# \{0,1\}//p' "$0" && exit 0; }
 (($# >= 2)) || fail "two directories are needed: SOURCE DESTINATION"
 source=${1%/} destination=${2%/}
 shift 2
@@ -37,7 +35,7 @@ else
   rm -rf "$partial" "$destination" "$destination.listing"
   mkdir -p "$partial"
   cp -R "$source/." "$partial/"
-  [[ $(listing "$partial") == "$wanted" ]] || fail "the copy of $source is not whole; did it change meanwhile?"
+  [[ $(listing "$partial") == "$wanted" ]] || fail "the copy of $source is not complete; did the source change meanwhile?"
   mv "$partial" "$destination"
   printf '%s\n' "$wanted" >"$destination.listing"
   printf 'stage.sh: %s copied to %s, %s\n' "$source" "$destination" "$(du -sh "$destination" | cut -f1)" >&2

@@ -1,39 +1,34 @@
 #!/usr/bin/env bash
-# Runs a command and, after a crash, starts it again, a bounded number of times.
+# Runs a command and starts it again after a crash, a bounded number of times.
 #
-#   launch/supervise.sh [options] -- COMMAND [ARGUMENT ...]
+#   launch/supervise.sh [--no-forward] [--status FILE] -- COMMAND [ARGUMENT ...]
 #
-#   --max-restarts N   crashes in a row that are forgiven (default 5)
-#   --delay SECS       pause before the next start (default 30)
-#   --healthy SECS     a start that lived so long begins the count anew (default 3600)
-#   --settle SECS      an error (exit code 1) so soon after the first start is no crash (default 300)
-#   --no-forward       the command gets signals from elsewhere; only restart nothing after one
-#   --status FILE      holds "running PID" while it runs and "exited CODE" afterwards
+#   --no-forward   do not hand signals on: somebody else signals the command
+#   --status FILE  the file holds "running PID" while the command runs and "exited CODE" afterwards
 #
-# `bert-jax` goes on from its newest checkpoint when it is started again. SIGTERM and SIGINT are
-# handed to the command once, so that it writes a checkpoint, and nothing is restarted after them.
-# Exit codes of `bert-jax` that no restart mends end it too: 0 (done), 2 (a wrong flag) and 130
-# (stopped by a signal, checkpoint written); so do 126 and 127 (no such command), and 1 (an error with a
-# message) as long as nothing has worked yet: it is most likely about what was given.
+# `bert-jax` goes on from its newest checkpoint when it is started again. SIGTERM and SIGINT are handed to the
+# command once, so that it writes a checkpoint; nothing is started again after them. Nothing is started again
+# either after an exit code that no restart mends: 0 (done), 2 (a wrong flag), 126 and 127 (no such command),
+# 130 (stopped by a signal, checkpoint written), and 1 (an error with a message) in the first five minutes, since
+# the error is then most likely in what was given.
+#
+# Environment:
+#   MAX_RESTARTS   crashes in a row that are forgiven, default 5; a start that lived an hour begins the count anew
+#   RESTART_DELAY  seconds before the next start, default 30
 
 set -euo pipefail
 
-usage() { sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; }
 fail() {
   printf 'supervise.sh: %s\n' "$1" >&2
   exit 2
 }
 say() { printf 'supervise.sh: %s\n' "$1" >&2; }
-number() { [[ ${2:-} =~ ^[0-9]+$ ]] || fail "$1 ${2:-} is not a whole number"; }
 
-max_restarts=5 delay=30 healthy=3600 settle=300 status='' hand_on=1
+max_restarts=${MAX_RESTARTS:-5} delay=${RESTART_DELAY:-30} healthy=3600 settle=300
+status='' hand_on=1
 while (($#)); do
   case $1 in
-    --help | -h) usage && exit 0 ;;
-    --max-restarts) number "$1" "${2:-}" && max_restarts=$2 && shift 2 ;;
-    --delay) number "$1" "${2:-}" && delay=$2 && shift 2 ;;
-    --healthy) number "$1" "${2:-}" && healthy=$2 && shift 2 ;;
-    --settle) number "$1" "${2:-}" && settle=$2 && shift 2 ;;
+    --help | -h) sed -n '2,/^$/s/^# \{0,1\}//p' "$0" && exit 0 ;;
     --no-forward) hand_on='' && shift ;;
     --status) [[ -n ${2:-} ]] || fail "--status needs a file" && status=$2 && shift 2 ;;
     --) shift && break ;;
@@ -41,6 +36,8 @@ while (($#)); do
   esac
 done
 (($#)) || fail "no command; write it after --"
+[[ $max_restarts =~ ^[0-9]+$ ]] || fail "MAX_RESTARTS=$max_restarts is not a whole number"
+[[ $delay =~ ^[0-9]+$ ]] || fail "RESTART_DELAY=$delay is not a whole number of seconds"
 
 # A process group of its own for the command: Ctrl-C then reaches this script alone, which hands
 # it on once. A second signal would make bert-jax stop without a checkpoint.
@@ -71,7 +68,7 @@ attend() {
   while ((seen != signals)); do
     seen=$signals again=0
     wait "$child" || again=$?
-    ((again == 127)) || code=$again # 127: it was all said already
+    ((again == 127)) || code=$again # 127: the shell has told the code already
   done
   child=0
 }

@@ -20,11 +20,19 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import NamedSharding
 
-from benchmarks.step_jax import program_of, run_config
-from benchmarks.workload import Task
-from bert_jax.config import MeshConfig
+from bert_jax.config import (
+    ComputeConfig,
+    DropoutConfig,
+    MeshConfig,
+    OptimizerConfig,
+    PretrainConfig,
+)
+from bert_jax.family import model_config
 from bert_jax.model.attention import attend
+from bert_jax.model.dropout import Dropout
+from bert_jax.model.rows import Rows
 from bert_jax.train.mesh import make_mesh
+from bert_jax.train.program import pretrain_program, synthetic_vocabulary
 from bert_jax.train.sharding import on_mesh, spec
 
 # Of an H100 SXM, from NVIDIA's data sheet and the CUDA programming guide (compute
@@ -80,10 +88,11 @@ def compiled_attention() -> dict[str, Any]:
     ) -> tuple[jax.Array, ...]:
         attention = functools.partial(
             attend,
-            sequence_ids_BT=ids,
+            rows=Rows(ids, jnp.zeros_like(ids)),
             kernel="triton",
-            dropout_rate=0.1,
-            keys_B=jax.random.wrap_key_data(words),
+            dropout=Dropout(
+                jax.random.wrap_key_data(words), DropoutConfig(attention=0.1)
+            ),
         )
         with on_mesh(mesh):
             out, vjp = jax.vjp(attention, q, k, v)
@@ -107,10 +116,15 @@ def compiled_attention() -> dict[str, Any]:
 
 def compiled_fp8() -> dict[str, Any]:
     """A training step with two layers in a loop, whose products are of 8-bit floats."""
-    task = Task(size="tiny", length=128, packed=True, vocab_size=500)
-    cfg = run_config(task, "fp8", 16, scan_layers=True)
-    (device,) = devices_of("1x1x1")
-    program = program_of(cfg, device)
+    cfg = PretrainConfig(
+        model=model_config("tiny", vocab_size=500),
+        compute=ComputeConfig(dtype="bfloat16", fp8=True, scan_layers=True),
+        optimizer=OptimizerConfig(warmup_steps=0),
+        batch_size=16,
+        num_steps=1,
+    )
+    mesh = make_mesh(MeshConfig(), devices_of("1x1x1"))
+    program = pretrain_program(cfg, mesh, synthetic_vocabulary(500))
     text = program.step.lower(program.state, program.batch).compile().as_text()
     targets = collections.Counter(re.findall(r'custom_call_target="([^"]*)"', text))
     return {name: count for name, count in targets.items() if "matmul" in name}

@@ -9,6 +9,7 @@ import sys
 import prepared_corpus
 
 from bert_jax.config import (
+    ComputeConfig,
     DataConfig,
     FinetuneConfig,
     LoopConfig,
@@ -33,7 +34,7 @@ from jobs import {name} as get_config
 
 
 def pretrain_config() -> PretrainConfig:
-    """Of all jobs here; dropout is on."""
+    """The config of all pretraining jobs here; dropout is on."""
     return PretrainConfig(
         model=ModelConfig(
             vocab_size=44,
@@ -42,8 +43,8 @@ def pretrain_config() -> PretrainConfig:
             num_heads=4,
             mlp_size=64,
             max_positions=32,
-            compute_dtype="float32",
         ),
+        compute=ComputeConfig(dtype="float32"),
         data=DataConfig(sequence_length=32),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=4),
         loop=LOOP,
@@ -85,13 +86,13 @@ def make_folder(folder: pathlib.Path) -> None:
         (folder / f"{name}.py").write_text(text)
 
 
-def pretrain_args(workdir: str, *more: object) -> list[str]:
-    args = ("pretrain", "--config", "pretrain_config.py", "--workdir", workdir)
+def pretrain_args(output: str, *more: object) -> list[str]:
+    args = ("pretrain", "--config", "pretrain_config.py", "--output", output)
     return [*args, "--data.dataset", "dataset", *map(str, more)]
 
 
-def finetune_args(workdir: str, checkpoint: str) -> list[str]:
-    args = ("finetune", "--config", "finetune_config.py", "--workdir", workdir)
+def finetune_args(output: str, checkpoint: str) -> list[str]:
+    args = ("finetune", "--config", "finetune_config.py", "--output", output)
     return [*args, "--checkpoint", checkpoint]
 
 

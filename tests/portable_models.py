@@ -7,18 +7,13 @@ import jax
 import numpy as np
 import reference
 
-from bert_jax.batch import ClassifyBatch, PretrainBatch
+from bert_jax.batch import ClassifyBatch
 from bert_jax.config import ModelConfig
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
-from bert_jax.model import (
-    classification,
-    pretraining,
-    question_answering,
-    token_classification,
-)
-from bert_jax.model.masking import MaskedBatch
+from bert_jax.exchange.comparison import Probe
+from bert_jax.exchange.logits import all_logits
 
-HEADS = ("pretraining", "classifier", "tokens", "spans")
+HEADS = ("pretraining", "mlm", "classifier", "tokens", "spans")
 LABELS = ("down", "level", "up")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "river", "stone"]
@@ -43,39 +38,22 @@ class Model:
     cfg: ModelConfig
     params: dict
     head: str
-
-    @property
-    def labels(self) -> tuple[str, ...] | None:
-        return LABELS if self.head in ("classifier", "tokens") else None
+    labels: tuple[str, ...] | None
 
     @property
     def parts(self) -> tuple:
         return self.cfg, self.params, self.head, TOKENIZER
 
-    def ours(self, ids: Ids) -> tuple:
-        """Logits as our `apply` gives them."""
-        return jax.jit(self._ours)(ids)
-
-    def _ours(self, ids: Ids) -> tuple:
-        batch = ClassifyBatch(*ids, None, None)
-        modules = {
-            "classifier": classification,
-            "tokens": token_classification,
-            "spans": question_answering,
-        }
-        if self.head in modules:
-            return (modules[self.head].apply(self.cfg, self.params, batch),)
-        rows, length = ids.mask.shape
-        every = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
-        first = np.zeros((rows, 1), np.int32)
-        pairs = PretrainBatch(*ids, every, first, None, None)
-        slots = MaskedBatch(ids.input_ids, every, None, None)
-        out = pretraining.apply(self.cfg, self.params, pairs, slots)
-        return out.mlm_logits, out.nsp_logits[:, 0]
+    def probe(self, ids: Ids) -> Probe:
+        """The ids, with our logits of them."""
+        outputs = jax.jit(all_logits, static_argnums=(0, 2))(
+            self.cfg, self.params, self.head, *ids
+        )
+        return Probe(jax.device_get(outputs), *ids)
 
     def expected(self, ids: Ids) -> dict[str, np.ndarray]:
         """Logits by their exported name, from NumPy and float64; NaN on padding."""
-        if self.head != "pretraining":
+        if self.head not in ("pretraining", "mlm"):
             batch = ClassifyBatch(*ids, None, None)
             logits = reference.text_logits(self.cfg, self.head, self.params, batch)
             if self.head != "spans":
@@ -89,21 +67,31 @@ class Model:
             columns = (ids.input_ids[b, real], ids.segment_ids[b, real], real)
             hidden = reference.encode(cfg, p, *columns)
             mlm[b, real] = [reference.mlm_logits(cfg, p, x) for x in hidden]
+            if self.head == "mlm":
+                continue
             pooled = reference.pool(p, hidden[0])
             nsp.append(pooled @ p["nsp"]["kernel"] + p["nsp"]["bias"])
+        if self.head == "mlm":
+            return {"logits": mlm}
         return {"prediction_logits": mlm, "seq_relationship_logits": np.array(nsp)}
 
 
-def make_model(tiny: ModelConfig, head: str, **changes) -> Model:
+def make_model(
+    tiny: ModelConfig, head: str, labels: tuple[str, ...] = LABELS, **changes
+) -> Model:
     """Random in every tensor, the vocabulary's padding too: it must not show."""
     cfg = dataclasses.replace(tiny, vocab_size=TOKENIZER.vocab_size, **changes)
-    classes = 2 if head == "spans" else len(LABELS)
-    shapes = (
-        reference.pretrain_shapes(cfg)
-        if head == "pretraining"
-        else reference.text_shapes(cfg, head, classes)
+    if head in ("pretraining", "mlm"):
+        shapes = reference.pretrain_shapes(cfg)
+    else:
+        num_classes = 2 if head == "spans" else len(labels)
+        shapes = reference.text_shapes(cfg, head, num_classes)
+    params = reference.random_params(shapes, seed=2)
+    if head == "mlm":
+        params = {part: params[part] for part in ("embed", "layers", "mlm")}
+    return Model(
+        cfg, params, head, labels if head in ("classifier", "tokens") else None
     )
-    return Model(cfg, reference.random_params(shapes, seed=2), head)
 
 
 def make_ids(rows: int, length: int, seed: int = 0) -> Ids:

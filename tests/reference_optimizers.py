@@ -24,6 +24,30 @@ def by_layer(tree, prefix=""):
     return found
 
 
+def is_frozen(name, parts, num_layers):
+    """Whether a tensor of `by_layer` is frozen."""
+    part, number, *_ = name.split("/")
+    return part in parts or (part == "layers" and int(number) < num_layers)
+
+
+def trained_by_layer(tree, num_frozen):
+    """`by_layer` of a tree that has only the trained tensors and layers."""
+
+    def filled(value):
+        if isinstance(value, dict):
+            return {k: filled(v) for k, v in value.items() if not isinstance(v, tuple)}
+        return value
+
+    tensors = by_layer(filled(tree))
+    names = {}
+    for name, tensor in tensors.items():
+        part, number, *rest = name.split("/")
+        if part == "layers":
+            number = str(int(number) + num_frozen)
+        names["/".join([part, number, *rest])] = tensor
+    return names
+
+
 def plain_rate(cfg, num_steps, step):
     """Learning rate of one phase, in Python's floats."""
     if step < cfg.warmup_steps:

@@ -4,37 +4,24 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bert_jax.data.prepared.prepare import FORMAT_VERSION
+from bert_jax import config_json
+from bert_jax.config import (
+    DataConfig,
+    FinetuneConfig,
+    ModelConfig,
+    PretrainConfig,
+    TaskConfig,
+)
+from bert_jax.data.prepared.format import FORMAT_VERSION
 from bert_jax.data.prepared.summary import summarize
+from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.report.page import write_report
+from bert_jax.train.run import RunInfo
 
 HOSTILE = '<script>alert("x")</script> & $\\frac{1}$ 日本 #2a5db0'
-
-
-def put(path: Path, metrics: list[dict[str, Any]], results: dict[str, Any]) -> Path:
-    path.mkdir()
-    config = {"model": {"num_layers": 4, "gelu": "tanh"}, "seed": 17}
-    (path / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    lines = "".join(json.dumps(line) + "\n" for line in metrics)
-    (path / "metrics.jsonl").write_text(lines, encoding="utf-8")
-    (path / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    return path
-
-
-def pretrain_line(step: int, **values: float) -> dict[str, Any]:
-    return {
-        "kind": "train",
-        "step": step,
-        "mlm_loss": 9.0 - step / 100,
-        "mlm_accuracy": step / 1000,
-        "nsp_accuracy": 0.5 + step / 1000,
-        "learning_rate": 1e-4,
-        "grad_norm": 1.25,
-        "sequences_per_sec": 410.0,
-        "tokens_per_sec": 26_000.0,
-        "mfu": 0.413,
-        **values,
-    }
+MODEL = ModelConfig(
+    vocab_size=8_192, hidden_size=256, num_layers=4, num_heads=4, mlp_size=1_024
+)
 
 
 def split(documents: int, **values: float) -> dict[str, float]:
@@ -109,6 +96,7 @@ PRETRAIN_RESULTS: dict[str, Any] = {
         "nsp_majority": 0.512,
     },
     "unigram_entropy": 6.214,
+    "encoder": None,
     "num_parameters": 5_312_640,
     "num_documents": 2_310,
     "num_tokens": 4_512_345,
@@ -143,58 +131,171 @@ PRETRAIN_RESULTS: dict[str, Any] = {
 }
 
 
-def put_pretrain(tmp_path: Path) -> Path:
-    lines = [pretrain_line(step) for step in (100, 200, 300)]
-    lines.insert(
-        2,
-        {
-            "kind": "eval",
-            "step": 200,
-            "mlm_loss": 6.9,
-            "mlm_accuracy": 0.2,
-            "nsp_accuracy": 0.6,
-        },
+PRETRAIN_LINES: list[dict[str, Any]] = [
+    {
+        "kind": "train",
+        "step": step,
+        "mlm_loss": 9.0 - step / 100,
+        "mlm_accuracy": step / 1000,
+        "nsp_accuracy": 0.5 + step / 1000,
+        "learning_rate": 1e-4,
+        "grad_norm": 1.25,
+        "tokens_per_sec": 26_000.0,
+        "mfu": 0.413,
+        "elapsed_secs": 2.0 * step,
+    }
+    for step in (100, 200, 300)
+]
+PRETRAIN_LINES.insert(
+    2,
+    {
+        "kind": "eval",
+        "step": 200,
+        "mlm_loss": 6.9,
+        "mlm_accuracy": 0.2,
+        "nsp_accuracy": 0.6,
+        "nsp_majority": 0.512,
+    },
+)
+PRETRAIN_LINES.append({"kind": "eval", "step": 300, **PRETRAIN_RESULTS["eval"]})
+
+
+def put(
+    path: Path,
+    info: RunInfo,
+    cfg: PretrainConfig | FinetuneConfig,
+    lines: list[dict[str, Any]],
+    results: dict[str, Any] | None,
+) -> Path:
+    """A run directory without checkpoints; unfinished where there are no results."""
+    path.mkdir(parents=True)
+    (path / "run.json").write_text(config_json.to_json(info))
+    (path / "config.json").write_text(config_json.to_json(cfg))
+    written = "".join(json.dumps(line) + "\n" for line in lines)
+    (path / "metrics.jsonl").write_text(written)
+    if results is not None:
+        (path / "results.json").write_text(json.dumps(results))
+    return path
+
+
+def put_pretrain(
+    path: Path,
+    lines: list[dict[str, Any]] = PRETRAIN_LINES,
+    results: dict[str, Any] | None = PRETRAIN_RESULTS,
+    pairs: Any = "next_sentence",
+) -> Path:
+    info = RunInfo(
+        kind="pretrain",
+        model=MODEL,
+        tokenizer_sha256="5c" * 32,
+        data={"sha256": MANIFEST["sha256"]},
     )
-    return put(tmp_path / "pretrain", lines, PRETRAIN_RESULTS)
+    cfg = PretrainConfig(model=MODEL, num_steps=20_000, data=DataConfig(pairs=pairs))
+    return put(path, info, cfg, lines, results)
 
 
-def finetune_results(initial: str, accuracy: float) -> dict[str, Any]:
-    encoder = {"run": "runs/p", "step": 300, "num_tensors": 37, "sha256": "9f" * 32}
-    return {
+# What each task of `train.tasks` leaves in results.json, by its name.
+EVALS: dict[str, dict[str, float]] = {
+    "classification": {"accuracy": 0.835, "macro_f1": 0.804, "matthews": 0.6},
+    "regression": {"pearson": 0.712, "spearman": 0.69, "mse": 1.25},
+    "tokens": {"f1": 0.45, "precision": 0.5, "recall": 0.41, "accuracy": 0.93},
+    "spans": {"f1": 0.61, "exact_match": 0.52},
+}
+CONSTANTS: dict[str, dict[str, float]] = {
+    "classification": {"accuracy": 0.505},
+    "regression": {"mse": 2.2},
+    "tokens": {"accuracy": 0.92},
+    "spans": {"f1": 0.0, "exact_match": 0.0},
+}
+
+
+def put_finetune(
+    path: Path,
+    task: str = "classification",
+    *,
+    encoder: dict[str, Any] | None = None,
+    finished: bool = True,
+    model: ModelConfig = MODEL,
+    data: str = "v1",
+    **scores: float,
+) -> Path:
+    """A fine-tuned run of 200 held-out examples; from scratch without an encoder."""
+    found = {**EVALS[task], **scores, "loss": 0.5}
+    lines: list[dict[str, Any]] = [
+        {"kind": "train", "step": 20, "loss": 0.9, "accuracy": 0.4},
+        {"kind": "eval", "step": 20, **found, "loss": 0.8},
+        {"kind": "train", "step": 40, "loss": 0.6, "accuracy": 0.7},
+        {"kind": "eval", "step": 40, **found},
+    ]
+    labels = ("jax", HOSTILE) if task == "classification" else ("x",)
+    results = {
         "kind": "finetune",
+        "task": task,
         "step": 40,
-        "eval": {"accuracy": accuracy, "macro_f1": accuracy - 0.031, "loss": 0.5},
-        "initial": initial,
-        "encoder": encoder if initial == "pretrained" else None,
-        "labels": ["jax", HOSTILE],
-        "confusion": [[90, 10], [23, 77]],
+        "eval": found,
+        "constant": CONSTANTS[task],
+        "initial": "random" if encoder is None else "pretrained",
+        "encoder": encoder,
+        "labels": labels,
         "num_train": 4_000,
         "num_validation": 200,
         "elapsed_secs": 66.0,
+        "goodput": PRETRAIN_RESULTS["goodput"],
     }
+    if task == "classification":
+        results["confusion"] = [[90, 10], [23, 77]]
+    info = RunInfo(
+        kind="finetune",
+        model=model,
+        tokenizer_sha256="5c" * 32,
+        data={"train": "t", "validation": data},
+        task=task,
+        labels=labels,
+        encoder=encoder,
+    )
+    cfg = FinetuneConfig(
+        checkpoint=Path("runs/p"),
+        from_scratch=encoder is None,
+        task=TaskConfig(kind=task, validation=Path("dev.tsv")),
+    )
+    return put(path, info, cfg, lines, results if finished else None)
 
 
-FINETUNE_LINES: list[dict[str, Any]] = [
-    {"kind": "train", "step": 20, "loss": 0.9, "accuracy": 0.4},
-    {"kind": "train", "step": 40, "loss": 0.6, "accuracy": 0.7},
-]
+def origin(run: Path, step: int = 300, sha256: str = "9f" * 32) -> dict[str, Any]:
+    """What a run that starts from `run` notes of it."""
+    return {"run": str(run), "step": step, "num_tensors": 37, "sha256": sha256}
 
 
-def put_finetunes(tmp_path: Path) -> list[Path]:
-    return [
-        put(tmp_path / kind, FINETUNE_LINES, finetune_results(kind, accuracy))
-        for kind, accuracy in (("pretrained", 0.835), ("random", 0.741))
-    ]
-
-
-def put_dataset(tmp_path: Path, manifest: dict[str, Any] = MANIFEST) -> Path:
-    path = tmp_path / "dataset"
+def put_baselines(path: Path, data: str = "v1") -> Path:
     path.mkdir()
-    (path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    results = {
+        "kind": "baselines",
+        "task": "classification",
+        "data": {"train": "t", "validation": data},
+        "baselines": {
+            "majority": {"accuracy": 0.505, "macro_f1": 0.333},
+            "tfidf_logistic_regression": {"accuracy": 0.802, "macro_f1": 0.797},
+        },
+        "num_train": 4_000,
+        "num_validation": 200,
+        "seconds": 2.3,
+    }
+    (path / "results.json").write_text(json.dumps(results))
+    return path
+
+
+def put_dataset(path: Path, manifest: dict[str, Any] = MANIFEST) -> Path:
+    """A prepared dataset whose shards are empty: the report reads the manifest only."""
+    path.mkdir()
+    vocabulary = b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n"
+    tokenizer = WordPieceTokenizer(vocabulary, lowercase=True)
+    tokenizer.save(path / "tokenizer")
+    about = {**manifest["tokenizer"], "sha256": tokenizer.sha256}
+    (path / "manifest.json").write_text(json.dumps({**manifest, "tokenizer": about}))
+    for name in manifest["sha256"]:
+        (path / name).touch()
     return path
 
 
 def report(output: Path, **inputs: Any) -> list[Path]:
-    given: dict[str, Any] = dict.fromkeys(("pretrain", "baselines", "dataset"))
-    given |= {"finetunes": [], "title": "T"}
-    return write_report(output, **{**given, **inputs})
+    return write_report(output, **{"title": "T", **inputs})

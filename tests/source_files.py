@@ -11,7 +11,7 @@ import zstandard
 
 from bert_jax.config import ReadOptions
 from bert_jax.data.text.documents import Document, ReadStats
-from bert_jax.data.text.reading import read_unit
+from bert_jax.data.text.reading import read_section
 from bert_jax.data.text.sources import open_source
 
 WIKI = """\
@@ -58,8 +58,12 @@ def read(
     options: ReadOptions = ReadOptions(),  # noqa: B008
 ) -> list[Document]:
     """All documents of a source, undivided."""
-    units = open_source(spec).units
-    return [document for unit in units for document in read_unit(unit, stats, options)]
+    sections = open_source(spec).sections
+    return [
+        document
+        for section in sections
+        for document in read_section(section, stats, options)
+    ]
 
 
 def tar_of(members: dict[str, bytes]) -> bytes:

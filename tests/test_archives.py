@@ -63,7 +63,7 @@ def test_members_may_be_read_from_the_middle_of_an_archive(tmp_path):
     (tmp_path / "a.tar").write_bytes(archive)
     members = list_members(str(tmp_path / "a.tar"), "a.tar")
     begin, end = members[1].header, members[3].header
-    assert list(read_all(archive[begin:end], is_share=True)) == list(READ)[1:3]
+    assert list(read_all(archive[begin:end], is_range=True)) == list(READ)[1:3]
 
 
 def test_a_cut_archive_is_an_error(tmp_path):

@@ -1,19 +1,25 @@
 """Which kernel runs, and what each refuses."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import pytest
 
-from bert_jax import config_json
-from bert_jax.config import MeshConfig
+from bert_jax.config import ComputeConfig, DropoutConfig, MeshConfig
 from bert_jax.model import pretraining
 from bert_jax.model.attention import attend, choose_kernel
+from bert_jax.model.dropout import Dropout
 from bert_jax.model.logical import Placement, placed
+from bert_jax.model.rows import Rows
 from bert_jax.train.mesh import make_mesh
-from bert_jax.train.run import RunInfo, load_run
 from bert_jax.train.sharding import on_mesh
+
+NO_DROPOUT = Dropout(None, DropoutConfig())
+
+
+def rows_of_ids(shape):
+    """Rows of one sequence each, without padding."""
+    zeros = jnp.zeros(shape, jnp.int32)
+    return Rows(zeros, zeros)
 
 
 def choose(kernel, platform, **changes):
@@ -70,16 +76,14 @@ def test_triton_takes_rows_of_any_length():
 
 def test_the_config_names_the_kernel(tiny, random_params, make_batch, make_masked):
     batch = make_batch()
-    cfg = dataclasses.replace(tiny, attention="splash", attention_dropout_rate=0.0)
     with pytest.raises(ValueError, match='"splash" is a kernel for TPU'):
-        pretraining.apply(cfg, random_params(tiny), batch, make_masked(batch))
-
-
-def test_a_run_may_be_read_on_another_platform(tiny, tmp_path):
-    cfg = dataclasses.replace(tiny, attention="fused")
-    info = RunInfo(kind="pretrain", model=cfg, tokenizer_sha256="", data={})
-    (tmp_path / "run.json").write_text(config_json.to_json(info))
-    assert load_run(tmp_path).model == tiny
+        pretraining.apply(
+            tiny,
+            random_params(tiny),
+            batch,
+            make_masked(batch),
+            compute=ComputeConfig(attention="splash"),
+        )
 
 
 def kernels_of(platform: str, mesh: jax.sharding.Mesh | None = None) -> str:
@@ -93,8 +97,10 @@ def kernels_of(platform: str, mesh: jax.sharding.Mesh | None = None) -> str:
         num_devices=1,
     )
     with placed(whole) if mesh is None else on_mesh(mesh):
-        traced = jax.make_jaxpr(lambda x, ids: attend(x, x, x, ids, kernel="auto"))
-        return str(traced(x, jnp.zeros((2, 16), jnp.int32)))
+        traced = jax.make_jaxpr(
+            lambda x, rows: attend(x, x, x, rows, kernel="auto", dropout=NO_DROPOUT)
+        )
+        return str(traced(x, rows_of_ids((2, 16))))
 
 
 def test_auto_asks_for_the_platform_of_the_mesh():
@@ -114,8 +120,8 @@ def test_auto_asks_for_the_platform_of_the_mesh():
 )
 def test_what_is_kept_for_the_backward_pass(kernel, recompute, kept):
     length, width = 256, 64
-    keys_B = jax.random.split(jax.random.key(0), 2)
-    ids = jnp.zeros((2, length), jnp.int32)
+    rows = rows_of_ids((2, length))
+    dropout = Dropout.of(DropoutConfig(attention=0.1), jax.random.key(0), 2)
 
     def backward(x):
         def attention(x):
@@ -123,10 +129,9 @@ def test_what_is_kept_for_the_backward_pass(kernel, recompute, kept):
                 x,
                 x,
                 x,
-                ids,
+                rows,
                 kernel=kernel,
-                dropout_rate=0.1,
-                keys_B=keys_B,
+                dropout=dropout,
                 recompute=recompute,
                 interpret=kernel != "xla",
             )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bert_jax.config import (
+    ComputeConfig,
     DataConfig,
     MeshConfig,
     ModelConfig,
@@ -208,9 +209,8 @@ def test_a_whole_pretraining_step_lowers_for_cuda(kernels, monkeypatch):
             num_heads=2,
             mlp_size=48,
             max_positions=32,
-            compute_dtype="bfloat16",
-            attention="triton",
         ),
+        compute=ComputeConfig(dtype="bfloat16", attention="triton"),
         data=DataConfig(sequence_length=32),
         optimizer=OptimizerConfig(warmup_steps=0),
         batch_size=8,
@@ -224,6 +224,7 @@ def test_a_whole_pretraining_step_lowers_for_cuda(kernels, monkeypatch):
     assert len(re.findall(r"custom_call @\S*triton", text)) == len(kernels) == 2
 
 
+@pytest.mark.slow
 def test_it_compiles_for_four_h100(compiled_for_gpus):
     """By XLA's own compiler, with the Triton that is in it."""
     assert compiled_for_gpus("attention") == {

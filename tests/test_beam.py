@@ -32,9 +32,9 @@ from tensorflow_datasets.core import shuffle
 from bert_jax import cli
 from bert_jax.config import PrepareOptions
 from bert_jax.data.prepared.dataset import open_dataset
+from bert_jax.data.prepared.format import SPLITS
 from bert_jax.data.prepared.locking import locked
-from bert_jax.data.prepared.prepare import begin, make_plan
-from bert_jax.data.prepared.records import SPLITS
+from bert_jax.data.prepared.stages import begin, make_plan
 from bert_jax.data.text.sources import open_source
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 
@@ -122,6 +122,7 @@ def test_the_files_are_those_of_the_local_path(local, dataset):
         assert mine == its
 
 
+@pytest.mark.slow
 def test_copies_are_dropped(dataset):
     manifest = json.loads((dataset / "manifest.json").read_text())
     duplicates = manifest["audit"]["duplicates"]
@@ -132,6 +133,7 @@ def test_copies_are_dropped(dataset):
     assert kept == NUM_DOCUMENTS - duplicates["exact"] - duplicates["near"]
 
 
+@pytest.mark.slow
 def test_training_reads_it(local, dataset, tmp_path):
     stores = [
         open_dataset(copy_of(directory, tmp_path / name)).load_split("train")
@@ -174,6 +176,7 @@ print(json.dumps([manifest, [x for x in ("tensorflow", "jax") if x in sys.module
 """
 
 
+@pytest.mark.slow
 def test_an_object_store_without_tensorflow_or_jax(corpus, local, tmp_path):
     source, _, tokenizer = corpus
     options = json.dumps({"validation_fraction": FRACTION} | DROP)
@@ -193,6 +196,7 @@ def test_an_object_store_without_tensorflow_or_jax(corpus, local, tmp_path):
     assert dataset_of(tmp_path / "bucket/some/dataset") == dataset_of(local)
 
 
+@pytest.mark.slow
 def test_a_shard_without_held_out_documents(tmp_path):
     (tmp_path / "corpus").mkdir()
     corpus = make_corpus(tmp_path / "corpus")
@@ -215,18 +219,19 @@ def test_a_shard_without_held_out_documents(tmp_path):
 
 @given(st.data())
 @example(None)
-def test_a_job_is_a_shard(data):
+def test_a_shard_is_a_file(data):
     def draw(low, high, otherwise):
         return data.draw(st.integers(low, high)) if data else otherwise
 
-    num_jobs = draw(1, 10_000, 10_000)
+    num_shards = draw(1, 10_000, 10_000)
     most = 1 << 24
-    largest = (num_jobs - 1) * beam._KEYS_A_JOB + draw(0, most, 0)
-    job = draw(0, num_jobs - 1, num_jobs - 1)
-    key = min(job * beam._KEYS_A_JOB + draw(0, most, most), largest)
-    assert shuffle.get_bucket_number(key, num_jobs, largest) == job
+    largest = (num_shards - 1) * beam._KEYS_PER_SHARD + draw(0, most, 0)
+    shard = draw(0, num_shards - 1, num_shards - 1)
+    key = min(shard * beam._KEYS_PER_SHARD + draw(0, most, most), largest)
+    assert shuffle.get_bucket_number(key, num_shards, largest) == shard
 
 
+@pytest.mark.slow
 def test_a_stopped_run_begins_anew(corpus, tmp_path, monkeypatch):
     output = tmp_path / "dataset"
     write = beam._ShardWriter.write
@@ -255,6 +260,7 @@ def test_a_stopped_run_begins_anew(corpus, tmp_path, monkeypatch):
     assert dataset_of(output) == dataset_of(tmp_path / "local")
 
 
+@pytest.mark.slow
 def test_only_the_audit_is_repeated_after_a_refusal(corpus, tmp_path, monkeypatch):
     output = tmp_path / "dataset"
     with pytest.raises(ValueError, match=r"--strict: .*\n.*copies of other documents"):
@@ -292,12 +298,14 @@ def test_one_run_at_a_time(corpus, tmp_path):
         with_beam(corpus, output)
 
 
+@pytest.mark.slow
 def test_an_empty_split_is_an_error(corpus, tmp_path):
     with pytest.raises(ValueError, match=r"^The validation split is empty: .*=1e-12;"):
         with_beam(corpus, tmp_path / "new", validation_fraction=1e-12)
     assert not (tmp_path / "new" / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_what_a_worker_cannot_read_is_named(corpus, tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"text": "Good."}\n{"txt": "Bad."}\n')
     bad = f"files:{tmp_path}/bad.jsonl", [], corpus[2]
@@ -316,16 +324,17 @@ def test_workers_cannot_reach_what_is_unpacked_beside_a_store(
         with_beam(large, tmp_path / "new")
 
 
+@pytest.mark.slow
 def test_command_line_and_relative_names(corpus, tmp_path, capsys, monkeypatch):
     shutil.copytree(corpus[2].parent, tmp_path / "corpus")
     monkeypatch.chdir(tmp_path)
-    work = beam.ShardWork
+    work = beam.ShardRecords
 
     def elsewhere(*args):
         monkeypatch.chdir("/")
         return work(*args)
 
-    monkeypatch.setattr(beam, "ShardWork", elsewhere)
+    monkeypatch.setattr(beam, "ShardRecords", elsewhere)
     cli.main(
         [
             *("prepare", "--source", "files:corpus/*.jsonl", "--output", "new"),

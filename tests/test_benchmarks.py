@@ -21,8 +21,8 @@ from benchmarks.workload import (
     work_of,
 )
 from bert_jax.config import ComputeConfig
-from bert_jax.data.tasks import load_examples
 from bert_jax.train.flops import pretrain_work, train_flops
+from bert_jax.train.tasks import task_named
 
 TINY = Task(size="test", length=32, packed=True, pairs_per_row=4, vocab_size=61)
 
@@ -205,7 +205,7 @@ def test_a_step_is_timed_in_the_second_half_of_a_run():
 
 
 def test_constant_answers_score_what_they_score():
-    results = {"majority_accuracy": 279 / 408, "confusion": [[29, 100], [9, 270]]}
+    results = {"constant": {"accuracy": 279 / 408}, "confusion": [[29, 100], [9, 270]]}
     assert recipes.constant_score("accuracy", results) == 279 / 408
     # The F1 of MRPC's larger class, as it is known.
     f1 = recipes.constant_score("f1", results)
@@ -217,8 +217,9 @@ def test_tasks_are_the_files_as_they_are(shared_data):
     counts = {"sst2": 67_349, "cola": 8_551, "mrpc": 3_668, "stsb": 5_749}
     for name, task in recipes.TASKS.items():
         cfg = task.located(shared_data / name, None)
-        assert len(load_examples(cfg.train, cfg)) == counts[name]
-        assert load_examples(cfg.validation, cfg, "validation")
+        task = task_named(cfg.kind)
+        assert len(task.read(cfg.train, cfg, "train")) == counts[name]
+        assert len(task.read(cfg.validation, cfg, "validation"))
 
 
 @pytest.mark.parametrize(

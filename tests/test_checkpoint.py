@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import json
+import shutil
 
 import jax
 import numpy as np
@@ -23,8 +25,8 @@ from bert_jax.train.step import abstract_state, init_state
 SHA = "a" * 64
 
 
-def build(cfg, layout, num_devices):
-    """The abstract state of a layout, and the placed state of step 0."""
+def placed(cfg, layout, num_devices):
+    """The abstract state of a layout, and what draws the state of step 0."""
     mesh = make_mesh(layout, jax.devices()[:num_devices])
     settings = OptimizerConfig()
     optimizer = make_optimizer(settings, make_schedule(settings, 20_000))
@@ -33,16 +35,21 @@ def build(cfg, layout, num_devices):
         init = functools.partial(pretraining.init_params, cfg)
         return init_state(init, optimizer, 0)
 
-    abstract = abstract_state(make_state, mesh)
-    places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    return abstract, jax.jit(make_state, out_shardings=places)()
+    return abstract_state(make_state, mesh), make_state
+
+
+def abstract_of(cfg, layout=MeshConfig(), num_devices=1):  # noqa: B008
+    """Shapes, types and placements of a state."""
+    return placed(cfg, layout, num_devices)[0]
 
 
 @pytest.fixture(scope="module")
 def saved(tiny, tmp_path_factory):
     """A run directory whose checkpoint eight devices wrote, and its state."""
     run = tmp_path_factory.mktemp("run")
-    _, state = build(tiny, MeshConfig(data=2, fsdp=2, tensor=2), 8)
+    abstract, make_state = placed(tiny, MeshConfig(data=2, fsdp=2, tensor=2), 8)
+    places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    state = jax.jit(make_state, out_shardings=places)()
     # Moments that are not zero, so that a swapped tree would show.
     state = dataclasses.replace(
         state,
@@ -62,7 +69,7 @@ def saved(tiny, tmp_path_factory):
 )
 def test_any_mesh_restores_what_eight_devices_wrote(saved, tiny, layout, num_devices):
     run, state = saved
-    abstract, _ = build(tiny, layout, num_devices)
+    abstract = abstract_of(tiny, layout, num_devices)
     with Checkpoints(run, Identity(tiny, SHA), read_only=True) as checkpoints:
         restored = checkpoints.restore(abstract)
     jax.tree.map(np.testing.assert_array_equal, restored, state)
@@ -73,7 +80,7 @@ def test_any_mesh_restores_what_eight_devices_wrote(saved, tiny, layout, num_dev
 
 def test_parameters_are_restored_without_the_optimizer(saved, tiny):
     run, state = saved
-    abstract, _ = build(tiny, MeshConfig(), 1)
+    abstract = abstract_of(tiny)
     with Checkpoints(run, Identity(tiny, SHA), read_only=True) as checkpoints:
         params = checkpoints.restore_params(abstract.params)
     jax.tree.map(np.testing.assert_array_equal, params, state.params)
@@ -82,7 +89,7 @@ def test_parameters_are_restored_without_the_optimizer(saved, tiny):
 def test_another_architecture_is_refused_by_name(saved, tiny):
     run, _ = saved
     wider = dataclasses.replace(tiny, mlp_size=64)
-    abstract, _ = build(wider, MeshConfig(), 1)
+    abstract = abstract_of(wider)
     with (
         Checkpoints(run, Identity(tiny, SHA), read_only=True) as checkpoints,
         pytest.raises(ValueError, match=r"mlp/up/kernel is float32\[3,32,48\].*64"),
@@ -95,6 +102,7 @@ def test_another_architecture_is_refused_by_name(saved, tiny):
     [
         ({"gelu": "exact"}, "gelu is 'tanh' in the checkpoint and 'exact' here"),
         ({"layer_norm_eps": 1e-6}, "layer_norm_eps is 1e-12 in the checkpoint"),
+        ({"init_std": 0.5}, "init_std is 0.02 in the checkpoint and 0.5 here"),
         # Shapes are equal: both tables are padded to 128 rows.
         ({"vocab_size": 60}, "vocab_size is 61 in the checkpoint and 60 here"),
     ],
@@ -103,7 +111,7 @@ def test_another_architecture_is_refused_by_name(saved, tiny):
 def test_a_change_that_no_shape_shows_is_refused(saved, tiny, change, message):
     run, _ = saved
     other = dataclasses.replace(tiny, **change)
-    abstract, _ = build(other, MeshConfig(), 1)
+    abstract = abstract_of(other)
     with (
         Checkpoints(run, Identity(other, SHA), read_only=True) as checkpoints,
         pytest.raises(ValueError, match=message),
@@ -113,7 +121,7 @@ def test_a_change_that_no_shape_shows_is_refused(saved, tiny, change, message):
 
 def test_another_tokenizer_is_refused(saved, tiny):
     run, _ = saved
-    abstract, _ = build(tiny, MeshConfig(), 1)
+    abstract = abstract_of(tiny)
     with (
         Checkpoints(run, Identity(tiny, "b" * 64), read_only=True) as checkpoints,
         pytest.raises(ValueError, match="tokenizer aaaaaaaaaaaa, here it is bbbbbb"),
@@ -121,18 +129,9 @@ def test_another_tokenizer_is_refused(saved, tiny):
         checkpoints.restore(abstract)
 
 
-def test_what_only_training_decides_may_change(saved, tiny):
-    run, state = saved
-    other = dataclasses.replace(tiny, dropout_rate=0.0, remat="full", scan_layers=False)
-    abstract, _ = build(other, MeshConfig(), 1)
-    with Checkpoints(run, Identity(other, SHA), read_only=True) as checkpoints:
-        restored = checkpoints.restore(abstract)
-    jax.tree.map(np.testing.assert_array_equal, restored, state)
-
-
 def test_a_state_without_moments_is_kept_without_them(saved, tiny, tmp_path):
     _, state = saved
-    abstract, _ = build(tiny, MeshConfig(), 1)
+    abstract = abstract_of(tiny)
     bare = dataclasses.replace(state, opt_state=None)
     with Checkpoints(tmp_path, Identity(tiny, SHA)) as checkpoints:
         checkpoints.save(bare)
@@ -144,10 +143,27 @@ def test_a_state_without_moments_is_kept_without_them(saved, tiny, tmp_path):
     assert not list(tmp_path.glob("checkpoints/*/opt_state"))
 
 
+def test_the_older_format_gives_its_weights_and_nothing_else(saved, tiny, tmp_path):
+    run, state = saved
+    abstract = abstract_of(tiny)
+    shutil.copytree(run, tmp_path / "old")
+    [file] = (tmp_path / "old").glob("checkpoints/*/manifest/metadata")
+    manifest = json.loads(file.read_text()) | {"format_version": 1}
+    manifest["model"]["remat"] = "dots"  # settings of the computation stood there too
+    file.write_text(json.dumps(manifest))
+    with Checkpoints(tmp_path / "old", Identity(tiny, SHA), read_only=True) as old:
+        params = old.restore_params(abstract.params)
+        jax.tree.map(np.testing.assert_array_equal, params, state.params)
+        with pytest.raises(ValueError, match=r"format 1; .* reads 2, and only the w"):
+            old.restore(abstract)
+        with pytest.raises(ValueError, match="fresh moments"):
+            old.restore_opt_state(abstract.opt_state)
+
+
 @pytest.mark.parametrize("change", ["missing", "extra"])
 def test_a_missing_or_extra_tensor_is_refused_by_name(saved, tiny, change):
     run, _ = saved
-    abstract, _ = build(tiny, MeshConfig(), 1)
+    abstract = abstract_of(tiny)
     params = dict(abstract.params)
     if change == "missing":
         params["adapter"] = {"bias": params["nsp"]["bias"]}

@@ -56,7 +56,7 @@ def test_a_chunk_ends_where_a_loop_ends_it(make_store, documents, seed):
 
 @given(CORPORA, SEEDS)
 @settings(max_examples=60, deadline=None)
-def test_sentences_are_reached_as_by_walking(make_store, documents, seed):
+def test_sentences_are_visited_as_by_walking(make_store, documents, seed):
     (block,) = chunks.blocks(make_store(documents))
     rng = np.random.default_rng(seed)
     index = np.arange(block.document_S.size)
@@ -68,12 +68,12 @@ def test_sentences_are_reached_as_by_walking(make_store, documents, seed):
         while at < last:
             expected.append(at)
             at = following[at]
-    np.testing.assert_array_equal(chunks.reached(block, following), expected)
+    np.testing.assert_array_equal(chunks.visited_sentences(block, following), expected)
 
 
 @given(CORPORA, SEEDS)
 @settings(max_examples=60, deadline=None)
-def test_runs_from_anywhere_are_collected(make_store, documents, seed):
+def test_runs_end_where_a_loop_ends_them(make_store, documents, seed):
     store = make_store(documents)
     rng = np.random.default_rng(seed)
     sizes = np.diff(store.document_starts)
@@ -90,29 +90,29 @@ def test_runs_from_anywhere_are_collected(make_store, documents, seed):
         ):
             at += 1
         expected.append(at)
-    np.testing.assert_array_equal(chunks.collect(store, first, end, target), expected)
+    np.testing.assert_array_equal(chunks.run_ends(store, first, end, target), expected)
 
 
-@pytest.mark.parametrize("tosses", [1, 2, 63, 64, 65, 200])
-def test_heads_are_binomial(tosses):
-    found = chunks.heads(np.full(20_000, tosses), np.random.default_rng(tosses))
-    for count in range(tosses + 1):
-        share = math.comb(tosses, count) / 2**tosses
+@pytest.mark.parametrize("trials", [1, 2, 63, 64, 65, 200])
+def test_draws_are_binomial(trials):
+    found = chunks.binomial_half(np.full(20_000, trials), np.random.default_rng(trials))
+    for count in range(trials + 1):
+        share = math.comb(trials, count) / 2**trials
         # Six deviations: 400 shares are compared here.
         error = abs((found == count).mean() - share)
         assert error <= 6 * math.sqrt(share / found.size) + 1e-12, count
-    assert found.max() <= tosses
+    assert found.max() <= trials
 
 
-def test_nothing_is_tossed_for_nothing():
-    found = chunks.heads(np.array([0, 3, 0, 100]), np.random.default_rng(0))
+def test_no_trials_give_zero():
+    found = chunks.binomial_half(np.array([0, 3, 0, 100]), np.random.default_rng(0))
     assert found[0] == found[2] == 0
-    assert chunks.heads(np.zeros(0, int), np.random.default_rng(0)).size == 0
+    assert chunks.binomial_half(np.zeros(0, int), np.random.default_rng(0)).size == 0
 
 
 def test_integers_below_a_limit_are_uniform():
     limits = np.repeat([1, 2, 7], 30_000)
-    found = chunks.below(limits, np.random.default_rng(0))
+    found = chunks.random_below(limits, np.random.default_rng(0))
     for limit in (1, 2, 7):
         mine = found[limits == limit]
         assert set(mine) == set(range(limit))

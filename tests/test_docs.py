@@ -4,7 +4,7 @@ import pytest
 from source_files import read
 
 from bert_jax.data.text import docs, docstrings, library_task
-from bert_jax.data.text.reading import read_unit
+from bert_jax.data.text.reading import read_section
 from bert_jax.data.text.sentences import sentences, validation_group
 from bert_jax.data.text.sources import open_source
 
@@ -67,6 +67,7 @@ def test_docstrings_become_prose():
     )
 
 
+@pytest.mark.slow
 def test_docs_do_not_depend_on_workers(tmp_path):
     spec, one, two = "docs:optax,grain", tmp_path / "one", tmp_path / "two"
     alone = open_source(spec, docs_dir=one, num_workers=1)
@@ -76,7 +77,7 @@ def test_docs_do_not_depend_on_workers(tmp_path):
     assert len(names) == 9
     assert all((one / n).read_bytes() == (two / n).read_bytes() for n in names)
 
-    documents = [d for unit in alone.units for d in read_unit(unit)]
+    documents = [d for section in alone.sections for d in read_section(section)]
     assert documents == read(f"files:{one}/documents-*.jsonl")
     assert len({document.key for document in documents}) == len(documents) > 100
     assert all("\n\n" not in d.text and ">>>" not in d.text for d in documents)

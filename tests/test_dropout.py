@@ -13,36 +13,39 @@ import numpy as np
 import pytest
 import reference
 
+from bert_jax.config import DropoutConfig
 from bert_jax.model import classification, pretraining
 
 RATE = 0.25
 SITES = ("embed/norm", "layers/attention/out", "layers/mlp/down")
 
-apply = jax.jit(pretraining.apply, static_argnums=0)
+NEVER = DropoutConfig(hidden=0.0, attention=0.0)
+
+apply = jax.jit(
+    pretraining.apply, static_argnums=0, static_argnames=("compute", "dropout")
+)
 
 
 @pytest.fixture
 def open_model(tiny, random_params, make_batch, make_masked):
-    """open_model(cfg changes, tensors) -> hidden states [B, T, D], unit 0 taken off.
+    """open_model(tensors, rates) -> hidden states [B, T, D], unit 0 taken off.
 
     Every tensor is zero but the norms' scales and the given ones.
     """
     batch = make_batch(rows=16)
     masked = make_masked(batch)
 
-    def run(tensors: dict, seed=0, **changes) -> np.ndarray:
-        cfg = dataclasses.replace(
-            tiny,
-            **{"dropout_rate": 0.0, "attention_dropout_rate": 0.0} | changes,
-            layer_norm_eps=1e6,
-        )
+    def run(tensors: dict, **rates) -> np.ndarray:
+        cfg = dataclasses.replace(tiny, layer_norm_eps=1e6)
+        dropout = dataclasses.replace(NEVER, **rates)
         flat = reference.flatten(random_params(cfg))
         flat = {
             path: np.full_like(x, 1e3 if path.endswith("norm/scale") else 0)
             for path, x in flat.items()
         } | tensors
-        params, key = reference.unflatten(flat), jax.random.key(seed)
-        hidden = np.asarray(apply(cfg, params, batch, masked, key=key).hidden)
+        params, key = reference.unflatten(flat), jax.random.key(0)
+        outputs = apply(cfg, params, batch, masked, dropout=dropout, key=key)
+        hidden = np.asarray(outputs.hidden)
         return hidden - hidden[..., :1]
 
     run.batch = batch
@@ -64,7 +67,7 @@ def test_hidden_dropout_zeroes_its_share_and_keeps_the_mean(open_model, site):
     bias = ones_but_the_first(*shape)
     if len(shape) == 2:
         bias[1:] = 0.0  # the first layer only
-    units = open_model({f"{site}/bias": bias}, dropout_rate=RATE)[..., 1:]
+    units = open_model({f"{site}/bias": bias}, hidden=RATE)[..., 1:]
     zero = np.isclose(units, 0, atol=1e-4)
     kept = np.isclose(units, 1 / (1 - RATE), atol=1e-4)
     assert (zero | kept).all()
@@ -83,7 +86,7 @@ def test_every_site_and_layer_drops_on_its_own(open_model):
         )
         for site in SITES
     }
-    units = open_model(biases, dropout_rate=RATE)[..., 1:]
+    units = open_model(biases, hidden=RATE)[..., 1:]
     kept = units * (1 - RATE)
     np.testing.assert_allclose(kept, kept.round(), atol=1e-3)
     # Seven independent draws: 1 of the embeddings, 2 in each of 3 layers.
@@ -104,7 +107,7 @@ def test_attention_dropout_drops_weights(open_model):
         "layers/attention/value/bias": value_bias,
         "layers/attention/out/kernel": out,
     }
-    sums = open_model(tensors, attention_dropout_rate=RATE)[..., 1:5]
+    sums = open_model(tensors, attention=RATE)[..., 1:5]
     sequence = open_model.batch.sequence_ids
     sizes = (sequence[:, :, None] == sequence[:, None]).sum(-1)[..., None]
     kept = sums * sizes * (1 - RATE)
@@ -129,13 +132,14 @@ def test_the_classifier_drops_pooled_units(tiny, make_classify_batch):
         "bias": np.zeros(32, np.float32),
     }
     run = functools.partial(classification.apply, tiny, params, batch)
-    units = run(key=jax.random.key(0), dropout_rate=RATE) / math.tanh(0.5)
+    dropout = DropoutConfig(hidden=RATE, attention=0.0)
+    units = run(key=jax.random.key(0), dropout=dropout) / math.tanh(0.5)
     zero = np.isclose(units, 0)
     assert (zero | np.isclose(units, 1 / (1 - RATE), atol=1e-5)).all()
     assert_binomial(zero.sum(), zero.size, RATE)
-    # The argument takes the place of the config's rates in the encoder, too.
+    # The encoder drops at the same rates.
     params["pooler"]["kernel"][...] = np.eye(32)
-    still = run(key=jax.random.key(0), dropout_rate=0.0)
+    still = run(key=jax.random.key(0), dropout=NEVER)
     np.testing.assert_array_equal(still, run())
     assert (run(key=jax.random.key(0)) != still).any()
 
@@ -144,13 +148,13 @@ def test_dropout_follows_its_key(tiny, random_params, make_batch, make_masked):
     params, batch = random_params(tiny), make_batch()
     masked = make_masked(batch)
 
-    def hidden(seed, cfg=tiny):
+    def hidden(seed, dropout=DropoutConfig()):
         key = None if seed is None else jax.random.key(seed)
-        return np.asarray(apply(cfg, params, batch, masked, key=key).hidden)
+        outputs = apply(tiny, params, batch, masked, dropout=dropout, key=key)
+        return np.asarray(outputs.hidden)
 
     np.testing.assert_array_equal(hidden(None), hidden(None))
     np.testing.assert_array_equal(hidden(0), hidden(0))
     assert (hidden(0) != hidden(1)).any(axis=(1, 2)).all()
     assert (hidden(0) != hidden(None)).any(axis=(1, 2)).all()
-    never = dataclasses.replace(tiny, dropout_rate=0.0, attention_dropout_rate=0.0)
-    np.testing.assert_array_equal(hidden(0, never), hidden(None))
+    np.testing.assert_array_equal(hidden(0, NEVER), hidden(None))

@@ -1,5 +1,7 @@
 """Held-out losses: the same rows, the same masks, whatever they are judged in."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from bert_jax.config import (
 )
 from bert_jax.data.batches.rows import PretrainRows
 from bert_jax.model import pretraining
-from bert_jax.train.evaluate import PretrainEvaluator, fixed_masks
+from bert_jax.train.held_out import PretrainEvaluator, fixed_masks
 from bert_jax.train.mesh import make_mesh
 
 
@@ -26,11 +28,12 @@ def judge(tiny, vocabulary, special, make_store):
     store = store._replace(tokens=store.tokens % (tiny.vocab_size - 5) + 5)
     data = DataConfig(sequence_length=24, layout="padded")
     rows = PretrainRows(store, data, special, seed=3)
-    params = pretraining.init_params(tiny, jax.random.key(0))
+    model = dataclasses.replace(tiny, num_layers=1)
+    params = pretraining.init_params(model, jax.random.key(0))
 
     def run(batch_size, unit="token", devices=1):
         cfg = PretrainConfig(
-            model=tiny,
+            model=model,
             data=data,
             masking=MaskingConfig(unit=unit),
             optimizer=OptimizerConfig(warmup_steps=1),
@@ -44,7 +47,7 @@ def judge(tiny, vocabulary, special, make_store):
     return run
 
 
-@pytest.mark.parametrize("unit", ["token", "word", "span"])
+@pytest.mark.parametrize("unit", ["token", "span"])
 def test_masks_do_not_depend_on_the_size_of_a_batch(judge, unit):
     small, large = judge(4, unit), judge(16, unit)
     assert small == pytest.approx(large, rel=1e-5)

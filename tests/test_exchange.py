@@ -16,15 +16,15 @@ from exchange_models import (
     without_padding,
 )
 
-from bert_jax.batch import ClassifyBatch
-from bert_jax.exchange.huggingface import write_huggingface
-from bert_jax.exchange.names import from_tensors, to_tensors
-from bert_jax.exchange.verify import verify_huggingface
-
-
-@pytest.fixture(scope="module", params=["wordpiece", "unigram", "bpe"])
-def tokenizer(request):
-    return make_tokenizer(request.param)
+from bert_jax.config import DropoutConfig
+from bert_jax.exchange.comparison import Probe, largest_difference, make_probe
+from bert_jax.exchange.families import google_bert, registry
+from bert_jax.exchange.families.bert import BERT
+from bert_jax.exchange.families.family import Field
+from bert_jax.exchange.families.registry import family_of_model
+from bert_jax.exchange.tensors import Row, from_tensors, stacked, to_tensors
+from bert_jax.exchange.transformers_model import verify_huggingface
+from bert_jax.exchange.write_huggingface import write_huggingface
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +47,8 @@ def head_params(tiny, params):
 
 @pytest.mark.parametrize("head", HEADS)
 def test_round_trip_is_bitwise(tiny, head_params, head):
-    tensors = to_tensors(tiny, head_params(head), head, "huggingface")
-    read = from_tensors(tiny, tensors, head, "huggingface")
+    tensors = to_tensors(tiny, head_params(head), BERT.rows(tiny, head))
+    read = from_tensors(tiny, tensors, BERT.rows(tiny, head))
     assert sorted(read.used) == sorted(tensors)
     assert (read.missing, read.new) == ((), ())
     back = reference.flatten(read.params)
@@ -59,8 +59,44 @@ def test_round_trip_is_bitwise(tiny, head_params, head):
         np.testing.assert_array_equal(back[path], value, err_msg=path)
 
 
+def test_several_parameters_can_be_one_tensor(tiny):
+    """As in families that fuse query, key and value, and have no biases."""
+    rows = (
+        *stacked(
+            [
+                Row("layers/q", "h.{layer}.qkv", "DNH", num_inputs=1, num_parts=3),
+                Row("layers/k", "h.{layer}.qkv", "DNH", None, 1, part=1, num_parts=3),
+                Row("layers/v", "h.{layer}.qkv", "DNH", None, 1, part=2, num_parts=3),
+            ],
+            tiny.num_layers,
+        ),
+        Row("head/bias", "bias", "C"),
+    )
+    draw = np.random.default_rng(0).normal
+    shape = (tiny.num_layers, tiny.hidden_size, tiny.num_heads, tiny.head_size)
+    params = {
+        "layers": {part: draw(size=shape).astype(np.float32) for part in "qkv"},
+        "head": {"bias": np.ones(3, np.float32)},
+    }
+    tensors = to_tensors(tiny, params, rows)
+    assert tensors.keys() == {"bias", *(f"h.{layer}.qkv" for layer in range(3))}
+    width = tiny.hidden_size
+    for index, part in enumerate("qkv"):
+        theirs = tensors["h.1.qkv"][index * width : (index + 1) * width]
+        ours = params["layers"][part][1].reshape(width, width)
+        np.testing.assert_array_equal(theirs, ours.T)
+    read = from_tensors(tiny, tensors, rows)
+    assert (read.missing, read.new, set(read.used)) == ((), (), set(tensors))
+    for part in "qkv":
+        np.testing.assert_array_equal(
+            read.params["layers"][part], params["layers"][part]
+        )
+    with pytest.raises(ValueError, match=r"\[32, 32\].*\[96, 32\]"):
+        from_tensors(tiny, tensors | {"h.0.qkv": np.zeros((32, 32))}, rows)
+
+
 def test_layouts_are_outputs_by_inputs(tiny, params):
-    tensors = to_tensors(tiny, params, "pretraining", "huggingface")
+    tensors = to_tensors(tiny, params, BERT.rows(tiny, "pretraining"))
     x = np.random.default_rng(3).normal(size=tiny.hidden_size).astype(np.float32)
     attention = params["layers"]["attention"]
     theirs = tensors["bert.encoder.layer.2.attention.self.key.weight"] @ x
@@ -84,31 +120,59 @@ def test_missing_left_over_and_misshapen_parameters_are_errors(tiny, params):
     ):
         tree = reference.unflatten(flat | change)
         with pytest.raises(ValueError, match=message):
-            to_tensors(tiny, tree, "pretraining", "huggingface")
+            to_tensors(tiny, tree, BERT.rows(tiny, "pretraining"))
     tree = reference.unflatten({k: v for k, v in flat.items() if k != "mlm/norm/bias"})
     with pytest.raises(ValueError, match="'mlm/norm/bias' is missing"):
-        to_tensors(tiny, tree, "pretraining", "huggingface")
+        to_tensors(tiny, tree, BERT.rows(tiny, "pretraining"))
+
+
+def test_a_value_without_a_word_is_refused(tiny, monkeypatch):
+    """A new field of ModelConfig must not be lost on the way to another library."""
+    fields = {k: v for k, v in BERT.fields.items() if k != "layer_norm_eps"}
+    fields["gelu"] = Field("hidden_act", "gelu", {"gelu": "exact"})
+    family = dataclasses.replace(BERT, fields=fields)
+    other = dataclasses.replace(family, fixed={"layer_norm_eps": 0.5})
+    known = {"bert": family, "other": other}
+    monkeypatch.setattr(registry, "FAMILIES", known)
+    exact = dataclasses.replace(tiny, gelu="exact")
+    assert family_of_model(exact) is family
+    assert family_of_model(dataclasses.replace(exact, layer_norm_eps=0.5)) is other
+    half = dataclasses.replace(tiny, gelu="tanh", layer_norm_eps=0.25)
+    message = r"bert has no word for gelu='tanh', layer_norm_eps=0.25; other has .*"
+    with pytest.raises(ValueError, match=message):
+        family_of_model(half)
+
+
+def test_google_refuses_a_value_without_a_word(tiny, monkeypatch):
+    monkeypatch.delitem(google_bert._FIELDS, "init_std")
+    cfg = dataclasses.replace(tiny, gelu="tanh", init_std=0.02)
+    assert "initializer_range" not in google_bert.config_to_google(cfg, DropoutConfig())
+    cfg = dataclasses.replace(cfg, init_std=0.5)
+    with pytest.raises(ValueError, match=r"init_std=0\.5: google-research/bert has no"):
+        google_bert.config_to_google(cfg, DropoutConfig())
 
 
 def test_missing_left_over_and_misshapen_tensors_are_told(tiny, params):
-    tensors = to_tensors(tiny, params, "pretraining", "huggingface")
+    tensors = to_tensors(tiny, params, BERT.rows(tiny, "pretraining"))
     name = "bert.encoder.layer.1.output.dense.weight"
     turned = tensors | {name: tensors[name].T}
     with pytest.raises(ValueError, match=r"layer\.1\.output\.dense.*\[32, 48\]"):
-        from_tensors(tiny, turned, "pretraining", "huggingface")
+        from_tensors(tiny, turned, BERT.rows(tiny, "pretraining"))
     some = {k: v for k, v in tensors.items() if k != name} | {"over": np.zeros(1)}
-    read = from_tensors(tiny, some, "pretraining", "huggingface")
+    read = from_tensors(tiny, some, BERT.rows(tiny, "pretraining"))
     assert (read.missing, read.new) == ((name,), ("layers/mlp/down/kernel",))
     assert set(some) - set(read.used) == {"over"}
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_transformers_finds_every_tensor(
-    tiny, head_params, tokenizer, tmp_path, transformers, silent, head
+    tiny, head_params, small_tokenizer, tmp_path, transformers, silent, head
 ):
-    cfg, params = fitting(tiny, tokenizer, head_params(head))
+    cfg, params = fitting(tiny, small_tokenizer, head_params(head))
     folder = tmp_path / "export"
-    write_huggingface(cfg, params, head, tokenizer, folder, labels=labels_of(head))
+    write_huggingface(
+        cfg, params, head, small_tokenizer, folder, labels=labels_of(head)
+    )
     architecture = {
         "pretraining": "BertForPreTraining",
         "classifier": "BertForSequenceClassification",
@@ -120,7 +184,7 @@ def test_transformers_finds_every_tensor(
     assert not any(info.values()), info
     assert type(model).__name__ == architecture
     state = {name: value.numpy() for name, value in model.state_dict().items()}
-    tensors = to_tensors(cfg, params, head, "huggingface")
+    tensors = to_tensors(cfg, params, BERT.rows(cfg, head))
     for name, value in tensors.items():
         np.testing.assert_array_equal(state.pop(name), value, err_msg=name)
     # What is left is tied, or a constant.
@@ -135,82 +199,59 @@ def test_transformers_finds_every_tensor(
         assert decoder.bias is model.cls.predictions.bias
 
 
-def our_outputs(cfg, params, head, batch):
-    """Logits of every position, as `largest_difference` takes them."""
-    import jax
-
-    from bert_jax.batch import PretrainBatch
-    from bert_jax.model import classification, encoder, pretraining
-    from bert_jax.model.masking import MaskedBatch
-
-    ids, segments = batch.input_ids, batch.segment_ids
-    rows, length = ids.shape
-    every = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
-    if head == "pretraining":
-        one = np.zeros((rows, 1), np.int32)
-        fields = (batch.sequence_ids, every, one, one, np.ones((rows, 1), np.float32))
-        plain = PretrainBatch(ids, segments, *fields)
-        masked = MaskedBatch(ids, every, ids, np.ones((rows, length), np.float32))
-        found = pretraining.apply(cfg, params, plain, masked)
-        return found.mlm_logits, found.nsp_logits[:, 0]
-    if head == "classifier":
-        fields = (np.zeros(rows, np.int32), np.ones(rows, np.float32))
-        plain = ClassifyBatch(ids, segments, batch.sequence_ids, *fields)
-        return (classification.apply(cfg, params, plain),)
-    hidden = encoder.encode(
-        cfg,
-        jax.tree.map(np.asarray, params),
-        input_ids=ids,
-        segment_ids=segments,
-        sequence_ids=batch.sequence_ids,
-        position_ids=every,
-        key=None,
-    )
-    kernel, bias = params[head]["kernel"], params[head]["bias"]
-    return (np.asarray(hidden) @ kernel + bias,)
-
-
-@pytest.mark.parametrize("gelu", ["tanh", "exact"])
-@pytest.mark.parametrize("head", HEADS)
+# The GELU is the encoder's, and the MLM head has one of its own.
+@pytest.mark.parametrize(
+    ("head", "gelu"), [*((head, "tanh") for head in HEADS), ("pretraining", "exact")]
+)
 def test_logits_match(
-    tiny, head_params, small_tokenizer, tmp_path, make_batch, transformers, head, gelu
+    tiny, head_params, small_tokenizer, tmp_path, transformers, head, gelu
 ):
     cfg = dataclasses.replace(tiny, gelu=gelu)
     cfg, params = fitting(cfg, small_tokenizer, head_params(head))
-    batch = make_batch(pairs=1, vocab_size=cfg.vocab_size)
-    outputs = our_outputs(cfg, params, head, batch)
+    probe = make_probe(cfg, params, head)
     folder = tmp_path / "export"
     labels = labels_of(head)
     write_huggingface(cfg, params, head, small_tokenizer, folder, labels=labels)
-    mask = np.sign(batch.sequence_ids)
-    assert (mask == 0).any()
-    ids = (batch.input_ids, batch.segment_ids, mask)
     # Two libraries sum float32 in two orders: 2.4e-6 seen. Ten times that.
-    assert verify_huggingface(folder, head, outputs, *ids) < 2.5e-5
+    assert verify_huggingface(folder, head, probe) < 2.5e-5
 
-    def changed(output, where, by):
-        output = np.array(output)
+    def difference_after(name, where, by):
+        output = np.array(probe.outputs[name])
         output[where] += by
-        return output
+        changed = probe._replace(outputs={**probe.outputs, name: output})
+        return verify_huggingface(folder, head, changed)
 
     # A change counts on any real position and in every output, and on no other.
-    for number in range(len(outputs)):
-        others = list(outputs)
-        others[number] = changed(outputs[number], (0, 0), 0.5)
-        assert verify_huggingface(folder, head, others, *ids) > 0.4
-        others[number] = changed(outputs[number], (0, 0), np.nan)
-        assert np.isnan(verify_huggingface(folder, head, others, *ids))
+    for name in probe.outputs:
+        assert difference_after(name, (0, 0), 0.5) > 0.4
+        assert np.isnan(difference_after(name, (0, 0), np.nan))
     if head != "classifier":
-        row, position = np.argwhere(mask == 0)[0]
-        others = [changed(outputs[0], (row, position), 9.0), *outputs[1:]]
-        assert verify_huggingface(folder, head, others, *ids) < 2.5e-5
+        padding = tuple(np.argwhere(probe.mask == 0)[0])
+        assert difference_after(next(iter(probe.outputs)), padding, 9.0) < 2.5e-5
     other_gelu = {"tanh": "gelu", "exact": "gelu_pytorch_tanh"}[gelu]
     config = json.loads((folder / "config.json").read_text())
     config["hidden_act"] = other_gelu
     (folder / "config.json").write_text(json.dumps(config))
-    assert verify_huggingface(folder, head, outputs, *ids) > 1e-4
-    with pytest.raises(ValueError, match=r"are these outputs|outputs are given"):
-        verify_huggingface(folder, head, [x[..., :1] for x in outputs], *ids)
+    assert verify_huggingface(folder, head, probe) > 1e-4
+
+
+def test_outputs_of_another_shape_or_model_are_refused():
+    ids, mask = np.ones((2, 4), np.int32), np.ones((2, 4), np.int32)
+    logits = np.zeros((2, 4, 3), np.float32)
+    probe = Probe({"logits": logits}, ids, ids, mask)
+
+    def run(*ids):
+        return {"logits": logits[: len(ids[0]), : ids[0].shape[1]]}
+
+    assert largest_difference(run, "tokens", probe) == 0.0
+    shorter = probe._replace(outputs={"logits": logits[..., :2]})
+    with pytest.raises(ValueError, match=r"logits is \[2, 4, 2\] here"):
+        largest_difference(run, "tokens", shorter)
+    with pytest.raises(ValueError, match=r"\['end_logits', 'logits', 'start_logits'\]"):
+        largest_difference(run, "spans", probe)
+    mask[0, 1] = 0
+    with pytest.raises(ValueError, match="padding behind"):
+        largest_difference(run, "tokens", probe)
 
 
 def test_verification_refuses_an_incomplete_file(
@@ -222,7 +263,7 @@ def test_verification_refuses_an_incomplete_file(
     folder = tmp_path / "export"
     write_huggingface(cfg, params, "pretraining", small_tokenizer, folder)
     whole = load_file(folder / "model.safetensors")
-    ids = np.ones((1, 4), np.int32)
+    probe = make_probe(cfg, params, "pretraining")
     name = "bert.pooler.dense.bias"
     for tensors in (
         {k: v for k, v in whole.items() if k != name},
@@ -231,4 +272,4 @@ def test_verification_refuses_an_incomplete_file(
     ):
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         with pytest.raises(ValueError, match=r"bert\.pooler\.dense\.bi"):
-            verify_huggingface(folder, "pretraining", (ids, ids), ids, ids, ids)
+            verify_huggingface(folder, "pretraining", probe)

@@ -7,8 +7,8 @@ from exchange_models import fitting, make_tokenizer, without_padding
 
 from bert_jax.data.tokenizers.vocabulary import train_sentencepiece
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
-from bert_jax.exchange.huggingface import write_huggingface
 from bert_jax.exchange.tokenizer import to_fast_tokenizer
+from bert_jax.exchange.write_huggingface import write_huggingface
 
 
 @pytest.fixture(scope="module", params=["wordpiece", "unigram", "bpe"])
@@ -95,6 +95,7 @@ def test_known_differences_are_still_there(tokenizer):
     assert theirs == [tokenizer.special.mask] != ours
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["wordpiece", "unigram", "bpe"])
 def test_real_text_gets_equal_ids(kind, shared_data):
     lines: list[str] = []

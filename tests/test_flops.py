@@ -8,18 +8,19 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from bert_jax.config import LoopConfig, OptimizerConfig
-from bert_jax.model import classification, pretraining
+from bert_jax.config import ComputeConfig, LoopConfig, OptimizerConfig
+from bert_jax.model import pretraining
 from bert_jax.train.flops import (
     Work,
-    classify_work,
     counted_flops,
     peak_flops,
     pretrain_work,
     speeds,
+    text_work,
     train_flops,
 )
-from bert_jax.train.losses import classify_loss, pretrain_loss
+from bert_jax.train.losses import pretrain_loss
+from bert_jax.train.tasks import TASKS
 
 
 def full_rows(make_batch, make_masked, cfg, rows, length):
@@ -33,10 +34,14 @@ def full_rows(make_batch, make_masked, cfg, rows, length):
     )
 
 
-def pretrain_grad(cfg):
+def pretrain_grad(cfg, scan_layers):
+    compute = ComputeConfig(scan_layers=scan_layers)
+
     def loss(params, batch, masked):
         return pretrain_loss(
-            pretraining.apply(cfg, params, batch, masked), batch, masked
+            pretraining.apply(cfg, params, batch, masked, compute=compute),
+            batch,
+            masked,
         )[0]
 
     return jax.grad(loss)
@@ -68,30 +73,30 @@ def test_they_are_the_matrix_products_of_the_traced_step(
 
     The vocabulary fills its table, whose padding would be computed and not counted.
     """
-    cfg = dataclasses.replace(tiny, vocab_size=128, scan_layers=scan_layers)
+    cfg = dataclasses.replace(tiny, vocab_size=128)
     batch, masked = full_rows(make_batch, make_masked, cfg, rows=3, length=24)
     work = jax.jit(pretrain_work)(batch, masked.weights)
     assert traced_products(
-        pretrain_grad(cfg), random_params(cfg), batch, masked
+        pretrain_grad(cfg, scan_layers), random_params(cfg), batch, masked
     ) == train_flops(cfg, work)
 
 
-def test_a_classifier_has_as_many_classes_as_it_has(
-    tiny, make_batch, make_classify_batch
-):
+@pytest.mark.parametrize("kind", ["classification", "tokens"])
+def test_labelled_texts_have_a_formula_too(tiny, make_classify_batch, kind):
+    task = TASKS[kind]
     batch = make_classify_batch()
-    whole = np.ones_like(batch.input_mask)
-    batch = batch._replace(input_mask=whole)
-    params = jax.eval_shape(
-        functools.partial(classification.init_params, tiny, 3), jax.random.key(0)
-    )
+    batch = batch._replace(input_mask=np.ones_like(batch.input_mask))
+    if kind == "tokens":
+        batch = batch._replace(labels=np.zeros_like(batch.input_mask))
+    init = functools.partial(task.init_params, tiny, 3)
+    params = jax.eval_shape(init, jax.random.key(0))
 
     def loss(params):
-        return classify_loss(classification.apply(tiny, params, batch), batch)[0]
+        return task.loss(task.apply(tiny, params, batch), batch)["loss"].value()
 
     products = traced_products(jax.grad(loss), params)
-    work = jax.jit(classify_work)(batch)
-    assert products == train_flops(tiny, work, num_classes=3)
+    work = jax.jit(text_work)(batch)
+    assert products == train_flops(tiny, work, num_classes=3, pooled=task.pooled)
 
 
 def test_the_compiler_counts_little_more(random_params, tiny, make_batch, make_masked):
@@ -100,12 +105,12 @@ def test_the_compiler_counts_little_more(random_params, tiny, make_batch, make_m
     Such work grows with D where products grow with D^2, so it shrinks as models grow;
     fewer FLOPs than ours would mean that we count what nobody computes.
     """
-    cfg = dataclasses.replace(
-        tiny, vocab_size=1_024, hidden_size=256, mlp_size=1_024, scan_layers=False
-    )
+    cfg = dataclasses.replace(tiny, vocab_size=1_024, hidden_size=256, mlp_size=1_024)
     batch, masked = full_rows(make_batch, make_masked, cfg, rows=4, length=24)
     shapes = jax.eval_shape(functools.partial(random_params, cfg))
-    lowered = jax.jit(pretrain_grad(cfg)).lower(shapes, batch, masked)
+    lowered = jax.jit(pretrain_grad(cfg, scan_layers=False)).lower(
+        shapes, batch, masked
+    )
     counted = lowered.cost_analysis()["flops"]
     ours = train_flops(cfg, jax.jit(pretrain_work)(batch, masked.weights))
     assert 1.0 < counted / ours < 1.03
@@ -128,7 +133,7 @@ def test_packed_rows_count_each_sequence_by_its_own_length(make_batch, make_mask
 def test_rows_that_fill_a_batch_up_are_no_work(make_classify_batch):
     batch = make_classify_batch()
     weights = np.array([1.0, 0.0, 1.0], np.float32)
-    work = jax.jit(classify_work)(batch._replace(weights=weights))
+    work = jax.jit(text_work)(batch._replace(weights=weights))
     assert work == Work(25.0, 425.0, 2.0, 0.0)  # of lengths 20, 13 and 5
 
 

@@ -1,7 +1,8 @@
-"""Plain text, JSON lines and WikiExtractor's output, whole, in shares and damaged."""
+"""Plain text, JSON lines and WikiExtractor's output, whole, in ranges and damaged."""
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import lzma
 import pathlib
@@ -23,7 +24,7 @@ from source_files import (
 from bert_jax.config import ReadOptions
 from bert_jax.data.text import formats
 from bert_jax.data.text.documents import Document, ReadStats
-from bert_jax.data.text.reading import read_unit
+from bert_jax.data.text.reading import read_section
 from bert_jax.data.text.sentences import sentences
 from bert_jax.data.text.sources import open_source
 
@@ -87,19 +88,19 @@ def test_one_document_a_file(tmp_path):
     documents = read(f"files:{tmp_path}/*", options=ONE_FILE)
     assert documents[0] == Document(PLAIN.strip(), "a.txt", "a.txt")
     assert [document.text for document in documents[1:]] == FORMATS["a.jsonl"][1]
-    # In any shares: the document is in that where its first byte is.
-    [unit, _] = open_source(f"files:{tmp_path}/*").units
-    shares = [(0, 2), (2, 9), (9, None)]
+    # However it is divided, the document is in the range with its first byte.
+    [section, _] = open_source(f"files:{tmp_path}/*").sections
+    ranges = [(0, 2), (2, 9), (9, None)]
     texts = [
-        len(list(read_unit(dataclasses.replace(part, start=start, end=end))))
-        for start, end in shares
-        for part in [dataclasses.replace(unit, is_part=True)]
+        len(list(read_section(dataclasses.replace(part, start=start, end=end))))
+        for start, end in ranges
+        for part in [dataclasses.replace(section, is_range=True)]
     ]
     assert texts == [0, 1, 1]
     counts = [
-        len(list(read_unit(part, options=ONE_FILE)))
-        for start, end in shares
-        for part in [dataclasses.replace(unit, is_part=True, start=start, end=end)]
+        len(list(read_section(part, options=ONE_FILE)))
+        for start, end in ranges
+        for part in [dataclasses.replace(section, is_range=True, start=start, end=end)]
     ]
     assert counts == [0, 1, 0]
 
@@ -203,23 +204,23 @@ def test_a_record_that_memory_could_not_hold_is_refused(tmp_path, monkeypatch):
         read(f"files:{tmp_path}/*")
 
 
-def test_the_line_is_known_in_a_share_and_in_an_archive(tmp_path):
+def test_the_line_is_known_in_a_range_and_in_an_archive(tmp_path):
     body = b'{"text": "fine"}\n' * 50 + b"wrong\n" + b'{"text": "fine"}\n' * 50
     (tmp_path / "a.jsonl").write_bytes(body)
-    [unit] = open_source(f"files:{tmp_path}/a.jsonl").units
-    share = dataclasses.replace(unit, start=len(body) // 3, end=len(body))
+    [section] = open_source(f"files:{tmp_path}/a.jsonl").sections
+    half = dataclasses.replace(section, start=len(body) // 3, end=len(body))
     with pytest.raises(ValueError, match=r"a\.jsonl, line 51: not JSON"):
-        list(read_unit(share))
+        list(read_section(half))
     members = {"x/1.txt": b"One.", "x/2.jsonl": body}
     write_tar(tmp_path / "b.tar.xz", members)
     with pytest.raises(ValueError, match=r"b\.tar\.xz/x/2\.jsonl, line 51: not JSON"):
         read(f"files:{tmp_path}/b.tar.xz")
 
 
-def outcome(unit, options=SMALL):
+def outcome(section, options=SMALL):
     """Documents, or `None` for an error."""
     try:
-        return list(read_unit(unit, options=options))
+        return list(read_section(section, options=options))
     except ValueError:
         return None
 
@@ -240,7 +241,7 @@ FRAGMENTS = {
 
 @pytest.mark.parametrize("name", FRAGMENTS)
 @given(data=st.data())
-def test_shares_hold_every_document_once(name, data, tmp_path_factory):
+def test_ranges_hold_every_document_once(name, data, tmp_path_factory):
     """Whatever the file, wherever it is divided; and it is refused whole or not at all."""
     parts = data.draw(st.lists(st.sampled_from(FRAGMENTS[name]), max_size=14))
     opening = {"wiki_00": '<doc id="0">\n', "a.jsonl": "", "a.txt": ""}[name]
@@ -248,20 +249,20 @@ def test_shares_hold_every_document_once(name, data, tmp_path_factory):
     body = (mark + opening + "".join(parts)).encode() or b" "
     path = pathlib.Path(tmp_path_factory.getbasetemp(), name)
     path.write_bytes(body)
-    [unit] = open_source(f"files:{path}").units
-    unit = dataclasses.replace(unit, is_part=True)
-    whole = outcome(unit)
+    [section] = open_source(f"files:{path}").sections
+    section = dataclasses.replace(section, is_range=True)
+    whole = outcome(section)
     cuts = data.draw(st.lists(st.integers(0, len(body)), max_size=4).map(sorted))
     bounds = [0, *cuts, len(body)]
-    shares = [
-        outcome(dataclasses.replace(unit, start=bounds[k], end=bounds[k + 1]))
+    by_range = [
+        outcome(dataclasses.replace(section, start=bounds[k], end=bounds[k + 1]))
         for k in range(len(bounds) - 1)
     ]
     if whole is None:
-        assert None in shares
+        assert None in by_range
     else:
-        assert None not in shares
-        assert [document for share in shares for document in share] == whole
+        assert None not in by_range
+        assert list(itertools.chain.from_iterable(by_range)) == whole
 
 
 @pytest.mark.parametrize("name", FRAGMENTS)
@@ -274,13 +275,13 @@ def test_no_bytes_do_worse_than_a_clear_error(name, data, tmp_path_factory):
         b"".join(data.draw(st.lists(parts, max_size=20))) or b"\xef\xbb\xbf"
     )
     stats = ReadStats()
-    [unit] = open_source(f"files:{path}").units
+    [section] = open_source(f"files:{path}").sections
     documents = []
     with contextlib.suppress(ValueError):
-        for document in read_unit(unit, stats):
+        for document in read_section(section, stats):
             documents.append(document)
         assert documents
-        assert stats.disk_bytes == unit.size_bytes
+        assert stats.disk_bytes == section.size_bytes
     assert stats.documents == len(documents)
     assert stats.characters == sum(len(d.text) for d in documents)
     assert stats.text_bytes == sum(len(d.text.encode()) for d in documents)
@@ -313,7 +314,7 @@ def test_real_wikipedia(shared_data):
     first = []
     with tarfile.open(path, "r|xz") as archive:
         member = next(m for m in archive if m.isfile())
-    for document in read_unit(open_source(f"files:{path}").units[0]):
+    for document in read_section(open_source(f"files:{path}").sections[0]):
         if not document.key.startswith(f"{path.name}/{member.name}#"):
             break
         first.append(document)

@@ -24,17 +24,15 @@ from google_models import (
     without_padding,
 )
 
+from bert_jax.config import DropoutConfig
 from bert_jax.data.tokenizers.tokenizer import METADATA_FILE
 from bert_jax.data.tokenizers.vocabulary import train_sentencepiece
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.exchange.families.google_bert import google_rows
 from bert_jax.exchange.google_variables import load_variables
-from bert_jax.exchange.names import from_tensors
 from bert_jax.exchange.read_google import read_google
-from bert_jax.exchange.write_google import (
-    google_variables,
-    verify_google,
-    write_google,
-)
+from bert_jax.exchange.tensors import from_tensors
+from bert_jax.exchange.write_google import google_variables, write_google
 
 
 @pytest.fixture(scope="module")
@@ -102,15 +100,16 @@ def test_logits_of_a_checkpoint_of_google(
 
     weights = google_weights(tiny)
     source = read_google(make_directory(weights))
-    read = from_tensors(source.model, source.tensors, source.head, source.dialect)
+    read = from_tensors(source.model, source.tensors, source.rows(source.head))
     assert read.missing == read.new == ()
     assert set(read.used) == set(weights)
-    assert source.model == dataclasses.replace(tiny, init_std=0.03, dropout_rate=0.15)
+    assert source.model == dataclasses.replace(tiny, init_std=0.03)
+    assert source.dropout == DropoutConfig(hidden=0.15)
     assert source.model.gelu == "tanh"
     assert any("tanh" in note for note in source.notes)
     assert source.tokenizer.pieces == PIECES
     assert source.tokenizer.lowercase
-    assert (source.head, source.step, source.moments) == ("pretraining", 0, None)
+    assert (source.head, source.step, source.slots) == ("pretraining", 0, None)
 
     batch = make_batch(pairs=1)
     rows, length = batch.input_ids.shape
@@ -150,19 +149,23 @@ def test_google_to_ours_to_google_is_bitwise(
     assert source.step == 1234
     cfg = source.model
     trees = [
-        from_tensors(cfg, tensors, "pretraining", "google").params
-        for tensors in (source.tensors, *source.moments)
+        from_tensors(cfg, tensors, google_rows(cfg, "pretraining")).params
+        for tensors in (source.tensors, *source.slots)
     ]
     folder = tmp_path / "out"
     notes = write_google(
         *(cfg, trees[0], "pretraining", source.tokenizer, folder),
+        dropout=source.dropout,
         moments=(trees[1], trees[2]),
         step=source.step,
     )
     assert not notes
-    verify_google(folder, variables)
-    stored = dict(tf.train.list_variables(str(folder / "bert_model.ckpt")))
-    assert stored == {name: list(np.shape(x)) for name, x in variables.items()}
+    stored = tf.train.load_checkpoint(str(folder / "bert_model.ckpt"))
+    assert stored.get_variable_to_shape_map().keys() == variables.keys()
+    for name, expected in variables.items():
+        found = np.asarray(stored.get_tensor(name))
+        assert found.dtype == expected.dtype, name
+        np.testing.assert_array_equal(found, expected, err_msg=name)
     config = json.loads((folder / "bert_config.json").read_text())
     assert config.items() <= google_config(tiny).items()
     assert config["hidden_act"] == "gelu"
@@ -226,8 +229,8 @@ def test_ours_to_google_to_ours_is_bitwise(
     source = read_google(folder)
     assert (source.model, source.head, source.labels) == (tiny, head, labels)
     assert (source.step, source.tokenizer.sha256) == (41, tokenizer.sha256)
-    for tensors, tree in zip((source.tensors, *source.moments), trees, strict=True):
-        read = from_tensors(tiny, tensors, head, "google")
+    for tensors, tree in zip((source.tensors, *source.slots), trees, strict=True):
+        read = from_tensors(tiny, tensors, google_rows(tiny, head))
         assert not read.missing
         back, expected = reference.flatten(read.params), reference.flatten(tree)
         assert back.keys() == expected.keys()
@@ -248,10 +251,12 @@ def test_what_is_no_weight_is_named(tiny, make_directory):
     }
     source = read_google(make_directory(weights | more))
     assert set(source.tensors) == {*weights, "adapter/kernel"}
-    read = from_tensors(source.model, source.tensors, "pretraining", "google")
+    read = from_tensors(
+        source.model, source.tensors, google_rows(source.model, "pretraining")
+    )
     assert read.missing == (name,)
     assert read.new == ("layers/mlp/down/kernel",)
-    assert source.moments is None
+    assert source.slots is None
     notes = " ".join(source.notes)
     for part in ("moments are left out", "lamb_m", "current_loss_scale", "good_steps"):
         assert part in notes

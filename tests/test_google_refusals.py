@@ -2,19 +2,17 @@
 
 import dataclasses
 import functools
+import sys
 
 import numpy as np
 import pytest
 from google_models import PIECES, google_weights, publish, save_v1, without_padding
 
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
-from bert_jax.exchange.names import from_tensors
+from bert_jax.exchange.families.google_bert import google_rows
 from bert_jax.exchange.read_google import read_google
-from bert_jax.exchange.write_google import (
-    google_variables,
-    verify_google,
-    write_google,
-)
+from bert_jax.exchange.tensors import from_tensors
+from bert_jax.exchange.write_google import write_google
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +104,9 @@ def test_configs_that_do_not_fit_are_refused(tiny, make_directory, change, messa
 def test_a_config_of_another_width_is_refused(tiny, make_directory):
     source = read_google(make_directory(google_weights(tiny), hidden_size=64))
     with pytest.raises(ValueError, match="config of another model"):
-        from_tensors(source.model, source.tensors, "pretraining", "google")
+        from_tensors(
+            source.model, source.tensors, google_rows(source.model, "pretraining")
+        )
 
 
 def test_casing_is_stated_or_asked_for(tf, tiny, make_directory):
@@ -151,32 +151,11 @@ def test_what_google_cannot_compute_is_refused(tf, tiny, params, tokenizer, tmp_
     with pytest.raises(ValueError, match="would be ignored"):
         write(labels=("a", "b"))
     assert not list(tmp_path.iterdir())
-    write()
-    (tmp_path / "x" / "mine.txt").write_text("kept")
-    with pytest.raises(ValueError, match="is taken"):
-        write()
-    with pytest.raises(ValueError, match="pooler/kernel"):
-        write(params={**params, "pooler": {}}, overwrite=True)
-    assert (tmp_path / "x" / "mine.txt").exists()
-    write(overwrite=True)
-    assert not (tmp_path / "x" / "mine.txt").exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
-def test_verification_sees_every_difference(tf, tiny, params, tokenizer, tmp_path):
-    write_google(tiny, params, "pretraining", tokenizer, tmp_path / "x", step=3)
-    variables = google_variables(tiny, params, "pretraining", step=3)
-    verify_google(tmp_path / "x", variables)
-    name = "bert/pooler/dense/bias"
-    signed = {name: np.nextafter(variables[name], np.float32(9))}
-    for other in (signed, {"global_step": np.int64(4)}, {"more": np.zeros(1)}):
-        with pytest.raises(ValueError, match="do not use it"):
-            verify_google(tmp_path / "x", variables | other)
-
-
-def test_without_tensorflow_the_extra_is_named(monkeypatch, tmp_path):
-    import sys
-
+def test_without_tensorflow_the_extra_is_named(
+    tiny, params, tokenizer, monkeypatch, tmp_path
+):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(ValueError, match=r"bert_jax\[tf\]"):
-        verify_google(tmp_path, {})
+        write_google(tiny, params, "pretraining", tokenizer, tmp_path / "x")

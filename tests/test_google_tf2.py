@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from google_models import google_weights, publish
 
-from bert_jax.exchange.names import from_tensors
+from bert_jax.exchange.families.google_bert import google_rows
 from bert_jax.exchange.read_google import read_google
+from bert_jax.exchange.tensors import from_tensors
 
 
 @pytest.fixture
@@ -147,7 +148,9 @@ def test_checkpoints_of_the_model_garden(
     source = read_google(folder)
     assert (source.step, source.head) == (77, "pretraining")
     assert set(source.tensors) - set(made) == set(untrained)
-    read = from_tensors(source.model, source.tensors, "pretraining", "google")
+    read = from_tensors(
+        source.model, source.tensors, google_rows(source.model, "pretraining")
+    )
     assert set(read.used) == set(made)
     for name in made:
         np.testing.assert_array_equal(source.tensors[name], weights[name], err_msg=name)
@@ -173,8 +176,8 @@ def test_adams_slots_in_the_model_garden(tf, tiny, make_directory):
     saved = tf.train.Checkpoint(model=top.model, optimizer=optimizer)
     saved.save(str(folder / "bert_model.ckpt"))
     source = read_google(folder)
-    assert set(source.moments.mu) == set(weights)
-    for slot, side in zip(("m", "v"), source.moments, strict=True):
+    assert set(source.slots.mu) == set(weights)
+    for slot, side in zip(("m", "v"), source.slots, strict=True):
         for name, variable in made.items():
             expected = optimizer.get_slot(variable, slot).numpy()
             theirs = garden_array(tiny, name, side[name])

@@ -23,10 +23,12 @@ from huggingface_models import (
     state_of,
 )
 
+from bert_jax.config import DropoutConfig
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
-from bert_jax.exchange.huggingface import write_huggingface
-from bert_jax.exchange.names import from_tensors, to_tensors
+from bert_jax.exchange.families.bert import BERT
 from bert_jax.exchange.read_huggingface import read_huggingface
+from bert_jax.exchange.tensors import from_tensors, to_tensors
+from bert_jax.exchange.write_huggingface import write_huggingface
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +68,12 @@ def test_every_class_arrives_bitwise_and_goes_back(kind, make_model, tmp_path, h
         expected = {f"bert.{name}": value for name, value in expected.items()}
     assert_equal(source.tensors, expected)
     assert source.head == CLASSES[kind]
-    assert source.dialect == "huggingface"
     labelled = source.head in ("classifier", "tokens")
     assert source.labels == (("LABEL_0", "LABEL_1", "LABEL_2") if labelled else None)
 
-    read = from_tensors(source.model, source.tensors, source.head, "huggingface")
+    read = from_tensors(
+        source.model, source.tensors, BERT.rows(source.model, source.head)
+    )
     assert sorted(read.used) == sorted(expected)
     if kind not in ("BertForPreTraining", *list(CLASSES)[4:]):
         assert read.missing, "the heads that this class has not"
@@ -89,7 +92,9 @@ def test_every_class_arrives_bitwise_and_goes_back(kind, make_model, tmp_path, h
 def test_a_bare_encoder_without_pooler_says_what_is_missing(make_model, tmp_path):
     model = make_model("BertModel", False)  # add_pooling_layer
     source = read_huggingface(save(model, tmp_path))
-    read = from_tensors(source.model, source.tensors, "pretraining", "huggingface")
+    read = from_tensors(
+        source.model, source.tensors, BERT.rows(source.model, "pretraining")
+    )
     assert sorted(read.used) == sorted(f"bert.{name}" for name in state_of(model))
     assert {path.split("/")[0] for path in read.new} == {"pooler", "mlm", "nsp"}
 
@@ -103,8 +108,6 @@ def test_ours_come_back_bitwise(tiny, random_params, tmp_path, head, gelu):
         num_segments=3,
         layer_norm_eps=1e-7,
         init_std=0.03,
-        dropout_rate=0.25,
-        attention_dropout_rate=0.0,
         max_positions=19,
     )
     shapes = reference.classifier_shapes(cfg, 2)
@@ -114,12 +117,16 @@ def test_ours_come_back_bitwise(tiny, random_params, tmp_path, head, gelu):
     params = random_params(cfg)
     if head != "pretraining":
         params = reference.random_params(shapes, seed=1)
-    tensors = to_tensors(cfg, params, head, "huggingface")
+    tensors = to_tensors(cfg, params, BERT.rows(cfg, head))
     labels = ("no", "yes") if head in ("classifier", "tokens") else None
     tokenizer = WordPieceTokenizer("\n".join(PIECES).encode(), lowercase=False)
     folder = tmp_path / "export"
-    write_huggingface(cfg, params, head, tokenizer, folder, labels=labels)
+    dropout = DropoutConfig(hidden=0.25, attention=0.0)
+    write_huggingface(
+        cfg, params, head, tokenizer, folder, dropout=dropout, labels=labels
+    )
     source = read_huggingface(folder)
+    assert source.dropout == dropout
     assert_equal(source.tensors, tensors)
     assert source.model == cfg
     assert source.head == head
@@ -213,7 +220,9 @@ def test_what_the_table_does_not_know_keeps_its_name(make_model, tmp_path, hf):
     }
     save_bin(make_model("BertForPreTraining"), tmp_path, lambda s: {**s, **extra})
     source = read_huggingface(tmp_path)
-    read = from_tensors(source.model, source.tensors, "pretraining", "huggingface")
+    read = from_tensors(
+        source.model, source.tensors, BERT.rows(source.model, "pretraining")
+    )
     unused = set(source.tensors) - set(read.used)
     assert unused == {"adapter.gamma", "bert.embeddings.counts"}
     assert any("position_ids" in note for note in source.notes)
@@ -252,7 +261,7 @@ def test_configs_arrive_whole(folder):
     source = read_huggingface(folder)
     model = source.model
     assert (model.layer_norm_eps, model.init_std) == (1e-5, 0.01)
-    assert (model.dropout_rate, model.attention_dropout_rate) == (0.2, 0.0)
+    assert source.dropout == DropoutConfig(hidden=0.2, attention=0.0)
     notes = "\n".join(source.notes)
     for word in (
         "model_type",

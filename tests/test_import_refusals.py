@@ -219,7 +219,7 @@ CONFIGS = [
     ({"hidden_size": ...}, r"lacks \['hidden_size'\]"),
     ({"hidden_size": "32"}, "hidden_size"),
     ({"num_attention_heads": 5}, "num_heads=5"),
-    ({"hidden_dropout_prob": 1.5}, "dropout_rate=1.5"),
+    ({"hidden_dropout_prob": 1.5}, "hidden=1.5"),
     ({"num_hidden_layers": 2}, "num_hidden_layers=2"),
     ({"architectures": ["BertForMultipleChoice"]}, "multiple choice"),
 ]

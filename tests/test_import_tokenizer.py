@@ -20,10 +20,11 @@ from huggingface_models import (
 
 from bert_jax.data.tokenizers.vocabulary import train_sentencepiece
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
-from bert_jax.exchange.huggingface import write_huggingface
-from bert_jax.exchange.names import from_tensors
+from bert_jax.exchange.families.bert import BERT
 from bert_jax.exchange.read_huggingface import read_huggingface
+from bert_jax.exchange.tensors import from_tensors
 from bert_jax.exchange.tokenizer import save_huggingface_tokenizer
+from bert_jax.exchange.write_huggingface import write_huggingface
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +228,9 @@ def test_rows_without_a_piece_are_kept(make_model, tmp_path, hf):
     texts = ["[row61] row61", "river [stone], [row63]"]
     assert source.tokenizer.encode(texts) == plain.encode(texts)
     assert_equal(source.tensors, state_of(model))
-    read = from_tensors(source.model, source.tensors, source.head, "huggingface")
+    read = from_tensors(
+        source.model, source.tensors, BERT.rows(source.model, source.head)
+    )
     parts = (source.model, read.params, source.head, source.tokenizer)
     write_huggingface(*parts, tmp_path / "ours")
     back = hf.BertForPreTraining.from_pretrained(tmp_path / "ours")

@@ -12,7 +12,9 @@ from prepared_corpus import make_corpus, prepared
 from bert_jax import cli
 from bert_jax.commands import training
 from bert_jax.config import (
+    ComputeConfig,
     DataConfig,
+    DropoutConfig,
     FinetuneConfig,
     OptimizerConfig,
     PretrainConfig,
@@ -32,6 +34,16 @@ def not_yet_proven():
     isolation._prove.cache_clear()
     yield
     isolation._prove.cache_clear()
+
+
+def prove(cfg, num_tokens=24, interpret=False, **compute):
+    return prove_isolation(
+        cfg,
+        ComputeConfig(**compute),
+        DropoutConfig(),
+        num_tokens=num_tokens,
+        interpret=interpret,
+    )
 
 
 def mixed(q, k, v, ids, keys, dropout_rate):
@@ -72,8 +84,7 @@ def lost(*args, **options):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_attention_is_isolated(tiny, dtype):
-    cfg = dataclasses.replace(tiny, compute_dtype=dtype)
-    proof = prove_isolation(cfg, num_tokens=24)
+    proof = prove(tiny, dtype=dtype)
     assert proof.kernel == "xla"
     assert proof.device == "cpu"
 
@@ -91,41 +102,39 @@ def test_attention_is_isolated(tiny, dtype):
 def test_what_is_not_isolated_attention_is_an_error(tiny, monkeypatch, wrong, message):
     monkeypatch.setattr(attention, "xla_attention", wrong)
     with pytest.raises(IsolationError, match=message) as raised:
-        prove_isolation(tiny, num_tokens=24)
+        prove(tiny)
     for part in ('"xla" on cpu', "24 tokens", "heads 8 wide", "do not train"):
         assert part in str(raised.value)
 
 
 def test_a_kernel_drops_the_weights_that_xla_drops(tiny, monkeypatch):
-    cfg = dataclasses.replace(
-        tiny, attention="triton", compute_dtype="bfloat16", num_heads=2
-    )
+    cfg = dataclasses.replace(tiny, num_heads=2)
+    options = {"interpret": True, "attention": "triton", "dtype": "bfloat16"}
 
     def other_bits(*args, **options):
         *arrays, words, heads, queries = args
         return triton_attention(*arrays, words + 1, heads, queries, **options)
 
-    assert prove_isolation(cfg, num_tokens=24, interpret=True).kernel == "triton"
+    assert prove(cfg, **options).kernel == "triton"
     isolation._prove.cache_clear()
     monkeypatch.setattr(attention, "triton_attention", other_bits)
     with pytest.raises(IsolationError, match="differs from XLA's attention") as raised:
-        prove_isolation(cfg, num_tokens=24, interpret=True)
-    assert "--model.attention xla" in str(raised.value)
+        prove(cfg, **options)
+    assert "--compute.attention xla" in str(raised.value)
 
 
 def test_a_path_is_tried_once(tiny, monkeypatch):
-    prove_isolation(tiny, num_tokens=24)
+    prove(tiny)
     monkeypatch.setattr(attention, "xla_attention", mixed)
     # Depth and vocabulary do not matter to attention; the length of rows may.
-    prove_isolation(dataclasses.replace(tiny, num_layers=1), num_tokens=24)
+    prove(dataclasses.replace(tiny, num_layers=1))
     with pytest.raises(IsolationError):
-        prove_isolation(tiny, num_tokens=16)
+        prove(tiny, num_tokens=16)
 
 
 def test_a_kernel_that_cannot_run_is_named(tiny):
-    cfg = dataclasses.replace(tiny, attention="fused")
     with pytest.raises(ValueError, match="compiled for cpu"):
-        prove_isolation(cfg, num_tokens=24)
+        prove(tiny, attention="fused")
 
 
 def test_all_rows_of_a_run_are_tried(tiny):
@@ -216,5 +225,5 @@ def test_the_command_line_shows_the_error_alone(monkeypatch, capsys):
 
     monkeypatch.setattr(training.Pretrain, "run", run)
     with pytest.raises(SystemExit, match="1"):
-        cli.main(["pretrain", "--workdir", "run"])
+        cli.main(["pretrain", "--output", "run"])
     assert capsys.readouterr().err == "bert-jax: pretrain: sequences mix\n"

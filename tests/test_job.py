@@ -3,10 +3,9 @@
 import os
 
 import pytest
-from jax._src import cloud_tpu_init
-from jax._src.clusters import cloud_tpu_cluster
 
 from bert_jax.config import ClusterConfig
+from bert_jax.runtime import job as job_module
 from bert_jax.runtime.job import Job, find_job
 
 SLURM = {
@@ -28,9 +27,9 @@ OPEN_MPI = {
 }
 HNP_URI = {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911"}
 JOBSET = {
-    "JAX_COORDINATOR_ADDRESS": "bert-worker-0-0.bert",
-    "NNODES": "2",
-    "NODE_RANK": "1",
+    "JAX_COORDINATOR_ADDRESS": "bert-node-0-0.bert:6002",
+    "JAX_NUM_PROCESSES": "2",
+    "JOB_COMPLETION_INDEX": "1",
 }
 GKE_TPU = {
     "TPU_WORKER_ID": "1",
@@ -48,7 +47,7 @@ TPU_METADATA = {
 def environment(monkeypatch):
     """environment({...}): what a launcher sets, and nothing of this machine's own."""
     for name in os.environ:
-        if name.startswith(("SLURM", "OMPI", "PMIX", "TPU_", "JAX_", "CUDA", "NNODES")):
+        if name.startswith(("SLURM", "OMPI", "PMIX", "TPU_", "JAX_", "CUDA", "JOB_")):
             monkeypatch.delenv(name)
 
     def use(variables: dict[str, str]) -> None:
@@ -59,15 +58,10 @@ def environment(monkeypatch):
 
 
 @pytest.fixture
-def tpu_vm(monkeypatch):
+def tpu_vm(monkeypatch, libtpu):
     """A machine with TPU chips, and the metadata server of a slice of two slices."""
-
-    def metadata(key: str) -> tuple[str, int]:
-        return TPU_METADATA[key], 200
-
-    monkeypatch.setattr(cloud_tpu_init, "running_in_cloud_tpu_vm", True)
-    monkeypatch.setattr(cloud_tpu_cluster, "running_in_cloud_tpu_vm", True)
-    monkeypatch.setattr(cloud_tpu_cluster, "get_metadata", metadata)
+    monkeypatch.setattr(job_module, "_sees_chips", lambda: True)
+    monkeypatch.setattr(job_module, "_metadata", TPU_METADATA.__getitem__)
 
 
 def test_a_laptop_is_alone(environment):
@@ -141,14 +135,14 @@ def test_open_mpi_5_on_several_machines_must_be_told(environment):
 
 def test_a_jobset(environment):
     environment(JOBSET)
-    expected = Job("bert-worker-0-0.bert:6002", 2, 1, "JobSet on Kubernetes")
+    expected = Job("bert-node-0-0.bert:6002", 2, 1, "JobSet on Kubernetes")
     assert find_job(ClusterConfig()) == expected
-    environment({"JAX_COORDINATOR_PORT": "99"})
-    assert find_job(ClusterConfig(kind="gke")).coordinator == "bert-worker-0-0.bert:99"
+    environment({"JAX_COORDINATOR_ADDRESS": "first", "JAX_COORDINATOR_PORT": "99"})
+    assert find_job(ClusterConfig(kind="gke")).coordinator == "first:99"
 
 
 def test_a_jobset_that_gives_no_number(environment):
-    environment({k: v for k, v in JOBSET.items() if k != "NODE_RANK"})
+    environment({k: v for k, v in JOBSET.items() if k != "JOB_COMPLETION_INDEX"})
     with pytest.raises(ValueError, match=r"gke's environment.*JOB_COMPLETION_INDEX"):
         find_job(ClusterConfig())
 
@@ -168,9 +162,34 @@ def test_a_tpu_vm_of_two_slices(environment, tpu_vm):
 
 
 def test_a_tpu_vm_that_is_its_whole_slice(environment, tpu_vm, monkeypatch):
+    monkeypatch.setitem(TPU_METADATA, "agent-worker-number", "0")
     monkeypatch.setitem(TPU_METADATA, "worker-network-endpoints", "::10.0.0.2")
     monkeypatch.setitem(TPU_METADATA, "tpu-env", "ACCELERATOR_TYPE: 'v5litepod-4'\n")
     assert find_job(ClusterConfig()) is None
+
+
+def test_a_machine_with_chips_and_no_metadata_is_alone(
+    environment, tpu_vm, monkeypatch
+):
+    def unreachable(key: str) -> str:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(job_module, "_metadata", unreachable)
+    assert find_job(ClusterConfig()) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "node"),
+    [
+        ("node001", "node001"),
+        ("node001,host2", "node001"),
+        ("node[001-0015],host2", "node001"),
+        ("node[007,011-015]-ib,host2", "node007-ib"),
+    ],
+)
+def test_the_first_node_of_a_slurm_step(environment, text, node):
+    environment(SLURM | {"SLURM_STEP_NODELIST": text, "JAX_COORDINATOR_PORT": "1"})
+    assert find_job(ClusterConfig()).coordinator == f"{node}:1"
 
 
 @pytest.mark.parametrize("kind", ["tpu", "gke", "slurm", "mpi"])

@@ -1,4 +1,4 @@
-"""GPU nodes: under Slurm, with srun a stand-in, and one alone."""
+"""GPU nodes under Slurm, with srun a stand-in, and the settings for GPUs."""
 
 import os
 import pathlib
@@ -8,17 +8,14 @@ import subprocess
 import time
 
 import pytest
-from launch_tools import LAUNCH, ROOT, Tools, crashing, program, run
+from launch_tools import LAUNCH, ROOT, Tools, run
 
-SLURM, GPU_NODE = LAUNCH / "slurm/pretrain.sbatch", LAUNCH / "gpu_node/pretrain.sh"
+SLURM, SETTINGS = LAUNCH / "slurm/pretrain.sbatch", LAUNCH / "gpu.env"
 
 
 @pytest.fixture
 def tools(tmp_path):
     return Tools(tmp_path)
-
-
-# --- slurm/pretrain.sbatch
 
 
 @pytest.fixture
@@ -35,7 +32,7 @@ def slurm(tools, tmp_path):
     return make
 
 
-JOB = ("--config", "bert_tiny", "--workdir", "/scratch/a b")
+JOB = ("--config", "bert_tiny", "--output", "/scratch/a b")
 
 
 def test_srun_starts_one_task_a_gpu_which_all_see_their_node(slurm, tools):
@@ -98,46 +95,28 @@ def test_a_cancelled_job_waits_for_its_checkpoint_and_is_not_requeued(
 
 def test_slurm_refuses_what_would_fail_later(slurm, tmp_path):
     env = slurm("")
-    assert "no --workdir" in run(SLURM, "--config", "x", env=env, code=2).stderr
+    assert "no --output" in run(SLURM, "--config", "x", env=env, code=2).stderr
     elsewhere = {**env, "SLURM_SUBMIT_DIR": str(tmp_path)}
     assert "no clone" in run(SLURM, *JOB, env=elsewhere, code=2).stderr
     no_job = {**env, "SLURM_JOB_ID": ""}
     assert "sbatch" in run(SLURM, *JOB, env=no_job, code=2).stderr
 
 
-# --- gpu_node/pretrain.sh
+def test_settings_for_gpus_leave_what_is_set():
+    names = ("JAX_PLATFORMS", "XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_FLAGS")
+    shows = f"source {SETTINGS}; echo {' '.join(f'${name}' for name in names)}"
+    clean = {name: value for name, value in os.environ.items() if name not in names}
+    for own, expected in (
+        ({}, "cuda,cpu 0.9 --xla_gpu_enable_latency_hiding_scheduler=true\n"),
+        (dict(zip(names, ("cpu", ".5", ""), strict=True)), "cpu .5\n"),
+    ):
+        shown = subprocess.check_output(["bash", "-uc", shows], env={**clean, **own})
+        assert shown.decode() == expected
 
 
-def test_one_process_with_its_environment_is_started_again_after_a_crash(tmp_path):
-    shows = program(
-        tmp_path / "bert-jax",
-        'echo "$JAX_PLATFORMS $XLA_PYTHON_CLIENT_MEM_FRACTION $XLA_FLAGS: $*"',
-    )
-    default = {"BERT_JAX": str(shows), "JAX_PLATFORMS": ""}
-    clean = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    done = subprocess.run(
-        [GPU_NODE, "--workdir", "/data/run"],
-        env={**clean, **default},
-        capture_output=True,
-    )
-    assert done.stdout.decode() == (
-        "cuda,cpu 0.9 --xla_gpu_enable_latency_hiding_scheduler=true: "
-        "pretrain --workdir /data/run --cluster.kind none\n"
-    )
-    own = {"JAX_PLATFORMS": "cpu", "XLA_PYTHON_CLIENT_MEM_FRACTION": ".5"}
-    shown = run(GPU_NODE, "--workdir", "r", env={**default, **own, "XLA_FLAGS": ""})
-    assert shown.stdout.startswith("cpu .5 : ")
-
-    env = {"BERT_JAX": str(crashing(tmp_path, 134)), "MAX_RESTARTS": "0"}
-    run(GPU_NODE, "--workdir", "r", env=env, code=134)
-    assert "no --workdir" in run(GPU_NODE, code=2).stderr
-    missing = run(GPU_NODE, "--workdir", "r", env={"BERT_JAX": "/none"}, code=2)
-    assert "/none: no such program" in missing.stderr
-
-
-def test_its_xla_flag_is_known_to_the_installed_xla():
+def test_the_xla_flag_is_known_to_the_installed_xla():
     import jaxlib
 
-    flag = re.search(r"XLA_FLAGS---(\w+)=", GPU_NODE.read_text()).group(1)
+    flag = re.search(r"XLA_FLAGS---(\w+)=", SETTINGS.read_text()).group(1)
     library = pathlib.Path(jaxlib.__file__).with_name("libjax_common.so")
     assert flag.encode() in library.read_bytes()

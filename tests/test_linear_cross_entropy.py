@@ -10,12 +10,18 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 
-from bert_jax.config import MaskingConfig, MeshConfig, OptimizerConfig
+from bert_jax.config import (
+    ComputeConfig,
+    DropoutConfig,
+    MaskingConfig,
+    MeshConfig,
+    OptimizerConfig,
+)
 from bert_jax.model import linear_cross_entropy as subject
 from bert_jax.model import pretraining
-from bert_jax.model.attention_xla import MASKED_SCORE
 from bert_jax.model.linear_cross_entropy import linear_cross_entropy, num_chunks
 from bert_jax.model.logical import constrain
+from bert_jax.model.rows import MASKED_SCORE
 from bert_jax.topology.collectives import collectives_of
 from bert_jax.topology.hlo import parse_hlo
 from bert_jax.train import sharding
@@ -29,10 +35,15 @@ from bert_jax.train.step import abstract_state, compile_step, init_state
 
 ROWS, SLOTS, WIDTH, VOCAB, REAL = 8, 7, 24, 128, 100
 MESHES = (
-    MeshConfig(data=8),
-    MeshConfig(data=4, tensor=2),
-    MeshConfig(data=1, fsdp=8),
     MeshConfig(data=2, fsdp=2, tensor=2),
+    *(
+        pytest.param(mesh, marks=pytest.mark.slow)
+        for mesh in (
+            MeshConfig(data=8),
+            MeshConfig(data=4, tensor=2),
+            MeshConfig(data=1, fsdp=8),
+        )
+    ),
 )
 
 
@@ -237,8 +248,14 @@ def train(tiny, vocabulary, make_batch):
     optimizer = make_optimizer(settings, make_schedule(settings, 20))
 
     def run(mlm_logits, layout, num_devices=8, micro_batches=1):
-        cfg = dataclasses.replace(tiny, num_layers=1, mlm_logits=mlm_logits)
-        objective = pretrain_objective(cfg, MaskingConfig(), vocabulary)
+        cfg = dataclasses.replace(tiny, num_layers=1)
+        objective = pretrain_objective(
+            cfg,
+            ComputeConfig(mlm_logits=mlm_logits),
+            DropoutConfig(),
+            MaskingConfig(),
+            vocabulary,
+        )
         mesh = make_mesh(layout, jax.devices()[:num_devices])
 
         def make_state():
@@ -263,26 +280,12 @@ def train(tiny, vocabulary, make_batch):
     return run
 
 
-@pytest.fixture(scope="module")
-def whole_run(train):
-    return train("whole", MeshConfig(), num_devices=1)
-
-
-@pytest.mark.parametrize(
-    ("layout", "num_devices", "micro_batches"),
-    [
-        (MeshConfig(), 1, 2),
-        (MeshConfig(data=2, fsdp=2, tensor=2), 8, 1),
-    ],
-    ids=str,
-)
-def test_steps_are_those_of_whole_logits(
-    train, whole_run, monkeypatch, layout, num_devices, micro_batches
-):
+def test_steps_are_those_of_whole_logits(train, monkeypatch):
     # Two slots of every row a chunk: a half-filled one is among them.
-    rows = 16 // (min(num_devices, 8) * micro_batches)
-    monkeypatch.setattr(subject, "CHUNK_BYTES", 4 * 64 * 2 * max(1, rows))
-    lines, params = train("chunked", layout, num_devices, micro_batches)
+    monkeypatch.setattr(subject, "CHUNK_BYTES", 4 * 64 * 2)
+    whole_run = train("whole", MeshConfig(), num_devices=1)
+    layout = MeshConfig(data=2, fsdp=2, tensor=2)
+    lines, params = train("chunked", layout, micro_batches=2)
     for line, expected in zip(lines, whole_run[0], strict=True):
         assert line.keys() == expected.keys()
         for name, value in expected.items():

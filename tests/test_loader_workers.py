@@ -62,7 +62,8 @@ def first_steps(rows: PretrainRows, first: int, count: int) -> list[PretrainBatc
 
 
 @pytest.mark.parametrize(
-    ("num_workers", "layout"), [(1, "padded"), (2, "buckets"), (3, "packed")]
+    ("num_workers", "layout"),
+    [(2, "buckets"), pytest.param(3, "packed", marks=pytest.mark.slow)],
 )
 def test_workers_make_the_same_batches(store, num_workers, layout):
     threads = make_rows(store, 0, layout)
@@ -98,6 +99,7 @@ class Prober:
         return Probe(np.array([step, os.getpid(), backends, mapped]))
 
 
+@pytest.mark.slow
 def test_workers_map_the_corpus_and_leave_devices_alone(store):
     rows = make_rows(store, 2)
     assert len(pickle.dumps(rows)) < 2_000
@@ -113,6 +115,7 @@ def test_workers_map_the_corpus_and_leave_devices_alone(store):
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_an_iterator_that_nobody_holds_ends_its_workers(store):
     batches = train_batches(
         make_rows(store, 1), batch_size=BATCH, first_step=0, num_steps=10**6
@@ -148,6 +151,7 @@ def _run_until_killed(folder: str) -> None:
         print("taken", taken, flush=True)
 
 
+@pytest.mark.slow
 def test_signals_go_to_the_parent_and_its_death_ends_all(tmp_path):
     mapped_store(tmp_path / "store")
     parent = subprocess.Popen(

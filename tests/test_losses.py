@@ -6,14 +6,10 @@ import numpy as np
 import pytest
 import reference
 
-from bert_jax.batch import ClassifyBatch
 from bert_jax.model.pretraining import PretrainOutputs
 from bert_jax.train.losses import (
     Mean,
-    classify_loss,
     pretrain_loss,
-    span_loss,
-    token_loss,
 )
 
 NAMES = ("mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy")
@@ -148,94 +144,3 @@ def test_enormous_logits_stay_finite(case):
     expected = reference.losses(outputs, batch, masked)
     total = expected["mlm_loss"] + expected["nsp_loss"]
     np.testing.assert_allclose(loss, total, rtol=1e-6)
-
-
-def test_classify_loss_is_a_weighted_mean():
-    rng = np.random.default_rng(0)
-    logits = rng.normal(0, 2, (6, 3)).astype(np.float32)
-    labels = np.array([0, 1, 2, 0, 1, 2], np.int32)
-    weights = np.array([1, 1, 1, 1, 0, 0], np.float32)
-    none = np.zeros((6, 4), np.int32)
-    batch = ClassifyBatch(none, none, none, labels, weights)
-    loss, metrics = classify_loss(logits, batch)
-    expected_loss, expected_accuracy = reference.mean_loss(logits, labels, weights)
-    np.testing.assert_allclose(loss, expected_loss, rtol=1e-6)
-    np.testing.assert_allclose(metrics["accuracy"].value(), expected_accuracy)
-    empty = batch._replace(weights=np.zeros_like(weights))
-    assert classify_loss(logits, empty)[0] == 0
-
-
-def test_token_loss_leaves_ignored_tokens_out():
-    rng = np.random.default_rng(0)
-    logits = rng.normal(0, 2, (3, 7, 4)).astype(np.float32)
-    labels = rng.integers(0, 4, (3, 7)).astype(np.int32)
-    labels[0, 2:], labels[2, ::2] = -100, -100
-    loss, metrics = token_loss(logits, labels)
-    weights = (labels != -100).astype(np.float32)
-    assert 0 < weights.sum() < weights.size
-    expected = reference.mean_loss(logits, np.where(labels < 0, 0, labels), weights)
-    np.testing.assert_allclose(loss, expected[0], rtol=1e-6)
-    np.testing.assert_allclose(metrics["token_accuracy"].value(), expected[1])
-    assert metrics["token_loss"].weight == weights.sum()
-
-    grads = jax.grad(lambda x: token_loss(x, labels)[0])(logits)
-    np.testing.assert_array_equal(np.asarray(grads).any(-1), weights > 0)
-    assert token_loss(logits, np.full_like(labels, -100))[0] == 0
-
-
-@pytest.fixture
-def spans():
-    """(logits, batch, starts, ends): rows of 8, 8, 6, 5 and 3 real tokens."""
-    rng = np.random.default_rng(1)
-    logits = rng.normal(0, 2, (5, 8, 2)).astype(np.float32)
-    none = np.zeros((5, 8), np.int32)
-    mask = (np.arange(8) < np.array([[8], [8], [6], [5], [3]])).astype(np.int32)
-    batch = ClassifyBatch(none, none, mask, none[:, 0], none[:, 0])
-    # Outside: behind the row, far behind it, in the padding, before it.
-    starts, ends = np.array([0, 3, 5, 4, -1]), np.array([7, 8, 99, 4, 3])
-    return logits, batch, starts.astype(np.int32), ends.astype(np.int32)
-
-
-def test_span_loss_is_the_mean_of_its_ends(spans):
-    logits, batch, starts, ends = spans
-    logits[1, 3, 0] = 9.0
-    loss, metrics = span_loss(*spans)
-    means = []
-    for end, (name, at) in enumerate([("start", starts), ("end", ends)]):
-        real = batch.input_mask > 0
-        rows = [b for b in range(5) if 0 <= at[b] < 8 and real[b, at[b]]]
-        assert rows == ([0, 1, 2, 3] if name == "start" else [0, 3])
-        found = [
-            reference.mean_loss(logits[b, real[b], end][None], at[[b]], np.ones(1))
-            for b in rows
-        ]
-        expected_loss, expected_accuracy = np.mean(found, axis=0)
-        mean = metrics[f"{name}_loss"]
-        np.testing.assert_allclose(mean.value(), expected_loss, rtol=1e-6)
-        np.testing.assert_allclose(
-            metrics[f"{name}_accuracy"].value(), expected_accuracy
-        )
-        assert mean.weight == len(rows)
-        means.append(expected_loss)
-    np.testing.assert_allclose(loss, np.mean(means), rtol=1e-6)
-
-
-def test_no_end_outside_the_text_teaches_anything(spans):
-    logits, batch, starts, ends = spans
-    grads = jax.grad(lambda x: span_loss(x, batch, starts, ends)[0])(logits)
-    assert np.isfinite(grads).all()
-    assert not grads[batch.input_mask == 0].any()
-    assert not grads[4].any()
-    assert not grads[1:3, :, 1].any()
-    outside = np.full(5, 8, np.int32)
-    assert span_loss(logits, batch, outside, outside)[0] == 0
-
-
-def test_padding_further_changes_no_span_loss(spans):
-    logits, batch, starts, ends = spans
-    noise = np.full((5, 4, 2), 50.0, np.float32)
-    wide = batch._replace(input_mask=np.pad(batch.input_mask, ((0, 0), (0, 4))))
-    ends[1:3] = -1  # 8 and 99 are behind either row; 8 would be in the new padding
-    loss = span_loss(logits, batch, starts, ends)[0]
-    wider = span_loss(np.concatenate([logits, noise], 1), wide, starts, ends)[0]
-    np.testing.assert_allclose(wider, loss, rtol=1e-6)

@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,14 +22,16 @@ from processes import is_running
 
 from bert_jax.config import MeshConfig
 from bert_jax.train.checkpoint import tensors_sha256
+from bert_jax.train.evaluate import evaluate_run
 from bert_jax.train.finetune import finetune
 from bert_jax.train.initial import load_params
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.predict import Predictor
 from bert_jax.train.pretrain import pretrain
-from bert_jax.train.rejudge import evaluate_run
 
-# Sums over rows and parts of a matrix are added in another order (issue 5).
+pytestmark = pytest.mark.slow
+
+# Sums over rows and parts of a matrix are added in another order.
 TOLERANCE = 1e-5
 
 
@@ -167,7 +170,7 @@ def test_fine_tuning_in_four_processes(folder, four):
 
 def outcomes(members: list[subprocess.Popen[str]]) -> list[str]:
     """What the processes of a job that fails say; none may hang."""
-    errors = [member.communicate(timeout=120)[1] for member in members]
+    errors = [member.communicate(timeout=300)[1] for member in members]
     for member, text in zip(members, errors, strict=True):
         assert member.returncode == 1, text
         assert "Traceback" not in text
@@ -192,7 +195,23 @@ def test_a_host_that_fails_alone_ends_the_others(folder):
     broken = [*args, "--data.dataset", "nowhere"]
     first, second = outcomes(jobs.hosts(folder, [args, broken]))
     assert "process 1 of 2: pretrain: nowhere" in second
-    assert "process 0 of 2: process 1 failed: nowhere" in first
+    host = socket.gethostname()
+    assert f"process 0 of 2: process 1 ({host}) failed: nowhere" in first
+
+
+def test_a_host_that_is_killed_is_named_by_the_other(folder):
+    args = jobs.pretrain_args("killed", "--num-steps", 100_000)
+    first, second = jobs.hosts(folder, [args] * 2)
+    with first, second:
+        for line in first.stdout:
+            if line.startswith("step       3/"):
+                second.kill()
+                break
+        said = first.communicate(timeout=200)[1]
+        second.communicate()
+    assert first.returncode == 134  # launch/supervise.sh starts the job again
+    assert "process 1 (" in said
+    assert "it was killed, or its connection broke" in said
 
 
 def test_a_mistake_in_the_first_process_is_told_by_all(folder):
@@ -245,7 +264,7 @@ cli.main(sys.argv[1:])
 
 
 def test_the_processes_end_with_their_launcher(folder):
-    args = jobs.pretrain_args("killed", "--num-steps", 100_000)
+    args = jobs.pretrain_args("orphans", "--num-steps", 100_000)
     root = str(pathlib.Path(__file__).parents[1])
     with subprocess.Popen(
         [sys.executable, "-m", "launch.local", "--processes", "2", "--", *args],
@@ -266,9 +285,9 @@ def test_the_processes_end_with_their_launcher(folder):
         time.sleep(0.05)
 
 
-def test_the_exit_code_and_last_words_of_the_first_that_fails(folder):
+def test_the_exit_code_of_the_first_that_fails(folder):
     args = ["evaluate", "nowhere"]
     done = jobs.launched(folder, 2, 1, args)
     assert done.returncode == 1
     assert "of 2: evaluate: nowhere is not a run directory" in done.stderr
-    assert "of 2 ended first, with exit code 1; its last lines:" in done.stderr
+    assert "of 2 ended first, with exit code 1\n" in done.stderr

@@ -1,17 +1,23 @@
-"""AdamW and LAMB against NumPy, over stacked layers, clips and phases."""
+"""AdamW and LAMB against NumPy, and moments that go from one optimizer to another."""
 
 import dataclasses
+import typing
 
 import jax
 import numpy as np
 import optax
 import pytest
 import reference_optimizers as reference
+from reference_optimizers import is_frozen, trained_by_layer
 
 from bert_jax.config import OptimizerConfig
-from bert_jax.train.checkpoint import describe
-from bert_jax.train.initial import with_moments
-from bert_jax.train.optimizer import make_optimizer
+from bert_jax.train.optimizer import (
+    RULES,
+    Moments,
+    make_optimizer,
+    moments_of,
+    with_moments,
+)
 from bert_jax.train.schedules import join_phases, make_schedule
 
 NUM_LAYERS = 3
@@ -28,7 +34,6 @@ FIRST = OptimizerConfig(learning_rate=0.02, warmup_steps=6, weight_decay=0.1)
 KINDS = {
     "adamw": {},
     "adamw, corrected": {"bias_correction": True},
-    "adamw, no decay": {"weight_decay": 0.0},
     "lamb": {"name": "lamb"},
     "lamb, uncorrected": {"name": "lamb", "bias_correction": False},
     "lamb, no decay": {"name": "lamb", "weight_decay": 0.0},
@@ -90,7 +95,7 @@ def test_a_hundred_steps_of_two_phases_match_numpy(kind):
         )
         expected.step(draw_grads(rng, number), rate)
     assert 0 < expected.num_clipped < 100, "some steps must clip, others not"
-    assert (state.step, state.age) == (100, 100)
+    assert (state["rate"].count, moments_of(state).age) == (100, 100)
     for name, tensor in reference.by_layer(ours).items():
         # Worst seen: 8e-7 of a tensor's largest entry, float32 against float64.
         atol = 5e-6 * np.abs(expected.tensors[name]).max()
@@ -125,24 +130,67 @@ def test_corrected_adamw_is_optaxs_own():
         np.testing.assert_allclose(a, b, atol=2e-5, rtol=0)
 
 
+def test_every_optimizer_of_the_config_has_a_rule():
+    names = typing.get_args(typing.get_type_hints(OptimizerConfig)["name"])
+    assert sorted(names) == sorted(RULES)
+
+
+def random_moments(params):
+    rng = np.random.default_rng(5)
+    mu, nu = (
+        jax.tree.map(lambda x: rng.random(x.shape, np.float32), params) for _ in "mv"
+    )
+    return Moments(mu=mu, nu=nu, age=np.int32(9))
+
+
+def state_of(params, **fields):
+    cfg = dataclasses.replace(FIRST, **fields)
+    return make_optimizer(cfg, make_schedule(cfg, 20)).init(params)
+
+
 @pytest.mark.parametrize(
-    "fields",
+    ("before", "after", "kept"),
     [
-        {"name": "lamb"},
-        {"bias_correction": True, "schedule": "cosine"},
-        {"freeze": ("embed",), "freeze_layers": 2},
+        ({}, {"name": "lamb"}, lambda name: True),
+        ({"name": "lamb"}, {"freeze": ("embed",), "freeze_layers": 2}, None),
+        (
+            {"freeze": ("nsp",), "freeze_layers": 2},
+            {"freeze_layers": 1},
+            lambda name: not name.startswith(("nsp", "layers/1")),
+        ),
     ],
-    ids=str,
+    ids=["rule", "rule and freezing", "freezing"],
 )
-def test_every_setting_has_the_same_state_so_that_moments_can_be_kept(fields):
-    params, plain = draw_params(np.random.default_rng(0)), OptimizerConfig()
-    changed = dataclasses.replace(plain, **fields)
-    names = [
-        describe(make_optimizer(cfg, make_schedule(cfg, 20_000)).init(params))
-        for cfg in (plain, changed)
-    ]
-    assert names[0] == names[1]
-    assert "mu/layers/query/kernel" in names[0], "moments repeat the parameters' paths"
+def test_moments_go_from_any_optimizer_to_any_other(before, after, kept):
+    """Each layer keeps its own, however many layers the two runs freeze."""
+    params = draw_params(np.random.default_rng(0))
+    given = random_moments(params)
+    carried = moments_of(with_moments(state_of(params, **before), given))
+    found = moments_of(with_moments(state_of(params, **after), carried))
+    assert found.age == 9
+    num_frozen = after.get("freeze_layers", 0)
+    for tree, expected in ((found.mu, given.mu), (found.nu, given.nu)):
+        expected = reference.by_layer(expected)
+        tensors = trained_by_layer(tree, num_frozen)
+        assert set(tensors) == {
+            name
+            for name in expected
+            if not is_frozen(name, after.get("freeze", ()), num_frozen)
+        }
+        for name, tensor in tensors.items():
+            same = kept is None or kept(name)
+            np.testing.assert_array_equal(tensor, expected[name] * same, err_msg=name)
+
+
+def test_a_state_without_adam_has_no_moments():
+    params = draw_params(np.random.default_rng(0))
+    plain = optax.chain(optax.sgd(0.1, momentum=0.9)).init(params)
+    twice = optax.chain(optax.scale_by_adam(), optax.scale_by_adam()).init(params)
+    for state, number in ((plain, 0), (twice, 2)):
+        with pytest.raises(ValueError, match=f"the moments of {number} Adams"):
+            moments_of(state)
+        with pytest.raises(ValueError, match=f"the moments of {number} Adams"):
+            with_moments(state, random_moments(params))
 
 
 def test_old_moments_of_a_new_run_are_not_corrected_twice():
@@ -151,8 +199,9 @@ def test_old_moments_of_a_new_run_are_not_corrected_twice():
     schedule, params = make_schedule(cfg, 20), draw_params(np.random.default_rng(0))
     optimizer = make_optimizer(cfg, schedule)
     half, state = run(optimizer, params, 10)
-    next_state = with_moments(optimizer.init(params), state)
-    assert (next_state.step, next_state.age) == (0, 10)
+    next_state = with_moments(optimizer.init(params), moments_of(state))
+    assert moments_of(next_state).age == 10
+    assert (state["rate"].count, next_state["rate"].count) == (10, 0)
 
     grads = draw_grads(np.random.default_rng(2), 1)
     going_on, beginning = (

@@ -10,9 +10,12 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 FOLDER = pathlib.Path(__file__).parent / "own_process"
 
 
+@pytest.mark.slow
 def test_they_pass():
     environment = {
         name: value for name, value in os.environ.items() if "PYTEST" not in name

@@ -43,7 +43,11 @@ SPREAD = {"tiny": 0.2, "realistic": 0.05}
 
 
 @pytest.fixture(
-    params=[("tiny", "tanh"), ("tiny", "exact"), ("realistic", "exact")],
+    params=[
+        ("tiny", "tanh"),
+        ("tiny", "exact"),
+        pytest.param(("realistic", "exact"), marks=pytest.mark.slow),
+    ],
     ids="-".join,
 )
 def case(request, tiny):
@@ -219,8 +223,10 @@ def test_pretraining_logits_and_gradients_agree(case, make_batch, make_masked):
     assert_gradients_agree(cfg, grads, model)
 
 
-@pytest.mark.parametrize("vocabulary", VOCABULARIES)
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    ("size", "vocabulary"),
+    [*((size, "uncased") for size in SIZES), *(("tiny", v) for v in VOCABULARIES)],
+)
 def test_every_size_has_as_many_parameters_as_in_transformers(size, vocabulary):
     cfg = model_config(size, vocabulary=vocabulary)
     with torch.device("meta"):  # names and shapes only

@@ -12,7 +12,7 @@ from source_files import read, write_tar
 
 from bert_jax.config import ReadOptions
 from bert_jax.data.text.documents import Document, ReadStats
-from bert_jax.data.text.reading import read_unit
+from bert_jax.data.text.reading import read_section
 from bert_jax.data.text.sources import divide, open_source
 
 TEXTS = ["One.", "Two\nlines.", "", None, " \n", "Ünï.", "x" * 5_000]
@@ -84,12 +84,12 @@ def test_row_groups_are_shared_out(tmp_path):
     (tmp_path / "a.parquet").write_bytes(rows)
     write_tar(tmp_path / "b.tar", {"rows.parquet": rows})
     source = open_source(f"files:{tmp_path}/*")
-    whole = [d for unit in source.units for d in read_unit(unit)]
-    units = divide(source, len(rows) // 5, tmp_path)
-    assert [d for unit in units for d in read_unit(unit)] == whole
-    spans = [(unit.start, unit.end) for unit in units]
+    whole = [d for section in source.sections for d in read_section(section)]
+    sections = divide(source, len(rows) // 5, tmp_path)
+    assert [d for section in sections for d in read_section(section)] == whole
+    spans = [(section.start, section.end) for section in sections]
     assert spans == [(0, 2), (2, 4), (4, 6), (6, 8), (8, 10)] * 2
-    assert sum(unit.size_bytes for unit in units[:5]) == len(rows)
+    assert sum(section.size_bytes for section in sections[:5]) == len(rows)
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,9 @@ from bert_jax.config import DataConfig, PrepareOptions
 from bert_jax.data.batches.packing import pack
 from bert_jax.data.batches.pairs import make_pairs
 from bert_jax.data.prepared.dataset import open_dataset
-from bert_jax.data.prepared.prepare import prepare, unigram_entropy
-from bert_jax.data.prepared.records import SPLITS
+from bert_jax.data.prepared.format import SPLITS
+from bert_jax.data.prepared.prepare import prepare
+from bert_jax.data.prepared.stages import unigram_entropy
 from bert_jax.data.text.sentences import sentences, validation_group
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 
@@ -223,7 +224,7 @@ def test_other_text_or_pieces_need_another_directory(corpus, dataset, tmp_path):
     source, _, tokenizer = corpus
     one_file = source.replace("*", "part-0")
     options = PrepareOptions(validation_fraction=FRACTION)
-    with pytest.raises(ValueError, match=r"\(source, units differ\)"):
+    with pytest.raises(ValueError, match=r"\(files, source differ\)"):
         prepare(one_file, tokenizer, dataset, options)
     other_tokenizer().save(tmp_path)
     with pytest.raises(ValueError, match=r"\(tokenizer_sha256 differ\)"):
@@ -262,6 +263,7 @@ def test_unigram_entropy(counts, expected):
     assert unigram_entropy(np.array(counts)) == pytest.approx(expected, rel=1e-14)
 
 
+@pytest.mark.slow
 def test_wikipedia_has_few_unknowns_and_packs_densely(shared_data, tmp_path):
     with tarfile.open(shared_data / "enwiki/enwiki-2014-open.tar.xz") as archive:
         member = next(x for x in archive if x.isfile())

@@ -10,9 +10,9 @@ from prepared_corpus import FRACTION, contents, make_corpus, prepared
 
 from bert_jax.config import PrepareOptions, ReadOptions
 from bert_jax.data.prepared.dataset import open_dataset
+from bert_jax.data.prepared.format import SPLITS
 from bert_jax.data.prepared.locking import locked
 from bert_jax.data.prepared.prepare import prepare
-from bert_jax.data.prepared.records import SPLITS
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +84,7 @@ def test_copies_are_dropped_and_the_first_stays(corpus, kept, tmp_path):
     assert dropped["audit"]["lines"] == documents
 
 
+@pytest.mark.slow
 def test_two_workers_drop_the_same(corpus, tmp_path):
     reports = []
     for workers in (1, 2):

@@ -76,6 +76,7 @@ def wait_for_plan(running: subprocess.Popen, output: pathlib.Path) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_twenty_kills_change_no_byte(corpus, tmp_path):
     running = start(corpus, tmp_path / "expected", 1)
     wait_for_plan(running, tmp_path / "expected")

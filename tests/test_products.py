@@ -1,6 +1,5 @@
 """Products and column sums on a CPU are XLA's, however they are made."""
 
-import dataclasses
 import pathlib
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bert_jax.config import ComputeConfig, MeshConfig
 from bert_jax.model import pretraining, products
 from bert_jax.model.layers import _gelu
 from bert_jax.model.products import add_bias, column_sums, product
@@ -78,7 +78,6 @@ def test_other_products_are_xlas(rng, dtype, asked):
 
 
 def test_several_devices_have_xlas(rng):
-    from bert_jax.config import MeshConfig
     from bert_jax.train.mesh import make_mesh
     from bert_jax.train.sharding import on_mesh
 
@@ -90,14 +89,13 @@ def test_training_loss_is_xlas(onednn, tiny, random_params, make_batch, make_mas
     """A whole model, forward and backward: the loss and the largest gradients."""
     from bert_jax.train.losses import pretrain_loss
 
-    cfg = dataclasses.replace(tiny, compute_dtype="bfloat16")
-    params, batch = random_params(cfg), make_batch()
+    params, batch = random_params(tiny), make_batch()
     masked = make_masked(batch)
 
     def run(products):
         def loss(params):
-            cfg_ = dataclasses.replace(cfg, products=products)
-            outputs = pretraining.apply(cfg_, params, batch, masked)
+            compute = ComputeConfig(dtype="bfloat16", products=products)
+            outputs = pretraining.apply(tiny, params, batch, masked, compute=compute)
             return pretrain_loss(outputs, batch, masked)[0]
 
         return jax.jit(jax.value_and_grad(loss))(params)

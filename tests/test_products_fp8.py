@@ -8,11 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.step_jax import program_of, run_config
-from benchmarks.workload import Task, synthetic_batch
-from bert_jax.config import ModelConfig, OptimizerConfig
+from bert_jax.config import (
+    ComputeConfig,
+    DataConfig,
+    MeshConfig,
+    OptimizerConfig,
+    PretrainConfig,
+)
 from bert_jax.model import pretraining
 from bert_jax.model.products_fp8 import fp8_product, multiplies_fp8, rounded
+from bert_jax.train.mesh import make_mesh
+from bert_jax.train.placement import to_devices
+from bert_jax.train.program import pretrain_program
 
 E4M3, E5M2 = jnp.float8_e4m3fn, jnp.float8_e5m2
 # Bits behind the point, and the exponent of the least number that has them all.
@@ -94,58 +101,57 @@ def test_the_backward_pass_keeps_8_bit_floats_alone():
 def test_the_products_of_the_layers_are_rounded_and_only_in_training(
     tiny, make_batch, make_masked
 ):
-    cfg = dataclasses.replace(tiny, compute_dtype="bfloat16", fp8=True)
-    params = pretraining.init_params(cfg, jax.random.key(0))
+    compute = ComputeConfig(dtype="bfloat16", fp8=True)
+    params = pretraining.init_params(tiny, jax.random.key(0))
     batch = make_batch()
     masked = make_masked(batch)
 
-    def count(cfg):
-        run = functools.partial(pretraining.apply, cfg)
+    def count(compute):
+        run = functools.partial(pretraining.apply, tiny, compute=compute)
         return str(jax.make_jaxpr(run)(params, batch, masked)).count("name=fp8_product")
 
     # Query, key, value, output, and the two of the MLP.
-    assert count(cfg) == 6 * cfg.num_layers
-    assert count(cfg.judged) == 0
+    assert count(compute) == 6 * tiny.num_layers
+    assert count(compute.inference) == 0
 
 
-def test_it_learns_as_bfloat16_does():
-    def losses(dtype):
-        task = Task(size="test", length=32, vocab_size=61)
-        cfg = dataclasses.replace(
-            run_config(task, dtype, 8), optimizer=OptimizerConfig(warmup_steps=100)
+@pytest.mark.slow
+def test_it_learns_as_bfloat16_does(tiny, vocabulary, make_batch):
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    batch = to_devices(mesh, make_batch(rows=8, pairs=1))
+
+    def losses(fp8):
+        cfg = PretrainConfig(
+            model=dataclasses.replace(tiny, num_layers=2),
+            compute=ComputeConfig(dtype="bfloat16", fp8=fp8),
+            data=DataConfig(sequence_length=24),
+            optimizer=OptimizerConfig(warmup_steps=100),
+            batch_size=8,
+            num_steps=10_000,
         )
-        program = program_of(cfg, jax.devices()[0])
-        step, state = (
-            program.step.lower(program.state, program.batch).compile(),
-            program.make_state(),
-        )
-        batch = jax.tree.map(
-            lambda x, like: jax.device_put(x, like.sharding),
-            synthetic_batch(task, 8),
-            program.batch,
-        )
-        found = []
-        for number in range(1, 601):
-            state, metrics = step(state, batch)
-            if number % 150 == 0:
-                means = (metrics[name].value() for name in ("mlm_loss", "nsp_loss"))
-                found.append(float(sum(means)))
+        program = pretrain_program(cfg, mesh, vocabulary)
+        state, found = program.make_state(), []
+        for number in range(600):
+            state, metrics = program.step(state, batch)
+            if number % 150 == 149:
+                found.append(float(metrics["loss"].value()))
         return found
 
-    plain, ours = losses("bfloat16"), losses("fp8")
+    plain, ours = losses(fp8=False), losses(fp8=True)
     assert plain[-1] < 0.8 * plain[0]
     assert ours != plain
     assert ours == pytest.approx(plain, rel=0.02)
 
 
+@pytest.mark.slow
 def test_an_h100_multiplies_them(compiled_for_gpus):
     """Forward, and for the gradients of both factors, of six products in a loop."""
     assert compiled_for_gpus("fp8")["__cublas$lt$matmul$f8"] == 18
 
 
 def test_it_is_for_bfloat16():
-    with pytest.raises(ValueError, match='fp8 needs compute_dtype="bfloat16"'):
-        ModelConfig(fp8=True)
+    with pytest.raises(ValueError, match='fp8 needs dtype="bfloat16"'):
+        ComputeConfig(fp8=True)
 
 
 def test_a_cpu_does_not_multiply_them():

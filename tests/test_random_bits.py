@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from bert_jax.model.layers import dropout
+from bert_jax.model.dropout import drop_units
 from bert_jax.model.random_bits import (
     drop_threshold,
     hash_bits,
     kept_scale,
+    key_sets,
     random_bits,
     row_keys,
-    split_rows,
 )
 
 SHAPE = (16, 12, 64, 64)
@@ -52,7 +52,7 @@ def test_neighbours_know_nothing_of_each_other(bits, axis, distance, rate):
 
 def test_keys_of_sites_layers_and_rows_give_other_bits():
     keys_B = row_keys(jax.random.key(3), 4)
-    streams = [random_bits(k, (4, 512)) for k in split_rows(keys_B, 5)]
+    streams = [random_bits(k, (4, 512)) for k in key_sets(keys_B, 5)]
     rows = np.concatenate([np.asarray(s) for s in streams])
     dropped = (rows < drop_threshold(0.3)).astype(np.float64)
     correlation = np.corrcoef(dropped) - np.eye(20)
@@ -87,7 +87,7 @@ def test_sharding_changes_no_bit_and_moves_none(spec):
     shape = (8, 4, 16)
 
     def draw(keys_B):
-        out = dropout(jnp.ones(shape), 0.2, keys_B)
+        out = drop_units(jnp.ones(shape), 0.2, keys_B)
         return jax.lax.with_sharding_constraint(
             out, NamedSharding(mesh, PartitionSpec(*spec))
         )
@@ -97,7 +97,7 @@ def test_sharding_changes_no_bit_and_moves_none(spec):
     for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
         assert collective not in compiled.as_text()
     np.testing.assert_array_equal(
-        compiled(keys_B), dropout(jnp.ones(shape), 0.2, keys_B)
+        compiled(keys_B), drop_units(jnp.ones(shape), 0.2, keys_B)
     )
 
 

@@ -19,10 +19,11 @@ from safetensors.numpy import load_file
 
 from bert_jax.config import MeshConfig
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
-from bert_jax.exchange import names
+from bert_jax.exchange import tensors
+from bert_jax.exchange import write_huggingface as write_huggingface_module
 from bert_jax.exchange.export import TOLERANCE, export_run
-from bert_jax.exchange.huggingface import write_huggingface
 from bert_jax.exchange.importing import import_run
+from bert_jax.exchange.write_huggingface import write_huggingface
 from bert_jax.family import model_config
 from bert_jax.train.initial import load_params
 from bert_jax.train.mesh import make_mesh
@@ -31,7 +32,7 @@ LABELS = ("down", "level", "up")
 NEEDS = {
     "huggingface": ("torch", "transformers"),
     "tensorflow": ("tensorflow",),
-    "onnx": ("onnx", "onnxruntime"),
+    "onnx": ("torch", "transformers", "onnx", "onnxscript", "onnxruntime"),
     "stablehlo": (),
 }
 
@@ -69,7 +70,7 @@ def realistic(cfg, shapes, seed):
     """Sizes as in a trained BERT; nothing is zero but the vocabulary's padding."""
     rng = np.random.default_rng(seed)
     flat = {}
-    for path, shape in names.flatten(shapes).items():
+    for path, shape in tensors.flatten(shapes).items():
         shape = tuple(shape)
         if path.endswith("scale"):
             flat[path] = rng.normal(0.9, 0.1, shape)
@@ -79,7 +80,7 @@ def realistic(cfg, shapes, seed):
     for path in ("embed/token/embedding", "mlm/output_bias"):
         if path in flat:
             flat[path][cfg.vocab_size :] = 0.0
-    return names.unflatten(flat)
+    return tensors.unflatten(flat)
 
 
 @pytest.fixture(scope="module", params=["pretraining", "classifier"])
@@ -105,13 +106,20 @@ def params_of(run):
 
 
 def assert_equal_bits(found, expected) -> None:
-    found, expected = names.flatten(found), names.flatten(expected)
+    found, expected = tensors.flatten(found), tensors.flatten(expected)
     assert found.keys() == expected.keys()
     for path, value in expected.items():
         np.testing.assert_array_equal(found[path], value, err_msg=path)
 
 
-@pytest.mark.parametrize("to", NEEDS)
+@pytest.mark.parametrize(
+    "to",
+    [
+        # PyTorch's exporter takes its time.
+        pytest.param(to, marks=pytest.mark.slow) if to == "onnx" else to
+        for to in NEEDS
+    ],
+)
 def test_an_export_gives_our_logits(run, to, tmp_path, record_route):
     need(*NEEDS[to])
     directory, head, _ = run
@@ -121,6 +129,28 @@ def test_an_export_gives_our_logits(run, to, tmp_path, record_route):
     assert 0.0 <= difference <= TOLERANCE == manifest["tolerance"]
     assert f"{difference:.1e}" in line
     record_route(f"ours → {to}, {head}", f"logits {difference:.1e}")
+
+
+def test_a_failed_export_leaves_what_was_there(run, tmp_path, monkeypatch):
+    directory, *_ = run
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "mine.txt").write_text("kept")
+    with pytest.raises(ValueError, match="is taken"):
+        export_run(directory, folder, "stablehlo")
+    (folder / "mine.txt").unlink()
+    export_run(directory, folder, "stablehlo")
+    before = (folder / "meta.json").stat().st_ino
+
+    def fail(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(write_huggingface_module, "save_huggingface_tokenizer", fail)
+    with pytest.raises(OSError, match="no space"):
+        export_run(directory, folder, "huggingface")
+    assert (folder / "meta.json").stat().st_ino == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert "holds this export already" in export_run(directory, folder, "stablehlo")
 
 
 def test_masks_are_filled_by_the_pipeline_without_a_warning(

@@ -10,13 +10,19 @@ import numpy as np
 import pytest
 import reference
 
-from bert_jax.config import MaskingConfig, MeshConfig, OptimizerConfig
+from bert_jax.config import (
+    ComputeConfig,
+    DropoutConfig,
+    MaskingConfig,
+    MeshConfig,
+    OptimizerConfig,
+)
 from bert_jax.family import model_config
 from bert_jax.model import classification, pretraining
 from bert_jax.train import sharding
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.objectives import pretrain_objective
-from bert_jax.train.optimizer import make_optimizer
+from bert_jax.train.optimizer import make_optimizer, moments_of
 from bert_jax.train.placement import to_devices
 from bert_jax.train.schedules import make_schedule
 from bert_jax.train.step import abstract_state, compile_step, init_state
@@ -35,7 +41,10 @@ LAYOUTS = (
     MeshConfig(data=8, shard_update=True),
     MeshConfig(slices=2, data=2, fsdp=2, shard_update=True),
 )
+# Every axis is split in one of them; the others are trained where there is time.
+QUICK = (LAYOUTS[6], LAYOUTS[10])
 NUM_STEPS = 20
+IN_A_LOOP = ComputeConfig(scan_layers=True)  # as layers are on accelerators
 # What XLA says when it can only gather an array whole to lay it out anew.
 REMATERIALISED = "nvoluntary full rematerialization"
 
@@ -45,8 +54,11 @@ def run(tiny, vocabulary, make_batch):
     """run(mesh config, devices) -> (losses of some steps, last state, step)."""
     settings = OptimizerConfig(learning_rate=1e-2, warmup_steps=2)
     optimizer = make_optimizer(settings, make_schedule(settings, 20))
-    objective = pretrain_objective(tiny, MaskingConfig(), vocabulary)
+    objective = pretrain_objective(
+        tiny, IN_A_LOOP, DropoutConfig(), MaskingConfig(), vocabulary
+    )
 
+    @functools.cache
     def make(layout, num_devices=8, steps=NUM_STEPS):
         mesh = make_mesh(layout, jax.devices()[:num_devices])
 
@@ -86,7 +98,13 @@ def in_short(layout: MeshConfig) -> str:
     )
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=in_short)
+@pytest.mark.parametrize(
+    "layout",
+    [
+        pytest.param(x, marks=[] if x in QUICK else [pytest.mark.slow], id=in_short(x))
+        for x in LAYOUTS
+    ],
+)
 def test_every_layout_trains_to_the_losses_of_one_device(
     run, one_device, layout, capfd
 ):
@@ -105,8 +123,9 @@ def test_every_layout_trains_to_the_losses_of_one_device(
 
 
 def test_heads_split_over_tensor_and_moments_follow(run):
-    _, state, _ = run(MeshConfig(data=2, fsdp=2, tensor=2), steps=1)
-    for tree in (state.params, state.opt_state.mu, state.opt_state.nu):
+    _, state, _ = run(QUICK[0])
+    moments = moments_of(state.opt_state)
+    for tree in (state.params, moments.mu, moments.nu):
         kernel = tree["layers"]["attention"]["query"]["kernel"]
         # [L, D, N, H]: width over fsdp, heads over tensor.
         assert kernel.sharding.shard_shape(kernel.shape) == (3, 16, 2, 8)
@@ -114,6 +133,7 @@ def test_heads_split_over_tensor_and_moments_follow(run):
         assert table.sharding.shard_shape(table.shape) == (32, 32)
 
 
+@pytest.mark.slow
 def test_a_layout_that_xla_cannot_follow_would_be_seen(run, monkeypatch, capfd):
     # The width of the token table over fsdp is such a one.
     rows = tuple(

@@ -14,17 +14,21 @@ from source_files import COMPRESSORS, JSON_LINES, PLAIN, WIKI, read, tar_of, wri
 
 from bert_jax.data.text import division
 from bert_jax.data.text.documents import Document, ReadStats
-from bert_jax.data.text.reading import read_unit
+from bert_jax.data.text.formats import Record
+from bert_jax.data.text.reading import read_section
+from bert_jax.data.text.registry import KINDS, Kind
+from bert_jax.data.text.sections import Section, Source
 from bert_jax.data.text.sources import divide, open_source
-from bert_jax.data.text.units import Unit
 
 TEXTS = [f"Document {n}.\n" + f"Line {n}. " * (n % 23) for n in range(120)]
 
 
-def read_units(units: tuple[Unit, ...], stats: ReadStats) -> list[Document]:
+def read_sections(sections: tuple[Section, ...], stats: ReadStats) -> list[Document]:
     # As worker processes get them.
-    units = pickle.loads(pickle.dumps(units))
-    return [document for unit in units for document in read_unit(unit, stats)]
+    sections = pickle.loads(pickle.dumps(sections))
+    return [
+        document for section in sections for document in read_section(section, stats)
+    ]
 
 
 def wiki_of(texts: list[str]) -> bytes:
@@ -65,39 +69,41 @@ def everything(tmp_path_factory):
 def test_divided_sources_hold_the_same_documents(everything, tmp_path, target):
     source = open_source(f"files:{everything}/*")
     whole, divided = ReadStats(), ReadStats()
-    expected = read_units(source.units, whole)
-    units = divide(source, target, tmp_path / "work")
-    assert read_units(units, divided) == expected
+    expected = read_sections(source.sections, whole)
+    sections = divide(source, target, tmp_path / "work")
+    assert read_sections(sections, divided) == expected
     named = [document.key for document in expected if "#" in document.key]
     assert len(set(named)) == len(named) > 2_000
     assert whole.disk_bytes == source.size_bytes
-    assert divided.disk_bytes == sum(unit.size_bytes for unit in units)
+    assert divided.disk_bytes == sum(section.size_bytes for section in sections)
     whole.disk_bytes = divided.disk_bytes = 0
     assert divided == whole
 
 
 def test_progress_goes_forward(everything, tmp_path):
     source = open_source(f"files:{everything}/*")
-    for unit in (*source.units, *divide(source, 1_500, tmp_path / "work")):
+    for section in (*source.sections, *divide(source, 1_500, tmp_path / "work")):
         stats = ReadStats(disk_bytes=100)
-        done = [stats.disk_bytes - 100 for _ in read_unit(unit, stats)]
+        done = [stats.disk_bytes - 100 for _ in read_section(section, stats)]
         assert done == sorted(done)
-        assert all(0 <= size <= unit.size_bytes for size in done)
-        assert stats.disk_bytes == 100 + unit.size_bytes
+        assert all(0 <= size <= section.size_bytes for size in done)
+        assert stats.disk_bytes == 100 + section.size_bytes
 
 
-def test_progress_of_a_share_is_its_own(tmp_path):
+def test_progress_of_a_section_is_its_own(tmp_path):
     (tmp_path / "a.txt").write_text("One document.\n\n" * 100_000)
-    units = divide(open_source(f"files:{tmp_path}/a.txt"), 500_000, tmp_path / "work")
-    assert len(units) == 3
-    for unit in units:
+    sections = divide(
+        open_source(f"files:{tmp_path}/a.txt"), 500_000, tmp_path / "work"
+    )
+    assert len(sections) == 3
+    for section in sections:
         stats = ReadStats()
-        next(read_unit(unit, stats))
+        next(read_section(section, stats))
         # The blocks that were read ahead.
         assert 0 < stats.disk_bytes < 200_000
 
 
-def test_shares_are_of_about_the_target(tmp_path):
+def test_sections_are_of_about_the_target(tmp_path):
     draw = random.Random(0)
     plain = "\n\n".join(draw.randbytes(99).hex() for _ in range(500)).encode()
     (tmp_path / "plain.txt").write_bytes(plain)
@@ -107,10 +113,10 @@ def test_shares_are_of_about_the_target(tmp_path):
     write_tar(tmp_path / "large.tar", {"a.txt": plain, "b.txt": b"Small."})
     (tmp_path / "tiny.txt.gz").write_bytes(gzip.compress(b"Tiny."))
     target = 10_000
-    units = divide(open_source(f"files:{tmp_path}/*"), target, tmp_path / "work")
+    sections = divide(open_source(f"files:{tmp_path}/*"), target, tmp_path / "work")
     sizes: dict[str, list[int]] = {}
-    for unit in units:
-        sizes.setdefault(unit.name, []).append(unit.size_bytes)
+    for section in sections:
+        sizes.setdefault(section.name, []).append(section.size_bytes)
     assert list(sizes) == [
         *("large.tar/a.txt", "large.tar", "plain.txt", "plain.txt.xz", "small.tar"),
         "tiny.txt.gz",
@@ -135,10 +141,10 @@ def test_unpacked_files_are_used_again(tmp_path):
         + body
     )
     source, work = open_source(str(path)), tmp_path / "work"
-    units = divide(source, 100, work)
+    sections = divide(source, 100, work)
     [unpacked] = work.iterdir()
     inode = unpacked.stat().st_ino
-    assert divide(source, 100, work) == units
+    assert divide(source, 100, work) == sections
     assert unpacked.stat().st_ino == inode
     # Another file at the same place is another file, though of the same size.
     size = path.stat().st_size
@@ -146,7 +152,7 @@ def test_unpacked_files_are_used_again(tmp_path):
     os.utime(path, ns=(1, 1))
     changed = divide(open_source(str(path)), 100, work)
     assert path.stat().st_size == size
-    assert next(read_unit(changed[0])).text.startswith("Edited")
+    assert next(read_section(changed[0])).text.startswith("Edited")
 
 
 def test_a_broken_unpacking_leaves_nothing_that_counts(tmp_path, monkeypatch):
@@ -167,8 +173,8 @@ def test_a_broken_unpacking_leaves_nothing_that_counts(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             divide(open_source(str(path)), 100, work)
     assert not list(work.glob("*.unpacked"))
-    units = divide(open_source(str(path)), 100, work)
-    assert sum(unit.size_bytes for unit in units) == 6_000
+    sections = divide(open_source(str(path)), 100, work)
+    assert sum(section.size_bytes for section in sections) == 6_000
 
 
 def test_no_room_to_unpack_is_said(tmp_path):
@@ -183,11 +189,11 @@ def test_files_that_changed_since_are_refused(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("One.\n\n" * 100)
     source = open_source(str(path))
-    shares = divide(source, 100, tmp_path)
+    divided = divide(source, 100, tmp_path)
     path.write_text("One.\n\n" * 50)
-    for unit in (source.units[0], shares[-1]):
-        with pytest.raises(ValueError, match="its 300 bytes are not those"):
-            list(read_unit(unit))
+    for section in (source.sections[0], divided[-1]):
+        with pytest.raises(ValueError, match="its 300 bytes are not as many as"):
+            list(read_section(section))
 
 
 def test_damaged_files_are_named_while_dividing(tmp_path):
@@ -202,6 +208,7 @@ def test_damaged_files_are_named_while_dividing(tmp_path):
         divide(open_source(f"files:{tmp_path}/b.tar"), 100, tmp_path / "work")
 
 
+@pytest.mark.slow
 def test_several_processes_divide_alike(everything, tmp_path):
     source = open_source(f"files:{everything}/*")
     alone = divide(source, 1_500, tmp_path / "work")
@@ -242,7 +249,7 @@ def test_names_that_are_no_text_or_look_like_patterns(tmp_path):
     ("spec", "message"),
     [
         ("files:nowhere/*.txt", "matches no file"),
-        ("gopher:wikipedia", "'gopher':, which is not known"),
+        ("gopher:wikipedia", "'gopher':, which is not a kind of source"),
         ("files:/", "is a folder"),
         ("docs:no_such_package_here", "'no_such_package_here' is not installed"),
     ],
@@ -255,3 +262,24 @@ def test_wrong_specs(spec, message):
 def test_the_target_must_be_positive(everything, tmp_path):
     with pytest.raises(ValueError, match="target_bytes=0"):
         divide(open_source(f"files:{everything}/plain.txt"), 0, tmp_path)
+
+
+def test_a_kind_of_source_needs_a_line_in_the_registry_only(tmp_path, monkeypatch):
+    def open_squares(request):
+        section = Section("squares", "n", 800, kind="squares", end=int(request.rest))
+        return Source(request.spec, (section,))
+
+    def read_squares(section, options):
+        for n in range(section.start, section.end):
+            done = (n + 1 - section.start) / (section.end - section.start)
+            yield Record(str(n * n), f"n#{n}", f"n#{n}", 0, fraction=done)
+
+    monkeypatch.setitem(KINDS, "squares", Kind("squares:N", open_squares, read_squares))
+    sections = divide(open_source("squares:8"), 200, tmp_path)
+    assert [(x.start, x.end) for x in sections] == [(0, 2), (2, 4), (4, 6), (6, 8)]
+    stats = ReadStats()
+    texts = [x.text for section in sections for x in read_section(section, stats)]
+    assert texts == [str(n * n) for n in range(8)]
+    assert (stats.documents, stats.disk_bytes) == (8, 800)
+    with pytest.raises(ValueError, match=r"files:GLOB, .*docs: or squares:N"):
+        open_source("cubes:8")

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bert_jax.data.text import formats, splitting
-from bert_jax.data.text.splitting import Piece, cut, line_start, split, split_text
+from bert_jax.data.text.splitting import Fragment, cut, line_start, split, split_text
 
 SEPARATORS = {"lines": formats._NEWLINE, "blank lines": formats._BLANK_LINE}
 # More than any text here.
@@ -51,7 +51,7 @@ def block_bytes(size: int) -> Iterator[None]:
         yield
 
 
-def pieces(text: bytes, between: str, limit: int, start: int = 0, end=None):
+def split_all(text: bytes, between: str, limit: int, start: int = 0, end=None):
     stream = io.BytesIO(text)
     base = line_start(stream, start)
     stream.seek(base)
@@ -65,54 +65,56 @@ def pieces(text: bytes, between: str, limit: int, start: int = 0, end=None):
 @given(text=texts, size=st.integers(1, 20))
 def test_records_are_what_stands_between_separators(between, text, size):
     with block_bytes(size):
-        found = pieces(text, between, NO_LIMIT)
+        found = split_all(text, between, NO_LIMIT)
     assert [(p.offset, p.text) for p in found] == records(text, between)
-    assert all(p.part == 0 for p in found)
+    assert all(p.number == 0 for p in found)
 
 
 @pytest.mark.parametrize("between", SEPARATORS)
 @given(data=st.data(), text=texts, size=st.integers(1, 20), limit=st.integers(8, 40))
-def test_every_record_is_in_exactly_one_share(between, data, text, size, limit):
+def test_every_record_is_in_exactly_one_range(between, data, text, size, limit):
     cuts = data.draw(st.lists(st.integers(0, len(text)), max_size=6).map(sorted))
     bounds = [0, *cuts, len(text)]
     with block_bytes(size):
-        shares = [
-            piece
+        in_ranges = [
+            fragment
             for k in range(len(bounds) - 1)
-            for piece in pieces(text, between, limit, bounds[k], bounds[k + 1])
+            for fragment in split_all(text, between, limit, bounds[k], bounds[k + 1])
         ]
-    assert shares == pieces(text, between, limit)
+    assert in_ranges == split_all(text, between, limit)
 
 
 @pytest.mark.parametrize("between", SEPARATORS)
 @given(text=texts, limit=st.integers(8, 40))
-def test_pieces_hold_the_whole_record_and_are_short_enough(between, text, limit):
-    whole: dict[int, list[Piece]] = {}
-    for piece in pieces(text, between, limit):
-        whole.setdefault(piece.offset, []).append(piece)
-    for (offset, record), parts in zip(
+def test_fragments_hold_the_whole_record_and_are_short_enough(between, text, limit):
+    whole: dict[int, list[Fragment]] = {}
+    for fragment in split_all(text, between, limit):
+        whole.setdefault(fragment.offset, []).append(fragment)
+    for (offset, record), fragments in zip(
         records(text, between), whole.values(), strict=True
     ):
-        assert [(p.offset, p.part) for p in parts] == [
-            (offset, k) for k in range(len(parts))
+        assert [(p.offset, p.number) for p in fragments] == [
+            (offset, k) for k in range(len(fragments))
         ]
-        assert all(0 < len(p.text) <= limit and p.text == p.text.strip() for p in parts)
+        assert all(
+            0 < len(p.text) <= limit and p.text == p.text.strip() for p in fragments
+        )
         # Only white space is left out, at the cuts.
-        joined = b"".join(b"".join(p.text.split()) for p in parts)
+        joined = b"".join(b"".join(p.text.split()) for p in fragments)
         assert joined == b"".join(record.split())
 
 
 @given(text=st.text(min_size=9), limit=st.integers(8, 40))
 def test_no_character_is_cut(text, limit):
-    parts = split_text(text, limit)
-    assert all(len(part.encode()) <= limit for part in parts)
+    fragments = split_text(text, limit)
+    assert all(len(fragment.encode()) <= limit for fragment in fragments)
     # bytes.split knows ASCII white space only, as the cuts do.
-    joined = "".join(parts).encode()
+    joined = "".join(fragments).encode()
     assert b"".join(joined.split()) == b"".join(text.encode().split())
 
 
 @given(
-    parts=st.lists(
+    fragments=st.lists(
         st.one_of(
             st.sampled_from(
                 [b"</doc>", b"\n</doc>\n", b"<doc>", b"</do", b"</docs>\n"]
@@ -124,17 +126,19 @@ def test_no_character_is_cut(text, limit):
     size=st.integers(1, 20),
     limit=st.integers(8, 40),
 )
-@example(parts=[b"x" * 8, b"\n</doc>\n", b"more"], size=3, limit=8)
+@example(fragments=[b"x" * 8, b"\n</doc>\n", b"more"], size=3, limit=8)
 def test_a_separator_with_a_mark_is_found_however_the_stream_is_read(
-    parts, size, limit
+    fragments, size, limit
 ):
-    text = b"".join(parts)
+    text = b"".join(fragments)
     separator = formats._DOC_CLOSE
     whole = list(split(io.BytesIO(text), separator, limit=limit))
     with block_bytes(size):
         assert list(split(io.BytesIO(text), separator, limit=limit)) == whole
-    if not any(part.count(b"</doc>") for part in parts):
-        assert {piece.offset for piece in whole} <= {len(text) - len(text.lstrip())}
+    if not any(fragment.count(b"</doc>") for fragment in fragments):
+        assert {fragment.offset for fragment in whole} <= {
+            len(text) - len(text.lstrip())
+        }
 
 
 def test_cuts_at_lines_then_sentences_then_words():
@@ -143,7 +147,7 @@ def test_cuts_at_lines_then_sentences_then_words():
     assert cut(b"aaaaaaaaaaaa b. c deeeeeeeeee", limit) == 15
     assert cut("aaaaaaaaaaaa。c deeeeeeeeee".encode(), limit) == 15
     assert cut(b"aaaaaaaaaaaa bcd eeeeeeeeeeeee", limit) == 16
-    # What stands in the first half would make pieces without end.
+    # What stands in the first half would make fragments without end.
     assert cut(b"a\nb. c ddddddddddddddddddddddd", limit) == limit
     assert cut(b"a" * 19 + "é".encode() * 4, limit) == 19
 
@@ -151,7 +155,7 @@ def test_cuts_at_lines_then_sentences_then_words():
 @pytest.mark.parametrize("between", SEPARATORS)
 @given(data=st.data(), size=st.integers(1, 20), limit=st.sampled_from([8, 40, 400]))
 def test_very_long_white_space_is_shortened_alike(between, data, size, limit):
-    """In a whole file and in shares, with 12 bytes as "very long"."""
+    """In a whole file and in ranges, with 12 bytes as "very long"."""
     spaces = st.tuples(st.integers(0, 60), st.integers(0, 1)).map(
         lambda n: b" " * n[0] + b"\n" * n[1] + b" " * (n[0] // 2)
     )
@@ -159,15 +163,15 @@ def test_very_long_white_space_is_shortened_alike(between, data, size, limit):
     text = b"".join(data.draw(st.lists(st.one_of(spaces, words), max_size=12)))
     bound = data.draw(st.integers(0, len(text)))
     with block_bytes(size), mock.patch.object(splitting, "_LONG_SPACE_BYTES", 12):
-        shares = [
-            *pieces(text, between, limit, 0, bound),
-            *pieces(text, between, limit, bound, len(text)),
+        in_ranges = [
+            *split_all(text, between, limit, 0, bound),
+            *split_all(text, between, limit, bound, len(text)),
         ]
         with block_bytes(NO_LIMIT):
-            whole = pieces(text, between, limit)
-    assert shares == whole
+            whole = split_all(text, between, limit)
+    assert in_ranges == whole
     assert b"".join(b"".join(p.text.split()) for p in whole) == b"".join(text.split())
-    assert [p.offset for p in whole if p.part == 0] == [
+    assert [p.offset for p in whole if p.number == 0] == [
         offset for offset, _ in records(text, between)
     ]
 
@@ -195,6 +199,6 @@ def test_a_text_without_end_is_read_in_bounded_memory(byte):
         assert next(found).text == byte * limit
         # Read at most twice what was needed, and a block.
         assert (64 << 20) - stream.left <= 2 * limit + 2 * splitting._BLOCK_BYTES
-        # The last piece is the rest.
-        assert sum(len(piece.text) for piece in found) == (64 << 20) - limit
+        # The last fragment is the rest.
+        assert sum(len(fragment.text) for fragment in found) == (64 << 20) - limit
     assert not stream.left

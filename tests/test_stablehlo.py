@@ -15,7 +15,7 @@ import pytest
 from portable_models import HEADS, LABELS, TOKENIZER, make_ids, make_model
 from safetensors.numpy import load_file, save_file
 
-from bert_jax.exchange import stablehlo
+from bert_jax.exchange import write_stablehlo
 
 # Float32 sums in another order: 2.7e-6 seen over four draws of each head.
 TOLERANCE = 1e-5
@@ -32,7 +32,7 @@ def write(tiny, tmp_path_factory):
         if key not in made:
             model = make_model(tiny, head, **changes)
             folder = tmp_path_factory.mktemp("stablehlo") / "export"
-            stablehlo.write_stablehlo(*model.parts, folder, labels=model.labels)
+            write_stablehlo.write_stablehlo(*model.parts, folder, labels=model.labels)
             made[key] = model, folder
         return made[key]
 
@@ -65,28 +65,13 @@ def test_logits_match_the_reference(write, head, gelu):
 def test_logits_match_ours(write, head):
     model, folder = write(head, gelu="tanh")
     ids = make_ids(rows=3, length=20)
-    difference = stablehlo.verify_stablehlo(folder, head, model.ours(ids), *ids)
+    difference = write_stablehlo.verify_stablehlo(folder, head, model.probe(ids))
     assert difference < TOLERANCE
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"scan_layers": False, "remat": "full"},
-        {"compute_dtype": "bfloat16"},
-    ],
-)
-def test_other_settings_of_the_model_are_kept(write, changes):
-    model, folder = write("pretraining", **changes)
-    ids = make_ids(rows=3, length=20)
-    outputs = model.ours(ids)
-    difference = stablehlo.verify_stablehlo(folder, "pretraining", outputs, *ids)
-    # The short row alone is another matrix product: one rounding of bfloat16 apart.
-    assert difference < (0.1 if "compute_dtype" in changes else TOLERANCE)
-    whole = run(folder, ids)["seq_relationship_logits"]
-    np.testing.assert_allclose(whole, outputs[1], atol=TOLERANCE, rtol=0)
-    precise = "HIGHEST" in load(folder).mlir_module()
-    assert precise == ("compute_dtype" not in changes)
+def test_products_are_float32_on_every_platform(write):
+    _, folder = write("pretraining", gelu="exact")
+    assert "HIGHEST" in load(folder).mlir_module()
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -196,16 +181,16 @@ def test_the_weights_are_those_of_the_file(write, tmp_path):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     save_file(weights, tmp_path / "model.safetensors")
     ids = make_ids(rows=3, length=20)
-    changed = stablehlo.verify_stablehlo(tmp_path, "classifier", model.ours(ids), *ids)
+    changed = write_stablehlo.verify_stablehlo(tmp_path, "classifier", model.probe(ids))
     assert changed == pytest.approx(0.25, abs=TOLERANCE)
 
 
 def test_verification_asks_for_every_platform(write, monkeypatch):
     model, folder = write("classifier", gelu="tanh")
     ids = make_ids(rows=3, length=20)
-    monkeypatch.setattr(stablehlo, "PLATFORMS", ("cpu", "rocm"))
+    monkeypatch.setattr(write_stablehlo, "PLATFORMS", ("cpu", "rocm"))
     with pytest.raises(ValueError, match=r"not lowered for \['rocm'\]"):
-        stablehlo.verify_stablehlo(folder, "classifier", model.ours(ids), *ids)
+        write_stablehlo.verify_stablehlo(folder, "classifier", model.probe(ids))
 
 
 @pytest.fixture(scope="module")
@@ -267,11 +252,15 @@ def test_ten_lines_run_it_without_bert_jax(write, printed, head):
         best = [found[name][0].argmax() for name in ("start_logits", "end_logits")]
         assert shown == [pieces[i] for i in best]
         return
-    name = "logits" if head == "classifier" else "seq_relationship_logits"
-    np.testing.assert_allclose(json.loads(shown[1]), found[name][0], atol=TOLERANCE)
     if head == "classifier":
-        assert shown[0] == LABELS[found["logits"][0].argmax()]
+        second = found["logits"][0]
+        assert shown[0] == LABELS[second.argmax()]
     else:
-        best = found["prediction_logits"][0].argmax(-1)
+        masked = "logits" if head == "mlm" else "prediction_logits"
+        best = found[masked][0].argmax(-1)
         words = TOKENIZER.decode([i for i in best if i > special.mask])
         assert shown[0] == words
+        if head == "mlm":
+            return
+        second = found["seq_relationship_logits"][0]
+    np.testing.assert_allclose(json.loads(shown[1]), second, atol=TOLERANCE)

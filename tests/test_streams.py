@@ -61,7 +61,7 @@ def test_zstd_with_its_largest_window():
 
 
 @pytest.mark.parametrize("suffix", CODECS)
-@pytest.mark.parametrize("left", [0, 1, 10, 100_000, -1])
+@pytest.mark.parametrize("left", [0, 1, 100_000, -1])
 def test_a_cut_file_is_an_error(suffix, left):
     packed = CODECS[suffix](BODY)[:left]
     with pytest.raises(ValueError, match=r"Cannot read the file: .*too early"):

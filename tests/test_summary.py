@@ -1,6 +1,7 @@
-"""What a run keeps of a manifest, and its one hash, which a shell can compute too."""
+"""What a manifest says: problems, a description, and what a run keeps of it."""
 
 import copy
+import re
 import subprocess
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from report_runs import MANIFEST
 
 from bert_jax.data.file_hash import file_sha256
-from bert_jax.data.prepared.summary import summarize
+from bert_jax.data.prepared.summary import describe, problems, summarize
 
 
 @pytest.fixture
@@ -62,3 +63,89 @@ def test_the_hash_knows_files_and_names_but_no_order(manifest):
     one, other, *_ = backwards
     swapped = backwards | {one: backwards[other], other: backwards[one]}
     assert summarize(manifest | {"sha256": swapped})["sha256"] != before
+
+
+@pytest.fixture
+def sound() -> dict:
+    """The manifest of a corpus without problems."""
+    split = {"documents": 100, "sentences": 900, "tokens": 9_000, "bytes": 36_000}
+    read = dict.fromkeys(
+        (
+            *("undecodable_bytes", "control_characters", "empty_documents"),
+            *("cut_documents", "markup_documents", "markup_elements"),
+        ),
+        0,
+    )
+    return {
+        "splits": {
+            "train": {**split, "unigram_entropy": 6.0},
+            "validation": {**split, "unigram_entropy": 6.0},
+        },
+        "options": {"near_threshold": 0.8, "read": {"markup": "keep"}},
+        "read": {**read, "documents": 200, "text_bytes": 72_000}
+        | {"characters": 72_000},
+        "audit": {
+            "unk_share": 1e-4,
+            "lines": 5_000,
+            "one_sentence_documents": 20,
+            "documents_without_tokens": 0,
+            "most_repeated_lines": [["References", 90]],
+            "duplicate_shards": [],
+            "duplicates": {"exact": 1, "near": 5, "leaked": 0, "dropped": False},
+        },
+    }
+
+
+SPOILT = {
+    r"\[UNK\] among the tokens: 2\.00%": ("audit", "unk_share", 0.02),
+    r"copies of other documents: 1\.50%.*--duplicates drop": (
+        *("audit", "duplicates", "exact"),
+        3,
+    ),
+    r"near copies of other documents: 5\.50%": ("audit", "duplicates", "near", 11),
+    r"held-out documents that also .* 2\.00%": ("audit", "duplicates", "leaked", 2),
+    r"shards with the same content: \[\[0, 3\]\]": (
+        *("audit", "duplicate_shards"),
+        [[0, 3]],
+    ),
+    r"one line, 'Click here', among all lines: 4\.00%": (
+        *("audit", "most_repeated_lines"),
+        [["Click here", 200]],
+    ),
+    r"documents of one sentence: 75\.00%": ("audit", "one_sentence_documents", 150),
+    r"bytes that are not UTF-8: 0\.50%": ("read", "undecodable_bytes", 360),
+    r"markup a character: 0\.50%.*strip": ("read", "markup_elements", 360),
+}
+
+
+@pytest.mark.parametrize("message", SPOILT)
+def test_each_mistake_is_named(sound, message):
+    assert problems(sound) == []
+    *path, name, value = SPOILT[message]
+    table = sound
+    for step in path:
+        table = table[step]
+    table[name] = value
+    (problem,) = problems(sound)
+    assert re.search(message, problem)
+
+
+def test_what_was_dropped_or_stripped_is_no_problem(sound):
+    spoilt = copy.deepcopy(sound)
+    spoilt["audit"]["duplicates"] |= {"exact": 90, "near": 90, "leaked": 9}
+    spoilt["read"]["markup_elements"] = 7_200
+    assert len(problems(spoilt)) == 4
+    spoilt["audit"]["duplicates"]["dropped"] = True
+    spoilt["options"]["read"]["markup"] = "strip"
+    assert problems(spoilt) == []
+
+
+def test_a_description_holds_the_numbers(sound):
+    text = "\n".join(describe(sound))
+    assert "train: 100 documents, 900 sentences, 9,000 tokens" in text
+    assert "1 copies of documents, kept, 5 near copies; 0 held-out" in text
+    assert "read: nothing unusual" in text
+    sound["options"]["near_threshold"] = 0.0
+    assert "near copies not looked for" in "\n".join(describe(sound))
+    sound["read"]["undecodable_bytes"] = 1_234
+    assert "read: 1,234 bytes not UTF-8" in "\n".join(describe(sound))

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 
 from bert_jax.config import ReadOptions
 from bert_jax.data.text.documents import Document, ReadStats
-from bert_jax.data.text.reading import read_unit
+from bert_jax.data.text.reading import read_section
 from bert_jax.data.text.sources import divide, open_source
 
 NUM_TRAIN = 230
@@ -65,8 +65,8 @@ def environment(data_dir, monkeypatch):
 
 
 def read(spec: str, stats: ReadStats | None = None, **options) -> list[Document]:
-    [unit] = open_source(spec).units
-    return list(read_unit(unit, stats, ReadOptions(**options)))
+    [section] = open_source(spec).sections
+    return list(read_section(section, stats, ReadOptions(**options)))
 
 
 def test_records_become_documents(data_dir):
@@ -105,7 +105,7 @@ def test_grammar(data_dir, spec, count, first):
     assert sum(document.text.startswith(first) for document in documents) >= count - 1
 
 
-def test_a_slice_counts_for_its_share():
+def test_a_slice_counts_for_its_fraction():
     whole = open_source("tfds:tiny_wiki/en").size_bytes
     assert open_source("tfds:tiny_wiki/en:train[:10%]").size_bytes == whole // 10
 
@@ -115,16 +115,16 @@ def test_text_field_is_the_default():
     assert read("tfds:tiny_wiki/en:test:text", text_field="title")[0].text[:3] == "Art"
 
 
-def test_shares_hold_every_record_once(tmp_path):
+def test_sections_hold_every_record_once(tmp_path):
     source = open_source("tfds:tiny_wiki/en")
-    whole = [d for unit in source.units for d in read_unit(unit)]
-    units = divide(source, source.size_bytes // 7, tmp_path)
+    whole = [d for section in source.sections for d in read_section(section)]
+    sections = divide(source, source.size_bytes // 7, tmp_path)
     stats = ReadStats()
-    assert [d for unit in units for d in read_unit(unit, stats)] == whole
-    assert len(units) == 7
+    assert [d for section in sections for d in read_section(section, stats)] == whole
+    assert len(sections) == 7
     part = ReadStats()
-    next(read_unit(units[3], part))
-    assert 0 < part.disk_bytes < units[3].size_bytes / 8
+    next(read_section(sections[3], part))
+    assert 0 < part.disk_bytes < sections[3].size_bytes / 8
     assert stats.disk_bytes == source.size_bytes
 
 
@@ -138,10 +138,10 @@ def test_newest_version_is_taken(data_dir, tmp_path, monkeypatch):
         info.write_text(json.dumps(content))
     (parent / "2.0.0").mkdir()
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    [unit] = open_source("tfds:tiny_wiki/en:test").units
-    assert unit.name == "tiny_wiki/en/1.10.0/test"
-    [unit] = open_source("tfds:tiny_wiki/en:1.2.0:test").units
-    assert unit.name == "tiny_wiki/en/1.2.0/test"
+    [section] = open_source("tfds:tiny_wiki/en:test").sections
+    assert section.name == "tiny_wiki/en/1.10.0/test"
+    [section] = open_source("tfds:tiny_wiki/en:1.2.0:test").sections
+    assert section.name == "tiny_wiki/en/1.2.0/test"
 
 
 @pytest.mark.parametrize(
@@ -210,13 +210,14 @@ def test_missing_and_damaged_files_are_named(data_dir, tmp_path):
         read(f"tfds:{file.parent}")
 
 
+@pytest.mark.slow
 def test_tensorflow_is_not_needed(data_dir):
     program = (
         "import sys\n"
         "from bert_jax.data.text.sources import open_source\n"
-        "from bert_jax.data.text.reading import read_unit\n"
-        f"[unit] = open_source('tfds:{data_dir}/tiny_wiki/en/1.0.0:test').units\n"
-        "print(len(list(read_unit(unit))), 'tensorflow' in sys.modules)"
+        "from bert_jax.data.text.reading import read_section\n"
+        f"[section] = open_source('tfds:{data_dir}/tiny_wiki/en/1.0.0:test').sections\n"
+        "print(len(list(read_section(section))), 'tensorflow' in sys.modules)"
     )
     said = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True

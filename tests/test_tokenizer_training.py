@@ -72,7 +72,10 @@ def test_a_taken_directory_is_refused_before_reading(source, tmp_path):
     train().save(tmp_path / "saved")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").write_text("")
-    for name, message in (("saved", "not trained there"), ("other", "is taken")):
+    for name, message in (
+        ("saved", "this command did not train"),
+        ("other", "is taken"),
+    ):
         with pytest.raises(ValueError, match=message):
             train_tokenizer(
                 source, tmp_path / name, options(), lambda *done: pytest.fail("read")

@@ -24,65 +24,112 @@ SMALL = (
         "48",
     ),
     *("--model.max-positions", "32", "--data.sequence-length", "32"),
-    *("--batch-size", "16", "--num-steps", "2", "--optimizer.warmup-steps", "1"),
-    *("--eval-batches", "1"),
+    *("--model.num-layers", "1", "--batch-size", "16", "--num-steps", "2"),
+    *("--optimizer.warmup-steps", "1", "--eval-batches", "1"),
 )
 
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory):
-    """What `compile` prints for eight CPU devices, and its document."""
+    """What `compile` prints for eight CPU devices, its document and the compiled step."""
     file = tmp_path_factory.mktemp("compile") / "step.json"
+    steps = []
+    real = compiled.compile_step
+
+    def keeping(*args, **kwargs):
+        steps.append(real(*args, **kwargs))
+        return steps[-1]
+
     # The config comes first, without its flag.
-    args = ("compile", "bert_tiny", "--topology", "cpu:8", "--json", str(file), *SMALL)
-    args += ("--mesh.fsdp", "2")
+    args = (
+        "compile",
+        "bert_tiny",
+        "--topology",
+        "cpu:8",
+        "--output",
+        str(file),
+        *SMALL,
+    )
+    args += ("--mesh.fsdp", "2", "--try-remat", "full", "--try-micro-batches", "2")
     with pytest.MonkeyPatch.context() as patch:
         lines: list[str] = []
         patch.setattr("builtins.print", lambda *a, **_: lines.append(" ".join(a)))
+        patch.setattr(compiled, "compile_step", keeping)
         cli.main(args)
-    return "\n".join(lines), json.loads(file.read_text())
+    (step,) = steps
+    return "\n".join(lines), json.loads(file.read_text()), step
 
 
 def test_memory_collectives_and_sharding_are_shown(shown):
-    text, _ = shown
+    text, _, _ = shown
+    assert "32 tokens, batch of 16 rows in 2 micro-batches, remat full" in text
     assert "cpu:8: 8 devices, mesh data=4 fsdp=2" in text
     assert re.search(r"^parameters +\d", text, re.MULTILINE)
     assert re.search(r"^optimizer +\d", text, re.MULTILINE)
     assert re.search(r"^activations and other temporaries +\d", text, re.MULTILINE)
     assert re.search(r"^all-gather +fsdp +2 +f32", text, re.MULTILINE)
     assert re.search(r"^all-reduce +data +4 +f32", text, re.MULTILINE)
-    assert re.search(r"^layers/mlp/up/kernel +\[2, 32, 48\] .*fsdp", text, re.MULTILINE)
+    assert re.search(r"^layers/mlp/up/kernel +\[1, 32, 48\] .*fsdp", text, re.MULTILINE)
     # Nobody knows what this CPU can do, so no time is made up.
-    assert "no estimate" in text
+    assert "There is no roofline" in text
     assert "MFU" not in text
 
 
 def test_the_document_holds_the_same(shown):
-    text, document = shown
-    (phase,) = document["phases"]
-    assert phase["topology"] == "cpu:8"
-    assert phase["fits"] is True
-    assert phase["memory"]["parameters"] * 2 <= phase["memory"]["optimizer"] + 100
-    assert phase["flops"] > 0
-    assert phase["estimate"] is None
-    sent = sum(c["moved_bytes"] for c in phase["collectives"])
-    assert f"each device sends {sent / 2**20:,.2f} MiB a step" in text
-    assert {row["name"] for row in phase["sharding"]} >= {"pooler/kernel", "nsp/bias"}
+    text, document, _ = shown
+    (step,) = document["steps"]
+    assert (step["phase"], step["topology"]) == (1, "cpu:8")
+    assert (step["remat"], step["micro_batches"]) == ("full", 2)
+    assert step["fits"] is True
+    assert step["memory"]["parameters"] * 2 <= step["memory"]["optimizer"] + 100
+    assert step["flops"] > 0
+    assert step["roofline"] is None
+    sent = sum(c["moved_bytes"] for c in step["collectives"])
+    assert f"Each device sends {sent / 2**20:,.2f} MiB in a step" in text
+    names = {row["name"] for row in document["sharding"]}
+    assert names >= {"pooler/kernel", "nsp/bias"}
 
 
-def test_what_does_not_fit_exits_with_1(monkeypatch, capsys):
-    real = compiled.compile_step
+@pytest.fixture
+def compile_limited(shown, monkeypatch, capsys):
+    """Runs `compile` with steps of which only those of some remat policies fit."""
+    _, _, step = shown
 
-    def too_large(*args, **kwargs):
-        step = real(*args, **kwargs)
-        memory = dataclasses.replace(step.memory, limit=1_000)
-        return dataclasses.replace(step, memory=memory, fits=False)
+    def run(*args, fitting):
+        def pretended(cfg, *_, **__):
+            limit = 2**40 if cfg.compute.remat in fitting else 1_000
+            memory = dataclasses.replace(step.memory, limit=limit)
+            return dataclasses.replace(step, cfg=cfg, memory=memory)
 
-    monkeypatch.setattr(compiled, "compile_step", too_large)
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["compile", "bert_tiny", "--topology", "cpu:8", *SMALL])
-    assert stop.value.code == 1
-    assert "DOES NOT FIT" in capsys.readouterr().out
+        monkeypatch.setattr(compiled, "compile_step", pretended)
+        code = 0
+        try:
+            cli.main(["compile", "bert_tiny", "--topology", "cpu:8", *SMALL, *args])
+        except SystemExit as stop:
+            code = stop.code
+        return code, capsys.readouterr().out
+
+    return run
+
+
+def test_what_does_not_fit_exits_with_1(compile_limited):
+    code, text = compile_limited(fitting=())
+    assert code == 1
+    assert "DOES NOT FIT" in text
+
+
+def test_several_values_give_a_row_for_each_combination(compile_limited):
+    tried = ("--try-remat", "none", "full", "--try-micro-batches", "1", "2")
+    code, text = compile_limited(*tried, fitting=("full",))
+    rows = [line.split()[:4] for line in text.splitlines()[1:5]]
+    assert rows == [
+        ["1", "none", "1", "NO"],
+        ["1", "none", "2", "NO"],
+        ["1", "full", "1", "yes"],
+        ["1", "full", "2", "yes"],
+    ]
+    assert code == 0
+    assert compile_limited(*tried, fitting=())[0] == 1
 
 
 @pytest.mark.parametrize(
@@ -91,15 +138,27 @@ def test_what_does_not_fit_exits_with_1(monkeypatch, capsys):
         (["--topology", "v5e:3x3"], "v5e and v6e with 1x1"),
         (["--topology", "cpu:8", "--mesh.data", "3"], "8 are visible"),
         (["--topology", "cpu:8", "--batch-size", "6"], "multiple of"),
+        (
+            ["--topology", "cpu:8", *SMALL, "--try-micro-batches", "1", "3"],
+            "--try-micro-batches 3: PretrainConfig.batch_size=16 is not a multiple",
+        ),
+        (
+            ["--topology", "cpu:8", *SMALL, "--try-micro-batches", "1", "4"],
+            "cannot be shared",
+        ),
     ],
 )
-def test_a_mistake_is_one_message(args, message, capsys):
+def test_a_mistake_is_one_message_before_anything_is_compiled(
+    args, message, capsys, monkeypatch
+):
+    monkeypatch.setattr(compiled, "compile_step", None)
     with pytest.raises(SystemExit) as stop:
         cli.main(["compile", "bert_tiny", *args])
     assert stop.value.code == 1
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_finds_the_step_that_compile_left_in_the_cache(tmp_path):
     prepared(make_corpus(tmp_path), tmp_path / "dataset")
     # One device: the next test says why.
@@ -126,7 +185,7 @@ def test_a_run_finds_the_step_that_compile_left_in_the_cache(tmp_path):
     before = _steps(tmp_path / "cache")
     assert len(before) == 1
     said = bert_jax(
-        *("pretrain", "--config", "bert_tiny", "--workdir", "run"),
+        *("pretrain", "--config", "bert_tiny", "--output", "run"),
         JAX_LOG_COMPILES="1",
     )
     assert "Persistent compilation cache hit for 'jit_step'" in said

@@ -58,7 +58,8 @@ def test_no_slices_are_an_error():
 
 
 def test_cpu_devices_are_those_of_this_process():
-    assert devices_of(parse_topology("cpu:4")) == jax.devices()[:4]
+    started = jax.devices()
+    assert devices_of(parse_topology("cpu:4")) == started[:4]
     with pytest.raises(ValueError, match=r"cpu:9.*8 CPU devices"):
         devices_of(parse_topology("cpu:9"))
 
@@ -78,7 +79,6 @@ def test_a_tpu_without_libtpu_is_an_error_that_names_the_extra(monkeypatch):
     ("text", "kind"),
     [
         ("v4:2x2x2", "TPU v4"),
-        ("v5e:4x4", "TPU v5 lite"),
         ("v5p:2x2x2", "TPU v5"),
         ("v6e:16x16", "TPU v6 lite"),
         ("v5e:2x2x3slices", "TPU v5 lite"),
@@ -95,6 +95,6 @@ def test_libtpu_describes_the_chips(libtpu, text, kind, capfd):
     assert kind in topology.chip.device_kinds
     if topology.slices > 1:
         assert {device.slice_index for device in found} == {0, 1, 2}
-    # The environment is as it was, and libtpu's remark about a missing TPU is not shown.
+    # The environment is as it was, and libtpu does not warn that there is no TPU.
     assert dict(os.environ) == before
     assert "accelerator type" not in capfd.readouterr().err

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from bert_jax.topology.hlo import arrays_of, parse_hlo
+from bert_jax.topology.hlo import parse_hlo
+from bert_jax.topology.instructions import arrays_of
 
 LOOP = """HloModule m
 
@@ -99,6 +100,22 @@ def test_layouts_tell_what_lies_on_the_chip():
     )
     assert (near.num_bytes, near.on_chip) == (20, True)
     assert (flag.dims, flag.num_bytes) == ((), 1)
+
+
+@pytest.mark.parametrize(
+    ("written", "num_bytes"),
+    [
+        ("f32[3]", 12),
+        ("f8e4m3fn[5]", 5),
+        ("s4[3]", 2),
+        ("pred[7]", 7),
+        ("c64[2]", 16),
+        ("token[]", 0),
+    ],
+)
+def test_an_array_takes_the_bytes_of_its_type(written, num_bytes):
+    (array,) = arrays_of(written)
+    assert array.num_bytes == num_bytes
 
 
 def test_text_that_is_no_program_is_an_error():

@@ -9,10 +9,10 @@ from bert_jax.config import (
     OptimizerConfig,
     PretrainConfig,
 )
-from bert_jax.topology.compiled import bytes_per_device, made_up_vocabulary
+from bert_jax.topology.compiled import bytes_per_device
 from bert_jax.topology.sharding_table import sharding_table
 from bert_jax.train.mesh import make_mesh
-from bert_jax.train.program import pretrain_program
+from bert_jax.train.program import pretrain_program, synthetic_vocabulary
 
 
 def table_and_state(tiny, mesh_cfg):
@@ -25,7 +25,7 @@ def table_and_state(tiny, mesh_cfg):
         num_steps=2,
     )
     mesh = make_mesh(mesh_cfg)
-    state = pretrain_program(cfg, mesh, made_up_vocabulary(tiny.vocab_size)).state
+    state = pretrain_program(cfg, mesh, synthetic_vocabulary(tiny.vocab_size)).state
     return sharding_table(state), state
 
 

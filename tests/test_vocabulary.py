@@ -9,7 +9,7 @@ from tokenizer_texts import WORDS, sentences, train
 KINDS = ["unigram", "bpe", "wordpiece"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["unigram", "wordpiece"])
 def test_training_is_a_function_of_the_sentences(kind):
     first, second = (train(kind, max_sentences=90) for _ in range(2))
     assert first._model == second._model

@@ -1,4 +1,4 @@
-"""One dataclass a command: its flags with their help, and the function it calls.
+"""One dataclass for each command: its flags with their help, and its `run()`.
 
 Heavy libraries are imported by the command that needs them, so that `--help` and a
 mistyped flag answer at once.

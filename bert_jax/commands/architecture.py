@@ -1,4 +1,4 @@
-"""What `--checkpoint` means for the flags of the architecture."""
+"""Takes the architecture of a pretraining run from its `--checkpoint`."""
 
 import dataclasses
 
@@ -7,19 +7,19 @@ from bert_jax.train.run import load_run
 
 
 def take_architecture(cfg: PretrainConfig, default: ModelConfig) -> PretrainConfig:
-    """The settings with the checkpoint's architecture; says what that changes.
+    """Returns the settings with the checkpoint's architecture, and prints what changed.
 
     Args:
-        cfg: as the command line has it, with a checkpoint.
-        default: the architecture of the config file, before the command line's flags.
+        cfg: settings from the command line; `cfg.checkpoint` must be set.
+        default: architecture of the config file, before the flags of the command line.
 
     Raises:
         FileNotFoundError, ValueError: the checkpoint is no run of `pretrain`.
         ValueError: a flag asks for another architecture than the checkpoint has, or the
-            rest of the settings does not fit it.
+            other settings do not fit that architecture.
     """
     assert cfg.checkpoint is not None
-    model = load_run(cfg.checkpoint, kind="pretrain").model
+    model = load_run(cfg.checkpoint, kind="pretrain", for_weights=True).model
     here, there = dataclasses.asdict(cfg.model), dataclasses.asdict(model)
     asked = {name for name, x in dataclasses.asdict(default).items() if here[name] != x}
     for name in here:

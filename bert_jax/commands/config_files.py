@@ -1,4 +1,4 @@
-"""Config files: Python with a `get_config()`, by path or by the name of a shipped one."""
+"""Config files: Python files with a `get_config()`, found by path or by name."""
 
 import pathlib
 import runpy
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def config_path(name: str) -> pathlib.Path:
-    """The file behind a path or a bare name.
+    """The file that a path, or the bare name of a shipped config, stands for.
 
     Raises:
-        FileNotFoundError: no such file; the known names are listed.
+        FileNotFoundError: there is no such file; the message lists the known names.
     """
     folders = (
         pathlib.Path("configs"),
@@ -32,8 +32,8 @@ def load_config(name: str, kind: type) -> Any:
     """Runs `get_config()` of a config file.
 
     Raises:
-        FileNotFoundError: no such file; the known names are listed.
-        ValueError: the file has no `get_config`, or it returns another kind.
+        FileNotFoundError: there is no such file; the message lists the known names.
+        ValueError: the file has no `get_config`, or that returns no `kind`.
     """
     path = config_path(name)
     make = runpy.run_path(str(path)).get("get_config")

@@ -1,4 +1,4 @@
-"""Commands about text and prepared datasets."""
+"""`bert-jax corpus`, `prepare` and `inspect`: commands about text and datasets."""
 
 import dataclasses
 import pathlib
@@ -18,19 +18,24 @@ from bert_jax.config import (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """Writes the documentation of the installed Python packages as a text corpus."""
+    """Writes the documentation of installed Python packages as a text corpus."""
 
     output: pathlib.Path
-    """Folder for documents-*.jsonl and, with --task, labelled sentences."""
+    """Folder for documents-*.jsonl and, with --task, for labelled sentences."""
     packages: tuple[str, ...] = ()
-    """Top-level names, "python" for the standard library; empty takes a fixed list."""
+    """Names of top-level packages; "python" is the standard library. Default: the
+    packages of a fixed list, as far as they are installed."""
     task: bool = False
-    """Also write library/{train,validation}.tsv: which library is a sentence from?"""
+    """Also write library/train.tsv and library/validation.tsv. Each line is a sentence
+    with the library that it comes from as its label."""
     validation_fraction: float = 0.08
-    """Of modules, for --task; give `prepare` the same."""
+    """Expected fraction of modules that --task holds out. Give `prepare` the same."""
     max_train: int = 12_000
+    """Largest number of sentences in library/train.tsv."""
     max_validation: int = 3_000
+    """Largest number of sentences in library/validation.tsv."""
     num_workers: int = 2
+    """Number of processes that read source files."""
 
     def run(self) -> None:
         from bert_jax.data.text import docs, library_task
@@ -57,33 +62,34 @@ class Corpus:
             )
             print(
                 f"labelled sentences: {sum(task['train'].values()):,} to train on, "
-                f"{sum(task['validation'].values()):,} held out, of "
+                f"{sum(task['validation'].values()):,} held out, from "
                 f"{len(task['labels'])} libraries"
             )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prepare:
-    """Tokenises a source into a TFDS dataset with a held-out split by document."""
+    """Tokenises a source and writes a TFDS dataset with a validation split."""
 
     source: str
-    """files:GLOB, tfds:NAME or docs: (README, "Sources")."""
+    """Where the text is: files:GLOB, tfds:NAME or docs: (README, "Sources")."""
     tokenizer: pathlib.Path
     """Directory written by `bert-jax tokenizer`."""
     output: str
-    """A directory, or with --beam gs://... or s3://...; started again with the same
-    settings, unfinished work is gone on with."""
+    """Directory of the dataset; with --beam also gs://... or s3://... The same command
+    continues unfinished work."""
     options: Annotated[PrepareOptions, tyro.conf.arg(name="")] = PrepareOptions()
     strict: bool = False
-    """Refuse a corpus in which the audit finds what would spoil training."""
+    """Stop with an error if the audit finds what would spoil training. Without this,
+    problems are printed as warnings."""
     num_workers: int | None = None
-    """Processes; all cores by default. A Beam runner has flags of its own."""
+    """Number of processes on this machine. Default: one per core. Not for --beam."""
     beam: str | None = None
-    """Flags of Apache Beam, in quotes: --beam="--runner=DataflowRunner ..." takes the
-    machines of that runner instead of this one's processes."""
+    """Prepare on the machines of an Apache Beam runner. The value holds Beam's flags in
+    quotes, for example --beam="--runner=DataflowRunner ..."."""
 
     def run(self) -> None:
-        from bert_jax.data.prepared.audit import describe, problems
+        from bert_jax.data.prepared.summary import describe, problems
 
         manifest = self._prepare() if self.beam is None else self._prepare_with_beam()
         for line in describe(manifest):
@@ -97,8 +103,8 @@ class Prepare:
 
         if is_in_store(self.output):
             raise ValueError(
-                f"--output {self.output}: only --beam writes to an object store; give a "
-                "directory, and copy it there."
+                f"--output {self.output}: only --beam writes to an object store. Give a "
+                "local directory and copy it there, or use --beam."
             )
         settings = fields(self) | {"output": pathlib.Path(self.output)}
         del settings["beam"]
@@ -108,8 +114,8 @@ class Prepare:
     def _prepare_with_beam(self) -> dict[str, Any]:
         if self.num_workers is not None:
             raise ValueError(
-                f"--num-workers {self.num_workers} is for this machine's processes; "
-                "with --beam, give the runner its own flag."
+                f"--num-workers {self.num_workers} sets the processes of this machine, "
+                "which --beam does not use; give the runner its own flag in --beam."
             )
         from bert_jax.data.prepared.beam import prepare_with_beam
 
@@ -121,14 +127,18 @@ class Prepare:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inspect:
-    """Shows decoded rows as the model will see them: masks and pair labels."""
+    """Prints rows as the model will see them, with masks and pair labels."""
 
     dataset: Annotated[pathlib.Path, tyro.conf.Positional]
     """Directory written by `bert-jax prepare`."""
     split: Literal["train", "validation"] = "train"
+    """Split of the rows. train: what pretraining reads. validation: what is held out."""
     rows: int = 3
+    """Number of rows to print."""
     first_row: int = 0
+    """Number of the first row to print, from 0."""
     seed: int = 0
+    """Seed of pairs, rows and masks. A run with the same seed sees the same rows."""
     data: DataConfig = DataConfig()
     masking: MaskingConfig = MaskingConfig()
 

@@ -1,4 +1,4 @@
-"""What several commands share: a progress bar, and their flags as a dict."""
+"""What several commands share: a progress bar, and a command's flags as a dict."""
 
 import dataclasses
 import pathlib
@@ -14,7 +14,7 @@ def fields(command: Any) -> dict[str, Any]:
 
 
 class Bar:
-    """A tqdm bar behind the (done, total) callback that the library takes."""
+    """A tqdm bar; `update` is the (done, total) callback that the library takes."""
 
     def __init__(self, what: str, *, unit_scale: bool = True) -> None:
         import tqdm

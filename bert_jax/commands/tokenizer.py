@@ -1,4 +1,4 @@
-"""`bert-jax tokenizer`: a vocabulary trained on a source, or a given one."""
+"""`bert-jax tokenizer`: trains a vocabulary on a source, or wraps a given one."""
 
 import dataclasses
 import pathlib
@@ -15,9 +15,9 @@ class Train:
     """Trains a SentencePiece or WordPiece vocabulary with BERT's special tokens."""
 
     source: str
-    """files:GLOB, tfds:NAME or docs: (README, "Sources")."""
+    """Where the text is: files:GLOB, tfds:NAME or docs: (README, "Sources")."""
     output: pathlib.Path
-    """Directory of the tokenizer; started again, finished work is left as it is."""
+    """Directory of the tokenizer. If it holds the result already, nothing is done."""
     options: Annotated[TokenizerOptions, tyro.conf.arg(name="")] = TokenizerOptions()
 
     def run(self) -> None:
@@ -38,26 +38,26 @@ class Train:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Wrap:
-    """Takes a given WordPiece vocabulary, such as BERT's published ones."""
+    """Makes a tokenizer from a given WordPiece vocabulary, such as BERT's own."""
 
     vocab: Annotated[pathlib.Path, tyro.conf.Positional]
-    """A vocab.txt: one piece a line."""
+    """A vocab.txt with one piece per line."""
     output: pathlib.Path
-    """Directory of the tokenizer; started again, finished work is left as it is."""
+    """Directory of the tokenizer. If it holds the result already, nothing is done."""
     lowercase: tyro.conf.FlagCreatePairsOff[bool] = False
-    """The vocabulary is uncased: case is folded."""
+    """The vocabulary is uncased: text is put in lower case."""
     no_lowercase: tyro.conf.FlagCreatePairsOff[bool] = False
-    """The vocabulary is cased."""
+    """The vocabulary is cased: text keeps its case."""
     strip_accents: bool | None = None
-    """Follows the casing by default, as in BERT."""
+    """Remove accents. Default: yes for an uncased vocabulary, no for a cased one."""
 
     def run(self) -> None:
         from bert_jax.data.tokenizers.tokenizer_training import wrap_vocab
 
         if self.lowercase == self.no_lowercase:
             raise ValueError(
-                f"No file says whether {self.vocab} is cased; pass --lowercase (an "
-                "uncased vocabulary) or --no-lowercase (a cased one)."
+                f"{self.vocab} does not say whether it is cased; pass --lowercase for an "
+                "uncased vocabulary or --no-lowercase for a cased one."
             )
         made = wrap_vocab(
             self.vocab,
@@ -70,7 +70,7 @@ class Wrap:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MakeTokenizer:
-    """Trains a vocabulary on a source (train), or takes a given one (wrap)."""
+    """Makes a tokenizer: train trains a vocabulary, wrap takes a given one."""
 
     how: Annotated[
         Annotated[Train, tyro.conf.subcommand("train", prefix_name=False)]

@@ -1,4 +1,4 @@
-"""Commands about pretraining, fine-tuning and what they are worth."""
+"""Commands that pretrain, fine-tune, evaluate and predict."""
 
 import dataclasses
 import pathlib
@@ -20,15 +20,15 @@ Inline = tyro.conf.arg(name="")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pretrain:
-    """Pretrains a BERT with MLM + NSP, or goes on with a run that was stopped."""
+    """Pretrains a BERT with MLM + NSP, or continues a run that was stopped."""
 
     config_file: Annotated[str, tyro.conf.arg(name="config")] = "bert_base"
-    """Python file with get_config(), or the bare name of a shipped one."""
-    workdir: pathlib.Path
-    """Run directory; the same command goes on where it stopped."""
+    """Python file with get_config(), or the name of a shipped config without its folder."""
+    output: pathlib.Path
+    """Run directory to write. The same command continues a run that was stopped."""
     cluster: ClusterConfig = ClusterConfig()
     compile_cache: pathlib.Path | None = None
-    """Directory that keeps compiled programs, so that the next start takes them from it;
+    """Directory that keeps compiled programs, so that the next start need not compile.
     `bert-jax compile` can fill it."""
     settings: Annotated[PretrainConfig, Inline] = PretrainConfig()
 
@@ -42,20 +42,20 @@ class Pretrain:
         with taking_part(self.cluster):
             if self.compile_cache is not None:
                 use_compile_cache(self.compile_cache, jax.devices())
-            pretrain(self.settings, self.workdir)
+            pretrain(self.settings, self.output)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finetune:
-    """Fine-tunes a classifier, or a regression, from a pretraining run."""
+    """Fine-tunes a pretrained encoder on labelled files."""
 
     config_file: Annotated[str, tyro.conf.arg(name="config")] = "finetune_classify"
-    """Python file with get_config(), or the bare name of a shipped one."""
-    workdir: pathlib.Path
-    """Run directory; the same command goes on where it stopped."""
+    """Python file with get_config(), or the name of a shipped config without its folder."""
+    output: pathlib.Path
+    """Run directory to write. The same command continues a run that was stopped."""
     cluster: ClusterConfig = ClusterConfig()
     compile_cache: pathlib.Path | None = None
-    """Directory that keeps compiled programs, so that the next start takes them from it."""
+    """Directory that keeps compiled programs, so that the next start need not compile."""
     settings: Annotated[FinetuneConfig, Inline] = FinetuneConfig()
 
     def run(self) -> None:
@@ -68,41 +68,41 @@ class Finetune:
         with taking_part(self.cluster):
             if self.compile_cache is not None:
                 use_compile_cache(self.compile_cache, jax.devices())
-            finetune(self.settings, self.workdir)
+            finetune(self.settings, self.output)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Baselines:
-    """Scores the majority class and TF-IDF + logistic regression on a task."""
+    """Scores models without a neural network on a task, such as the majority class."""
 
     task: TaskConfig = TaskConfig()
     output: pathlib.Path
+    """Directory for results.json. If it holds the scores already, nothing is done."""
 
     def run(self) -> None:
         from bert_jax.train.baselines import baselines
+        from bert_jax.train.tasks import task_named
 
         results = baselines(self.task, self.output)
-        for name in ("majority", "tfidf_logistic_regression"):
-            scores = results[name]
-            print(
-                f"{name}: accuracy {scores['accuracy']:.1%}, macro-F1 "
-                f"{scores['macro_f1']:.3f}"
-            )
+        task = task_named(results["task"])
+        for name, scores in results["baselines"].items():
+            print(f"{name}: {task.say_line(scores)}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Judges a run's newest checkpoint on held-out data."""
+    """Scores a run's newest checkpoint on held-out data."""
 
     run_dir: RunDir
-    """Run directory of `pretrain` or `finetune`."""
-    data: pathlib.Path | None = None
-    """Another prepared dataset, or another labelled file; by default the run's own."""
+    """Run directory of `pretrain`, `finetune` or `import`."""
+    data: Annotated[pathlib.Path | None, tyro.conf.Positional] = None
+    """Dataset written by `prepare` (for a run of `pretrain`), or labelled file (for a run
+    of `finetune`). Default: the held-out data of the run itself."""
     cluster: ClusterConfig = ClusterConfig()
 
     def run(self) -> None:
         from bert_jax.runtime.distributed import taking_part
-        from bert_jax.train.rejudge import evaluate_run
+        from bert_jax.train.evaluate import evaluate_run
 
         with taking_part(self.cluster):
             for name, value in evaluate_run(self.run_dir, self.data).items():
@@ -111,27 +111,20 @@ class Evaluate:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Predict:
-    """Labels or scores texts with a fine-tuned run; without texts, reads lines of stdin."""
+    """Predicts with a fine-tuned run. Without texts, it reads lines of standard input."""
 
     run_dir: RunDir
     """Run directory of `finetune`."""
     texts: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """One argument a text; a pair task takes A and B with a tab between."""
+    """The texts, one argument each. A task over pairs takes A and B with a tab between."""
     top: int = 3
-    """Labels to show, the likeliest first; a regression has one score."""
+    """Number of labels to show for each text, the most probable first."""
 
     def run(self) -> None:
         from bert_jax.train.predict import Predictor
 
         texts = self.texts or tuple(line.rstrip("\n") for line in sys.stdin)
         predictor = Predictor(self.run_dir)
-        probs = predictor([tuple(text.split("\t")) for text in texts])
-        for text, row in zip(texts, probs, strict=True):
-            best = row.argsort()[::-1][: self.top]
-            shown = "  ".join(
-                f"{predictor.labels[i]} {row[i]:.3f}"
-                if predictor.kind == "regression"
-                else f"{predictor.labels[i]} {row[i]:.1%}"
-                for i in best
-            )
-            print(f"{shown}  |  {text}")
+        found = predictor([tuple(text.split("\t")) for text in texts])
+        for text, prediction in zip(texts, found, strict=True):
+            print(f"{predictor.task.say(prediction, self.top)}  |  {text}")

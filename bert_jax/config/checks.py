@@ -1,13 +1,14 @@
-"""What the settings check: each failure names the field, its value and what fits."""
+"""Checks of settings. Each error names the field, its value and what would be right."""
 
 
 def require(condition: bool, message: str) -> None:
+    """Raises ValueError with `message` unless the condition holds."""
     if not condition:
         raise ValueError(message)
 
 
 def require_rate(owner: object, *names: str) -> None:
-    """Probabilities lie in [0, 1)."""
+    """Requires that each named field is a probability in [0, 1)."""
     for name in names:
         value = getattr(owner, name)
         require(
@@ -17,6 +18,7 @@ def require_rate(owner: object, *names: str) -> None:
 
 
 def require_seed(owner: object) -> None:
+    """Requires that the field `seed` fits 32 bits."""
     seed = vars(owner)["seed"]
     require(
         0 <= seed < 2**32, f"{type(owner).__name__}.seed={seed} is not in [0, 2**32)."
@@ -24,6 +26,7 @@ def require_seed(owner: object) -> None:
 
 
 def require_positive(owner: object, *names: str) -> None:
+    """Requires that each named field is greater than 0."""
     for name in names:
         value = getattr(owner, name)
         require(

@@ -8,17 +8,21 @@ from bert_jax.config.checks import require, require_positive
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClusterConfig:
-    """Which job this process belongs to. It decides no number of a run."""
+    """Which job this process belongs to. It changes no number of a run."""
 
     kind: Literal["none", "tpu", "gke", "slurm", "mpi", "flags"] | None = None
-    """Where to learn it from: a TPU VM's metadata, GKE's environment, Slurm, Open MPI,
-    or the three fields below. By default what the environment says; none: one process."""
+    """Where a process learns which job it belongs to. none: it is alone. tpu: from the
+    metadata of a TPU VM. gke: from GKE's environment variables. slurm: from Slurm's. mpi:
+    from Open MPI's. flags: from the three fields below. Default: what the environment
+    shows."""
     coordinator: str | None = None
     """HOST:PORT of process 0, for kind="flags"."""
     num_processes: int | None = None
+    """Number of processes of the job, for kind="flags"."""
     process_id: int | None = None
+    """Number of this process, from 0, for kind="flags"."""
     timeout_secs: int = 300
-    """How long to wait at the start for all processes to come."""
+    """Seconds to wait at the start until all processes have reported."""
 
     def __post_init__(self) -> None:
         given = [

@@ -1,4 +1,4 @@
-"""From a prepared dataset to masked rows."""
+"""Settings of rows and masks: from a prepared dataset to what the model sees."""
 
 import dataclasses
 import pathlib
@@ -9,23 +9,27 @@ from bert_jax.config.checks import require, require_positive, require_rate
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskingConfig:
-    """Which tokens are hidden (Devlin et al. 2018, section 3.1 and appendix A.1)."""
+    """Which tokens are masked (Devlin et al. 2018, section 3.1 and appendix A.1)."""
 
     rate: float = 0.15
-    """Share of a row's real tokens to choose, special tokens counted."""
+    """Fraction of a row's tokens that are chosen. Special tokens count as tokens of the
+    row; padding does not."""
     mask_share: float = 0.8
-    """Of the chosen, replaced by [MASK]."""
+    """Fraction of the chosen tokens that are replaced by [MASK]."""
     random_share: float = 0.1
-    """Of the chosen, replaced by a random token; the rest stay as they are."""
+    """Fraction of the chosen tokens that are replaced by a random token. The rest of the
+    chosen tokens is not changed."""
     max_slots: int | None = None
-    """Most tokens to choose in a row (google-research: max_predictions_per_seq)."""
+    """Most tokens that are chosen in a row (max_predictions_per_seq in google-research).
+    Default: as many as `rate` needs for a full row."""
     unit: Literal["token", "word", "span"] = "token"
-    """Chosen together: one token, a whole word, or some words (Joshi et al. 2020). A
-    word that is longer than all that a row may choose is never chosen."""
+    """What is chosen together. token: single tokens. word: all tokens of a word. span:
+    several consecutive words (Joshi et al. 2020). A word with more tokens than a row may
+    choose is never chosen."""
     span_p: float = 0.2
-    """Spans have n words with probability ~ span_p * (1 - span_p) ** (n - 1)."""
+    """A span has n words with a probability proportional to (1 - span_p) ** (n - 1)."""
     max_span_words: int = 10
-    """Longest span."""
+    """Most words of a span."""
 
     def __post_init__(self) -> None:
         require(
@@ -57,37 +61,40 @@ class MaskingConfig:
             )
 
     def num_slots(self, length: int) -> int:
-        """Masked positions a row of `length` tokens can have; at least one."""
+        """Most masked positions of a row of `length` tokens; at least one."""
         slots = max(1, round(self.rate * length))
         return slots if self.max_slots is None else min(slots, self.max_slots)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """From a prepared dataset to rows of tokens."""
+    """How pairs are made from a prepared dataset and put into rows."""
 
     dataset: pathlib.Path | None = None
     """Directory written by `bert-jax prepare`."""
     sequence_length: int = 128
-    """T: tokens of a row; of the longest, with buckets."""
+    """T: tokens of a row. With buckets: tokens of the longest rows."""
     pairs: Literal["next_sentence", "sentence_order", "none"] = "next_sentence"
-    """Sentence pairs labelled as BERT did or as ALBERT did; else single segments."""
+    """What the text of a row consists of. next_sentence: BERT's pairs, with the label "B
+    follows A" or "B is random". sentence_order: ALBERT's pairs, with the label "in order"
+    or "swapped". none: single segments without a label."""
     short_pair_rate: float = 0.1
-    """Share of documents cut into pairs of a random shorter length."""
+    """Fraction of documents whose pairs get a random length instead of T."""
     layout: Literal["packed", "buckets", "padded"] = "packed"
-    """Several pairs a row, isolated from each other; rows of a few fixed lengths, one
-    length a batch; or one pair a row and padding."""
+    """How rows are filled. packed: several pairs share a row and cannot attend to each
+    other. buckets: a row holds one pair and has one of a few lengths, the same for all
+    rows of a batch. padded: a row holds one pair and padding."""
     max_pairs_per_row: int = 8
-    """P: pairs that one packed row can hold."""
+    """P: most pairs of a packed row."""
     bucket_lengths: tuple[int, ...] = ()
-    """Row lengths of the buckets, ascending to T; a quarter, half and all of T when
-    empty. A batch of length L has batch_size * (T // L) rows."""
+    """Row lengths for --data.layout buckets, ascending to T. A batch of rows of length L
+    has batch_size * (T // L) rows. Default: a quarter of T, half of T, and T."""
     num_threads: int = 2
-    """Grain threads that assemble batches ahead of the step, of each process."""
+    """Threads of each process that build batches ahead of time."""
     num_workers: int = 0
-    """Grain processes that assemble batches; 0 leaves it to this one's threads."""
+    """Processes that build batches ahead of time; 0 uses threads of this process."""
     plan_dir: pathlib.Path | None = None
-    """Where the plans of epochs are kept; else in the dataset's own folder."""
+    """Folder for the plans of epochs. Default: index/plans in the dataset's folder."""
 
     def __post_init__(self) -> None:
         require_positive(self, "max_pairs_per_row", "num_threads")
@@ -116,18 +123,19 @@ class DataConfig:
 
     @property
     def pairs_per_row(self) -> int:
+        """Most pairs of a row in this layout."""
         return self.max_pairs_per_row if self.layout == "packed" else 1
 
     @property
     def without_buckets(self) -> "DataConfig":
-        """The same pairs in rows of one length: padded, where this has buckets."""
+        """These settings, but with layout "padded" instead of "buckets"."""
         if self.layout != "buckets":
             return self
         return dataclasses.replace(self, layout="padded", bucket_lengths=())
 
     @property
     def buckets(self) -> tuple[int, ...]:
-        """Row lengths of layout="buckets", ascending."""
+        """Row lengths of the layout "buckets", ascending."""
         longest = self.sequence_length
         shorter = (n for n in (longest // 4, longest // 2) if n >= 8)
         return self.bucket_lengths or (*shorter, longest)

@@ -19,23 +19,28 @@ class TaskConfig:
     """Labelled text: where it is, which columns hold what, and what the labels mean."""
 
     train: pathlib.Path | None = None
-    """.tsv (tabs, no quoting), .csv or .jsonl."""
+    """File to train on. Texts with a label: .tsv (tabs, no quoting), .csv or .jsonl."""
     validation: pathlib.Path | None = None
-    """Of the same form; scored after training, never trained on."""
+    """File of the same form to judge on. Nothing in it is trained on."""
     header: bool = True
-    """The first line of a .tsv or .csv names the columns. Without one, columns are given
-    by their number, from 1."""
+    """Whether the first line of a .tsv or .csv names the columns. Without such a line,
+    columns are given by their number, from 1."""
     text_columns: tuple[str, ...] = ("text",)
-    """One column, or two for tasks over pairs of sentences."""
+    """Column of the text, or the two columns of a pair of texts."""
     label_column: str = "label"
+    """Column of the label."""
     validation_text_columns: tuple[str, ...] | None = None
-    """Where the validation file calls them otherwise (SST-2 does)."""
+    """The text columns of the validation file, where it names them otherwise."""
     validation_label_column: str | None = None
-    kind: Literal["classification", "regression"] = "classification"
-    """classification: labels are names of classes, trained with cross-entropy.
-    regression: labels are numbers, trained with their squared error."""
+    """The label column of the validation file, where it names it otherwise."""
+    kind: Literal["classification", "regression", "tokens", "spans"] = "classification"
+    """What is learned. classification: a class for each text or pair of texts.
+    regression: a number for each, trained by its squared error. tokens: a tag for each
+    word of a sentence, from a file with a word and its tag a line. spans: the words of a
+    passage that answer a question, from a .json in the form of SQuAD."""
     max_train: int | None = None
-    """Train on at most so many examples: a random choice, equal in every run."""
+    """Largest number of examples to train on: a random choice of the file's examples,
+    equal in every run. Default: all of them."""
 
     def __post_init__(self) -> None:
         require(
@@ -60,6 +65,21 @@ class TaskConfig:
                 f"as {column!r}; give text and label columns by number, from 1.",
             )
 
+    def refuse_columns(self) -> None:
+        """For tasks whose files have no columns to choose from.
+
+        Raises:
+            ValueError: a field that names columns is set.
+        """
+        for field in dataclasses.fields(self):
+            named = field.name == "header" or "column" in field.name
+            value = getattr(self, field.name)
+            require(
+                not named or value == field.default,
+                f"TaskConfig.{field.name}={value!r} would be ignored: the files of "
+                f"kind={self.kind!r} have no columns to choose from. Leave it out.",
+            )
+
     def columns(self, split: Split) -> tuple[str, ...]:
         """Of a split's file: the texts' columns, then that of the label."""
         texts, label = self.text_columns, self.label_column
@@ -71,12 +91,14 @@ class TaskConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """One fine-tuning run: a classifier, or one number, over [CLS]."""
+    """One fine-tuning run: a pretrained encoder learns a task of labelled text."""
 
     checkpoint: pathlib.Path | None = None
-    """Run directory of `pretrain`: architecture, tokenizer and weights."""
+    """Run directory of `pretrain` or `import`, which gives architecture, tokenizer and
+    weights."""
     from_scratch: bool = False
-    """Take architecture and tokenizer only: what pretraining is worth."""
+    """Take architecture and tokenizer of the checkpoint, but random weights. The score
+    beside it shows what pretraining is worth."""
     task: TaskConfig = TaskConfig()
     compute: ComputeConfig = ComputeConfig()
     dropout: DropoutConfig = DropoutConfig()
@@ -84,12 +106,15 @@ class FinetuneConfig:
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-5, warmup_steps=0)
     loop: LoopConfig = LoopConfig(log_every_steps=20, eval_every_steps=0)
     warmup_share: float = 0.1
-    """Share of all steps; takes the place of the optimizer's `warmup_steps`."""
+    """Share of all updates during which the learning rate rises."""
     sequence_length: int = 128
-    """Longer texts are cut."""
+    """Tokens of a row. Longer texts are cut."""
     batch_size: int = 32
+    """Rows of the global batch."""
     num_epochs: int = 3
+    """How often training goes through all examples."""
     seed: int = 0
+    """Seed of every random choice: parameters of the head, order of examples, dropout."""
 
     def __post_init__(self) -> None:
         require_positive(self, "batch_size", "num_epochs")

@@ -10,27 +10,30 @@ class LoopConfig:
     """How often a training loop logs, evaluates and saves."""
 
     log_every_steps: int = 100
+    """Updates between two lines of metrics."""
     eval_every_steps: int = 10_000
-    """0 evaluates at the end only."""
+    """Updates between two evaluations on held-out data. 0: evaluate at the end only."""
     checkpoint_every_steps: int = 1_000
-    """A checkpoint is also written at the end and when the run is interrupted."""
+    """Updates between two checkpoints. One is also written at the end, and when the run
+    is interrupted."""
     keep_checkpoints: int = 3
+    """Number of the newest checkpoints that are kept."""
     stop_check_every_steps: int = 10
-    """With several hosts: how often they ask each other whether one has to stop."""
+    """Updates after which the hosts of a job ask each other whether one has to stop."""
     profile_at_step: int | None = None
-    """Trace some updates after this many, into profile/ of the run directory, for xprof
-    and TensorBoard. Once a run, and never the first update of a session, which compiles:
-    a session that begins later traces from its second on."""
+    """Number of updates after which a trace is taken, into profile/ of the run directory,
+    for xprof and TensorBoard. It is taken once a run, and never of the first update of a
+    session, which compiles."""
     profile_steps: int = 5
-    """Updates of the trace."""
+    """Number of updates in the trace."""
     profiler_port: int | None = None
-    """Where xprof can ask process 0 for a trace at any time; process n serves at the
-    n-th port after it."""
+    """Port at which xprof can ask process 0 for a trace at any time. Process n listens at
+    the n-th port after it."""
     wandb_project: str | None = None
-    """Log to Weights & Biases too (extra wandb)."""
+    """Project of Weights & Biases that metrics are sent to as well (extra wandb)."""
     peak_tflops: float | None = None
-    """What MFU is measured against: dense TFLOP/s of one device. By default the
-    bfloat16 peak of chips that we know; without either there is no MFU."""
+    """Dense TFLOP/s of one device, which MFU is measured against. Default: the bfloat16
+    peak of the chip, where it is known; where it is not, no MFU is logged."""
 
     def __post_init__(self) -> None:
         require_positive(

@@ -7,21 +7,23 @@ from bert_jax.config.checks import require, require_positive
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig:
-    """How many devices each mesh axis has. One axis may be -1: all that remain."""
+    """How many devices each mesh axis has. One axis may be -1: all remaining devices."""
 
     slices: int | None = None
-    """TPU slices, or groups of nodes, joined by the slower network: the outermost axis,
-    copies of the model as with `data`. By default as many as the devices lie in."""
+    """Number of TPU slices, or of groups of nodes, that the slower network joins. Each
+    has copies of the model, as with `data`. Default: as many as the devices lie in."""
     data: int = -1
-    """Copies of the model in a slice, each with its own rows."""
+    """Number of copies of the model in a slice. Each works on its own rows of a batch."""
     fsdp: int = 1
-    """Rows again, with parameters and optimizer state split."""
+    """Number of parts into which parameters and optimizer state are split. Each part also
+    works on its own rows of a batch."""
     sequence: int = 1
-    """Tokens of a row split; keys and values travel to every part."""
+    """Number of parts into which the tokens of a row are split. Keys and values of the
+    attention travel to every part."""
     tensor: int = 1
-    """Attention heads and feed-forward units split."""
+    """Number of parts into which attention heads and feed-forward units are split."""
     shard_update: bool = False
-    """Split the optimizer's state and work over `data` too (weight-update sharding)."""
+    """Split the optimizer's state and its work over `data` too (weight-update sharding)."""
 
     def __post_init__(self) -> None:
         sizes = (self.data, self.fsdp, self.sequence, self.tensor)

@@ -8,37 +8,51 @@ from bert_jax.config.checks import require, require_positive, require_rate
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW as BERT had it (google-research/bert, optimization.py), or LAMB."""
+    """Update rule, learning rates and frozen parameters of a run.
+
+    Defaults are those of BERT (google-research/bert, optimization.py).
+    """
 
     name: Literal["adamw", "lamb"] = "adamw"
-    """lamb scales each layer's update to the norm of its weights (You et al. 2020)."""
+    """Update rule. adamw: Adam with decoupled weight decay. lamb: adamw whose update
+    of each layer is scaled to the norm of the layer's weights (You et al. 2020)."""
     learning_rate: float = 1e-4
-    """At the top of the warm-up."""
+    """Highest learning rate, reached at the end of the warm-up."""
     warmup_steps: int = 10_000
-    """Linear from 0; the decay that follows is counted over all steps, so the rate
-    falls by the warm-up's share where the two meet."""
+    """Number of updates in which the learning rate rises linearly from 0. The decay
+    that follows is counted from update 0, so the rate drops where the two meet: by a
+    tenth, if a tenth of all updates warm up and the schedule is linear."""
     schedule: Literal["linear", "polynomial", "cosine", "constant"] = "linear"
-    """How the rate falls after the warm-up."""
+    """How the learning rate falls after the warm-up. linear: on a straight line.
+    polynomial: on a power of that line, see decay_power. cosine: on half a cosine
+    wave. constant: not at all."""
     decay_power: float = 1.0
-    """Of schedule="polynomial": falls as (1 - share of the steps) ** decay_power."""
+    """Exponent of schedule polynomial: the rate falls with (1 - share of the updates
+    done) ** decay_power."""
     end_rate: float = 0.0
-    """Learning rate that the decay ends with."""
+    """Learning rate at which the decay ends."""
     weight_decay: float = 0.01
-    """Decoupled; not on biases and layer norms, which have no trust ratio either."""
+    """Share of each weight that an update subtracts, times the learning rate. Biases
+    and the scales of norms do not decay; under lamb they are not scaled either."""
     b1: float = 0.9
+    """Share of the first moment (mean of the gradients) that an update keeps."""
     b2: float = 0.999
+    """Share of the second moment (mean of their squares) that an update keeps."""
     eps: float = 1e-6
+    """Added to the root of the second moment before dividing by it."""
     bias_correction: bool | None = None
-    """Of the moments; `None`: not for adamw, as BERT had it, and for lamb."""
+    """Divide the moments after t updates by 1 - b ** t (Adam's bias correction).
+    Default: off for adamw, as in BERT; on for lamb."""
     clip_norm: float = 1.0
-    """Largest global norm of the gradients, frozen parameters aside."""
+    """Largest global norm of the gradients; larger ones are scaled down to it. The
+    gradients of frozen parameters do not count."""
     freeze: tuple[str, ...] = ()
-    """Parts that stay as they are: embed, layers, pooler and the heads (mlm and nsp,
-    or classifier). The token table of embed is also the masked-LM head's decoder,
-    which is frozen with it."""
+    """Parts of the model that are not trained: embed, layers, pooler, or a head (mlm
+    and nsp, or classifier). The masked-LM head shares the token table of embed, which
+    is frozen for both."""
     freeze_layers: int = 0
-    """Encoder layers that stay as they are, counted from the embeddings, which have a
-    name of their own in `freeze`."""
+    """Number of encoder layers that are not trained, counted from the embeddings. The
+    embeddings themselves are frozen by naming embed in freeze."""
 
     def __post_init__(self) -> None:
         require_positive(self, "learning_rate", "eps", "clip_norm", "decay_power")
@@ -46,29 +60,30 @@ class OptimizerConfig:
         for name in ("warmup_steps", "weight_decay", "end_rate", "freeze_layers"):
             require(
                 getattr(self, name) >= 0,
-                f"OptimizerConfig.{name}={getattr(self, name)} must not be negative.",
+                f"OptimizerConfig.{name}={getattr(self, name)} is negative; expected 0 or more.",
             )
         require(
             self.decay_power == 1.0 or self.schedule == "polynomial",
             f"OptimizerConfig.decay_power={self.decay_power} would be ignored by "
-            f"schedule={self.schedule!r}; it belongs to 'polynomial'.",
+            f"schedule={self.schedule!r}; use it with schedule='polynomial'.",
         )
         require(
             self.end_rate == 0.0 or self.schedule != "constant",
             f"OptimizerConfig.end_rate={self.end_rate} would be ignored by "
-            "schedule='constant', which does not fall.",
+            "schedule='constant', which does not fall; leave it 0.",
         )
         require(
             self.end_rate <= self.learning_rate,
             f"OptimizerConfig.end_rate={self.end_rate} exceeds learning_rate="
-            f"{self.learning_rate}; the rate falls from the second to the first.",
+            f"{self.learning_rate}; the rate falls from learning_rate to end_rate, so "
+            "choose an end_rate below it.",
         )
         require(
             len(set(self.freeze)) == len(self.freeze),
-            f"OptimizerConfig.freeze={self.freeze} names a part twice.",
+            f"OptimizerConfig.freeze={self.freeze} names a part twice; name it once.",
         )
         require(
             not self.freeze_layers or "layers" not in self.freeze,
-            f"OptimizerConfig.freeze_layers={self.freeze_layers} would be ignored: "
-            "freeze names 'layers', which are all of them.",
+            f"OptimizerConfig.freeze_layers={self.freeze_layers} would be ignored, "
+            "since freeze names 'layers', which are all layers; use one of the two.",
         )

@@ -1,4 +1,4 @@
-"""Settings of `bert-jax prepare`, which become part of what it writes."""
+"""Settings of `bert-jax prepare`; they are stored in the dataset's manifest."""
 
 import dataclasses
 from typing import Literal
@@ -6,22 +6,25 @@ from typing import Literal
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """How documents are read from files."""
+    """How documents are read from a source."""
 
     documents: Literal["blank-lines", "file"] = "blank-lines"
-    """Of plain text: blank lines stand between documents, or a file is one."""
+    """What a document is in plain text. blank-lines: the text between blank lines. file:
+    a whole file."""
     markup: Literal["keep", "strip"] = "keep"
-    """HTML tags, comments and entities, and left-over wiki markup; counted always."""
+    """What happens to HTML tags, comments, entities and left-over wiki markup. keep: they
+    stay in the text. strip: they are removed. They are counted in both cases."""
     max_document_bytes: int = 4 << 20
-    """Larger documents are cut into several, at the ends of lines if possible."""
+    """Longer documents, in bytes, are cut into several, at ends of lines if possible."""
     text_field: str = "text"
-    """Of JSONL and Parquet, and of TFDS where the source names none."""
+    """Field or column that holds the text, for JSONL, Parquet and TFDS. The source
+    tfds:...:FIELD names another one for TFDS."""
 
     def __post_init__(self) -> None:
         if self.max_document_bytes < 1024:
             raise ValueError(
-                f"max_document_bytes={self.max_document_bytes} must be at least 1024: "
-                "no document should be cut that is read at one go."
+                f"max_document_bytes={self.max_document_bytes} must be at least 1024, so "
+                "that ordinary documents are not cut."
             )
         if not self.text_field:
             raise ValueError("text_field is empty; expected a name such as text.")
@@ -29,26 +32,27 @@ class ReadOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrepareOptions:
-    """What decides the content of a prepared dataset, besides source and tokenizer."""
+    """Everything but source and tokenizer that decides the content of a dataset."""
 
     validation_fraction: float = 0.05
-    """Share of documents held out, in (0, 1)."""
+    """Expected fraction of documents that are held out for validation, in (0, 1)."""
     language: str = "en"
-    """Rules of the sentence splitter, an ISO 639-1 code."""
+    """Language of the text, by whose rules sentences are split; an ISO 639-1 code."""
     num_shards: int = 64
-    """At most; a source of few megabytes gets fewer."""
+    """Most files of each split. A source of few megabytes gets fewer."""
     duplicates: Literal["keep", "drop"] = "keep"
-    """Of documents that repeat an earlier one; they are counted either way."""
+    """What happens to documents that repeat an earlier one. keep: they stay. drop: they
+    are left out. They are counted in both cases."""
     near_threshold: float = 0.0
-    """Share of five-word sequences in common (Jaccard) from which on documents are
-    near copies, such as 0.8; 0 does not look for any."""
+    """Documents count as near copies if the Jaccard similarity of their five-word
+    sequences is at least this, for example 0.8. 0 does not look for near copies."""
     read: ReadOptions = ReadOptions()
 
     def __post_init__(self) -> None:
         if not 0.0 < self.validation_fraction < 1.0:
             raise ValueError(
                 f"validation_fraction={self.validation_fraction} is not in (0, 1); "
-                "without held-out documents the run could not be judged."
+                "without held-out documents a run could not be evaluated."
             )
         if not 0.0 <= self.near_threshold <= 1.0:
             raise ValueError(

@@ -22,12 +22,17 @@ class PhaseConfig:
     """
 
     sequence_length: int = 512
+    """Tokens of a row."""
     batch_size: int = 256
+    """Rows of the global batch."""
     num_steps: int = 100_000
+    """Updates of this phase."""
     learning_rate: float = 1e-4
-    """At the top of this phase's own warm-up."""
+    """Learning rate at the top of this phase's own warm-up."""
     warmup_steps: int = 10_000
+    """Updates of this phase's own warm-up."""
     micro_batches: int = 1
+    """Parts of a batch whose gradients are added up before the one update."""
 
     def __post_init__(self) -> None:
         require_positive(
@@ -48,21 +53,24 @@ class PretrainConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     loop: LoopConfig = LoopConfig()
     checkpoint: pathlib.Path | None = None
-    """Run directory to start from (`pretrain` or `import`); else random weights."""
+    """Run directory of `pretrain` or `import` whose newest checkpoint gives the weights.
+    Default: random weights."""
     moments: Literal["fresh", "keep"] = "fresh"
-    """Of a start from a checkpoint: zeros, or its own, as BERT's second phase did."""
+    """The optimizer's moments at a start from a checkpoint. fresh: zeros. keep: those of
+    the checkpoint, as in BERT's second phase."""
     batch_size: int = 256
-    """Rows of the global batch; with buckets, of a batch of the longest."""
+    """Rows of the global batch. With buckets, rows of a batch of the longest rows."""
     micro_batches: int = 1
     """Parts of a batch whose gradients are added up before the one update."""
     num_steps: int = 900_000
+    """Updates of the first phase."""
     next_phases: tuple[PhaseConfig, ...] = ()
-    """What follows the first phase, which the other fields describe. The learning rate
-    starts again, the moments are kept."""
+    """Phases that follow the first one, which the other fields describe. With each phase
+    the learning rate starts again; the moments are kept."""
     eval_batches: int = 64
-    """Batches of the validation split, with masks that never change."""
+    """Batches of held-out rows that an evaluation looks at. Their masks never change."""
     seed: int = 0
-    """Of parameters, pairs, masks and dropout."""
+    """Seed of every random choice: initial parameters, sentence pairs, masks, dropout."""
 
     def __post_init__(self) -> None:
         require_positive(

@@ -1,4 +1,4 @@
-"""Settings of `bert-jax tokenizer train`, which are kept beside what it writes."""
+"""Settings of `bert-jax tokenizer train`; they are stored beside the tokenizer."""
 
 import dataclasses
 from typing import Literal
@@ -11,25 +11,28 @@ MAX_BYTES = 64 << 20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenizerOptions:
-    """What decides a trained vocabulary, besides the text."""
+    """Everything but the text that decides a trained vocabulary."""
 
     kind: Literal["unigram", "bpe", "wordpiece"] = "unigram"
-    """SentencePiece unigram or BPE, or WordPiece under BERT's rules."""
+    """Kind of vocabulary. unigram: SentencePiece unigram. bpe: SentencePiece BPE.
+    wordpiece: WordPiece with BERT's rules."""
     vocab_size: int = 30_522
-    """Pieces, the five special ones included; reached exactly or refused."""
+    """Number of pieces, with the five special ones. A text that does not allow exactly
+    this number is an error."""
     lowercase: bool = True
-    """Fold case."""
+    """Put text in lower case."""
     strip_accents: bool | None = None
-    """Of WordPiece; follows lowercase by default. SentencePiece keeps accents."""
+    """Remove accents, for WordPiece only; SentencePiece keeps accents. Default: what
+    lowercase says, as in BERT."""
     max_sentences: int = MAX_SENTENCES
-    """Of more, a uniform sample is used."""
+    """Most sentences that are used; of a larger text, a uniform sample."""
     max_bytes: int = MAX_BYTES
-    """Of a larger text, a uniform sample of sentences is used; memory: about 23 times
-    this for unigram, 11 times for BPE."""
+    """Most bytes of text that are used; of a larger text, a uniform sample of sentences.
+    Training takes about 23 times as much memory for unigram, 11 times for BPE."""
     num_threads: int = 2
-    """Of SentencePiece's trainer; another number may change a few pieces."""
+    """Threads of SentencePiece's trainer. Another number can change a few pieces."""
     language: str = "en"
-    """Rules of the sentence splitter, an ISO 639-1 code."""
+    """Language of the text, by whose rules sentences are split; an ISO 639-1 code."""
     read: ReadOptions = ReadOptions()
 
     def __post_init__(self) -> None:

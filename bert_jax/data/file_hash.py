@@ -1,10 +1,10 @@
-"""The hash by which files are known again."""
+"""The hash of a file."""
 
 import hashlib
 import pathlib
 
 
 def file_sha256(path: pathlib.Path) -> str:
-    """Of a file's content, in hexadecimal."""
+    """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Directories that are there whole or not at all."""
+"""Directories that appear under their name only when they are whole."""
 
 import contextlib
 import os
@@ -9,24 +9,23 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def whole_directory(directory: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
-    """A hidden sibling to write into, which becomes `directory` when all went well.
+    """Yields a hidden directory, which becomes `directory` unless there is an error.
 
     Raises:
-        ValueError: `directory` has something in it and `overwrite` is not set.
+        ValueError: `directory` is a file, or it is not empty and `overwrite` is false.
     """
     directory = pathlib.Path(directory).absolute()
     if directory.exists() and (
         not directory.is_dir() or (any(directory.iterdir()) and not overwrite)
     ):
         raise ValueError(
-            f"directory={directory} is taken; choose another, or one that may be "
-            "overwritten."
+            f"directory={directory} is taken: it is a file or not empty. Choose another."
         )
     partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:
         yield partial
-        # A rename replaces no directory with something in it, so that steps aside.
+        # A rename cannot replace a directory that is not empty, so it is moved away.
         old = partial.with_suffix(".old")
         if directory.exists():
             directory.rename(old)

@@ -6,7 +6,6 @@ layout of TF1.
 
 import pathlib
 import re
-from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -14,22 +13,16 @@ import numpy as np
 
 from bert_jax.config import ModelConfig
 from bert_jax.exchange import google_tf2
-from bert_jax.exchange.google import CONFIG_FILE, tensorflow
-from bert_jax.exchange.names import TABLES, Head, Tensors
-from bert_jax.exchange.source import Moments
+from bert_jax.exchange.families.bert import BERT
+from bert_jax.exchange.families.google_bert import google_rows
+from bert_jax.exchange.google_files import CONFIG_FILE, tensorflow
+from bert_jax.exchange.source import FLOATS, Slots, note_floats
+from bert_jax.exchange.tensors import Head, Tensors
 
 WORDS = "bert/embeddings/word_embeddings"
-STEP = "global_step"
 
 _SLOT = re.compile(r"(.+)/adam_([mv])")
 _LAYER = re.compile(r"bert/encoder/layer_(\d+)/")
-# Element types that are read -> how they become float32.
-_FLOATS = {
-    "float32": "",
-    "float16": "exactly",
-    "bfloat16": "exactly",
-    "float64": "rounded",
-}
 
 
 def load_variables(
@@ -78,13 +71,8 @@ def _get(prefix: pathlib.Path, reader: Any, name: str) -> np.ndarray:
         ) from error
 
 
-def _known_names(num_layers: int, heads: Collection[Head]) -> set[str]:
-    return {
-        row.google.format(layer=layer)
-        for head in heads
-        for row in TABLES[head]
-        for layer in range(num_layers)
-    }
+def _known_names(model: ModelConfig, heads: Collection[Head]) -> set[str]:
+    return {row.theirs for head in heads for row in google_rows(model, head)}
 
 
 def sort_variables(
@@ -92,13 +80,13 @@ def sort_variables(
     variables: Mapping[str, np.ndarray],
     model: ModelConfig,
     notes: list[str],
-) -> tuple[Tensors, Moments | None]:
+) -> tuple[Tensors, Slots | None]:
     """Weights and Adam's slots; what an optimizer or a loss scale left is dropped."""
-    known = _known_names(model.num_layers, list(TABLES))
+    known = _known_names(model, BERT.heads)
     tensors: Tensors = {}
-    moments = Moments({}, {})
+    slots = Slots({}, {})
     dropped: list[str] = []
-    kinds: Counter[str] = Counter()
+    kinds: list[str] = []
     for name, array in variables.items():
         if (layer := _LAYER.match(name)) and int(layer[1]) >= model.num_layers:
             raise ValueError(
@@ -108,7 +96,7 @@ def sort_variables(
         slot = _SLOT.fullmatch(name)
         owner = name.rpartition("/")[0]
         if slot and slot[1] in known:
-            side = moments.mu if slot[2] == "m" else moments.nu
+            side = slots.mu if slot[2] == "m" else slots.nu
             side[slot[1]] = np.array(array, np.float32)
         elif (
             owner in known
@@ -118,37 +106,35 @@ def sort_variables(
         ):
             dropped.append(name.removesuffix(google_tf2.SUFFIX))
         else:
-            kinds[array.dtype.name] += 1
+            kinds.append(array.dtype.name)
             tensors[name] = np.array(array, np.float32)
     if not known & tensors.keys():
         raise ValueError(
             f"{prefix} has none of BERT's variables; its first are "
             f"{sorted(variables)[:6]}. Expected names such as {WORDS!r}."
         )
-    if odd := kinds.keys() - _FLOATS:
+    if odd := set(kinds) - FLOATS.keys():
         raise ValueError(
-            f"{prefix} has variables of {sorted(odd)}; expected {list(_FLOATS)}."
+            f"{prefix} has variables of {sorted(odd)}; expected {list(FLOATS)}."
         )
-    for kind, how in _FLOATS.items():
-        if kinds[kind] and how:
-            notes.append(f"{kinds[kind]} tensors were {kind}: float32 now, {how}.")
+    note_floats(kinds, notes)
     if dropped:
         more = f" and {len(dropped) - 6} more" if len(dropped) > 6 else ""
         notes.append(f"Left out, no weights: {', '.join(dropped[:6])}{more}.")
-    return tensors, moments if moments.mu or moments.nu else None
+    return tensors, slots if slots.mu or slots.nu else None
 
 
-def complete_moments(
-    moments: Moments, tensors: Tensors, head: Head, num_layers: int, notes: list[str]
-) -> Moments | None:
-    """The moments, if every weight of the head's model that is there has both."""
-    needed = sorted(_known_names(num_layers, [head]) & tensors.keys())
+def complete_slots(
+    slots: Slots, tensors: Tensors, head: Head, model: ModelConfig, notes: list[str]
+) -> Slots | None:
+    """The slots, if every weight of the head's model that is there has both."""
+    needed = sorted(_known_names(model, [head]) & tensors.keys())
     lacking = [
         name
         for name in needed
         if any(
             name not in side or side[name].shape != tensors[name].shape
-            for side in moments
+            for side in slots
         )
     ]
     if lacking:
@@ -157,4 +143,4 @@ def complete_moments(
             f"one, first {lacking[0]}."
         )
         return None
-    return Moments(*({name: side[name] for name in needed} for side in moments))
+    return Slots(*({name: side[name] for name in needed} for side in slots))

@@ -1,7 +1,6 @@
 """A foreign model as a run directory: pretraining goes on from it, fine-tuning starts."""
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
@@ -16,14 +15,25 @@ from bert_jax.config import (
     TaskConfig,
 )
 from bert_jax.data.whole_directory import whole_directory
-from bert_jax.exchange import names
-from bert_jax.exchange.source import Moments, Source
-from bert_jax.model import classification, pretraining
+from bert_jax.exchange.heads import fresh_params, task_of_source
+from bert_jax.exchange.json_files import save_json
+from bert_jax.exchange.read_google import read_google
+from bert_jax.exchange.read_huggingface import read_huggingface
+from bert_jax.exchange.source import Source
+from bert_jax.exchange.tensors import (
+    Head,
+    Params,
+    Tensors,
+    flatten,
+    from_tensors,
+    unflatten,
+)
 from bert_jax.train.checkpoint import Checkpoints, tensors_sha256
-from bert_jax.train.optimizer import make_optimizer
-from bert_jax.train.run import RunInfo, start_run, write_text
+from bert_jax.train.optimizer import Moments, make_optimizer, with_moments
+from bert_jax.train.run import RunInfo, start_run
 from bert_jax.train.schedules import make_schedule
 from bert_jax.train.step import TrainState, init_state
+from bert_jax.train.tasks import Task
 
 IMPORT_MANIFEST = "import.json"
 FORMAT_VERSION = 1
@@ -64,9 +74,6 @@ def read_source(path: pathlib.Path, *, lowercase: bool | None = None) -> Source:
         FileNotFoundError: nothing of either kind is there.
         ValueError: the source is damaged, contradicts itself, or is no BERT.
     """
-    from bert_jax.exchange.read_google import read_google
-    from bert_jax.exchange.read_huggingface import read_huggingface
-
     if (path / "bert_config.json").is_file() or (
         not path.exists() and path.with_name(f"{path.name}.index").is_file()
     ):
@@ -110,11 +117,10 @@ def import_run(
             missing, or `run` is in use.
     """
     source = read_source(path, lowercase=lowercase)
-    classifier = source.head == "classifier" and not encoder_only
-    kind = "finetune" if classifier else "pretrain"
-    head: names.Head = "classifier" if classifier else "pretraining"
-    read = names.from_tensors(source.model, source.tensors, head, source.dialect)
-    fresh = _fresh_params(source, classifier, seed)
+    task = task_of_source(source, encoder_only=encoder_only)
+    head = "pretraining" if task is None else source.head
+    read = from_tensors(source.model, source.tensors, source.rows(head))
+    fresh = fresh_params(source.model, task, len(source.labels or ()), seed)
     unknown = _parts_of_encoder(read.new)
     if unknown and not allow_incomplete:
         raise ValueError(
@@ -122,11 +128,11 @@ def import_run(
             f"{', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}. Pass "
             "--allow-incomplete to draw them afresh."
         )
-    flat = {**names.flatten(fresh), **names.flatten(read.params)}
-    params = names.unflatten(flat)
-    moments = _opt_state(source, params, head) if source.moments else None
+    flat = {**flatten(fresh), **flatten(read.params)}
+    params = unflatten(flat)
+    moments = _opt_state(source, params, head) if source.slots else None
     result = Imported(
-        kind=kind,
+        kind="pretrain" if task is None else "finetune",
         origin=source.origin,
         step=source.step,
         used=tuple(sorted(read.used)),
@@ -137,7 +143,7 @@ def import_run(
         notes=source.notes,
     )
     with whole_directory(run, overwrite=False) as partial:
-        _write(partial, source, result, params, moments, num_texts)
+        _write(partial, source, task, result, params, moments, num_texts)
     return result
 
 
@@ -163,32 +169,24 @@ def _parts_of_encoder(new: tuple[str, ...]) -> list[str]:
     return [path for path in new if path.startswith(("embed/", "layers/"))]
 
 
-def _fresh_params(source: Source, classifier: bool, seed: int) -> names.Params:
-    key = jax.random.key(seed)
-    if classifier:
-        num_labels = len(source.labels or ())
-        params = classification.init_params(source.model, num_labels, key)
-    else:
-        params = pretraining.init_params(source.model, key)
-    return jax.device_get(params)
-
-
-def _opt_state(source: Source, params: names.Params, head: names.Head) -> Any:
+def _opt_state(source: Source, params: Params, head: Head) -> Any:
     """An optimizer's state with the source's moments, zeros where a tensor is new."""
 
-    def tree(slots: names.Tensors) -> names.Params:
-        read = names.from_tensors(source.model, slots, head, source.dialect)
-        zeros = {k: np.zeros_like(v) for k, v in names.flatten(params).items()}
-        return names.unflatten({**zeros, **names.flatten(read.params)})
+    def tree(slots: Tensors) -> Params:
+        read = from_tensors(source.model, slots, source.rows(head))
+        zeros = {k: np.zeros_like(v) for k, v in flatten(params).items()}
+        return unflatten({**zeros, **flatten(read.params)})
 
-    assert source.moments is not None
-    cfg = PretrainConfig(model=source.model, dropout=source.dropout, data=_data(source))
+    assert source.slots is not None
+    cfg = PretrainConfig(model=source.model, data=_data(source))
     schedule = make_schedule(cfg.optimizer, cfg.num_steps)
     fresh = jax.device_get(make_optimizer(cfg.optimizer, schedule).init(params))
-    moments: Moments = source.moments
-    return fresh._replace(
-        age=np.int32(source.step), mu=tree(moments.mu), nu=tree(moments.nu)
+    moments = Moments(
+        mu=tree(source.slots.mu),
+        nu=tree(source.slots.nu),
+        age=jax.numpy.int32(source.step),
     )
+    return with_moments(fresh, moments)
 
 
 def _data(source: Source) -> DataConfig:
@@ -198,8 +196,9 @@ def _data(source: Source) -> DataConfig:
 def _write(
     run: pathlib.Path,
     source: Source,
+    task: Task | None,
     result: Imported,
-    params: names.Params,
+    params: Params,
     opt_state: Any,
     num_texts: int,
 ) -> None:
@@ -208,7 +207,8 @@ def _write(
         model=source.model,
         tokenizer_sha256=source.tokenizer.sha256,
         data={},
-        labels=source.labels if result.kind == "finetune" else None,
+        task=None if task is None else task.name,
+        labels=None if task is None else source.labels,
         sequence_length=_data(source).sequence_length,
         encoder={
             "run": source.origin,
@@ -218,7 +218,7 @@ def _write(
         },
     )
     config: PretrainConfig | FinetuneConfig
-    if result.kind == "finetune":
+    if task is not None:
         columns = ("text",) if num_texts == 1 else ("text_a", "text_b")
         config = FinetuneConfig(
             task=TaskConfig(text_columns=columns),
@@ -242,4 +242,4 @@ def _write(
         checkpoints.save(jax.tree.map(jax.numpy.asarray, state))
         checkpoints.wait()
     manifest = {"format_version": FORMAT_VERSION, **dataclasses.asdict(result)}
-    write_text(run / IMPORT_MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    save_json(run / IMPORT_MANIFEST, manifest)

@@ -7,6 +7,7 @@ The casing of a vocabulary has no place in bert_config.json: it is taken from th
 from a file that states it, or from the directory's name, as Google's own tools do.
 """
 
+import functools
 import pathlib
 import re
 from collections.abc import Mapping
@@ -18,24 +19,27 @@ from bert_jax.config import ModelConfig
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.data.tokenizers.tokenizer import METADATA_FILE, Tokenizer
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
-from bert_jax.exchange.google import (
+from bert_jax.exchange.families.family import head_of_tensors
+from bert_jax.exchange.families.google_bert import config_from_google, google_rows
+from bert_jax.exchange.google_files import (
     CONFIG_FILE,
     LABELS_FILE,
+    STEP,
     TOKENIZER_CONFIG_FILE,
     VOCAB_FILE,
-    config_from_google,
     tensorflow,
 )
 from bert_jax.exchange.google_variables import (
-    STEP,
     WORDS,
-    complete_moments,
+    complete_slots,
     load_variables,
     sort_variables,
 )
-from bert_jax.exchange.names import Head, Tensors
-from bert_jax.exchange.reading import agreed_casing, fill_table, load_json
+from bert_jax.exchange.json_files import load_json
+from bert_jax.exchange.signature import LABELLED
 from bert_jax.exchange.source import Source
+from bert_jax.exchange.tensors import Head, Tensors
+from bert_jax.exchange.tokenizer_checks import agreed_casing, fill_table
 
 # Folded without saying so in their names (google-research/bert, tokenization.py).
 _LOWER_MODELS = ("multilingual_L-12_H-768_A-12", "chinese_L-12_H-768_A-12")
@@ -62,22 +66,23 @@ def read_google(path: pathlib.Path, *, lowercase: bool | None = None) -> Source:
     model, dropout = config_from_google(config_path, config, notes)
     variables = load_variables(prefix, model, notes)
     step = int(variables.pop(STEP, np.int64(0)))
-    tensors, moments = sort_variables(prefix, variables, model, notes)
+    tensors, slots = sort_variables(prefix, variables, model, notes)
     _check_words(prefix, tensors, model)
-    head, labels = _read_head(prefix, tensors, notes)
-    if moments is not None:
-        moments = complete_moments(moments, tensors, head, model.num_layers, notes)
+    rows = functools.partial(google_rows, model)
+    head = head_of_tensors(rows, tensors)
+    if slots is not None:
+        slots = complete_slots(slots, tensors, head, model, notes)
     return Source(
         origin=f"{prefix} (Google)",
         model=model,
         dropout=dropout,
         tokenizer=_read_tokenizer(prefix, config, model.vocab_size, lowercase, notes),
         tensors=tensors,
-        dialect="google",
+        rows=rows,
         head=head,
-        labels=labels,
+        labels=_read_labels(prefix, head, tensors, notes),
         step=step,
-        moments=moments,
+        slots=slots,
         notes=tuple(notes),
     )
 
@@ -140,14 +145,12 @@ def _check_words(prefix: pathlib.Path, tensors: Tensors, model: ModelConfig) -> 
         )
 
 
-def _read_head(
-    prefix: pathlib.Path, tensors: Tensors, notes: list[str]
-) -> tuple[Head, tuple[str, ...] | None]:
-    if "cls/squad/output_weights" in tensors:
-        return "spans", None
-    if (weights := tensors.get("output_weights")) is None:
-        return "pretraining", None
-    head: Head = "classifier" if "bert/pooler/dense/kernel" in tensors else "tokens"
+def _read_labels(
+    prefix: pathlib.Path, head: Head, tensors: Tensors, notes: list[str]
+) -> tuple[str, ...] | None:
+    if head not in LABELLED:
+        return None
+    weights = tensors["output_weights"]
     if len(weights) == 1:
         raise ValueError(
             f"{prefix}: output_weights of one row is a regression; expected two "
@@ -161,12 +164,12 @@ def _read_head(
                 f"{path} names {list(labels)}; expected one name of its own for each "
                 f"of the {len(weights)} rows of output_weights."
             )
-        return head, labels
+        return labels
     notes.append(
         f"The classes have no names in a checkpoint of Google's; they are called 0 to "
         f"{len(weights) - 1}."
     )
-    return head, tuple(str(index) for index in range(len(weights)))
+    return tuple(str(index) for index in range(len(weights)))
 
 
 def _read_tokenizer(

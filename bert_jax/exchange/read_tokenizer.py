@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from bert_jax.data.tokenizers.sentencepiece_model import parse_model
@@ -15,17 +15,16 @@ from bert_jax.data.tokenizers.wordpiece_tokenizer import (
     WORDPIECE_MAX_CHARS_PER_WORD,
     WordPieceTokenizer,
 )
-from bert_jax.exchange.reading import agreed_casing, fill_table, load_json
+from bert_jax.exchange.json_files import load_json
+from bert_jax.exchange.tokenizer_checks import agreed_casing, fill_table
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as FastTokenizer
 
 Json = dict[str, Any]
 
-_TOKENIZER_CLASSES = (
-    *("BertTokenizer", "BertTokenizerFast"),
-    *("PreTrainedTokenizerFast", "TokenizersBackend"),
-)
+# Classes of transformers that read tokenizer.json as it stands.
+_ANY_TOKENIZER = ("PreTrainedTokenizerFast", "TokenizersBackend")
 # transformers' limit where no file states one.
 _THEIR_MAX_CHARS = 100
 # Case, accents, other scripts, punctuation, brackets, control and full-width characters.
@@ -38,9 +37,24 @@ _PROBES = (
 
 
 def read_tokenizer(
-    directory: pathlib.Path, num_rows: int, lowercase: bool | None, notes: list[str]
+    directory: pathlib.Path,
+    num_rows: int,
+    classes: Collection[str],
+    lowercase: bool | None,
+    notes: list[str],
 ) -> Tokenizer:
-    """The tokenizer of the directory, with as many pieces as the token table has rows."""
+    """The tokenizer of the directory, with as many pieces as the token table has rows.
+
+    Args:
+        directory: with the files of a tokenizer of transformers.
+        num_rows: of the token table.
+        classes: the family's own tokenizers.
+        lowercase: whether it folds case; needed where no file says so.
+        notes: gets a sentence for each thing that was decided.
+
+    Raises:
+        ValueError: a file is missing or damaged, or ids would come out otherwise here.
+    """
     model_path, vocab_path = directory / "sentencepiece.model", directory / "vocab.txt"
     fast = _load_fast(directory / "tokenizer.json")
     rules = json.loads(fast.to_str()) if fast else {}
@@ -56,7 +70,7 @@ def read_tokenizer(
         normalizer = rules.get("normalizer") or {}
         folding["tokenizer.json lowercase"] = normalizer.get("lowercase")
         folds = _casing(directory, folding, lowercase)
-        _check_rules(directory, rules, config)
+        _check_rules(directory, rules, config, classes)
         max_chars = (rules.get("model") or {}).get("max_input_chars_per_word")
         if (max_chars or _THEIR_MAX_CHARS) != WORDPIECE_MAX_CHARS_PER_WORD:
             notes.append(
@@ -158,13 +172,19 @@ def _casing(directory: pathlib.Path, said: Json, lowercase: bool | None) -> bool
     return folds
 
 
-def _check_rules(directory: pathlib.Path, rules: Json, config: Json) -> None:
+def _check_rules(
+    directory: pathlib.Path, rules: Json, config: Json, classes: Collection[str]
+) -> None:
     """Raises ValueError where a setting asks for other ids than ours."""
     model, normalizer = rules.get("model") or {}, rules.get("normalizer") or {}
     pre = rules.get("pre_tokenizer") or {}
     slow = "tokenizer_config.json"
     checks: list[tuple[str, Any, tuple[Any, ...]]] = [
-        (f"{slow} tokenizer_class", config.get("tokenizer_class"), _TOKENIZER_CLASSES),
+        (
+            f"{slow} tokenizer_class",
+            config.get("tokenizer_class"),
+            (*classes, *_ANY_TOKENIZER),
+        ),
         (
             f"{slow} tokenize_chinese_chars",
             config.get("tokenize_chinese_chars"),

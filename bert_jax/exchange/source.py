@@ -1,15 +1,25 @@
 """What every reader of a foreign model returns, whatever library wrote it."""
 
 import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from bert_jax.config import DropoutConfig, ModelConfig
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
-from bert_jax.exchange.names import Dialect, Head, Tensors
+from bert_jax.exchange.tensors import Head, Row, Tensors
+
+# Element types that are read -> how they become float32.
+FLOATS = {
+    "float32": "",
+    "float16": "exactly",
+    "bfloat16": "exactly",
+    "float64": "rounded",
+}
 
 
-class Moments(NamedTuple):
-    """Adam's slots, under the names of the tensors that they belong to."""
+class Slots(NamedTuple):
+    """Adam's moments, by the names of the tensors that they belong to."""
 
     mu: Tensors
     nu: Tensors
@@ -24,13 +34,13 @@ class Source:
         model: the architecture that its config states.
         dropout: the rates that its config states.
         tokenizer: vocabulary and casing; equal ids to what the source used.
-        tensors: name in `exchange/names.py`'s dialect -> float32. Names that the table
-            does not know stay as they are, so that they can be listed as unused.
-        dialect: whose names and layouts these are.
-        head: what the architecture says is on top of the encoder.
+        tensors: name in `rows` -> float32. Names that no row has stay as they are, so
+            that they can be listed as unused.
+        rows: head -> the names and layouts of a model with that head.
+        head: what the source says is on top of the encoder.
         labels: of a classifier or tagger, in the order of its logits.
         step: number of updates behind it, where the source says so.
-        moments: of the optimizer, where the source has them.
+        slots: moments of the optimizer, where the source has them.
         notes: one sentence each about anything that was decided or converted.
     """
 
@@ -39,9 +49,17 @@ class Source:
     dropout: DropoutConfig
     tokenizer: Tokenizer
     tensors: Tensors
-    dialect: Dialect
+    rows: Callable[[Head], tuple[Row, ...]]
     head: Head
     labels: tuple[str, ...] | None = None
     step: int = 0
-    moments: Moments | None = None
+    slots: Slots | None = None
     notes: tuple[str, ...] = ()
+
+
+def note_floats(dtypes: Iterable[str], notes: list[str]) -> None:
+    """Says in `notes` how many tensors of which type become float32, and how."""
+    counts = Counter(dtypes)
+    for dtype, how in FLOATS.items():
+        if counts[dtype] and how:
+            notes.append(f"{counts[dtype]} tensors were {dtype}: float32 now, {how}.")

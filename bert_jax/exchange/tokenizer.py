@@ -14,7 +14,6 @@ Where the exported tokenizer differs, knowingly:
 - SentencePiece BPE breaks ties between equal merges by position, `tokenizers` by rank.
 """
 
-import json
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from bert_jax.data.tokenizers.sentencepiece_model import is_unigram, parse_model
 from bert_jax.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 from bert_jax.data.tokenizers.tokenizer import SPECIAL_PIECES, Tokenizer
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.exchange.json_files import save_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as FastTokenizer
@@ -62,7 +62,7 @@ def save_huggingface_tokenizer(
     fast = to_fast_tokenizer(tokenizer)
     (directory / "tokenizer.json").write_text(fast.to_str(), encoding="utf-8")
     special = {f"{name}_token": piece for name, piece in SPECIAL_PIECES.items()}
-    _save_json(directory / "special_tokens_map.json", special)
+    save_json(directory / "special_tokens_map.json", special)
     config: dict[str, Any] = {
         # The one class name that reads tokenizer.json as it stands, in transformers
         # 4 and 5; "BertTokenizer" would rebuild another tokenizer from the vocabulary.
@@ -73,7 +73,7 @@ def save_huggingface_tokenizer(
         "clean_up_tokenization_spaces": False,
         **special,
     }
-    _save_json(directory / "tokenizer_config.json", config)
+    save_json(directory / "tokenizer_config.json", config)
     if isinstance(tokenizer, WordPieceTokenizer):
         text = "".join(f"{piece}\n" for piece in tokenizer.pieces)
         (directory / "vocab.txt").write_text(text, encoding="utf-8", newline="\n")
@@ -196,7 +196,3 @@ def _bpe(proto: Any) -> Any:
         if piece[:cut] in vocab and piece[cut:] in vocab
     ]
     return models.BPE(vocab, merges, unk_token=SPECIAL_PIECES["unk"], fuse_unk=True)
-
-
-def _save_json(path: pathlib.Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,7 +1,7 @@
-"""Bidirectional self-attention that never crosses from one sequence to another.
+"""Bidirectional self-attention, in which a token sees its own sequence only.
 
-One function with four kernels behind it. They agree to rounding, and drop the same
-weights.
+`attend` is one function with four kernels behind it. The kernels agree up to rounding,
+and their dropout drops the same weights.
 
 Shape suffixes: B rows, T tokens (S when they are attended to), D hidden, N heads,
 H head width.
@@ -24,7 +24,7 @@ from bert_jax.model.dropout import Dropout
 from bert_jax.model.logical import Axes, platform, shard_mapped
 from bert_jax.model.rows import Rows
 
-# Where a kernel of its own runs, and what an error calls that.
+# The platform that a kernel needs, and its name in error messages.
 _PLATFORMS = {"splash": "tpu", "fused": "tpu", "triton": "gpu"}
 _PLATFORM_NAMES = {"tpu": "TPU", "gpu": "NVIDIA GPUs"}
 
@@ -48,19 +48,20 @@ def attend(
 
     Args:
         q_BTNH, k_BSNH, v_BSNH: queries, keys and values in the compute dtype.
-        rows: where the tokens stand; `rows.may_see` says who sees whom.
+        rows: sequence and position of each token; `rows.may_see` decides which tokens
+            see each other.
         kernel: as `ComputeConfig.attention`.
-        dropout: of the attention weights, at its attention rate.
-        recompute: keep no weights for the backward pass, which computes them again. The
-            kernels for TPU and GPU always do.
-        interpret: run a kernel for TPU or GPU as plain JAX operations, to test it
-            elsewhere.
+        dropout: which attention weights are dropped; its attention rate counts here.
+        recompute: whether the backward pass computes the attention weights again
+            instead of keeping them. The kernels for TPU and GPU always do so.
+        interpret: whether a kernel for TPU or GPU runs as plain JAX operations, for
+            tests on other devices.
 
     Returns:
-        [B, T, N, H] in the dtype of the values; softmax is float32 inside.
+        [B, T, N, H] in the dtype of the values. Softmax is computed in float32.
 
     Raises:
-        ValueError: the kernel cannot do what is asked, or not on this platform.
+        ValueError: the kernel cannot run with these shapes, settings or on this platform.
 
     Source: Vaswani et al. 2017, section 3.2.1.
     """
@@ -96,7 +97,7 @@ def attend(
 
 
 def platform_of(kernel: Kernel, interpret: bool) -> str:
-    """The platform to choose a kernel for: where it is interpreted, the kernel's own."""
+    """The platform to choose a kernel for; an interpreted kernel counts as on its own."""
     return _PLATFORMS.get(kernel, "tpu") if interpret else platform()
 
 
@@ -109,21 +110,21 @@ def choose_kernel(
     dtype: jnp.dtype,
     drops: bool,
 ) -> Literal["xla", "splash", "fused", "triton"]:
-    """The kernel that runs where `kernel` is asked for.
+    """The kernel that the setting `kernel` stands for.
 
-    On GPU, "auto" is XLA's until a GPU has measured "triton", which has only been run
-    as plain operations, lowered and compiled so far.
+    On GPU, "auto" means "xla" until "triton" has been timed on a GPU. So far "triton" has
+    been interpreted, lowered and compiled, but not run on a GPU.
 
     Args:
         kernel: as `ComputeConfig.attention`.
         platform: "cpu", "gpu" or "tpu".
-        num_keys: tokens of a row.
+        num_keys: number of tokens in a row.
         head_size: width of a head.
-        dtype: of the keys.
-        drops: whether weights are dropped.
+        dtype: type of the keys.
+        drops: whether attention weights are dropped.
 
     Raises:
-        ValueError: a kernel that is asked for by name cannot do that.
+        ValueError: a kernel was asked for by name and cannot do that.
     """
     if kernel == "xla" or (kernel == "auto" and platform != "tpu"):
         return "xla"

@@ -1,8 +1,8 @@
-"""Attention in a Pallas kernel of our own for TPU: scores never leave the chip.
+"""Our Pallas attention kernel for TPU: the scores never leave the chip.
 
-The backward pass makes the weights again, and dropout's bits with them, so that nothing
-of the size of the scores is stored. The bits are those of the other kernels: what is
-dropped depends on row key, head, query and key alone.
+The backward pass computes the weights and the dropout bits again, so nothing as large as
+the scores is stored. All kernels use the same dropout bits: they depend on the row's
+key, the head, the query and the key only.
 
 Shape suffixes: B rows, T tokens (S when they are attended to), N heads, H head width,
 D = N * H.
@@ -18,18 +18,18 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from bert_jax.model.attention_fused_kernels import (
-    Plan,
+    Tiling,
     backward_kernel,
     forward_kernel,
 )
 
 LANES = 128
-# Scores that a step holds at once, of one head: 512 KiB in float32.
+# Scores of one head that a step holds at once: 512 KiB in float32.
 _STEP_SCORES = 1 << 17
-# Of a tile of keys. Twice that, with what else stands beside it, is more than the 16 MiB
-# that a TPU v4 has for a kernel.
+# Largest tile of keys, in bytes. With twice as many, the kernel's buffers would exceed
+# the 16 MiB that a TPU v4 has for a kernel.
 _MOST_KEY_BYTES = 1 << 19
-# No sequence has it: the id of the padding that fills up a block.
+# Sequence id of the padding that fills up a block; no real sequence has this id.
 _NO_SEQUENCE = jnp.iinfo(jnp.int32).min
 
 
@@ -46,16 +46,16 @@ def fused_attention(
     dropout_rate: float,
     interpret: bool = False,
 ) -> jax.Array:
-    """`attention.attend` on one device, which may have some rows, heads and queries.
+    """`attention.attend` on one device, which may hold only some rows, heads and queries.
 
     Args:
-        q_BTNH, k_BSNH, v_BSNH: float32 or bfloat16; all keys of the rows.
-        q_ids_BT, k_ids_BS: int32; a query sees the keys of its own id.
-        words_B2: uint32, the words of the rows' keys.
-        heads_N: int32, the numbers of these heads.
-        queries_T: int32, the numbers of these queries; they follow each other.
-        dropout_rate: of the weights; 0 makes no random bits.
-        interpret: runs the kernel as plain JAX operations, on any platform.
+        q_BTNH, k_BSNH, v_BSNH: float32 or bfloat16. All keys of these rows must be here.
+        q_ids_BT, k_ids_BS: int32 sequence ids; a query sees the keys with its own id.
+        words_B2: uint32, the two words of each row's random key.
+        heads_N: int32, the numbers of these heads in the whole model.
+        queries_T: int32, the positions of these queries in the whole row, consecutive.
+        dropout_rate: rate of the attention weights; with 0 no random bits are made.
+        interpret: whether the kernel runs as plain JAX operations, on any platform.
 
     Returns:
         [B, T, N, H] in the dtype of the values.
@@ -64,7 +64,7 @@ def fused_attention(
     tile_heads = max(1, min(LANES // head_size, num_heads))
     spare_heads = -num_heads % tile_heads
     query_block = _query_block(num_queries, k_BSNH.shape[1])
-    plan = Plan(
+    tiling = Tiling(
         head_size=head_size,
         tile_heads=tile_heads,
         tiles=_tiles(
@@ -88,7 +88,7 @@ def fused_attention(
         return ids_BT[:, None]
 
     out_BTD = _attention(
-        plan,
+        tiling,
         interpret,
         words_B2.reshape(-1),
         jnp.pad(heads_N, (0, spare_heads)),
@@ -104,11 +104,11 @@ def fused_attention(
 
 
 def refusal(num_keys: int, head_size: int, dtype: jnp.dtype) -> str | None:
-    """Why the kernel cannot take rows of that length and heads of that width."""
+    """Says why the kernel cannot take these rows and heads; `None` if it can."""
     if LANES % head_size and head_size % LANES:
         return (
             f"heads {head_size} wide do not fill {LANES} lanes; it takes widths that "
-            f"divide {LANES} or are a multiple of it"
+            f"divide {LANES} or are a multiple of {LANES}"
         )
     most = _MOST_KEY_BYTES // (max(LANES, head_size) * dtype.itemsize)
     if num_keys > most:
@@ -124,25 +124,25 @@ def _padded(size: int) -> int:
 
 
 def _query_block(num_queries: int, num_keys: int) -> int:
-    """The most queries, in whole lanes, whose scores a step can hold."""
+    """Queries per step, in whole lanes: as many as a step can hold the scores of."""
     most = max(1, _STEP_SCORES // _padded(num_keys) // LANES)
     blocks = -(-_padded(num_queries) // (most * LANES))
     return _padded(-(-num_queries // blocks))
 
 
 def _tiles(num_tiles: int, tile_scores: int) -> int:
-    """So many tiles go into a step that short rows do not make tiny steps."""
+    """Tiles per step: several where rows are short, since tiny steps are slow."""
     most = max(1, 2 * _STEP_SCORES // tile_scores)
     return max(n for n in range(1, num_tiles + 1) if num_tiles % n == 0 and n <= most)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attention(plan: Plan, interpret: bool, *args: jax.Array) -> jax.Array:
+def _attention(tiling: Tiling, interpret: bool, *args: jax.Array) -> jax.Array:
     """[B, T, D]; the arguments are those of `forward_kernel`, in its order."""
     q_BTD, k_BSD = args[3:5]
-    queries, keys, q_ids, k_ids = _specs(plan, k_BSD.shape[1])
+    queries, keys, q_ids, k_ids = _specs(tiling, k_BSD.shape[1])
     return _call(
-        plan,
+        tiling,
         forward_kernel,
         args,
         in_specs=[queries, keys, keys, q_ids, k_ids],
@@ -155,22 +155,22 @@ def _attention(plan: Plan, interpret: bool, *args: jax.Array) -> jax.Array:
 
 
 def _forward(
-    plan: Plan, interpret: bool, *args: jax.Array
+    tiling: Tiling, interpret: bool, *args: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    return _attention(plan, interpret, *args), args
+    return _attention(tiling, interpret, *args), args
 
 
 def _backward(
-    plan: Plan, interpret: bool, args: tuple[jax.Array, ...], d_out_BTD: jax.Array
+    tiling: Tiling, interpret: bool, args: tuple[jax.Array, ...], d_out_BTD: jax.Array
 ) -> tuple[jax.Array | None, ...]:
     q_BTD, k_BSD = args[3:5]
-    queries, keys, q_ids, k_ids = _specs(plan, k_BSD.shape[1])
+    queries, keys, q_ids, k_ids = _specs(tiling, k_BSD.shape[1])
     of_queries, of_keys = (
         jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q_BTD, k_BSD)
     )
-    sums = pltpu.VMEM((k_BSD.shape[1], plan.tiles * plan.tile_width), jnp.float32)
+    sums = pltpu.VMEM((k_BSD.shape[1], tiling.tiles * tiling.tile_width), jnp.float32)
     dq, dk, dv = _call(
-        plan,
+        tiling,
         backward_kernel,
         (*args, d_out_BTD),
         in_specs=[queries, keys, keys, q_ids, k_ids, queries],
@@ -186,19 +186,19 @@ def _backward(
 _attention.defvjp(_forward, _backward)
 
 
-def _specs(plan: Plan, num_keys: int) -> tuple[pl.BlockSpec, ...]:
-    """Blocks of queries, keys, and of the sequence ids of each."""
-    width = plan.tiles * plan.tile_width
+def _specs(tiling: Tiling, num_keys: int) -> tuple[pl.BlockSpec, ...]:
+    """The blocks of the queries, the keys, and the sequence ids of both."""
+    width = tiling.tiles * tiling.tile_width
     return (
-        pl.BlockSpec((1, plan.query_block, width), lambda b, g, t, *_: (b, t, g)),
+        pl.BlockSpec((1, tiling.query_block, width), lambda b, g, t, *_: (b, t, g)),
         pl.BlockSpec((1, num_keys, width), lambda b, g, t, *_: (b, 0, g)),
-        pl.BlockSpec((1, 1, plan.query_block), lambda b, g, t, *_: (b, 0, t)),
+        pl.BlockSpec((1, 1, tiling.query_block), lambda b, g, t, *_: (b, 0, t)),
         pl.BlockSpec((1, 1, num_keys), lambda b, g, t, *_: (b, 0, 0)),
     )
 
 
 def _call(
-    plan: Plan,
+    tiling: Tiling,
     kernel: Callable,
     args: tuple[jax.Array, ...],
     *,
@@ -212,14 +212,14 @@ def _call(
     num_scores = num_rows * num_queries * args[4].shape[1]
     arrays = (*args, *jax.tree.leaves(out_shape))
     return pl.pallas_call(
-        functools.partial(kernel, plan),
+        functools.partial(kernel, tiling),
         out_shape=out_shape,
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=3,
             grid=(
                 num_rows,
-                width // (plan.tiles * plan.tile_width),
-                num_queries // plan.query_block,
+                width // (tiling.tiles * tiling.tile_width),
+                num_queries // tiling.query_block,
             ),
             **specs,
         ),
@@ -228,7 +228,7 @@ def _call(
         ),
         cost_estimate=pl.CostEstimate(
             flops=2 * num_products * num_scores * width,
-            transcendentals=num_scores * width // plan.head_size,
+            transcendentals=num_scores * width // tiling.head_size,
             bytes_accessed=sum(x.size * x.dtype.itemsize for x in arrays),
         ),
         interpret=interpret,

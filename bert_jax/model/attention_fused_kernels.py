@@ -1,14 +1,14 @@
 """The two Pallas kernels of fused attention: what one TPU core does for a row.
 
-A step takes a block of queries, all keys of the row, and a group of heads, which it goes
-through tile by tile. A tile is the heads that lie side by side in 128 lanes. Products
-are taken over the whole tile with the lanes of its other heads zeroed: the matrix unit
-is at least 128 wide, so that costs nothing and spares every transposition of memory.
+A step takes a block of queries, all keys of the row and a group of heads. It goes
+through the group tile by tile; a tile is the heads that lie side by side in 128 lanes. A
+product for one head covers the whole tile, with the lanes of the other heads zeroed. The
+matrix unit is at least 128 wide, so this costs nothing, and no memory is transposed.
 
-Scores stand with keys in sublanes and queries in lanes. So the maximum and the sum over
-keys go between registers instead of across lanes.
+Scores have keys in sublanes and queries in lanes. Therefore the maximum and the sum over
+the keys go between registers instead of across lanes.
 
-Shape suffixes: T queries of the block, S keys, W lanes of a tile.
+Shape suffixes: T queries in the block, S keys, W lanes in a tile.
 """
 
 import dataclasses
@@ -23,22 +23,23 @@ from jax.experimental import pallas as pl
 from bert_jax.model.random_bits import drop_threshold, hash_bits, kept_scale
 from bert_jax.model.rows import MASKED_SCORE, may_see
 
-Ref = Any  # a reference to memory of the chip; Pallas has no public name for its type
+Ref = Any  # a reference to the chip's memory; Pallas has no public name for its type
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What is fixed while a kernel runs."""
+class Tiling:
+    """Sizes that do not change while a kernel runs."""
 
     head_size: int
     tile_heads: int
-    """Heads that share a tile."""
+    """Number of heads in a tile."""
     tiles: int
-    """Tiles that one step goes through."""
+    """Number of tiles in a step."""
     query_block: int
-    """Queries of one step."""
+    """Number of queries in a step."""
     num_keys: int
-    """Keys of a row, without padding: as many as it has queries on all devices."""
+    """Number of keys in a row without padding, which is the number of queries in the row
+    on all devices together."""
     dropout_rate: float
 
     @property
@@ -47,7 +48,7 @@ class Plan:
 
 
 def forward_kernel(
-    plan: Plan,
+    tiling: Tiling,
     words: Ref,
     heads: Ref,
     first: Ref,
@@ -61,35 +62,39 @@ def forward_kernel(
     """Writes the block's part of `out`.
 
     Args:
-        plan: static.
-        words: uint32 [2 B] in scalar memory: the key words of the rows.
-        heads: int32 [N] in scalar memory: the numbers of the heads among all devices'.
-        first: int32 [1] in scalar memory: the number of this device's first query.
+        tiling: static.
+        words: uint32 [2 B] in scalar memory, two words of each row's random key.
+        heads: int32 [N] in scalar memory, the numbers of these heads in the whole model.
+        first: int32 [1] in scalar memory, the position of this device's first query.
         q, out: [1, T, tiles * W].
         k, v: [1, S, tiles * W].
-        q_ids: int32 [1, 1, T], of sequences.
-        k_ids: int32 [1, 1, S], of sequences.
+        q_ids: int32 [1, 1, T], sequence ids of the queries.
+        k_ids: int32 [1, 1, S], sequence ids of the keys.
     """
     visible_ST = _visible(q_ids, k_ids)
-    kept = _dropout(plan, words, heads, first, visible_ST.shape)
+    kept = _dropout(tiling, words, heads, first, visible_ST.shape)
 
     def tile(number: jax.Array, _: None) -> None:
-        lanes = _lanes(plan, number)
+        lanes = _lanes(tiling, number)
         q_TW, k_SW, v_SW = (x[0, :, lanes] for x in (q, k, v))
         out_WT = jnp.zeros(q_TW.shape[::-1], jnp.float32)
-        for slot in range(plan.tile_heads):
-            exp_ST, sum_1T = _weights(plan, _only(plan, slot, q_TW), k_SW, visible_ST)
-            if plan.dropout_rate:
+        for slot in range(tiling.tile_heads):
+            exp_ST, sum_1T = _weights(
+                tiling, _only(tiling, slot, q_TW), k_SW, visible_ST
+            )
+            if tiling.dropout_rate:
                 exp_ST = jnp.where(kept(number, slot), exp_ST, 0.0)
-            head_WT = _product(_only(plan, slot, v_SW), exp_ST.astype(v_SW.dtype), 0, 0)
-            out_WT += head_WT * (kept_scale(plan.dropout_rate) / sum_1T)
+            head_WT = _product(
+                _only(tiling, slot, v_SW), exp_ST.astype(v_SW.dtype), 0, 0
+            )
+            out_WT += head_WT * (kept_scale(tiling.dropout_rate) / sum_1T)
         out[0, :, lanes] = out_WT.T.astype(out.dtype)
 
-    jax.lax.fori_loop(0, plan.tiles, tile, None)
+    jax.lax.fori_loop(0, tiling.tiles, tile, None)
 
 
 def backward_kernel(
-    plan: Plan,
+    tiling: Tiling,
     words: Ref,
     heads: Ref,
     first: Ref,
@@ -107,17 +112,17 @@ def backward_kernel(
 ) -> None:
     """Writes the block's part of `dq`, and after the last block `dk` and `dv`.
 
-    Args as for `forward_kernel`, and
+    The arguments are those of `forward_kernel`, and
 
         d_out, dq: as `q`.
         dk, dv: as `k`.
-        dk_sum, dv_sum: float32 [S, tiles * W], scratch.
+        dk_sum, dv_sum: float32 [S, tiles * W], scratch memory.
 
-    Source: Vaswani et al. 2017, section 3.2.1, differentiated; the weights are made
+    Source: Vaswani et al. 2017, section 3.2.1, differentiated; the weights are computed
     again as in Dao et al. 2022, section 3.1.
     """
     visible_ST = _visible(q_ids, k_ids)
-    kept = _dropout(plan, words, heads, first, visible_ST.shape)
+    kept = _dropout(tiling, words, heads, first, visible_ST.shape)
     dtype = q.dtype
 
     @pl.when(pl.program_id(2) == 0)
@@ -126,29 +131,31 @@ def backward_kernel(
         dv_sum[...] = jnp.zeros_like(dv_sum)
 
     def tile(number: jax.Array, _: None) -> None:
-        lanes = _lanes(plan, number)
+        lanes = _lanes(tiling, number)
         q_TW, k_SW, v_SW, d_out_TW = (x[0, :, lanes] for x in (q, k, v, d_out))
         dq_WT = jnp.zeros(q_TW.shape[::-1], jnp.float32)
-        for slot in range(plan.tile_heads):
-            only_q_TW, only_d_out_TW = (_only(plan, slot, x) for x in (q_TW, d_out_TW))
-            exp_ST, sum_1T = _weights(plan, only_q_TW, k_SW, visible_ST)
+        for slot in range(tiling.tile_heads):
+            only_q_TW, only_d_out_TW = (
+                _only(tiling, slot, x) for x in (q_TW, d_out_TW)
+            )
+            exp_ST, sum_1T = _weights(tiling, only_q_TW, k_SW, visible_ST)
             weight_ST = exp_ST / sum_1T
             d_weight_ST = _product(v_SW, only_d_out_TW, 1, 1)
             dropped_ST = weight_ST
-            if plan.dropout_rate:
+            if tiling.dropout_rate:
                 kept_ST = kept(number, slot)
-                scale = kept_scale(plan.dropout_rate)
+                scale = kept_scale(tiling.dropout_rate)
                 dropped_ST = jnp.where(kept_ST, weight_ST * scale, 0.0)
                 d_weight_ST = jnp.where(kept_ST, d_weight_ST * scale, 0.0)
             mean_1T = jnp.sum(d_weight_ST * weight_ST, axis=0, keepdims=True)
             d_score_ST = weight_ST * (d_weight_ST - mean_1T)
-            d_score_ST = (d_score_ST / math.sqrt(plan.head_size)).astype(dtype)
+            d_score_ST = (d_score_ST / math.sqrt(tiling.head_size)).astype(dtype)
             dv_sum[:, lanes] += _product(dropped_ST.astype(dtype), only_d_out_TW, 1, 0)
             dk_sum[:, lanes] += _product(d_score_ST, only_q_TW, 1, 0)
-            dq_WT += _product(_only(plan, slot, k_SW), d_score_ST, 0, 0)
+            dq_WT += _product(_only(tiling, slot, k_SW), d_score_ST, 0, 0)
         dq[0, :, lanes] = dq_WT.T.astype(dtype)
 
-    jax.lax.fori_loop(0, plan.tiles, tile, None)
+    jax.lax.fori_loop(0, tiling.tiles, tile, None)
 
     @pl.when(pl.program_id(2) == pl.num_programs(2) - 1)
     def _() -> None:
@@ -157,58 +164,58 @@ def backward_kernel(
 
 
 def _product(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:
-    """Matrix product over one axis of each, added up in float32."""
+    """Matrix product over one axis of each factor, summed in float32."""
     return jax.lax.dot_general(
         a, b, (((a_axis,), (b_axis,)), ((), ())), preferred_element_type=jnp.float32
     )
 
 
-def _lanes(plan: Plan, number: jax.Array) -> pl.Slice | slice:
-    """The lanes of a tile of the group."""
-    if plan.tiles == 1:
+def _lanes(tiling: Tiling, number: jax.Array) -> pl.Slice | slice:
+    """The lanes of one tile of the group."""
+    if tiling.tiles == 1:
         return slice(None)
-    return pl.ds(pl.multiple_of(number * plan.tile_width, 128), plan.tile_width)
+    return pl.ds(pl.multiple_of(number * tiling.tile_width, 128), tiling.tile_width)
 
 
-def _only(plan: Plan, slot: int, x_TW: jax.Array) -> jax.Array:
+def _only(tiling: Tiling, slot: int, x_TW: jax.Array) -> jax.Array:
     """Zeroes the lanes of a tile's other heads."""
-    if plan.tile_heads == 1:
+    if tiling.tile_heads == 1:
         return x_TW
-    head = jax.lax.broadcasted_iota(jnp.int32, x_TW.shape, 1) // plan.head_size
+    head = jax.lax.broadcasted_iota(jnp.int32, x_TW.shape, 1) // tiling.head_size
     return jnp.where(head == slot, x_TW, jnp.zeros_like(x_TW))
 
 
 def _visible(q_ids: Ref, k_ids: Ref) -> jax.Array:
-    """bool [S, T]: which keys each query may see."""
+    """bool [S, T], true where the query may see the key."""
     k_ids_S1 = jnp.broadcast_to(k_ids[0], (128, k_ids.shape[2])).T[:, :1]
     return may_see(q_ids[0], k_ids_S1)
 
 
 def _weights(
-    plan: Plan, q_TW: jax.Array, k_SW: jax.Array, visible_ST: jax.Array
+    tiling: Tiling, q_TW: jax.Array, k_SW: jax.Array, visible_ST: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """exp(score - maximum), float32 [S, T], and its sum over the keys [1, T]."""
-    score_ST = _product(k_SW, q_TW, 1, 1) / math.sqrt(plan.head_size)
+    """exp(score - maximum), float32 [S, T], and its sum over the keys, [1, T]."""
+    score_ST = _product(k_SW, q_TW, 1, 1) / math.sqrt(tiling.head_size)
     score_ST = jnp.where(visible_ST, score_ST, MASKED_SCORE)
     exp_ST = jnp.exp(score_ST - jnp.max(score_ST, axis=0, keepdims=True))
     return exp_ST, jnp.sum(exp_ST, axis=0, keepdims=True)
 
 
 def _dropout(
-    plan: Plan, words: Ref, heads: Ref, first: Ref, shape: tuple[int, ...]
+    tiling: Tiling, words: Ref, heads: Ref, first: Ref, shape: tuple[int, ...]
 ) -> Callable[[jax.Array, int], jax.Array]:
-    """kept(tile, slot) -> bool [S, T], as `layers.dropout` on weights [B, N, T, S]."""
+    """kept(tile, slot) -> bool [S, T]: what `drop_units` keeps of [B, N, T, S]."""
     row, group, block = (pl.program_id(n) for n in range(3))
     key_ST, query_ST = (jax.lax.broadcasted_iota(jnp.int32, shape, n) for n in (0, 1))
-    query_ST += first[0] + block * plan.query_block
-    place_ST = query_ST * plan.num_keys + key_ST
+    query_ST += first[0] + block * tiling.query_block
+    place_ST = query_ST * tiling.num_keys + key_ST
 
     def kept(tile: jax.Array, slot: int) -> jax.Array:
-        head = heads[(group * plan.tiles + tile) * plan.tile_heads + slot]
-        index_ST = place_ST + head * (plan.num_keys * plan.num_keys)
+        head = heads[(group * tiling.tiles + tile) * tiling.tile_heads + slot]
+        index_ST = place_ST + head * (tiling.num_keys * tiling.num_keys)
         bits_ST = hash_bits(
             index_ST.astype(jnp.uint32), words[2 * row], words[2 * row + 1]
         )
-        return bits_ST >= jnp.uint32(drop_threshold(plan.dropout_rate))
+        return bits_ST >= jnp.uint32(drop_threshold(tiling.dropout_rate))
 
     return kept

@@ -1,12 +1,12 @@
-"""Attention in a Pallas kernel of our own for NVIDIA GPUs, compiled by Triton.
+"""Our Pallas attention kernel for NVIDIA GPUs, compiled by Triton.
 
-Neither scores nor weights are stored: the backward pass makes them again, and dropout's
-bits with them. The bits are those of the other kernels: what is dropped depends on row
-key, head, query and key alone. Blocks that share no sequence are passed over, and every
-sum has a fixed order, so that the same inputs give the same bits.
+Neither scores nor weights are stored: the backward pass computes them and the dropout
+bits again. All kernels use the same dropout bits: they depend on the row's key, the
+head, the query and the key only. Blocks that share no sequence are skipped. Every sum
+has a fixed order, so that the same inputs give the same bits.
 
-JAX 0.11 says that it will drop Pallas' Triton backend some day; `jax_triton` and Pallas'
-Mosaic GPU backend are where it points to.
+JAX 0.11 announces that it will drop Pallas' Triton backend some day. It points to
+`jax_triton` and to Pallas' Mosaic GPU backend instead.
 
 Shape suffixes: B rows, T tokens (S when they are attended to), N heads, H head width.
 """
@@ -23,20 +23,20 @@ from jax.experimental.pallas import triton as plgpu
 
 from bert_jax.model.attention_gpu_kernels import (
     Blocks,
-    Plan,
+    Tiling,
     backward_kernel,
     forward_kernel,
 )
 from bert_jax.model.rows import may_see
 
 _WIDTHS = (16, 32, 64, 128)
-# By the bytes of a token of one head.
+# Keyed by the bytes that one token of one head takes.
 _BLOCKS = {
     128: Blocks(),
     256: Blocks(back_query=32),
     512: Blocks(key=32, back_key=32, back_query=32),
 }
-# No sequence has it: the id of the padding that fills up a block.
+# Sequence id of the padding that fills up a block; no real sequence has this id.
 _NO_SEQUENCE = jnp.iinfo(jnp.int32).min
 
 
@@ -54,17 +54,17 @@ def triton_attention(
     blocks: Blocks | None = None,
     interpret: bool = False,
 ) -> jax.Array:
-    """`attention.attend` on one device, which may have some rows, heads and queries.
+    """`attention.attend` on one device, which may hold only some rows, heads and queries.
 
     Args:
-        q_BTNH, k_BSNH, v_BSNH: float32 or bfloat16; all keys of the rows.
-        q_ids_BT, k_ids_BS: int32; a query sees the keys of its own id.
-        words_B2: uint32, the words of the rows' keys.
-        heads_N: int32, the numbers of these heads.
-        queries_T: int32, the numbers of these queries; they follow each other.
-        dropout_rate: of the weights; 0 makes no random bits.
-        blocks: how the work is cut; `default_blocks` where it is left out.
-        interpret: runs the kernel as plain JAX operations, on any platform.
+        q_BTNH, k_BSNH, v_BSNH: float32 or bfloat16. All keys of these rows must be here.
+        q_ids_BT, k_ids_BS: int32 sequence ids; a query sees the keys with its own id.
+        words_B2: uint32, the two words of each row's random key.
+        heads_N: int32, the numbers of these heads in the whole model.
+        queries_T: int32, the positions of these queries in the whole row, consecutive.
+        dropout_rate: rate of the attention weights; with 0 no random bits are made.
+        blocks: sizes of the blocks. Default: `default_blocks`.
+        interpret: whether the kernel runs as plain JAX operations, on any platform.
 
     Returns:
         [B, T, N, H] in the dtype of the values.
@@ -74,12 +74,12 @@ def triton_attention(
     num_queries, num_keys = q_BTNH.shape[1], k_BSNH.shape[1]
     if blocks is None:
         blocks = default_blocks(num_keys, k_BSNH.shape[3], k_BSNH.dtype)
-    plan = Plan(blocks=blocks, num_keys=num_keys, dropout_rate=dropout_rate)
+    tiling = Tiling(blocks=blocks, num_keys=num_keys, dropout_rate=dropout_rate)
     # Powers of two: the larger is a multiple of the other.
     q_block = max(blocks.query, blocks.back_query)
     k_block = max(blocks.key, blocks.back_key)
     out_BTNH = _attention(
-        plan,
+        tiling,
         interpret,
         words_B2,
         heads_N,
@@ -94,7 +94,7 @@ def triton_attention(
 
 
 def refusal(head_size: int, dtype: jnp.dtype) -> str | None:
-    """Why the kernel cannot take heads of that width and type."""
+    """Says why the kernel cannot take heads of that width and type; `None` if it can."""
     if head_size not in _WIDTHS:
         return f"heads are {head_size} wide; it takes widths of {list(_WIDTHS)}"
     if dtype not in (jnp.float32, jnp.bfloat16):
@@ -103,11 +103,11 @@ def refusal(head_size: int, dtype: jnp.dtype) -> str | None:
 
 
 def default_blocks(num_keys: int, head_size: int, dtype: jnp.dtype) -> Blocks:
-    """Blocks by what the compiler says of them; no GPU has timed them yet.
+    """Block sizes chosen from what the compiler reports; no GPU has timed them yet.
 
-    Of those that fit the registers of an H100, they take the fewest instructions a
-    score (benchmarks/LOG.md). They go by the length of the whole row, so that a mesh
-    that splits it cuts it alike.
+    Among the sizes that fit the registers of an H100, these take the fewest instructions
+    per score (benchmarks/LOG.md). They depend on the length of the whole row, so that a
+    row is cut into the same blocks when a mesh splits it.
     """
     chosen = _BLOCKS[max(128, head_size * jnp.dtype(dtype).itemsize)]
 
@@ -133,13 +133,13 @@ def _filled(x: jax.Array, block: int, value: int) -> jax.Array:
 def _bounds(
     ids_BT: jax.Array, block: int, others_BS: jax.Array, other: int
 ) -> jax.Array:
-    """Which blocks of the others a block has anything to do with: from one to another.
+    """Finds for each block the range of other blocks that share a sequence with it.
 
-    Sequences that lie one after the other leave no block between that shares none.
+    Sequences lie one after the other, so no block inside the range shares none.
 
     Returns:
-        int32 [B, T / block, 2]: the first, and the one after the last; both 0 where
-        there is none.
+        int32 [B, T / block, 2]: the first block of the range and the one after the last.
+        Both are 0 if there is none.
     """
     blocks = ids_BT.reshape(ids_BT.shape[0], -1, block, 1, 1)
     others = others_BS.reshape(others_BS.shape[0], 1, 1, -1, other)
@@ -151,20 +151,20 @@ def _bounds(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attention(plan: Plan, interpret: bool, *args: jax.Array) -> jax.Array:
-    """[B, T, N, H]; the arguments are those of the kernels, `bounds` apart."""
-    return _forward(plan, interpret, *args)[0]
+def _attention(tiling: Tiling, interpret: bool, *args: jax.Array) -> jax.Array:
+    """[B, T, N, H]. The arguments are those of the kernels, without `bounds`."""
+    return _forward(tiling, interpret, *args)[0]
 
 
 def _forward(
-    plan: Plan, interpret: bool, *args: jax.Array
+    tiling: Tiling, interpret: bool, *args: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     words, heads, first, q_ids, k_ids, q_BTNH, k_BSNH, v_BSNH = args
-    blocks = plan.blocks
+    blocks = tiling.blocks
     num_rows, num_queries, num_heads, _ = q_BTNH.shape
     queries, keys = _tokens(q_BTNH, blocks.query), _tokens(k_BSNH, None)
     out, log_sum = _call(
-        plan,
+        tiling,
         forward_kernel,
         (
             words,
@@ -199,21 +199,22 @@ def _forward(
 
 
 def _backward(
-    plan: Plan, interpret: bool, saved: tuple[jax.Array, ...], d_out_BTNH: jax.Array
+    tiling: Tiling, interpret: bool, saved: tuple[jax.Array, ...], d_out_BTNH: jax.Array
 ) -> tuple[jax.Array | None, ...]:
     words, heads, first, q_ids, k_ids, q_BTNH, k_BSNH, v_BSNH, out, log_sum = saved
-    blocks = plan.blocks
+    blocks = tiling.blocks
     num_blocks = k_BSNH.shape[1] // blocks.back_key
     mean_BTN = jnp.sum(
         out.astype(jnp.float32) * d_out_BTNH.astype(jnp.float32), axis=-1
     )
     queries, keys = _tokens(q_BTNH, None), _tokens(k_BSNH, blocks.back_key)
     per_query = _per_query(q_BTNH.shape[1], None)
-    # One block of keys gives all of the gradient, several a part each.
+    # A single block of keys gives the whole gradient of the queries; each of several
+    # blocks gives a part of it, and the parts are summed in float32.
     part_dtype = q_BTNH.dtype if num_blocks == 1 else jnp.float32
     parts_shape = (q_BTNH.shape[0], num_blocks, *q_BTNH.shape[1:])
     dq_parts, dk, dv = _call(
-        plan,
+        tiling,
         backward_kernel,
         (
             words,
@@ -265,12 +266,12 @@ def _backward(
 _attention.defvjp(_forward, _backward)
 
 
-# A thread block is (i, n, b): a block of tokens, a head and a row. Those of one head
-# follow each other, since they read the same keys and values.
+# A thread block is (i, n, b): a block of tokens, a head and a row. The thread blocks of
+# one head run one after the other, since they read the same keys and values.
 
 
 def _tokens(x_BTNH: jax.Array, block: int | None) -> pl.BlockSpec:
-    """[T, H] of one head: a block, or all of the row."""
+    """The part [T, H] of one head: one block of tokens, or the whole row."""
     _, num_tokens, _, width = x_BTNH.shape
     if block is None:
         return pl.BlockSpec(
@@ -286,14 +287,14 @@ def _ids(ids_BT: jax.Array, block: int | None) -> pl.BlockSpec:
 
 
 def _per_query(num_queries: int, block: int | None) -> pl.BlockSpec:
-    """[T] of one head, of [B, N, T]."""
+    """The part [T] of one head in an array [B, N, T]."""
     if block is None:
         return pl.BlockSpec((None, None, num_queries), lambda i, n, b: (b, n, 0))
     return pl.BlockSpec((None, None, block), lambda i, n, b: (b, n, i))
 
 
 def _call(
-    plan: Plan,
+    tiling: Tiling,
     kernel: Callable,
     args: tuple[jax.Array, ...],
     *,
@@ -312,7 +313,7 @@ def _call(
     num_scores = num_rows * num_heads * num_queries * k_BSNH.shape[1]
     arrays: tuple[Any, ...] = (*args, *out_shape)
     return pl.pallas_call(
-        functools.partial(kernel, plan),
+        functools.partial(kernel, tiling),
         out_shape=out_shape,
         grid=(num_blocks, num_heads, num_rows),
         in_specs=[

@@ -1,13 +1,13 @@
 """The two Pallas kernels of attention for NVIDIA GPUs: what one thread block does.
 
-Going forward, a block of queries of one head goes through the blocks of keys with a
-running maximum and sum (Dao 2023). Going backward, a block of keys goes through the
-blocks of queries, makes their weights again from the saved logarithm of the sum, and
-adds up the gradients of its keys and values; its part of the queries' gradient is
-written apart, so that no two thread blocks write to one place and no bit depends on
-their order.
+Forward: for a block of queries of one head, the kernel goes through the blocks of keys
+with a running maximum and sum (Dao 2023). Backward: for a block of keys, the kernel goes
+through the blocks of queries, computes their weights again from the saved logarithm of
+the sum, and adds up the gradients of its keys and values. It writes its part of the
+queries' gradient to a place of its own. So no two thread blocks write to one place, and
+no bit depends on their order.
 
-Exponents are of 2, which is what the chip computes.
+The kernels compute powers of 2 instead of e, because the chip does.
 
 Shape suffixes: T queries, S keys, H head width.
 """
@@ -23,32 +23,32 @@ from jax.experimental import pallas as pl
 from bert_jax.model.random_bits import drop_threshold, hash_bits, kept_scale
 from bert_jax.model.rows import MASKED_SCORE, may_see
 
-Ref = Any  # a reference to memory of the chip; Pallas has no public name for its type
+Ref = Any  # a reference to the chip's memory; Pallas has no public name for its type
 
-# Where the running maximum starts: below any score, and so far above a masked one that
-# a masked weight is exactly 0 though no key was seen yet.
+# The running maximum starts here: below any score, but so far above a masked score that
+# a masked weight is exactly 0 even if no key has been seen yet.
 _NO_SCORE = MASKED_SCORE / 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Blocks:
-    """How the work is cut; powers of two, 16 or more tokens in a block.
+    """Sizes of the blocks: powers of two, 16 tokens or more.
 
     Raises:
-        ValueError: a block is none that Triton can multiply.
+        ValueError: Triton cannot multiply blocks of such a size.
     """
 
     query: int = 64
-    """Queries of a thread block, going forward."""
+    """Queries of a thread block of the forward kernel."""
     key: int = 64
-    """Keys that it takes at a time."""
+    """Keys that the forward kernel takes at a time."""
     num_warps: int = 4
     num_stages: int = 2
-    """Loads that are under way at once."""
+    """Number of loads that are under way at once."""
     back_key: int = 128
-    """Keys of a thread block, going backward."""
+    """Keys of a thread block of the backward kernel."""
     back_query: int = 64
-    """Queries that it takes at a time."""
+    """Queries that the backward kernel takes at a time."""
     back_num_warps: int = 8
     back_num_stages: int = 2
 
@@ -57,23 +57,24 @@ class Blocks:
             size = getattr(self, name)
             if size < 16 or size & (size - 1):
                 raise ValueError(
-                    f"Blocks.{name}={size} is none that Triton multiplies; give a "
-                    "power of two of 16 or more."
+                    f"Blocks.{name}={size} is a size that Triton cannot multiply; give "
+                    "a power of two of 16 or more."
                 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What is fixed while a kernel runs."""
+class Tiling:
+    """Sizes that do not change while a kernel runs."""
 
     blocks: Blocks
     num_keys: int
-    """Keys of a row, without padding: as many as it has queries on all devices."""
+    """Number of keys in a row without padding, which is the number of queries in the row
+    on all devices together."""
     dropout_rate: float
 
 
 def forward_kernel(
-    plan: Plan,
+    tiling: Tiling,
     words: Ref,
     heads: Ref,
     first: Ref,
@@ -86,23 +87,23 @@ def forward_kernel(
     out: Ref,
     log_sum: Ref,
 ) -> None:
-    """Writes `out` and `log_sum` of a block of queries of one head.
+    """Writes `out` and `log_sum` for a block of queries of one head.
 
     Args:
-        plan: static.
-        words: uint32 [2], the key words of the row.
-        heads: int32 [1], the number of the head among all devices'.
-        first: int32 [1], the number of this device's first query.
-        bounds: int32 [2], the first block of keys to take and the one to stop at.
-        q_ids: int32 [T] of the block, of sequences.
-        k_ids: int32 [S] of the row, of sequences.
+        tiling: static.
+        words: uint32 [2], the two words of the row's random key.
+        heads: int32 [1], the number of this head in the whole model.
+        first: int32 [1], the position of this device's first query.
+        bounds: int32 [2], the first block of keys to take and the one to stop before.
+        q_ids: int32 [T], sequence ids of the block's queries.
+        k_ids: int32 [S], sequence ids of the row's keys.
         q, out: [T, H] of the block.
         k, v: [S, H] of the row.
-        log_sum: float32 [T] of the block; base 2, of the sum of exp(scores).
+        log_sum: float32 [T] of the block, base-2 logarithm of the sum of exp(scores).
 
     Source: Dao 2023, "FlashAttention-2", algorithm 1; the dropout is our own.
     """
-    blocks = plan.blocks
+    blocks = tiling.blocks
     q_TH, q_ids_T = q[...], q_ids[...]
     queries_T = _numbers(pl.program_id(0) * blocks.query, blocks.query)
     scale = math.log2(math.e) / math.sqrt(q_TH.shape[1])
@@ -120,10 +121,12 @@ def forward_kernel(
         exp_TS = jnp.exp2(score_TS * scale - (new_top_T * scale)[:, None])
         fade_T = jnp.exp2((top_T - new_top_T) * scale)
         sum_T = sum_T * fade_T + jnp.sum(exp_TS, axis=1)
-        if plan.dropout_rate:
+        if tiling.dropout_rate:
             keys_S = _numbers(number * blocks.key, blocks.key)
-            row_T1 = _row(plan, heads, first, queries_T)[:, None]
-            exp_TS = jnp.where(_kept(plan, words, row_T1, keys_S[None, :]), exp_TS, 0.0)
+            row_T1 = _row(tiling, heads, first, queries_T)[:, None]
+            exp_TS = jnp.where(
+                _kept(tiling, words, row_T1, keys_S[None, :]), exp_TS, 0.0
+            )
         out_TH = out_TH * fade_T[:, None] + _product(exp_TS.astype(v.dtype), v_SH, 1, 0)
         return new_top_T, sum_T, out_TH
 
@@ -133,12 +136,12 @@ def forward_kernel(
     # A query of the padding may see no key: its result is 0, not NaN.
     sum_T = jnp.where(sum_T > 0.0, sum_T, 1.0)
     log_sum[...] = top_T * scale + jnp.log2(sum_T)
-    factor_T = kept_scale(plan.dropout_rate) / sum_T
+    factor_T = kept_scale(tiling.dropout_rate) / sum_T
     out[...] = (out_TH * factor_T[:, None]).astype(out.dtype)
 
 
 def backward_kernel(
-    plan: Plan,
+    tiling: Tiling,
     words: Ref,
     heads: Ref,
     first: Ref,
@@ -155,28 +158,28 @@ def backward_kernel(
     dk: Ref,
     dv: Ref,
 ) -> None:
-    """Writes `dk` and `dv` of a block of keys of one head, and its part of `dq`.
+    """Writes `dk` and `dv` for a block of keys of one head, and its part of `dq`.
 
-    Args as for `forward_kernel`, but
+    The arguments are those of `forward_kernel`, but
 
-        bounds: of the blocks of queries.
-        q_ids: int32 [T] of the row.
-        k_ids: int32 [S] of the block.
+        bounds: int32 [2], the first block of queries to take and the one to stop before.
+        q_ids: int32 [T], sequence ids of the row's queries.
+        k_ids: int32 [S], sequence ids of the block's keys.
         q, d_out: [T, H] of the row.
         k, v, dk, dv: [S, H] of the block.
         log_sum: float32 [T] of the row.
         mean: float32 [T] of the row, sums of out * d_out over H.
-        dq: [T, H] of the row.
+        dq: [T, H] of the row, this block's part.
 
     Source: Dao 2023, "FlashAttention-2", algorithm 2; the dropout is our own.
     """
-    blocks = plan.blocks
+    blocks = tiling.blocks
     k_SH, v_SH, k_ids_S = k[...], v[...], k_ids[...]
     keys_S = _numbers(pl.program_id(0) * blocks.back_key, blocks.back_key)
     width = k_SH.shape[1]
     scale = math.log2(math.e) / math.sqrt(width)
-    kept_by = kept_scale(plan.dropout_rate)
-    # Both factors of a score's gradient, taken once from the sums.
+    kept_by = kept_scale(tiling.dropout_rate)
+    # Both factors of a score's gradient, applied once to the sums.
     factor = kept_by / math.sqrt(width)
 
     def nothing(number: jax.Array, _: None) -> None:
@@ -194,14 +197,14 @@ def backward_kernel(
         weight_ST = jnp.exp2(jnp.where(visible_ST, score_ST, MASKED_SCORE))
         d_weight_ST = _product(v_SH, d_out_TH, 1, 1)
         dropped_ST = weight_ST
-        if plan.dropout_rate:
+        if tiling.dropout_rate:
             queries_T = _numbers(number * blocks.back_query, blocks.back_query)
-            row_1T = _row(plan, heads, first, queries_T)[None, :]
-            kept_ST = _kept(plan, words, row_1T, keys_S[:, None])
+            row_1T = _row(tiling, heads, first, queries_T)[None, :]
+            kept_ST = _kept(tiling, words, row_1T, keys_S[:, None])
             dropped_ST = jnp.where(kept_ST, weight_ST, 0.0)
             d_weight_ST = jnp.where(kept_ST, d_weight_ST, 0.0)
         dv_SH += _product(dropped_ST.astype(v.dtype), d_out_TH, 1, 0)
-        # `factor` scales what was kept, so the mean must not be scaled yet.
+        # `factor` later scales by `kept_by`, so the mean must not be scaled yet.
         mean_1T = (mean[at] * (1.0 / kept_by))[None, :]
         d_score_ST = weight_ST * (d_weight_ST - mean_1T)
         d_score_ST = d_score_ST.astype(q.dtype)
@@ -221,24 +224,24 @@ def backward_kernel(
 
 
 def _product(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:
-    """Matrix product over one axis of each, added up in float32."""
+    """Matrix product over one axis of each factor, summed in float32."""
     return jax.lax.dot_general(
         a, b, (((a_axis,), (b_axis,)), ((), ())), preferred_element_type=jnp.float32
     )
 
 
 def _numbers(start: jax.Array, size: int) -> jax.Array:
-    """int32 [size], from `start` on."""
+    """int32 [size], counted up from `start`."""
     return start + jnp.arange(size, dtype=jnp.int32)
 
 
-def _row(plan: Plan, heads: Ref, first: Ref, queries_T: jax.Array) -> jax.Array:
-    """uint32 [T]: the place of a query's first weight among those of the row."""
-    rows_T = heads[0] * plan.num_keys + first[0] + queries_T
-    return rows_T.astype(jnp.uint32) * jnp.uint32(plan.num_keys)
+def _row(tiling: Tiling, heads: Ref, first: Ref, queries_T: jax.Array) -> jax.Array:
+    """uint32 [T], the index of each query's first weight among the row's weights."""
+    rows_T = heads[0] * tiling.num_keys + first[0] + queries_T
+    return rows_T.astype(jnp.uint32) * jnp.uint32(tiling.num_keys)
 
 
-def _kept(plan: Plan, words: Ref, row: jax.Array, keys: jax.Array) -> jax.Array:
-    """Which weights stay, as `layers.dropout` says of weights [B, N, T, S]."""
+def _kept(tiling: Tiling, words: Ref, row: jax.Array, keys: jax.Array) -> jax.Array:
+    """Which weights stay: the same as `drop_units` keeps of weights [B, N, T, S]."""
     bits = hash_bits(row + keys.astype(jnp.uint32), words[0], words[1])
-    return bits >= jnp.uint32(drop_threshold(plan.dropout_rate))
+    return bits >= jnp.uint32(drop_threshold(tiling.dropout_rate))

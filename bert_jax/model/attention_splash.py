@@ -1,7 +1,7 @@
 """Splash attention, JAX's own Pallas kernel for TPU, for packed rows.
 
-Keys are taken block by block with a running maximum (Dao et al. 2022), so rows may be of
-any length. It cannot drop weights.
+The kernel takes keys block by block with a running maximum (Dao et al. 2022), so rows
+may have any length. It cannot drop attention weights.
 
 Shape suffixes: B rows, T tokens (S when they are attended to), N heads, H head width.
 """
@@ -19,7 +19,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 
 LANES = 128
 _MOST_BLOCK = 512
-# No sequence has it: the id of the padding that fills up a block.
+# Sequence id of the padding that fills up a block; no real sequence has this id.
 _NO_SEQUENCE = jnp.iinfo(jnp.int32).min
 
 
@@ -32,19 +32,20 @@ def splash_attention(
     *,
     interpret: bool = False,
 ) -> jax.Array:
-    """`attention.attend` on one device, which may have some rows, heads and queries.
+    """`attention.attend` on one device, which may hold only some rows, heads and queries.
 
     Args:
-        q_BTNH, k_BSNH, v_BSNH: float32 or bfloat16; all keys of the rows.
-        q_ids_BT, k_ids_BS: int32; a query sees the keys of its own id.
-        interpret: runs the kernel as plain JAX operations, on any platform.
+        q_BTNH, k_BSNH, v_BSNH: float32 or bfloat16. All keys of these rows must be here.
+        q_ids_BT, k_ids_BS: int32 sequence ids; a query sees the keys with its own id.
+        interpret: whether the kernel runs as plain JAX operations, on any platform.
 
     Returns:
         [B, T, N, H] in the dtype of the values.
     """
     num_queries, num_heads = q_BTNH.shape[1:3]
     q_block, k_block = (_block(x.shape[1]) for x in (q_BTNH, k_BSNH))
-    # The kernel multiplies no scale; in float32, so that no more than one rounding is added.
+    # The kernel does not scale the scores, so the queries are scaled here, in float32:
+    # then only one rounding is added.
     q_BTNH = (q_BTNH.astype(jnp.float32) / math.sqrt(q_BTNH.shape[-1])).astype(
         q_BTNH.dtype
     )
@@ -71,7 +72,7 @@ def splash_attention(
 
 
 def _block(size: int) -> int:
-    """Whole lanes, at most 512, and as little padding as blocks of that many leave."""
+    """Block size in whole lanes: at most 512, chosen so that little padding is added."""
     blocks = -(-size // _MOST_BLOCK)
     return -(-size // (blocks * LANES)) * LANES
 

@@ -1,4 +1,4 @@
-"""Attention as plain array operations, for XLA to compile: runs everywhere.
+"""Attention as plain array operations, which XLA compiles for every device.
 
 Shape suffixes: B rows, T tokens (S when they are attended to), N heads, H head width.
 """
@@ -20,7 +20,7 @@ def xla_attention(
     keys_B: jax.Array | None,
     dropout_rate: float,
 ) -> jax.Array:
-    """`attention.attend` with all scores of a row in memory; [B, T, N, H].
+    """`attention.attend` with all scores of a row in memory. Returns [B, T, N, H].
 
     Source: Vaswani et al. 2017, section 3.2.1.
     """

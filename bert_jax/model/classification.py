@@ -11,9 +11,6 @@ from bert_jax.model.dropout import Dropout
 from bert_jax.model.encoder import Params, encode_texts, init_encoder
 from bert_jax.model.heads import init_linear_head, init_pooler, linear_head, pooler
 
-# Parts that pretraining hands over; the classifier itself always starts fresh.
-ENCODER_PARTS = ("embed", "layers", "pooler")
-
 
 def init_params(cfg: ModelConfig, num_labels: int, key: jax.Array) -> Params:
     """Draws fresh float32 parameters: encoder, pooler and classifier."""
@@ -40,13 +37,13 @@ def apply(
         cfg: static; must fit `params`.
         params: tree from `init_params` or a restored checkpoint.
         batch: T must not exceed `cfg.max_positions`.
-        compute: static; how the products are computed.
-        dropout: static; rates that count where there is a key.
-        key: of dropout, one or one a row [B]; `None` turns it off.
+        compute: static; types and kernels.
+        dropout: static; rates of dropout.
+        key: random key of dropout, or one key per row [B]. `None` turns dropout off.
 
     Raises:
         ValueError: the sequences are longer than the position table, or an id is
-            outside its table (where ids are known; under jit they are not).
+            outside its table (not checked under jit, where ids are unknown).
 
     Source: Devlin et al. 2018, sections 3.2 and 4.1.
     """

@@ -1,4 +1,4 @@
-"""Dropout of hidden units: which ones a forward pass zeroes."""
+"""Dropout: which units a forward pass sets to zero."""
 
 import dataclasses
 
@@ -18,29 +18,29 @@ from bert_jax.model.random_bits import (
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Dropout:
-    """The keys and rates of one forward pass, or of one part of it."""
+    """The random keys and the rates of one forward pass, or of one part of it."""
 
     keys_B: jax.Array | None
-    """Typed keys, one a row; `None` drops nothing."""
+    """Typed random keys, one per row. `None` drops nothing."""
     rates: DropoutConfig = dataclasses.field(metadata={"static": True})
 
     @staticmethod
     def of(rates: DropoutConfig, key: jax.Array | None, num_rows: int) -> "Dropout":
-        """What `key` drops in a batch.
+        """The dropout of a batch of `num_rows` rows.
 
         Args:
-            rates: of hidden units and of attention weights.
-            key: one key, or typed keys [B]; `None` turns dropout off.
+            rates: rates of hidden units and of attention weights.
+            key: one key, or typed keys [B]. `None` turns dropout off.
             num_rows: B.
         """
         return Dropout(row_keys(key, num_rows), rates)
 
     def stacked(self, num: int) -> "Dropout":
-        """`num` independent ones, stacked on a first axis of the keys: [num, B]."""
+        """`num` independent dropouts in one object, whose keys have shape [num, B]."""
         return Dropout(key_sets(self.keys_B, num), self.rates)
 
     def split(self, num: int) -> "list[Dropout]":
-        """`num` independent ones."""
+        """A list of `num` independent dropouts."""
         keys = self.stacked(num).keys_B
         sets = [None] * num if keys is None else list(keys)
         return [Dropout(keys_B, self.rates) for keys_B in sets]
@@ -55,8 +55,8 @@ def drop_units(x: jax.Array, rate: float, keys_B: jax.Array | None) -> jax.Array
 
     Args:
         x: [B, ...], any float type.
-        rate: in [0, 1), rounded to a multiple of 2**-32; 0 returns `x`.
-        keys_B: typed keys, one a row; `None` returns `x`.
+        rate: in [0, 1), rounded to a multiple of 2**-32. With 0, `x` is returned as it is.
+        keys_B: typed keys, one per row. With `None`, `x` is returned as it is.
 
     Source: Srivastava et al. 2014; inverted scaling.
     """

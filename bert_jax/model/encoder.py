@@ -1,7 +1,7 @@
 """The BERT encoder: embeddings and a stack of post-layer-norm layers.
 
-Parameters of all layers are stacked on a first axis, whether the layers run as one
-compiled loop or one after the other, so a checkpoint fits both.
+The parameters of all layers are stacked on a first axis. This holds whether the layers
+run as one compiled loop or one after the other, so a checkpoint fits both.
 
 Shape suffixes: B rows, T tokens, D hidden.
 """
@@ -32,10 +32,13 @@ Params = dict
 
 
 class Embeddings(nnx.Module):
-    """Token + position + segment, normalised (Devlin et al. 2018, figure 2)."""
+    """The normalised sum of three embeddings: token, position and segment.
+
+    Source: Devlin et al. 2018, figure 2.
+    """
 
     def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
-        # Nothing is learned in the padding: exports may cut it and lose nothing.
+        # The padding of the table never learns anything, so exports may cut it off.
         padding = cfg.padded_vocab_size - cfg.vocab_size
         self.token = embedding(cfg, cfg.vocab_size, rngs, padding=padding)
         self.position = embedding(cfg, cfg.max_positions, rngs)
@@ -58,7 +61,7 @@ class Embeddings(nnx.Module):
 
 
 class AttentionBlock(nnx.Module):
-    """Multi-head self-attention, its output projection, residual and norm."""
+    """Multi-head self-attention, its output projection, residual addition and norm."""
 
     def __init__(self, cfg: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
         def dense(inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Dense:
@@ -88,7 +91,7 @@ class AttentionBlock(nnx.Module):
 
 
 class MlpBlock(nnx.Module):
-    """Two dense layers with GELU between them, residual and norm."""
+    """Two dense layers with GELU between them, residual addition and norm."""
 
     def __init__(self, cfg: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
         width, inner = (cfg.hidden_size,), (cfg.mlp_size,)
@@ -116,7 +119,7 @@ class Layer(nnx.Module):
         return constrain(x_BTD, "batch", "length", "act_embed")
 
 
-# Of whole layers; remat="attention" is attention's own.
+# Policies for whole layers. remat="attention" is handled inside `attend`.
 _REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -150,19 +153,20 @@ def encode(
 
     Args:
         cfg: static; the config that produced `params`.
-        params: holds at least `embed` and `layers`.
+        params: tree that holds at least `embed` and `layers`.
         input_ids: int32 [B, T], less than `cfg.vocab_size`.
         segment_ids: int32 [B, T], less than `cfg.num_segments`.
-        rows: where the tokens stand; positions are less than `cfg.max_positions`.
-        compute: static.
+        rows: sequence and position of each token; positions are less than
+            `cfg.max_positions`.
+        compute: static; types and kernels.
         dropout: which units are dropped, if any.
 
     Returns:
         Hidden states of the last layer, float32 [B, T, D].
 
     Raises:
-        ValueError: T exceeds the position table, or an id that is known while tracing
-            exceeds its own; under jit ids are not known, `limits.check_ids` sees them.
+        ValueError: T exceeds the position table, or an id is outside its table. Under
+            jit ids are unknown and not checked here; `limits.check_ids` checks them.
 
     Source: Devlin et al. 2018, section 3.
     """
@@ -206,7 +210,7 @@ def encode_texts(
     compute: ComputeConfig,
     dropout: Dropout,
 ) -> jax.Array:
-    """Hidden states [B, T, D] of rows that hold one text, or pair of texts, each."""
+    """Hidden states [B, T, D] of rows that each hold one text or one pair of texts."""
     return encode(
         cfg,
         params,
@@ -219,7 +223,7 @@ def encode_texts(
 
 
 def check_known(name: str, values: Any, limit: int, meaning: str) -> None:
-    """`check_range` where the values are known: not traced, and on this host."""
+    """`check_range`, unless the values are traced or lie partly on other hosts."""
     traced = isinstance(values, jax.core.Tracer)
     if not traced and getattr(values, "is_fully_addressable", True):
         check_range(name, values, limit, meaning)

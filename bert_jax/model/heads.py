@@ -1,6 +1,6 @@
-"""What sits on the encoder: pooler, masked-LM head and linear heads.
+"""The parts on top of the encoder: pooler, masked-LM head and linear heads.
 
-Shape suffixes: B rows, P pairs of a row, M masked slots, D hidden, V padded vocabulary,
+Shape suffixes: B rows, P pairs in a row, M masked slots, D hidden, V padded vocabulary,
 C classes.
 """
 
@@ -17,7 +17,7 @@ from bert_jax.model.rows import MASKED_SCORE
 
 
 class Pooler(nnx.Module):
-    """Tanh dense on the hidden state of [CLS]."""
+    """A dense layer with tanh on the hidden state of [CLS]."""
 
     def __init__(self, cfg: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
         width = (cfg.hidden_size,)
@@ -28,7 +28,7 @@ class Pooler(nnx.Module):
 
 
 class MlmHead(nnx.Module):
-    """Dense, GELU and norm, then the token table again, plus a bias a token."""
+    """Dense layer, GELU and norm, then a product with the token table, plus a bias."""
 
     def __init__(self, cfg: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
         self.cfg, self.compute = cfg, compute
@@ -38,7 +38,7 @@ class MlmHead(nnx.Module):
         self.output_bias = nnx.Param(jnp.zeros(cfg.padded_vocab_size, jnp.float32))
 
     def __call__(self, x_BMD: jax.Array, table_VD: jax.Array) -> jax.Array:
-        """Float32 logits [B, M, V]; the table's padding rows can never win."""
+        """Float32 logits [B, M, V]. Padding rows of the table get logits of about -1e9."""
         x_BMD = self._transformed(x_BMD)
         dtype = jnp.dtype(self.compute.dtype)
         logits_RV = product(
@@ -59,7 +59,7 @@ class MlmHead(nnx.Module):
         labels_BM: jax.Array,
         weights_BM: jax.Array,
     ) -> tuple[jax.Array, jax.Array]:
-        """What `linear_cross_entropy` returns of the same logits, never all of them."""
+        """`linear_cross_entropy` of the same logits, which are never all in memory."""
         return linear_cross_entropy(
             self._transformed(x_BMD),
             table_VD,
@@ -78,7 +78,7 @@ class MlmHead(nnx.Module):
 
 
 class LinearHead(nnx.Module):
-    """One dense layer to `num_classes` float32 logits."""
+    """One dense layer that gives `num_classes` float32 logits."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ def pooler(cfg: ModelConfig, compute: ComputeConfig, params: dict) -> Pooler:
 
 
 def linear_head(cfg: ModelConfig, compute: ComputeConfig, params: dict) -> LinearHead:
-    """The head that holds `params`; the bias tells how many classes there are."""
+    """The head that holds `params`. Its number of classes is the length of the bias."""
     graph = graph_of(LinearHead, cfg, compute, params["bias"].shape[0])
     return nnx.merge(graph, {"dense": params})
 

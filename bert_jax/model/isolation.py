@@ -1,8 +1,9 @@
-"""Proof, on the machine that runs, that attention keeps packed sequences apart.
+"""Proves on the machine of a run that attention keeps packed sequences apart.
 
-A kernel that lets one sequence of a row see another trains without a complaint, to a
-worse model. So the path that a config takes is tried on a small problem before a run:
-same head size, type, row length and dropout, few heads and rows.
+A kernel that lets one sequence of a row see another raises no error and trains a worse
+model. Therefore the attention code that a config selects is tried on a small problem
+before a run: with the same head size, type, row length and dropout, but few heads and
+rows.
 
 Shape suffixes: B rows, T tokens, N heads, H head width.
 """
@@ -33,21 +34,21 @@ _RESULTS = (
 
 
 class IsolationError(ArithmeticError):
-    """Attention mixes the sequences of a row, or computes something else."""
+    """Attention mixes the sequences of a row, or its results are wrong."""
 
 
 class Proof(NamedTuple):
-    """Which path was tried, and where."""
+    """Which kernel was tried, and on which device."""
 
     kernel: str
-    """Such as "xla": what `ComputeConfig.attention` came to."""
+    """The kernel that `ComputeConfig.attention` selects here, such as "xla"."""
     device: str
-    """Its kind, such as "cpu" or "NVIDIA H100 80GB HBM3"."""
+    """Kind of the device, such as "cpu" or "NVIDIA H100 80GB HBM3"."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Path:
-    """What decides which code attention runs."""
+    """The settings that decide which code attention runs."""
 
     kernel: Any
     num_tokens: int
@@ -73,19 +74,26 @@ def prove_isolation(
     num_tokens: int,
     interpret: bool = False,
 ) -> Proof:
-    """Tries the attention that these settings take on this process's first device.
+    """Tries the attention that these settings select, on this process's first device.
 
-    Checked are, with dropout and without: packed rows give the outputs and gradients
-    of the same sequences alone; new values in one sequence change no bit of another's;
-    a kernel of its own agrees with XLA's, which drops the same weights. Once for each
-    path in a process; no other process takes part.
+    Three things are checked, with dropout and without it:
+
+    - Packed rows give the same outputs and gradients as each sequence alone.
+    - New values in one sequence change no bit of another sequence's results.
+    - A kernel other than XLA's agrees with XLA's, which drops the same weights.
+
+    A process makes each check only once for the same settings. No other process takes
+    part.
 
     Args:
-        num_tokens: of a row.
-        interpret: as of `attention.attend`.
+        cfg: architecture; its head size counts here.
+        compute: kernel and types.
+        dropout: rates; the attention rate counts here.
+        num_tokens: length of a row.
+        interpret: as for `attention.attend`.
 
     Raises:
-        IsolationError: one of them does not hold.
+        IsolationError: a check failed.
         ValueError: `compute.attention` cannot run here.
     """
     return _prove(
@@ -126,7 +134,12 @@ def _chosen(path: _Path) -> str:
 
 
 def _check(path: _Path, proof: Proof, words_B2: np.ndarray | None) -> None:
-    """All three; `words_B2`, of the rows' keys, say which weights are dropped."""
+    """Makes all three checks.
+
+    Args:
+        words_B2: uint32, two words of each row's random key, which decide the dropout.
+            `None` drops nothing.
+    """
 
     def path_attend(
         q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array, keys: jax.Array | None
@@ -135,7 +148,7 @@ def _check(path: _Path, proof: Proof, words_B2: np.ndarray | None) -> None:
             q,
             k,
             v,
-            Rows(ids, jnp.zeros_like(ids)),  # positions are not attention's business
+            Rows(ids, jnp.zeros_like(ids)),  # attention does not read positions
             kernel=path.kernel,
             dropout=Dropout(keys, DropoutConfig(attention=path.dropout_rate)),
             recompute=path.recompute,
@@ -147,8 +160,8 @@ def _check(path: _Path, proof: Proof, words_B2: np.ndarray | None) -> None:
     before, after = (_drawn(path, seed) for seed in (0, 1))
     packed = run(*before, ids_BT, words_B2)
 
-    # Alone, a sequence moves to the start of its row; but what is dropped goes by the
-    # place, so while weights are dropped it stays.
+    # A sequence alone moves to the start of its row. With dropout it stays in its place,
+    # since the place decides which weights are dropped.
     rows = np.array([row for row, _ in _ALONE])
     at_BT, alone_BT = (np.zeros_like(ids_BT) for _ in range(2))
     for to, (row, number) in enumerate(_ALONE):
@@ -212,19 +225,23 @@ def _with_gradients(attend: Callable) -> Callable[..., list[np.ndarray]]:
 
 
 def _packed_ids(num_tokens: int) -> np.ndarray:
-    """int32 [5, T]: three sequences and padding; one; two; only padding; many."""
+    """Sequence ids, int32 [5, T].
+
+    The five rows hold three sequences and padding, one sequence, two sequences, only
+    padding, and many short sequences.
+    """
     ids = np.zeros((_NUM_ROWS, num_tokens), np.int32)
     third = max(1, num_tokens // 3 - 1)
     for number in range(3):
         ids[0, number * third : (number + 1) * third] = number + 1
     ids[1] = 1
     ids[2] = 1 + (np.arange(num_tokens) >= num_tokens - 5)
-    # Of few weights, so that one that is wrongly dropped stands out of any rounding.
+    # Short sequences have few weights, so one that is wrongly dropped exceeds rounding.
     ids[4] = 1 + np.arange(num_tokens) // 5
     return ids
 
 
-# Row and number of the sequences that are tried alone, and of those that are changed.
+# (row, number) of the sequences that are tried alone, and of those that get new values.
 _ALONE = ((0, 1), (0, 2), (0, 3), (2, 2), (4, 2))
 _CHANGED = ((0, 2), (2, 1), (4, 2))
 
@@ -245,7 +262,10 @@ def _compare(
     *,
     exact: bool = False,
 ) -> None:
-    """Raises IsolationError where a result is off by more than rounding, or at all."""
+    """Raises IsolationError if a result differs by more than rounding.
+
+    With `exact`, any difference raises.
+    """
     for name, x, y in zip(_RESULTS, found, expected, strict=True):
         difference = float(np.abs(x - y).max())
         allowed = 0.0 if exact else _tolerance(path) * float(abs(y).max())
@@ -260,16 +280,16 @@ def _compare(
             raise IsolationError(
                 f'Attention kernel "{proof.kernel}" on {proof.device}: {what}. The '
                 f"{name} is off by {difference:.2g}, and {allowed:.2g} is allowed "
-                f"({path}). What it computes is not attention within each sequence; "
+                f"({path}). The kernel does not compute attention within each sequence; "
                 f"{instead}."
             )
 
 
 def _tolerance(path: _Path) -> float:
-    """How far two ways to the same result may be apart, in shares of its largest value.
+    """Largest difference that rounding may cause, as a fraction of the largest value.
 
-    One part is the rounding of the factors of products, the other that of sums in
-    float32. Seen was at most a quarter of the first and a third of the second (all
+    One part allows for rounding the factors of products, the other for rounding sums in
+    float32. At most a quarter of the first part and a third of the second were seen (all
     kernels, 24 to 512 tokens, on CPU).
     """
     if path.dtype == "bfloat16":

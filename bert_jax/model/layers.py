@@ -1,4 +1,4 @@
-"""The small parts that every module is built from: dense, embedding, norm and GELU."""
+"""The small parts of all modules: dense layer, embedding, norm and GELU."""
 
 import functools
 import math
@@ -22,7 +22,7 @@ def _init(cfg: ModelConfig) -> jax.nn.initializers.Initializer:
 class Dense(nnx.Module):
     """A matrix product over one or two trailing axes, plus a bias.
 
-    `kernel` has the input axes first, then the output axes, such as [D, N, H].
+    `kernel` has the input axes first, then the output axes, for example [D, N, H].
     """
 
     def __init__(
@@ -43,8 +43,8 @@ class Dense(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., *inputs] -> [..., *outputs] in the compute dtype."""
         leading = x.shape[: x.ndim - len(self.inputs)]
-        # Two plain matrices: XLA on CPU takes 2.6 times as long over the gradient of
-        # a kernel when the rows are spread over two axes.
+        # Both factors become plain matrices: if the rows were spread over two axes, XLA
+        # on CPU would take 2.6 times as long for the gradient of a kernel.
         x = x.reshape(-1, math.prod(self.inputs)).astype(self.dtype)
         kernel = self.kernel[...].reshape(x.shape[-1], -1).astype(self.dtype)
         if self.fp8:
@@ -58,7 +58,7 @@ class Dense(nnx.Module):
 def embedding(
     cfg: ModelConfig, rows: int, rngs: nnx.Rngs, *, padding: int = 0
 ) -> nnx.Embed:
-    """A table of `rows` random vectors and `padding` zeros; no id may exceed it."""
+    """A table of `rows` random vectors and `padding` vectors of zeros after them."""
 
     def init(*args: Any, **kwargs: Any) -> jax.Array:
         return _init(cfg)(*args, **kwargs).at[rows:].set(0.0)
@@ -74,7 +74,7 @@ def embedding(
 
 
 def layer_norm(cfg: ModelConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """Layer norm in float32; the mean is taken off before squaring, for exactness."""
+    """Layer norm in float32. It subtracts the mean before squaring, for exactness."""
     return nnx.LayerNorm(
         cfg.hidden_size,
         epsilon=cfg.layer_norm_eps,
@@ -86,7 +86,7 @@ def layer_norm(cfg: ModelConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
 
 
 def gelu(cfg: ModelConfig, x: jax.Array) -> jax.Array:
-    """GELU in float32 inside; its gradient is made from `x` alone, so no more is kept.
+    """GELU, computed in float32. The backward pass needs and keeps only `x`.
 
     Source: Hendrycks & Gimpel 2016, both forms.
     """
@@ -103,7 +103,8 @@ def _gelu_forward(tanh: bool, x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _gelu_backward(tanh: bool, x: jax.Array, d_y: jax.Array) -> tuple[jax.Array]:
-    # Or the compiler would find the forward pass's curve to be the same, and keep it.
+    # Without the barrier, the compiler would recognise the forward pass's curve as the
+    # same value and keep it in memory.
     wide = jax.lax.optimization_barrier(x).astype(jnp.float32)
     if tanh:
         scale, cubic = math.sqrt(2.0 / math.pi), 0.044715
@@ -127,5 +128,5 @@ def pure_params(module: nnx.Module) -> dict:
 
 @functools.lru_cache
 def graph_of(kind: Callable[..., nnx.Module], *args: object) -> nnx.GraphDef:
-    """What is left of `kind(*args, rngs=...)` without its parameters."""
+    """The graph definition of `kind(*args, rngs=...)`, without its parameters."""
     return nnx.graphdef(nnx.eval_shape(lambda: kind(*args, rngs=nnx.Rngs(0))))

@@ -1,10 +1,10 @@
 """A linear layer and its cross-entropy as one function that never holds all logits.
 
-Slots go through in chunks. The loss is a weighted sum, so but for one factor its
-gradient is known as soon as a chunk's logits are: it is made with them, in the forward
-pass, and no logits are computed twice. Liger Kernel does the same (Hsu et al. 2024,
-"FusedLinearCrossEntropy"); here the table's gradient adds up in float32, and rows and
-their logits stay on their device.
+The function takes the slots in chunks. The loss is a weighted sum, so a chunk's logits
+determine its gradient up to one factor. The forward pass therefore computes the gradient
+too, and no logits are computed twice. Liger Kernel does the same (Hsu et al. 2024,
+"FusedLinearCrossEntropy"). Here the gradient of the table is summed in float32, and rows
+and their logits stay on their device.
 
 Shape suffixes: B rows, M masked slots, D hidden, V padded vocabulary; N chunks, G groups
 of rows (one for each part of the batch), R slots of one group in one chunk.
@@ -19,14 +19,17 @@ import jax.numpy as jnp
 from bert_jax.model.logical import constrain, num_parts
 from bert_jax.model.products import column_sums
 
-# Of one chunk's float32 logits on one device; some 1,000 slots of BERT's vocabulary. Every
-# chunk reads and writes the sum of the table's gradient once, which takes a TPU v5e as
-# long as one product of 1,200 slots: fewer slots a chunk would cost time.
+# Most bytes of one chunk's float32 logits on one device; about 1,000 slots with BERT's
+# vocabulary. Every chunk reads and writes the sum of the table's gradient once, which
+# takes a TPU v5e as long as one product of 1,200 slots. So smaller chunks cost time.
 CHUNK_BYTES = 128 * 2**20
 
 
 class _Gradients(NamedTuple):
-    """Of the weighted sum of losses; what rows share is added up by groups."""
+    """Gradients of the weighted sum of losses.
+
+    The table and the bias serve all rows; their gradients are summed for each group.
+    """
 
     x: jax.Array  # float32 [B, M, D]
     table: jax.Array  # float32 [G, V, D]
@@ -50,17 +53,17 @@ def linear_cross_entropy(
 ) -> tuple[jax.Array, jax.Array]:
     """Weighted sums of loss and accuracy of the logits `x @ table.T + bias`.
 
-    Both are what `train.losses.cross_entropy` makes of whole logits: nats, and a label
-    among n equal maxima counts 1 / n. A chunk has as many slots of every row as keep
-    its logits under `CHUNK_BYTES` a device.
+    Both sums mean the same as in `train.losses.cross_entropy`: the loss is in nats, and
+    a label among n equal maxima counts 1 / n. A chunk takes as many slots of every row
+    as keep its logits under `CHUNK_BYTES` per device.
 
     Args:
         x_BMD: float32; a mesh may split the rows.
         table_VD: float32; a mesh may split its rows.
-        bias_V: float32; far below any logit where a row of the table must never win.
+        bias_V: float32; far below any logit for rows of the table that must never win.
         labels_BM: int32, less than V.
         weights_BM: float32.
-        dtype: of the factors of matrix products; they add up in float32.
+        dtype: type of the factors of matrix products, which are summed in float32.
 
     Returns:
         Float32 scalars: the sums of weight * loss and of weight * hit over all slots.
@@ -81,7 +84,7 @@ def linear_cross_entropy(
 
 
 def num_chunks(rows: int, slots: int, vocab: int) -> int:
-    """In how many chunks the logits [rows, slots, vocab] are made."""
+    """Number of chunks in which the logits [rows, slots, vocab] are computed."""
     parts = num_parts("batch") * num_parts("vocab")
     slot_bytes = 4 * rows * vocab // parts
     return -(-slots // max(1, CHUNK_BYTES // slot_bytes))
@@ -124,7 +127,7 @@ def _backward(
     of_loss, of_hits = cotangents
     return (
         of_loss * gradients.x,
-        # Groups are added up here: XLA can join that with the table's other gradient.
+        # Summed over groups here, where XLA can join it with the table's other gradient.
         (of_loss * gradients.table).sum(axis=0),
         (of_loss * gradients.bias).sum(axis=0),
         None,  # labels
@@ -145,7 +148,7 @@ def _by_chunks(
     *,
     with_gradients: bool,
 ) -> tuple[jax.Array, jax.Array, _Gradients | None]:
-    """Losses and hits [B, M] and, if asked for, the gradients of their weighted sum."""
+    """Losses and hits [B, M], and if asked for the gradients of the sum of losses."""
     rows, slots = labels_BM.shape
     vocab, width = table_VD.shape
     groups, chunks = num_parts("batch"), num_chunks(rows, slots, vocab)
@@ -166,7 +169,7 @@ def _by_chunks(
         x = jnp.moveaxis(x, 0, 2).reshape(rows, chunks * size, *rest)[:, :slots]
         return constrain(x, "batch", None, *(None for _ in rest))
 
-    # Once, before the loop: in it, a split table would be gathered for every chunk.
+    # Before the loop: inside it, a split table would be gathered for every chunk.
     table_VD = constrain(table_VD.astype(dtype), "vocab", None)
     one_chunk = functools.partial(_one_chunk, table_VD, bias_V)
     xs = _Chunk(split(x_BMD.astype(dtype)), split(labels_BM), split(weights_BM))
@@ -188,7 +191,8 @@ def _by_chunks(
         return sums, (loss_GR, hits_GR, of_x_GRD)
 
     def placed(table_GVD: jax.Array, bias_GV: jax.Array) -> tuple[jax.Array, jax.Array]:
-        # A sum for each group: one for all would travel between devices every chunk.
+        # Each group has its own sum. A common one would travel between the devices with
+        # every chunk.
         return (
             constrain(table_GVD, "batch", "vocab", None),
             constrain(bias_GV, "batch", "vocab"),

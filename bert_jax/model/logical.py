@@ -1,9 +1,9 @@
-"""Names for the axes of activations, without a word about any mesh.
+"""Logical names for the axes of activations. Nothing here depends on a mesh.
 
-The model says what an axis is; `train/sharding.py` knows which mesh axes that goes to
-and hands in a `Placement` while a step is traced. Without one, arrays are whole.
+The model names the logical axes of its arrays. `train/sharding.py` maps them to mesh
+axes and sets a `Placement` while a step is traced. Without one, arrays are not split.
 
-    batch      rows                        heads      of attention
+    batch      rows                        heads      attention heads
     length     tokens (of the queries)     head_dim   width of a head, never split
     kv_length  tokens that are attended    mlp        width of the feed-forward layer
                to, never split             act_embed  model width, never split
@@ -20,16 +20,16 @@ Axes = tuple[str | None, ...]
 
 
 class Placement(NamedTuple):
-    """How a mesh takes up what the model says about its arrays."""
+    """How a mesh places arrays whose logical axes are known."""
 
     constrain: Callable[[jax.Array, Axes], jax.Array]
-    """constrain(array, axes) returns the array, laid out by its logical axes."""
+    """constrain(array, axes) returns the array, placed by its logical axes."""
     shard_mapped: Callable[[Callable, tuple[Axes, ...], Axes], Callable]
-    """As the function of that name below."""
+    """Does the work of the function `shard_mapped` below."""
     num_parts: Callable[[str], int]
-    """Into how many parts the devices split a logical axis."""
+    """num_parts(axis) is the number of parts into which devices split a logical axis."""
     platform: str
-    """Of the devices the program is compiled for: "cpu", "gpu" or "tpu"."""
+    """Platform that the program is compiled for: "cpu", "gpu" or "tpu"."""
     num_devices: int
 
 
@@ -49,7 +49,7 @@ def placed(placement: Placement) -> Iterator[None]:
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """States the logical axes of `x`; without a placement it returns `x`."""
+    """Places `x` by its logical axes. Without a placement, it returns `x` as it is."""
     placement = _placement.get()
     return x if placement is None else placement.constrain(x, axes)
 
@@ -57,17 +57,18 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 def shard_mapped(
     function: Callable, in_axes: tuple[Axes, ...], out_axes: Axes
 ) -> Callable:
-    """`function` as each device runs it on its own part of the arguments.
+    """Makes each device run `function` on its own part of the arguments.
 
-    For kernels, which XLA cannot split. What a device must know of its place comes in
-    as an argument: number the rows, heads or tokens and split the numbers with them.
-    An argument that names no axis is whole on every device, and the gradients that
-    the devices give for their copies are summed.
+    This is for kernels, which XLA cannot split. If a kernel must know which rows, heads
+    or tokens a device has, pass their numbers as an argument with the same axis. An
+    argument that names no axis is whole on every device; the gradients of its copies are
+    summed.
 
     Args:
-        function: of as many arrays as `in_axes` has entries; returns one array.
-        in_axes, out_axes: the logical axes of each argument, and of the result. Every
-            axis that is split over devices must be among those of the result.
+        function: takes as many arrays as `in_axes` has entries and returns one array.
+        in_axes: logical axes of each argument. Every axis that is split over devices
+            must also be an axis of the result.
+        out_axes: logical axes of the result.
     """
     placement = _placement.get()
     if placement is None:
@@ -76,18 +77,18 @@ def shard_mapped(
 
 
 def num_parts(axis: str) -> int:
-    """Into how many parts a logical axis is split; without a placement, one."""
+    """Number of parts into which a logical axis is split. Without a placement, 1."""
     placement = _placement.get()
     return 1 if placement is None else placement.num_parts(axis)
 
 
 def is_split() -> bool:
-    """Whether the program is for several devices; without a placement, it is not."""
+    """Whether the program is for several devices. Without a placement, it is not."""
     placement = _placement.get()
     return placement is not None and placement.num_devices > 1
 
 
 def platform() -> str:
-    """Of the devices in force; without a placement, the one JAX would choose."""
+    """Platform of the placement's devices. Without a placement, JAX's default."""
     placement = _placement.get()
     return jax.default_backend() if placement is None else placement.platform

@@ -1,4 +1,4 @@
-"""Hiding tokens: drawn on the device, inside the step, from a key.
+"""Hides tokens for the masked language model, on the device and inside the step.
 
 Shape suffixes: B rows, T tokens, M masked slots.
 """
@@ -16,7 +16,7 @@ from bert_jax.model.masking_choice import choose
 class MaskedBatch(NamedTuple):
     input_ids: jax.Array  # int32 [B, T], with the replacements applied
     positions: jax.Array  # int32 [B, M], ascending; unused slots hold 0
-    labels: jax.Array  # int32 [B, M], what stood there
+    labels: jax.Array  # int32 [B, M], original ids; unused slots hold 0
     weights: jax.Array  # float32 [B, M], 1 on used slots, else 0
 
 
@@ -26,19 +26,19 @@ def mask_tokens(
     vocabulary: MaskVocabulary,
     key: jax.Array,
 ) -> MaskedBatch:
-    """Hides some tokens of each row and returns what they were.
+    """Hides some tokens of each row and returns the original tokens.
 
-    The number of tokens to hide follows from the row's real tokens, specials counted;
-    they are drawn without replacement from those that are not [CLS], [SEP] or padding,
-    one by one, by whole words or by spans (`cfg.unit`). Each becomes [MASK], a uniform
-    random token of the whole vocabulary, or stays; the tokens of one span share that
-    draw, though not the random token.
+    How many tokens are hidden depends on the number of real tokens in the row, special
+    tokens included. They are drawn without replacement from the tokens that are not
+    [CLS], [SEP] or padding: one by one, by whole words or by spans (`cfg.unit`). Each
+    hidden token becomes [MASK], becomes a uniform random token of the whole vocabulary,
+    or stays. The tokens of a span share this choice, but not the random token.
 
     Args:
-        cfg: unit, rates and slots; static.
+        cfg: static; unit, rates and number of slots.
         batch: rows before masking; T is static.
-        vocabulary: of the tokenizer, static; random tokens are drawn from all its pieces
-            and from no padding of the token table.
+        vocabulary: static; vocabulary of the tokenizer. Random tokens are drawn from all
+            of its pieces, and never from the padding of the token table.
         key: the only source of randomness.
 
     Source: Devlin et al. 2018, section 3.1 (task 1) and appendix A.1; for the units see
@@ -57,7 +57,7 @@ def mask_tokens(
         & (ids_BT != special.cls)
         & (ids_BT != special.sep)
     )
-    # By table: rounding the product on the device would round in float32.
+    # A table made on the host, because the device would round the product in float32.
     slots_of = jnp.asarray([cfg.num_slots(n) for n in range(length + 1)], jnp.int32)
     wanted_B = jnp.minimum(slots_of[real_BT.sum(axis=1)], num_slots)
     chosen = choose(
@@ -76,10 +76,10 @@ def mask_tokens(
         special.mask,
         jnp.where(action_BM < cfg.mask_share + cfg.random_share, random_BM, labels_BM),
     )
-    # A slot out of use writes outside the row, where "drop" discards it.
+    # An unused slot writes outside the row, where mode="drop" discards it.
     target_BM = jnp.where(chosen.used, chosen.positions, length)
 
-    # Row by row: XLA gathers the rows of all devices for one scatter over all.
+    # Row by row, because XLA would gather the rows of all devices for one large scatter.
     @jax.vmap
     def put(ids_T: jax.Array, target_M: jax.Array, shown_M: jax.Array) -> jax.Array:
         return ids_T.at[target_M].set(shown_M.astype(ids_T.dtype), mode="drop")

@@ -1,4 +1,4 @@
-"""Which positions are hidden: single tokens, whole words, or spans of words.
+"""Chooses the positions to hide: single tokens, whole words, or spans of words.
 
 Shape suffixes: B rows, T tokens, M masked slots.
 """
@@ -35,14 +35,14 @@ def choose(
     wanted_B: jax.Array,
     key: jax.Array,
 ) -> Choice:
-    """Draws up to `wanted_B` positions of each row in the units of the config.
+    """Draws up to `wanted_B` positions of each row, in the unit that `cfg` names.
 
     Args:
         cfg: static.
         batch: rows before masking.
-        starts_word: bool [V], which pieces open a word; units of one token ignore it.
+        starts_word: bool [V], true where a piece begins a word. Single tokens ignore it.
         maskable_BT: bool [B, T], false on padding and special tokens.
-        wanted_B: int32, at most the slots of a row of T tokens.
+        wanted_B: int32, at most the number of slots of a row of T tokens.
         key: the only source of randomness.
     """
     num_slots = cfg.num_slots(maskable_BT.shape[1])
@@ -60,12 +60,12 @@ def choose_tokens(
     """Draws tokens without replacement, each with the same probability."""
     length = maskable_BT.shape[1]
     count_B = jnp.minimum(wanted_B, maskable_BT.sum(axis=1))
-    # The largest of independent uniform scores are a draw without replacement.
+    # The positions of the largest uniform scores are a draw without replacement.
     scores_BT = jax.random.uniform(key, maskable_BT.shape)
     scores_BT = jnp.where(maskable_BT, scores_BT, -1.0)
     chosen_BM = descending(scores_BT)[:, :num_slots]
     used_BM = jnp.arange(num_slots)[None, :] < count_B[:, None]
-    # Unused slots sort behind the last position, then point at 0.
+    # Unused slots are sorted behind the last position, then set to 0.
     positions_BM = jnp.sort(jnp.where(used_BM, chosen_BM, length), axis=1)
     positions_BM = jnp.where(used_BM, positions_BM, 0).astype(jnp.int32)
     return Choice(positions_BM, used_BM, positions_BM)
@@ -74,10 +74,11 @@ def choose_tokens(
 def choose_words(
     words: Words, wanted_B: jax.Array, num_slots: int, key: jax.Array
 ) -> Choice:
-    """Draws whole words in random order; one that does not fit is passed over.
+    """Draws whole words in random order and skips a word that does not fit.
 
-    Smaller words after it are still tried, so a row falls short of `wanted_B` only where
-    every word left is longer than what is left.
+    Smaller words are still tried after it. So a row gets fewer than `wanted_B` hidden
+    tokens only if every remaining word is longer than the number of tokens that may
+    still be hidden.
 
     Source: google-research/bert, create_pretraining_data.py (whole word masking).
     """
@@ -95,9 +96,10 @@ def choose_spans(
 ) -> Choice:
     """Draws spans of whole words until `wanted_B` tokens are hidden.
 
-    A span starts at a word drawn uniformly from those that are not hidden and fit into
-    what is left. It has a random number of words, fewer where it meets a special token,
-    the end of its segment, a hidden word, or a word that does not fit.
+    The first word of a span is drawn uniformly from the words that are not hidden and
+    still fit. The span has a random number of words. It ends earlier before a special
+    token, at the end of its segment, before a hidden word, or before a word that does
+    not fit.
 
     Source: Joshi et al. 2020 (SpanBERT), section 3.1, which cuts the last word instead.
     """
@@ -112,9 +114,10 @@ def choose_spans(
 def draw_span_lengths(
     cfg: MaskingConfig, shape: tuple[int, ...], key: jax.Array
 ) -> jax.Array:
-    """int32 of `shape`, in words: geometric, conditioned on 1 .. `max_span_words`.
+    """Draws span lengths in words, int32 of `shape`.
 
-    At the default settings the mean is 3.8.
+    The distribution is geometric, conditioned on lengths from 1 to `max_span_words`.
+    With the default settings the mean is 3.8.
     """
     log_rest = math.log1p(-cfg.span_p) if cfg.span_p < 1.0 else -math.inf
     # No span has more words than a row has tokens.

@@ -1,6 +1,6 @@
 """BERT with its two pretraining heads, as two pure functions.
 
-Shape suffixes: B rows, T tokens, P pairs of a row, M masked slots, D hidden, V padded
+Shape suffixes: B rows, T tokens, P pairs in a row, M masked slots, D hidden, V padded
 vocabulary.
 """
 
@@ -35,7 +35,7 @@ class PretrainOutputs(NamedTuple):
 
 
 class PretrainSums(NamedTuple):
-    """What the loss needs, without MLM logits; both sums are over all slots."""
+    """What the loss needs instead of MLM logits. Both sums go over all slots."""
 
     mlm_loss: jax.Array  # float32 scalar, weight * cross-entropy in nats
     mlm_hits: jax.Array  # float32 scalar, weight * accuracy
@@ -63,23 +63,23 @@ def apply(
     dropout: DropoutConfig = DropoutConfig(),
     key: jax.Array | None = None,
 ) -> PretrainOutputs:
-    """Runs the encoder and both heads; the MLM head sees masked positions only.
+    """Runs the encoder and both heads. The MLM head gets the masked positions only.
 
     Args:
         cfg: static; must be the config that produced `params`.
         params: tree from `init_params` or a restored checkpoint.
         batch: T must not exceed `cfg.max_positions`.
         masked: the same rows after `mask_tokens`.
-        compute: static; how the products are computed.
-        dropout: static; rates that count where there is a key.
-        key: of dropout, one or one a row [B]; `None` turns it off.
+        compute: static; types and kernels.
+        dropout: static; rates of dropout.
+        key: random key of dropout, or one key per row [B]. `None` turns dropout off.
 
     Returns:
         Hidden states, pooled vectors and the logits of both heads, float32.
 
     Raises:
         ValueError: the sequences are longer than the position table, or an id is
-            outside its table (where ids are known; under jit they are not).
+            outside its table (not checked under jit, where ids are unknown).
 
     Source: Devlin et al. 2018, sections 3.1 and A.2.
     """
@@ -105,9 +105,10 @@ def apply_with_loss(
     dropout: DropoutConfig = DropoutConfig(),
     key: jax.Array | None = None,
 ) -> PretrainSums:
-    """As `apply`, with the MLM logits made and used up chunk by chunk.
+    """Like `apply`, but computes and uses the MLM logits chunk by chunk.
 
-    `train.losses.pretrain_loss` takes either, to the same loss and gradients.
+    `train.losses.pretrain_loss` takes the results of both functions and gives the same
+    loss and gradients.
     """
     _, pooled_BPD, slots_BMD = _encoded(
         cfg, params, batch, masked, compute, dropout, key
@@ -133,7 +134,7 @@ def _encoded(
     dropout: DropoutConfig,
     key: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Hidden states [B, T, D], pooled vectors [B, P, D], states of the slots [B, M, D]."""
+    """Hidden states [B, T, D], pooled vectors [B, P, D], slots [B, M, D]."""
     length = batch.input_ids.shape[1]
     check_known("cls_positions", batch.cls_positions, length, "the row's tokens")
     check_known("positions", masked.positions, length, "the row's tokens")

@@ -1,10 +1,10 @@
-"""Matrix products and column sums, with what a CPU needs to be fast at them.
+"""Matrix products and column sums, with faster ways on CPU.
 
 XLA for CPU widens bfloat16 to float32 before a product, although current x86 cores
-multiply it at twice the rate of float32. oneDNN, which is linked into jaxlib, does not;
-XLA still runs a custom call of oneDNN's by its name, and that is what is used here. XLA
-also has a slow way to sum the columns of a wide array, which one more product avoids.
-Everywhere else, products and sums are XLA's own.
+multiply bfloat16 at twice the rate of float32. oneDNN, which is linked into jaxlib,
+multiplies bfloat16 directly, and XLA still runs oneDNN's custom call by its name; this
+module uses that call. XLA for CPU also sums the columns of a wide array slowly; here a
+product with ones does it. On other devices, products and sums are XLA's own.
 
 Shape suffixes: R rows, K contracted, C columns.
 """
@@ -23,12 +23,12 @@ from bert_jax.config.compute import Products
 from bert_jax.model.logical import is_split, platform
 
 _TARGET = "__onednn$matmul"
-# Flags of cores that multiply bfloat16 themselves.
+# CPU flags of cores that have instructions for bfloat16 products.
 _BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
-# Columns from which XLA's sum of a CPU is slow: at 16,384 it takes twice as long as a
-# product with ones, at 30,592 forty times (benchmarks/LOG.md).
+# From this number of columns on, XLA's column sum on CPU is slow: with 16,384 columns it
+# takes twice as long as a product with ones, with 30,592 forty times (benchmarks/LOG.md).
 _WIDE = 8_192
-# Rounding of a bfloat16 result, twice: 8 bits of precision.
+# Twice the rounding of a bfloat16 result, which has 8 bits of precision.
 _PROBE_TOLERANCE = 2.0**-7
 
 
@@ -40,12 +40,13 @@ def product(
     out_dtype: Any = None,
     products: Products = "auto",
 ) -> jax.Array:
-    """`x @ kernel`, or with `transposed` `x @ kernel.T`; sums are float32 inside.
+    """`x @ kernel`, or `x @ kernel.T` if `transposed`. Sums are float32 inside.
 
     Args:
-        x_RK: factors, float32 or bfloat16.
-        kernel: of the same type, [K, C] or with `transposed` [C, K].
-        out_dtype: of the result; that of the factors by default.
+        x_RK: first factor, float32 or bfloat16.
+        kernel: second factor, of the same type: [K, C], or [C, K] if `transposed`.
+        transposed: whether to multiply by the transposed kernel.
+        out_dtype: type of the result. Default: the type of the factors.
         products: as `ComputeConfig.products`.
 
     Returns:
@@ -61,31 +62,32 @@ def product(
 
 
 def add_bias(x_RC: jax.Array, bias_C: jax.Array) -> jax.Array:
-    """`x + bias` in the dtype of `x`; the bias's gradient is of `column_sums` on CPU."""
+    """`x + bias` in the dtype of `x`. On CPU, `column_sums` makes the bias's gradient."""
     if platform() != "cpu":
         return x_RC + bias_C[None].astype(x_RC.dtype)
     return _add_bias(x_RC, bias_C)
 
 
 def column_sums(x_RC: jax.Array) -> jax.Array:
-    """Sums over the rows, float32 [C]; on CPU of wide rows as a product with ones."""
+    """Sums over the rows, float32 [C]. On CPU, wide arrays are multiplied with ones."""
     if platform() != "cpu" or x_RC.dtype != jnp.float32 or x_RC.shape[1] < _WIDE:
         return x_RC.sum(axis=0, dtype=jnp.float32)
     return (jnp.ones((1, x_RC.shape[0])) @ x_RC)[0]
 
 
 def uses_onednn() -> bool:
-    """Whether bfloat16 products of the program being traced are oneDNN's.
+    """Whether oneDNN computes the bfloat16 products of the program being traced.
 
-    They are on one CPU device with instructions for bfloat16, where a trial product came
-    out right; SPMD partitioning knows nothing of the call, so several devices have XLA's.
+    It does for a program on one CPU device that has instructions for bfloat16, if a trial
+    product is right. With several devices XLA multiplies, because SPMD partitioning
+    cannot split oneDNN's call.
     """
     return platform() == "cpu" and not is_split() and _onednn_works()
 
 
 @functools.cache
 def _onednn_works() -> bool:
-    """Tries a product with sums, transposes and types of all kinds that are used."""
+    """Tries one product with each combination of transposes and types that is used."""
     info = pathlib.Path("/proc/cpuinfo")
     if not info.exists() or _BFLOAT16_FLAGS.isdisjoint(info.read_text().split()):
         return False
@@ -103,7 +105,7 @@ def _onednn_works() -> bool:
 
     failure = "its products are wrong"
     try:
-        # Not part of the program that is being traced when this is first asked.
+        # The trial must not become part of a program that is being traced.
         with jax.ensure_compile_time_eval():
             device = jax.local_devices(backend="cpu")[0]
             found = jax.jit(trial)(*jax.device_put((x, y), device))
@@ -115,7 +117,7 @@ def _onednn_works() -> bool:
         ):
             return True
     except (jax.errors.JaxRuntimeError, RuntimeError, TypeError) as error:
-        failure = str(error)  # a jaxlib without oneDNN, or with another way to call it
+        failure = str(error)  # this jaxlib has no oneDNN, or calls it in another way
     logging.getLogger(__name__).warning(
         "oneDNN cannot multiply bfloat16 here (%s): XLA does, at half the speed.",
         failure,
@@ -131,13 +133,13 @@ def _call(
     transpose_a: bool = False,
     transpose_b: bool = False,
 ) -> jax.Array:
-    """One product of oneDNN's, [R, C]; a transposed factor lies in memory as it is."""
+    """One product by oneDNN, [R, C]. A transposed factor is not copied."""
     shape = (a.shape[int(transpose_a)], b.shape[1 - int(transpose_b)])
     settings = {"transpose_a": transpose_a, "transpose_b": transpose_b}
     return jax.ffi.ffi_call(
         _TARGET,
         jax.ShapeDtypeStruct(shape, jnp.dtype(out_dtype)),
-        # The second version passes settings as text, which XLA reads as its own.
+        # Version 2 of the call passes the settings as text, in which XLA expects them.
         custom_call_api_version=2,
         legacy_backend_config=json.dumps({"onednn_matmul_config": settings}),
         vmap_method="sequential",

@@ -1,10 +1,10 @@
 """Products of bfloat16 matrices whose factors are rounded to 8-bit floats.
 
-A factor has one scale, found from its own largest magnitude: nothing is carried from
-step to step, so that a step stays a function of state and batch. Scales are powers of
-two. What a factor is rounded to is then a bfloat16 too, and a device without 8-bit
-products gets the same result from bfloat16 ones, but for the order of sums; XLA for
-NVIDIA GPUs sees the pattern, and has cuBLASLt multiply the 8-bit floats themselves.
+Each factor has one scale, computed from its own largest magnitude. Nothing is carried
+from step to step, so a step stays a function of state and batch. Scales are powers of
+two, so every rounded value is also a bfloat16. Therefore a device without 8-bit products
+gets the same result from bfloat16 products, except for the order of sums. XLA for NVIDIA
+GPUs recognises the pattern and lets cuBLASLt multiply the 8-bit floats themselves.
 
 Source: Micikevicius et al. 2022, "FP8 Formats for Deep Learning", sections 3 and 4.
 Shape suffixes: R rows, K contracted, C columns.
@@ -15,45 +15,45 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-# Weights and activations need the precision, gradients the range.
+# Weights and activations need precision (E4M3); gradients need range (E5M2).
 _FORWARD, _GRADIENT = jnp.float8_e4m3fn, jnp.float8_e5m2
-# Of a scale: further down, devices take float32 for zero.
+# Smallest exponent of a scale: below it, devices treat a float32 as zero.
 _LEAST_EXPONENT = -120
 
 
 def multiplies_fp8(device: jax.Device) -> bool:
-    """Whether it has instructions for it that XLA uses."""
+    """Whether the device has instructions for 8-bit products, and XLA uses them."""
     return device.platform == "gpu" and float(device.compute_capability) >= 8.9
 
 
 def fp8_compiler_options(device: jax.Device) -> dict[str, bool | int]:
-    """Of a program with these products on such a device."""
+    """XLA's options for a program with such products on this device."""
     if device.platform != "gpu":
         return {}
-    # Triton's products, and those that XLA merges into one because they share a factor,
-    # would be of the factors widened to bfloat16, at half the speed.
+    # Without these options, Triton would multiply the factors widened to bfloat16, and so
+    # would a product that XLA merges from several with a common factor: at half the speed.
     return {"xla_gpu_enable_triton_gemm": False, "xla_gpu_dot_merger_threshold_mb": 0}
 
 
 class Rounded(NamedTuple):
-    """A matrix as 8-bit floats, a quarter of its float32 bytes."""
+    """A matrix as 8-bit floats, which take a quarter of its float32 bytes."""
 
     values: jax.Array
     scale: jax.Array
-    """float32 [], a power of two: `values * scale` is what was rounded."""
+    """float32 [], a power of two: `values * scale` is the rounded matrix."""
 
 
 def rounded(x: jax.Array, dtype: Any) -> Rounded:
     """`x` in an 8-bit type, scaled so that its largest magnitude is just in range.
 
-    A NaN or an infinity becomes one that the product shows.
+    A NaN or an infinity in `x` gives a NaN or an infinity in the product.
 
     Args:
-        x: float32 or bfloat16, any shape; of a sharded one the scale is that of all.
+        x: float32 or bfloat16, any shape. All parts of a sharded array share one scale.
         dtype: float8_e4m3fn or float8_e5m2.
     """
     largest = jnp.max(jnp.abs(x)).astype(jnp.float32)
-    # 0.5 <= fraction < 1, so that nothing passes the largest finite number.
+    # 0.5 <= fraction < 1, so no scaled value exceeds the largest finite number.
     _, exponent = jnp.frexp(largest / float(jnp.finfo(dtype).max))
     usual = (largest > 0.0) & jnp.isfinite(largest)
     exponent = jnp.where(usual, jnp.maximum(exponent, _LEAST_EXPONENT), 0)
@@ -65,9 +65,10 @@ def rounded(x: jax.Array, dtype: Any) -> Rounded:
 def fp8_product(x_RK: jax.Array, kernel_KC: jax.Array) -> jax.Array:
     """`x @ kernel` of bfloat16 factors, rounded to E4M3.
 
-    Of the gradients' products the incoming factor is rounded to E5M2. The backward pass
-    keeps the rounded factors only. Sums are float32 inside, but for what Hopper's FP8
-    products leave out of those of the forward pass ("fast accumulation").
+    In the products of the backward pass, the incoming gradient is rounded to E5M2; the
+    other factor is the rounded one of the forward pass, and only that is kept. Sums are
+    float32 inside. An exception is the forward pass on Hopper GPUs, whose FP8 products
+    sum with lower precision ("fast accumulation").
 
     Returns:
         bfloat16 [R, C]
@@ -87,7 +88,7 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = factors
     d_out = rounded(d_out_RC, _GRADIENT)
-    # No fast accumulation, which XLA has cuBLASLt use by default.
+    # HIGHEST turns off fast accumulation, which XLA uses by default.
     exact = jax.lax.Precision.HIGHEST
     return _multiply(d_out, kernel, (1, 1), exact), _multiply(x, d_out, (0, 0), exact)
 
@@ -101,7 +102,7 @@ def _multiply(
     contracted: tuple[int, int],
     precision: jax.lax.Precision = jax.lax.Precision.DEFAULT,
 ) -> jax.Array:
-    """The product over one axis of each, bfloat16."""
+    """The product over one axis of each factor, bfloat16."""
     return jax.lax.dot_general(
         _widened(a),
         _widened(b),
@@ -112,5 +113,5 @@ def _multiply(
 
 
 def _widened(x: Rounded) -> jax.Array:
-    """Its exact value, bfloat16; XLA for GPUs knows a product of two such by it."""
+    """The exact value as bfloat16. XLA for GPUs recognises FP8 products by this form."""
     return x.values.astype(jnp.bfloat16) * x.scale.astype(jnp.bfloat16)

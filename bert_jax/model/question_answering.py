@@ -1,4 +1,4 @@
-"""The encoder with a score for where an answer starts and ends, as two pure functions.
+"""The encoder with a head that scores where an answer starts and ends: two functions.
 
 Shape suffixes: B rows, T tokens, D hidden.
 """
@@ -11,7 +11,7 @@ from bert_jax.model.dropout import Dropout
 from bert_jax.model.encoder import Params, encode_texts, init_encoder
 from bert_jax.model.heads import init_linear_head, linear_head
 
-NUM_ENDS = 2  # of a span: 0 is its first token, 1 its last
+NUM_ENDS = 2  # the ends of a span: 0 is its first token, 1 its last token
 
 
 def init_params(cfg: ModelConfig, key: jax.Array) -> Params:
@@ -32,21 +32,23 @@ def apply(
     dropout: DropoutConfig = DropoutConfig(),
     key: jax.Array | None = None,
 ) -> jax.Array:
-    """Start and end logits of every token, float32 [B, T, 2]; the head does not drop.
+    """Start and end logits of every token, float32 [B, T, 2].
+
+    The head itself has no dropout. Padding gets logits too: the loss leaves them out,
+    and code that chooses a span must do so as well.
 
     Args:
         cfg: static; must fit `params`.
         params: tree from `init_params` or a restored checkpoint.
-        batch: question and passage a row, T at most `cfg.max_positions`; labels and
-            weights are not read. Padding has logits too: `span_loss` leaves them out,
-            and a choice among tokens must.
-        compute: static; how the products are computed.
-        dropout: static; rates that count where there is a key.
-        key: of dropout, one or one a row [B]; `None` turns it off.
+        batch: rows that hold a question and a passage. T must not exceed
+            `cfg.max_positions`. Labels and weights are not read.
+        compute: static; types and kernels.
+        dropout: static; rates of dropout.
+        key: random key of dropout, or one key per row [B]. `None` turns dropout off.
 
     Raises:
         ValueError: the sequences are longer than the position table, or an id is
-            outside its table (where ids are known; under jit they are not).
+            outside its table (not checked under jit, where ids are unknown).
 
     Source: Devlin et al. 2018, section 4.2 and figure 4 (c).
     """

@@ -1,9 +1,9 @@
-"""Random bits for dropout: one key a row, and a cheap hash of the place in the row.
+"""Random bits for dropout: one key per row, and a cheap hash of the place in the row.
 
-Each bit is a function of (row's key, index in the row). So it depends neither on how a
-batch is sharded, nor on which micro-batch a row travels in, and a kernel can draw its
-own block of it. Threefry makes the keys; the hash makes the bits, 8 to 27 times as
-fast as threefry on CPU (benchmarks/LOG.md).
+Each bit is a function of (the row's key, the index in the row). So it depends neither on
+how a batch is sharded nor on the micro-batch that holds the row, and a kernel can draw
+the bits of its own block. Threefry makes the keys. The hash makes the bits, 8 to 27
+times as fast as threefry on CPU (benchmarks/LOG.md).
 """
 
 import math
@@ -16,8 +16,8 @@ def row_keys(key: jax.Array | None, num_rows: int) -> jax.Array | None:
     """Typed keys [B], each folded from `key` and the number of its row.
 
     Args:
-        key: a typed key; or typed keys [B], which are returned as they are; or `None`,
-            for which there are none.
+        key: a typed key. Typed keys [B] and `None` are returned as they are.
+        num_rows: B.
 
     Raises:
         ValueError: `key` is neither one key nor as many as there are rows.
@@ -33,7 +33,7 @@ def row_keys(key: jax.Array | None, num_rows: int) -> jax.Array | None:
 
 
 def key_sets(keys_B: jax.Array | None, num: int) -> jax.Array | None:
-    """`num` independent sets of row keys [num, B]; `None` where dropout is off."""
+    """`num` independent sets of row keys, [num, B]; `None` if dropout is off."""
     if keys_B is None:
         return None
     return jax.vmap(lambda key: jax.random.split(key, num), out_axes=1)(keys_B)
@@ -42,7 +42,7 @@ def key_sets(keys_B: jax.Array | None, num: int) -> jax.Array | None:
 def hash_bits(index: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
     """32 random bits for each index: two rounds of a multiply-xorshift hash.
 
-    For a fixed key it is a permutation of the 2**32 indices.
+    For a fixed key, the hash is a permutation of the 2**32 indices.
 
     Args:
         index: uint32, any shape.
@@ -70,14 +70,14 @@ def random_bits(keys_B: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     Within a row, the index counts the other axes in row-major order.
 
     Raises:
-        ValueError: a row has 2**32 entries or more: its bits would repeat.
+        ValueError: a row has 2**32 entries or more, so its bits would repeat.
     """
     if math.prod(shape[1:]) >= 2**32:
         raise ValueError(
             f"A row of shape {shape[1:]} has 2**32 entries or more, and its random "
             "bits would repeat; shorten the rows."
         )
-    # An iota for each axis: a reshaped one would be gathered from all devices.
+    # One iota per axis, because a reshaped iota would be gathered from all devices.
     index = jnp.zeros((1,) * len(shape), jnp.uint32)
     for axis in range(1, len(shape)):
         along = [1] * len(shape)
@@ -92,10 +92,13 @@ def random_bits(keys_B: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def drop_threshold(rate: float) -> int:
-    """Bits below it are dropped; `rate` is rounded to a multiple of 2**-32."""
+    """A unit whose bits are below this number is dropped.
+
+    `rate` is rounded to a multiple of 2**-32.
+    """
     return round(rate * 2**32)
 
 
 def kept_scale(rate: float) -> float:
-    """What the kept are multiplied with: their mean stays exactly what it was."""
+    """The factor for units that are kept. It keeps the expected value unchanged."""
     return 1.0 / (1.0 - drop_threshold(rate) / 2**32)

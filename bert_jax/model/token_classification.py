@@ -30,19 +30,19 @@ def apply(
     dropout: DropoutConfig = DropoutConfig(),
     key: jax.Array | None = None,
 ) -> jax.Array:
-    """Class logits of every token, float32 [B, T, C]; those of padding mean nothing.
+    """Class logits of every token, float32 [B, T, C]. Logits of padding mean nothing.
 
     Args:
         cfg: static; must fit `params`.
         params: tree from `init_params` or a restored checkpoint.
         batch: T must not exceed `cfg.max_positions`; labels and weights are not read.
-        compute: static; how the products are computed.
-        dropout: static; rates that count where there is a key.
-        key: of dropout, one or one a row [B]; `None` turns it off.
+        compute: static; types and kernels.
+        dropout: static; rates of dropout.
+        key: random key of dropout, or one key per row [B]. `None` turns dropout off.
 
     Raises:
         ValueError: the sequences are longer than the position table, or an id is
-            outside its table (where ids are known; under jit they are not).
+            outside its table (not checked under jit, where ids are unknown).
 
     Source: Devlin et al. 2018, section 5.3 and figure 4 (d).
     """

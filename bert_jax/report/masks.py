@@ -1,10 +1,10 @@
 """Filled-in masks: pieces of a tokenizer as the text that people read."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
 
 from bert_jax.report import formats
-from bert_jax.report.inputs import ROUNDING, Run
 
 _WORD_START = "▁"  # SentencePiece
 _CONTINUES = "##"  # WordPiece
@@ -13,106 +13,82 @@ _CLOSING = frozenset(".,;:!?%)]}'’”")
 _OPENING = frozenset("([{'‘“")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Guess:
+class Guess(NamedTuple):
     """One guess for a hidden piece."""
 
     text: str
-    share: float
     percent: str
     right: bool
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Piece:
+class Piece(NamedTuple):
     """One piece of an example, with the space before it."""
 
     space: str
     text: str
-    special: bool = False
-    number: int = 0
-    """Counts the hidden pieces of an example from 1; 0 is a piece that was seen."""
-    verdict: str = ""
-    """right, near (among the guesses) or wrong; empty where nothing was guessed."""
-    guesses: tuple[Guess, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Example:
-    """One text with hidden pieces."""
-
-    pieces: tuple[Piece, ...]
+    special: bool
+    guesses: Sequence[Guess] | None
+    """From the likeliest down; `None` for a piece that was not hidden."""
 
     @property
-    def hidden(self) -> list[Piece]:
-        return [piece for piece in self.pieces if piece.number]
+    def verdict(self) -> str:
+        """right, near (a later guess is right) or wrong."""
+        right = [guess.right for guess in self.guesses or ()]
+        return "wrong" if True not in right else "right" if right[0] else "near"
 
 
-def mask_examples(run: Run) -> list[Example]:
-    """The examples that a pretraining run stored, ready to show.
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """A card of texts with hidden pieces."""
 
-    Raises:
-        ValueError: an example has another shape than described in the run's format.
+    kind: ClassVar = "examples"
+    examples: Sequence[Sequence[Piece]]
+
+    @property
+    def caption(self) -> str:
+        """How many of the hidden pieces were guessed right."""
+        found = [x.verdict for row in self.examples for x in row if x.guesses]
+        return (
+            f"Of the {formats.plural(len(found), 'hidden piece')} below, the first "
+            f"guess is right for {found.count('right')}, and a later one for "
+            f"{found.count('near')} more."
+        )
+
+
+def mask_examples(stored: Sequence[dict[str, Any]]) -> Examples:
+    """Examples ready to show.
+
+    Args:
+        stored: `mask_examples` of the results of a pretraining run.
     """
-    stored = run.results.items("mask_examples") or []
-    checked = [_tokens(example, run.results.source) for example in stored]
-    sentencepiece = any(
-        text.startswith(_WORD_START) for tokens in checked for text, _ in tokens
-    )
-    return [_example(tokens, sentencepiece) for tokens in checked]
+    rows = [example["tokens"] for example in stored]
+    sentencepiece = any(x["text"].startswith(_WORD_START) for row in rows for x in row)
+    return Examples([_pieces(row, sentencepiece) for row in rows])
 
 
-def caption(examples: list[Example]) -> str:
-    """How many of the hidden pieces shown were guessed right."""
-    hidden = [piece for example in examples for piece in example.hidden]
-    right = sum(piece.verdict == "right" for piece in hidden)
-    near = sum(piece.verdict == "near" for piece in hidden)
-    return (
-        f"Of the {formats.plural(len(hidden), 'hidden piece')} below, the first guess "
-        f"is right for {right}, and a later one for {near} more."
-    )
-
-
-def _example(tokens: list[tuple[str, Any]], sentencepiece: bool) -> Example:
+def _pieces(tokens: Sequence[dict[str, Any]], sentencepiece: bool) -> list[Piece]:
     pieces: list[Piece] = []
-    previous = ""
-    for text, guesses in tokens:
+    previous = "[CLS]"
+    for token in tokens:
+        text, guesses = token["text"], token["guesses"]
         if text in _UNSEEN and guesses is None:
             continue
-        special = text.startswith("[") and text.endswith("]") and text[1:-1].isupper()
-        space = _space(text, previous, sentencepiece, special) if pieces else ""
-        shown = _bare(text)
-        if guesses is None:
-            pieces.append(Piece(space=space, text=shown, special=special))
-        else:
-            number = 1 + sum(piece.number > 0 for piece in pieces)
-            listed = tuple(
-                Guess(
-                    text=_guess(guess, sentencepiece),
-                    share=min(share, 1.0),
-                    percent=_percent(share),
-                    right=guess == text,
-                )
-                for guess, share in guesses
-            )
-            verdict = "wrong" if listed else ""
-            if any(guess.right for guess in listed):
-                verdict = "right" if listed[0].right else "near"
-            pieces.append(
-                Piece(
-                    space=space,
-                    text=shown,
-                    number=number,
-                    verdict=verdict,
-                    guesses=listed,
-                )
-            )
+        space = _space(text, previous, sentencepiece) if pieces else ""
+        listed = guesses and [
+            Guess(_guess(guess, sentencepiece), f"{share:.1%}", guess == text)
+            for guess, share in guesses
+        ]
+        pieces.append(Piece(space, _bare(text), _is_special(text), listed))
         previous = text
-    return Example(pieces=tuple(pieces))
+    return pieces
 
 
-def _space(text: str, previous: str, sentencepiece: bool, special: bool) -> str:
-    if special or (previous.startswith("[") and previous[1:-1].isupper()):
+def _is_special(text: str) -> bool:
+    return text.startswith("[") and text.endswith("]") and text[1:-1].isupper()
+
+
+def _space(text: str, previous: str, sentencepiece: bool) -> str:
+    if _is_special(text) or _is_special(previous):
         return " "
     if sentencepiece:
         return " " if text.startswith(_WORD_START) else ""
@@ -122,58 +98,13 @@ def _space(text: str, previous: str, sentencepiece: bool, special: bool) -> str:
     return " "
 
 
-def _percent(share: float) -> str:
-    if 0.0 < share < 0.001:
-        return f"< 0.1{formats.SPACE}%"
-    return formats.percent(share, 0 if share >= 0.01 else 1)
-
-
 def _bare(text: str) -> str:
-    bare = text.removeprefix(_CONTINUES).replace(_WORD_START, " ").strip()
-    return bare or "␣"
+    return text.removeprefix(_CONTINUES).replace(_WORD_START, " ").strip() or "␣"
 
 
 def _guess(text: str, sentencepiece: bool) -> str:
     """A piece on its own; an ellipsis tells "…ing" from a word."""
-    inside = (
-        not text.startswith(_WORD_START)
-        if sentencepiece
-        else text.startswith(_CONTINUES)
-    )
+    mark = _WORD_START if sentencepiece else _CONTINUES
+    inside = text.startswith(mark) != sentencepiece
     bare = _bare(text)
     return f"…{bare}" if inside and bare[0].isalnum() else bare
-
-
-def _tokens(example: Any, source: str) -> list[tuple[str, Any]]:
-    tokens = example.get("tokens") if isinstance(example, dict) else None
-    if not isinstance(tokens, list):
-        raise ValueError(
-            f"{source}: a mask example is {example!r}, expected an object with a list "
-            "of tokens. Evaluate the run again with this version."
-        )
-    checked = []
-    for token in tokens:
-        text = token.get("text") if isinstance(token, dict) else None
-        guesses = token.get("guesses") if isinstance(token, dict) else None
-        if not isinstance(text, str) or not _are_guesses(guesses):
-            raise ValueError(
-                f"{source}: a token of a mask example is {token!r}, expected a text "
-                "and guesses that are null or pairs of a piece and a share in [0, 1]. "
-                "Evaluate the run again with this version."
-            )
-        checked.append((text, guesses))
-    return checked
-
-
-def _are_guesses(guesses: Any) -> bool:
-    return guesses is None or (
-        isinstance(guesses, list)
-        and all(
-            isinstance(pair, list)
-            and len(pair) == 2
-            and isinstance(pair[0], str)
-            and isinstance(pair[1], int | float)
-            and 0.0 <= pair[1] <= 1.0 + ROUNDING
-            for pair in guesses
-        )
-    )

@@ -1,27 +1,35 @@
 """Runs and their text as one page: `write_report` makes HTML and PNG files of them."""
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from bert_jax.report import corpus, finetuning, formats, headline, masks, pretraining
+from bert_jax.data.prepared.dataset import open_dataset
+from bert_jax.data.prepared.summary import summarize
+from bert_jax.report import corpus, finetuning, formats, pretraining, provenance
 from bert_jax.report.charts import Chart
-from bert_jax.report.confusion import confusion_chart
-from bert_jax.report.dataset import load_dataset
-from bert_jax.report.inputs import Record, Run, load_baselines, load_run
+from bert_jax.report.comparison import Comparison, compare
+from bert_jax.report.runs import Run, read_run
+from bert_jax.report.sections import (
+    Facts,
+    Headline,
+    Origins,
+    Section,
+    settings_card,
+    settings_table,
+)
+from bert_jax.train.run import load_results
 
 
 def write_report(
     output: Path,
     *,
-    pretrain: Path | None,
-    finetunes: Sequence[Path],
-    baselines: Path | None,
-    dataset: Path | None,
+    pretrain: Path | None = None,
+    finetunes: Sequence[Path] = (),
+    baselines: Path | None = None,
+    dataset: Path | None = None,
     title: str,
 ) -> list[Path]:
     """Writes `report.html` and one PNG for each chart.
@@ -31,9 +39,9 @@ def write_report(
 
     Args:
         output: directory to write to; made where it does not exist.
-        pretrain: run directory of `pretrain`.
-        finetunes: run directories of `finetune`.
-        baselines: directory with the `results.json` of the baselines, or that file.
+        pretrain: run directory of `pretrain`; the run may still be on its way.
+        finetunes: run directories of `finetune`, of any tasks.
+        baselines: directory that `baselines` has written.
         dataset: directory of `prepare`; needed only to show a dataset without its run.
         title: heading of the page.
 
@@ -41,160 +49,139 @@ def write_report(
         The files written, the page first.
 
     Raises:
-        FileNotFoundError: an input or one of its files is missing.
-        ValueError: an input holds something else than expected, or none was given.
+        FileNotFoundError: an input is missing.
+        ValueError: an input is of another kind or format than expected, or none was
+            given.
     """
-    if pretrain is None and not finetunes and dataset is None:
+    if pretrain is None and not finetunes and baselines is None and dataset is None:
         raise ValueError(
-            "A report needs a run or a dataset, but pretrain=None, "
-            f"finetunes={list(finetunes)} and dataset=None; give the directory of a "
-            "pretraining or fine-tuning run, or of a prepared dataset."
+            "There is nothing to report on. Pass a run with --pretrain or --finetune, "
+            "or a prepared dataset with --dataset."
         )
-    output = Path(output)
     if output.exists() and not output.is_dir():
         raise ValueError(
             f"output={output} is a file; expected a directory. Give another path."
         )
-    pretrained = None if pretrain is None else load_run(pretrain, "pretrain")
-    tuned = [load_run(path, "finetune") for path in finetunes]
-    finetuning.check_classifiers(tuned)
-    compared = None if baselines is None else load_baselines(baselines)
-    prepared = None if dataset is None else load_dataset(dataset)
-    view, charts = _view(pretrained, tuned, compared, prepared)
-    html = _template().render(title=title, **view)
+    pretrained = None if pretrain is None else read_run(pretrain, "pretrain")
+    tuned = [read_run(path, "finetune") for path in finetunes]
+    known = None if baselines is None else _read_baselines(baselines)
+    comparisons = compare(tuned, known, pretrained)
+    manifest = None if dataset is None else open_dataset(dataset).manifest
+    text = None if pretrained is None else pretrained.results.get("corpus")
+    foreign = []
+    if manifest is not None:
+        text = summarize(manifest)
+        if pretrained and pretrained.info.data.get("sha256") != manifest["sha256"]:
+            foreign.append(f"{pretrain} was not trained on the text shown here.")
+    sections = [
+        *(pretraining.sections(pretrained) if pretrained else ()),
+        *(finetuning.section(comparison) for comparison in comparisons),
+        *([corpus.section(text, foreign)] if text else ()),
+        _provenance(pretrained, comparisons, text),
+        _settings(pretrained, comparisons, text),
+    ]
+    leads = [
+        pretraining.lead(pretrained) if pretrained else "",
+        corpus.lead(text) if text and not pretrained else "",
+        _tuning_lead(comparisons),
+    ]
+    html = _template().render(
+        title=title,
+        lead=" ".join(filter(None, leads)),
+        headlines=_headlines(pretrained, comparisons, text),
+        sections=sections,
+        absent=formats.NOT_MEASURED,
+    )
     output.mkdir(parents=True, exist_ok=True)
-    drawings = [_write(output / f"{chart.name}.png", chart.png) for chart in charts]
+    cards = [card for section in sections for card in section.cards]
+    drawings = [
+        _write(output / f"{card.name}.png", card.png)
+        for card in cards
+        if isinstance(card, Chart)
+    ]
     return [_write(output / "report.html", html.encode("utf-8")), *drawings]
 
 
-def _view(
-    pretrained: Run | None,
-    tuned: list[Run],
-    compared: Record | None,
-    prepared: Record | None,
-) -> tuple[dict[str, Any], list[Chart]]:
-    """Everything the template shows, and the charts among it."""
-    text = prepared
-    if text is None and pretrained is not None:
-        text = corpus.run_corpus(pretrained)
-    lengths = corpus.corpus_charts(text) if text else []
-    text_view = _text(text, pretrained) if text else None
-    rows = finetuning.scores(tuned, compared)
-    names = finetuning.run_names(tuned)
-    curves = pretraining.pretraining_charts(pretrained) if pretrained else []
-    comparison = finetuning.comparison_chart(rows)
-    tuning = finetuning.curve_charts(tuned)
-    matrices = [
-        confusion_chart(
-            run, f"confusion-{i}", f"Confusion, {formats.inner(names[i - 1])}"
+def _tuning_lead(comparisons: Sequence[Comparison]) -> str:
+    number = sum(len(comparison.runs) for comparison in comparisons)
+    if not number:
+        return ""
+    tasks = list(dict.fromkeys(comparison.task.name for comparison in comparisons))
+    runs = formats.plural(number, "fine-tuning run")
+    return f"{runs} for {formats.listed(tasks)}."
+
+
+def _read_baselines(directory: Path) -> dict[str, Any]:
+    results = load_results(directory)
+    if results is None:
+        raise FileNotFoundError(
+            f"{directory} holds no results.json; expected a directory that "
+            "`bert-jax baselines` has written."
         )
-        for i, run in enumerate(tuned, start=1)
+    if results.get("kind") != "baselines":
+        raise ValueError(
+            f"{directory} holds the results of a {results.get('kind')} run; expected "
+            "a directory that `bert-jax baselines` has written."
+        )
+    return results
+
+
+def _headlines(
+    pretrained: Run | None, comparisons: Sequence[Comparison], text: Any
+) -> list[Headline]:
+    """One for each subject, so that no number stands under another run than its own."""
+    made = [
+        *([pretraining.headline(pretrained)] if pretrained else ()),
+        *map(finetuning.headline, comparisons),
     ]
-    confusions = [chart for chart in matrices if chart is not None]
-    examples = masks.mask_examples(pretrained) if pretrained else []
-    view = {
-        "lead": headline.lead(pretrained, tuned, prepared),
-        "figures": headline.figures(pretrained, tuned, rows, prepared),
-        "pretrained": pretrained,
-        "curves": curves,
-        "missing": pretraining.missing_charts(curves) if pretrained else [],
-        "evaluation": pretraining.evaluation_facts(pretrained) if pretrained else [],
-        "tuned": tuned,
-        "comparison": comparison,
-        "rows": [
-            {
-                "name": row.name,
-                "accuracy": formats.percent(row.accuracy),
-                "macro_f1": formats.percent(row.macro_f1),
-                "texts": formats.count(row.num_validation),
-            }
-            for row in rows
-        ],
-        "notes": finetuning.comparison_notes(rows, tuned),
-        "tuning": tuning,
-        "confusions": confusions,
-        "examples": examples,
-        "examples_caption": masks.caption(examples),
-        "provenance": finetuning.provenance(tuned, pretrained),
-        "text_settings": _text_settings(text) if text else [],
-        "settings": _settings(pretrained.config if pretrained else {}),
-        "tuning_names": names,
-        "tuning_settings": _side_by_side([run.config for run in tuned])
-        if len(tuned) > 1
-        else [],
-        "only_tuning_settings": _settings(tuned[0].config) if len(tuned) == 1 else [],
-        "text": text_view,
-        "lengths": lengths,
-        "task": _task_facts(tuned, names, compared),
-        "time": pretraining.time_facts(pretrained) if pretrained else [],
-        "hardware": pretraining.hardware_facts(pretrained) if pretrained else [],
-    }
-    drawn = [*curves, *([comparison] if comparison else []), *tuning, *confusions]
-    return view, [*drawn, *lengths]
+    if text and not made:
+        made = [corpus.headline(text)]
+    return [headline for headline in made if headline.figures]
 
 
-def _text(text: Record, pretrained: Run | None) -> dict[str, Any]:
-    """What the template shows of the text, its charts and settings aside."""
-    return {
-        "warnings": corpus.warnings(text, pretrained),
-        "verdict": corpus.verdict(text),
-        "missing": corpus.missing_parts(text),
-        "splits": corpus.split_rows(text),
-        "repeated": corpus.repeated_lines(text),
-        "repeated_caption": corpus.repeated_lines_caption(text),
-        "origins": corpus.origins(text),
-        "facts": (
-            ("Corpus", corpus.text_facts(text)),
-            ("Copies", corpus.copy_facts(text)),
-            ("Reading", corpus.reading_facts(text)),
-        ),
-    }
+def _provenance(
+    pretrained: Run | None, comparisons: Sequence[Comparison], text: Any
+) -> Section:
+    """Where everything came from, and every number that has no chart."""
+    tuned = [
+        (f"{comparison.subject}: {name}" if len(comparisons) > 1 else name, run)
+        for comparison in comparisons
+        for name, run in zip(comparison.names(), comparison.runs, strict=True)
+    ]
+    runs = [("Pretraining", pretrained), *tuned] if pretrained else tuned
+    origins = provenance.origins(tuned, pretrained)
+    origins = corpus.origins(text) + origins if text else origins
+    lists = [
+        *(corpus.facts(text) if text else ()),
+        *((f"Labels, {x.subject}", finetuning.data_facts(x)) for x in comparisons),
+        *((f"Machine, {name}", provenance.hardware_facts(run)) for name, run in runs),
+    ]
+    cards = [
+        Origins(rows=origins) if origins else None,
+        provenance.time_table(runs),
+        Facts(lists=[entry for entry in lists if entry[1]]),
+    ]
+    return Section(
+        title="Where it came from", cards=[card for card in cards if card is not None]
+    )
 
 
-def _text_settings(text: Record) -> list[tuple[str, list[tuple[str, str]]]]:
-    options = text.table("options")
-    return _settings(dict(options.values)) if options else []
-
-
-def _settings(config: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Settings by section; those outside of any section come first."""
-    sections: dict[str, list[tuple[str, str]]] = {"run": []}
-    for name, value in formats.flatten(config).items():
-        section, dot, rest = name.partition(".")
-        key, field = (section, rest) if dot else ("run", name)
-        sections.setdefault(key, []).append((field, value))
-    return [(name, fields) for name, fields in sections.items() if fields]
-
-
-def _side_by_side(configs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each setting of any config; `same` where all of them agree."""
-    flat = [formats.flatten(config) for config in configs]
-    names = list(dict.fromkeys(name for config in flat for name in config))
-    rows = []
-    for name in names:
-        values = [config.get(name, "not set") for config in flat]
-        rows.append({"name": name, "values": values, "same": len(set(values)) == 1})
-    return rows
-
-
-def _task_facts(
-    tuned: list[Run], names: list[str], compared: Record | None
-) -> list[tuple[str, str]]:
-    """Sizes of the labelled data and how long each classifier took."""
-    facts = []
-    if tuned:
-        results = tuned[0].results
-        facts = [
-            ("Labels", formats.count(len(results.items("labels") or ()) or None)),
-            ("Training texts", formats.count(results.count("num_train"))),
-            ("Validation texts", formats.count(results.count("num_validation"))),
-        ]
-    for name, run in zip(names, tuned, strict=True):
-        seconds = formats.duration(run.results.number("elapsed_secs"))
-        facts.append((f"Time, {formats.inner(name)}", seconds))
-    if compared:
-        facts.append(("Time, baselines", formats.duration(compared.number("seconds"))))
-    return facts
+def _settings(
+    pretrained: Run | None, comparisons: Sequence[Comparison], text: Any
+) -> Section:
+    cards: list[Any] = []
+    if text:
+        cards.append(settings_card(text["options"], "Preparation of the text"))
+    if pretrained:
+        cards.append(settings_card(pretrained.config, "Pretraining"))
+    for comparison in comparisons:
+        configs = [run.config for run in comparison.runs]
+        if len(configs) == 1:
+            cards.append(settings_card(configs[0], comparison.title))
+        elif configs:
+            names = comparison.names()
+            cards.append(settings_table(configs, names, comparison.title))
+    return Section(title="Settings", cards=cards)
 
 
 def _template() -> jinja2.Template:
@@ -209,14 +196,7 @@ def _template() -> jinja2.Template:
 
 
 def _write(path: Path, content: bytes) -> Path:
-    """Writes beside the file and moves it into place, so that no half file is seen."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(name).chmod(0o644)  # mkstemp's 0600 would hide the page from a web server
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return path
+    """Moves the whole file into place, so that nobody sees half of it."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content)
+    return partial.replace(path)

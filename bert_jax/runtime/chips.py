@@ -1,7 +1,7 @@
-"""What accelerators can do: peak arithmetic, memory and links, each from its maker.
+"""Peak arithmetic, memory and links of accelerators, as their makers state them.
 
-Figures are of one chip. They are nominal rates; estimates and MFU are stated against
-them, so a measured rate is always a share of what the maker promises.
+All figures are for one chip. They are nominal rates: estimates and MFU (model FLOPs
+utilisation) compare with them, so a measured rate is a share of what the maker promises.
 """
 
 import dataclasses
@@ -14,35 +14,30 @@ _SCALING_BOOK = "https://jax-ml.github.io/scaling-book/tpus"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
-    """One kind of accelerator. Rates are per second, links count one direction."""
+    """One kind of accelerator. Rates are per second; a link's rate is for one direction."""
 
     name: str
-    """As in a topology: v5e."""
+    """The name in a topology, such as v5e."""
     device_kinds: tuple[str, ...]
-    """What `jax.Device.device_kind` says, letter by letter."""
+    """What `jax.Device.device_kind` says, exactly."""
     peak_flops: float
     """Dense matrix products with bfloat16 inputs, FLOP/s."""
     hbm_bytes: int
     """Memory on the package, as its maker gives it."""
     usable_bytes: int | None
-    """What the XLA compiler may plan with; None where the runtime decides it, as on GPUs
+    """Memory that XLA's compiler may plan with. None: the runtime decides, as on GPUs
     (XLA_PYTHON_CLIENT_MEM_FRACTION)."""
     hbm_bytes_per_sec: float
     link_bytes_per_sec: float
-    """One link to a neighbour (TPU) or all to the switch of the node (GPU)."""
+    """TPU: of one link to a neighbour. GPU: of all links to the switch of the node."""
     num_links: int
-    """Neighbours: 4 in a 2D torus, 6 in a 3D torus, 1 at a switch."""
-    ring_multiple: int | None
-    """An axis of a slice closes to a ring when its length is a multiple of this; None
-    where chips meet at a switch."""
+    """Number of neighbours: 4 in a 2D torus, 6 in a 3D torus, 1 at a switch."""
     network_bytes_per_sec: float
-    """A chip's share of its host's network, between slices or nodes."""
-    chips_per_host: int
-    """Of the hosts that make a slice of several, or of one GPU node."""
+    """A chip's share of its host's network, which joins slices or nodes."""
     max_chips: int
-    """Of one slice, or of chips behind one switch."""
+    """Chips of the largest slice, or behind one switch."""
     devices_per_chip: int = 1
-    """JAX devices that share a chip and its figures."""
+    """Number of JAX devices that share one chip and its figures."""
     source: str
 
     @property
@@ -52,12 +47,12 @@ class Chip:
 
     @property
     def device_peak_flops(self) -> float:
-        """Of one JAX device, FLOP/s."""
+        """`peak_flops` of one JAX device, FLOP/s."""
         return self.peak_flops / self.devices_per_chip
 
     @property
     def device_usable_bytes(self) -> int | None:
-        """Of one JAX device."""
+        """`usable_bytes` of one JAX device."""
         if self.usable_bytes is None:
             return None
         return self.usable_bytes // self.devices_per_chip
@@ -65,9 +60,9 @@ class Chip:
 
 # usable_bytes: the limit in the compiler's own message when a program asks for too
 # much, seen with libtpu 0.0.52 for every kind below.
-# Links: the documentation gives both directions of all links of a chip together; the
-# ring lengths and v4's network are from the scaling book, which expects about nine
-# tenths of these link rates in practice.
+# Links: the documentation gives both directions of all links of a chip together. v4's
+# network is from the scaling book, which expects about nine tenths of these link rates
+# in practice.
 _TPUS = (
     Chip(
         name="v4",
@@ -78,9 +73,7 @@ _TPUS = (
         hbm_bytes_per_sec=1_200e9,
         link_bytes_per_sec=50e9,
         num_links=6,
-        ring_multiple=4,
         network_bytes_per_sec=6.25e9,
-        chips_per_host=4,
         max_chips=4_096,
         # The two cores of a chip are one device, which is what JAX runs with. Links:
         # Jouppi et al. 2023, table 4.
@@ -95,10 +88,7 @@ _TPUS = (
         hbm_bytes_per_sec=819e9,
         link_bytes_per_sec=50e9,
         num_links=4,
-        ring_multiple=16,
         network_bytes_per_sec=3.125e9,  # 6.4 Tbit/s a pod of 256
-        # Eight are on a board; a slice over several hosts has machines of four.
-        chips_per_host=4,
         max_chips=256,
         source=f"{_CLOUD_TPU}v5e; {_SCALING_BOOK}",
     ),
@@ -112,9 +102,7 @@ _TPUS = (
         hbm_bytes_per_sec=2_765e9,
         link_bytes_per_sec=100e9,
         num_links=6,
-        ring_multiple=4,
         network_bytes_per_sec=6.25e9,
-        chips_per_host=4,
         max_chips=6_144,  # the largest job; a pod has 8,960
         source=f"{_CLOUD_TPU}v5p; {_SCALING_BOOK}",
     ),
@@ -127,9 +115,7 @@ _TPUS = (
         hbm_bytes_per_sec=1_638e9,
         link_bytes_per_sec=100e9,
         num_links=4,
-        ring_multiple=16,
         network_bytes_per_sec=12.5e9,  # 25.6 Tbit/s a pod of 256
-        chips_per_host=4,
         max_chips=256,
         source=f"{_CLOUD_TPU}v6e; {_SCALING_BOOK}",
     ),
@@ -142,9 +128,7 @@ _TPUS = (
         hbm_bytes_per_sec=7_380e9,
         link_bytes_per_sec=100e9,
         num_links=6,
-        ring_multiple=4,
         network_bytes_per_sec=12.5e9,
-        chips_per_host=4,
         max_chips=9_216,
         devices_per_chip=2,
         source=f"{_CLOUD_TPU}tpu7x; {_SCALING_BOOK}",
@@ -164,9 +148,7 @@ _GPUS = (
         hbm_bytes_per_sec=1_555e9,
         link_bytes_per_sec=300e9,
         num_links=1,
-        ring_multiple=None,
         network_bytes_per_sec=25e9,
-        chips_per_host=8,
         max_chips=8,
         source=f"{_NVIDIA}a100/",
     ),
@@ -179,9 +161,7 @@ _GPUS = (
         hbm_bytes_per_sec=2_039e9,
         link_bytes_per_sec=300e9,
         num_links=1,
-        ring_multiple=None,
         network_bytes_per_sec=25e9,
-        chips_per_host=8,
         max_chips=8,
         source=f"{_NVIDIA}a100/",
     ),
@@ -194,9 +174,7 @@ _GPUS = (
         hbm_bytes_per_sec=3_350e9,
         link_bytes_per_sec=450e9,
         num_links=1,
-        ring_multiple=None,
         network_bytes_per_sec=50e9,
-        chips_per_host=8,
         max_chips=8,
         source=f"{_NVIDIA}h100/",
     ),
@@ -209,9 +187,7 @@ _GPUS = (
         hbm_bytes_per_sec=4_800e9,
         link_bytes_per_sec=450e9,
         num_links=1,
-        ring_multiple=None,
         network_bytes_per_sec=50e9,
-        chips_per_host=8,
         max_chips=8,
         source=f"{_NVIDIA}h200/",
     ),
@@ -224,9 +200,7 @@ _GPUS = (
         hbm_bytes_per_sec=8_000e9,
         link_bytes_per_sec=900e9,
         num_links=1,
-        ring_multiple=None,
         network_bytes_per_sec=50e9,
-        chips_per_host=8,
         max_chips=8,
         source=f"{_NVIDIA}dgx-b200/; {_NVIDIA}hgx/",
     ),

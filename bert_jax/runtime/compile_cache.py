@@ -1,4 +1,4 @@
-"""Compiled programs kept on disk, so that a start need not compile again."""
+"""Keeps compiled programs on disk, so that the next start need not compile them again."""
 
 import pathlib
 from collections.abc import Sequence
@@ -9,15 +9,16 @@ import jax
 def use_compile_cache(
     directory: pathlib.Path | None, devices: Sequence[jax.Device]
 ) -> None:
-    """Lets JAX look up and keep every program there; `None` changes nothing.
+    """Lets JAX look up and keep every program in a directory.
 
-    Must come before the first program is compiled. Programs are found by a hash of the
-    program, its options, the versions of jaxlib and of the platform's compiler, XLA_FLAGS,
-    LIBTPU_INIT_ARGS and the devices. A cache holds code that is executed: trust it as you
-    trust the program.
+    Must be called before the first program is compiled. JAX finds a program by a hash of
+    the program, its options, the versions of jaxlib and of the platform's compiler,
+    XLA_FLAGS, LIBTPU_INIT_ARGS and the devices. The directory holds code that is executed,
+    so trust it as you trust the program.
 
     Args:
-        devices: those that programs are compiled for.
+        directory: is created where it is missing; `None` changes nothing.
+        devices: the devices that programs are compiled for.
 
     Raises:
         ValueError: several CPU devices, whose programs must not come from a cache.
@@ -27,12 +28,12 @@ def use_compile_cache(
     if devices[0].platform == "cpu" and len(devices) > 1:
         # Seen with jaxlib 0.10.2: one device waits in a gather, the others in a reduction.
         raise ValueError(
-            f"--compile-cache {directory}: {len(devices)} CPU devices. XLA on CPU hangs in "
-            "the collectives of a program that it loaded from a cache; leave the cache "
-            "out, or use one CPU device, GPUs or TPUs."
+            f"--compile-cache {directory}: there are {len(devices)} CPU devices. XLA on CPU "
+            "hangs in the collectives of a program that it loaded from a cache. Leave out "
+            "the cache, or use one CPU device, GPUs or TPUs."
         )
     directory.mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(directory.resolve()))
-    # Everything, however small and quickly compiled: a start compiles many programs.
+    # Keep small programs and those that compile quickly too: a start has many of them.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

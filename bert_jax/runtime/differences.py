@@ -1,4 +1,4 @@
-"""In what the hosts of a job differ, in words."""
+"""Says in words in which facts the hosts of a job differ."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,15 +6,16 @@ _MOST_NAMED = 6
 
 
 def differences(names: Sequence[str], facts: Sequence[Mapping[str, str]]) -> list[str]:
-    """One line a fact that is not the same everywhere.
+    """One line for each fact that is not the same everywhere.
 
     Args:
-        names: of the hosts.
-        facts: of each host; a fact that one does not know differs too.
+        names: the name of each host.
+        facts: the facts of each host, in the same order; a fact that a host does not
+            know counts as different.
 
     Returns:
-        Such as `jax is 0.10.1 on process 3 (b) and 0.10.2 elsewhere`; all values are
-        named where no value is that of most hosts.
+        Lines such as `jax is 0.10.1 on process 3 (b) and 0.10.2 elsewhere`. Where most
+        hosts do not share one value, all values are named with their hosts.
     """
     lines = []
     for fact in {name: None for own in facts for name in own}:
@@ -37,7 +38,7 @@ def differences(names: Sequence[str], facts: Sequence[Mapping[str, str]]) -> lis
 
 
 def named(numbers: Sequence[int]) -> str:
-    """Such as `2, 5`; of many, the first ones."""
+    """The numbers as text, such as `2, 5`; only the first ones of many."""
     more = len(numbers) - 4 * _MOST_NAMED
     text = ", ".join(map(str, numbers[: 4 * _MOST_NAMED]))
     return f"{text} and {more} more" if more > 0 else text

@@ -1,12 +1,14 @@
-"""Into a job and out of it again; a process alone notices nothing of this.
+"""Joining a job of several processes, and leaving it.
 
-`taking_part` is what a command puts around its work. It must come before anything that
-touches a device.
+A command puts `taking_part` around its work. It must come before anything that touches a
+device. Without a job it does nothing.
 """
 
+import atexit
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -18,13 +20,17 @@ from jax.errors import JaxRuntimeError
 from jax.experimental import multihost_utils
 
 from bert_jax.config import ClusterConfig
-from bert_jax.runtime import coordination, failure, process
+from bert_jax.runtime import channel, process
 from bert_jax.runtime.agreement import agree
+from bert_jax.runtime.failure import EndOfAllError, Failure
 from bert_jax.runtime.job import find_job
 from bert_jax.runtime.roll_call import roll_call
 from bert_jax.runtime.versions import versions
 
 Tree = TypeVar("Tree")
+
+# A device error is often only what follows from another process's end, which says more.
+_WORD_SECS = 5.0
 
 
 def initialize(cfg: ClusterConfig) -> None:
@@ -41,16 +47,17 @@ def initialize(cfg: ClusterConfig) -> None:
     job = find_job(cfg)
     if job is None:
         return
-    who = process.Process(job.process_id, job.num_processes)
-    if who.number == 0:
+    me = process.Process(job.process_id, job.num_processes)
+    if me.number == 0:
         print(f"joining the job: {job}", flush=True)
-    process.become(who)
-    roll_call(job, versions(), cfg.timeout_secs)
-    # The first would end this process with a message of its own on SIGTERM, which the
-    # training loop turns into a checkpoint.
+    process.become(me)
+    mine = channel.Channel(me, roll_call(job, cfg.timeout_secs), leave_because_of)
+    channel.use(mine)
+    remedy = "Install the same on every host."
+    agree("their software", versions(), remedy=remedy)
+    # JAX's preemption service would end this process on SIGTERM, which the training loop
+    # turns into a checkpoint.
     jax.config.update("jax_enable_preemption_service", False)
-    if "JAX_CPU_COLLECTIVES_IMPLEMENTATION" not in os.environ:
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(
         job.coordinator,
         job.num_processes,
@@ -59,17 +66,16 @@ def initialize(cfg: ClusterConfig) -> None:
         cluster_detection_method="deactivate",
         initialization_timeout=cfg.timeout_secs,
     )
-    failure.Watch()
+    # Runs before JAX's own exit, in which all processes wait for each other.
+    atexit.register(mine.close)
     devices = jax.local_devices()
     agree(
         "their devices",
         {"number of devices": len(devices), "kind of device": devices[0].device_kind},
     )
-    if who.number == 0:
-        print(
-            f"{who.count} processes with {len(devices)} x {devices[0].device_kind} each",
-            flush=True,
-        )
+    if me.number == 0:
+        kind = devices[0].device_kind
+        print(f"{me.count} processes with {len(devices)} x {kind} each", flush=True)
 
 
 @contextlib.contextmanager
@@ -77,20 +83,44 @@ def taking_part(cfg: ClusterConfig) -> Iterator[None]:
     """Joins as `initialize` does, and tells the others when this process fails."""
     try:
         initialize(cfg)
-        if coordination.is_connected() and _in_main_thread():
-            # By default it would end this process without a word to the others.
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if channel.current() is not None and in_main_thread:
+            # By default SIGTERM would end this process without a word to the others.
             signal.signal(signal.SIGTERM, _interrupt)
         yield
-    except failure.EndOfAllError:
+    except EndOfAllError:
         raise
     except BaseException as error:
-        if coordination.is_connected():
-            # Often only what follows from another's failure, which says more.
-            first = failure.failed_soon() if _is_jax(error) else None
-            if first is not None:
-                failure.leave_with(first)
-            failure.tell(error)
+        job = channel.current()
+        if job is not None:
+            if isinstance(error, JaxRuntimeError):
+                first = job.failure_of_another(_WORD_SECS)
+                if first is not None:
+                    leave_because_of(first)
+            exit_code = 130 if isinstance(error, KeyboardInterrupt) else 1
+            job.tell(str(error) or type(error).__name__, exit_code)
+            # JAX's own exit would wait for the others, which are ending too.
+            atexit.register(_exit, exit_code)
         raise
+
+
+def leave_because_of(failure: Failure) -> None:
+    """Ends this process at once, for the reason of another one."""
+    print(f"bert-jax: {process.this()}: {failure}", file=sys.stderr, flush=True)
+    _exit(failure.exit_code)
+
+
+def _exit(exit_code: int) -> None:
+    job = channel.current()
+    assert job is not None
+    job.wait_to_be_last()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def fetch(tree: Tree) -> Tree:
@@ -108,15 +138,3 @@ def _fetch(leaf: Any) -> np.ndarray:
     if leaf.is_fully_replicated:
         return np.asarray(leaf.addressable_data(0))
     return multihost_utils.process_allgather(leaf, tiled=True)
-
-
-def _is_jax(error: BaseException) -> bool:
-    return isinstance(error, JaxRuntimeError)
-
-
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Which process of the job this is; light enough for a command line without JAX."""
+"""Which process of its job this one is. Needs no JAX, so that any command can ask."""
 
 import dataclasses
 import os
@@ -29,7 +29,7 @@ def is_first() -> bool:
 
 
 def become(process: Process) -> None:
-    """Says who this is; what the others would print stays unprinted, errors aside."""
+    """Says which process this is. From then on only process 0 prints; errors still show."""
     global _this
     _this = process
     if process.number:

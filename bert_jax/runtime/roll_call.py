@@ -1,10 +1,10 @@
 """Every process reports to process 0 before JAX connects them.
 
-JAX ends a process without an exception when others of its job do not come, and does not
-say which. Here process 0 waits on the coordinator's port, which JAX takes over
-afterwards; it tells all who is missing, or that they differ.
+When processes of a job do not come, JAX aborts the others and does not say which are
+missing. Here process 0 waits at the coordinator's port, which JAX opens again afterwards,
+and tells all who is missing. The connections stay open and become the job's channel.
 
-One line of JSON each way: {"process", "count", "host", "facts"} and {"error"}.
+One line of JSON each way: {"process", "count", "host"} and {"error", "kind", "host"}.
 """
 
 import contextlib
@@ -15,116 +15,122 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bert_jax.runtime.differences import differences, named
+from bert_jax.runtime.channel import Peer
+from bert_jax.runtime.differences import named
 from bert_jax.runtime.job import Job
 
 _RETRY_SECS = 0.2
-_REPORT = {"process": int, "count": int, "host": str, "facts": dict}
-_ANSWER = {"error": str | None, "kind": str}
+_REPORT = {"process": int, "count": int, "host": str}
+_ANSWER = {"error": str | None, "kind": str, "host": str}
 
-_LATE_SECS = 5.0  # after a refusal, for others that should hear of it
-_LINE_SECS = 10.0  # for a line of text from somebody who has connected
-_MOST_BYTES = 1 << 20
-_JAX_STARTS_SECS = 60.0
+_LATE_SECS = 5.0  # after an error, for processes that come later and should hear it
+_LINE_SECS = 10.0  # for the line of a process that has connected
+_MOST_BYTES = 1 << 16
+# The system checks a connection that was silent for a minute, six times in a minute.
+_KEEP_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6}
 
 
-def roll_call(job: Job, facts: Mapping[str, str], timeout_secs: float) -> None:
-    """Returns in all processes when all are there and have the same `facts`.
+def roll_call(job: Job, timeout_secs: float) -> dict[int, Peer]:
+    """Returns in all processes when all are there.
+
+    Returns:
+        In process 0 the connections to all others, by number; in the others the one to
+        process 0.
 
     Raises, in all processes that came:
         TimeoutError: some did not come in time; they are named.
-        ValueError: they differ in `facts`, two have one number, or process 0 cannot
+        ValueError: two have one number, they count differently, or process 0 cannot
             listen at the coordinator's address.
     """
     host, _, port = job.coordinator.rpartition(":")
     if not host or not port.isdigit():
         raise ValueError(f"The coordinator {job.coordinator!r} is not HOST:PORT.")
-    report = {
+    if job.process_id == 0:
+        return _collect(job, int(port), timeout_secs)
+    return _report(job, (host.strip("[]"), int(port)), timeout_secs)
+
+
+def _collect(job: Job, port: int, timeout_secs: float) -> dict[int, Peer]:
+    host = socket.gethostname()
+    peers: dict[int, Peer] = {}
+    refused: list[socket.socket] = []
+    error: Exception | None = None
+    deadline = time.monotonic() + timeout_secs
+    with _listening(port) as server:
+        while len(peers) + 1 < job.num_processes:
+            server.settimeout(max(deadline - time.monotonic(), 0.01))
+            try:
+                connection, address = server.accept()
+            except TimeoutError:
+                break
+            report = _line_of(connection, _REPORT)
+            if report is None:  # somebody else, such as a port scanner
+                connection.close()
+                continue
+            hosts = {0: host, **{n: peer.host for n, peer in peers.items()}}
+            refusal = _refusal(job, hosts, report, address[0])
+            if refusal is None:
+                peers[report["process"]] = _peer(report["host"], connection)
+                continue
+            refused.append(connection)
+            if error is None:
+                error = ValueError(refusal)
+                deadline = min(deadline, time.monotonic() + _LATE_SECS)
+    if error is None and len(peers) + 1 < job.num_processes:
+        error = TimeoutError(_missing(job, {0, *peers}, timeout_secs))
+    answer = {"error": error and str(error), "kind": type(error).__name__, "host": host}
+    for connection in (*refused, *(peer.connection for peer in peers.values())):
+        with contextlib.suppress(OSError):
+            _send(connection, answer)
+        if error is not None:
+            connection.close()
+    if error is not None:
+        raise error
+    return peers
+
+
+def _report(job: Job, address: tuple[str, int], timeout_secs: float) -> dict[int, Peer]:
+    own = {
         "process": job.process_id,
         "count": job.num_processes,
         "host": socket.gethostname(),
-        "facts": dict(facts),
     }
-    if job.process_id == 0:
-        _collect(job, int(port), report, timeout_secs)
-    else:
-        host = host.strip("[]")
-        _report(job, (host, int(port)), report, timeout_secs)
-
-
-def _collect(job: Job, port: int, own: dict[str, Any], timeout_secs: float) -> None:
-    reports: dict[int, dict[str, Any]] = {0: own}
-    error: Exception | None = None
     deadline = time.monotonic() + timeout_secs
-    with contextlib.ExitStack() as connections:
-        answers = []
-        with _listening(port) as server:
-            while len(reports) < job.num_processes:
-                server.settimeout(max(deadline - time.monotonic(), 0.01))
-                try:
-                    connection, address = server.accept()
-                except TimeoutError:
-                    break
-                connections.enter_context(connection)
-                report = _line_of(connection, _REPORT)
-                if report is None:
-                    continue  # somebody else, such as a port scanner
-                answers.append(connection)
-                refusal = _refusal(job, reports, report, address[0])
-                if refusal is None:
-                    reports[report["process"]] = report
-                elif error is None:
-                    error = ValueError(refusal)
-                    deadline = min(deadline, time.monotonic() + _LATE_SECS)
-        if error is None and len(reports) < job.num_processes:
-            error = TimeoutError(_missing(job, set(reports), timeout_secs))
-        disagreement = _disagreement(reports)
-        if error is None and disagreement is not None:
-            error = ValueError(disagreement)
-        line = {"error": error and str(error), "kind": type(error).__name__}
-        for connection in answers:
-            with contextlib.suppress(OSError):
-                _send(connection, line)
-    if error is not None:
-        raise error
-
-
-def _report(
-    job: Job, address: tuple[str, int], own: dict[str, Any], timeout_secs: float
-) -> None:
-    deadline = time.monotonic() + timeout_secs
-    answer, problem = None, "no attempt"
-    while answer is None:
-        if time.monotonic() > deadline:
-            raise TimeoutError(
-                f"{_name(own)} found no process 0 of {job.num_processes} at "
-                f"{job.coordinator} within {timeout_secs:.0f} s ({problem}). Is it "
-                "started, is that its address, and does a firewall let the port through?"
-            )
-        try:
-            with socket.create_connection(address, timeout=_LINE_SECS) as connection:
+    problem = "no attempt"
+    while time.monotonic() < deadline:
+        with contextlib.ExitStack() as unless_joined:
+            try:
+                connection = socket.create_connection(address, timeout=_LINE_SECS)
+                unless_joined.enter_context(connection)
                 _send(connection, own)
                 # Process 0 may have come later, and waits as long for the others.
                 answer = _line_of(connection, _ANSWER, timeout_secs + _LINE_SECS)
+            except OSError as error:
+                answer, problem = None, str(error)
+            else:
                 problem = "what answers there is no process 0 of bert_jax"
-        except OSError as error:
-            problem = str(error)
-        if answer is None:
-            time.sleep(_RETRY_SECS)
-    if answer["error"]:
-        kind = TimeoutError if answer["kind"] == "TimeoutError" else ValueError
-        raise kind(answer["error"])
-    _wait_for_jax(address)
+            if answer is not None and answer["error"]:
+                kind = TimeoutError if answer["kind"] == "TimeoutError" else ValueError
+                raise kind(answer["error"])
+            if answer is not None:
+                unless_joined.pop_all()
+                return {0: _peer(answer["host"], connection)}
+        time.sleep(_RETRY_SECS)
+    raise TimeoutError(
+        f"{_name(own)} found no process 0 of {job.num_processes} at {job.coordinator} "
+        f"within {timeout_secs:.0f} s ({problem}). Is it started, is that its address, and "
+        "does a firewall let the port through?"
+    )
 
 
-def _wait_for_jax(address: tuple[str, int]) -> None:
-    """Until process 0 has opened the port again: JAX would retry more slowly."""
-    deadline = time.monotonic() + _JAX_STARTS_SECS
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError):
-            socket.create_connection(address, timeout=_LINE_SECS).close()
-            return
-        time.sleep(_RETRY_SECS / 10)
+def _peer(host: str, connection: socket.socket) -> Peer:
+    """Lets the system check a silent connection, and end it when the machine is gone."""
+    connection.settimeout(None)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEP_ALIVE.items():
+        if hasattr(socket, name):  # not on every system
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return Peer(host, connection)
 
 
 @contextlib.contextmanager
@@ -151,12 +157,15 @@ def _line_of(
     fields: Mapping[str, Any],
     timeout_secs: float = _LINE_SECS,
 ) -> dict[str, Any] | None:
-    """One line of JSON with these fields, or `None` from somebody who talks otherwise."""
+    """One line of JSON with these fields; `None` where something else arrives.
+
+    It is read byte by byte, since what follows the line belongs to the channel.
+    """
     connection.settimeout(timeout_secs)
     text = b""
     try:
         while not text.endswith(b"\n") and len(text) < _MOST_BYTES:
-            more = connection.recv(1 << 16)
+            more = connection.recv(1)
             if not more:
                 return None
             text += more
@@ -181,32 +190,21 @@ def _missing(job: Job, there: set[int], timeout_secs: float) -> str:
 
 
 def _refusal(
-    job: Job, reports: dict[int, dict[str, Any]], report: dict[str, Any], address: str
+    job: Job, hosts: Mapping[int, str], report: dict[str, Any], address: str
 ) -> str | None:
     number, count = report["process"], report["count"]
-    if count != job.num_processes or not 0 < number < count:
+    if count != job.num_processes or not 0 <= number < count:
         return (
             f"{_name(report)} at {address} says that it is one of {count} processes, "
             f"process 0 that there are {job.num_processes}; every process needs the same "
             "--cluster.num-processes."
         )
-    if number in reports:
+    if number in hosts:
         return (
             f"Two processes say that they are number {number}: on {report['host']} and "
-            f"on {reports[number]['host']}; give each its own --cluster.process-id."
+            f"on {hosts[number]}; give each its own --cluster.process-id."
         )
     return None
-
-
-def _disagreement(reports: dict[int, dict[str, Any]]) -> str | None:
-    names = [_name(reports[number]) for number in sorted(reports)]
-    found = differences(names, [reports[n]["facts"] for n in sorted(reports)])
-    if not found:
-        return None
-    return (
-        f"The processes of this job differ: {'; '.join(found)}. Install the same on every "
-        "host."
-    )
 
 
 def _name(report: Mapping[str, Any]) -> str:

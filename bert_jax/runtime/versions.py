@@ -1,4 +1,4 @@
-"""What must be the same on every host before they can train one model together."""
+"""The software that must be the same on every host of a job."""
 
 import functools
 import hashlib
@@ -12,7 +12,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def versions() -> dict[str, str]:
-    """Python, the libraries that decide numbers, and this package with its source."""
+    """Versions by name: Python, the libraries behind the numbers, bert_jax, its source."""
     found = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {
         "python": platform.python_version(),

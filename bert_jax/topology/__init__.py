@@ -1,1 +1,1 @@
-"""The train step compiled for machines that are not here, and what that tells."""
+"""Compiles the train step for machines that are not here, and says what it needs there."""

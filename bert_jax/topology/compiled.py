@@ -1,4 +1,4 @@
-"""The true train step of one phase, compiled for a machine, and what it takes there."""
+"""Compiles the real train step of one phase for a machine, and reads what it needs there."""
 
 import dataclasses
 import math
@@ -9,44 +9,45 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 import optax
+from jax.sharding import Mesh
 
-from bert_jax.batch import MaskVocabulary, SpecialIds
+from bert_jax.batch import MaskVocabulary
 from bert_jax.config import PretrainConfig
 from bert_jax.data.prepared.dataset import open_dataset
+from bert_jax.topology.arithmetic import flops_of
 from bert_jax.topology.collectives import Collective, collectives_of
 from bert_jax.topology.devices import Topology, devices_of
-from bert_jax.topology.hlo import Module, parse_hlo
+from bert_jax.topology.hlo import parse_hlo
 from bert_jax.topology.program_text import program_text
-from bert_jax.topology.traffic import cycles_of, flops_of, hbm_bytes_of
-from bert_jax.train.evaluate import check_vocabulary
+from bert_jax.topology.traffic import hbm_bytes_of
+from bert_jax.train.held_out import check_vocabulary
 from bert_jax.train.mesh import make_mesh
-from bert_jax.train.program import Program, pretrain_program
+from bert_jax.train.program import Program, pretrain_program, synthetic_vocabulary
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclasses.dataclass(frozen=True)
 class MemoryByKind:
-    """Bytes on one device at the most crowded point of a step."""
+    """Bytes on one device at the point of a step where most are needed."""
 
     parameters: int
     optimizer: int
     """Moments, counters and the root of the random streams."""
     batch: int
     temporaries: int | None
-    """Activations kept for the backward pass, gradients and scratch; `None` where the
-    compiler gave only the total."""
+    """Activations kept for the backward pass, gradients and scratch memory; `None` where
+    the compiler gave only the total."""
     code: int | None
     total: int
-    """By the compiler; with the padding of layouts that the kinds leave out."""
+    """The compiler's own total, which includes the padding of layouts."""
     limit: int | None
-    """What the compiler may use; `None` for a CPU."""
+    """What a program may use; `None` for a CPU."""
 
     @property
     def padding(self) -> int | None:
-        """The total less its kinds: padding of layouts, and results that are no state."""
+        """The total less its kinds: padding of layouts, and results such as metrics."""
         if self.temporaries is None or self.code is None:
             return None
         kinds = self.parameters + self.optimizer + self.batch
@@ -55,29 +56,35 @@ class MemoryByKind:
 
 @dataclasses.dataclass(frozen=True)
 class CompiledStep:
-    """What the compiler says about one phase on one machine; a chip is one device."""
+    """What the compiler says about one phase on one machine; every chip is one device.
+
+    A step that does not fit has no program, so it has no collectives and no work.
+    """
 
     cfg: PretrainConfig
-    """Of the one phase."""
+    """The config of this one phase."""
     topology: Topology
     mesh: Mapping[str, int]
-    """Devices along each axis, outermost first."""
+    """Devices along each mesh axis, outermost first."""
     memory: MemoryByKind
-    fits: bool
-    collectives: tuple[Collective, ...]
-    """None where the step does not fit: then there is no program."""
-    flops: float | None
-    """Of matrix products and kernels, of one device in one step, recomputation included."""
-    hbm_bytes: float | None
-    """Read from and written to a device's main memory in one step."""
-    cycles: float | None
-    """The compiler's own, of everything but collectives; `None`: it says none (CPU)."""
-    uncounted: tuple[str, ...]
-    """Kernels that do not state their work, which neither figure has then; and loops of
-    unknown length, of which the figures have one round."""
     compile_secs: float
     program: Program = dataclasses.field(repr=False, compare=False)
-    """Abstract state and batch; what was compiled."""
+    """What was compiled, with the abstract state and batch."""
+    collectives: tuple[Collective, ...] = ()
+    flops: float | None = None
+    """FLOPs of matrix products and kernels on one device in one step, with everything that
+    is computed a second time; `None` where the step does not fit."""
+    hbm_bytes: float | None = None
+    """Bytes that one device reads from and writes to its main memory in one step."""
+    uncounted: tuple[str, ...] = ()
+    """Kernels whose work is missing in `flops`, because they do not state it, and loops
+    that count as one round, because their number of rounds is unknown."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the step fits the memory of a device; true where no limit is known."""
+        limit = self.memory.limit
+        return self.flops is not None and (limit is None or self.memory.total <= limit)
 
 
 def compile_step(
@@ -89,45 +96,48 @@ def compile_step(
 ) -> CompiledStep:
     """Compiles the train step of one phase.
 
-    A step that does not fit is a result, with the compiler's number.
+    A step that does not fit the memory is a result too: the compiler says how much it
+    would need.
 
     Args:
-        cfg: of one phase, as `PretrainConfig.phases` gives them.
-        vocabulary: of the run's tokenizer; a made-up one costs the same, but its ids are
-            constants of the program, so a compile cache would not serve the run.
-        schedule: of the whole run, likewise; that of the phase alone by default.
+        cfg: one of `PretrainConfig.phases`.
+        vocabulary: the masking rules of the run's tokenizer. A synthetic one (the default)
+            costs the same, but its ids are constants of the program, so the run would not
+            find this program in a compile cache.
+        schedule: the learning rate of the whole run, which is a part of the program as
+            well; by default the schedule of this phase alone.
 
     Raises:
-        ValueError: the topology is not to be had, or mesh, batch and model do not divide.
+        ValueError: the topology cannot be compiled for, or mesh, batch and model do not
+            divide evenly.
     """
     if cfg.next_phases:
         raise ValueError(
-            f"compile_step takes one phase, not {1 + len(cfg.next_phases)}; give it "
-            "those of PretrainConfig.phases."
+            f"compile_step takes one phase, not {1 + len(cfg.next_phases)}; give it one "
+            "of PretrainConfig.phases."
         )
-    mesh_cfg = cfg.mesh
-    if mesh_cfg.slices is None:
-        mesh_cfg = dataclasses.replace(mesh_cfg, slices=topology.slices)
-    mesh = make_mesh(mesh_cfg, devices_of(topology))
+    mesh = mesh_of(cfg, topology)
     program = pretrain_program(
-        cfg, mesh, vocabulary or made_up_vocabulary(cfg.model.vocab_size), schedule
+        cfg, mesh, vocabulary or synthetic_vocabulary(cfg.model.vocab_size), schedule
     )
-    start = time.monotonic()
-    lowered = program.step.lower(program.state, program.batch)
+    state = program.state
     chip = topology.chip
-    limit = None if chip is None else chip.device_usable_bytes
-    sizes = {
-        "parameters": bytes_per_device(program.state.params),
-        "optimizer": bytes_per_device(
-            (program.state.step, program.state.opt_state, program.state.key)
-        ),
-        "batch": bytes_per_device(program.batch),
-    }
-    shape = dict(mesh.shape)
+    memory = MemoryByKind(
+        parameters=bytes_per_device(state.params),
+        optimizer=bytes_per_device((state.step, state.opt_state, state.key)),
+        batch=bytes_per_device(program.batch),
+        temporaries=None,
+        code=None,
+        total=0,
+        limit=None if chip is None else chip.device_usable_bytes,
+    )
+    step = CompiledStep(cfg, topology, dict(mesh.shape), memory, 0.0, program)
+    start = time.monotonic()
+    lowered = program.step.lower(state, program.batch)
     try:
         with warnings.catch_warnings():
-            # What compiles for a TPU cannot load it, so a program that the cache has is
-            # compiled again; the machine itself can.
+            # This process cannot load a TPU's program from the compile cache, so it
+            # compiles it again. The machine itself can load it.
             warnings.filterwarnings(
                 "ignore", "Error reading persistent compilation cache entry"
             )
@@ -136,81 +146,66 @@ def compile_step(
         needed = needed_bytes(str(error))
         if needed is None:
             raise
-        return CompiledStep(
-            cfg=cfg,
-            topology=topology,
-            mesh=shape,
-            memory=MemoryByKind(
-                **sizes, temporaries=None, code=None, total=needed, limit=limit
-            ),
-            fits=False,
-            collectives=(),
-            flops=None,
-            hbm_bytes=None,
-            cycles=None,
-            uncounted=(),
+        return dataclasses.replace(
+            step,
+            memory=dataclasses.replace(memory, total=needed),
             compile_secs=time.monotonic() - start,
-            program=program,
         )
     secs = time.monotonic() - start
-    memory = _memory(compiled, sizes, limit)
-    module: Module = parse_hlo(program_text(lowered, compiled))
-    flops, uncounted = flops_of(module)
-    return CompiledStep(
-        cfg=cfg,
-        topology=topology,
-        mesh=shape,
-        memory=memory,
-        fits=limit is None or memory.total <= limit,
-        collectives=collectives_of(module, shape),
+    module = parse_hlo(program_text(lowered, compiled))
+    flops, silent_kernels = flops_of(module)
+    return dataclasses.replace(
+        step,
+        memory=_with_compiled(memory, compiled),
+        compile_secs=secs,
+        collectives=collectives_of(module, step.mesh),
         flops=flops,
         hbm_bytes=hbm_bytes_of(module),
-        cycles=cycles_of(module),
-        uncounted=(*uncounted, *module.unknown_loops),
-        compile_secs=secs,
-        program=program,
+        uncounted=(*silent_kernels, *module.unknown_loops),
     )
 
 
-def _memory(compiled: Any, sizes: dict[str, int], limit: int | None) -> MemoryByKind:
+def mesh_of(cfg: PretrainConfig, topology: Topology) -> Mesh:
+    """The config's mesh over the devices of a topology.
+
+    Raises:
+        ValueError: the axes do not multiply to the number of devices.
+    """
+    mesh_cfg = cfg.mesh
+    if mesh_cfg.slices is None:
+        mesh_cfg = dataclasses.replace(mesh_cfg, slices=topology.slices)
+    return make_mesh(mesh_cfg, devices_of(topology))
+
+
+def _with_compiled(memory: MemoryByKind, compiled: Any) -> MemoryByKind:
     stats = compiled.memory_analysis()
-    total = (
-        stats.argument_size_in_bytes
+    return dataclasses.replace(
+        memory,
+        temporaries=stats.temp_size_in_bytes,
+        code=stats.generated_code_size_in_bytes,
+        total=stats.argument_size_in_bytes
         + stats.output_size_in_bytes
         - stats.alias_size_in_bytes
         + stats.temp_size_in_bytes
-        + stats.generated_code_size_in_bytes
-    )
-    return MemoryByKind(
-        **sizes,
-        temporaries=stats.temp_size_in_bytes,
-        code=stats.generated_code_size_in_bytes,
-        total=total,
-        limit=limit,
+        + stats.generated_code_size_in_bytes,
     )
 
 
 def vocabulary_of(cfg: PretrainConfig) -> MaskVocabulary:
-    """That of the dataset's tokenizer; without a dataset a made-up one.
+    """The vocabulary of the dataset's tokenizer, or a synthetic one without a dataset.
 
     Raises:
-        ValueError, OSError: there is no such dataset, or the model has another vocabulary.
+        ValueError, OSError: there is no such dataset, or its vocabulary is not the model's.
     """
     if cfg.data.dataset is None:
-        return made_up_vocabulary(cfg.model.vocab_size)
+        return synthetic_vocabulary(cfg.model.vocab_size)
     dataset = open_dataset(cfg.data.dataset)
     check_vocabulary(cfg.model, dataset.tokenizer, dataset.directory)
     return dataset.tokenizer.mask_vocabulary
 
 
-def made_up_vocabulary(size: int) -> MaskVocabulary:
-    """As many pieces, the first five special, each a word of its own."""
-    special = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
-    return MaskVocabulary(special, size, np.arange(size) > special.mask)
-
-
 def bytes_per_device(tree: Any) -> int:
-    """Of abstract arrays with their shardings, without the padding of layouts."""
+    """The bytes of abstract arrays on one device, without the padding of layouts."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
@@ -218,7 +213,11 @@ def bytes_per_device(tree: Any) -> int:
 
 
 def needed_bytes(message: str) -> int | None:
-    """What the TPU compiler says a step needs, where it refuses for lack of memory."""
+    """The bytes in the TPU compiler's message that a step needs too much memory.
+
+    Returns:
+        `None` where the message is about something else.
+    """
     if not message.startswith("RESOURCE_EXHAUSTED"):
         return None
     match = re.search(

@@ -1,4 +1,4 @@
-"""Which mesh axes a collective spans, from the groups of devices in a compiled program."""
+"""Finds the mesh axes of a collective from its groups of devices in a compiled program."""
 
 import itertools
 import math
@@ -11,14 +11,16 @@ Groups = frozenset[frozenset[int]]
 
 
 def replica_groups(attributes: str, num_devices: int) -> Groups:
-    """Reads `replica_groups=` of an HLO instruction, in each form that XLA writes.
+    """Reads `replica_groups=` of an HLO instruction in each form that XLA writes.
 
-    Lists {{0,1},{2,3}} (none: all devices); iota [4,2]<=[2,4]T(1,0), which is the numbers
-    from 0 as [2,4], transposed, as 4 groups of 2; and axes mesh['a'=4,'b'=4] {'b'}, parts
-    of axes ('b':(2)2) and other orders of the devices (device_ids=) included.
+    - A list {{0,1},{2,3}}; the empty list means one group of all devices.
+    - [4,2]<=[2,4]T(1,0): the numbers from 0 on as an array [2,4], transposed by (1,0), and
+      reshaped to 4 groups of 2.
+    - mesh['a'=4,'b'=4] {'b'}: all devices along an axis of a mesh. {'b':(2)2} is a part of
+      an axis, and device_ids= gives another order of the devices.
 
     Raises:
-        ValueError: no groups are there, or in an unknown form.
+        ValueError: there are no groups, or they have an unknown form.
     """
     if match := re.search(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}", attributes):
         listed = re.findall(r"\{([\d,]+)\}", match[1])
@@ -43,12 +45,15 @@ def axes_of(groups: Groups, mesh: Mapping[str, int]) -> tuple[tuple[str, ...], b
     """The mesh axes that groups of devices span.
 
     Args:
-        groups: of places in the flattened mesh.
+        groups: positions in the flattened mesh.
         mesh: devices along each axis, outermost first.
 
     Returns:
-        The fewest axes (those of one device left out) whose groups hold these, outermost
-        first, and whether they are exactly these: else they span a part of the axes.
+        The fewest axes that contain the groups, outermost first and without axes of one
+        device; and whether the groups span these axes wholly or only a part of them.
+
+    Raises:
+        ValueError: a group has a device that the mesh has not.
     """
     wide = [name for name, size in mesh.items() if size > 1]
     for count in range(len(wide) + 1):
@@ -64,7 +69,7 @@ def axes_of(groups: Groups, mesh: Mapping[str, int]) -> tuple[tuple[str, ...], b
 
 
 def groups_along(names: tuple[str, ...], mesh: Mapping[str, int]) -> Groups:
-    """The devices that agree in every axis but `names`."""
+    """The groups of devices that differ only in their positions along `names`."""
     places = np.arange(math.prod(mesh.values())).reshape(tuple(mesh.values()))
     inside = [n for n, name in enumerate(mesh) if name in names]
     outside = [n for n, name in enumerate(mesh) if name not in names]
@@ -77,7 +82,7 @@ def _as_groups(table: np.ndarray) -> Groups:
 
 
 def _iota(text: str) -> np.ndarray:
-    """[4,2]<=[2,4]T(1,0); without <= the numbers as they come."""
+    """Reads [4,2]<=[2,4]T(1,0), or [4,2] alone, which takes the numbers in order."""
     shape, _, source = text.partition("<=")
     dims = _numbers(shape)
     if not source:
@@ -104,7 +109,7 @@ def _of_axes(mesh: str, device_ids: str | None, axes: str) -> np.ndarray:
             r"'?([\w\-.]+)'?(?::\((\d+)\)(\d+))?", axes
         )
     }
-    # A part of an axis is the middle of three: what is before, it, and what follows.
+    # Each axis becomes three dimensions; the chosen part of it is the middle one.
     dims: list[int] = []
     inside: list[int] = []
     for name, size in sizes.items():

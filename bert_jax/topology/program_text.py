@@ -1,4 +1,4 @@
-"""The text of a compiled program, also where the compiler's own reader fails on it."""
+"""Gets the text of a compiled program, even where the compiler cannot read it back."""
 
 import pathlib
 import tempfile
@@ -10,16 +10,16 @@ import jax
 def program_text(lowered: Any, compiled: Any) -> str:
     """The optimized HLO of a compiled step.
 
-    libtpu 0.0.52 cannot read back its own program where a gather goes to the sparse cores
-    of a v5p (an async-update with three operands, "should have 1"). There the step is
-    compiled once more, and the compiler writes the same program as it goes.
+    libtpu 0.0.52 cannot read back its own program where a gather runs on the sparse cores
+    of a v5p: its message says that an async-update with three operands "should have 1".
+    Then the step is compiled a second time, and the compiler writes the program to a file.
 
     Args:
-        lowered: of `jax.jit(...).lower`.
-        compiled: what `lowered.compile` gave.
+        lowered: the result of `jax.jit(...).lower`.
+        compiled: the result of `lowered.compile()`.
 
     Raises:
-        jax.errors.JaxRuntimeError: the program cannot be read, nor was it written.
+        jax.errors.JaxRuntimeError: the program cannot be read back, and no file was written.
     """
     try:
         return compiled.as_text()

@@ -1,4 +1,4 @@
-"""Where every parameter and its moments live, and what a device holds of them."""
+"""A table of how each parameter and its moments are split over the devices."""
 
 import dataclasses
 import math
@@ -15,34 +15,34 @@ MeshAxes = tuple[tuple[str, ...], ...]
 
 @dataclasses.dataclass(frozen=True)
 class ShardedParameter:
-    """One row of the table; a parameter that is stacked over layers is one."""
+    """One row of the table; a parameter that all layers share as one array is one row."""
 
     name: str
     shape: tuple[int, ...]
     logical_axes: tuple[str | None, ...]
     mesh_axes: MeshAxes
-    """Of each dimension, the axes that split it, those of one device left out."""
+    """For each dimension the mesh axes that split it, without axes of one device."""
     bytes_per_device: int
     moments_mesh_axes: MeshAxes
-    """Of its moments: with weight-update sharding they are split further."""
+    """The same for its moments, which weight-update sharding splits further."""
     moments_bytes_per_device: int
-    """Of all its moments together."""
+    """The bytes of all its moments together on one device."""
 
 
 def sharding_table(state: TrainState) -> tuple[ShardedParameter, ...]:
-    """One row a parameter, in the order of the tree.
+    """One row for each parameter, in the order of the tree.
 
     Args:
-        state: abstract, every leaf with its sharding.
+        state: abstract arrays, each with its sharding.
     """
     moments: dict[str, list[Any]] = {}
     named = [(_name(path), leaf) for path, leaf in _leaves(state.params)]
-    known = dict(named)
+    known = {name for name, _ in named}
     for path, leaf in _leaves(state.opt_state):
         parts = _name(path).split("/")
         for start in range(len(parts)):
             name = "/".join(parts[start:])
-            if name in known and known[name].shape == leaf.shape:
+            if name in known:
                 moments.setdefault(name, []).append(leaf)
                 break
     return tuple(

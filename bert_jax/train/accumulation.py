@@ -1,4 +1,4 @@
-"""Gradients of a batch, whole or added up over micro-batches: the same either way."""
+"""Gradients of a batch, computed at once or summed over micro-batches."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from bert_jax.model.logical import constrain
-from bert_jax.train.losses import Mean, Objective
+from bert_jax.train.losses import Mean
+from bert_jax.train.objectives import Objective
 
 
 def mean_gradients(
@@ -19,16 +20,17 @@ def mean_gradients(
 ) -> tuple[dict[str, Mean], Any]:
     """Metrics of all rows and the gradient of their loss.
 
-    The weights of the loss's means are counted over all rows first; each micro-batch
-    then adds its share of the sums. So micro-batches with few masked tokens count for
-    few, and the result is that of the whole batch but for the order of additions.
+    The loss is a sum of means, and the weight of each mean is first counted over all
+    rows. Each micro-batch then adds its part of the sums. So a micro-batch with few masked
+    tokens counts less, and the result is that of the whole batch, except for the order of
+    additions.
 
     Args:
         objective: static.
-        params: float32.
-        rows: what `objective.prepare` made of a batch, rows first.
-        micro_batches: must divide the rows of each device.
-        place: states where the gradients live.
+        params: float32 tree.
+        rows: result of `objective.prepare` for a batch; rows are the first axis.
+        micro_batches: number of parts; must divide the rows of each device.
+        place: constrains where the gradients live.
 
     Returns:
         The metrics, with "loss" among them, and a tree like `params`.
@@ -62,7 +64,9 @@ def mean_gradients(
 
 
 def _split(x: jax.Array, parts: int) -> jax.Array:
-    """[B, ...] -> [parts, B / parts, ...]; every `parts`-th row, so that each device
-    finds the rows of all parts among its own."""
+    """[B, ...] -> [parts, B / parts, ...].
+
+    A part takes every `parts`-th row, so that each device holds rows of all parts.
+    """
     split = jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
     return constrain(split, None, "batch", *(None,) * (x.ndim - 1))

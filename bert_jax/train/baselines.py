@@ -1,65 +1,40 @@
-"""Honest references for a classification task that need no neural network."""
+"""Scores a task without a neural network, for comparison."""
 
 import pathlib
 import time
 from typing import Any
 
-import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, f1_score
-
 from bert_jax.config import TaskConfig
-from bert_jax.data.tasks import (
-    Examples,
-    label_names,
-    label_numbers,
-    load_examples,
-)
 from bert_jax.train.run import load_results, save_results
+from bert_jax.train.tasks import task_named
 
 
-def baselines(task: TaskConfig, output: pathlib.Path) -> dict[str, Any]:
-    """Scores of the majority class and of TF-IDF with logistic regression.
+def baselines(cfg: TaskConfig, output: pathlib.Path) -> dict[str, Any]:
+    """Scores the baselines of a task and writes the scores to `output`.
 
-    The majority class is that of the held-out examples: the best that a constant answer
-    could score. Words and pairs of words, sublinear counts, scikit-learn's default regularisation:
-    nothing is tuned on the validation split.
+    If `output` holds these scores already, they are only read.
 
     Raises:
-        ValueError: as `load_examples`; the task is a regression; or `output` holds the
-            scores of another task.
+        ValueError: a file has a wrong format, the task has no baselines, or `output`
+            holds the scores of other data.
     """
-    if task.kind != "classification":
-        raise ValueError(
-            f"TaskConfig.kind={task.kind!r} has no baselines here, which are "
-            "classifiers; expected 'classification'. The results of a fine-tuned "
-            "regression name the error of a constant answer."
-        )
-    train = load_examples(task.train, task)
-    held_out = load_examples(task.validation, task, "validation")
+    task = task_named(cfg.kind)
+    train = task.read(cfg.train, cfg, "train").sample(cfg.max_train)
+    held_out = task.read(cfg.validation, cfg, "validation")
     identity = {"train": train.sha256(), "validation": held_out.sha256()}
     finished = load_results(output)
     if finished is not None:
         if finished["data"] != identity:
             raise ValueError(
-                f"{output} holds the baselines of another task; choose another --output."
+                f"{output} holds the baselines of other data; choose another --output."
             )
         return finished
-    names = label_names(train)
-    truth = label_numbers(held_out, names)
-    numbers = label_numbers(train, names)
     started = time.perf_counter()
-    majority = np.full_like(truth, np.bincount(truth).argmax())
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-    model = LogisticRegression(max_iter=1_000)
-    model.fit(vectorizer.fit_transform(_joined(train)), numbers)
-    predicted = model.predict(vectorizer.transform(_joined(held_out)))
     results = {
         "kind": "baselines",
+        "task": task.name,
         "data": identity,
-        "majority": _scores(truth, majority),
-        "tfidf_logistic_regression": _scores(truth, predicted),
+        "baselines": task.baselines(train, held_out),
         "num_train": len(train),
         "num_validation": len(held_out),
         "seconds": time.perf_counter() - started,
@@ -67,14 +42,3 @@ def baselines(task: TaskConfig, output: pathlib.Path) -> dict[str, Any]:
     output.mkdir(parents=True, exist_ok=True)
     save_results(output, results)
     return results
-
-
-def _joined(examples: Examples) -> list[str]:
-    return [" ".join(text) for text in examples.texts]
-
-
-def _scores(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    return {
-        "accuracy": float(accuracy_score(truth, predicted)),
-        "macro_f1": float(f1_score(truth, predicted, average="macro")),
-    }

@@ -1,9 +1,9 @@
-"""Orbax, and nothing but Orbax: saving and restoring train states.
+"""Saves and restores train states with Orbax; no other module uses Orbax.
 
-Each step holds four items: `params` and `opt_state` apart, so that the encoder can be
-read without the moments; `rest` (step and key); and `manifest`: the architecture, the
-tokenizer's hash and the names, shapes and types of all tensors, against which every
-restore is checked first.
+A checkpoint holds four items. `params` and `opt_state` are separate, so that the encoder
+can be read without the moments. `rest` holds the step and the random key. `manifest`
+holds the architecture, the tokenizer's hash, and the names, shapes and types of all
+tensors; every restore is checked against it first.
 """
 
 import dataclasses
@@ -21,8 +21,11 @@ from bert_jax.runtime.agreement import agree
 from bert_jax.train.step import TrainState
 
 FORMAT_VERSION = 2
+# Formats whose weights can be read. The optimizer's state of version 1 cannot.
+WEIGHTS_FORMATS = (1, FORMAT_VERSION)
+_PARAMS = "params/"
 
-# Orbax warns on every read-only opening that it will not write.
+# Orbax warns each time a directory is opened read-only; these warnings are expected.
 _EXPECTED = ("CheckpointManagerOptions.read_only=True", "Given directory is read only")
 logging.getLogger("absl").addFilter(
     lambda line: not line.getMessage().startswith(_EXPECTED)
@@ -30,7 +33,7 @@ logging.getLogger("absl").addFilter(
 
 
 class Identity(NamedTuple):
-    """What a checkpoint's tensors mean, beside their shapes."""
+    """The architecture and the tokenizer that a checkpoint belongs to."""
 
     model: ModelConfig
     tokenizer_sha256: str
@@ -41,9 +44,13 @@ class Checkpoints:
 
     Args:
         run: the run directory.
-        identity: written to each manifest; what another one wrote is refused.
-        keep: newest checkpoints to keep.
-        read_only: never write.
+        identity: written to each manifest; checkpoints with another identity are refused.
+        keep: number of newest checkpoints to keep.
+        read_only: whether nothing may be written.
+
+    Raises:
+        FileNotFoundError: `read_only` is set and there are no checkpoints.
+        ValueError: the hosts of the job see different checkpoints.
     """
 
     def __init__(
@@ -70,7 +77,8 @@ class Checkpoints:
             ),
             item_names=("params", "opt_state", "rest", "manifest"),
         )
-        # Each host looks for itself, and a shared file system may show them old lists.
+        # Each host lists the directory itself, and a shared file system may show an old
+        # list to some of them.
         agree(
             f"the checkpoints of {run}",
             {"steps": sorted(self._manager.all_steps())},
@@ -84,13 +92,14 @@ class Checkpoints:
         self._manager.close()
 
     def latest_step(self) -> int | None:
-        """The newest complete checkpoint; half-written ones are never seen."""
+        """Step of the newest complete checkpoint, or `None` if there is none."""
         return self._manager.latest_step()
 
     def save(self, state: TrainState) -> None:
-        """Starts writing a checkpoint; training may go on meanwhile.
+        """Starts to write a checkpoint. Training may continue meanwhile.
 
-        A state whose `opt_state` is `None` is one to start from, not to go on with.
+        A state whose `opt_state` is `None` gives weights to start another run from; a run
+        cannot continue from it.
         """
         step = int(state.step)
         if step == self.latest_step():
@@ -112,13 +121,18 @@ class Checkpoints:
         self._manager.save(step, args=ocp.args.Composite(**items))
 
     def wait(self) -> None:
-        """Returns when everything is on disk."""
+        """Returns when all checkpoints are on disk."""
         self._manager.wait_until_finished()
 
     def restore(self, abstract: TrainState, step: int | None = None) -> TrainState:
-        """Reads a whole state onto the placements of `abstract`.
+        """Reads a whole state and places it as `abstract` says.
+
+        Args:
+            abstract: shapes, types and placements.
+            step: step of the checkpoint. Default: the newest one.
 
         Raises:
+            FileNotFoundError: there is no such checkpoint.
             ValueError: a tensor is missing, extra, or of another shape or type.
         """
         step = self._step(step)
@@ -138,24 +152,24 @@ class Checkpoints:
         )
 
     def restore_params(self, abstract: Any, step: int | None = None) -> Any:
-        """Reads all parameters, and no optimizer state.
+        """Reads all parameters, without the optimizer's state.
 
         Raises:
             ValueError: a tensor is missing, extra, or of another shape or type.
         """
         step = self._step(step)
-        self._check(step, describe({"params": abstract}), prefix="params/")
+        self._check(step, describe({"params": abstract}), prefix=_PARAMS)
         return self._manager.restore(
             step,
             args=ocp.args.Composite(params=ocp.args.StandardRestore(abstract)),
         ).params
 
     def restore_opt_state(self, abstract: Any, step: int | None = None) -> Any:
-        """Reads the optimizer's state alone.
+        """Reads the optimizer's state only.
 
         Raises:
-            ValueError: there is none, or a tensor is missing, extra or of another
-                shape or type.
+            ValueError: the checkpoint has no such state, or a tensor is missing, extra
+                or of another shape or type.
         """
         step = self._step(step)
         self._check(step, describe({"opt_state": abstract}), prefix="opt_state/")
@@ -164,11 +178,25 @@ class Checkpoints:
             args=ocp.args.Composite(opt_state=ocp.args.StandardRestore(abstract)),
         ).opt_state
 
+    def check(self, **parts: Any) -> None:
+        """Compares the newest manifest with abstract trees.
+
+        Args:
+            parts: abstract trees by the name of the item, such as `params`.
+
+        Raises:
+            FileNotFoundError: there is no complete checkpoint.
+            ValueError: a tensor is missing, extra, or of another shape or type.
+        """
+        for name, abstract in parts.items():
+            self._check(self._step(None), describe({name: abstract}), prefix=f"{name}/")
+
     def _step(self, step: int | None) -> int:
         found = list(self._manager.all_steps())
         if not found:
             raise FileNotFoundError(
-                f"{self.directory} holds no complete checkpoint; let the run write one."
+                f"{self.directory} holds no complete checkpoint; run the command until "
+                "it has written one."
             )
         if step is not None and step not in found:
             raise FileNotFoundError(
@@ -181,23 +209,27 @@ class Checkpoints:
         manifest = self._manager.restore(
             step, args=ocp.args.Composite(manifest=ocp.args.JsonRestore())
         ).manifest
-        if manifest["format_version"] != FORMAT_VERSION:
+        version = manifest["format_version"]
+        if version not in (WEIGHTS_FORMATS if prefix == _PARAMS else (FORMAT_VERSION,)):
             raise ValueError(
-                f"{self.directory}/{step} has checkpoint format "
-                f"{manifest['format_version']}; this version reads {FORMAT_VERSION}."
+                f"{self.directory}/{step} has checkpoint format {version}; this version "
+                f"of bert_jax reads {FORMAT_VERSION}, and only the weights of "
+                f"{WEIGHTS_FORMATS[0]}: start a new run with --checkpoint and fresh "
+                "moments."
             )
         if manifest["tokenizer_sha256"] != self.identity.tokenizer_sha256:
             raise ValueError(
                 f"Checkpoint {self.directory}/{step} was trained with tokenizer "
-                f"{manifest['tokenizer_sha256'][:12]}, here it is "
-                f"{self.identity.tokenizer_sha256[:12]}; ids would mean other pieces. "
+                f"{manifest['tokenizer_sha256'][:12]}, but the tokenizer here is "
+                f"{self.identity.tokenizer_sha256[:12]}, in which ids mean other pieces. "
                 "Use the tokenizer of that run."
             )
         there, here = manifest["model"], dataclasses.asdict(self.identity.model)
         problems = [
             f"{name} is {there.get(name)!r} in the checkpoint and {here.get(name)!r} "
             "here"
-            for name in {**there, **here}
+            # The manifest of version 1 also holds settings of the computation.
+            for name in (here if version < FORMAT_VERSION else {**there, **here})
             if there.get(name) != here.get(name)
         ]
         stored = {n: d for n, d in manifest["tensors"].items() if n.startswith(prefix)}
@@ -216,7 +248,7 @@ class Checkpoints:
 
 
 def describe(tree: Any) -> dict[str, str]:
-    """Name of each tensor -> its type and shape, such as `float32[2,128]`."""
+    """A dict from the name of each tensor to its type and shape, e.g. `float32[2,128]`."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): (
             f"{np.dtype(leaf.dtype).name}[{','.join(map(str, leaf.shape))}]"
@@ -226,7 +258,7 @@ def describe(tree: Any) -> dict[str, str]:
 
 
 def tensors_sha256(tree: Any) -> str:
-    """One hash over the names and bytes of all tensors, in the order of their names."""
+    """One SHA-256 over the names and bytes of all tensors, sorted by name."""
     digest = hashlib.sha256()
     leaves = {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf

@@ -1,187 +1,83 @@
-"""How good a pretrained model is: held-out losses under masks that never change."""
+"""Scores a run's newest checkpoint, on its own held-out data or on other data."""
 
-import math
+import dataclasses
 import pathlib
-from collections.abc import Callable
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh
-
-from bert_jax.batch import MaskVocabulary, PretrainBatch
-from bert_jax.config import DataConfig, MaskingConfig, ModelConfig, PretrainConfig
-from bert_jax.data.batches.loader import evaluation_batches
-from bert_jax.data.batches.rows import PretrainRows, open_rows
-from bert_jax.data.prepared.dataset import PreparedDataset
-from bert_jax.data.tokenizers.tokenizer import Tokenizer
-from bert_jax.limits import check_ids
-from bert_jax.model import pretraining
-from bert_jax.model.masking import MaskedBatch, mask_tokens
-from bert_jax.runtime.distributed import fetch
-from bert_jax.train import sharding
-from bert_jax.train.losses import Mean, pretrain_loss, weighted
-from bert_jax.train.metrics import means_of
-from bert_jax.train.placement import row_parts, to_devices
-
-# Root of the masks and pairs of evaluation: no setting of a run changes it.
-EVALUATION_SEED = 20_181_011
+from bert_jax.config import FinetuneConfig, MeshConfig, PretrainConfig
+from bert_jax.data.file_hash import file_sha256
+from bert_jax.data.prepared.dataset import open_dataset
+from bert_jax.runtime import process
+from bert_jax.runtime.agreement import agree
+from bert_jax.train.held_out import PretrainEvaluator, held_out_rows
+from bert_jax.train.initial import load_params
+from bert_jax.train.mesh import make_mesh
+from bert_jax.train.predict import Predictor
+from bert_jax.train.run import load_run_config, load_run_tokenizer
+from bert_jax.train.sharding import check_batch_size
 
 
-def held_out_rows(dataset: PreparedDataset, cfg: DataConfig) -> PretrainRows:
-    """The rows of the validation split: the same for every run with this `cfg`.
+def evaluate_run(run: pathlib.Path, data: pathlib.Path | None) -> dict[str, float]:
+    """Scores of the newest checkpoint of a run.
 
-    Buckets are for training; rows of full length stand in for them here.
+    Args:
+        run: run directory of `pretrain`, `finetune` or `import`.
+        data: prepared dataset for a pretraining run, or labelled file for a fine-tuned
+            run. Default: the run's own held-out data.
+
+    Raises:
+        ValueError: the data was prepared with another tokenizer or has other labels, or
+            an imported run has no data of its own.
     """
-    return open_rows(dataset, "validation", cfg.without_buckets, seed=EVALUATION_SEED)
+    cfg = load_run_config(run)
+    if isinstance(cfg, PretrainConfig):
+        return _evaluate_pretraining(run, cfg.phases[-1], data)
+    return _evaluate_task(run, cfg, data)
 
 
-class PretrainEvaluator:
-    """Judges parameters on the same masked rows every time."""
-
-    def __init__(
-        self,
-        cfg: PretrainConfig,
-        rows: PretrainRows,
-        vocabulary: MaskVocabulary,
-        mesh: Mesh,
-    ) -> None:
-        self.cfg, self.rows, self.mesh = cfg, rows, mesh
-        self.vocabulary = vocabulary
-        self._step = jax.jit(
-            self._evaluate_batch, out_shardings=sharding.replicated(mesh)
-        )
-
-    def _evaluate_batch(
-        self, params: Any, batch: PretrainBatch, first_row: jax.Array
-    ) -> dict[str, Mean]:
-        with sharding.on_mesh(self.mesh):
-            masked = fixed_masks(self.cfg.masking, batch, self.vocabulary, first_row)
-            outputs = pretraining.apply(
-                self.cfg.model,
-                params,
-                batch,
-                masked,
-                compute=self.cfg.compute.inference,
-            )
-            _, metrics = pretrain_loss(outputs, batch, masked)
-        ones = (batch.nsp_labels == 1).astype(jnp.float32)
-        return {**metrics, "nsp_ones": weighted(ones, batch.nsp_weights)}
-
-    def __call__(self, params: Any) -> dict[str, float]:
-        """Held-out losses in nats, accuracies, and the share of the larger NSP class."""
-        found = []
-        batches = evaluation_batches(
-            self.rows,
-            batch_size=self.cfg.batch_size,
-            max_batches=self.cfg.eval_batches,
-            **row_parts(self.mesh)._asdict(),
-        )
-        for number, batch in enumerate(batches):
-            check_ids(self.cfg.model, batch)
-            placed = to_devices(self.mesh, batch)
-            found.append(
-                self._step(params, placed, np.int32(number * self.cfg.batch_size))
-            )
-        means = means_of(found)
-        share = means.pop("nsp_ones")
-        return {
-            **means,
-            "mlm_perplexity": math.exp(min(means["mlm_loss"], 700.0)),
-            "nsp_majority": max(share, 1.0 - share),
-        }
-
-
-def fixed_masks(
-    cfg: MaskingConfig,
-    batch: PretrainBatch,
-    vocabulary: MaskVocabulary,
-    first_row: jax.Array,
-) -> MaskedBatch:
-    """The masks of held-out rows from `first_row` on: the same in every run.
-
-    A row's masks follow from its number alone, not from the batches it is judged in.
-    """
-    root = jax.random.key(EVALUATION_SEED)
-    numbers_B = first_row + jnp.arange(batch.input_ids.shape[0])
-
-    def one(row: PretrainBatch, number: jax.Array) -> MaskedBatch:
-        alone = jax.tree.map(lambda x: x[None], row)
-        key = jax.random.fold_in(root, number)
-        masked = mask_tokens(cfg, alone, vocabulary, key)
-        return jax.tree.map(lambda x: x[0], masked)
-
-    return jax.vmap(one)(batch, numbers_B)
-
-
-def mask_examples(
-    cfg: PretrainConfig,
-    params: Any,
-    rows: PretrainRows,
-    tokenizer: Tokenizer,
-    *,
-    num_examples: int = 6,
-    num_guesses: int = 5,
-) -> list[dict[str, Any]]:
-    """Held-out pairs with their hidden tokens and what the model fills in.
-
-    Returns:
-        For each pair `{"tokens": [{"text", "guesses"}]}`: `guesses` is `None` on tokens
-        that were not hidden, else (piece, probability) from the likeliest down.
-    """
-    batch = next(iter(evaluation_batches(rows, batch_size=num_examples, max_batches=1)))
-    check_ids(cfg.model, batch)
-    fill: Callable[[Any, PretrainBatch], tuple] = jax.jit(
-        lambda params, batch: _fill(
-            cfg, params, batch, tokenizer.mask_vocabulary, num_guesses
-        )
-    )
-    masked, probs, pieces = fetch(fill(params, batch))
-    examples = []
-    for row in range(num_examples):
-        guesses = {
-            int(position): [
-                (tokenizer.pieces[int(i)], float(p))
-                for i, p in zip(pieces[row, slot], probs[row, slot], strict=True)
-            ]
-            for slot, position in enumerate(masked.positions[row])
-            if masked.weights[row, slot]
-        }
-        first = batch.sequence_ids[row] == 1
-        tokens = [
-            {"text": tokenizer.pieces[int(i)], "guesses": guesses.get(position)}
-            for position, i in enumerate(batch.input_ids[row])
-            if first[position]
-        ]
-        if any(token["guesses"] for token in tokens):
-            examples.append({"tokens": tokens})
-    return examples
-
-
-def _fill(
-    cfg: PretrainConfig,
-    params: Any,
-    batch: PretrainBatch,
-    vocabulary: MaskVocabulary,
-    num_guesses: int,
-) -> tuple[MaskedBatch, jax.Array, jax.Array]:
-    masked = fixed_masks(cfg.masking, batch, vocabulary, jnp.int32(0))
-    compute = cfg.compute.inference
-    logits = pretraining.apply(
-        cfg.model, params, batch, masked, compute=compute
-    ).mlm_logits
-    probs, pieces = jax.lax.top_k(jax.nn.softmax(logits), num_guesses)
-    return masked, probs, pieces
-
-
-def check_vocabulary(
-    cfg: ModelConfig, tokenizer: Tokenizer, where: pathlib.Path
-) -> None:
-    """Raises ValueError when the token table and the tokenizer differ in size."""
-    if cfg.vocab_size != tokenizer.vocab_size:
+def _evaluate_pretraining(
+    run: pathlib.Path, cfg: PretrainConfig, data: pathlib.Path | None
+) -> dict[str, float]:
+    cfg = dataclasses.replace(cfg, compute=cfg.compute.on_any_platform)
+    if data is None and cfg.data.dataset is None:
         raise ValueError(
-            f"ModelConfig.vocab_size={cfg.vocab_size}, but the tokenizer of {where} has "
-            f"{tokenizer.vocab_size} pieces; pass --model.vocab-size "
-            f"{tokenizer.vocab_size} or choose the dataset that was meant."
+            f"{run} was imported and has no data of its own; pass a dataset "
+            f"that `bert-jax prepare --tokenizer {run}/tokenizer` wrote."
         )
+    dataset = open_dataset(data or cfg.data.dataset)
+    expected = load_run_tokenizer(run).sha256
+    if dataset.tokenizer.sha256 != expected:
+        raise ValueError(
+            f"{dataset.directory} was prepared with tokenizer "
+            f"{dataset.tokenizer.sha256[:12]}, but the run was trained with "
+            f"{expected[:12]}; prepare the dataset with --tokenizer {run}/tokenizer."
+        )
+    _agree(run, dataset.manifest["sha256"])
+    mesh = make_mesh(MeshConfig())  # the devices here; the run may have used others
+    check_batch_size(mesh, cfg.batch_size)
+    rows = held_out_rows(dataset, cfg.data)
+    vocabulary = dataset.tokenizer.mask_vocabulary
+    params = load_params(run, mesh).params
+    return PretrainEvaluator(cfg, rows, vocabulary, mesh)(params)
+
+
+def _evaluate_task(
+    run: pathlib.Path, cfg: FinetuneConfig, data: pathlib.Path | None
+) -> dict[str, float]:
+    if data is None and cfg.task.validation is None:
+        raise ValueError(
+            f"{run} was imported and has no data of its own; pass a file of labelled "
+            f"text with the columns {', '.join(cfg.task.columns('validation'))}."
+        )
+    mesh = None if process.this().count == 1 else make_mesh(MeshConfig())
+    predictor = Predictor(run, batch_size=cfg.batch_size, mesh=mesh)
+    task = predictor.task
+    held_out = task.read(data or cfg.task.validation, cfg.task, "validation")
+    _agree(run, held_out.sha256())
+    encoded = predictor.encode(held_out)
+    return task.scores(predictor.logits(encoded), encoded, held_out, predictor.outputs)
+
+
+def _agree(run: pathlib.Path, data_sha256: str) -> None:
+    """Raises ValueError on all hosts if their runs or data differ."""
+    found = {"run.json": file_sha256(run / "run.json"), "data": data_sha256}
+    agree("what is evaluated", found)

@@ -1,11 +1,11 @@
-"""Fine-tuning for classification or regression: a loop of its own, from a pretraining checkpoint."""
+"""Fine-tuning: trains a pretrained encoder with a new head on a labelled task."""
 
 import dataclasses
 import functools
 import math
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -13,89 +13,66 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax.batch import ClassifyBatch
-from bert_jax.config import ComputeConfig, FinetuneConfig, ModelConfig
+from bert_jax.config import FinetuneConfig
 from bert_jax.data.batches.loader import prefetched
-from bert_jax.data.tasks import (
-    EncodedExamples,
-    encode_examples,
-    epoch_order,
-    label_values,
-    load_examples,
-    output_names,
-)
+from bert_jax.data.labelled.examples import EncodedExamples, epoch_order
 from bert_jax.limits import check_ids
-from bert_jax.model import classification
 from bert_jax.model.isolation import prove_isolation
 from bert_jax.train import sharding
 from bert_jax.train.flops import counted_flops
 from bert_jax.train.freezing import stop_frozen
 from bert_jax.train.initial import start_encoder
+from bert_jax.train.logits import BatchedLogits
 from bert_jax.train.loop import Stage, run_loop
 from bert_jax.train.mesh import make_mesh
-from bert_jax.train.objectives import classify_objective, regress_objective
+from bert_jax.train.objectives import task_objective
 from bert_jax.train.optimizer import make_optimizer
-from bert_jax.train.placement import global_batch, row_parts
+from bert_jax.train.placement import row_parts
 from bert_jax.train.run import (
     RunInfo,
     agree_on_run,
     load_results,
     load_run,
     load_run_tokenizer,
+    save_origin,
     save_results,
     start_run,
 )
 from bert_jax.train.schedules import make_schedule
-from bert_jax.train.scores import confusion, constant_scores, scores, show
 from bert_jax.train.sinks import check_sinks
 from bert_jax.train.step import TrainState, abstract_state, compile_step, init_state
+from bert_jax.train.tasks import Task, task_named
 
 
-class Classifier:
-    """Logits of encoded examples, batch after batch."""
+class Judge:
+    """Scores parameters on held-out examples. It keeps the logits of the last call."""
 
     def __init__(
         self,
-        model: ModelConfig,
-        compute: ComputeConfig,
-        num_labels: int,
-        mesh: Mesh,
-        batch_size: int,
+        task: Task,
+        logits: BatchedLogits,
+        encoded: EncodedExamples,
+        examples: Any,
+        outputs: Sequence[str],
     ) -> None:
-        self.model, self.num_labels = model, num_labels
-        self.mesh, self.batch_size = mesh, batch_size
+        self.task, self.encoded, self.examples = task, encoded, examples
+        self.outputs = outputs
+        self._forward = logits
+        self.logits: np.ndarray | None = None
 
-        def logits(params: Any, batch: ClassifyBatch) -> jax.Array:
-            with sharding.on_mesh(mesh):
-                return classification.apply(
-                    model, params, batch, compute=compute.inference
-                )
-
-        self._logits = jax.jit(logits, out_shardings=sharding.replicated(mesh))
-
-    def __call__(self, params: Any, examples: EncodedExamples) -> np.ndarray:
-        """Float32 logits [examples, C]; C = 1 of a regression.
-
-        Raises:
-            ValueError: an id or a label is outside its range.
-        """
-        found = []
-        for start in range(0, len(examples), self.batch_size):
-            numbers = np.arange(start, min(start + self.batch_size, len(examples)))
-            batch = examples.batch(numbers, self.batch_size)
-            check_ids(self.model, batch, num_labels=self.num_labels)
-            out = self._logits(params, global_batch(self.mesh, batch))
-            found.append(np.asarray(out)[: numbers.size])
-        return np.concatenate(found)
+    def __call__(self, params: Any) -> dict[str, float]:
+        self.logits = self._forward(params, self.encoded)
+        return self.task.scores(self.logits, self.encoded, self.examples, self.outputs)
 
 
 def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
-    """Runs, or goes on with, one fine-tuning run and returns its results.
+    """Starts or continues one fine-tuning run and returns its results.
 
     Raises:
-        ValueError: checkpoint, task and settings do not fit, or `run` holds another
-            run.
+        ValueError: checkpoint, task and settings do not fit together, or `run` holds
+            another run.
         IsolationError: attention does not keep the sequences of a row apart here.
-        InterruptedRunError: a signal came; a checkpoint was written.
+        InterruptedRunError: the process got a signal. A checkpoint was written.
     """
     began = time.time()
     check_sinks(cfg.loop)
@@ -104,46 +81,42 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
             "No checkpoint given; pass --checkpoint RUN, a run directory of "
             "`bert-jax pretrain`."
         )
-    pretrained = load_run(cfg.checkpoint)
-    if cfg.sequence_length > pretrained.model.max_positions:
+    model = load_run(cfg.checkpoint, for_weights=True).model
+    if cfg.sequence_length > model.max_positions:
         raise ValueError(
             f"FinetuneConfig.sequence_length={cfg.sequence_length} exceeds the "
-            f"{pretrained.model.max_positions} positions of {cfg.checkpoint}; pass "
-            f"--sequence-length {pretrained.model.max_positions} or less."
+            f"{model.max_positions} positions of {cfg.checkpoint}; pass "
+            f"--sequence-length {model.max_positions} or less."
         )
     tokenizer = load_run_tokenizer(cfg.checkpoint)
     mesh = make_mesh(cfg.mesh)
     sharding.check_batch_size(mesh, cfg.batch_size)
-    task = cfg.task
-    train = load_examples(task.train, task)
-    held_out = load_examples(task.validation, task, "validation")
-    names = output_names(train, task)
-    train_set, held_out_set = (
-        encode_examples(
-            tokenizer, part.texts, label_values(part, names, task), cfg.sequence_length
-        )
+    task = task_named(cfg.task.kind)
+    whole = task.read(cfg.task.train, cfg.task, "train")
+    outputs = task.outputs(whole)
+    train = whole.sample(cfg.task.max_train)
+    held_out = task.read(cfg.task.validation, cfg.task, "validation")
+    train_rows, held_out_rows = (
+        task.encode(tokenizer, part, outputs, cfg.sequence_length)
         for part in (train, held_out)
     )
+    data = {"train": train.sha256(), "validation": held_out.sha256()}
     agree_on_run(
         run,
         cfg,
-        train_sha256=train.sha256(),
-        validation_sha256=held_out.sha256(),
+        train_sha256=data["train"],
+        validation_sha256=data["validation"],
         tokenizer_sha256=tokenizer.sha256,
-        task_kind=task.kind,
+        task=task.name,
     )
-    encoder = None if cfg.from_scratch else start_encoder(cfg.checkpoint, mesh)
-    origin = "fresh random weights (--from-scratch)"
-    print(f"encoder: {encoder.describe() if encoder else origin}", flush=True)
-    model = pretrained.model
     info = RunInfo(
         kind="finetune",
         model=model,
         tokenizer_sha256=tokenizer.sha256,
-        data={"train": train.sha256(), "validation": held_out.sha256()},
-        labels=names,
+        data=data,
+        task=task.name,
+        labels=outputs,
         sequence_length=cfg.sequence_length,
-        encoder=None if encoder is None else encoder.origin,
     )
     start_run(run, cfg, info, tokenizer)
     finished = load_results(run)
@@ -152,69 +125,78 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         return finished
 
     prove_isolation(model, cfg.compute, cfg.dropout, num_tokens=cfg.sequence_length)
-    steps_per_epoch = math.ceil(len(train) / cfg.batch_size)
-    num_steps = cfg.num_epochs * steps_per_epoch
-    rates = dataclasses.replace(
+    num_steps = cfg.num_epochs * math.ceil(len(train_rows) / cfg.batch_size)
+    optimizer_cfg = dataclasses.replace(
         cfg.optimizer, warmup_steps=int(cfg.warmup_share * num_steps)
     )
-    schedule = make_schedule(rates, num_steps)
-    optimizer = make_optimizer(rates, schedule)
-
-    make_objective = (
-        regress_objective if task.kind == "regression" else classify_objective
-    )
+    schedule = make_schedule(optimizer_cfg, num_steps)
+    optimizer = make_optimizer(optimizer_cfg, schedule)
     objective = stop_frozen(
-        cfg.optimizer, make_objective(model, cfg.compute, cfg.dropout)
+        cfg.optimizer, task_objective(task, model, cfg.compute, cfg.dropout)
     )
 
-    def make_state() -> TrainState:
-        init = functools.partial(classification.init_params, model, len(names))
+    def fresh_state() -> TrainState:
+        init = functools.partial(task.init_params, model, len(outputs))
         return init_state(init, optimizer, cfg.seed)
 
     shard_update = cfg.mesh.shard_update
-    abstract = abstract_state(make_state, mesh, shard_update=shard_update)
-    places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    abstract = abstract_state(fresh_state, mesh, shard_update=shard_update)
 
-    def placed_state() -> TrainState:
-        state = jax.jit(make_state, out_shardings=places)()
-        if encoder is None:
+    def make_state() -> TrainState:
+        assert cfg.checkpoint is not None
+        places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+        state = jax.jit(fresh_state, out_shardings=places)()
+        if cfg.from_scratch:
+            print("encoder: fresh random weights (--from-scratch)", flush=True)
             return state
+        encoder = start_encoder(cfg.checkpoint, mesh, parts=state.params.keys())
+        print(f"encoder: {encoder.describe()}", flush=True)
+        save_origin(run, encoder.origin)
         return dataclasses.replace(state, params={**state.params, **encoder.params})
 
-    classify = Classifier(model, cfg.compute, len(names), mesh, cfg.batch_size)
+    judge = Judge(
+        task,
+        BatchedLogits(task, model, cfg.compute, mesh, cfg.batch_size),
+        held_out_rows,
+        held_out,
+        outputs,
+    )
     stage = Stage(
         num_steps=num_steps,
         step=compile_step(
             objective, optimizer, mesh, abstract, shard_update=shard_update
         ),
-        batches=lambda step: _train_batches(cfg, mesh, train_set, step, num_steps),
-        evaluate=lambda params: scores(
-            task, classify(params, held_out_set), held_out_set.labels
-        ),
+        batches=lambda step: _train_batches(cfg, mesh, train_rows, step, num_steps),
+        evaluate=judge,
         rates={"examples_per_sec": "sequences", "tokens_per_sec": "tokens"},
-        flops=counted_flops(model, cfg.optimizer, num_classes=len(names)),
+        flops=counted_flops(
+            model, cfg.optimizer, num_classes=len(outputs), pooled=task.pooled
+        ),
+        check=functools.partial(check_ids, model),
     )
     trained = run_loop(
         run=run,
+        identity=info.identity,
         cfg=cfg.loop,
         mesh=mesh,
         stages=[stage],
-        make_state=placed_state,
+        make_state=make_state,
         abstract=abstract,
-        show=show,
+        show=task.say_line,
         learning_rate=schedule,
         began=began,
     )
-    logits = classify(trained.state.params, held_out_set)
+    assert judge.logits is not None
     results = {
         "kind": "finetune",
+        "task": task.name,
         "step": int(trained.state.step),
         "eval": trained.evaluation,
-        **constant_scores(task, held_out_set.labels),
-        "initial": "random" if encoder is None else "pretrained",
-        "encoder": info.encoder,
-        "labels": list(names),
-        **confusion(task, logits, held_out_set.labels),
+        "constant": task.constant_scores(held_out),
+        "initial": "random" if cfg.from_scratch else "pretrained",
+        "encoder": load_run(run).encoder,
+        "labels": list(outputs),
+        **task.details(judge.logits, held_out_rows, outputs),
         "num_train": len(train),
         "num_validation": len(held_out),
         "elapsed_secs": trained.elapsed_secs,
@@ -231,7 +213,10 @@ def _train_batches(
     first_step: int,
     num_steps: int,
 ) -> Iterator[ClassifyBatch]:
-    """This host's rows of steps [first_step, num_steps): pure in (seed, step)."""
+    """This host's rows of steps [first_step, num_steps).
+
+    A batch depends on the seed and the step only.
+    """
     steps_per_epoch = num_steps // cfg.num_epochs
     orders = [epoch_order(len(examples), cfg.seed, n) for n in range(cfg.num_epochs)]
     parts, num_parts = row_parts(mesh)

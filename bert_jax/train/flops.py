@@ -1,7 +1,7 @@
-"""The useful arithmetic of training: what a step must compute, however it is done.
+"""Counts the useful FLOPs of training: those that a step needs, however it is done.
 
-MFU, the model FLOP/s utilisation, divides it by the time and by the peak of the chips
-(Chowdhery et al. 2022, PaLM, section 4.1 and appendix B).
+MFU, the model FLOP/s utilisation, is the useful FLOPs divided by the time and by the
+peak FLOP/s of the chips (Chowdhery et al. 2022, PaLM, section 4.1 and appendix B).
 """
 
 import functools
@@ -19,27 +19,28 @@ from bert_jax.runtime.chips import chip_of
 
 
 class Work(NamedTuple):
-    """What batches hold that a model must work on; padding is none of it.
+    """What a model must work on in one or several batches. Padding is not counted.
 
-    Fields are float32 scalars of one batch, exact up to 2^24 and then to seven digits,
-    or Python floats: sums over several.
+    The fields of one batch are float32 scalars, which are exact up to 2^24 and have seven
+    digits beyond. The fields of several batches are Python floats.
     """
 
     tokens: jax.Array | float
-    """Real tokens."""
+    """Number of real tokens."""
     attention_pairs: jax.Array | float
-    """Ordered pairs of tokens of one sequence, itself included: sums of squared lengths."""
+    """Number of ordered pairs of tokens that attend to each other, pairs of a token with
+    itself included. It is the sum of the squared lengths of the sequences."""
     sequences: jax.Array | float
-    """Pairs of sentences, or texts to classify."""
+    """Number of sentence pairs, or of texts to classify."""
     masked_slots: jax.Array | float
-    """Hidden tokens to predict."""
+    """Number of hidden tokens to predict."""
 
 
 def pretrain_work(batch: PretrainBatch, slot_weights: jax.Array) -> Work:
-    """Counts a pretraining batch, on the device.
+    """Counts the work in a pretraining batch, on the device.
 
     Args:
-        batch: at most P sequences a row, numbered from 1.
+        batch: rows with at most P sequences each, numbered from 1.
         slot_weights: float32 [B, M], 1 on used slots, else 0.
     """
     numbers = jnp.arange(1, batch.cls_positions.shape[1] + 1)
@@ -48,8 +49,8 @@ def pretrain_work(batch: PretrainBatch, slot_weights: jax.Array) -> Work:
     return _work(lengths, slot_weights.sum())
 
 
-def classify_work(batch: ClassifyBatch) -> Work:
-    """Counts a batch of texts, on the device; rows that only fill it up are none."""
+def text_work(batch: ClassifyBatch) -> Work:
+    """Counts the work in a batch of texts, on the device, without rows of weight 0."""
     lengths = batch.input_mask.sum(axis=1, dtype=jnp.int32)
     return _work(jnp.where(batch.weights > 0, lengths, 0)[:, None], jnp.zeros(()))
 
@@ -67,30 +68,38 @@ def _work(lengths: jax.Array, masked_slots: jax.Array) -> Work:
 
 
 def train_flops(
-    cfg: ModelConfig, work: Work, *, num_classes: int = NUM_NSP_CLASSES
+    cfg: ModelConfig,
+    work: Work,
+    *,
+    num_classes: int = NUM_NSP_CLASSES,
+    pooled: bool = True,
 ) -> float:
-    """FLOPs of forward and backward passes over `work`, matrix products only.
+    """FLOPs of the matrix products in the forward and backward passes over `work`.
 
-    With D `hidden_size`, F `mlp_size`, V `vocab_size`, L `num_layers`, a multiplication
-    and an addition two FLOPs, the forward pass takes
+    A multiplication and an addition count as two FLOPs. With D `hidden_size`, F
+    `mlp_size`, V `vocab_size`, L `num_layers` and C `num_classes`, the forward pass takes
 
-        L * (8 D^2 + 4 D F)   a token (queries, keys, values, output; up, down)
-        L * 4 D               a pair of tokens that attend to each other
-        2 D^2 + 2 D C         a sequence (pooler, and its head of C classes)
-        2 D^2 + 2 D V         a masked slot (transform, token table)
+        L * (8 D^2 + 4 D F)   per token (queries, keys, values, output; up, down)
+        L * 4 D               per pair of tokens that attend to each other
+        2 D^2 + 2 D C         per sequence (pooler and head), if `pooled`; else
+        2 D C                 per token (head over every token)
+        2 D^2 + 2 D V         per masked slot (transform, token table)
 
-    and the backward pass twice that. Recomputation counts nothing (that would be
-    hardware utilisation), nor do padding, the padding of the token table, table look-ups,
-    norms, softmax, dropout and the optimizer.
+    and the backward pass takes twice as much. Not counted are: recomputation (with it,
+    the ratio would be hardware utilisation), padding, the padding of the token table,
+    table look-ups, norms, softmax, dropout and the optimizer.
 
-    Source: Narayanan et al. 2021, appendix, for GPT; here without padding, with
-    attention inside sequences only and the heads of BERT.
+    Source: Narayanan et al. 2021, appendix, for GPT. Changed here: no padding, attention
+    inside sequences only, the heads of BERT.
     """
     d, f, layers = cfg.hidden_size, cfg.mlp_size, cfg.num_layers
+    head = work.tokens * 2 * d * num_classes
+    if pooled:
+        head = work.sequences * (2 * d * d + 2 * d * num_classes)
     forward = (
         work.tokens * layers * (8 * d * d + 4 * d * f)
         + work.attention_pairs * layers * 4 * d
-        + work.sequences * (2 * d * d + 2 * d * num_classes)
+        + head
         + work.masked_slots * (2 * d * d + 2 * d * cfg.vocab_size)
     )
     return 3.0 * float(forward)
@@ -101,15 +110,22 @@ def counted_flops(
     optimizer: OptimizerConfig,
     *,
     num_classes: int = NUM_NSP_CLASSES,
+    pooled: bool = True,
 ) -> Callable[[Work], float] | None:
-    """`train_flops` of `model`; None where frozen parameters save an uncounted part."""
+    """`train_flops` for `model`, or None if some parameters are frozen.
+
+    Frozen parameters save a part of the backward pass that nobody counts here.
+    """
     if optimizer.freeze or optimizer.freeze_layers:
         return None
-    return functools.partial(train_flops, model, num_classes=num_classes)
+    return functools.partial(train_flops, model, num_classes=num_classes, pooled=pooled)
 
 
 def peak_flops(mesh: Mesh, cfg: LoopConfig) -> float | None:
-    """FLOP/s of all devices together: as `cfg` says, else of known chips, else None."""
+    """Peak FLOP/s of all devices together, or None if it is unknown.
+
+    It comes from `cfg.peak_tflops` if that is set, else from the table of known chips.
+    """
     devices = mesh.devices.flat
     if cfg.peak_tflops is not None:
         return 1e12 * cfg.peak_tflops * len(devices)
@@ -126,13 +142,14 @@ def speeds(
     flops: Callable[[Work], float] | None,
     peak: float | None,
 ) -> dict[str, float]:
-    """What was done a second, and "mfu" where useful FLOPs and a peak are known.
+    """Rates per second, and "mfu" if useful FLOPs and a peak are known.
 
     Args:
-        work: done in `seconds`; None: nothing was timed, and there is no rate.
-        rates: name of a rate -> the field of `work` that it counts.
-        flops: useful FLOPs of some work.
-        peak: FLOP/s of all devices together.
+        work: work done in `seconds`. With None nothing was timed, and there are no rates.
+        seconds: time of that work.
+        rates: dict from the name of a rate to the field of `work` that it counts.
+        flops: counts the useful FLOPs of some work. None: unknown.
+        peak: peak FLOP/s of all devices together. None: unknown.
     """
     if work is None:
         return {}

@@ -1,6 +1,6 @@
-"""Where a run's time goes, from its first moment, with every kill and restart in it.
+"""Records where a run's time goes, from its first moment on, across kills and restarts.
 
-Goodput is the share of that time in which steps were trained that still count.
+Goodput is the fraction of that time in which steps were trained that still count.
 """
 
 import contextlib
@@ -22,27 +22,26 @@ CATEGORIES = (
     "start_up",
     "lost",
 )
-# What a kill takes away, when it comes after the checkpoint that training goes on from.
+# Time in these categories becomes "lost" if a kill undoes the steps it was spent on.
 _OF_STEPS = ("train", "input_wait")
 
 
 class Goodput:
     """Divides the wall time since a run began among `CATEGORIES`, in seconds.
 
-    At any time one category runs, so they add up to the wall time. What is in no
-    `during` is `train`: devices work while this process waits for them.
+    At any time exactly one category counts, so they add up to the wall time. Time outside
+    of every `during` counts as `train`: the devices work while this process waits.
 
     - `input_wait`: this process waited for a batch. Devices may still have been busy
-      with the step before, so it is the most that input can have cost.
-    - `compile`: the first step of each shape, its one execution included.
-    - `start_up`: of each session, from its first moment (when its command is called; what
-      Python loads before that is between sessions) to its first step.
-    - `lost`: steps trained (and waited for) after the checkpoint that a later session
-      went on from, and the time between sessions.
+      with the step before, so this is the most that input can have cost.
+    - `compile`: the first step of each shape, including its one execution.
+    - `start_up`: in each session, from the call of its command to its first step. What
+      Python loads before the call counts as time between sessions.
+    - `lost`: training and waiting for steps after the checkpoint that a later session
+      continued from, and the time between sessions.
 
-    The numbers are kept in goodput.json of the run directory, as fresh as the last
-    `save`; a kill loses what came later to `lost`, since the next session sees only
-    when it was written.
+    The numbers are kept in goodput.json of the run directory, as of the last `save`. After
+    a kill, the time since that `save` counts as `lost`.
     """
 
     def __init__(
@@ -53,16 +52,18 @@ class Goodput:
         keep: int = 3,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Takes up goodput.json, if there is one.
+        """Reads goodput.json, if there is one, and continues its numbers.
 
         Args:
-            run: where to keep it; None keeps nothing (hosts that write nothing).
-            began: when this session did, by `clock`; it is starting up until `go_on`.
-            keep: checkpoints that a later session may go on from.
-            clock: seconds since a moment that all sessions share.
+            run: run directory that holds goodput.json. None keeps nothing; it is for
+                hosts that write no files.
+            began: time of `clock` when this session began. Until `go_on`, the session
+                counts as starting up.
+            keep: number of checkpoints that a later session may continue from.
+            clock: gives seconds since a moment that all sessions share.
 
         Raises:
-            ValueError: goodput.json is of another format.
+            ValueError: goodput.json has another format.
         """
         self._path = None if run is None else run / "goodput.json"
         self._keep, self._clock, self._ahead = keep, clock, 0.0
@@ -72,16 +73,16 @@ class Goodput:
         if before is not None:
             self.seconds.update(before["seconds"])
             self._marks = {int(step): mark for step, mark in before["marks"].items()}
-            # A clock that is behind the last session's goes on from there.
+            # If this clock is behind the last session's, it continues from there.
             self._ahead = max(0.0, before["seen"] - began)
             began += self._ahead
             self.seconds["lost"] += began - before["seen"]
         self._category, self._since = "start_up", began
 
     def go_on(self, step: int) -> None:
-        """The first step comes, from the state of `step`: those beyond it were lost."""
+        """Training continues from the state of `step`; later steps count as lost."""
         self._switch("train")
-        # Without a mark of it (none was kept so long), from the first that there is.
+        # If no mark so old was kept, the oldest mark stands in for it.
         kept = max((n for n in self._marks if n <= step), default=min(self._marks))
         for name, seconds in self._marks[kept].items():
             self.seconds["lost"] += self.seconds[name] - seconds
@@ -92,7 +93,7 @@ class Goodput:
 
     @contextlib.contextmanager
     def during(self, category: str) -> Iterator[None]:
-        """What runs inside counts as `category`, and nowhere else."""
+        """Time inside this context counts as `category`."""
         assert category in CATEGORIES
         outer = self._category
         self._switch(category)
@@ -102,16 +103,16 @@ class Goodput:
             self._switch(outer)
 
     def move(self, category: str, seconds: float) -> None:
-        """Of the running category, these seconds were spent on another."""
+        """Moves these seconds from the current category to another one."""
         self._switch(self._category)
         self.seconds[self._category] -= seconds
         self.seconds[category] += seconds
 
     def mark(self, step: int) -> None:
-        """A checkpoint of `step` is about to be written."""
+        """Notes the numbers at `step`, of which a checkpoint is about to be written."""
         self._switch(self._category)
         self._marks[step] = self._of_steps()
-        # One more than is kept: the newest may never be finished.
+        # One mark more than checkpoints: the newest checkpoint may never be finished.
         for old in sorted(self._marks)[: -(self._keep + 1)]:
             del self._marks[old]
         self.save()
@@ -122,11 +123,11 @@ class Goodput:
         return sum(self.seconds.values())
 
     def share(self) -> float:
-        """Goodput: of the wall time, what was spent on steps that still count."""
+        """Goodput: the fraction of the wall time spent on steps that still count."""
         return self.summary()["share"]
 
     def summary(self) -> dict[str, float]:
-        """For results.json: wall time, goodput, and seconds of each category."""
+        """Wall time, goodput, and seconds of each category, for results.json."""
         wall = self.wall_secs()
         return {
             "wall_secs": wall,
@@ -135,7 +136,7 @@ class Goodput:
         }
 
     def save(self) -> None:
-        """Writes goodput.json; a reader sees the old file or the whole new one."""
+        """Writes goodput.json. A reader sees the old file or the whole new file."""
         self._switch(self._category)
         if self._path is None:
             return
@@ -165,7 +166,7 @@ def _load(path: pathlib.Path | None) -> dict[str, Any] | None:
     if kept.get("format_version") != FORMAT_VERSION:
         raise ValueError(
             f"{path} has format {kept.get('format_version')}; this version of bert_jax "
-            f"reads {FORMAT_VERSION}. Go on with the version that wrote it, or remove "
-            "the file: the run's time then counts from now."
+            f"reads {FORMAT_VERSION}. Continue with the version that wrote it, or remove "
+            "the file; then the run's time counts from now on."
         )
     return kept

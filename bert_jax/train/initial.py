@@ -1,24 +1,28 @@
-"""The weights of another run: to start from, to judge, to predict with, to export."""
+"""Reads the weights of another run: to start from, evaluate, predict with or export."""
 
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import jax
+import optax
 from jax.sharding import Mesh
 
 from bert_jax.config import PretrainConfig
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
-from bert_jax.model import classification, pretraining
+from bert_jax.model import pretraining
 from bert_jax.runtime.distributed import fetch
 from bert_jax.train import sharding
-from bert_jax.train.checkpoint import Checkpoints, tensors_sha256
-from bert_jax.train.run import RunInfo, load_run
+from bert_jax.train.checkpoint import Checkpoints, Identity, tensors_sha256
+from bert_jax.train.optimizer import Moments, make_optimizer, moments_of
+from bert_jax.train.run import RunInfo, load_run, load_run_config
+from bert_jax.train.tasks import task_named
 
 
 class LoadedRun(NamedTuple):
-    """All parameters of a run's newest checkpoint."""
+    """All parameters in the newest checkpoint of a run."""
 
     info: RunInfo
     step: int
@@ -26,16 +30,17 @@ class LoadedRun(NamedTuple):
 
 
 class Start(NamedTuple):
-    """What a new run takes over, and where it came from."""
+    """What a new run takes over from another run, and which run that was."""
 
     params: dict[str, Any]
-    """Whole parts of the tree, such as `embed`; the others stay fresh."""
+    """Parts of the parameters, such as `embed`. The new run draws the other parts."""
     origin: dict[str, Any]
-    moments: Any = None
-    """A whole `OptimizerState`, of which only the moments count."""
+    """Run directory, step, number of tensors and their SHA-256."""
+    moments: Moments | None = None
+    """Moments of the optimizer. With `None`, the new run begins with moments of zero."""
 
     def describe(self) -> str:
-        """One line for the top of the run."""
+        """Says in one line what is taken over."""
         origin = self.origin
         moments = "" if self.moments is None else " and the moments"
         return (
@@ -46,75 +51,130 @@ class Start(NamedTuple):
 
 def abstract_params(info: RunInfo, mesh: Mesh) -> Any:
     """Shapes and placements of the parameters of a run."""
-    if info.kind == "pretrain":
+    if info.task is None:
         init = functools.partial(pretraining.init_params, info.model)
     else:
-        num_labels = len(info.labels or ())
-        init = functools.partial(classification.init_params, info.model, num_labels)
+        outputs = len(info.labels or ())
+        init = functools.partial(task_named(info.task).init_params, info.model, outputs)
     shapes = jax.eval_shape(init, jax.random.key(0))
-    return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=place
-        ),
-        shapes,
-        sharding.shardings(mesh, shapes),
-    )
+    return _placed(shapes, sharding.shardings(mesh, shapes))
 
 
-def load_params(run: pathlib.Path, mesh: Mesh, kind: str | None = None) -> LoadedRun:
-    """Reads the newest checkpoint's parameters onto `mesh`.
+def load_params(
+    run: pathlib.Path, mesh: Mesh, kind: str | None = None, *, for_weights: bool = False
+) -> LoadedRun:
+    """Reads the parameters of the newest checkpoint and places them on `mesh`.
+
+    Args:
+        run: run directory.
+        mesh: devices to place the parameters on.
+        kind: kind that the run must have, "pretrain" or "finetune". Default: either.
+        for_weights: as for `load_run`.
 
     Raises:
-        FileNotFoundError: no run, or no complete checkpoint in it.
-        ValueError: the run is not of `kind`, or its checkpoint does not fit it.
+        FileNotFoundError: there is no run, or no complete checkpoint in it.
+        ValueError: the run has another kind, or its checkpoint does not fit it.
     """
-    info = load_run(run, kind=kind)
+    info = load_run(run, kind=kind, for_weights=for_weights)
     with Checkpoints(run, info.identity, read_only=True) as checkpoints:
         step = checkpoints.latest_step()
         params = checkpoints.restore_params(abstract_params(info, mesh), step)
     return LoadedRun(info, step or 0, params)
 
 
-def start_encoder(run: pathlib.Path, mesh: Mesh) -> Start:
-    """Encoder and pooler of a run, to fine-tune."""
-    loaded = load_params(run, mesh)
-    parts = {name: loaded.params[name] for name in classification.ENCODER_PARTS}
+def start_encoder(run: pathlib.Path, mesh: Mesh, parts: Collection[str]) -> Start:
+    """The encoder and the pooler of a run, as far as the new model has these `parts`."""
+    loaded = load_params(run, mesh, for_weights=True)
+    parts = {
+        name: loaded.params[name]
+        for name in ("embed", "layers", "pooler")
+        if name in parts and name in loaded.params
+    }
     return Start(parts, _origin(run, loaded.step, parts))
 
 
-def start_pretraining(
-    cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh, opt_state: Any
-) -> Start | None:
-    """What `cfg.checkpoint` gives to a pretraining run, or `None` without one.
-
-    Args:
-        cfg: its model must be that of the checkpoint.
-        tokenizer: of the data; must be the checkpoint's.
-        mesh: to place everything on.
-        opt_state: abstract, of the new run.
+def check_start(cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh) -> None:
+    """Checks by its manifest that the checkpoint of `cfg` fits. It reads no tensor.
 
     Raises:
-        FileNotFoundError: no run, or no complete checkpoint in it.
-        ValueError: model, tokenizer or optimizer state do not fit.
+        FileNotFoundError: there is no run, or no complete checkpoint in it.
+        ValueError: model or tokenizer do not fit, or there are no moments to keep.
     """
-    if cfg.checkpoint is None:
-        return None
-    info = load_run(cfg.checkpoint, kind="pretrain")
-    wanted = dataclasses.replace(
-        info, model=cfg.model, tokenizer_sha256=tokenizer.sha256
+    assert cfg.checkpoint is not None
+    info = dataclasses.replace(
+        load_run(cfg.checkpoint, for_weights=True), model=cfg.model
     )
-    with Checkpoints(cfg.checkpoint, wanted.identity, read_only=True) as checkpoints:
+    with _checkpoints(cfg, tokenizer) as checkpoints:
+        params = abstract_params(info, mesh)
+        checkpoints.check(params=params)
+        if cfg.moments == "keep":
+            state = _abstract_opt_state(cfg.checkpoint, params, cfg, mesh)
+            checkpoints.check(opt_state=state)
+
+
+def start_pretraining(cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh) -> Start:
+    """Reads what a pretraining run takes over from `cfg.checkpoint`.
+
+    Args:
+        cfg: settings of the new run. Its model must be that of the checkpoint; its
+            optimizer may differ.
+        tokenizer: tokenizer of the data; must be the tokenizer of the checkpoint.
+        mesh: devices to place everything on.
+
+    Raises:
+        FileNotFoundError, ValueError: as for `check_start`.
+    """
+    assert cfg.checkpoint is not None
+    info = dataclasses.replace(
+        load_run(cfg.checkpoint, for_weights=True), model=cfg.model
+    )
+    with _checkpoints(cfg, tokenizer) as checkpoints:
         step = checkpoints.latest_step()
-        params = checkpoints.restore_params(abstract_params(wanted, mesh), step)
+        abstract = abstract_params(info, mesh)
+        params = checkpoints.restore_params(abstract, step)
         moments = None
         if cfg.moments == "keep":
-            moments = checkpoints.restore_opt_state(opt_state, step)
+            state = _abstract_opt_state(cfg.checkpoint, abstract, cfg, mesh)
+            moments = moments_of(checkpoints.restore_opt_state(state, step))
     return Start(params, _origin(cfg.checkpoint, step or 0, params), moments)
 
 
-def with_moments(opt_state: Any, moments: Any) -> Any:
-    """A fresh optimizer state with the moments of another, and their age."""
-    return opt_state._replace(age=moments.age, mu=moments.mu, nu=moments.nu)
+def _checkpoints(cfg: PretrainConfig, tokenizer: Tokenizer) -> Checkpoints:
+    """The checkpoints that a run starts from, with the identity that they must have."""
+    assert cfg.checkpoint is not None
+    load_run(cfg.checkpoint, kind="pretrain", for_weights=True)
+    identity = Identity(cfg.model, tokenizer.sha256)
+    return Checkpoints(cfg.checkpoint, identity, read_only=True)
+
+
+def _abstract_opt_state(
+    run: pathlib.Path, params: Any, cfg: PretrainConfig, mesh: Mesh
+) -> Any:
+    """Shapes and placements of the optimizer state that `run` saved.
+
+    Args:
+        run: directory of that run; its config.json names the optimizer.
+        params: abstract parameters of that run.
+        cfg: settings of the new run, which decide how the moments are placed.
+        mesh: devices of the new run.
+    """
+    optimizer = make_optimizer(
+        load_run_config(run).optimizer,
+        optax.constant_schedule(0.0),  # the rate does not change the state's shapes
+    )
+    shapes = jax.eval_shape(optimizer.init, params)
+    place = sharding.update_shardings if cfg.mesh.shard_update else sharding.shardings
+    return _placed(shapes, place(mesh, shapes))
+
+
+def _placed(shapes: Any, places: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=place
+        ),
+        shapes,
+        places,
+    )
 
 
 def _origin(run: pathlib.Path, step: int, params: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Rows of a prepared dataset in words, as the model will see them."""
+"""Describes rows of a prepared dataset as text, as the model will see them."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from bert_jax.data.batches.rows import open_rows
 from bert_jax.data.prepared.dataset import PreparedDataset
 from bert_jax.model.masking import mask_tokens
 
-# What labels 0 and 1 of a pair say.
+# Meaning of the labels 0 and 1 of a pair.
 _LABELS = {
     "next_sentence": ("B follows A", "B is random"),
     "sentence_order": ("B follows A", "swapped: A follows B"),
@@ -27,10 +27,11 @@ def describe_rows(
     num_rows: int,
     seed: int,
 ) -> Iterator[str]:
-    """For each row: its pairs, their labels, and the tokens after masking.
+    """Describes each row: its pairs, their labels, and the tokens after masking.
 
-    A hidden token is written `[shown|was TRUTH]`: as [MASK], as another token, or as
-    itself. Pairs that training would deal into buckets are shown in padded rows.
+    A hidden token is written `[shown|was TRUTH]`, where `shown` is [MASK], another token
+    or the token itself. Pairs that training would put into buckets are shown in padded
+    rows.
     """
     tokenizer = dataset.tokenizer
     rows = open_rows(dataset, split, data.without_buckets, seed=seed)

@@ -1,21 +1,41 @@
 """LAMB's trust ratio: each layer's update is scaled to the norm of its weights."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import optax
+
+
+def scale_by_layer_trust_ratio() -> optax.GradientTransformation:
+    """Multiplies each layer's update, decay included, by its trust ratio.
+
+    `optax.scale_by_trust_ratio` takes one ratio for a tensor, which for stacked layers
+    would be one for all layers together.
+    """
+
+    def scaled(path: tuple, direction: jax.Array, weights: jax.Array) -> jax.Array:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return trust_ratio(name, weights, direction) * direction
+
+    def update(updates: optax.Updates, params: Any) -> optax.Updates:
+        return jax.tree_util.tree_map_with_path(scaled, updates, params)
+
+    return optax.stateless(update)
 
 
 def trust_ratio(name: str, weights: jax.Array, direction: jax.Array) -> jax.Array:
-    """Norm of a layer's weights over the norm of its update; 1 where either is zero.
+    """Norm of a layer's weights over the norm of its update; 1 if either is zero.
 
     Args:
-        name: path of the parameter. What lies under `layers/` is stacked, [L, ...],
-            and has one ratio a layer, as if the layers were parameters of their own.
-        weights: float32; may be sharded, its norm is that of the whole array.
+        name: path of the parameter. Under `layers/`, layers are stacked, [L, ...], and
+            each layer has a ratio of its own, as if it were a separate parameter.
+        weights: float32; may be sharded, the norm is that of the whole array.
         direction: float32, of the same shape: the update with its decay, before the
             learning rate.
 
     Returns:
-        float32 scalar, or [L, 1, ...] for stacked parameters.
+        float32 scalar, or [L, 1, ...] for stacked layers.
 
     Source: You et al. 2020, algorithm 2, with the identity as phi.
     """

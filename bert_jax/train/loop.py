@@ -1,7 +1,7 @@
-"""The loop around the step that pretraining and fine-tuning share.
+"""The training loop that pretraining and fine-tuning share.
 
-It draws batches, logs, evaluates, saves, and stops cleanly when asked to. What a batch
-is, how it is judged and what a line of progress says come from the caller.
+The loop draws batches, trains, logs, evaluates, saves, and stops cleanly when it is asked
+to. The caller says what a batch is, how parameters are scored and how progress reads.
 """
 
 import pathlib
@@ -17,57 +17,60 @@ from jax.sharding import Mesh
 
 from bert_jax.config import LoopConfig
 from bert_jax.data.batches.loader import InputClock
-from bert_jax.limits import check_ids
 from bert_jax.runtime import process
 from bert_jax.runtime.agreement import any_host
 from bert_jax.runtime.failure import EndOfAllError
-from bert_jax.train.checkpoint import Checkpoints
+from bert_jax.train.checkpoint import Checkpoints, Identity
 from bert_jax.train.flops import Work, peak_flops, speeds
 from bert_jax.train.goodput import Goodput
 from bert_jax.train.metrics import MetricsLog, Window, duration, peak_memory
 from bert_jax.train.placement import to_devices
 from bert_jax.train.profile import Profiler
-from bert_jax.train.run import RunInfo, load_run
-from bert_jax.train.step import TrainState
-
-Step = Callable[[TrainState, Any], tuple[TrainState, Any]]
+from bert_jax.train.step import Step, TrainState
 
 
 class InterruptedRunError(EndOfAllError):
-    """A signal ended the run after a checkpoint; the same command goes on."""
+    """A signal ended the run after a checkpoint. The same command continues it."""
 
 
 class Stage(NamedTuple):
-    """Steps of one kind: all of a run, or one of its phases."""
+    """Steps with the same settings: a whole run, or one of its phases."""
 
     num_steps: int
     step: Step
     """The compiled step."""
     batches: Callable[[int], Iterator[Any]]
-    """This host's batches from a step on, by its number within the stage."""
+    """batches(step) yields this host's batches from a step of the stage on."""
     evaluate: Callable[[Any], dict[str, float]]
-    """Judges parameters; called as the LoopConfig says, and at the end of the stage."""
+    """Scores parameters. It is called as the LoopConfig says, and at the end of the
+    stage."""
     rates: dict[str, str]
-    """Name of a logged rate -> the field of `Work` that it counts a second."""
+    """Dict from the name of a logged rate to the field of `Work` that it counts per
+    second."""
     flops: Callable[[Work], float] | None
-    """Useful FLOPs of some work, for MFU; None where nobody counts them."""
+    """Counts the useful FLOPs of some work, for MFU. None: they are not counted."""
+    check: Callable[[Any], None]
+    """Raises ValueError for a host's batch that the model must not get."""
 
 
 class Trained(NamedTuple):
-    """What a run came to."""
+    """The results of a finished run."""
 
     state: TrainState
     evaluation: dict[str, float]
-    """Of the last state."""
+    """Scores of the last state."""
     elapsed_secs: float
-    """Of training, all sessions together."""
+    """Seconds of training in all sessions together."""
     goodput: dict[str, float]
-    """Where the wall time went, to the end of the last evaluation (`Goodput.summary`)."""
+    """Where the wall time went, up to the last evaluation (`Goodput.summary`)."""
+    last_line: dict[str, Any]
+    """The last training metrics of this session; empty if it made no step."""
 
 
 def run_loop(
     *,
     run: pathlib.Path,
+    identity: Identity,
     cfg: LoopConfig,
     mesh: Mesh,
     stages: Sequence[Stage],
@@ -80,23 +83,24 @@ def run_loop(
     """Trains through all stages, from the newest checkpoint if there is one.
 
     Args:
-        run: run directory, already begun; its run.json holds the limits that every
-            batch must keep.
+        run: run directory, which must exist.
+        identity: what the checkpoints are checked against.
+        cfg: when to log, evaluate and save.
+        mesh: devices to train on.
+        stages: the stages in their order.
         make_state: builds the placed state of step 0.
-        abstract: shapes and placements to restore onto.
-        show: turns a line of metrics into words.
-        learning_rate: of an update, by its number from 0 in the run.
-        began: `time.time()` when this session did.
+        abstract: shapes and placements of the state, to restore it.
+        show: turns a line of metrics into text.
+        learning_rate: gives the learning rate of an update of the run, counted from 0.
+        began: `time.time()` when this session began.
 
     Raises:
-        ValueError: an id of a batch has no row in its table; nothing of it was saved.
-        InterruptedRunError: SIGINT or SIGTERM came, to any host; a checkpoint was
-            written.
-        NotFiniteError: the loss left the finite numbers; nothing of it was saved.
+        ValueError: an id of a batch has no row in its table. The batch was not trained on.
+        InterruptedRunError: a host got SIGINT or SIGTERM. A checkpoint was written.
+        NotFiniteError: the loss is NaN or infinite. No such state was saved.
     """
-    info = load_run(run)
     with (
-        Checkpoints(run, info.identity, keep=cfg.keep_checkpoints) as checkpoints,
+        Checkpoints(run, identity, keep=cfg.keep_checkpoints) as checkpoints,
         _StopRequest() as stop,
     ):
         if checkpoints.latest_step() is None:
@@ -105,29 +109,38 @@ def run_loop(
             state = checkpoints.restore(abstract)
             print(f"going on from step {int(state.step):,}", flush=True)
         total = sum(stage.num_steps for stage in stages)
-        loop = _Loop(run, cfg, mesh, checkpoints, stop, state, total, began)
-        loop.info, loop.show, loop.learning_rate = info, show, learning_rate
+        loop = _Loop(
+            run=run,
+            cfg=cfg,
+            mesh=mesh,
+            checkpoints=checkpoints,
+            stop=stop,
+            state=state,
+            total=total,
+            show=show,
+            learning_rate=learning_rate,
+            began=began,
+        )
         try:
             start = 0
             for stage in stages:
-                # The last one is judged again: its evaluation is that of the run.
+                # The last stage is always evaluated: this is the evaluation of the run.
                 if loop.done < start + stage.num_steps or stage is stages[-1]:
                     loop.go_through(stage, start)
                 start += stage.num_steps
         finally:
-            loop.close()
-        return Trained(loop.state, loop.evaluation, loop.elapsed, loop.spent)
+            goodput = loop.close()
+        return Trained(
+            loop.state, loop.evaluation, loop.elapsed, goodput, loop.last_line
+        )
 
 
 class _Loop:
-    """What goes on from step to step, and from stage to stage."""
-
-    info: RunInfo
-    show: Callable[[dict[str, float]], str]
-    learning_rate: Callable[[int], Any]
+    """The state of the loop, from step to step and from stage to stage."""
 
     def __init__(
         self,
+        *,
         run: pathlib.Path,
         cfg: LoopConfig,
         mesh: Mesh,
@@ -135,11 +148,14 @@ class _Loop:
         stop: "_StopRequest",
         state: TrainState,
         total: int,
+        show: Callable[[dict[str, float]], str],
+        learning_rate: Callable[[int], Any],
         began: float,
     ) -> None:
         self.run, self.cfg, self.mesh = run, cfg, mesh
         self.checkpoints, self.stop = checkpoints, stop
         self.state, self.total = state, total
+        self.show, self.learning_rate = show, learning_rate
         self.done = int(state.step)
         self.peak = peak_flops(mesh, cfg)
         self.goodput = Goodput(
@@ -150,14 +166,17 @@ class _Loop:
         self.elapsed = self.log.elapsed_before
         self.window = Window()
         self.evaluation: dict[str, float] = {}
+        self.last_line: dict[str, Any] = {}
         self.compiled: set[tuple[int, ...]] = set()
         self.goodput.go_on(self.done)
 
-    def close(self) -> None:
+    def close(self) -> dict[str, float]:
+        """Closes all files of the run and returns where its time went."""
         self.profiler.close()
-        self.spent = self.goodput.summary()
+        spent = self.goodput.summary()
         self.goodput.save()
         self.log.close()
+        return spent
 
     def go_through(self, stage: Stage, start: int) -> None:
         """Trains to the end of a stage that begins with update `start`."""
@@ -174,7 +193,7 @@ class _Loop:
                 self._follow_up(stage, inputs, end)
                 batch = next(inputs, None)
         finally:
-            inputs.close()  # what follows may have its memory and cores
+            inputs.close()  # frees memory and cores for what follows
         self._close_window(stage, inputs)
         self._save()
         with self.goodput.during("checkpoint"):
@@ -182,12 +201,15 @@ class _Loop:
         if self.done < end:
             raise InterruptedRunError(
                 f"stopped at step {self.done:,} of {self.total:,}; the checkpoint is "
-                f"in {self.run}. Start the same command again to go on."
+                f"in {self.run}. Start the same command again to continue."
             )
         self._judge(stage)
 
     def _follow_up(self, stage: Stage, inputs: InputClock, end: int) -> None:
-        """Logs, saves and judges when it is time; at the end the stage itself does."""
+        """Logs, saves and evaluates when it is time.
+
+        At the end of a stage it only logs: `go_through` saves and evaluates there.
+        """
         cfg = self.cfg
         if self.done % cfg.log_every_steps == 0 or self.done == end:
             self._close_window(stage, inputs)
@@ -201,7 +223,7 @@ class _Loop:
             self._judge(stage)
 
     def _must_stop(self) -> bool:
-        """Whether any host was asked to; all hosts say the same."""
+        """Whether any host was asked to stop. All hosts get the same answer."""
         if jax.process_count() == 1:
             return self.stop.requested
         if self.done % self.cfg.stop_check_every_steps:
@@ -209,13 +231,11 @@ class _Loop:
         return any_host(self.stop.requested)
 
     def _train(self, stage: Stage, batch: Any) -> None:
-        labels = self.info.labels
-        num_labels = None if labels is None else len(labels)
-        check_ids(self.info.model, batch, num_labels=num_labels)
+        stage.check(batch)
         if batch.input_ids.shape in self.compiled:
             self._step(stage, batch)
             return
-        # Compilation is no measure of speed.
+        # The time of compilation must not count in the logged speed.
         self.compiled.add(batch.input_ids.shape)
         jax.block_until_ready(self.state.params)
         started = time.perf_counter()
@@ -246,6 +266,7 @@ class _Loop:
             "goodput": self.goodput.share(),
             **peak_memory(),
         }
+        self.last_line = line
         self.log.write("train", self.done, line)
         self.goodput.save()
         text = f"step {self.done:>7,}/{self.total:,}  {self.show(line)}"
@@ -271,7 +292,7 @@ class _Loop:
 
 
 class _StopRequest:
-    """Turns the first SIGINT or SIGTERM into a request; a second one acts at once."""
+    """Turns the first SIGINT or SIGTERM into a request. A second one acts at once."""
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -1,4 +1,4 @@
-"""All devices of a job as one mesh, slices over the slower network outermost."""
+"""Arranges all devices of a job as one mesh, whose outermost axis is the slices."""
 
 import math
 
@@ -13,14 +13,16 @@ from bert_jax.train.sharding import MESH_AXIS_NAMES
 def make_mesh(cfg: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
     """Arranges the devices as (slice, data, fsdp, sequence, tensor).
 
-    Within a slice, JAX lays the axes out along the links of the chips.
+    Slices are joined by the slower network. Within a slice, JAX places the axes along the
+    links between the chips.
 
     Args:
-        devices: all that the job has, by default.
+        cfg: sizes of the axes.
+        devices: devices to arrange. Default: all devices of the job.
 
     Raises:
-        ValueError: the axes do not multiply to the number of devices, or the devices
-            do not fall into as many slices.
+        ValueError: the product of the axes is not the number of devices, or the devices
+            do not form the number of slices that `cfg` asks for.
     """
     groups = _slices(cfg, list(devices or jax.devices()))
     num_devices = len(groups[0])
@@ -33,7 +35,7 @@ def make_mesh(cfg: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
         where = "" if len(groups) == 1 else f" in each of {len(groups)} slices"
         raise ValueError(
             f"MeshConfig asks for {asked} = {product} devices, but {num_devices} are "
-            f"visible{where}."
+            f"visible{where}; change the axes so that their product is that number."
         )
     axis_types = (AxisType.Auto,) * len(MESH_AXIS_NAMES)
     in_slices = [
@@ -49,26 +51,26 @@ def make_mesh(cfg: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
 
 
 def _slices(cfg: MeshConfig, devices: list[jax.Device]) -> list[list[jax.Device]]:
-    """The devices by slice, or where they do not know of any, by process or order."""
+    """The devices by slice. Devices without slices are grouped by host and number."""
     by_slice: dict[int, list[jax.Device]] = {}
     for device in devices:
         by_slice.setdefault(getattr(device, "slice_index", 0) or 0, []).append(device)
     wanted = len(by_slice) if cfg.slices is None else cfg.slices
     if len(by_slice) == 1 and wanted > 1:
-        # GPUs and CPUs know no slices: as many nodes make one, each with whole hosts.
+        # GPUs and CPUs know no slices, so equal groups of whole hosts become slices.
         ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
         num_hosts = len({device.process_index for device in devices})
         if len(devices) % wanted or (num_hosts > 1 and num_hosts % wanted):
             raise ValueError(
                 f"MeshConfig.slices={wanted}: {len(devices)} devices of {num_hosts} "
-                "hosts cannot be divided into as many equal groups of whole hosts."
+                "hosts cannot be divided into so many equal groups of whole hosts."
             )
         size = len(devices) // wanted
         return [ordered[n * size : (n + 1) * size] for n in range(wanted)]
     if len(by_slice) != wanted:
         raise ValueError(
             f"MeshConfig.slices={wanted}, but the devices lie in {len(by_slice)} "
-            "slices; leave it out, and it follows the devices."
+            "slices; leave out --mesh.slices, and the number follows from the devices."
         )
     groups = [by_slice[index] for index in sorted(by_slice)]
     if len({len(group) for group in groups}) > 1:

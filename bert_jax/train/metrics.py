@@ -1,4 +1,4 @@
-"""What a run records: lines of metrics, and the sums over steps they are made of."""
+"""Records the metrics of a run, and sums them over the steps between two log lines."""
 
 import json
 import math
@@ -18,30 +18,30 @@ from bert_jax.train.losses import Mean
 from bert_jax.train.run import write_text
 from bert_jax.train.sinks import Sink, TensorBoard, WeightsAndBiases
 
-# What a step reports: undivided means by name, and under "work" what its batch held.
+# What a step reports: undivided means by name, and the `Work` of its batch as "work".
 StepMetrics = dict[str, Any]
 
 
 class NotFiniteError(ArithmeticError):
-    """The loss became NaN or infinite; what is on disk is from before."""
+    """The loss became NaN or infinite. The checkpoints on disk are from before."""
 
 
 class MetricsLog:
-    """Lines of metrics in metrics.jsonl, TensorBoard and, if asked for, W&B.
+    """Writes lines of metrics to metrics.jsonl, TensorBoard and, if asked for, W&B.
 
-    It drops what a resumed run repeats. The first host writes; on the others a log is
-    silent.
+    The lines of steps that a resumed run repeats are dropped. Only the first host writes;
+    the others do nothing.
     """
 
     def __init__(self, run: pathlib.Path, first_step: int, cfg: LoopConfig) -> None:
-        """Takes up the lines of `run` until `first_step`.
+        """Opens the log of `run` and keeps its lines up to `first_step`.
 
         Raises, on all hosts:
             ValueError: Weights & Biases did not start.
         """
         self._sinks: list[Sink] = []
         self._file: TextIO | None = None
-        # Seconds of training in the sessions before.
+        # Seconds of training in earlier sessions.
         self.elapsed_before: float = on_first_host(
             f"opening the metrics of {run}", lambda: self._open(run, first_step, cfg)
         )
@@ -76,27 +76,27 @@ def read_metrics(run: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _whole_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    """All lines but a last one that a kill cut short."""
+    """All lines, except a last line that a kill cut short."""
     if not path.exists():
         return []
     return [json.loads(x) for x in path.read_text().splitlines(True) if x[-1] == "\n"]
 
 
 class Sums(NamedTuple):
-    """What some steps came to."""
+    """The metrics of several steps together."""
 
     means: dict[str, float]
     work: Work | None
-    """Of the timed steps, global batches whole; None where there are none, or they do
-    not count it."""
+    """Work of the timed steps, over the global batches. None if no step was timed, or if
+    steps do not count work."""
     seconds: float
-    """Of training since the last sums."""
+    """Seconds of training since the last sums."""
     num_timed: int
-    """Steps, but those whose time was left out."""
+    """Number of timed steps, which are all except those that were left out."""
 
 
 class Window:
-    """Sums the metrics of some steps; the newest step is left to run meanwhile."""
+    """Collects the metrics of steps without waiting for them, and sums them in `close`."""
 
     def __init__(self) -> None:
         self._pending: list[StepMetrics] = []
@@ -110,7 +110,7 @@ class Window:
         return len(self._pending)
 
     def close(self, step: int) -> Sums:
-        """The sums since the last close; all hosts fetch the same.
+        """The sums since the last close. All hosts get the same.
 
         Raises:
             NotFiniteError: a mean is NaN or infinite.
@@ -136,17 +136,17 @@ class Window:
         return Sums(means, total, seconds, len(timed))
 
     def leave_out(self, seconds: float) -> None:
-        """The step that was added last took so long, which is no measure of speed."""
+        """Excludes the last added step, which took `seconds`, from the measured speed."""
         self._started += seconds
         self._untimed.add(len(self._pending) - 1)
 
     def restart_clock(self) -> None:
-        """Leaves out of the next window's seconds what was not training."""
+        """Starts the window's seconds anew, after work that was not training."""
         self._started = time.perf_counter()
 
 
 def means_of(batches: Sequence[dict[str, Mean]]) -> dict[str, float]:
-    """Ratio of the sums over all batches, for each metric."""
+    """For each metric, the mean over all batches: the ratio of the summed sums."""
     return _ratios(jax.device_get(list(batches)))
 
 
@@ -155,17 +155,17 @@ def _ratios(fetched: Sequence[dict[str, Mean]]) -> dict[str, float]:
     for name in fetched[0] if fetched else ():
         total = sum(float(x[name].sum) for x in fetched)
         weight = sum(float(x[name].weight) for x in fetched)
-        # Comparison with 0 is false for NaN, which must show.
+        # `!= 0` is true for NaN, so a NaN weight gives a NaN mean and stays visible.
         means[name] = total / weight if weight != 0 else 0.0
     return means
 
 
 def peak_memory() -> dict[str, int]:
-    """Most bytes in use so far: of this process, and of its fullest device if it says.
+    """The most bytes that this process, and its fullest device, have used so far.
 
-    Device memory is what XLA's allocator gave out; CPU devices do not report it.
+    Device memory is what XLA's allocator gave out. CPU devices do not report it.
     """
-    # Kilobytes on Linux, bytes on macOS.
+    # ru_maxrss is in kilobytes on Linux and in bytes on macOS.
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
@@ -177,7 +177,7 @@ def peak_memory() -> dict[str, int]:
 
 
 def duration(seconds: float) -> str:
-    """`1:02:03`, or `2:03` below an hour."""
+    """Seconds as `1:02:03`, or as `2:03` below an hour."""
     minutes, secs = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{secs:02}" if hours else f"{minutes}:{secs:02}"

@@ -1,5 +1,6 @@
 """What pretraining and fine-tuning minimise."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,28 +13,41 @@ from bert_jax.config import (
     MaskingConfig,
     ModelConfig,
 )
-from bert_jax.model import classification, pretraining
+from bert_jax.model import pretraining
 from bert_jax.model.masking import MaskedBatch, mask_tokens
 from bert_jax.model.pretraining import PretrainOutputs, PretrainSums
 from bert_jax.model.random_bits import row_keys
-from bert_jax.train.flops import classify_work, pretrain_work
-from bert_jax.train.losses import (
-    Objective,
-    classify_loss,
-    pretrain_loss,
-    regress_loss,
-)
+from bert_jax.train.flops import pretrain_work, text_work
+from bert_jax.train.losses import Mean, pretrain_loss
+from bert_jax.train.tasks.task import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """The loss, which is a sum of means over all rows of a batch.
+
+    It is computed in three steps, so that a batch can be processed in parts.
+    """
+
+    prepare: Callable[[Any, jax.Array], Any]
+    """prepare(batch, key) returns all that the other two functions need, as arrays whose
+    first axis is the rows. It draws the masks and one dropout key per row."""
+    weights: Callable[[Any], dict[str, jax.Array]]
+    """weights(rows) returns the weight of each mean in the loss. It needs no model."""
+    metrics: Callable[[Any, Any], dict[str, Mean]]
+    """metrics(params, rows) returns undivided means; those that `weights` names are among
+    them."""
 
 
 class _PretrainRows(NamedTuple):
     batch: PretrainBatch
     masked: MaskedBatch
-    keys: jax.Array  # [B], of dropout
+    keys: jax.Array  # [B], random keys of dropout
 
 
-class _ClassifyRows(NamedTuple):
+class _TextRows(NamedTuple):
     batch: ClassifyBatch
-    keys: jax.Array  # [B], of dropout
+    keys: jax.Array  # [B], random keys of dropout
 
 
 def pretrain_objective(
@@ -43,7 +57,10 @@ def pretrain_objective(
     masking: MaskingConfig,
     vocabulary: MaskVocabulary,
 ) -> Objective:
-    """MLM + NSP on freshly masked rows, dropout on (Devlin et al. 2018, appendix A.2)."""
+    """The MLM and NSP losses on freshly masked rows, with dropout.
+
+    Source: Devlin et al. 2018, appendix A.2.
+    """
     forward: Callable[..., PretrainOutputs | PretrainSums] = pretraining.apply
     if compute.mlm_logits == "chunked":
         forward = pretraining.apply_with_loss
@@ -77,39 +94,23 @@ def pretrain_objective(
     return Objective(prepare, weights, metrics)
 
 
-def classify_objective(
-    model: ModelConfig, compute: ComputeConfig, dropout: DropoutConfig
+def task_objective(
+    task: Task, model: ModelConfig, compute: ComputeConfig, dropout: DropoutConfig
 ) -> Objective:
-    """Cross-entropy of the labels, dropout on."""
-    return _text_objective(model, compute, dropout, classify_loss)
+    """The loss of a task on labelled rows, with dropout."""
 
-
-def regress_objective(
-    model: ModelConfig, compute: ComputeConfig, dropout: DropoutConfig
-) -> Objective:
-    """Squared error of the scores, dropout on."""
-    return _text_objective(model, compute, dropout, regress_loss)
-
-
-def _text_objective(
-    model: ModelConfig,
-    compute: ComputeConfig,
-    dropout: DropoutConfig,
-    loss: Callable[..., Any],
-) -> Objective:
-    def prepare(batch: ClassifyBatch, key: jax.Array) -> _ClassifyRows:
+    def prepare(batch: ClassifyBatch, key: jax.Array) -> _TextRows:
         keys = row_keys(key, batch.input_ids.shape[0])
         assert keys is not None
-        return _ClassifyRows(batch, keys)
+        return _TextRows(batch, keys)
 
-    def weights(rows: _ClassifyRows) -> dict[str, jax.Array]:
-        return {"loss": rows.batch.weights.sum()}
+    def weights(rows: _TextRows) -> dict[str, jax.Array]:
+        return task.loss_weights(rows.batch)
 
-    def metrics(params: Any, rows: _ClassifyRows) -> dict[str, Any]:
-        logits = classification.apply(
+    def metrics(params: Any, rows: _TextRows) -> dict[str, Any]:
+        logits = task.apply(
             model, params, rows.batch, compute=compute, dropout=dropout, key=rows.keys
         )
-        work = classify_work(rows.batch)
-        return {**loss(logits, rows.batch)[1], "work": work}
+        return {**task.loss(logits, rows.batch), "work": text_work(rows.batch)}
 
     return Objective(prepare, weights, metrics)

@@ -1,4 +1,4 @@
-"""Batches from the hosts' memory to global arrays."""
+"""Moves batches from the memory of the hosts to global arrays on devices."""
 
 from typing import Any, NamedTuple
 
@@ -13,16 +13,16 @@ class RowParts(NamedTuple):
     """Which parts of a global batch this process has to load."""
 
     parts: tuple[int, ...]
-    """Ascending; one that another process holds too is loaded by both."""
+    """Ascending numbers. Two processes that both need a part both load it."""
     num_parts: int
-    """All parts of a batch; each has as many rows."""
+    """Number of parts of a batch, which all have the same number of rows."""
 
 
 def row_parts(mesh: Mesh) -> RowParts:
     """The parts of a batch that lie on this process's devices.
 
-    They follow the devices' places in the mesh, so neither does the order of hosts
-    matter, nor that the hosts of a tensor group need the same rows.
+    They follow from the places of the devices in the mesh. So hosts may come in any
+    order, and several hosts of a tensor group may need the same rows.
     """
     num_parts = sharding.num_row_parts(mesh)
     places = sharding.batch_sharding(mesh).addressable_devices_indices_map((num_parts,))
@@ -31,7 +31,12 @@ def row_parts(mesh: Mesh) -> RowParts:
 
 
 def to_devices(mesh: Mesh, batch: Any) -> Any:
-    """This process's rows, its `row_parts` one after the other, as global arrays."""
+    """Makes global arrays from the rows of all processes.
+
+    Args:
+        mesh: devices to place the rows on.
+        batch: this process's rows: its `row_parts`, one after the other.
+    """
     target = sharding.batch_sharding(mesh)
     if jax.process_count() == 1:
         return jax.device_put(batch, target)
@@ -52,7 +57,7 @@ def to_devices(mesh: Mesh, batch: Any) -> Any:
 
 
 def global_batch(mesh: Mesh, batch: Any) -> Any:
-    """Rows that every process holds whole, as global arrays."""
+    """Makes global arrays from a batch of which every process holds all rows."""
     target = sharding.batch_sharding(mesh)
     return jax.tree.map(
         lambda rows: jax.make_array_from_callback(

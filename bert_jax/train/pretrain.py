@@ -1,4 +1,4 @@
-"""Pretraining: MLM + NSP from a prepared dataset into a run directory."""
+"""Pretraining: MLM and a sentence-pair task, from a prepared dataset to a run directory."""
 
 import dataclasses
 import functools
@@ -17,44 +17,48 @@ from bert_jax.data.batches.loader import train_batches
 from bert_jax.data.batches.rows import open_rows
 from bert_jax.data.prepared.dataset import PreparedDataset, open_dataset
 from bert_jax.data.prepared.summary import summarize
+from bert_jax.limits import check_ids
 from bert_jax.model.isolation import prove_isolation
 from bert_jax.model.products_fp8 import multiplies_fp8
-from bert_jax.runtime.agreement import on_first_host
-from bert_jax.train.evaluate import (
+from bert_jax.train.flops import counted_flops
+from bert_jax.train.held_out import (
     PretrainEvaluator,
     check_vocabulary,
     held_out_rows,
     mask_examples,
 )
-from bert_jax.train.flops import counted_flops
-from bert_jax.train.initial import start_pretraining, with_moments
+from bert_jax.train.initial import check_start, start_pretraining
 from bert_jax.train.loop import Stage, run_loop
 from bert_jax.train.mesh import make_mesh
-from bert_jax.train.metrics import read_metrics
+from bert_jax.train.optimizer import with_moments
 from bert_jax.train.placement import row_parts
 from bert_jax.train.program import Program, phases_schedule, pretrain_program
 from bert_jax.train.run import (
     RunInfo,
     agree_on_run,
+    is_new_run,
     load_results,
+    load_run,
+    save_origin,
     save_results,
     start_run,
 )
 from bert_jax.train.sinks import check_sinks
 from bert_jax.train.step import TrainState
 
-# How papers abbreviate what `DataConfig.pairs` sets; without pairs there is no task.
+# The papers' abbreviations of the tasks of `DataConfig.pairs`; "none" has no task.
 _SENTENCE_TASKS = {"next_sentence": "NSP", "sentence_order": "SOP"}
 _VERSIONS = ("jax", "flax", "optax", "orbax-checkpoint")
 
 
 def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
-    """Runs, or goes on with, one pretraining run and returns its results.
+    """Starts or continues one pretraining run and returns its results.
 
     Raises:
-        ValueError: dataset, model and mesh do not fit, or `run` holds another run.
+        ValueError: dataset, model and mesh do not fit together, or `run` holds another
+            run.
         IsolationError: attention does not keep the sequences of a row apart here.
-        InterruptedRunError: a signal came; a checkpoint was written.
+        InterruptedRunError: the process got a signal. A checkpoint was written.
     """
     began = time.time()
     check_sinks(cfg.loop)
@@ -74,14 +78,14 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         for phase in cfg.phases
     ]
     abstract = programs[0].state
-    start = start_pretraining(cfg, tokenizer, mesh, abstract.opt_state)
-    if start is not None:
-        print(f"weights: {start.describe()}", flush=True)
 
     def make_state() -> TrainState:
         state = programs[0].make_state()
-        if start is None:
+        if cfg.checkpoint is None:
             return state
+        start = start_pretraining(cfg, tokenizer, mesh)
+        print(f"weights: {start.describe()}", flush=True)
+        save_origin(run, start.origin)
         opt_state = state.opt_state
         if start.moments is not None:
             opt_state = with_moments(opt_state, start.moments)
@@ -93,8 +97,9 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         tokenizer_sha256=tokenizer.sha256,
         data={"sha256": dataset.manifest["sha256"]},
         sequence_length=max(phase.data.sequence_length for phase in cfg.phases),
-        encoder=None if start is None else start.origin,
     )
+    if is_new_run(run) and cfg.checkpoint is not None:
+        check_start(cfg, tokenizer, mesh)  # an error must leave no run directory behind
     start_run(run, cfg, info, tokenizer)
     finished = load_results(run)
     if finished is not None:
@@ -108,12 +113,12 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
             ).kernel
             == "xla"
         ):
-            break  # the same operations for rows of any length
+            break  # XLA's kernel does the same operations for rows of any length
     device = mesh.devices.flat[0]
     if cfg.compute.fp8 and not multiplies_fp8(device):
         print(
             f"note: {device.device_kind} does not multiply 8-bit floats; --compute.fp8 "
-            "rounds as on one that does, and takes longer than without it",
+            "gives the same numbers as on a device that does, and makes steps slower",
             flush=True,
         )
     num_parameters = sum(x.size for x in jax.tree.leaves(abstract.params))
@@ -126,6 +131,7 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
     )
     trained = run_loop(
         run=run,
+        identity=info.identity,
         cfg=cfg.loop,
         mesh=mesh,
         stages=[
@@ -159,10 +165,8 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         },
         "elapsed_secs": trained.elapsed_secs,
         "goodput": trained.goodput,
-        "sequences_per_sec": on_first_host(
-            "a look at the last speed",
-            lambda: read_metrics(run)[-2].get("sequences_per_sec"),
-        ),
+        "encoder": load_run(run).encoder,
+        "sequences_per_sec": trained.last_line.get("sequences_per_sec"),
         "mask_examples": mask_examples(last, state.params, held_out, tokenizer),
     }
     save_results(run, results)
@@ -181,7 +185,7 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
 
 
 def _row_lengths(cfg: PretrainConfig) -> list[int]:
-    """T of all batches of all phases, the longest first."""
+    """The lengths of all rows in all phases, the longest first."""
     lengths: set[int] = set()
     for data in (phase.data for phase in cfg.phases):
         buckets = data.buckets if data.layout == "buckets" else ()
@@ -192,7 +196,7 @@ def _row_lengths(cfg: PretrainConfig) -> list[int]:
 def _stage(
     cfg: PretrainConfig, program: Program, dataset: PreparedDataset, mesh: Mesh
 ) -> Stage:
-    """One phase as the loop goes through it; says how long it is."""
+    """Makes one phase a stage of the loop, and prints its length in steps and epochs."""
     rows = open_rows(
         dataset, "train", cfg.data, seed=cfg.seed, batch_size=cfg.batch_size
     )
@@ -223,14 +227,16 @@ def _stage(
         ),
         rates={"sequences_per_sec": "sequences", "tokens_per_sec": "tokens"},
         flops=counted_flops(cfg.model, cfg.optimizer),
+        check=functools.partial(check_ids, cfg.model),
     )
 
 
 def show_pretraining(pairs: str, line: dict[str, float]) -> str:
-    """One line of metrics in words.
+    """One line of metrics as text.
 
     Args:
-        pairs: `DataConfig.pairs`.
+        pairs: `DataConfig.pairs`, which decides the name of the sentence-pair task.
+        line: metrics of training or evaluation.
     """
     text = f"MLM loss {line['mlm_loss']:.3f} accuracy {line['mlm_accuracy']:.1%}"
     task = _SENTENCE_TASKS.get(pairs)
@@ -246,5 +252,5 @@ def show_pretraining(pairs: str, line: dict[str, float]) -> str:
 
 
 def device_name(mesh: Mesh) -> str:
-    """Such as `cpu x 8`."""
+    """Kind and number of the devices, such as `cpu x 8`."""
     return f"{mesh.devices.flat[0].device_kind} x {mesh.size}"

@@ -1,4 +1,4 @@
-"""Traces of what the devices do: some steps on request, or whenever xprof asks.
+"""Traces what the devices do: during chosen steps, or whenever xprof asks for it.
 
     xprof --logdir RUN/profile
 
@@ -18,14 +18,16 @@ from bert_jax.runtime import process
 class Profiler:
     """Wraps the steps of a session and traces those that `LoopConfig` names.
 
-    Process 0 writes the trace, of the devices that it drives.
+    Process 0 writes the trace; it covers the devices of that process.
     """
 
     def __init__(self, run: pathlib.Path, cfg: LoopConfig, first_step: int) -> None:
         """Starts the server of `cfg.profiler_port`, if there is one.
 
         Args:
-            first_step: updates before this session.
+            run: run directory; the trace goes to its folder profile/.
+            cfg: which steps to trace, and the port of the server.
+            first_step: number of updates before this session.
         """
         self._directory = run / "profile"
         self._tracing = self._serving = False
@@ -42,10 +44,11 @@ class Profiler:
     def step(
         self, number: int, before: Any
     ) -> contextlib.AbstractContextManager[object]:
-        """Dispatch update `number`, from 0, inside of this.
+        """The context in which the caller must start update `number`, counted from 0.
 
         Args:
-            before: arrays that are ready when the updates before it are done.
+            number: number of the update.
+            before: arrays that are ready when all earlier updates are done.
         """
         if number == self._start:
             jax.block_until_ready(before)

@@ -1,4 +1,4 @@
-"""The true program of a pretraining phase, as it is run, compiled ahead and measured."""
+"""Builds the program of a pretraining phase, for running, compiling ahead and measuring."""
 
 import functools
 from collections.abc import Callable
@@ -27,16 +27,16 @@ from bert_jax.train.step import (
 
 
 class Program(NamedTuple):
-    """Of one phase; the states of all phases of a run are alike."""
+    """The program of one phase. All phases of a run have the same kind of state."""
 
     step: Any
     """A `Step` under `jax.jit`: `step.lower(state, batch).compile()` compiles it ahead."""
     state: TrainState
-    """Abstract: shapes, types and placements."""
+    """Abstract state: shapes, types and placements."""
     batch: PretrainBatch
-    """Abstract, of the global batch; with buckets, one of the longest."""
+    """Abstract global batch. With buckets, it has rows of the longest bucket."""
     make_state: Callable[[], TrainState]
-    """Draws the state of step 0 where `state` says."""
+    """Makes the state of step 0, placed as `state` says."""
 
 
 def phases_schedule(cfg: PretrainConfig) -> optax.Schedule:
@@ -53,11 +53,13 @@ def pretrain_program(
     """Builds the step of one phase; nothing is compiled yet.
 
     Args:
-        cfg: of the phase, as `PretrainConfig.phases` gives it.
-        schedule: of the whole run; that of the phase alone by default.
+        cfg: settings of the phase, as `PretrainConfig.phases` gives them.
+        mesh: devices that the program runs on.
+        vocabulary: vocabulary of the tokenizer.
+        schedule: learning rate over the whole run. Default: that of this phase alone.
 
     Raises:
-        ValueError: batch, model and mesh do not fit.
+        ValueError: batch, model and mesh do not fit together.
     """
     sharding.check_batch_size(mesh, cfg.batch_size, cfg.micro_batches)
     schedule = schedule or make_schedule(cfg.optimizer, cfg.num_steps)
@@ -121,7 +123,7 @@ def abstract_batch(cfg: PretrainConfig, mesh: Mesh) -> PretrainBatch:
 def synthetic_vocabulary(size: int) -> MaskVocabulary:
     """A vocabulary of `size` pieces, for compiling where no tokenizer is at hand.
 
-    Which pieces are special or open a word changes no shape of the program.
+    The shapes of the program do not depend on which pieces are special or begin a word.
     """
     special = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
     return MaskVocabulary(special, size, np.arange(size) > special.mask)

@@ -1,9 +1,9 @@
-"""The run directory: what a run is, beside its checkpoints.
+"""Reads and writes the run directory, except its checkpoints.
 
-config.json (the whole config), run.json (kind, architecture, tokenizer, labels, where
-the encoder came from), tokenizer/, checkpoints/, metrics.jsonl, tensorboard/,
-goodput.json (where the time went), results.json; on request profile/ (traces), wandb/
-and wandb.json.
+A run directory holds config.json (the whole config), run.json (kind, architecture,
+tokenizer, labels, where the encoder came from), tokenizer/, checkpoints/, metrics.jsonl,
+tensorboard/, goodput.json (where the time went) and results.json; on request also
+profile/ (traces), wandb/ and wandb.json.
 """
 
 import dataclasses
@@ -24,7 +24,10 @@ from bert_jax.runtime.agreement import agree, on_first_host
 from bert_jax.train.checkpoint import Identity
 
 FORMAT_VERSION = 2
-# May change between a run and its continuation: they do not touch the numbers.
+# Formats whose weights can be read. Version 1 has other settings and another optimizer
+# state, so a run of version 1 cannot continue.
+WEIGHTS_FORMATS = (1, FORMAT_VERSION)
+# Settings that may change when a run continues: they do not change the numbers.
 _FREE = (
     "loop",
     "data.num_threads",
@@ -34,35 +37,39 @@ _FREE = (
     "checkpoint",
     "task",
 )
-# May change too, since a run must go on where there are other machines: they touch the
-# numbers by rounding only, and are announced.
+# Settings that may change too, since a run must be able to continue on other machines:
+# they change the numbers by rounding only. A change of these is printed.
 _LAYOUT = (
     "mesh",
     "micro_batches",
     "next_phases.micro_batches",
     "compute",
 )
-# May even differ between the hosts of a job; what the paths lead to is compared apart.
+# Settings that may even differ between the hosts of a job. The hashes of what the paths
+# lead to are compared separately.
 _OWN = ("data.num_threads", "data.num_workers", "data.plan_dir", "data.dataset", "task")
-# How long a shared file system may hide a new file (NFS keeps directories for 60 s).
+# How long a shared file system may hide a new file (NFS caches directories for 60 s).
 _VISIBLE_SECS = 90.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunInfo:
-    """What another command must know to use a run's checkpoints."""
+    """What other commands must know to use a run's checkpoints."""
 
     kind: str
     """"pretrain" or "finetune"."""
     model: ModelConfig
     tokenizer_sha256: str
     data: dict[str, Any]
-    """Identity of the data: equal in a run and its continuation."""
+    """Hashes of the data. They must be the same when a run continues."""
+    task: str | None = None
+    """Name of the task in `train.tasks`; None for a pretraining run."""
     labels: tuple[str, ...] | None = None
-    """Of a classifier, in the order of its logits."""
+    """Names of the task's logits, in their order; None for a pretraining run."""
     sequence_length: int = 0
+    """Number of tokens in the longest rows of the run."""
     encoder: dict[str, Any] | None = None
-    """Where the weights of step 0 came from."""
+    """Where the weights of step 0 came from. It is written when they are read."""
     format_version: int = FORMAT_VERSION
 
     @property
@@ -72,27 +79,29 @@ class RunInfo:
 
 
 def agree_on_run(run: pathlib.Path, config: Any, **hashes: str) -> None:
-    """Checks that all hosts of the job mean the same run, setting by setting.
+    """Checks that all hosts of the job have the same settings for the run.
 
     Args:
-        hashes: of what the settings lead to, such as the dataset, by name.
+        run: run directory.
+        config: settings of this host.
+        hashes: hashes of what the settings lead to, such as the dataset, by name.
 
     Raises, on all hosts:
-        ValueError: they differ; it says in what, and where.
+        ValueError: hosts differ; the message says in which setting, and which hosts.
     """
     settings = _leaves(json.loads(config_json.to_json(config)))
-    agree("the run", {"workdir": run, **settings, **hashes})
+    agree("the run", {"output": run, **settings, **hashes})
 
 
 def start_run(
     run: pathlib.Path, config: Any, info: RunInfo, tokenizer: Tokenizer
 ) -> None:
-    """Creates a run directory, or checks that it is the same run that goes on.
+    """Creates a run directory, or checks that it holds the run that continues.
 
-    The first host does; the others see what it wrote when this returns.
+    The first host does this. When the function returns, the other hosts see the files.
 
     Raises, on all hosts:
-        ValueError: the directory holds another run, or something else, or not all hosts
+        ValueError: the directory holds another run or other files, or some hosts do not
             see it.
     """
     on_first_host(f"start of {run}", lambda: _start_run(run, config, info, tokenizer))
@@ -101,7 +110,7 @@ def start_run(
 
 
 def _check_shared(run: pathlib.Path) -> None:
-    """Raises ValueError, on all hosts, when some do not see what the first one writes."""
+    """Raises ValueError on all hosts if some do not see the files of the first host."""
 
     def write() -> str:
         name = f".seen-by-all-{uuid.uuid4().hex}"
@@ -115,8 +124,8 @@ def _check_shared(run: pathlib.Path) -> None:
     agree(
         f"what they see in {run}",
         {"a file that process 0 wrote": "there" if marker.exists() else "not there"},
-        remedy="Choose a --workdir on storage that all hosts share (NFS, a mounted "
-        "bucket): process 0 writes the run, and all read it.",
+        remedy="Choose a --output on storage that all hosts share (NFS, a mounted "
+        "bucket): process 0 writes the run, and all processes read it.",
     )
     on_first_host(f"removal of {marker}", marker.unlink)
 
@@ -131,15 +140,15 @@ def _start_run(
         changed = [line for name, line in differences if name not in _LAYOUT]
         if changed:
             raise ValueError(
-                f"{run} holds a run of other settings: {'; '.join(changed)}. Go on "
-                "with those settings, or choose another --workdir."
+                f"{run} holds a run with other settings: {'; '.join(changed)}. Continue "
+                "with those settings, or choose another --output."
             )
         old = load_run(run)
-        for name in ("kind", "tokenizer_sha256", "data", "labels"):
+        for name in ("kind", "tokenizer_sha256", "data", "task", "labels"):
             if getattr(old, name) != getattr(info, name):
                 raise ValueError(
                     f"{run} was begun with another {name}: {getattr(old, name)} then, "
-                    f"{getattr(info, name)} now. Choose another --workdir."
+                    f"{getattr(info, name)} now. Choose another --output."
                 )
         for _, line in differences:
             print(f"another layout, equal up to rounding: {line}", flush=True)
@@ -147,7 +156,7 @@ def _start_run(
         return
     if run.exists() and any(run.iterdir()):
         raise ValueError(
-            f"{run} is not empty and holds no run; choose another --workdir."
+            f"{run} is not empty and holds no run; choose another --output."
         )
     run.mkdir(parents=True, exist_ok=True)
     tokenizer.save(run / "tokenizer")
@@ -155,12 +164,36 @@ def _start_run(
     write_text(run / "run.json", config_json.to_json(info))
 
 
-def load_run(run: pathlib.Path, kind: str | None = None) -> RunInfo:
+def is_new_run(run: pathlib.Path) -> bool:
+    """Whether `run` holds no run yet. In a job, the first host looks."""
+    return on_first_host(
+        f"a look for a run in {run}", lambda: not (run / "run.json").exists()
+    )
+
+
+def save_origin(run: pathlib.Path, origin: dict[str, Any]) -> None:
+    """Notes in run.json where the weights of step 0 came from."""
+
+    def save() -> None:
+        info = dataclasses.replace(load_run(run), encoder=origin)
+        write_text(run / "run.json", config_json.to_json(info))
+
+    on_first_host(f"the origin of the weights of {run}", save)
+
+
+def load_run(
+    run: pathlib.Path, kind: str | None = None, *, for_weights: bool = False
+) -> RunInfo:
     """Reads run.json.
 
+    Args:
+        run: run directory.
+        kind: kind that the run must have, "pretrain" or "finetune". Default: either.
+        for_weights: whether only the weights are needed; then older formats will do.
+
     Raises:
-        FileNotFoundError: no run is there.
-        ValueError: it is of another kind or format.
+        FileNotFoundError: there is no run.
+        ValueError: the run has another kind or format.
     """
     path = run / "run.json"
     if not path.exists():
@@ -169,16 +202,29 @@ def load_run(run: pathlib.Path, kind: str | None = None) -> RunInfo:
             "by `bert-jax pretrain` or `bert-jax finetune`."
         )
     raw = json.loads(path.read_text())
-    if raw.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
-            f"{run} has run format {raw.get('format_version')}; this version of "
-            f"bert_jax reads {FORMAT_VERSION}."
+    version = raw.get("format_version")
+    if version not in (WEIGHTS_FORMATS if for_weights else (FORMAT_VERSION,)):
+        way_out = (
+            f" Its weights can still be used: start a new run with --checkpoint {run}."
+            if version in WEIGHTS_FORMATS
+            else ""
         )
+        raise ValueError(
+            f"{run} has run format {version}; this version of bert_jax reads "
+            f"{FORMAT_VERSION}.{way_out}"
+        )
+    fields = [field.name for field in dataclasses.fields(ModelConfig)]
+    architecture = raw["model"]
+    if version < FORMAT_VERSION:
+        # Version 1 also kept settings of the computation here, and had a single task.
+        architecture = {name: raw["model"][name] for name in fields}
+        raw["task"] = None if raw["kind"] == "pretrain" else "classification"
     info = RunInfo(
         kind=raw["kind"],
-        model=config_json.from_json(ModelConfig, json.dumps(raw["model"])),
+        model=config_json.from_json(ModelConfig, json.dumps(architecture)),
         tokenizer_sha256=raw["tokenizer_sha256"],
         data=raw["data"],
+        task=raw["task"],
         labels=None if raw["labels"] is None else tuple(raw["labels"]),
         sequence_length=raw["sequence_length"],
         encoder=raw["encoder"],
@@ -189,7 +235,7 @@ def load_run(run: pathlib.Path, kind: str | None = None) -> RunInfo:
 
 
 def load_run_config(run: pathlib.Path) -> PretrainConfig | FinetuneConfig:
-    """The whole config that a run was last started with."""
+    """The whole config with which a run was last started."""
     config: Any = PretrainConfig if load_run(run).kind == "pretrain" else FinetuneConfig
     return config_json.from_json(config, (run / "config.json").read_text())
 
@@ -197,23 +243,26 @@ def load_run_config(run: pathlib.Path) -> PretrainConfig | FinetuneConfig:
 def load_run_tokenizer(run: pathlib.Path) -> Tokenizer:
     """The run's own tokenizer, checked against run.json."""
     tokenizer = load_tokenizer(run / "tokenizer")
-    expected = load_run(run).tokenizer_sha256
+    expected = load_run(run, for_weights=True).tokenizer_sha256
     if tokenizer.sha256 != expected:
         raise ValueError(
-            f"The tokenizer in {run} has hash {tokenizer.sha256[:12]}, the run was made "
-            f"with {expected[:12]}; restore the original files."
+            f"The tokenizer in {run} has hash {tokenizer.sha256[:12]}, but the run was "
+            f"made with {expected[:12]}; restore the original files."
         )
     return tokenizer
 
 
 def save_results(run: pathlib.Path, results: dict[str, Any]) -> None:
-    """Writes results.json, on the first host; the others wait for it."""
+    """Writes results.json on the first host. The other hosts wait for it."""
     text = json.dumps(results, indent=2) + "\n"
     on_first_host(f"results of {run}", lambda: write_text(run / "results.json", text))
 
 
 def load_results(run: pathlib.Path) -> dict[str, Any] | None:
-    """results.json of a finished run, or `None`; in a job, as the first host sees it."""
+    """Reads results.json of a finished run, or returns `None` if there is none.
+
+    In a job, the first host reads it for all.
+    """
 
     def read() -> dict[str, Any] | None:
         path = run / "results.json"
@@ -223,14 +272,14 @@ def load_results(run: pathlib.Path) -> dict[str, Any] | None:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """A reader sees the old file or the whole new one."""
+    """Writes a file so that a reader sees the old file or the whole new file."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
     os.replace(partial, path)
 
 
 def _leaves(value: Any, where: str = "") -> dict[str, Any]:
-    """Every setting under its dotted name, but those that a host has of its own."""
+    """All settings by their dotted names, without those that may differ between hosts."""
     if where in _OWN:
         return {}
     if not isinstance(value, dict):
@@ -243,7 +292,7 @@ def _leaves(value: Any, where: str = "") -> dict[str, Any]:
 
 
 def _differences(before: Any, now: Any, where: str = "") -> list[tuple[str, str]]:
-    """Each setting that differs: its name, or that of its group, and how it does."""
+    """The settings that differ, as pairs of the name (or the group's) and a description."""
     name = re.sub(r"\[\d+\]", "", where)
     if name in _FREE:
         return []

@@ -1,4 +1,4 @@
-"""Learning rates: warm-up, decay, and several phases one after the other."""
+"""Learning-rate schedules: a warm-up and a decay for each phase of a run."""
 
 import itertools
 import math
@@ -12,22 +12,28 @@ from bert_jax.config import OptimizerConfig
 
 
 def make_schedule(cfg: OptimizerConfig, num_steps: int) -> optax.Schedule:
-    """Learning rate of update s = 0, 1, ... of one phase: linear up, then a decay.
+    """The learning rate of one phase: it rises linearly, then decays.
 
-    Before `warmup_steps` the rate is learning_rate * s / warmup_steps. From there on,
-    with p = s / num_steps, it is end_rate + (learning_rate - end_rate) * f(p):
+    Update s is the one after s others. Before s = warmup_steps, the rate is
+    learning_rate * s / warmup_steps. From there on it is
+    end_rate + (learning_rate - end_rate) * f, where p = s / num_steps and
 
         linear      f = 1 - p
         polynomial  f = (1 - p) ** decay_power
         cosine      f = (1 + cos(pi * p)) / 2
         constant    f = 1
 
-    The decay is counted over all steps, as BERT's was, so the rate falls by the
-    warm-up's share where the two meet. From `num_steps` on it stays at its end.
+    The decay is counted over all updates, as BERT's was, so the rate drops where the
+    warm-up ends: by a tenth, if a tenth of all updates warm up and the decay is linear.
+    From `num_steps` on, the rate stays at its last value.
+
+    Args:
+        cfg: gives rates, warm-up and the kind of decay.
+        num_steps: number of updates in the phase.
 
     Returns:
-        A pure function of the number of an update, a Python integer or an int32
-        scalar; a float32 scalar.
+        A pure function from the number of an update (a Python integer or an int32
+        scalar) to its rate (a float32 scalar).
 
     Source: google-research/bert, optimization.py (create_optimizer); for the cosine
     Loshchilov and Hutter 2017 (SGDR), equation 5, without restarts.
@@ -36,7 +42,7 @@ def make_schedule(cfg: OptimizerConfig, num_steps: int) -> optax.Schedule:
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
         up = step / max(cfg.warmup_steps, 1)
-        # Whole numbers are subtracted, which is exact; 1 - p near the end is not.
+        # The difference of whole numbers is exact in float32; 1 - p near 0 is not.
         left = jnp.clip(num_steps - step, 0.0, num_steps) / num_steps
         if cfg.schedule == "polynomial":
             left = left**cfg.decay_power
@@ -51,13 +57,14 @@ def make_schedule(cfg: OptimizerConfig, num_steps: int) -> optax.Schedule:
 
 
 def join_phases(phases: Sequence[tuple[OptimizerConfig, int]]) -> optax.Schedule:
-    """Learning rate over the steps of all phases: each warms up and decays anew.
+    """The learning rate of a run with several phases, each with its own warm-up.
 
     Args:
-        phases: settings and number of steps of each, in their order.
+        phases: settings and number of updates of each phase, in their order.
 
     Returns:
-        As `make_schedule`, by the number of an update among those of all phases.
+        A function like that of `make_schedule`. It takes the number of an update among
+        those of all phases.
     """
     schedules = [make_schedule(cfg, num_steps) for cfg, num_steps in phases]
     ends = list(itertools.accumulate(num_steps for _, num_steps in phases))

@@ -1,8 +1,8 @@
-"""Where every array lives: two tables, and nothing else that names a mesh axis.
+"""Decides where every array lives, by two tables. Only this module names mesh axes.
 
-Parameter path -> logical axes -> mesh axes. Optimizer moments repeat the paths of
-their parameters, so they follow them; with weight-update sharding they are split over
-the copies of the model as well.
+PARAM_AXES maps the path of a parameter to logical axes; MESH_AXES maps these to mesh
+axes. Optimizer moments have the paths of their parameters and are placed like them. With
+weight-update sharding, the moments are split over the copies of the model as well.
 """
 
 import contextlib
@@ -16,13 +16,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bert_jax.model.logical import Axes, Placement, placed
 
-# Outermost first: slices are joined by the slowest network, tensor needs the fastest.
+# Outermost axis first: the slowest network joins slices; tensor needs the fastest links.
 MESH_AXIS_NAMES = ("slice", "data", "fsdp", "sequence", "tensor")
 
 MESH_AXES: Mapping[str, str | tuple[str, ...] | None] = {
     "batch": ("slice", "data", "fsdp"),
     "length": "sequence",
-    "kv_length": None,  # keys and values travel to every part of a row
+    "kv_length": None,  # every part of a row gets all keys and values of the row
     "embed": "fsdp",
     "heads": "tensor",
     "mlp": "tensor",
@@ -32,12 +32,13 @@ MESH_AXES: Mapping[str, str | tuple[str, ...] | None] = {
     "head_dim": None,
     "layers": None,  # the scanned axis
 }
-# Copies of the model within a slice, which may share the work of one update.
+# The axis of the copies of the model in a slice, which may share the work of an update.
 _UPDATE_AXIS = "data"
-# Splitting less (256 KiB of float32) costs more messages than it saves memory.
+# Number of entries (256 KiB in float32) below which splitting a leaf does not pay: it
+# costs more in messages than it saves in memory.
 _LEAST_SPLIT = 1 << 16
 
-# Path suffix -> logical axes. First match wins; no match is an error.
+# Path suffix -> logical axes. The first match counts; no match is an error.
 PARAM_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"embed/token/embedding", ("vocab_rows", None)),
     (r"embed/(position|segment)/embedding", (None, None)),
@@ -61,7 +62,7 @@ PARAM_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 
 
 def spec(*axes: str | None) -> PartitionSpec:
-    """Logical axes as a partition spec over the mesh."""
+    """The partition spec over mesh axes that belongs to these logical axes."""
     return PartitionSpec(*(None if a is None else MESH_AXES[a] for a in axes))
 
 
@@ -102,7 +103,7 @@ def shardings(mesh: Mesh, tree: Any) -> Any:
     """The same tree with a `NamedSharding` in place of each leaf.
 
     Raises:
-        ValueError: as `param_specs`, or a mesh axis does not divide its dimension.
+        ValueError: as for `param_specs`, or a mesh axis does not divide its dimension.
     """
 
     def one(path: tuple, leaf: Any, leaf_spec: PartitionSpec) -> NamedSharding:
@@ -120,11 +121,11 @@ def shardings(mesh: Mesh, tree: Any) -> Any:
 
 
 def update_shardings(mesh: Mesh, tree: Any) -> Any:
-    """`shardings`, with large leaves split over the copies of the model too.
+    """`shardings`, with large leaves also split over the copies of the model.
 
-    Of a leaf, the longest dimension that the copies divide further is split; a leaf
-    without one stays as it is. Gradients, moments and updates live so while each copy
-    works out its part of an update.
+    The longest dimension that can be divided further by the number of copies is split; a
+    leaf without such a dimension stays as it is. Gradients, moments and updates are
+    placed like this while each copy computes its part of an update.
 
     Source: Xu et al. 2020, "Automatic Cross-Replica Sharding of Weight Update".
     """
@@ -152,7 +153,7 @@ def update_shardings(mesh: Mesh, tree: Any) -> Any:
 def _parts(
     mesh: Mesh, leaf: Any, leaf_spec: PartitionSpec
 ) -> Iterator[tuple[int, int, tuple[str, ...]]]:
-    """Of each dimension: its size, into how many parts it is split, and by what."""
+    """For each dimension: its size, its number of parts, the mesh axes that split it."""
     for size, names in zip(
         leaf.shape, (*leaf_spec, *(None,) * leaf.ndim), strict=False
     ):
@@ -161,21 +162,22 @@ def _parts(
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows over all axes that hold rows; every array of a batch has rows first."""
+    """The placement of batches, whose first axis is the rows, split over the mesh."""
     return NamedSharding(mesh, spec("batch"))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """The placement of arrays that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def num_row_parts(mesh: Mesh) -> int:
-    """Into how many parts the rows of a batch are split."""
+    """Number of parts into which the rows of a batch are split."""
     return math.prod(mesh.shape[name] for name in MESH_AXES["batch"] or ())
 
 
 def check_batch_size(mesh: Mesh, batch_size: int, micro_batches: int = 1) -> None:
-    """Raises ValueError when the rows cannot be shared evenly."""
+    """Raises ValueError if the rows cannot be shared evenly."""
     parts = num_row_parts(mesh) * micro_batches
     if batch_size % parts:
         asked = " * ".join(
@@ -189,7 +191,7 @@ def check_batch_size(mesh: Mesh, batch_size: int, micro_batches: int = 1) -> Non
 
 @contextlib.contextmanager
 def on_mesh(mesh: Mesh) -> Iterator[None]:
-    """Traces the model with its activations laid out on this mesh."""
+    """The context in which a traced model places its activations on this mesh."""
 
     def constrain(x: jax.Array, axes: Axes) -> jax.Array:
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(*axes)))
@@ -197,7 +199,8 @@ def on_mesh(mesh: Mesh) -> Iterator[None]:
     def shard_mapped(
         function: Callable, in_axes: tuple[Axes, ...], out_axes: Axes
     ) -> Callable:
-        # Kernels carry no types of what varies over which axis, so none are checked.
+        # Pallas kernels do not say which results vary over which mesh axis, so JAX
+        # cannot check it (check_vma).
         return jax.shard_map(
             function,
             mesh=mesh,

@@ -1,4 +1,4 @@
-"""Where metrics go beside metrics.jsonl: TensorBoard and Weights & Biases."""
+"""Writes metrics to TensorBoard and to Weights & Biases (W&B)."""
 
 import json
 import pathlib
@@ -14,7 +14,7 @@ from bert_jax.train.run import write_text
 
 
 class Sink(Protocol):
-    """Takes one line of metrics after the other."""
+    """A place to which lines of metrics are written."""
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None: ...
 
@@ -22,10 +22,10 @@ class Sink(Protocol):
 
 
 class TensorBoard:
-    """Scalars as kind/name, in tensorboard/ of the run directory."""
+    """Writes scalars named kind/name to tensorboard/ of the run directory."""
 
     def __init__(self, run: pathlib.Path, *, purge_after: int | None) -> None:
-        """Lines after step `purge_after` are hidden: a resumed run repeats them."""
+        """Hides older lines after step `purge_after`, since a resumed run repeats them."""
         self._events = SummaryWriter(
             str(run / "tensorboard"),
             purge_step=None if purge_after is None else purge_after + 1,
@@ -41,13 +41,14 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """Scalars as kind/name over `step`, into one W&B run a run directory and project.
+    """Writes scalars named kind/name over `step` to Weights & Biases.
 
-    W&B takes nothing back: the steps that a resumed run repeats are there twice.
+    Each run directory has one W&B run per project. W&B deletes nothing, so steps that a
+    resumed run repeats appear twice.
     """
 
     def __init__(self, run: pathlib.Path, project: str) -> None:
-        """Starts the W&B run, or goes on with it.
+        """Starts or continues the W&B run.
 
         Raises:
             ValueError: W&B did not start, for example because nobody is logged in.
@@ -71,7 +72,7 @@ class WeightsAndBiases:
                 "set WANDB_MODE=offline to send it later, or leave out "
                 "--loop.wandb-project."
             ) from error
-        # Its own count of steps only rises, ours goes back to the last checkpoint.
+        # W&B's own step count can only rise; ours goes back to the last checkpoint.
         self._run.define_metric("step", hidden=True)
         self._run.define_metric("*", step_metric="step")
 
@@ -84,11 +85,10 @@ class WeightsAndBiases:
 
 
 def check_sinks(cfg: LoopConfig) -> None:
-    """Call it before anything is begun.
+    """Checks that wandb is installed if `cfg` asks for it. Call it before all other work.
 
     Raises, on all hosts:
-        ValueError: `cfg` asks for Weights & Biases, which the first host has not
-            installed.
+        ValueError: `cfg` asks for Weights & Biases, and the first host lacks wandb.
     """
     if cfg.wandb_project is None:
         return
@@ -102,7 +102,7 @@ def check_sinks(cfg: LoopConfig) -> None:
 
 
 def _wandb_id(run: pathlib.Path, project: str) -> str:
-    """The id of `run` in `project`, drawn once and kept in wandb.json."""
+    """The id of `run` in `project`, which is drawn once and kept in wandb.json."""
     path = run / "wandb.json"
     ids = json.loads(path.read_text()) if path.exists() else {}
     if project not in ids:

@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 
 from bert_jax.train import sharding
 from bert_jax.train.accumulation import mean_gradients
-from bert_jax.train.losses import Mean, Objective
+from bert_jax.train.losses import Mean
+from bert_jax.train.objectives import Objective
 
 Step = Callable[[Any, Any], tuple["TrainState", dict[str, Mean]]]
 
@@ -20,12 +21,12 @@ Step = Callable[[Any, Any], tuple["TrainState", dict[str, Mean]]]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything a resumed run needs: the batches are functions of the step."""
+    """Everything a resumed run needs; each batch is a function of the step alone."""
 
     step: jax.Array  # int32 scalar, number of updates applied
     params: Any
     opt_state: Any
-    key: jax.Array  # uint32 [2], root of masks and dropout; never advanced
+    key: jax.Array  # uint32 [2], root key of masks and dropout; stays as it is
 
 
 def init_state(
@@ -33,7 +34,13 @@ def init_state(
     optimizer: optax.GradientTransformation,
     seed: int,
 ) -> TrainState:
-    """A state at step 0; trace it under jit to place it on a mesh."""
+    """Makes the state of step 0; under jit, it is placed on a mesh.
+
+    Args:
+        init_params: draws the parameters from a key.
+        optimizer: makes its state from the parameters.
+        seed: seed of the parameters, the masks and the dropout.
+    """
     params_key, root_key = jax.random.split(jax.random.key(seed))
     params = init_params(params_key)
     return TrainState(
@@ -57,19 +64,20 @@ def train_step(
     """Applies one update.
 
     Args:
-        objective: static.
-        optimizer: static.
-        state: may be donated.
+        objective: the loss and how rows are prepared for it; static under jit.
+        optimizer: turns gradients into updates; static under jit.
+        state: the state before the update; its buffers may be donated.
         batch: pytree of global arrays, rows first.
-        micro_batches: parts of the batch whose gradients are added up; they change
-            neither masks nor dropout, so the update is that of the whole batch.
-        place_gradients: states where gradients live while an update is worked out.
-        place_updates: states where an update lives when it is applied.
+        micro_batches: number of parts of the batch whose gradients are added up. Masks
+            and dropout do not depend on it, so the update is that of the whole batch.
+        place_gradients: constrains where the gradients live while the update is
+            computed.
+        place_updates: constrains where the update lives when it is applied.
 
     Returns:
-        The next state, and the metrics with the gradient's global norm among them.
-        The key of masks and dropout is folded from `state.step`, so a resumed run
-        repeats what an uninterrupted one would have drawn.
+        The next state, and the metrics, to which the global norm of the gradients is
+        added as `grad_norm`. The key of masks and dropout is folded from `state.step`,
+        so a resumed run repeats what an uninterrupted one would have drawn.
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     rows = objective.prepare(batch, key)
@@ -93,7 +101,10 @@ def abstract_state(
     """Shapes, types and placements of the state that `make` would build.
 
     Args:
-        shard_update: split the optimizer's state over the copies of the model too.
+        make: builds the state; it is only traced.
+        mesh: devices to place it on.
+        shard_update: whether the optimizer's state is also split over the copies of
+            the model.
     """
     shapes = jax.eval_shape(make)
     places = sharding.shardings(mesh, shapes)
@@ -119,11 +130,17 @@ def compile_step(
     shard_update: bool = False,
     compiler_options: dict[str, bool | int] | None = None,
 ) -> Step:
-    """The step under jit, every placement stated and the state donated.
+    """`train_step` under jit, with every placement stated and the state donated.
 
     Args:
+        objective: as for `train_step`.
+        optimizer: as for `train_step`.
+        mesh: devices that the step runs on.
         state: abstract, from `abstract_state` with the same `shard_update`.
-        compiler_options: of XLA, for this program alone.
+        micro_batches: as for `train_step`.
+        shard_update: whether each copy of the model computes only its share of the
+            update.
+        compiler_options: XLA's options for this program alone.
     """
     places = jax.tree.map(lambda leaf: leaf.sharding, state)
     place = jax.lax.with_sharding_constraint

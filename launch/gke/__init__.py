@@ -1,1 +1,1 @@
-"""A job on Google Kubernetes Engine: a JobSet of TPU slices or of GPU nodes."""
+"""Jobs on Google Kubernetes Engine."""

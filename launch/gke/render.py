@@ -2,203 +2,291 @@
 
     python -m launch.gke.render --name bert --image REGION-docker.pkg.dev/PROJECT/REPO/bert_jax:TAG \\
         --topology v5e:4x4 --slices 2 --bucket BUCKET --stage /data/wiki --service-account trainer -- \\
-        pretrain --config bert_large --data.dataset /local/dataset --workdir /data/run >job.yaml
+        pretrain --config bert_large --data.dataset /local/dataset --output /data/run >job.yaml
     kubectl apply -f job.yaml
 
-GPU nodes: `--gpu h100:8 --nodes 4` in place of --topology. The bucket (or --claim) appears
-in every pod at /data (--mount); with --stage, a dataset below it is copied to every host's
-own disk, /local/dataset, before the start. The command after -- is checked by bert-jax's
-own parser, so that a wrong flag is found here and not after hours in a queue.
+GPU nodes: `--gpu h100:8 --nodes 4` in place of --topology. The storage appears in every pod
+at /data. bert-jax's own parser checks the command after --, so that a wrong flag is found
+here and not after hours in a queue. Everything else can be edited in the manifest.
 """
 
 import dataclasses
+import math
 import pathlib
-import re
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import Any
 
+import tyro
 import yaml
 
+from bert_jax import cli
 from bert_jax.topology.devices import parse_topology
-from launch.command import checked_command, parsed
-from launch.gke.jobset import STAGED, Job, Volume, jobset
-from launch.gke.pools import Pool, gpu_pool, tpu_pool
+from launch.local import COMMANDS
 
-# Kubernetes' limit for the names of pods and hosts, and what it adds to a pod's.
-_LONGEST_NAME, _SUFFIX = 63, len("-12345")
+_SHARED, _STAGED = "/data", "/local/dataset"
+_STAGE = ("bash", "/opt/bert_jax/launch/stage.sh")
+# Kind -> label cloud.google.com/gke-tpu-accelerator, machine type with {} for its chips.
+# Source: https://docs.cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus
+_TPUS = {
+    "v4": ("tpu-v4-podslice", "ct4p-hightpu-{}t"),
+    "v5e": ("tpu-v5-lite-podslice", "ct5lp-hightpu-{}t"),
+    "v5p": ("tpu-v5p-slice", "ct5p-hightpu-{}t"),
+    "v6e": ("tpu-v6e-slice", "ct6e-standard-{}t"),
+}
+# Kind -> label cloud.google.com/gke-accelerator.
+# Source: https://docs.cloud.google.com/kubernetes-engine/docs/concepts/gpus
+_GPUS = {
+    "a100": "nvidia-tesla-a100",
+    "a100-80gb": "nvidia-a100-80gb",
+    "h100": "nvidia-h100-80gb",
+    "h100-mega": "nvidia-h100-mega-80gb",
+    "h200": "nvidia-h200-141gb",
+    "b200": "nvidia-b200",
+}
+# No host may work with an older listing than another, such as one without the newest
+# checkpoint.
+_MOUNT = "implicit-dirs,metadata-cache:ttl-secs:0,metadata-cache:negative-ttl-secs:0"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """A JobSet of TPU slices or GPU nodes that run one bert-jax command."""
+    """One bert-jax command on TPU slices or GPU nodes."""
 
     name: str
-    """Of the JobSet, and the beginning of its pods' names."""
+    """Name of the JobSet, with which the names of its pods begin."""
     image: str
-    """Made by launch/docker/Dockerfile, with a tag or digest."""
+    """Image made by launch/gke/Dockerfile, with a fixed tag or a digest."""
     topology: str | None = None
-    """One slice: v5e:4x4, v6e:16x16, v5p:2x2x2, v4:2x2x4 ..."""
+    """Shape of one TPU slice: v5e:4x4, v6e:16x16, v5p:2x2x2, v4:2x2x4 ..."""
     slices: int = 1
-    """Node pools of that topology, joined by the data-center network."""
-    chips_per_host: int | None = None
-    """Of TPU hosts, as the pool's machine type has them; 4 by default."""
+    """Number of slices, each a node pool, joined by the data-center network."""
     gpu: str | None = None
-    """In place of a topology: kind and number a node, such as h100:8."""
+    """In place of a topology: kind of GPU and number a node, such as h100:8."""
     nodes: int = 1
-    """GPU nodes."""
+    """Number of GPU nodes."""
     bucket: str | None = None
-    """Cloud Storage bucket to mount, with a hierarchical namespace."""
+    """Cloud Storage bucket to mount at /data; it needs a hierarchical namespace."""
     claim: str | None = None
-    """PersistentVolumeClaim to mount (ReadWriteMany), in place of a bucket."""
-    mount: str = "/data"
-    """Where it appears in every pod."""
+    """PersistentVolumeClaim (ReadWriteMany) to mount at /data, in place of a bucket."""
     stage: str | None = None
-    """A dataset below the mount, to be copied to each host's own disk first."""
-    disk: str = "50Gi"
-    """Room for it there."""
-    namespace: str = "default"
+    """Dataset below /data that every host copies to /local/dataset before the start."""
     service_account: str | None = None
     """Kubernetes service account that may use the bucket."""
-    queue: str | None = None
-    """Kueue's local queue."""
     spot: bool = False
-    """Nodes that may be taken away; the job then starts again."""
-    max_restarts: int = 10
-    """After crashes; taken nodes and stopped runs do not count."""
-    grace_secs: int = 300
-    """Between SIGTERM and the end, for a checkpoint."""
-    host_network: bool = False
-    """Pods use the host's network itself: faster between slices."""
-    privileged: bool = True
-    """TPUs need it on some GKE versions; with False, see GKE's notes on memory locks."""
+    """Use Spot nodes. They may be taken away; the job then starts again."""
 
 
-def job_of(options: Options, command: Sequence[str]) -> Job:
-    """The job that the options and the command after -- describe.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pool:
+    """Equal hosts: those of one slice, or all GPU nodes of the job."""
+
+    selector: dict[str, str]
+    resource: str
+    devices_per_host: int
+    num_hosts: int
+    create: str = ""
+    """Flags of `gcloud container node-pools create` for such a pool of TPUs."""
+
+
+def pool_of(options: Options) -> Pool:
+    """The hosts of one slice, or of all GPU nodes.
 
     Raises:
-        ValueError: a value that GKE or bert-jax would refuse, or ignore.
-        SystemExit: bert-jax's parser refused the command, and said why.
+        ValueError: GKE has no such hosts, or an option would be ignored.
     """
-    pool, slices = _pool_of(options)
-    _check_names(options, pool, slices)
-    volume = Volume(mount=options.mount, bucket=options.bucket, claim=options.claim)
-    if (volume.bucket is None) == (volume.claim is None):
-        raise ValueError(
-            "give --bucket or --claim: the run directory must lie on storage that all "
-            "hosts see."
-        )
-    if not re.fullmatch(r"(/[\w.-]+)+", options.mount) or options.mount == "/local":
-        raise ValueError(f"--mount {options.mount}: not an absolute path of its own.")
-    if options.stage and not _is_below(options.stage, options.mount):
-        raise ValueError(
-            f"--stage {options.stage} is not below --mount {options.mount}."
-        )
-    single_gpu_node = options.gpu is not None and pool.num_hosts == 1
-    arguments = checked_command(
-        command,
-        shared=options.mount,
-        staged=STAGED if options.stage else None,
-        kind="none" if single_gpu_node else "gke",
-        slices=slices,
-    )
-    return Job(
-        name=options.name,
-        namespace=options.namespace,
-        image=options.image,
-        arguments=tuple(arguments),
-        pool=pool,
-        slices=slices,
-        volume=volume,
-        stage=options.stage,
-        disk=options.disk,
-        service_account=options.service_account,
-        queue=options.queue,
-        spot=options.spot,
-        max_restarts=options.max_restarts,
-        grace_secs=options.grace_secs,
-        host_network=options.host_network,
-        privileged=options.privileged and options.gpu is None,
-    )
-
-
-def _pool_of(options: Options) -> tuple[Pool, int]:
     if (options.topology is None) == (options.gpu is None):
         raise ValueError("give one of --topology and --gpu.")
     if options.gpu is not None:
-        if options.slices != 1 or options.chips_per_host is not None:
-            raise ValueError("--slices and --chips-per-host belong to --topology.")
-        return gpu_pool(options.gpu, options.nodes), 1
-    assert options.topology is not None
-    if options.nodes != 1:
-        raise ValueError("--nodes belongs to --gpu; a topology says its own hosts.")
-    slices = None if "slice" in options.topology else options.slices
-    topology = parse_topology(options.topology, slices)
-    return tpu_pool(topology, options.chips_per_host), topology.slices
-
-
-def _check_names(options: Options, pool: Pool, slices: int) -> None:
-    for field in ("name", "namespace", "claim", "service_account", "queue"):
-        value = getattr(options, field)
-        if value is not None and not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", value):
+        kind, _, number = options.gpu.partition(":")
+        if kind not in _GPUS or not number.isdigit() or options.slices != 1:
             raise ValueError(
-                f"--{field.replace('_', '-')} {value}: lower-case letters, digits and "
-                "hyphens were expected, a letter first."
+                f"--gpu {options.gpu} --slices {options.slices}: expected KIND:NUMBER, "
+                f"such as h100:8, with KIND one of {', '.join(_GPUS)}, and no --slices."
             )
-    longest = f"{options.name}-slice-{slices - 1}-{pool.num_hosts - 1}"
-    if len(longest) + _SUFFIX > _LONGEST_NAME:
-        raise ValueError(
-            f"--name {options.name} is too long: the pod {longest} would have "
-            f"{len(longest) + _SUFFIX} letters, {_LONGEST_NAME} are allowed."
+        return Pool(
+            selector={"cloud.google.com/gke-accelerator": _GPUS[kind]},
+            resource="nvidia.com/gpu",
+            devices_per_host=int(number),
+            num_hosts=options.nodes,
         )
+    assert options.topology is not None
+    topology = parse_topology(options.topology, options.slices)
+    if topology.kind not in _TPUS or options.nodes != 1:
+        raise ValueError(
+            f"--topology {options.topology} --nodes {options.nodes}: expected a TPU "
+            f"({', '.join(_TPUS)}) and no --nodes; a topology says its own hosts."
+        )
+    chips = math.prod(topology.shape)
+    each = min(chips, 4)
+    hosts = chips // each
+    if topology.slices > 1 and hosts == 1:
+        raise ValueError(
+            f"--topology {topology.slice_name} --slices {topology.slices}: GKE joins "
+            "slices of several hosts only; take a larger slice, or one."
+        )
+    accelerator, machine = _TPUS[topology.kind]
+    sides = "x".join(str(side) for side in topology.shape)
+    create = f"--machine-type={machine.format(each)} --num-nodes={hosts}"
+    return Pool(
+        selector={
+            "cloud.google.com/gke-tpu-accelerator": accelerator,
+            "cloud.google.com/gke-tpu-topology": sides,
+        },
+        resource="google.com/tpu",
+        devices_per_host=each,
+        num_hosts=hosts,
+        create=create + (f" --tpu-topology={sides}" if hosts > 1 else ""),
+    )
+
+
+def check(options: Options) -> None:
+    """Raises ValueError where the storage or the image cannot be used."""
+    if (options.bucket is None) == (options.claim is None):
+        raise ValueError("give --bucket or --claim: all hosts write into one storage.")
+    if options.bucket is not None and "/" in options.bucket:
+        raise ValueError(f"--bucket {options.bucket}: give the bare name, no gs://.")
+    if options.stage is not None and not options.stage.startswith(f"{_SHARED}/"):
+        raise ValueError(f"--stage {options.stage} is not below {_SHARED}.")
     tag = options.image.rpartition("/")[2]
-    if not re.fullmatch(r"[\w./:@-]+", options.image) or tag.endswith(":latest"):
+    if tag.endswith(":latest") or not set(tag) & set(":@"):
         raise ValueError(f"--image {options.image}: give a fixed tag or a digest.")
-    if ":" not in tag and "@" not in tag:
-        raise ValueError(f"--image {options.image} has neither tag nor digest.")
-    bucket = options.bucket
-    if bucket is not None and not re.fullmatch(
-        r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]", bucket
-    ):
+
+
+def checked_command(command: Sequence[str], options: Options) -> list[str]:
+    """The command with the flags of its job added, after bert-jax's parser has read it.
+
+    A command that starts from a checkpoint in the cluster cannot be read here, since the
+    checkpoint decides what the flags may be; that is said on stderr.
+
+    Raises:
+        ValueError: what is wrong, and what to do.
+        SystemExit: the parser refused a flag, and said why.
+    """
+    words = list(command)
+    if not words or words[0] not in COMMANDS:
         raise ValueError(
-            f"--bucket {bucket}: the bare name was expected, without gs://."
+            f"the command after -- is {words[0] if words else 'missing'}; one of "
+            f"{', '.join(COMMANDS)} was expected, with its flags."
         )
-    if not re.fullmatch(r"[1-9]\d*[GT]i", options.disk):
-        raise ValueError(f"--disk {options.disk}: expected a size such as 50Gi.")
-    for field in ("max_restarts", "grace_secs"):
-        if getattr(options, field) < 0:
-            raise ValueError(f"--{field.replace('_', '-')} is less than 0.")
-
-
-def _is_below(path: str, folder: str) -> bool:
-    return pathlib.PurePosixPath(folder) in pathlib.PurePosixPath(path).parents
-
-
-def render(job: Job) -> str:
-    """The manifest as YAML, below the pools that it needs, as comments."""
-    lines = []
-    for number in range(job.slices if job.pool.create else 0):
-        spot = " --spot" if job.spot else ""
-        lines.append(
-            f"# gcloud container node-pools create {job.name}-{number} "
-            f"--cluster=CLUSTER {job.pool.create}{spot}"
+    for word in words:
+        if "gs://" in word:
+            raise ValueError(
+                f"{word}: bert-jax opens files by path; write the place below {_SHARED}, "
+                "where the bucket is mounted."
+            )
+        if word.startswith("--cluster."):
+            raise ValueError(f"{word}: leave it out; the launcher sets it.")
+    run = cli.value_of("--output", words)
+    if words[0] == "evaluate":
+        run = next((word for word in words[1:] if not word.startswith("-")), None)
+    if run is None or pathlib.Path(_SHARED) not in pathlib.Path(run).parents:
+        raise ValueError(
+            f"the run directory (--output) is {run}; it must lie below {_SHARED}, since "
+            "all hosts write into it."
         )
-    lines.append(f"# runs in every pod: bert-jax {shlex.join(job.arguments)}")
-    manifest = yaml.safe_dump(jobset(job), sort_keys=False, width=10_000)
-    return "\n".join([*lines, manifest])
+    dataset = cli.value_of("--data.dataset", words)
+    if options.stage is not None and dataset != _STAGED:
+        raise ValueError(f"--data.dataset is {dataset}; with --stage it is {_STAGED}.")
+    single = options.gpu is not None and options.nodes == 1
+    words += ["--cluster.kind", "none" if single else "gke"]
+    slices = cli.value_of("--mesh.slices", words)
+    if slices is None and options.slices > 1 and words[0] != "evaluate":
+        words += ["--mesh.slices", str(options.slices)]
+    elif slices is not None and slices != str(options.slices):
+        raise ValueError(f"--mesh.slices {slices}: the job has {options.slices}.")
+    start = cli.value_of("--checkpoint", words)
+    if start is not None and not pathlib.Path(start).exists():
+        print(f"flags not checked: {start} is not on this machine", file=sys.stderr)
+    else:
+        cli.parse(words[0], words[1:])
+    return words
+
+
+def jobset(options: Options, pool: Pool, words: list[str]) -> dict[str, Any]:
+    """The manifest of a job, filled into jobset.yaml."""
+    manifest = yaml.safe_load(
+        pathlib.Path(__file__).with_name("jobset.yaml").read_text()
+    )
+    manifest["metadata"]["name"] = options.name
+    (job,) = manifest["spec"]["replicatedJobs"]
+    job["replicas"] = options.slices
+    spec = job["template"]["spec"]
+    spec["parallelism"] = spec["completions"] = pool.num_hosts
+    pod = spec["template"]["spec"]
+    (container,) = pod["containers"]
+    pod["nodeSelector"] = dict(pool.selector)
+    if options.spot:
+        pod["nodeSelector"]["cloud.google.com/gke-spot"] = "true"
+    if options.service_account:
+        pod["serviceAccountName"] = options.service_account
+    if options.bucket is not None:
+        spec["template"]["metadata"]["annotations"]["gke-gcsfuse/volumes"] = "true"
+        attributes = {"bucketName": options.bucket, "mountOptions": _MOUNT}
+        driver = "gcsfuse.csi.storage.gke.io"
+        pod["volumes"][0]["csi"] = {"driver": driver, "volumeAttributes": attributes}
+    else:
+        claim = {"claimName": options.claim}
+        pod["volumes"][0]["persistentVolumeClaim"] = claim
+    container["image"] = options.image
+    container["command"] = ["bert-jax", *words]
+    if options.stage is not None:
+        stage = [*_STAGE, options.stage, _STAGED, "--"]
+        container["command"] = stage + container["command"]
+    resources = {pool.resource: pool.devices_per_host}
+    container["resources"] = {"requests": resources, "limits": dict(resources)}
+    env = {"PYTHONUNBUFFERED": "1"}
+    if pool.resource == "google.com/tpu":
+        env["JAX_PLATFORMS"] = "tpu,cpu"  # without a usable TPU, JAX would take the CPU
+        # A slice is a node pool: no two Jobs may share one, none may be spread.
+        manifest["metadata"]["annotations"] = {
+            "alpha.jobset.sigs.k8s.io/exclusive-topology": (
+                "cloud.google.com/gke-nodepool"
+            )
+        }
+        # libtpu talks over these to other hosts and to other slices.
+        container["ports"] = [{"containerPort": 8471}, {"containerPort": 8080}]
+        container["securityContext"] = {"privileged": True}  # some GKE versions need it
+    else:
+        container["command"] = [
+            *("bash", "-c", 'source /opt/bert_jax/launch/gpu.env && exec "$@"', "bash"),
+            *container["command"],
+        ]
+        if pool.num_hosts > 1:
+            first = f"{options.name}-{job['name']}-0-0.{options.name}"
+            env["JAX_COORDINATOR_ADDRESS"] = f"{first}:8482"
+            env["JAX_NUM_PROCESSES"] = str(pool.num_hosts)
+    container["env"] = [{"name": n, "value": v} for n, v in sorted(env.items())]
+    return manifest
+
+
+def render(options: Options, command: Sequence[str]) -> str:
+    """The manifest as YAML, below comments that say which node pools it needs."""
+    check(options)
+    pool = pool_of(options)
+    words = checked_command(command, options)
+    manifest = jobset(options, pool, words)
+    lines = [
+        f"# gcloud container node-pools create {options.name}-{number} "
+        f"--cluster=CLUSTER {pool.create}{' --spot' if options.spot else ''}"
+        for number in range(options.slices if pool.create else 0)
+    ]
+    lines.append(f"# runs in every pod: bert-jax {shlex.join(words)}")
+    return "\n".join([*lines, yaml.safe_dump(manifest, sort_keys=False, width=10_000)])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    options, words = parsed(
-        Options, argv, prog="python -m launch.gke.render", description=f"{__doc__}"
-    )
+    """Prints the manifest; options before `--`, the command of bert-jax behind it."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    end = words.index("--") if "--" in words else len(words)
+    prog = "python -m launch.gke.render"
+    options = tyro.cli(Options, args=words[:end], prog=prog, description=__doc__)
     try:
-        job = job_of(options, words)
+        print(render(options, words[end + 1 :]), end="")
     except (ValueError, OSError) as error:
         print(f"launch.gke.render: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    print(render(job), end="")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# What `tpu.sh` does on every worker of a TPU VM; it copies this file there and calls it.
+# What `tpu.sh` does on every worker of a TPU VM. It copies this file there and calls it.
 #
 #   worker.sh install SOURCE        a virtual environment with bert_jax[tpu] from a wheel or git+URL@COMMIT
 #   worker.sh mount BUCKET DIR      the bucket at DIR, by Cloud Storage FUSE
 #   worker.sh start [--stage FROM TO] -- ARGUMENT ...
 #                                   `bert-jax ARGUMENT ...` in the background, restarted after a crash
 #   worker.sh status                running, finished, stopped or failed
-#   worker.sh logs [N]              the last N lines (default 50), then what follows
-#   worker.sh stop [SECS]           SIGTERM, so that a checkpoint is written; waits SECS (default 600)
+#   worker.sh logs                  the last 50 lines, then what follows
+#   worker.sh stop                  SIGTERM, so that a checkpoint is written; waits up to 10 minutes
 #
 # Everything it keeps lies in ~/bert-jax: venv, log, status.
 
@@ -18,7 +18,6 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # The images of TPU VMs have Python 3.10; bert_jax needs 3.11 or newer, which uv brings.
 python=3.12 uv='uv>=0.9,<0.14'
 
-usage() { sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; }
 fail() {
   printf 'worker.sh on %s: %s\n' "$(hostname)" "$1" >&2
   exit 1
@@ -26,19 +25,11 @@ fail() {
 
 install() {
   local source=${1:?SOURCE is missing}
-  case $source in
-    git+*) source="bert_jax[tpu] @ $source" ;;
-    *.whl)
-      [[ -f $here/$source ]] || fail "$here/$source: no such wheel"
-      source="bert_jax[tpu] @ file://$here/$source"
-      ;;
-    *) fail "$source is neither a wheel nor git+URL@COMMIT" ;;
-  esac
+  [[ $source == git+* ]] || source=file://$here/$source
   python3 -m pip install --quiet --user "$uv"
   [[ -x $root/venv/bin/python ]] || python3 -m uv venv --quiet --python "$python" "$root/venv"
   python3 -m uv pip install --quiet --python "$root/venv/bin/python" \
-    --constraint "$here/constraints.txt" --reinstall-package bert_jax "$source"
-  "$root/venv/bin/python" -c 'import bert_jax, jax; print("bert_jax", bert_jax.__version__, "jax", jax.__version__)'
+    --constraint "$here/constraints.txt" --reinstall-package bert_jax "bert_jax[tpu] @ $source"
 }
 
 mount_bucket() {
@@ -67,9 +58,7 @@ state() {
   read -r word number <<<"$kept" || true
   case $word,$number in
     ,*) echo "never started" ;;
-    running,*)
-      if alive "$number"; then echo running; else echo "failed (killed, or the VM was started anew)"; fi
-      ;;
+    running,*) if alive "$number"; then echo running; else echo "failed (killed, or the VM was started anew)"; fi ;;
     exited,0) echo finished ;;
     exited,130) echo stopped ;;
     *) echo "failed (exit code $number)" ;;
@@ -100,25 +89,23 @@ start() {
 }
 
 stop() {
-  local patience=${1:-600} word='' number=''
+  local waited word='' number=''
   [[ $(state) == running ]] || { state && return; }
   read -r word number <"$root/status"
   kill -TERM "$number"
-  for ((waited = 0; waited < patience; waited++)); do
+  for ((waited = 0; waited < 600; waited++)); do
     [[ $(state) == running ]] || { state && return; }
     sleep 1
   done
-  fail "still running $patience s after SIGTERM (process $number); the log is $root/log"
+  fail "process $number still runs 10 minutes after SIGTERM; the log is $root/log"
 }
 
 mkdir -p "$root"
 case ${1:-} in
-  install) install "${@:2}" ;;
+  install | start | stop) "$@" ;;
   mount) mount_bucket "${@:2}" ;;
-  start) start "${@:2}" ;;
   status) state ;;
-  logs) exec tail -n "${2:-50}" -F "$root/log" ;;
-  stop) stop "${@:2}" ;;
-  --help | -h) usage ;;
+  logs) exec tail -n 50 -F "$root/log" ;;
+  --help | -h) sed -n '2,/^$/s/^# \{0,1\}//p' "$0" ;;
   *) fail "${1:-(nothing)}: unknown command; see --help" ;;
 esac

@@ -1,4 +1,4 @@
-"""Pairs of like length together, so that rows of a few fixed lengths waste little."""
+"""Puts pairs into rows of a few fixed lengths: one pair per row, one length per batch."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,16 +9,16 @@ from bert_jax.data.batches.packing import ranges
 
 
 class Buckets(NamedTuple):
-    """Batches of one pair a row, each of one length."""
+    """The rows and batches of an epoch."""
 
-    order: np.ndarray  # int64 [pairs], numbers of pairs, row after row
-    row_sizes: np.ndarray  # int64 [rows], 1, or 0 for a row that only fills up
-    batch_sizes: np.ndarray  # int64 [batches], rows of each
-    batch_lengths: np.ndarray  # int32 [batches], tokens of their rows
+    order: np.ndarray  # int64 [pairs], numbers of the pairs, row after row
+    row_sizes: np.ndarray  # int64 [rows], 1, or 0 for an empty row that fills a batch
+    batch_sizes: np.ndarray  # int64 [batches], rows of each batch
+    batch_lengths: np.ndarray  # int32 [batches], tokens of each of its rows
 
 
 def rows_of(length: int, longest: int, batch_size: int) -> int:
-    """Rows of a batch of `length`: as many tokens as rows of `longest`, or a few less."""
+    """Rows of `length` in a batch that holds `batch_size * longest` tokens at most."""
     return batch_size * (longest // length)
 
 
@@ -28,16 +28,18 @@ def fill_buckets(
     batch_size: int,
     rng: np.random.Generator,
 ) -> Buckets:
-    """Deals every pair into a batch of the shortest rows that hold it.
+    """Puts every pair into a batch of the shortest rows that can hold it.
 
-    What does not fill a batch goes up to the next longer bucket; the last batch of the
-    longest is filled up with empty rows.
+    Pairs that do not fill a batch go to the next longer bucket. The last batch of the
+    longest bucket is filled with empty rows.
 
     Args:
-        lengths: int [pairs], tokens of each pair, none above the longest bucket.
-        bucket_lengths: ascending.
-        batch_size: rows of a batch of the longest; others hold as many tokens.
-        rng: of who shares a batch, who goes up, and of the order of the batches.
+        lengths: int [pairs], tokens of each pair; none is longer than the last bucket.
+        bucket_lengths: lengths of rows, ascending.
+        batch_size: rows of a batch of the longest rows; other batches hold as many
+            tokens, or a few less.
+        rng: decides which pairs share a batch or go to a longer bucket, and the order
+            of the batches.
     """
     longest = bucket_lengths[-1]
     bucket_of = np.searchsorted(np.asarray(bucket_lengths), lengths)
@@ -55,7 +57,7 @@ def fill_buckets(
         left = mine[count * size :]
     batch_sizes = np.concatenate(sizes)
     batch_lengths = np.repeat(
-        np.asarray(bucket_lengths, np.int32), [part.size for part in sizes]
+        np.asarray(bucket_lengths, np.int32), [size.size for size in sizes]
     )
     drawn = rng.permutation(batch_sizes.size)
     first = np.cumsum(batch_sizes) - batch_sizes

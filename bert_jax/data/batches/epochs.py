@@ -11,42 +11,42 @@ from bert_jax.data.batches.packing import pack
 from bert_jax.data.batches.pairs import Pairs, make_pairs
 from bert_jax.data.prepared.store import TokenStore
 
-_ROWS_STREAM = 2  # of random numbers; that of `make_pairs` is 1
+_ROWS_STREAM = 2  # number of this stream of random numbers; `make_pairs` has 1
 
 
 class Epoch(NamedTuple):
-    """Every pair once, in the order of use: reading goes straight ahead."""
+    """Every pair of an epoch once, in the order in which rows use them."""
 
     pairs: Pairs
-    row_starts: np.ndarray  # int64 [rows + 1], offsets of pairs; a row may be empty
-    batch_starts: (
-        np.ndarray
-    )  # int64 [batches + 1], offsets of rows; [1] but for buckets
-    batch_lengths: np.ndarray  # int32 [batches], tokens of their rows
+    row_starts: np.ndarray  # int64 [rows + 1], offsets in pairs; a row can be empty
+    batch_starts: np.ndarray  # int64 [batches + 1], offsets in rows
+    batch_lengths: np.ndarray  # int32 [batches], tokens of each row of a batch
+    # Only the layout "buckets" plans batches; other layouts have 0 of them here.
 
     @property
     def num_rows(self) -> int:
         return self.row_starts.size - 1
 
     def rows(self, first: int, end: int) -> tuple[Pairs, np.ndarray]:
-        """The pairs of some rows, row after row, and how many each of them holds."""
+        """The pairs of rows [first, end), row after row, and how many each row holds."""
         starts = np.asarray(self.row_starts[first : end + 1])
         return self.pairs[int(starts[0]) : int(starts[-1])], np.diff(starts)
 
 
 class EpochSize(NamedTuple):
-    """What a plan amounts to."""
+    """How much an epoch holds."""
 
     num_pairs: int
     num_rows: int
-    num_batches: int  # 0 but for buckets
+    num_batches: int  # 0 unless the layout is "buckets"
     num_tokens: int
-    """Real ones, specials counted."""
+    """Real tokens, special tokens included."""
     num_places: int
-    """Real ones and padding."""
+    """Real tokens and padding."""
 
 
 def size_of(epoch: Epoch, cfg: DataConfig) -> EpochSize:
+    """Counts what an epoch of these settings holds."""
     if cfg.layout == "buckets":
         places = int((np.diff(epoch.batch_starts) * epoch.batch_lengths).sum())
     else:
@@ -68,13 +68,17 @@ def plan_epoch(
     number: int,
     batch_size: int | None = None,
 ) -> Epoch:
-    """Plans epoch `number`, a function of the arguments alone.
+    """Plans epoch `number`; the result depends on the arguments alone.
 
-    Takes about 70 bytes a pair of memory for some seconds; the plan itself is 25 a
-    pair and 8 a row.
+    Planning takes about 70 bytes of memory per pair; the plan itself takes 25 per pair
+    and 8 per row.
 
     Args:
-        batch_size: rows of the global batch; only `layout="buckets"` asks for it.
+        store: the tokens of the split.
+        cfg: what pairs and rows are like.
+        seed: seed of the run.
+        number: number of the epoch.
+        batch_size: rows of the global batch; needed for `layout="buckets"` only.
 
     Raises:
         ValueError: as `make_pairs`.
@@ -94,7 +98,7 @@ def plan_epoch(
         order = rng.permutation(lengths.size)
         sizes = np.ones(lengths.size, np.int64)
     for field in dataclasses.fields(Pairs):
-        # One by one, so that a column and its copy are all there is twice.
+        # One by one, so that only one column is in memory twice.
         columns[field.name] = columns[field.name][order]
     return Epoch(Pairs(**columns), _starts(sizes), _starts(batch_sizes), batch_lengths)
 

@@ -1,4 +1,4 @@
-"""Batches computed ahead of time by Grain's threads or processes, in order of steps."""
+"""Computes batches ahead of time, in step order, in threads or processes of Grain."""
 
 import contextlib
 import dataclasses
@@ -16,12 +16,13 @@ from grain.multiprocessing import SharedMemoryArray
 
 from bert_jax.batch import PretrainBatch
 from bert_jax.data.batches.rows import PretrainRows, joined, runs
-from bert_jax.data.orphans import end_with_the_parent
+from bert_jax.data.worker_lifetime import end_with_the_parent
 
 Batch = TypeVar("Batch")
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# Grain 0.2.18 reads it where nobody parsed absl's flags, and fails (google/grain#1355).
+# Grain 0.2.18 reads this flag even if absl's flags were not parsed, and then fails
+# (google/grain#1355).
 _GRAIN_FLAG = "grain_enable_multiprocess_worker_profiling"
 
 
@@ -34,16 +35,20 @@ def train_batches(
     parts: tuple[int, ...] = (0,),
     num_parts: int = 1,
 ) -> Generator[PretrainBatch, None, None]:
-    """Some parts of the batches of steps [first_step, num_steps).
+    """Yields some parts of the batches of steps [first_step, num_steps).
 
-    They depend on `rows` and the step alone: not on `first_step`, the number of hosts,
-    threads or workers.
+    A batch depends on `rows` and its step alone, not on `first_step` nor on the number
+    of hosts, threads or workers.
 
     Args:
-        batch_size: rows of the global batch, or with buckets of a batch of the longest
-            bucket; `num_parts` must divide it.
-        parts: of each batch, ascending: those that this host's devices hold.
-        num_parts: equal parts of a batch.
+        rows: the rows of the training split.
+        batch_size: rows of the global batch; with buckets, rows of a batch of the
+            longest rows. It must be a multiple of `num_parts`.
+        first_step: number of the first step.
+        num_steps: number behind the last step.
+        parts: numbers of the parts to load, ascending: those that this host's devices
+            hold.
+        num_parts: number of equal parts of a batch.
 
     Raises:
         ValueError: a batch has no such equal parts, or `rows` was planned for
@@ -59,14 +64,14 @@ def train_batches(
             f"batch_size={batch_size}, but the buckets were planned for batches of "
             f"{rows.batch_size}; give PretrainRows the same batch_size."
         )
-    make = _OfStep(rows, batch_size, num_steps, parts, num_parts)
+    make = _MakeBatch(rows, batch_size, num_steps, parts, num_parts)
     cfg = rows.cfg
     return prefetched(make, first_step, num_steps, cfg.num_threads, cfg.num_workers)
 
 
 @dataclasses.dataclass(frozen=True)
-class _OfStep:
-    """A step's batch; travels to worker processes."""
+class _MakeBatch:
+    """Makes the batch of a step; is sent to worker processes."""
 
     rows: PretrainRows
     batch_size: int
@@ -75,8 +80,8 @@ class _OfStep:
     num_parts: int
 
     def __call__(self, step: int) -> PretrainBatch:
-        units = self.batch_size if self.rows.batch_size is None else 1
-        self.rows.plan_ahead(step * units, self.num_steps * units)
+        places = self.batch_size if self.rows.batch_size is None else 1
+        self.rows.plan_ahead(step * places, self.num_steps * places)
         return self.rows.batch_of_step(
             step,
             batch_size=self.batch_size,
@@ -93,20 +98,27 @@ def evaluation_batches(
     parts: tuple[int, ...] = (0,),
     num_parts: int = 1,
 ) -> Iterator[PretrainBatch]:
-    """Some parts of the batches of epoch 0's rows, each row once.
+    """Yields some parts of batches that hold each row of epoch 0 once.
 
-    The last of at most `max_batches` is filled up with rows of padding, which count nowhere. All batches
-    have one shape: `rows` must not be of `layout="buckets"`.
+    The last batch is filled with rows of padding, which have no weight in any loss. All
+    batches have one shape, so `rows` must not have `layout="buckets"`.
+
+    Args:
+        rows: the rows of the validation split.
+        batch_size: rows of the global batch; a multiple of `num_parts`.
+        max_batches: most batches to yield.
+        parts: numbers of the parts to load, ascending.
+        num_parts: number of equal parts of a batch.
     """
     assert rows.cfg.layout != "buckets"
     assert batch_size % num_parts == 0
-    epoch, share = rows.epoch(0), batch_size // num_parts
+    epoch, size = rows.epoch(0), batch_size // num_parts
     for start in range(0, min(epoch.num_rows, max_batches * batch_size), batch_size):
         found = []
         for part, count in runs(parts):
-            first = min(start + part * share, epoch.num_rows)
-            end = min(first + count * share, epoch.num_rows)
-            found.append(rows.assemble(epoch, first, end, num_rows=count * share))
+            first = min(start + part * size, epoch.num_rows)
+            end = min(first + count * size, epoch.num_rows)
+            found.append(rows.assemble(epoch, first, end, num_rows=count * size))
         yield joined(found)
 
 
@@ -117,15 +129,18 @@ def prefetched(
     num_threads: int,
     num_workers: int = 0,
 ) -> Generator[Batch, None, None]:
-    """`make(first), ..., make(end - 1)`, computed ahead of time by Grain.
+    """Yields `make(first), ..., make(end - 1)`, computed ahead of time by Grain.
 
-    Work begins at the first `next`. Closing the iterator, or letting go of it, ends
-    threads and processes.
+    Work begins at the first `next`. Threads and processes end when the iterator is
+    closed or no longer referenced.
 
     Args:
-        make: for `num_workers` it must pickle, and leave JAX's devices alone.
-        num_threads: of this process, or of each worker.
-        num_workers: processes; 0 for threads of this one only.
+        make: makes the batch of a number. If there are workers, it must pickle and must
+            not use JAX's devices.
+        first: the first number.
+        end: the first number that is not made.
+        num_threads: number of threads of this process, or of each worker.
+        num_workers: number of worker processes; 0 uses threads of this process.
     """
     options = grain.ReadOptions(
         num_threads=num_threads, prefetch_buffer_size=4 * num_threads
@@ -134,8 +149,8 @@ def prefetched(
     batches = numbers.map(make).to_iter_dataset(options)
     if num_workers:
         if _GRAIN_FLAG in flags.FLAGS:
-            flags.FLAGS[_GRAIN_FLAG].present = 1  # with its default
-        # Shared memory is let go at once, not by a thread that an exit cuts off.
+            flags.FLAGS[_GRAIN_FLAG].present = 1  # It keeps its default.
+        # Shared memory is freed at once. A thread that frees it would be cut off at exit.
         SharedMemoryArray.enable_async_del(max_outstanding_requests=1)
         batches = batches.mp_prefetch(
             grain.MultiprocessingOptions(
@@ -148,25 +163,25 @@ def prefetched(
         with _stop_signals_blocked() if num_workers else contextlib.nullcontext():
             batch = next(iterator, None)
         while batch is not None:
-            # Arrays of a worker hold shared memory, and a file descriptor each.
+            # Each array of a worker holds shared memory and a file descriptor.
             yield _copied(batch) if num_workers else batch
             batch = next(iterator, None)
     finally:
         iterator.close()
         if num_workers:
-            # Grain's last exception holds a batch in a cycle; at exit its shared memory
-            # would be reported as leaked.
+            # Grain's last exception refers to a batch in a cycle. Without this, its
+            # shared memory would be reported as leaked at exit.
             gc.collect()
 
 
 @contextlib.contextmanager
 def _stop_signals_blocked() -> Iterator[None]:
-    """Processes started within never see SIGINT and SIGTERM: their parent ends them.
+    """Processes that are started meanwhile never get SIGINT and SIGTERM.
 
-    A terminal and many schedulers send them to every process of a group, and a run
-    that wants to save a checkpoint first still needs its next batch.
+    A terminal and many schedulers send these signals to every process of a group. A run
+    that saves a checkpoint before it ends still needs its workers until then.
     """
-    resource_tracker.ensure_running()  # its start would unblock them
+    resource_tracker.ensure_running()  # Starting it later would unblock the signals.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     try:
         yield
@@ -183,7 +198,7 @@ def _copied(batch: Any) -> Any:
 
 
 class InputClock(Generic[Batch]):
-    """Passes batches on and counts the seconds that were spent waiting for them."""
+    """Passes batches on, and measures the seconds spent waiting for them."""
 
     def __init__(self, batches: Iterator[Batch]) -> None:
         self._batches = batches
@@ -200,12 +215,12 @@ class InputClock(Generic[Batch]):
             self._waited += time.perf_counter() - start
 
     def take(self) -> float:
-        """Seconds waited since the last call."""
+        """Seconds spent waiting since the last call."""
         waited, self._waited = self._waited, 0.0
         return waited
 
     def close(self) -> None:
-        """Ends the threads and processes behind the batches."""
+        """Ends the threads and processes that make the batches."""
         close = getattr(self._batches, "close", None)
         if close is not None:
             close()

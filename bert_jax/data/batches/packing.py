@@ -1,6 +1,7 @@
-"""Which pairs share a row: packing several into each, and the arrays of the rows.
+"""Decides which pairs share a row, and builds the arrays of rows.
 
-Shape suffixes: R rows of an epoch, B of a batch, P pairs that a row can hold, T tokens.
+Shape suffixes: R rows of an epoch, B rows of a batch, P pairs that a row can hold,
+T tokens of a row.
 """
 
 import numpy as np
@@ -9,32 +10,32 @@ from bert_jax.batch import PretrainBatch, SpecialIds
 from bert_jax.data.batches.pairs import Pairs
 from bert_jax.data.prepared.store import TokenStore
 
-# Lengths of the pairs of a row, and how many such rows there are.
+# The lengths of the pairs of a row, and the number of such rows.
 Shape = tuple[tuple[int, ...], int]
 
 
 def pack(
     lengths: np.ndarray, row_length: int, pairs_per_row: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fills rows with pairs, longest first into the tightest gap.
+    """Fills rows with pairs: the longest pair first, into the smallest gap that holds it.
 
-    The search runs over the histogram of lengths, not over the pairs: its time depends
-    on `row_length` alone. Which pair of a length goes where is drawn.
+    The search works on the histogram of lengths, not on single pairs, so its time
+    depends on `row_length` alone. Pairs of the same length are placed at random.
 
     Args:
-        lengths: int [pairs], tokens of each pair, none above `row_length`.
+        lengths: int [pairs], tokens of each pair, at most `row_length`.
         row_length: T, at most 65,535.
-        pairs_per_row: P.
-        rng: of the order of the rows, and of pairs of one length.
+        pairs_per_row: P, most pairs of a row.
+        rng: decides the order of the rows, and which pair of a length goes where.
 
     Returns:
-        Numbers of pairs, int64 [pairs], row after row; and int64 [rows], how many of
-        them each row holds, 1 to P.
+        The numbers of the pairs, int64 [pairs], row after row; and how many pairs each
+        row holds, int64 [R], 1 to P.
 
     Source: best-fit decreasing over a histogram, Krell et al. 2021, section 3.
     """
     histogram = np.bincount(lengths, minlength=row_length + 1)
-    # shapes[gap]: rows that have so much room left.
+    # shapes[gap]: the rows with so many free tokens.
     shapes: list[list[Shape]] = [[] for _ in range(row_length + 1)]
     full: list[Shape] = []
 
@@ -65,12 +66,12 @@ def pack(
 def _deal(
     lengths: np.ndarray, shapes: list[Shape], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of all shapes in random order, each place with a random pair of its length."""
+    """Puts the rows in random order, and a random pair of its length into each place."""
     shape_of_row = np.repeat(
         np.arange(len(shapes), dtype=np.int32), [count for _, count in shapes]
     )
     rng.shuffle(shape_of_row)
-    # 16 bits: NumPy sorts them by counting.
+    # NumPy sorts 16-bit numbers by counting, which is fast.
     width = max((len(shape) for shape, _ in shapes), default=0)
     table = np.zeros((len(shapes), width), np.uint16)
     for number, (shape, _) in enumerate(shapes):
@@ -98,10 +99,10 @@ def assemble(
     """Builds the arrays of some rows.
 
     Args:
-        store: the token stream that `pairs` points into.
-        pairs: those of the rows, row after row.
-        row_sizes: int [B], how many pairs each row holds; 0 makes a row of padding,
-            which counts nowhere.
+        store: the token stream of the pairs.
+        pairs: the pairs of the rows, row after row.
+        row_sizes: int [B], how many pairs each row holds; a row of 0 pairs is padding
+            and has no weight in any loss.
         row_length: T.
         pairs_per_row: P.
         special: ids of the special tokens.
@@ -125,7 +126,7 @@ def assemble(
     labels_BP[row, place] = pairs.label
     weights_BP[row, place] = pairs.has_label
 
-    # Flat destinations: row * T + offset of the pair in its row.
+    # Positions in the flattened batch: row * T + offset of the pair in its row.
     base = row * row_length + offset
     every = ranges(base, total)
     sequences[every] = np.repeat(place + 1, total)
@@ -149,7 +150,7 @@ def assemble(
 
 
 def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """`arange(start, start + length)` of every entry, one behind the other."""
+    """Joins `arange(start, start + length)` of all entries."""
     ends = np.cumsum(lengths)
     return np.arange(ends[-1] if ends.size else 0) + np.repeat(
         starts - (ends - lengths), lengths

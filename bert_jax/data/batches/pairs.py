@@ -1,9 +1,9 @@
-"""The pairs of an epoch and their labels: a plan that is pure in (seed, epoch).
+"""The pairs of an epoch and their labels, a function of (seed, epoch).
 
-A pair is two ranges of the token stream: sentences of a document stand side by side, so
-nothing is copied until a batch is assembled.
+A pair is two ranges of the token stream. The sentences of a document follow each other
+there, so no token is copied until a batch is assembled.
 
-Shape suffixes: D documents of a block, S its sentences, C the chunks cut of them.
+Shape suffixes: D documents of a block, S its sentences, C its chunks.
 """
 
 import dataclasses
@@ -14,29 +14,29 @@ import numpy as np
 from bert_jax.config import DataConfig
 from bert_jax.data.batches.chunks import (
     Block,
-    below,
+    binomial_half,
     blocks,
     chunk_ends,
-    collect,
-    heads,
-    reached,
+    random_below,
+    run_ends,
+    visited_sentences,
 )
 from bert_jax.data.prepared.store import TokenStore
 
-_PAIRS_STREAM = 1  # of random numbers, among those of one (seed, epoch)
+_PAIRS_STREAM = 1  # number of this stream of random numbers; `epochs` has another
 
 Columns = tuple[np.ndarray, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """Pairs of one epoch, or single segments. Every field has one entry a pair."""
+    """Pairs or single segments. Every field has one entry per pair."""
 
     a_start: np.ndarray  # int64, offset of the first token of A
     a_length: np.ndarray  # int32
     b_start: np.ndarray  # int64
     b_length: np.ndarray  # int32, 0 when there is no B
-    label: np.ndarray  # bool, B comes from elsewhere, or A and B are swapped
+    label: np.ndarray  # bool, B is from another document, or A and B are swapped
 
     def __len__(self) -> int:
         return self.a_start.size
@@ -46,31 +46,40 @@ class Pairs:
 
     @property
     def has_label(self) -> np.ndarray:
-        """bool: without a B there is nothing to tell."""
+        """bool [pairs]; a pair without B has no label."""
         return self.b_length > 0
 
     def num_tokens(self) -> np.ndarray:
-        """Tokens of each pair with [CLS] and its one or two [SEP], int32."""
+        """int32 [pairs], tokens of each pair, with [CLS] and one or two [SEP]."""
         return self.a_length + self.b_length + 2 + (self.b_length > 0)
 
 
 def make_pairs(store: TokenStore, cfg: DataConfig, *, seed: int, epoch: int) -> Pairs:
     """Cuts every document into pairs, as BERT's data script does.
 
-    Sentences are collected to the target length, which is that of a whole row but for
-    `short_pair_rate` of the documents. What becomes of such a chunk:
+    Sentences are joined to chunks of a target length. It is the length of a whole row,
+    but a random shorter one for `short_pair_rate` of the documents. `cfg.pairs` says
+    what a chunk becomes:
 
-    - `next_sentence`: A is a random number of its first sentences; B is the rest, or
-      (half the time, and whenever there is one sentence only) a run of sentences from
-      a random other document, labelled; the unused rest is put back.
-    - `sentence_order`: A and B are its two parts, cut between random sentences; half
-      the time they are swapped, labelled. One sentence stays single.
-    - `none`: it stays single.
+    - `next_sentence`: A is a random number of the chunk's first sentences. In half of
+      the cases, B is the rest of the chunk. In the others, and if the chunk has only
+      one sentence, B is a run of sentences from a random other document, the label is
+      true, and the unused rest of the chunk is put back.
+    - `sentence_order`: the chunk is cut between two random sentences into A and B. In
+      half of the cases they are swapped and the label is true. A chunk of one sentence
+      becomes a single segment.
+    - `none`: the chunk becomes a single segment.
 
-    What is too long loses tokens at random ends of its longer side.
+    A pair that is too long loses tokens from its longer side, each at a random end.
+
+    Args:
+        store: the tokens of the split.
+        cfg: `pairs`, `sequence_length` and `short_pair_rate` are used.
+        seed: seed of the run.
+        epoch: number of the epoch.
 
     Returns:
-        Pairs in the order of the documents.
+        The pairs in the order of the documents.
 
     Raises:
         ValueError: next-sentence labels need two documents and there are fewer.
@@ -86,7 +95,7 @@ def make_pairs(store: TokenStore, cfg: DataConfig, *, seed: int, epoch: int) -> 
             "or none."
         )
     rng = np.random.default_rng((seed, epoch, _PAIRS_STREAM))
-    room = cfg.sequence_length - 3  # of a pair; a single segment has one [SEP] less
+    room = cfg.sequence_length - 3  # tokens of a pair; a single segment has one more
     longest = room + (cfg.pairs == "none")
     short = rng.random(num_documents) < cfg.short_pair_rate
     short_target = rng.integers(2, longest, num_documents, endpoint=True)
@@ -96,11 +105,11 @@ def make_pairs(store: TokenStore, cfg: DataConfig, *, seed: int, epoch: int) -> 
     for block in blocks(store):
         last = block.first_document + block.bounds.size - 1
         target_D = target[block.first_document : last]
-        for column, part in zip(
+        for column, values in zip(
             columns, cut(store, block, target_D, room, rng), strict=True
         ):
-            column.append(part)
-    # Each column's parts are let go before the next is joined.
+            column.append(values)
+    # Joined one by one, so that only one column is in memory twice.
     return Pairs(*(np.concatenate(columns.pop(0)) for _ in dataclasses.fields(Pairs)))
 
 
@@ -113,11 +122,11 @@ def _next_sentence(
 ) -> Columns:
     end_S = chunk_ends(block, target_D)
     index_S = np.arange(end_S.size)
-    # 1 ... sentences - 1, or 1 when there is but one.
+    # A gets 1 to (sentences - 1) sentences, or the only one.
     others_S = end_S - index_S - 1
-    a_end_S = index_S + 1 + below(np.maximum(others_S, 1), rng)
+    a_end_S = index_S + 1 + random_below(np.maximum(others_S, 1), rng)
     random_S = (others_S == 0) | (rng.random(end_S.size) < 0.5)
-    at_C = reached(block, np.where(random_S, a_end_S, end_S))
+    at_C = visited_sentences(block, np.where(random_S, a_end_S, end_S))
 
     a_end_C, random_C = a_end_S[at_C], random_S[at_C]
     a_start, b_start = block.starts[at_C], block.starts[a_end_C]
@@ -125,13 +134,13 @@ def _next_sentence(
 
     drawn = np.flatnonzero(random_C)
     document = block.document_S[at_C[drawn]]
-    # Uniform over the other documents: skip over one's own number.
+    # Uniform over the other documents: numbers from the own one on are shifted by one.
     bounds = np.asarray(store.document_starts)
     other = rng.integers(0, bounds.size - 2, drawn.size)
     other += other >= document + block.first_document
     first, end = bounds[other], bounds[other + 1]
-    first += below(end - first, rng)
-    end = collect(store, first, end, target_D[document] - a_length[drawn])
+    first += random_below(end - first, rng)
+    end = run_ends(store, first, end, target_D[document] - a_length[drawn])
     starts = np.asarray(store.sentence_starts)
     b_start[drawn] = starts[first]
     b_length[drawn] = starts[end] - b_start[drawn]
@@ -146,11 +155,11 @@ def _sentence_order(
     rng: np.random.Generator,
 ) -> Columns:
     at_C, end_C = _whole_chunks(block, target_D)
-    a_end_C = at_C + 1 + below(np.maximum(end_C - at_C - 1, 1), rng)
+    a_end_C = at_C + 1 + random_below(np.maximum(end_C - at_C - 1, 1), rng)
     a_start, b_start = block.starts[at_C], block.starts[a_end_C]
     a_length, b_length = b_start - a_start, block.starts[end_C] - b_start
     swapped = (b_length > 0) & (rng.random(at_C.size) < 0.5)
-    # Before the cut, so that no side of the label loses more.
+    # Swapped before tokens are removed, so that both labels lose equally many.
     a_start, b_start = np.where(swapped, (b_start, a_start), (a_start, b_start))
     a_length, b_length = np.where(swapped, (b_length, a_length), (a_length, b_length))
     return _truncated(a_start, a_length, b_start, b_length, swapped, room, rng)
@@ -177,9 +186,9 @@ _CUTS: dict[str, Callable[..., Columns]] = {
 
 
 def _whole_chunks(block: Block, target_D: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """First sentence and end of every chunk, when nothing is put back."""
+    """(first sentence, end) of every chunk if nothing is put back, both int64 [C]."""
     end_S = chunk_ends(block, target_D)
-    at_C = reached(block, end_S)
+    at_C = visited_sentences(block, end_S)
     return at_C, end_S[at_C]
 
 
@@ -192,9 +201,9 @@ def _truncated(
     room: int,
     rng: np.random.Generator,
 ) -> Columns:
-    """Columns of `Pairs`, cut to `room` tokens, or one more where there is no B."""
-    # Tokens go one by one from the longer side, B where both are equal; the sums of
-    # that walk in closed form.
+    """The columns of `Pairs`, cut to `room` tokens, or one more if there is no B."""
+    # Tokens are removed one by one from the longer side, from B if both are equal.
+    # This computes how many each side loses in the end.
     excess = np.maximum(a_length + b_length - room - (b_length == 0), 0)
     gap = a_length - b_length
     level = np.minimum(np.abs(gap), excess)
@@ -202,9 +211,9 @@ def _truncated(
     a_cut = np.where(gap > 0, level, 0) + (rest >> 1)
     b_cut = excess - a_cut
     return (
-        a_start + heads(a_cut, rng),
+        a_start + binomial_half(a_cut, rng),
         (a_length - a_cut).astype(np.int32),
-        b_start + heads(b_cut, rng),
+        b_start + binomial_half(b_cut, rng),
         (b_length - b_cut).astype(np.int32),
         label,
     )

@@ -1,8 +1,9 @@
-"""All rows of a split, epoch after epoch: the only owner of plans and their order.
+"""All rows of a split, epoch after epoch, and which of them a step takes.
 
-Units of the plans, one epoch behind the other, form one endless sequence: rows, of
-which step s takes [s * B, (s + 1) * B), or with buckets whole batches, of which step s
-takes number s. So a batch is a function of (seed, s), whatever the number of hosts.
+The plans of all epochs, one behind the other, form an endless sequence of places. With
+buckets a place is a whole batch, and step s takes place s. Otherwise a place is a row,
+and step s takes the places [s * B, (s + 1) * B). So a batch is a function of (seed, s),
+whatever the number of hosts. Hosts divide a batch into equal parts.
 """
 
 import bisect
@@ -20,19 +21,19 @@ import numpy as np
 
 from bert_jax.batch import PretrainBatch, SpecialIds
 from bert_jax.config import DataConfig
+from bert_jax.data.batches.epoch_plans import EpochPlans
 from bert_jax.data.batches.epochs import Epoch, EpochSize, plan_epoch, size_of
 from bert_jax.data.batches.packing import assemble
-from bert_jax.data.batches.plans import Plans
 from bert_jax.data.prepared.store import TokenStore
 
-if TYPE_CHECKING:  # worker processes need no more than the rows
+if TYPE_CHECKING:  # Worker processes need only the rows.
     from bert_jax.data.prepared.dataset import PreparedDataset
 
 _OPEN_EPOCHS = 2
 
 
 class PretrainRows:
-    """Rows of a split by number. Pickled, it is settings and paths."""
+    """The rows of a split by number. When pickled, only settings and paths travel."""
 
     def __init__(
         self,
@@ -48,13 +49,15 @@ class PretrainRows:
         """Plans nothing yet.
 
         Args:
-            store: the split's tokens; memory-mapped, if worker processes are to read it.
-            seed: of pairs, packing and order.
-            batch_size: rows of the global batch; needed by `layout="buckets"` only.
-            plan_dir: where plans are kept for other processes and restarts; a folder
-                that goes with this object when `None`.
-            identity: of the store's sentence bounds, such as a hash of its files; they
-                are hashed here when `None`.
+            store: the tokens of the split; memory-mapped if worker processes read it.
+            cfg: what pairs and rows are like.
+            special: ids of the special tokens.
+            seed: seed of pairs, packing and order.
+            batch_size: rows of the global batch; needed for `layout="buckets"` only.
+            plan_dir: folder in which plans are kept for other processes and later runs;
+                `None` takes a temporary folder that is deleted with this object.
+            identity: a text that identifies the store's sentence bounds, such as a hash
+                of its files; `None` hashes the bounds.
 
         Raises:
             ValueError: buckets without a batch size.
@@ -70,10 +73,10 @@ class PretrainRows:
             plan_dir = pathlib.Path(tempfile.mkdtemp(prefix="bert_jax-plans-"))
             weakref.finalize(self, shutil.rmtree, plan_dir, ignore_errors=True)
             identity = "of this object alone"
-        self._plans = Plans(
+        self._plans = EpochPlans(
             plan_dir, self._decided_by(identity or store.bounds_sha256())
         )
-        self._first_units = [0]  # of each epoch seen so far, and of the next one
+        self._first_places = [0]  # of each epoch seen so far, and of the next one
         self._begin()
 
     def _begin(self) -> None:
@@ -106,33 +109,34 @@ class PretrainRows:
         self._begin()
 
     def epoch(self, number: int) -> Epoch:
-        """The plan of an epoch; the last two stay open.
+        """The plan of an epoch; the last two that were asked for stay open.
 
         Raises:
-            ValueError: there is nothing to make pairs of, or no place for the plan.
+            ValueError: the split has too few documents for pairs, or the plan cannot be
+                written.
         """
         with self._lock:
             return self._epoch(number)
 
     def size(self, number: int) -> EpochSize:
-        """The size of an epoch, which is planned unless that has been done before."""
+        """The size of an epoch, which is planned if it was not planned before."""
         known = self._plans.size(number)
         return known or size_of(self.epoch(number), self.cfg)
 
     def steps_per_epoch(self, batch_size: int) -> float:
-        """Of epoch 0; others differ by little."""
+        """Steps of epoch 0; other epochs have nearly as many."""
         size = self.size(0)
         return float(size.num_batches or size.num_rows / batch_size)
 
-    def locate(self, unit: int) -> tuple[int, int]:
-        """The epoch that holds a unit of the endless sequence, and its number there.
+    def locate(self, place: int) -> tuple[int, int]:
+        """The epoch of a place in the endless sequence, and the place's number in it.
 
-        Epochs before it that nobody has planned yet are planned for their size.
+        Earlier epochs that were not planned before are planned, to know their size.
         """
         with self._lock:
-            self._know(unit)
-            number = bisect.bisect_right(self._first_units, unit) - 1
-            return number, unit - self._first_units[number]
+            self._count_epochs(place)
+            number = bisect.bisect_right(self._first_places, place) - 1
+            return number, place - self._first_places[number]
 
     def batch(self, first_row: int, num_rows: int) -> PretrainBatch:
         """Assembles rows [first_row, first_row + num_rows) of the endless sequence.
@@ -166,29 +170,31 @@ class PretrainRows:
         """Some parts of the batch of a step, one after the other.
 
         Args:
-            parts: ascending numbers of the parts.
-            num_parts: equal parts of a batch.
+            step: number of the step.
+            batch_size: rows of the global batch.
+            parts: numbers of the parts, ascending.
+            num_parts: number of equal parts of a batch.
         """
         if self.cfg.layout != "buckets":
-            share = batch_size // num_parts
+            size = batch_size // num_parts
             start = step * batch_size
             return joined(
                 [
-                    self.batch(start + first * share, count * share)
+                    self.batch(start + first * size, count * size)
                     for first, count in runs(parts)
                 ]
             )
         number, place = self.locate(step)
         epoch = self.epoch(number)
         start, end = epoch.batch_starts[place : place + 2].tolist()
-        share = (end - start) // num_parts
+        size = (end - start) // num_parts
         length = int(epoch.batch_lengths[place])
         return joined(
             [
                 self.assemble(
                     epoch,
-                    start + first * share,
-                    start + (first + count) * share,
+                    start + first * size,
+                    start + (first + count) * size,
                     length=length,
                 )
                 for first, count in runs(parts)
@@ -204,7 +210,15 @@ class PretrainRows:
         length: int | None = None,
         num_rows: int | None = None,
     ) -> PretrainBatch:
-        """Some rows of an epoch, filled up with padding to `num_rows`."""
+        """Builds rows [first, end) of an epoch, followed by padding rows.
+
+        Args:
+            epoch: the plan.
+            first: first row.
+            end: first row that is not taken.
+            length: tokens of a row; `cfg.sequence_length` when `None`.
+            num_rows: rows of the result; `None` adds no padding rows.
+        """
         pairs, sizes = epoch.rows(first, end)
         filler = 0 if num_rows is None else num_rows - sizes.size
         return assemble(
@@ -216,18 +230,22 @@ class PretrainRows:
             self.special,
         )
 
-    def plan_ahead(self, unit: int, end: int) -> None:
-        """Begins to plan the next epoch once half of one is over, if `end` lies in it.
+    def plan_ahead(self, place: int, end: int) -> None:
+        """Starts to plan the next epoch in a thread once half of this one is used.
 
         Args:
-            unit: of the endless sequence, now in use.
-            end: the first unit that will not be used.
+            place: the place of the endless sequence that is in use.
+            end: the first place that will not be used; no epoch from there is planned.
         """
-        number, place = self.locate(unit)
+        number, place_in_epoch = self.locate(place)
         with self._lock:
-            next_first = self._first_units[number + 1]
-            half = (next_first - self._first_units[number]) // 2
-            if place < half or end <= next_first or number < self._planned_ahead:
+            next_first = self._first_places[number + 1]
+            half = (next_first - self._first_places[number]) // 2
+            if (
+                place_in_epoch < half
+                or end <= next_first
+                or number < self._planned_ahead
+            ):
                 return
             self._planned_ahead = number + 1
         threading.Thread(
@@ -235,7 +253,7 @@ class PretrainRows:
         ).start()
 
     def _plan_quietly(self, number: int) -> None:
-        # Whoever needs the epoch tries again, and says what is wrong.
+        # `epoch` will try again when the epoch is needed, and raise the error.
         with contextlib.suppress(ValueError):
             self._plan(number)
 
@@ -260,19 +278,20 @@ class PretrainRows:
             self._epochs[number] = found
         return self._epochs[number]
 
-    def _know(self, unit: int) -> None:
-        while unit >= self._first_units[-1]:
-            number = len(self._first_units) - 1
+    def _count_epochs(self, place: int) -> None:
+        """Extends `_first_places` beyond `place`."""
+        while place >= self._first_places[-1]:
+            number = len(self._first_places) - 1
             size = self._plans.size(number)
             if size is None:
                 size = size_of(self._epoch(number), self.cfg)
-            self._first_units.append(
-                self._first_units[-1] + (size.num_batches or size.num_rows)
+            self._first_places.append(
+                self._first_places[-1] + (size.num_batches or size.num_rows)
             )
 
 
 def runs(parts: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Neighbouring parts together: the first of each run, and how many it has."""
+    """Joins consecutive parts to runs: (first part, number of parts) of each run."""
     found: list[tuple[int, int]] = []
     for part in parts:
         if found and sum(found[-1]) == part:
@@ -283,7 +302,7 @@ def runs(parts: tuple[int, ...]) -> list[tuple[int, int]]:
 
 
 def joined(batches: list[PretrainBatch]) -> PretrainBatch:
-    """The rows of some batches of one length, in their order."""
+    """The rows of some batches, whose rows have one length, as one batch."""
     if len(batches) == 1:
         return batches[0]
     return PretrainBatch(*(np.concatenate(c) for c in zip(*batches, strict=True)))
@@ -297,9 +316,9 @@ def open_rows(
     seed: int,
     batch_size: int | None = None,
 ) -> PretrainRows:
-    """The rows of a prepared dataset's split.
+    """The rows of a split of a prepared dataset.
 
-    Plans are kept in `cfg.plan_dir`, or in `index/plans` of the dataset.
+    Plans are kept in `cfg.plan_dir`, or in the folder `index/plans` of the dataset.
     """
     shards = json.dumps([split, dataset.manifest["sha256"]], sort_keys=True)
     return PretrainRows(

@@ -1,6 +1,7 @@
-"""What a corpus is made of, counted while it is prepared, and what would spoil training.
+"""Counts over a corpus, taken while it is prepared.
 
-Each shard counts for itself; the sums over shards go into the dataset's manifest.
+Every shard is counted by the process that writes it. The sums over all shards go into
+the manifest; `summary.problems` judges them.
 """
 
 import collections
@@ -10,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.data.prepared.records import SPLITS, TokenizedDocument
+from bert_jax.data.prepared.format import SPLITS
+from bert_jax.data.prepared.records import TokenizedDocument
 
-# Lines are told apart by so many of their first characters.
+# Lines with the same first characters, this many of them, count as the same line.
 _LINE_CHARACTERS = 200
-# Different lines that are counted at once, and how many a shard hands on.
+# A shard counts at most so many different lines at once, and reports the most frequent.
 _LINES_COUNTED = 200_000
 _LINES_KEPT = 1_000
 _LINES_SHOWN = 10
@@ -25,8 +27,8 @@ class ShardAudit:
     """Counts over the documents of one shard.
 
     Attributes:
-        counts: int64 [splits, V], how often each token stands in each split.
-        held_out: of each document read, in order, whether it is for validation.
+        counts: int64 [splits, V], how often each token occurs in each split.
+        held_out: for each document read, in order, whether it is for validation.
     """
 
     def __init__(self, vocab_size: int) -> None:
@@ -54,8 +56,10 @@ class ShardAudit:
         """Counts a document that goes into `SPLITS[split]`.
 
         Args:
-            text: of the document, paragraphs a line each.
-            num_bytes: of the text in UTF-8.
+            text: the document's text, one paragraph per line.
+            num_bytes: size of the text in UTF-8.
+            document: the same document as tokens.
+            split: number of the split in `SPLITS`.
         """
         tokens, lengths = document.tokens, document.sentence_lengths
         vocab_size = self.counts.shape[1]
@@ -77,8 +81,8 @@ class ShardAudit:
             self._forget_rare_lines()
 
     def _forget_rare_lines(self) -> None:
-        # Manku and Motwani 2002: what is rare so far goes, at the cost of undercounting
-        # by as much as was dropped.
+        # Lossy counting (Manku and Motwani 2002): lines that are rare so far are
+        # forgotten, so that a count can be too low by what was forgotten.
         least = 2
         while len(self._lines) > _LINES_COUNTED // 2:
             kept = {line: n for line, n in self._lines.items() if n >= least}
@@ -86,7 +90,7 @@ class ShardAudit:
             least *= 2
 
     def result(self) -> dict[str, Any]:
-        """Everything but the arrays, as JSON can hold it."""
+        """All counts but the arrays, as values that JSON can hold."""
         repeated = [x for x in self._lines.items() if x[1] > 1]
         repeated.sort(key=lambda item: (-item[1], item[0]))
         return {
@@ -102,14 +106,19 @@ class ShardAudit:
 
 
 def merge(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Sums over shards.
+    """Adds up the results of all shards.
+
+    Args:
+        results: `ShardAudit.result()` of each shard, in order.
 
     Returns:
-        `splits` (documents, sentences, tokens, bytes of each), histograms of document
-        and sentence lengths in tokens as `{"1": n, "2": n, "4": n, ...}` (so many from
-        that length up to twice it), the lines that repeat most with their counts (at
-        least so many: rare ones were not followed), and pairs of shards with the same
-        tokens.
+        `splits`: documents, sentences, tokens and bytes of each split.
+        `lines`, `one_sentence_documents`, `documents_without_tokens`: sums.
+        `documents_by_length`, `sentences_by_length`: histograms of lengths in tokens,
+        `{"1": n, "2": n, "4": n, ...}`; the entry "4" counts lengths 4 to 7.
+        `most_repeated_lines`: [line, count] of the ten most frequent lines; a count can
+        be too low, because rare lines are forgotten on the way.
+        `duplicate_shards`: pairs of shard numbers with the same tokens.
     """
     splits = {
         split: {
@@ -145,113 +154,17 @@ def _histogram(results: Sequence[dict[str, Any]], name: str) -> dict[str, int]:
 
 
 def _duplicate_shards(results: Sequence[dict[str, Any]]) -> list[list[int]]:
-    """Pairs of shards, by number, whose split holds the same tokens; the first of each.
+    """[first shard, later shard] for each later shard whose tokens are those of another.
 
-    Shards of a single document are left to the search for duplicate documents.
+    Shards with a single document are left to the search for duplicate documents.
     """
     pairs = []
-    for place, split in enumerate(SPLITS):
+    for number, split in enumerate(SPLITS):
         first: dict[str, int] = {}
         for index, result in enumerate(results):
             if result["splits"][split]["documents"] < 2:
                 continue
-            earlier = first.setdefault(result["content_sha256"][place], index)
+            earlier = first.setdefault(result["content_sha256"][number], index)
             if earlier != index:
                 pairs.append([earlier, index])
     return pairs
-
-
-def problems(manifest: dict[str, Any]) -> list[str]:
-    """What in a manifest would spoil training, in words; empty for a sound corpus.
-
-    The limits are far above what clean text shows (English Wikipedia: [UNK] 0.04 %,
-    markup 0.013 % a character, no copies), so that each of them points at a mistake.
-    """
-    audit, read = manifest["audit"], manifest["read"]
-    documents = max(sum(s["documents"] for s in manifest["splits"].values()), 1)
-    found = []
-
-    def check(value: float, limit: float, what: str, advice: str) -> None:
-        if value > limit:
-            found.append(f"{what}: {value:.2%}, more than {limit:.2%}. {advice}")
-
-    check(
-        audit["unk_share"],
-        0.01,
-        "[UNK] among the tokens",
-        "The tokenizer does not know this text; train one on it.",
-    )
-    copies = audit["duplicates"]
-    kept = "Drop them with --duplicates drop."
-    if not copies["dropped"]:
-        check(copies["exact"] / documents, 0.01, "copies of other documents", kept)
-        check(copies["near"] / documents, 0.05, "near copies of other documents", kept)
-        check(
-            copies["leaked"] / max(manifest["splits"]["validation"]["documents"], 1),
-            0.01,
-            "held-out documents that also stand in the training split",
-            kept,
-        )
-    if audit["duplicate_shards"]:
-        found.append(
-            f"shards with the same content: {audit['duplicate_shards'][:5]}. A file is "
-            "in the source twice."
-        )
-    if top := audit["most_repeated_lines"]:
-        line, count = top[0]
-        check(
-            count / max(audit["lines"], 1),
-            0.02,
-            f"one line, {line[:40]!r}, among all lines",
-            "Remove such boilerplate from the text.",
-        )
-    check(
-        audit["one_sentence_documents"] / documents,
-        0.5,
-        "documents of one sentence",
-        "They have no next sentence; join them or set --data.pairs none.",
-    )
-    check(
-        read["undecodable_bytes"] / max(read["text_bytes"], 1),
-        1e-4,
-        "bytes that are not UTF-8",
-        "Convert the files to UTF-8.",
-    )
-    if manifest["options"]["read"]["markup"] == "keep":
-        check(
-            read["markup_elements"] / max(read["characters"], 1),
-            0.001,
-            "tags, entities and other markup a character",
-            "Remove it with --read.markup strip.",
-        )
-    return found
-
-
-def describe(manifest: dict[str, Any]) -> list[str]:
-    """A manifest in a few lines."""
-    audit, read = manifest["audit"], manifest["read"]
-    lines = [
-        f"{split}: {counts['documents']:,} documents, {counts['sentences']:,} "
-        f"sentences, {counts['tokens']:,} tokens, unigram entropy "
-        f"{counts['unigram_entropy']:.3f} nats"
-        for split, counts in manifest["splits"].items()
-    ]
-    copies = audit["duplicates"]
-    what = "dropped" if copies["dropped"] else "kept"
-    near = f"{copies['near']:,} near copies"
-    if not manifest["options"]["near_threshold"]:
-        near = "near copies not looked for"
-    lines.append(
-        f"audit: [UNK] {audit['unk_share']:.3%} of the tokens; {copies['exact']:,} "
-        f"copies of documents, {what}, {near}; {copies['leaked']:,} held-out documents "
-        "also in training"
-    )
-    met = {
-        "bytes not UTF-8": read["undecodable_bytes"],
-        "control characters": read["control_characters"],
-        "empty documents": read["empty_documents"] + audit["documents_without_tokens"],
-        "giant documents cut": read["cut_documents"],
-        "documents with markup": read["markup_documents"],
-    }
-    seen = [f"{count:,} {name}" for name, count in met.items() if count]
-    return [*lines, f"read: {'; '.join(seen) or 'nothing unusual'}"]

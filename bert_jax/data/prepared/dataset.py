@@ -1,7 +1,7 @@
 """Opens a prepared dataset: its manifest, its tokenizer, its token streams.
 
-Random access to single records is far slower than training wants, so each split is
-laid out once as memory-mapped arrays beside the shards.
+Training reads tokens in random order, which is slow with single records. So the first
+reader of a split copies it into memory-mapped arrays beside the shards, in `index/`.
 """
 
 import dataclasses
@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from bert_jax.data.file_hash import file_sha256
-from bert_jax.data.prepared.prepare import FORMAT_VERSION, MANIFEST, TOKENIZER
-from bert_jax.data.prepared.records import SPLITS
+from bert_jax.data.prepared.format import FORMAT_VERSION, MANIFEST, SPLITS, TOKENIZER
 from bert_jax.data.prepared.store import TokenStore
+from bert_jax.data.tfds_builder import open_builder
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.data.tokenizers.tokenizer import Tokenizer, token_dtype
 
@@ -26,46 +26,47 @@ _RECORDS_AT_ONCE = 1_000
 
 @dataclasses.dataclass(frozen=True)
 class PreparedDataset:
-    """A finished directory of `bert-jax prepare`."""
+    """A finished dataset in the directory that `bert-jax prepare` wrote."""
 
     directory: pathlib.Path
     manifest: dict[str, Any]
     tokenizer: Tokenizer
 
     def load_split(self, split: str) -> TokenStore:
-        """The token stream of one split; the first call lays it out on disk.
+        """The token stream of one split; the first call writes its arrays to disk.
 
         Raises:
-            ValueError: the split is unknown, a shard differs from its hash, or a
-                record holds ids outside the vocabulary.
+            ValueError: the split is unknown, a shard file does not have the hash in the
+                manifest, or a record holds ids outside the vocabulary.
         """
         if split not in SPLITS:
             raise ValueError(f"Unknown split {split!r}; there are {', '.join(SPLITS)}.")
         index = self.directory / "index" / split
         if not index.exists():
-            _lay_out(self, split, index)
+            _write_index(self, split, index)
         store = TokenStore(
             *(
                 np.load(index / f"{name}.npy", mmap_mode="r", allow_pickle=False)
                 for name in TokenStore._fields
             )
         )
-        counts = self.manifest["splits"][split]
-        sizes = (counts["tokens"], counts["sentences"] + 1, counts["documents"] + 1)
-        if tuple(array.size for array in store) != sizes:
+        if tuple(array.size for array in store) != _array_sizes(self, split):
             raise ValueError(
-                f"{index} does not belong to this dataset; delete that folder, it is "
-                "laid out again from the shards."
+                f"{index} does not belong to this dataset. Delete that folder; it will "
+                "be written again from the shards."
             )
         return store
 
 
 def open_dataset(directory: pathlib.Path | None) -> PreparedDataset:
-    """Checks that a prepared dataset is whole and readable by this version.
+    """Opens a prepared dataset after checking that it is whole and of this version.
+
+    Shard files are only looked for here; their hashes are checked by `load_split`.
 
     Raises:
-        FileNotFoundError: there is no finished dataset.
-        ValueError: its format is newer, or a file is missing or of another size.
+        FileNotFoundError: there is no finished dataset in `directory`.
+        ValueError: `directory` is `None`, the dataset has another format version, a
+            shard file is missing, or the tokenizer is not the dataset's own.
     """
     if directory is None:
         raise ValueError(
@@ -74,8 +75,8 @@ def open_dataset(directory: pathlib.Path | None) -> PreparedDataset:
         )
     if not (directory / MANIFEST).exists():
         raise FileNotFoundError(
-            f"{directory} holds no finished dataset ({MANIFEST} is missing); run "
-            "`bert-jax prepare` with this --output, or run it again if it was stopped."
+            f"{directory} holds no finished dataset ({MANIFEST} is missing). Run "
+            "`bert-jax prepare` with this --output; run it again if it was stopped."
         )
     try:
         manifest = json.loads((directory / MANIFEST).read_text())
@@ -104,24 +105,30 @@ def open_dataset(directory: pathlib.Path | None) -> PreparedDataset:
     return PreparedDataset(directory, manifest, tokenizer)
 
 
-def _lay_out(dataset: PreparedDataset, split: str, index: pathlib.Path) -> None:
-    """Reads every record of a split once, checking it, and writes three arrays."""
+def _array_sizes(dataset: PreparedDataset, split: str) -> tuple[int, int, int]:
+    """The sizes that the manifest implies for the arrays of a `TokenStore`."""
+    counts = dataset.manifest["splits"][split]
+    return counts["tokens"], counts["sentences"] + 1, counts["documents"] + 1
+
+
+def _write_index(dataset: PreparedDataset, split: str, index: pathlib.Path) -> None:
+    """Reads and checks every record of a split once, and writes the three arrays."""
     for name, expected in dataset.manifest["sha256"].items():
         if f"-{split}." in name and file_sha256(dataset.directory / name) != expected:
             raise ValueError(
                 f"{dataset.directory / name} is corrupt: its hash is not the one in "
                 f"{MANIFEST}. Copy the file again or prepare the dataset again."
             )
-    counts = dataset.manifest["splits"][split]
     partial = index.with_name(f"{split}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    sizes = (counts["tokens"], counts["sentences"] + 1, counts["documents"] + 1)
     id_type = np.dtype(token_dtype(dataset.tokenizer.vocab_size))
     kinds = (id_type, np.dtype(np.int64), np.dtype(np.int64))
     arrays = [
         np.lib.format.open_memmap(partial / f"{name}.npy", "w+", kind, (size,))
-        for name, kind, size in zip(TokenStore._fields, kinds, sizes, strict=True)
+        for name, kind, size in zip(
+            TokenStore._fields, kinds, _array_sizes(dataset, split), strict=True
+        )
     ]
     store = TokenStore(*arrays)
     sentence = document = 0
@@ -141,7 +148,7 @@ def _lay_out(dataset: PreparedDataset, split: str, index: pathlib.Path) -> None:
     try:
         os.replace(partial, index)
     except OSError:
-        # Another process finished first; its arrays are the same.
+        # Another process finished first; it wrote the same arrays.
         shutil.rmtree(partial)
         if not index.exists():
             raise
@@ -150,27 +157,25 @@ def _lay_out(dataset: PreparedDataset, split: str, index: pathlib.Path) -> None:
 def _blocks(
     dataset: PreparedDataset, split: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Tokens, lengths of sentences, sentences of documents: some records at a time."""
-    import tensorflow_datasets as tfds
+    """(tokens, tokens per sentence, sentences per document) of some records at a time."""
     import tqdm
 
     vocab_size = dataset.tokenizer.vocab_size
-    records = tfds.builder_from_directory(str(dataset.directory)).as_data_source(
-        split=split
-    )
+    records = open_builder(dataset.directory).as_data_source(split=split)
     starts = range(0, len(records), _RECORDS_AT_ONCE)
-    # Silent where it takes no time.
-    for start in tqdm.tqdm(starts, f"laying out {split}", delay=2.0, unit="k"):
+    # The bar appears only if it takes longer than two seconds.
+    for start in tqdm.tqdm(starts, f"indexing {split}", delay=2.0, unit="k"):
         numbers = range(start, min(start + _RECORDS_AT_ONCE, len(records)))
         block = records.__getitems__(numbers)
         for record in block:
             ids, lengths = record["tokens"], record["sentence_lengths"]
-            # Sums of 16-bit lengths, in 64 bits.
+            # The lengths have 16 bits, their sum needs 64.
             if ids.size != lengths.sum(dtype=np.int64) or ids.max() >= vocab_size:
                 raise ValueError(
-                    f"Document {record['key'].decode()!r} of {dataset.directory} does "
-                    f"not fit its tokenizer of {vocab_size} pieces or its sentence "
-                    "lengths; prepare the dataset again."
+                    f"Document {record['key'].decode()!r} of {dataset.directory} holds "
+                    f"an id that its tokenizer of {vocab_size} pieces does not have, or "
+                    "does not have the length of its sentences; prepare the dataset "
+                    "again."
                 )
         yield (
             np.concatenate([record["tokens"] for record in block]),

@@ -1,6 +1,6 @@
-"""Documents that repeat an earlier one, over all shards, in bounded memory.
+"""Finds documents that repeat an earlier one, over all shards, in bounded memory.
 
-Exact copies are found by sorting hashes, a range of them at a time. Near copies are
+Exact copies are found by sorting hashes, some of them at a time. Near copies are
 found by locality-sensitive hashing of MinHash signatures (Broder 1997; Leskovec,
 Rajaraman and Ullman, Mining of Massive Datasets, section 3.4).
 """
@@ -14,17 +14,17 @@ import numpy as np
 from bert_jax.data.prepared.arrays import load_array
 from bert_jax.data.prepared.fingerprints import SIGNATURE_SIZE
 
-# Documents that are sorted at once: 24 bytes each, and as much again for the order.
+# So many documents are sorted at once; each takes 24 bytes, and as much for the order.
 _AT_ONCE = 8_000_000
 
 
 class Duplicates(NamedTuple):
     """Which documents repeat an earlier one, in reading order over all shards."""
 
-    exact: np.ndarray  # bool [documents], the same text
-    near: np.ndarray  # bool [documents], nearly the same text; not `exact`
+    exact: np.ndarray  # bool [documents], has the same text
+    near: np.ndarray  # bool [documents], has nearly the same text and is not `exact`
     num_leaked: int
-    """Held-out documents whose text also stands in the training split."""
+    """How many held-out documents have a text that is also in the training split."""
 
 
 def find_duplicates(
@@ -37,21 +37,21 @@ def find_duplicates(
     """Compares all documents of a corpus.
 
     Args:
-        hash_files: a shard each, uint64 [documents, 2].
+        hash_files: one file per shard, uint64 [documents, 2].
         held_out: bool [documents], whether a document is for validation.
-        signature_files: a shard each, uint32 [documents, SIGNATURE_SIZE]; needed for
-            near copies only.
-        threshold: share of five-word sequences in common (Jaccard, estimated) from
-            which on a document is a near copy; 0 looks for none.
+        signature_files: one file per shard, uint32 [documents, SIGNATURE_SIZE]; read
+            only if `threshold` is not 0.
+        threshold: two documents are near copies if the estimated Jaccard similarity of
+            their five-word sequences is at least this; 0 finds no near copies.
     """
     shards = [load_array(path) for path in hash_files]
     first = np.cumsum([0, *(len(shard) for shard in shards)])
     exact = np.zeros(first[-1], bool)
-    num_parts = -(-int(first[-1]) // _AT_ONCE)
+    num_passes = -(-int(first[-1]) // _AT_ONCE)
     num_leaked = 0
-    for part in range(num_parts):
+    for number in range(num_passes):
         chosen = [
-            np.flatnonzero(shard[:, 0] % np.uint64(num_parts) == part)
+            np.flatnonzero(shard[:, 0] % np.uint64(num_passes) == number)
             for shard in shards
         ]
         hashes = np.concatenate([s[c] for s, c in zip(shards, chosen, strict=True)])
@@ -74,10 +74,11 @@ def find_duplicates(
 
 
 def num_bands(threshold: float) -> int:
-    """Bands of a signature: copies at the threshold share one most of the time.
+    """How many bands a signature is divided into.
 
-    Of the divisions of a signature, that with the fewest bands whose half-way
-    similarity, about (1 / bands) ** (bands / size), is below the threshold.
+    Documents are compared if they agree in at least one band. Two documents of
+    similarity (1 / bands) ** (bands / SIGNATURE_SIZE) do so in about 63 % of the cases.
+    The result is the smallest number for which that similarity is at most `threshold`.
     """
     for bands in (2, 4, 8, 16, 32, 64):
         if (1 / bands) ** (bands / SIGNATURE_SIZE) <= threshold:
@@ -88,18 +89,18 @@ def num_bands(threshold: float) -> int:
 def _near_copies(
     files: Sequence[pathlib.Path], exact: np.ndarray, threshold: float
 ) -> np.ndarray:
-    """Compares each document with the first one of each of its buckets."""
+    """Compares each document with the first one that agrees with it in a band."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     shards = [load_array(path) for path in files]
     first = np.cumsum([0, *(len(shard) for shard in shards)])
     bands = num_bands(threshold)
-    rows = SIGNATURE_SIZE // bands
+    size = SIGNATURE_SIZE // bands
     edges = [np.zeros((2, 0), np.int64)]
     for band in range(bands):
-        part = slice(band * rows, (band + 1) * rows)
-        keys = np.concatenate([_bucket(shard[:, part]) for shard in shards])
+        columns = slice(band * size, (band + 1) * size)
+        keys = np.concatenate([_band_keys(shard[:, columns]) for shard in shards])
         order = np.argsort(keys, kind="stable")
         opens = np.append(True, keys[order[1:]] != keys[order[:-1]])[: order.size]
         earliest = order[opens][np.cumsum(opens) - 1]
@@ -112,18 +113,18 @@ def _near_copies(
         one, other = (_signatures(shards, first, numbers) for numbers in block)
         alike[start : start + 100_000] = (one == other).mean(axis=1) >= threshold
     pairs = pairs[:, alike]
-    size = exact.size
-    graph = coo_array((np.ones(pairs.shape[1], bool), tuple(pairs)), (size, size))
+    count = exact.size
+    graph = coo_array((np.ones(pairs.shape[1], bool), tuple(pairs)), (count, count))
     num_components, component = connected_components(graph, directed=False)
-    earliest = np.full(num_components, size)
-    np.minimum.at(earliest, component, np.arange(size))
-    return (earliest[component] != np.arange(size)) & ~exact
+    earliest = np.full(num_components, count)
+    np.minimum.at(earliest, component, np.arange(count))
+    return (earliest[component] != np.arange(count)) & ~exact
 
 
-def _bucket(rows: np.ndarray) -> np.ndarray:
-    """A 64-bit hash of each row."""
-    key = np.zeros(len(rows), np.uint64)
-    for column in rows.T:
+def _band_keys(band: np.ndarray) -> np.ndarray:
+    """A hash of each document's entries in a band, uint64 [documents]."""
+    key = np.zeros(len(band), np.uint64)
+    for column in band.T:
         key = (key ^ column) * np.uint64(0x9E3779B97F4A7C15)
         key ^= key >> np.uint64(31)
     return key
@@ -132,7 +133,7 @@ def _bucket(rows: np.ndarray) -> np.ndarray:
 def _signatures(
     shards: Sequence[np.ndarray], first: np.ndarray, numbers: np.ndarray
 ) -> np.ndarray:
-    """Rows by their number over all shards."""
+    """Signatures of documents, which are numbered over all shards."""
     found = np.empty((numbers.size, SIGNATURE_SIZE), np.uint32)
     shard_of = np.searchsorted(first, numbers, side="right") - 1
     for shard in np.unique(shard_of):

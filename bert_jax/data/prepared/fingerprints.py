@@ -1,7 +1,8 @@
-"""What tells a document from its copies: a hash of its text, and a MinHash signature.
+"""How copies of a document are recognised: by a hash, and by a MinHash signature.
 
-Documents are equal when their hashes are. The share of equal entries in two signatures
-estimates how many of their five-word sequences two documents share (Jaccard).
+Two documents have the same text when their hashes are equal. The fraction of equal
+entries in their signatures estimates the Jaccard similarity of their sets of five-word
+sequences.
 Sources: Broder 1997 (resemblance, shingles); Dietzfelbinger et al. 1997 (hashing by
 multiplication and shift).
 """
@@ -14,12 +15,12 @@ import numpy as np
 
 SIGNATURE_SIZE = 128
 SHINGLE_WORDS = 5
-# Five-word sequences hashed at once: bounds the memory of a long document.
+# So many five-word sequences are hashed at once, which bounds the memory.
 _BLOCK = 4_096
 
 
 class Fingerprints:
-    """Those of the documents of one shard, in reading order."""
+    """The fingerprints of one shard's documents, in reading order."""
 
     def __init__(self, *, near: bool) -> None:
         self.near = near
@@ -27,26 +28,26 @@ class Fingerprints:
         self._signatures: list[np.ndarray] = []
 
     def add(self, text: bytes) -> None:
-        """Takes the UTF-8 text of the next document."""
+        """Adds the next document, given as UTF-8 text."""
         self._hashes.append(hashlib.blake2b(text, digest_size=16).digest())
         if self.near:
             self._signatures.append(signature(text))
 
     def hashes(self) -> np.ndarray:
-        """uint64 [documents, 2]."""
+        """The 128-bit hashes, uint64 [documents, 2]."""
         return np.frombuffer(b"".join(self._hashes), "<u8").reshape(-1, 2)
 
     def signatures(self) -> np.ndarray:
-        """uint32 [documents, SIGNATURE_SIZE]; no rows unless `near`."""
+        """The signatures, uint32 [documents, SIGNATURE_SIZE]; no rows unless `near`."""
         found = np.array(self._signatures, np.uint32)
         return found.reshape(-1, SIGNATURE_SIZE)
 
 
 def signature(text: bytes) -> np.ndarray:
-    """MinHash of a document's five-word sequences, case and spacing aside.
+    """MinHash of a document's five-word sequences; case and spacing do not matter.
 
     Args:
-        text: UTF-8. With fewer words than five, all of them are the one sequence.
+        text: UTF-8 text. Fewer than five words count as one sequence.
 
     Returns:
         uint32 [SIGNATURE_SIZE].
@@ -58,7 +59,7 @@ def signature(text: bytes) -> np.ndarray:
     count = len(words) - width + 1
     shingles = np.zeros(count, np.uint64)
     for place in range(width):
-        # An odd multiplier a place, so that order matters.
+        # Multiplying by an odd number at each word makes the order of words matter.
         shingles = shingles * np.uint64(0x9E3779B97F4A7C15)
         shingles += hashes[place : place + count] + np.uint64(1)
         shingles ^= shingles >> np.uint64(29)
@@ -72,7 +73,7 @@ def signature(text: bytes) -> np.ndarray:
 
 @functools.cache
 def _permutations() -> tuple[np.ndarray, np.ndarray]:
-    """Multipliers (odd) and offsets, the same for ever: signatures are compared."""
+    """Odd multipliers and offsets, uint64 [SIGNATURE_SIZE]; they must never change."""
     bits = hashlib.shake_128(b"bert_jax minhash").digest(16 * SIGNATURE_SIZE)
     drawn = np.frombuffer(bits, "<u8").reshape(2, SIGNATURE_SIZE)
     return drawn[0] | np.uint64(1), drawn[1]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def locked(directory: pathlib.Path) -> Iterator[None]:
-    """Holds the lock of a directory; the system releases it when the process ends.
+    """Holds the lock of a directory, which the system releases when the process ends.
 
     Raises:
         ValueError: another process holds it.

@@ -1,16 +1,17 @@
-"""The files that make a folder of shards a TFDS dataset."""
+"""The two JSON files that turn a folder of shards into a TFDS dataset."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bert_jax.data.prepared.records import DATASET_NAME, features
+from bert_jax.data.atomic_file import AnyPath
+from bert_jax.data.prepared.format import DATASET_NAME
+from bert_jax.data.prepared.records import features
 from bert_jax.data.prepared.shards import ShardFile
-from bert_jax.data.prepared.storage import Folder
 
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
-def file_names(output: Folder, split: str) -> Any:
+def file_names(output: AnyPath, split: str) -> Any:
     """TFDS's template for the names of a split's shards."""
     import tensorflow_datasets as tfds
 
@@ -24,14 +25,14 @@ def file_names(output: Folder, split: str) -> Any:
 
 
 def write_tfds_metadata(
-    output: Folder, vocab_size: int, files: Mapping[str, Sequence[ShardFile]]
+    output: AnyPath, vocab_size: int, files: Mapping[str, Sequence[ShardFile]]
 ) -> None:
     """Writes dataset_info.json and features.json.
 
     Args:
         output: folder of the finished shards.
-        vocab_size: decides the type of ids.
-        files: of each split, its shards in order.
+        vocab_size: number of token ids; it decides their type.
+        files: split -> its files in the order of the shards.
     """
     import tensorflow_datasets as tfds
 

@@ -1,4 +1,4 @@
-"""Runs jobs in worker processes, with progress that moves while a job runs."""
+"""Runs a function in worker processes, with progress that moves while it works."""
 
 import concurrent.futures
 import multiprocessing
@@ -6,52 +6,54 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from bert_jax.data.orphans import end_with_the_parent
+from bert_jax.data.worker_lifetime import end_with_the_parent
 
-Job = TypeVar("Job")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
-# Takes the bytes of the source, on disk, that were worked through since the last call.
+# Called with the number of source bytes, on disk, that were read since the last call.
 Progress = Callable[[int], None]
 
 _REPORT_EVERY_SECS = 0.5
 _REPORT_EVERY_BYTES = 1 << 18
 
-_done_bytes: Any = None  # of a worker process: the counter that all of them share
+_done_bytes: Any = None  # in a worker process: the counter that all workers share
 
 
-def run_jobs(
-    work: Callable[[Job, Progress], Result],
-    jobs: Sequence[Job],
+def map_in_workers(
+    work: Callable[[Item, Progress], Result],
+    items: Sequence[Item],
     *,
     num_workers: int | None,
     report: Callable[[int], None],
 ) -> list[Result]:
-    """`work` on every job; the results in the order of the jobs.
+    """Calls `work` on every item; the results have the order of the items.
 
     Args:
-        work: a function of a module; takes a job and a function to call with the
-            bytes that were worked through since the last call.
-        num_workers: processes; all cores when `None`. One works in this process.
-        report: called about twice a second with all bytes worked through so far.
+        work: a function at the top of a module. It takes an item and a `Progress` to
+            call while it works.
+        items: what to work on; must pickle if there are several workers.
+        num_workers: number of processes. `None` starts one per core; 1 starts none and
+            works in this process.
+        report: called about twice a second with the sum of all bytes read so far.
 
     Raises:
-        ChildProcessError: a worker was killed; what others finished is kept.
+        ChildProcessError: a worker process was killed.
     """
-    if num_workers == 1 or len(jobs) <= 1:
+    if num_workers == 1 or len(items) <= 1:
         meter = _Meter(report)
-        results = [work(job, meter.add) for job in jobs]
+        results = [work(item, meter.add) for item in items]
         meter.flush()
         return results
     # Threads of the parent (JAX, TensorStore) make a fork unsafe.
     context = multiprocessing.get_context("spawn")
     counter = context.Value("q", 0)
     with concurrent.futures.ProcessPoolExecutor(
-        max_workers=min(num_workers or os.cpu_count() or 1, len(jobs)),
+        max_workers=min(num_workers or os.cpu_count() or 1, len(items)),
         mp_context=context,
         initializer=_begin_worker,
         initargs=(counter,),
     ) as pool:
-        futures = [pool.submit(_in_worker, work, job) for job in jobs]
+        futures = [pool.submit(_in_worker, work, item) for item in items]
         try:
             left = set(futures)
             while left:
@@ -65,8 +67,9 @@ def run_jobs(
                 report(counter.value)
         except concurrent.futures.process.BrokenProcessPool as error:
             raise ChildProcessError(
-                "A worker process was killed, perhaps for want of memory; start the "
-                "same command again to go on, with a smaller --num-workers if need be."
+                "A worker process was killed, perhaps because the memory was full. Start "
+                "the same command again: it continues, and finished shards are kept. A "
+                "smaller --num-workers needs less memory."
             ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -75,18 +78,18 @@ def run_jobs(
 
 
 class _Meter:
-    """Adds up bytes and passes them on a block at a time."""
+    """Adds up bytes and reports the sum from time to time."""
 
     def __init__(self, report: Callable[[int], None]) -> None:
-        self._report, self._total, self._said = report, 0, 0
+        self._report, self._total, self._reported = report, 0, 0
 
     def add(self, count: int) -> None:
         self._total += count
-        if self._total - self._said >= _REPORT_EVERY_BYTES:
+        if self._total - self._reported >= _REPORT_EVERY_BYTES:
             self.flush()
 
     def flush(self) -> None:
-        self._said = self._total
+        self._reported = self._total
         self._report(self._total)
 
 
@@ -96,16 +99,16 @@ def _begin_worker(counter: Any) -> None:
     end_with_the_parent()
 
 
-def _in_worker(work: Callable[[Job, Progress], Result], job: Job) -> Result:
-    told = 0
+def _in_worker(work: Callable[[Item, Progress], Result], item: Item) -> Result:
+    counted = 0
 
     def report(total: int) -> None:
-        nonlocal told
+        nonlocal counted
         with _done_bytes.get_lock():
-            _done_bytes.value += total - told
-        told = total
+            _done_bytes.value += total - counted
+        counted = total
 
     meter = _Meter(report)
-    result = work(job, meter.add)
+    result = work(item, meter.add)
     meter.flush()
     return result

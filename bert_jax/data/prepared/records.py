@@ -1,4 +1,4 @@
-"""One record of a prepared dataset: a tokenised document with its sentence bounds."""
+"""One record of a prepared dataset: a tokenised document and its sentence lengths."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,22 +9,22 @@ from bert_jax.data.text.reading import Document
 from bert_jax.data.text.sentences import sentences
 from bert_jax.data.tokenizers.tokenizer import Tokenizer, token_dtype
 
-SPLITS = ("train", "validation")
-DATASET_NAME = "documents"
-# A sentence's length is stored in 16 bits; longer ones are cut into several.
+# The length of a sentence is stored in 16 bits; a longer sentence is cut into several.
 MAX_SENTENCE_TOKENS = 65_535
 
 
 class TokenizedDocument(NamedTuple):
+    """A document as it is stored."""
+
     key: str
     tokens: np.ndarray  # uint16 or uint32 [tokens]
-    sentence_lengths: np.ndarray  # uint16 [sentences], none 0
+    sentence_lengths: np.ndarray  # uint16 [sentences], each at least 1
 
 
 def tokenize(
     tokenizer: Tokenizer, document: Document, language: str
 ) -> TokenizedDocument:
-    """Ids of a document and the lengths of its sentences, both possibly empty."""
+    """Encodes a document sentence by sentence; one without any token gives empty arrays."""
     tokens, lengths = tokenizer.encode_joined(sentences(document.text, language))
     lengths = lengths[lengths > 0]
     if lengths.max(initial=0) > MAX_SENTENCE_TOKENS:
@@ -41,7 +41,7 @@ def features(vocab_size: int) -> Any:
     """The TFDS features of one record."""
     import tensorflow_datasets as tfds
 
-    # Raw bytes: two a token, where the default encoding spends up to three.
+    # Raw bytes take 2 bytes per token here; TFDS's default encoding takes up to 3.
     return tfds.features.FeaturesDict(
         {
             "key": tfds.features.Text(),
@@ -56,7 +56,7 @@ def features(vocab_size: int) -> Any:
 
 
 def record_serializer(vocab_size: int) -> Callable[[TokenizedDocument], bytes]:
-    """What turns a document into the bytes of its record, the same in every process."""
+    """A function from a document to the bytes of its record, equal in every process."""
     from tensorflow_datasets.core import example_serializer
 
     spec = features(vocab_size)
@@ -64,14 +64,14 @@ def record_serializer(vocab_size: int) -> Callable[[TokenizedDocument], bytes]:
 
     def serialize(document: TokenizedDocument) -> bytes:
         example = serializer.get_tf_example(spec.encode_example(document._asdict()))
-        # Or protobuf would order the features anew in every process.
+        # Without this, protobuf orders the features differently in every process.
         return example.SerializeToString(deterministic=True)
 
     return serialize
 
 
 def in_one_order(record: bytes) -> bytes:
-    """A serialised record as `record_serializer` would have written it."""
+    """The bytes that `record_serializer` would have written for a serialised record."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     example = tf_example_pb2.Example.FromString(record)

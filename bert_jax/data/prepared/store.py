@@ -1,4 +1,4 @@
-"""The token stream of a corpus, which other processes open again by its files."""
+"""The tokens of a split as one stream, which worker processes open by file name."""
 
 import hashlib
 import pathlib
@@ -8,18 +8,18 @@ import numpy as np
 
 
 class TokenStore(NamedTuple):
-    """A tokenised corpus: one stream of tokens and the bounds within it.
+    """A tokenised corpus: its tokens, and the bounds of its sentences and documents.
 
-    No sentence and no document is empty. Pickled, it is the paths of its files, which
-    must be memory-mapped `.npy` files.
+    No sentence and no document is empty. The arrays must be memory-mapped `.npy` files
+    to be pickled: then only their paths are.
     """
 
-    tokens: np.ndarray  # uint16 or uint32 [number of tokens]
-    sentence_starts: np.ndarray  # int64 [sentences + 1], offsets of tokens
-    document_starts: np.ndarray  # int64 [documents + 1], offsets of sentences
+    tokens: np.ndarray  # uint16 or uint32 [tokens]
+    sentence_starts: np.ndarray  # int64 [sentences + 1], offsets in `tokens`
+    document_starts: np.ndarray  # int64 [documents + 1], offsets in sentences
 
     def bounds_sha256(self) -> str:
-        """Hash of all sentence bounds: pairs follow from them, not from the tokens."""
+        """Hash of all bounds, on which pairs depend; they do not depend on the tokens."""
         digest = hashlib.sha256()
         for array in (self.sentence_starts, self.document_starts):
             digest.update(np.ascontiguousarray(array, "<i8").data)

@@ -1,21 +1,24 @@
-"""What a run keeps of its dataset's manifest, and the report shows."""
+"""What a manifest says about its corpus: in lines, as problems, and as a run keeps it.
+
+Everything here reads a manifest and nothing else, so that training and the report need
+none of the code that writes datasets.
+"""
 
 import hashlib
 from typing import Any
-
-from bert_jax.data.prepared.audit import problems
 
 _KEPT = ("source", "options", "tokenizer", "splits", "read", "audit")
 
 
 def summarize(manifest: dict[str, Any]) -> dict[str, Any]:
-    """A manifest with the verdict on it, and one hash in place of a list of files.
+    """The part of a manifest that a run keeps and the report shows.
 
     Returns:
-        `source`, `options`, `tokenizer`, `splits`, `read` and `audit` of the manifest;
-        `problems`, as `audit.problems` puts them; and `sha256` over all shards, the one
-        that `sha256sum *.array_record-* | sha256sum` prints in the dataset's directory
-        (in the C locale, which sorts names by their bytes).
+        `source`, `options`, `tokenizer`, `splits`, `read` and `audit` as they stand in
+        the manifest; `problems`, the result of the function of that name; and `sha256`,
+        one hash over all shard files. In the dataset's directory,
+        `sha256sum *.array_record-* | sha256sum` prints the same hash (in the C locale,
+        which sorts names by their bytes).
     """
     lines = [f"{sha256}  {name}\n" for name, sha256 in manifest["sha256"].items()]
     listed = sorted(lines, key=lambda line: line.split("  ", 1)[1].encode())
@@ -24,3 +27,101 @@ def summarize(manifest: dict[str, Any]) -> dict[str, Any]:
         "problems": problems(manifest),
         "sha256": hashlib.sha256("".join(listed).encode()).hexdigest(),
     }
+
+
+def problems(manifest: dict[str, Any]) -> list[str]:
+    """What would spoil training on this corpus, one sentence each; empty if nothing.
+
+    The limits are far above the values of clean text (English Wikipedia: 0.04 % [UNK],
+    0.013 % markup per character, no copies), so a value above them means a mistake.
+    """
+    audit, read = manifest["audit"], manifest["read"]
+    documents = max(sum(s["documents"] for s in manifest["splits"].values()), 1)
+    found = []
+
+    def check(value: float, limit: float, what: str, advice: str) -> None:
+        if value > limit:
+            found.append(f"{what}: {value:.2%}, more than {limit:.2%}. {advice}")
+
+    check(
+        audit["unk_share"],
+        0.01,
+        "[UNK] among the tokens",
+        "The tokenizer does not know this text; train one on it.",
+    )
+    copies = audit["duplicates"]
+    advice = "Drop them with --duplicates drop."
+    if not copies["dropped"]:
+        check(copies["exact"] / documents, 0.01, "copies of other documents", advice)
+        check(
+            copies["near"] / documents, 0.05, "near copies of other documents", advice
+        )
+        check(
+            copies["leaked"] / max(manifest["splits"]["validation"]["documents"], 1),
+            0.01,
+            "held-out documents that also stand in the training split",
+            advice,
+        )
+    if audit["duplicate_shards"]:
+        found.append(
+            f"shards with the same content: {audit['duplicate_shards'][:5]}. The source "
+            "holds a file twice; remove one of them."
+        )
+    if top := audit["most_repeated_lines"]:
+        line, count = top[0]
+        check(
+            count / max(audit["lines"], 1),
+            0.02,
+            f"one line, {line[:40]!r}, among all lines",
+            "Remove such boilerplate from the text.",
+        )
+    check(
+        audit["one_sentence_documents"] / documents,
+        0.5,
+        "documents of one sentence",
+        "They have no next sentence; join them or set --data.pairs none.",
+    )
+    check(
+        read["undecodable_bytes"] / max(read["text_bytes"], 1),
+        1e-4,
+        "bytes that are not UTF-8",
+        "Convert the files to UTF-8.",
+    )
+    if manifest["options"]["read"]["markup"] == "keep":
+        check(
+            read["markup_elements"] / max(read["characters"], 1),
+            0.001,
+            "tags, entities and other markup a character",
+            "Remove it with --read.markup strip.",
+        )
+    return found
+
+
+def describe(manifest: dict[str, Any]) -> list[str]:
+    """The numbers of a manifest in a few lines for the terminal."""
+    audit, read = manifest["audit"], manifest["read"]
+    lines = [
+        f"{split}: {counts['documents']:,} documents, {counts['sentences']:,} "
+        f"sentences, {counts['tokens']:,} tokens, unigram entropy "
+        f"{counts['unigram_entropy']:.3f} nats"
+        for split, counts in manifest["splits"].items()
+    ]
+    copies = audit["duplicates"]
+    what = "dropped" if copies["dropped"] else "kept"
+    near = f"{copies['near']:,} near copies"
+    if not manifest["options"]["near_threshold"]:
+        near = "near copies not looked for"
+    lines.append(
+        f"audit: [UNK] {audit['unk_share']:.3%} of the tokens; {copies['exact']:,} "
+        f"copies of documents, {what}, {near}; {copies['leaked']:,} held-out documents "
+        "also in training"
+    )
+    counted = {
+        "bytes not UTF-8": read["undecodable_bytes"],
+        "control characters": read["control_characters"],
+        "empty documents": read["empty_documents"] + audit["documents_without_tokens"],
+        "giant documents cut": read["cut_documents"],
+        "documents with markup": read["markup_documents"],
+    }
+    seen = [f"{count:,} {name}" for name, count in counted.items() if count]
+    return [*lines, f"read: {'; '.join(seen) or 'nothing unusual'}"]

@@ -1,1 +1,1 @@
-"""Sources of text: from files, archives, Parquet and TFDS to clean documents."""
+"""Reads clean documents from files, archives, Parquet, TFDS and installed packages."""

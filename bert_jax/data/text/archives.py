@@ -1,4 +1,4 @@
-"""Tar archives: their members one after another, and shares of them."""
+"""Reads tar archives: their members one after another, or some that follow each other."""
 
 import io
 import tarfile
@@ -12,31 +12,34 @@ _READ_BYTES = 1 << 18
 
 
 class Member(NamedTuple):
-    """A file of an archive that is not compressed: bytes of that archive."""
+    """A file in an archive that is not compressed, as a range of the archive's bytes."""
 
     name: str
     header: int
-    """Where the first byte of its headers is."""
+    """Offset of the first byte of its headers in the archive."""
     start: int
+    """Offset of the first byte of its content."""
     end: int
+    """Offset behind its content."""
 
 
 def read_members(
-    stream: IO[bytes], name: str, *, is_share: bool = False
+    stream: IO[bytes], name: str, *, is_range: bool = False
 ) -> Iterator[tuple[str, IO[bytes]]]:
-    """(name, content) of each file; read the content before the next is asked for.
+    """Yields (name, content) of each file in an archive.
 
-    Folders, links, hidden and empty files are left out.
+    A content can be read only until the next pair is asked for. Folders, links, hidden
+    and empty files are left out.
 
     Args:
-        stream: the archive, decompressed.
-        name: of the archive, for messages.
-        is_share: the stream is a run of whole members, without the end mark.
+        stream: the archive, not compressed.
+        name: name of the archive, for messages.
+        is_range: whether the stream holds only some members, without the end mark.
 
     Raises:
-        ValueError: the archive is cut off, damaged, or several joined to one.
+        ValueError: the archive is cut off, damaged, or several archives were joined.
     """
-    seen = _Seen(stream)
+    seen = _CountingStream(stream)
     end = 0
     with tarfile.open(
         fileobj=seen, mode="r|", bufsize=_READ_BYTES, encoding="utf-8", errors="replace"
@@ -49,15 +52,15 @@ def read_members(
                 yield info.name, content
             _forget(archive)
     seen.read_rest()
-    _check_end(name, end, seen.nonzero_size, None if is_share else seen.size)
+    _check_end(name, end, seen.nonzero_size, None if is_range else seen.size)
 
 
 def list_members(path: str, name: str) -> list[Member]:
-    """The files that `read_members` gives, of an archive that is not compressed.
+    """Lists the files that `read_members` yields, for an archive that is not compressed.
 
     Args:
-        path: of the archive.
-        name: for messages.
+        path: path of the archive.
+        name: name of the archive, for messages.
 
     Raises:
         ValueError: as `read_members`.
@@ -76,15 +79,15 @@ def list_members(path: str, name: str) -> list[Member]:
                     members.append(Member(info.name, info.offset, first, last))
                 _forget(archive)
         file.seek(end)
-        rest = _Seen(file)
+        rest = _CountingStream(file)
         rest.read_rest()
     nonzero_size = end + rest.nonzero_size if rest.nonzero_size else 0
     _check_end(name, end, nonzero_size, end + rest.size)
     return members
 
 
-class _Seen(io.RawIOBase):
-    """Passes bytes on and remembers how many there were up to the last that is not 0."""
+class _CountingStream(io.RawIOBase):
+    """Passes bytes on, and counts them all and up to the last one that is not zero."""
 
     def __init__(self, source: IO[bytes] | io.RawIOBase) -> None:
         self._source = source
@@ -108,12 +111,12 @@ def _is_document(info: tarfile.TarInfo) -> bool:
 
 
 def _forget(archive: tarfile.TarFile) -> None:
-    # Or it would keep the header of every member in memory.
+    # The list holds the header of every member and would grow without bound.
     archive.members = []  # type: ignore[attr-defined]
 
 
 def _end(info: tarfile.TarInfo, name: str) -> int:
-    """Where the next header or the end mark must be."""
+    """Offset at which the next header or the end mark must be."""
     if info.issparse():
         raise ValueError(
             f"{name}: its member {info.name} is sparse, which is not supported; write "
@@ -124,14 +127,20 @@ def _end(info: tarfile.TarInfo, name: str) -> int:
 
 
 def _check_end(name: str, end: int, nonzero_size: int, size: int | None) -> None:
-    """`size` is `None` where no end mark is expected.
+    """Refuses an archive that is damaged or cut off.
 
-    tarfile itself takes a damaged header, and no end mark, for the end.
+    Python's tarfile takes a damaged header or a missing end mark for the end.
+
+    Args:
+        name: name of the archive.
+        end: offset behind the last member.
+        nonzero_size: offset behind the last byte that is not zero.
+        size: size of the archive; `None` if no end mark is expected.
     """
     if nonzero_size > end:
         raise ValueError(
-            f"{name}: its members end at byte {end:,}, but more follows. It is damaged, "
-            "or several archives were joined; write it again."
+            f"{name}: its members end at byte {end:,}, but more follows. The archive is "
+            "damaged, or several archives were joined; write it again."
         )
     if size is not None and size < end + 2 * _BLOCK_BYTES:
         raise ValueError(

@@ -1,20 +1,20 @@
-"""Characters that no model should see: wrong bytes, control characters, line ends."""
+"""Removes what no model should see: wrong bytes, control characters, foreign line ends."""
 
 import re
 
 from bert_jax.data.text.documents import ReadStats
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# Controls that separate words (vertical tab, form feed, NEL, ...), and the others.
+# Control characters that separate words (vertical tab, form feed, NEL, ...), and others.
 _CONTROL_SPACE = re.compile("[\x0b\x0c\x1c-\x1f\x85]")
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
-# The same in UTF-8: searching bytes takes a third of the time.
+# The same characters in UTF-8; bytes are searched in a third of the time.
 _LOW_CONTROLS = bytes({*range(0x20), 0x7F} - {*b"\t\n\r"})
 _HIGH_CONTROL = re.compile(b"\xc2[\x80-\x9f]")
 
 
 def decoded(text: bytes | str, stats: ReadStats) -> str:
-    """Text that can be encoded: what is not UTF-8 is counted and becomes U+FFFD."""
+    """Decodes UTF-8. Wrong bytes and lone surrogates become U+FFFD and are counted."""
     try:
         if isinstance(text, bytes):
             return text.decode()
@@ -28,9 +28,9 @@ def decoded(text: bytes | str, stats: ReadStats) -> str:
 
 
 def cleaned(text: str, stats: ReadStats) -> str:
-    """Lines that end with a newline, no control characters, no space at the ends.
+    """The text with newlines as line ends, and without control characters or outer space.
 
-    Counts, besides what it removes, the characters and bytes of the result.
+    Adds the removed control characters, and the size of the result, to `stats`.
     """
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")

@@ -1,7 +1,7 @@
-"""The embedded corpus: documentation of the Python packages installed right here.
+"""The embedded corpus: the documentation of the installed Python packages.
 
-Docstrings are read with `ast` from source files; nothing is imported or downloaded.
-One docstring is one document, cleaned to prose with a paragraph a line.
+Docstrings are read from source files with `ast`; nothing is imported or downloaded.
+One docstring becomes one document of prose with one paragraph per line.
 """
 
 import ast
@@ -21,11 +21,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from bert_jax.data.atomic_file import write_atomically
 from bert_jax.data.text.docstrings import prose
 
 FILE_PATTERN = "documents-?????-of-?????.jsonl"
 STANDARD_LIBRARY = "python"
-# Fixed, so that what else is installed does not change the corpus.
+# A fixed list, so that other installed packages do not change the corpus.
 DEFAULT_PACKAGES = (
     *(STANDARD_LIBRARY, "numpy", "scipy", "sklearn", "jax", "flax", "optax"),
     *("orbax", "matplotlib", "grain", "tensorflow_datasets"),
@@ -33,7 +34,7 @@ DEFAULT_PACKAGES = (
 MIN_DOCSTRING_CHARS = 200
 MIN_PROSE_CHARS = 100
 MAX_PARAGRAPH_REPEATS = 3
-# Part of corpus.json: raise it when the same packages would give other documents.
+# Stored in corpus.json. Raise it when the same packages would give other documents.
 CORPUS_VERSION = 1
 
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "orbax": "orbax-checkpoint"}
@@ -49,12 +50,16 @@ _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 class SourceFile(NamedTuple):
+    """A Python file of a package."""
+
     library: str
     module: str
     path: str
 
 
 class DocRecord(NamedTuple):
+    """One docstring: where it stands, and its prose."""
+
     library: str
     module: str
     name: str
@@ -72,20 +77,21 @@ def write_docs_corpus(
     """Writes the documentation of installed packages as JSON lines.
 
     The bytes depend on the packages and their versions only, not on the number of
-    workers. `corpus.json` is written last; where a whole one of the same packages
-    and versions stands already, nothing is done.
+    workers. `corpus.json` is written last. Nothing is done if the folder holds a whole
+    corpus of the same packages and versions.
 
     Args:
-        output: folder of `documents-0000k-of-0000n.jsonl` and `corpus.json`.
-        packages: top-level names, "python" for the standard library; None takes
-            those of DEFAULT_PACKAGES that are installed.
-        num_workers: processes that read source files.
-        num_files: n, at most; for readers that work in parallel.
-        progress: called with (source files done, of how many).
+        output: folder for `documents-0000k-of-0000n.jsonl` and `corpus.json`.
+        packages: names of top-level packages; "python" is the standard library. `None`
+            takes those of DEFAULT_PACKAGES that are installed.
+        num_workers: number of processes that read source files.
+        num_files: most files n to write; several can be read in parallel.
+        progress: called with (source files done, all source files).
 
     Returns:
-        What corpus.json says (counts, hashes, versions, documents and characters a
-        library), and "reused" and "seconds" of this call.
+        The content of corpus.json (counts, hashes, versions, documents and characters
+        of each library); "reused", whether it was there already; and "seconds", the
+        duration of this call.
 
     Raises:
         ValueError: a named package is not installed, or nothing is documented.
@@ -119,7 +125,7 @@ def write_docs_corpus(
         first, last = (len(records) * j // num_files for j in (k, k + 1))
         body = "".join(map(_as_json_line, records[first:last])).encode()
         name = f"documents-{k:05d}-of-{num_files:05d}.jsonl"
-        _write_atomically(output / name, body)
+        write_atomically(output / name, body)
         hashes[name] = hashlib.sha256(body).hexdigest()
     libraries = {name: {"documents": 0, "characters": 0} for name in roots}
     for record in records:
@@ -131,14 +137,14 @@ def write_docs_corpus(
         "libraries": libraries,
         "files": hashes,
     }
-    _write_atomically(manifest, (json.dumps(summary, indent=2) + "\n").encode())
+    write_atomically(manifest, json.dumps(summary, indent=2) + "\n")
     return summary | {"reused": False, "seconds": time.perf_counter() - started}
 
 
 def find_packages(
     packages: Sequence[str] | None = None,
 ) -> dict[str, list[pathlib.Path]]:
-    """Where each package's source lies, in the order of `packages`; imports none.
+    """The folders or files of each package's source, in order; imports none of them.
 
     Raises:
         ValueError: a named package is not installed.
@@ -148,7 +154,7 @@ def find_packages(
         if name == STANDARD_LIBRARY:
             found[name] = [pathlib.Path(sysconfig.get_path("stdlib"))]
             continue
-        # A dotted name would import its parent.
+        # For a dotted name, find_spec would import the parent package.
         spec = importlib.util.find_spec(name) if name.isidentifier() else None
         if spec is not None and spec.submodule_search_locations:
             found[name] = sorted(map(pathlib.Path, spec.submodule_search_locations))
@@ -183,12 +189,6 @@ def _complete_corpus(
     except (OSError, ValueError, KeyError, AttributeError):
         return None
     return summary if whole else None
-
-
-def _write_atomically(path: pathlib.Path, body: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    temporary.write_bytes(body)
-    temporary.replace(path)
 
 
 def _as_json_line(record: DocRecord) -> str:
@@ -236,7 +236,7 @@ def _extract_all(
     if num_workers <= 1:
         yield from counted(map(_extract_file, files))
         return
-    # JAX's threads make a forked child unsafe.
+    # A forked child would be unsafe, because JAX has threads.
     with multiprocessing.get_context("spawn").Pool(num_workers) as pool:
         yield from counted(pool.imap(_extract_file, files, chunksize=16))
 
@@ -246,18 +246,18 @@ def _extract_file(file: SourceFile) -> list[DocRecord]:
     if file.module != "pydoc_data.topics" and not _has_long_string(source):
         return []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # invalid escapes in other people's strings
+        warnings.simplefilter("ignore")  # about invalid escapes in strings
         try:
             tree = ast.parse(source)
         except (SyntaxError, ValueError):
-            return []  # templates and files for another Python
+            return []  # a template, or a file for another version of Python
     found = _topics(tree) if file.module == "pydoc_data.topics" else _docstrings(tree)
     records: dict[str, DocRecord] = {}
     for name, text in found:
         if len(text) > MIN_DOCSTRING_CHARS:
             paragraphs = prose(text)
             if sum(map(len, paragraphs)) >= MIN_PROSE_CHARS:
-                # Overloads and branches define one name several times.
+                # Overloads and branches can define one name several times.
                 unique = name
                 while unique in records:
                     unique += "'"
@@ -268,7 +268,7 @@ def _extract_file(file: SourceFile) -> list[DocRecord]:
 
 
 def _has_long_string(source: bytes) -> bool:
-    """Spares the parser, which takes most of the time, files without documents."""
+    """Whether a file may hold a long docstring; a fast test, since parsing is slow."""
     opening = _TRIPLE_QUOTE.search(source)
     while opening:
         end = source.find(opening[0], opening.end())
@@ -279,7 +279,7 @@ def _has_long_string(source: bytes) -> bool:
 
 
 def _docstrings(tree: ast.Module) -> Iterator[tuple[str, str]]:
-    """(qualified name, docstring), visiting only statements that can hold one."""
+    """Yields (qualified name, docstring) of a module and of all that it defines."""
     if text := ast.get_docstring(tree, clean=False):
         yield "", text
     pending: list[tuple[str, ast.AST]] = [("", node) for node in reversed(tree.body)]
@@ -302,7 +302,7 @@ def _docstrings(tree: ast.Module) -> Iterator[tuple[str, str]]:
 
 
 def _added_docs(call: ast.Call) -> Iterator[tuple[str, str]]:
-    """Docstrings given to NumPy's add_newdoc(place, name, doc or (name, doc))."""
+    """Yields docstrings from calls add_newdoc(place, name, doc or (name, doc)) in NumPy."""
     if not ast.unparse(call.func).rpartition(".")[2].startswith("add_newdoc"):
         return
     strings = [
@@ -321,7 +321,7 @@ def _added_docs(call: ast.Call) -> Iterator[tuple[str, str]]:
 
 
 def _topics(tree: ast.Module) -> Iterator[tuple[str, str]]:
-    """Chapters of the language reference that `help()` shows."""
+    """Yields the chapters of the language reference that `help()` shows."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Dict):
             for key, value in zip(node.keys, node.values, strict=True):
@@ -330,7 +330,7 @@ def _topics(tree: ast.Module) -> Iterator[tuple[str, str]]:
 
 
 def _without_repeats(records: Iterable[DocRecord]) -> list[DocRecord]:
-    """Drops paragraphs seen several times before, then documents seen before."""
+    """Drops documents seen before, and paragraphs seen several times before."""
     seen: set[tuple[str, ...]] = set()
     counts: collections.Counter[str] = collections.Counter()
     kept = []
@@ -340,7 +340,7 @@ def _without_repeats(records: Iterable[DocRecord]) -> list[DocRecord]:
         seen.add(record.paragraphs)
         fresh = []
         for paragraph in record.paragraphs:
-            # Names and numbers vary where the sentence does not.
+            # Sentences that differ only in names and numbers count as the same.
             shape = " ".join(w.lower() for w in paragraph.split() if w.isalpha())
             counts[shape] += 1
             if counts[shape] <= MAX_PARAGRAPH_REPEATS:

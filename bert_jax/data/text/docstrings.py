@@ -1,4 +1,4 @@
-"""Docstrings made readable: reStructuredText and section markup to plain prose."""
+"""Turns docstrings with reStructuredText and section headings into plain prose."""
 
 import inspect
 import re
@@ -75,10 +75,10 @@ _COMMON_WORD = re.compile(
 
 
 def prose(docstring: str) -> tuple[str, ...]:
-    """The paragraphs of a docstring that read as English, each on one line.
+    """The paragraphs of a docstring that read as English, each as one line.
 
-    Code, doctests, tables, headings, references, parameter names and types are left
-    out; markup is taken off.
+    Code, doctests, tables, headings, references, and the names and types of parameters
+    are left out, and markup is removed.
     """
     lines = _without_blocks(inspect.cleandoc(docstring).expandtabs().split("\n"))
     found = (_without_markup(paragraph) for paragraph in _paragraphs(lines))
@@ -86,7 +86,7 @@ def prose(docstring: str) -> tuple[str, ...]:
 
 
 def _without_blocks(lines: list[str]) -> list[str]:
-    """Blanks doctests, code, tables and directives; keeps the text of notes."""
+    """Empties the lines of doctests, code, tables and directives, but not of notes."""
     kept: list[str] = []
     i = 0
     while i < len(lines):
@@ -95,7 +95,8 @@ def _without_blocks(lines: list[str]) -> list[str]:
         directive = _DIRECTIVE.match(text)
         if directive and _KEPT_DIRECTIVES.fullmatch(directive[1]):
             note = _VERSION.sub("", directive[2], count=1)
-            # Its lines must stand together, however far the ones below are indented.
+            # The first line gets the indentation of the lines that follow, so that
+            # they form one paragraph.
             body = _indent(lines[i]) if i < len(lines) and lines[i].strip() else 0
             kept += ["", " " * (body if body > indent else indent + 3) + note]
             continue
@@ -132,7 +133,7 @@ def _indent(line: str) -> int:
 
 
 def _paragraphs(lines: list[str]) -> list[str]:
-    """Joins wrapped lines; knows the sections of NumPy's and of Google's style."""
+    """Joins wrapped lines to paragraphs, in NumPy's and in Google's docstring style."""
     found: list[list[str]] = []
     section, is_google = "", False
     section_indent = item_indent = start_indent = -1
@@ -164,7 +165,7 @@ def _paragraphs(lines: list[str]) -> list[str]:
         is_item = bool(_ITEM_SECTIONS.fullmatch(section)) and indent <= item_indent
         mark = _MARK.match(text)
         if is_item and not is_google and not mark and (deepens or " : " in text):
-            starts = True  # a name and its type
+            starts = True  # The line is a parameter's name and type.
             continue
         if mark:
             text = text[mark.end() :]

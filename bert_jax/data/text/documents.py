@@ -1,41 +1,41 @@
-"""What reading gives: documents, and counts of what was met on the way."""
+"""What reading a source yields: documents, and counts of what was found on the way."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """One text, its paragraphs a line each (blank lines allowed)."""
+    """One text with one paragraph per line; blank lines are allowed."""
 
     text: str
     key: str
-    """Unique in its source and the same on every machine, however it was divided."""
+    """Unique in its source, and the same on every machine however the source is divided."""
     group: str
-    """What must not be split between training and validation."""
+    """Documents of one group are all in training or all in validation."""
 
 
 @dataclasses.dataclass
 class ReadStats:
-    """What reading met. Add those of several units with `+` or `sum(..., start)`."""
+    """Counts of what was read; those of several sections can be added with `+`."""
 
     documents: int = 0
     characters: int = 0
     text_bytes: int = 0
-    """Of the documents, as UTF-8."""
+    """Size of the documents in UTF-8."""
     disk_bytes: int = 0
-    """Of the units, worked through so far; in the end the sum of their `size_bytes`."""
+    """How much of the sections has been read; in the end the sum of their `size_bytes`."""
     undecodable_bytes: int = 0
-    """Not UTF-8 (or lone surrogates in JSON); each became U+FFFD."""
+    """Bytes that are not UTF-8, and lone surrogates in JSON; each became U+FFFD."""
     control_characters: int = 0
-    """Removed; those that separate words became a space."""
+    """Control characters that were removed or, between words, became a space."""
     empty_documents: int = 0
-    """Left out: nothing remained of their text."""
+    """Documents that were left out because no text remained."""
     cut_documents: int = 0
-    """Too large for one, and given as several."""
+    """Documents that were too large and became several."""
     markup_documents: int = 0
-    """With at least one tag, comment, entity, wiki link or wiki template."""
+    """Documents with at least one tag, comment, entity, wiki link or wiki template."""
     markup_elements: int = 0
-    """How many of these there were."""
+    """Number of tags, comments, entities, wiki links and wiki templates."""
 
     def __add__(self, other: "ReadStats") -> "ReadStats":
         pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)

@@ -1,7 +1,7 @@
-"""Plain text, JSON lines and WikiExtractor's output: bytes to records.
+"""Reads records from plain text, JSON lines and WikiExtractor's output.
 
-A record is what becomes a document once it is cleaned. Lines end with a newline;
-a blank line holds nothing but ASCII white space.
+A record becomes a document after cleaning. Lines end with a newline; a blank line
+holds nothing but ASCII white space.
 """
 
 import json
@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
 
 from bert_jax.config import ReadOptions
-from bert_jax.data.text.splitting import Piece, line_start, split, split_text
+from bert_jax.data.text.splitting import Fragment, line_start, split, split_text
 from bert_jax.data.text.streams import without_compression
 
-# One line of JSON is parsed as a whole, which takes up to 14 times its size.
+# A line of JSON is parsed at once, which takes up to 14 times its size in memory.
 MAX_RECORD_BYTES = 32 << 20
 _HEAD_BYTES = 1 << 16
 _MAX_HEADER_BYTES = 1 << 12
@@ -43,26 +43,27 @@ _OTHER_KINDS = {
     b"PK\x03\x04": "a zip archive",
     b"%PDF-": "PDF",
 }
-# A few of these are dirt; where there are many, it is no text.
+# A few of these characters can be errors in a text; a file with many is not text.
 _CONTROLS = bytes({*range(0x20)} - {*b"\t\n\v\f\r\x1b"})
 
 
 class Record(NamedTuple):
-    """A document as it is stored, or a piece of one that is too long."""
+    """A document as it is stored, or a fragment of one that is too long."""
 
     text: bytes | str
     key: str
     group: str
-    part: int
-    """0, and counting up through the further pieces of one document."""
+    fragment: int
+    """0 for the first fragment of a document, 1 for the next, and so on."""
     is_escaped: bool = False
-    """Whether <, > and & stand as entities."""
-    share: float | None = None
-    """Of what is read, up to this record's end; `None` where position tells it."""
+    """Whether <, > and & are written as entities."""
+    fraction: float | None = None
+    """How much of the section has been read with this record, in (0, 1]; `None` if the
+    position in the file tells it."""
 
 
 class RecordError(Exception):
-    """A record is wrong; the reader of the file knows which line that is."""
+    """A record cannot be read; whoever catches this can find the line from the offset."""
 
     def __init__(self, name: str, offset: int, problem: str) -> None:
         super().__init__(problem)
@@ -77,18 +78,19 @@ def read_file(
     start: int = 0,
     end: int | None = None,
 ) -> Iterator[Record]:
-    """The records of one uncompressed file that begin at a byte in [start, end).
+    """Yields the records of a file that begin at a byte in [start, end).
 
     Args:
-        stream: at its beginning; can seek if `start` is not 0.
-        name: keys begin with it; its suffix helps to tell the format.
+        stream: the file, not compressed and at its beginning; it must be able to seek
+            if `start` is not 0.
+        name: how keys begin; the suffix helps to recognise the format.
         options: how to read.
-        start: of the share to read.
-        end: of the share to read; `None` reads all.
+        start: first byte of the range.
+        end: first byte behind the range; `None` reads to the end.
 
     Raises:
         ValueError: the file is not text in UTF-8.
-        RecordError: a record is wrong.
+        RecordError: a record cannot be read.
     """
     head = stream.read(_HEAD_BYTES)
     _check_is_text(head, name)
@@ -116,21 +118,28 @@ def read_file(
         read, base = b"", before
     elif start > 0:
         stream.seek(len(head))
-    pieces = split(
+    fragments = split(
         stream, separator, limit=limit, read=read, base=base, start=start, end=end
     )
-    return records(pieces, name, options)
+    return records(fragments, name, options)
 
 
 def identity(
     default: str, key: Any = None, group: Any = None, url: Any = None
 ) -> tuple[str, str]:
-    """(key, group) of a record that may bring its own.
+    """(key, group) of a record, from its own fields where it has them.
 
-    Without a group, the copies of a page stay together by its address.
+    A record without a group gets its address as the group, so that the versions of one
+    page stay together; without an address, its key.
+
+    Args:
+        default: the key of a record without one.
+        key: the record's field "key".
+        group: the record's field "group".
+        url: the record's field "url".
 
     Raises:
-        ValueError: what it brings is neither a string nor a whole number.
+        ValueError: the key or the group is neither a string nor a whole number.
     """
     for value in (key, group):
         if value is not None and not isinstance(value, str | int):
@@ -145,7 +154,7 @@ def identity(
 
 
 def _writable(name: str) -> str:
-    """Without the lone surrogates that JSON may bring."""
+    """The name without lone surrogates, which JSON can hold and UTF-8 cannot."""
     return name.encode("utf-8", "replace").decode()
 
 
@@ -156,100 +165,102 @@ def _check_is_text(head: bytes, name: str) -> None:
     for mark, kind in _OTHER_KINDS.items():
         if head.startswith(mark):
             raise ValueError(
-                f"{name} is {kind}, which its name does not say; expected text. Name "
-                "it after what it is, or take it out of the source."
+                f"{name} is {kind}, which its name does not say; expected text. Give the "
+                "file the right suffix, or take it out of the source."
             )
     beginning = head[:4096]
     num_controls = len(beginning) - len(beginning.translate(None, _CONTROLS))
     most_zeros, most_controls = len(beginning) // 50, 8 + len(beginning) // 20
     if beginning.count(0) > most_zeros or num_controls > most_controls:
         raise ValueError(
-            f"{name} is not text; expected UTF-8. Take it out of the source, or convert "
-            "it."
+            f"{name} is not text; expected UTF-8. Take the file out of the source, or "
+            "convert it."
         )
 
 
 def _plain_text(
-    pieces: Iterator[Piece], name: str, options: ReadOptions
+    fragments: Iterator[Fragment], name: str, options: ReadOptions
 ) -> Iterator[Record]:
-    for piece in pieces:
-        key = name if options.documents == "file" else f"{name}#{piece.offset}"
-        yield Record(piece.text, key, key, piece.part)
+    for fragment in fragments:
+        key = name if options.documents == "file" else f"{name}#{fragment.offset}"
+        yield Record(fragment.text, key, key, fragment.number)
 
 
 def _json_lines(
-    pieces: Iterator[Piece], name: str, options: ReadOptions
+    fragments: Iterator[Fragment], name: str, options: ReadOptions
 ) -> Iterator[Record]:
     field = options.text_field
     example = f"expected one object a line, like {json.dumps({field: '...'})}"
-    for piece in pieces:
-        if piece.ended_by == "cut":
+    for fragment in fragments:
+        if fragment.ended_by == "cut":
             raise RecordError(
                 name,
-                piece.offset,
+                fragment.offset,
                 f"longer than {MAX_RECORD_BYTES >> 20} MiB; {example}",
             )
-        text = piece.text.decode("utf-8", "surrogateescape")
+        text = fragment.text.decode("utf-8", "surrogateescape")
         try:
             record = json.loads(text)
         except json.JSONDecodeError as error:
             raise RecordError(
                 name,
-                piece.offset,
+                fragment.offset,
                 f"not JSON ({error.msg}, column {error.colno}); {example}",
             ) from error
         except (ValueError, RecursionError) as error:
-            raise RecordError(name, piece.offset, f"not JSON ({error})") from error
+            raise RecordError(name, fragment.offset, f"not JSON ({error})") from error
         if not isinstance(record, dict) or not isinstance(record.get(field), str):
             raise RecordError(
                 name,
-                piece.offset,
-                f"{_shown(piece.text)} has no string {json.dumps(field)}; {example}",
+                fragment.offset,
+                f"{_shown(fragment.text)} has no string {json.dumps(field)}; {example}",
             )
         try:
             key, group = identity(
-                f"{name}#{piece.offset}",
+                f"{name}#{fragment.offset}",
                 *(record.get(kind) for kind in ("key", "group", "url")),
             )
         except ValueError as error:
-            raise RecordError(name, piece.offset, str(error)) from None
-        for part, content in enumerate(
+            raise RecordError(name, fragment.offset, str(error)) from None
+        for number, content in enumerate(
             split_text(record[field], options.max_document_bytes)
         ):
-            yield Record(content, key, group, part)
+            yield Record(content, key, group, number)
 
 
-def _wiki(pieces: Iterator[Piece], name: str, options: ReadOptions) -> Iterator[Record]:
+def _wiki(
+    fragments: Iterator[Fragment], name: str, options: ReadOptions
+) -> Iterator[Record]:
     key = group = ""
-    for piece in pieces:
-        body = piece.text
-        if piece.part == 0:
+    for fragment in fragments:
+        body = fragment.text
+        if fragment.number == 0:
             opening = _DOC_OPEN.match(body)
             if opening is None:
                 raise RecordError(
                     name,
-                    piece.offset,
+                    fragment.offset,
                     f"{_shown(body)} stands outside <doc ...> and </doc>; expected "
                     "WikiExtractor output",
                 )
             header = opening[1][:_MAX_HEADER_BYTES].decode("utf-8", "replace")
             attributes = dict(_DOC_ATTRIBUTE.findall(header))
-            # The article's address, so that its copies stay on one side.
+            # Versions of an article have the same address, so they get the same group.
             key, group = identity(
-                f"{name}#{attributes.get('id') or piece.offset}",
+                f"{name}#{attributes.get('id') or fragment.offset}",
                 url=attributes.get("url"),
             )
             body = body[opening.end() :]
         is_nested = b"<doc" in body and _DOC_INSIDE.search(b"\n" + body)
-        if piece.ended_by == "end of stream" or is_nested:
+        if fragment.ended_by == "end of stream" or is_nested:
             raise RecordError(
                 name,
-                piece.offset,
+                fragment.offset,
                 "this <doc> is not closed with </doc>; the file seems to be cut off. "
                 "Write it again",
             )
         # WikiExtractor escapes <, > and & unless told not to.
-        yield Record(body, key, group, piece.part, is_escaped=True)
+        yield Record(body, key, group, fragment.number, is_escaped=True)
 
 
 def _shown(text: bytes) -> str:

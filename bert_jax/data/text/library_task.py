@@ -1,20 +1,20 @@
 """A labelled task made from `docs:`: which library does this sentence come from?
 
-Real enough to show what pretraining is worth, and it needs no network. The answer is
-not to be written in the question, so every library's name and usual alias in the
-text becomes the word "library"; what is left is what the sentence talks about.
+The task needs no network, and a pretrained model does better at it than a fresh one.
+The answer must not be written in the question, so the name and the usual alias of every
+library become the word "library"; what is left is what the sentence talks about.
 """
 
 import collections
 import glob
 import hashlib
-import os
 import pathlib
 import re
 from typing import Any, NamedTuple
 
+from bert_jax.data.atomic_file import write_atomically
 from bert_jax.data.text import docs
-from bert_jax.data.text.reading import read_unit
+from bert_jax.data.text.reading import read_source
 from bert_jax.data.text.sentences import sentences, validation_group
 from bert_jax.data.text.sources import open_source
 
@@ -22,11 +22,11 @@ MIN_WORDS = 8
 MAX_WORDS = 60
 MIN_TRAIN_SENTENCES = 300
 MIN_VALIDATION_SENTENCES = 50
-# A library holds at most this many times the median library's sentences, so that
-# answering "the biggest" stays a poor guess.
+# A library keeps at most this many times the sentences of the median library, so that
+# always answering with the largest library stays a poor guess.
 MAX_OVER_MEDIAN = 2.0
 
-# Whole words: jax.numpy.sin and __jax_array__ tell as much as jax does.
+# Whole words are matched: jax.numpy.sin and __jax_array__ tell as much as jax does.
 _NAMES = re.compile(
     r"[\w.]*?(?:tensor[ _-]?flow(?:[ _-]datasets?)?|tfds|keras|python|num_?py|sci[- _]?py|"
     r"scikit(?:[- _]?learn)?|sklearn|jax|flax|optax|orbax|mat_?plot_?lib|py_?plot)"
@@ -41,6 +41,8 @@ _END = re.compile(r"[.!?][)\"']?$")
 
 
 class Example(NamedTuple):
+    """A sentence and the library that it comes from."""
+
     text: str
     label: str
     group: str
@@ -57,22 +59,23 @@ def write_library_task(
 ) -> dict[str, Any]:
     """Writes `train.tsv` and `validation.tsv` with the columns text and label.
 
-    Groups (modules) are split by `sentences.validation_group`. Given the fraction that
-    pretraining held out, no sentence of the validation split was pretrained on, and
-    no module is on both sides. A sentence that two libraries or both splits share
-    is in neither.
+    Groups (modules) are split by `sentences.validation_group`. If the fraction is the
+    one that pretraining held out, no sentence of the validation split was pretrained
+    on. No module is in both splits. A sentence that occurs in two libraries or in both
+    splits is left out.
 
     Args:
-        corpus_dir: written by `docs.write_docs_corpus`.
-        output_dir: created where it is missing.
-        validation_fraction: expected share of modules held out, in (0, 1).
-        max_train: sentences of the training split, at most; balanced over labels.
-        max_validation: the same for validation.
-        seed: which sentences are taken where there are more.
+        corpus_dir: folder that `docs.write_docs_corpus` wrote.
+        output_dir: folder of the two files; created if it is missing.
+        validation_fraction: expected fraction of modules held out, in (0, 1).
+        max_train: most sentences of the training split, balanced over the labels.
+        max_validation: most sentences of the validation split, balanced too.
+        seed: decides which sentences are taken if there are more.
 
     Returns:
-        "train", "validation": label -> sentences; "majority_share": of the
-        validation split; "labels"; "sha256": file -> hash.
+        "train", "validation": label -> number of sentences; "majority_share": fraction
+        of the most frequent label in the validation split; "labels": all labels,
+        sorted; "sha256": file -> hash.
 
     Raises:
         ValueError: the corpus is missing, or fewer than two libraries have enough
@@ -106,9 +109,7 @@ def write_library_task(
         chosen = _balanced({label: examples[label] for label in labels}, limit, seed)
         body = _as_tsv(chosen)
         path = output_dir / f"{split}.tsv"
-        temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-        temporary.write_bytes(body)
-        temporary.replace(path)
+        write_atomically(path, body)
         summary["sha256"][path.name] = hashlib.sha256(body).hexdigest()
         counts = collections.Counter(example.label for example in chosen)
         summary[split] = dict(sorted(counts.items()))
@@ -118,7 +119,7 @@ def write_library_task(
 
 
 def without_library_names(sentence: str) -> str:
-    """Writes "library" for the names that would give the answer away."""
+    """Replaces names of libraries, which would give the answer away, by "library"."""
     replaced = _NAMES.sub("library", sentence)
     replaced = _REPEATED.sub("library", replaced)
     return replaced[:1].upper() + replaced[1:]
@@ -127,20 +128,19 @@ def without_library_names(sentence: str) -> str:
 def _split_examples(
     corpus_dir: pathlib.Path, fraction: float
 ) -> tuple[dict[str, list[Example]], dict[str, list[Example]]]:
-    """Label -> examples of each split, each text once, in corpus order."""
+    """(training, validation), each label -> examples; no text twice, in corpus order."""
     places: dict[str, set[tuple[str, bool]]] = collections.defaultdict(set)
     first: dict[str, Example] = {}
     source = open_source(f"files:{glob.escape(str(corpus_dir))}/{docs.FILE_PATTERN}")
-    for unit in source.units:
-        for document in read_unit(unit):
-            label = document.group.partition(":")[0]
-            held_out = validation_group(document.group, fraction)
-            for sentence in sentences(document.text):
-                if _is_prose(sentence):
-                    text = without_library_names(sentence)
-                    shape = _shape(text)
-                    places[shape].add((label, held_out))
-                    first.setdefault(shape, Example(text, label, document.group))
+    for document in read_source(source):
+        label = document.group.partition(":")[0]
+        held_out = validation_group(document.group, fraction)
+        for sentence in sentences(document.text):
+            if _is_prose(sentence):
+                text = without_library_names(sentence)
+                shape = _shape(text)
+                places[shape].add((label, held_out))
+                first.setdefault(shape, Example(text, label, document.group))
     splits: tuple[dict[str, list[Example]], ...] = ({}, {})
     for shape, example in first.items():
         if len(places[shape]) == 1:
@@ -150,7 +150,7 @@ def _split_examples(
 
 
 def _shape(text: str) -> str:
-    """What counts as the same sentence: letters only, case aside."""
+    """Equal for sentences that count as the same: they differ in case or signs only."""
     return " ".join(re.findall(r"[a-z]+", text.lower()))
 
 
@@ -167,14 +167,14 @@ def _is_prose(sentence: str) -> bool:
 def _balanced(
     examples: dict[str, list[Example]], limit: int, seed: int
 ) -> list[Example]:
-    """At most `limit` examples, the big labels cut to one common height."""
+    """Takes at most `limit` examples, by limiting all labels to one common number."""
     median = sorted(map(len, examples.values()))[len(examples) // 2]
     cap = int(MAX_OVER_MEDIAN * median)
     while cap > 1 and sum(min(len(e), cap) for e in examples.values()) > limit:
         cap -= 1
 
     def rank(example: Example) -> bytes:
-        # A hash of the text: the choice does not hang on the order of the corpus.
+        # A hash of the text, so the choice does not depend on the order of the corpus.
         return hashlib.blake2b(f"{seed}:{example.text}".encode()).digest()
 
     chosen = [e for label in examples.values() for e in sorted(label, key=rank)[:cap]]
@@ -182,7 +182,7 @@ def _balanced(
 
 
 def _as_tsv(examples: list[Example]) -> bytes:
-    """Lines that readers with and without quoting rules read alike.
+    """Lines that are read alike with and without rules for quotes.
 
     Sentences hold no tab and no newline (their whitespace is squeezed) and begin
     with a capital letter, so a quote is never the first character of a field.

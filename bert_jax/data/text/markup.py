@@ -1,7 +1,7 @@
-"""HTML tags, comments and entities, and left-over wiki markup: counted, or removed.
+"""Counts or removes HTML tags, comments and entities, and left-over wiki markup.
 
-Every pass is linear in the text, whatever is in it. Tags of unknown names stay:
-`std::vector<int>` is text.
+The time is linear in the length of the text, whatever it holds. Tags with unknown names
+are kept, because `std::vector<int>` is text.
 """
 
 import html
@@ -27,27 +27,27 @@ _BLOCK = (
     *("source", "summary", "svg", "table", "tbody", "td", "template", "textarea"),
     *("tfoot", "th", "thead", "title", "tr", "track", "ul", "video"),
 )
-# What stands between these is no prose.
+# What stands between an opening and a closing tag of these is not prose.
 _WITH_CONTENT = ("ref", "script", "style")
 
 _NAMES = "|".join([*_INLINE, *_BLOCK, *_WITH_CONTENT])
-# Attributes begin with a letter: in "a<b && c>d" there is no tag.
+# An attribute begins with a letter, so there is no tag in "a<b && c>d".
 _TAG = re.compile(rf"<(/?)({_NAMES})(?:\s++[a-z:_@][^<>]*+|\s*+/?)>", re.IGNORECASE)
 _COMMENT = re.compile("<!--|-->")
 _ENTITY = re.compile(
     r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});"
 )
 _TEMPLATE = re.compile(r"\{\{|\}\}")
-# A letter, or [[:Category]] and [[#Section]]: a list of lists of numbers is no link.
+# A link begins with a letter, ":" or "#"; [[1, 2], [3, 4]] is not a link.
 _LINK = re.compile(r"\[\[(?=[^\W\d]|[:#])(?:[^\[\]|]*\|)*([^\[\]|]*)\]\]")
-# Links in the captions of links; deeper ones are not markup but noise.
+# So deep may links stand in the captions of links; what is deeper is kept.
 _MAX_LINK_DEPTH = 4
 
 
 def count_markup(text: str) -> int:
-    """Tags of known names, comments, known entities, wiki templates and links."""
+    """Number of known tags, comments, known entities, wiki templates and wiki links."""
     count = 0
-    # Single characters are found ten times as fast as pairs of them.
+    # Searching one character is ten times as fast as searching two.
     if "<" in text:
         count += len(_TAG.findall(text)) + len(_pairs(_COMMENT, "<!--", text))
     if "&" in text:
@@ -60,11 +60,12 @@ def count_markup(text: str) -> int:
 
 
 def strip_markup(text: str) -> str:
-    """Prose without the markup that `count_markup` counts.
+    """The text without the markup that `count_markup` counts.
 
-    Scripts, styles, footnotes, comments and templates go with their content; tags
-    that end a line become a newline; a link leaves its caption; entities become
-    what they stand for, last, so that text about markup keeps it.
+    Scripts, styles, footnotes, comments and templates are removed with their content.
+    Tags that begin or end a block become a newline. A link becomes its caption.
+    Entities become their characters as the last step, so that a text about markup
+    keeps the markup that it spells with entities.
     """
     if "<" in text:
         text = _without(_pairs(_COMMENT, "<!--", text), text)
@@ -78,7 +79,7 @@ def strip_markup(text: str) -> str:
 
 
 def unescaped(text: str) -> str:
-    """Entities that end with a semicolon and are known become their characters."""
+    """The text with known entities, ended by a semicolon, as the characters they name."""
     if "&" not in text:
         return text
     return _ENTITY.sub(_character, text)
@@ -95,14 +96,14 @@ def _is_entity(entity: str) -> bool:
 def _pairs(
     delimiter: re.Pattern[str], opening: str, text: str
 ) -> list[tuple[int, int]]:
-    """Where outermost pairs of an opening and its closing begin and end, in order."""
+    """(begin, end) of the outermost pairs of an opening and its closing, in order."""
     pairs: list[tuple[int, int]] = []
     if opening not in text:
         return pairs
     opened: list[int] = []
     for match in delimiter.finditer(text):
         if match[0] == opening:
-            # Comments do not nest.
+            # Templates nest, comments do not.
             if opening == "{{" or not opened:
                 opened.append(match.start())
         elif opened:
@@ -124,7 +125,7 @@ def _without(spans: list[tuple[int, int]], text: str) -> str:
 def _without_tags(text: str) -> str:
     kept, position = [], 0
     tags = list(_TAG.finditer(text))
-    # Only an element that is closed further on takes its content with it.
+    # The content of an element is removed only if its closing tag follows.
     last_closing = {tag[2].lower(): tag.start() for tag in tags if tag[1]}
     skipping = ""
     for tag in tags:

@@ -1,4 +1,4 @@
-"""Documents from the rows of Parquet files."""
+"""Reads documents from the rows of Parquet files."""
 
 import contextlib
 import shutil
@@ -12,7 +12,7 @@ from bert_jax.data.text.splitting import split_text
 from bert_jax.data.text.streams import Window, without_compression
 
 _ROWS_AT_ONCE = 64
-# Pages are read as they are wanted: a row group may be larger than the memory.
+# Pages are read one by one, because a row group can be larger than the memory.
 _BUFFER_BYTES = 1 << 20
 
 
@@ -21,10 +21,14 @@ def is_parquet(name: str) -> bool:
 
 
 def row_group_bytes(file: Any, name: str) -> list[int]:
-    """Uncompressed size of each row group of a file that can seek.
+    """The size of each row group in bytes, not compressed.
+
+    Args:
+        file: a file that can seek.
+        name: for messages.
 
     Raises:
-        ValueError: the file is not Parquet or damaged.
+        ValueError: the file is not Parquet, or damaged.
     """
     metadata = _open(file, name).metadata
     return [
@@ -40,15 +44,18 @@ def read_parquet(
     start: int = 0,
     end: int | None = None,
 ) -> Iterator[Record]:
-    """The rows of row groups [start, end).
+    """Yields the rows of the row groups [start, end).
+
+    Keys and groups are taken from columns "key", "group" and "url", see
+    `formats.identity`. Without a column "key", the key is `name#row`.
 
     Args:
-        file: at its beginning; unless it is a `Window`, a temporary copy is read.
-        name: keys are `name#row`, unless there is a column "key"; a column "group" is
-            used, or else "url".
-        options: `text_field` is the column of the text.
-        start: of the row groups.
-        end: of the row groups; `None` reads all.
+        file: the file at its beginning; if it is not a `Window`, a temporary copy of it
+            is read.
+        name: how keys begin; also for messages.
+        options: `text_field` is the name of the column with the text.
+        start: first row group.
+        end: first row group behind the range; `None` reads to the end.
 
     Raises:
         ValueError: the file is not Parquet or damaged, or has no such column of text.
@@ -56,7 +63,7 @@ def read_parquet(
     import pyarrow as pa
 
     with contextlib.ExitStack() as stack:
-        # What comes out of an archive or a compressed file cannot seek.
+        # Streams out of archives and compressed files cannot seek.
         if not isinstance(file, Window):
             copy = stack.enter_context(tempfile.TemporaryFile())
             shutil.copyfileobj(file, copy, _BUFFER_BYTES)
@@ -97,9 +104,10 @@ def _rows(
             except ValueError as error:
                 raise ValueError(f"{name}, row {row}: {error}.") from None
             row += 1
-            share = (row - first) / num_rows
-            for part, piece in enumerate(split_text(text, options.max_document_bytes)):
-                yield Record(piece, key, group, part, share=share)
+            fraction = (row - first) / num_rows
+            fragments = split_text(text, options.max_document_bytes)
+            for number, fragment in enumerate(fragments):
+                yield Record(fragment, key, group, number, fraction=fraction)
 
 
 def _open(file: Any, name: str) -> Any:
@@ -131,13 +139,13 @@ def _check_column(schema: Any, field: str, name: str) -> None:
     if not any(is_kind(kind) for is_kind in (*texts, *blobs)):
         listed = ", ".join(f"{column} ({kind})" for column, kind in columns.items())
         raise ValueError(
-            f"{name} has no column {field!r} of text; it has {listed}. Give the right "
-            "one as text_field."
+            f"{name} has no column {field!r} of text; it has {listed}. Name the "
+            "right one with --read.text-field."
         )
 
 
 def _as_bytes(column: Any) -> list[bytes]:
-    """Raw, so that text which is not UTF-8 is counted; null is empty."""
+    """Texts as bytes, so that what is not UTF-8 can be counted; null becomes empty."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(column.type):

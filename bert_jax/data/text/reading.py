@@ -1,4 +1,4 @@
-"""From a unit of a source to clean documents."""
+"""From a section of a source to clean documents."""
 
 import contextlib
 import dataclasses
@@ -12,70 +12,82 @@ from bert_jax.data.text.documents import Document, ReadStats
 from bert_jax.data.text.formats import Record, RecordError, read_file
 from bert_jax.data.text.markup import count_markup, strip_markup, unescaped
 from bert_jax.data.text.parquet_source import is_parquet, read_parquet
+from bert_jax.data.text.registry import KINDS
+from bert_jax.data.text.sections import Section, Source
 from bert_jax.data.text.streams import Window, naming_file, open_stream
-from bert_jax.data.text.tfds_source import read_tfds
-from bert_jax.data.text.units import Unit
 
 _DEFAULT_OPTIONS = ReadOptions()
 _COUNT_BYTES = 1 << 18
 
 
-def read_unit(
-    unit: Unit,
+def read_section(
+    section: Section,
     stats: ReadStats | None = None,
     options: ReadOptions = _DEFAULT_OPTIONS,
 ) -> Iterator[Document]:
-    """The documents of one unit, in file order, in bounded memory.
+    """Reads the documents of one section, in file order, in bounded memory.
 
-    A text of more than `options.max_document_bytes` is cut into several documents:
-    the key of the first is the text's own, `/2`, `/3`, ... are added to the others;
-    all have its group.
+    A document of more than `options.max_document_bytes` is cut into fragments, which
+    become documents of their own. The first one has the document's key; the others have
+    `/2`, `/3`, ... added to it. All of them have the document's group.
 
     Args:
-        unit: from `open_source(...).units` or `divide`.
-        stats: counted up while reading, if given.
+        section: one of `open_source(...).sections`, or from `divide`.
+        stats: if given, everything that is read is added to its counts.
         options: how to read.
 
     Raises:
-        ValueError: the file is damaged, binary, holds no document or wrong JSON; the
-            message names the file and, where there is one, the line.
+        ValueError: the file is damaged, is not text, holds no document, or a line is
+            not the expected JSON. The message names the file and, if there is one, the
+            line.
     """
     stats = ReadStats() if stats is None else stats
     before = dataclasses.replace(stats)
-    with naming_file(unit.path), contextlib.ExitStack() as stack:
-        if unit.kind == "tfds":
-            window, records = None, read_tfds(unit, options)
+    with naming_file(section.path), contextlib.ExitStack() as stack:
+        known = KINDS.get(section.kind)
+        if known is not None and known.read is not None:
+            window, records = None, known.read(section, options)
         else:
-            window = stack.enter_context(_open_window(unit))
-            records = _file_records(unit, window, options)
+            window = stack.enter_context(_open_window(section))
+            records = _file_records(section, window, options)
         try:
-            for document, share in _documents(records, stats, options):
-                done = _done_bytes(unit, window, share)
+            for document, fraction in _documents(records, stats, options):
+                done = _done_bytes(section, window, fraction)
                 stats.disk_bytes = before.disk_bytes + done
                 yield document
         except RecordError as error:
-            line = _line_of(unit, error)
+            line = _line_of(section, error)
             raise ValueError(f"{error.name}, line {line}: {error.problem}.") from error
-    stats.disk_bytes = before.disk_bytes + unit.size_bytes
-    if stats.documents == before.documents and not unit.is_part:
+    stats.disk_bytes = before.disk_bytes + section.size_bytes
+    if stats.documents == before.documents and not section.is_range:
         num_empty = stats.empty_documents - before.empty_documents
         empty = f", but {num_empty:,} empty ones" if num_empty else ""
         raise ValueError(
-            f"{unit.name} holds no document{empty}; expected text. Remove it from the "
-            "source."
+            f"{section.name} holds no document{empty}; expected text. Remove the file from "
+            "the source."
         )
+
+
+def read_source(
+    source: Source,
+    stats: ReadStats | None = None,
+    options: ReadOptions = _DEFAULT_OPTIONS,
+) -> Iterator[Document]:
+    """Reads the documents of all sections of a source, as `read_section` does."""
+    for section in source.sections:
+        yield from read_section(section, stats, options)
 
 
 def _documents(
     records: Iterator[Record], stats: ReadStats, options: ReadOptions
 ) -> Iterator[tuple[Document, float | None]]:
-    """Cleaned and counted, each with its record's share."""
+    """Yields cleaned and counted documents, each with its record's `fraction`."""
     num_given = 1
     for record in records:
-        if record.part == 0:
+        if record.fragment == 0:
             stats.empty_documents += num_given == 0
             num_given = 0
-        stats.cut_documents += record.part == 1
+        stats.cut_documents += record.fragment == 1
         text = decoded(record.text, stats)
         if record.is_escaped:
             text = unescaped(text)
@@ -89,56 +101,62 @@ def _documents(
             num_given += 1
             key = f"{record.key}/{num_given}" if num_given > 1 else record.key
             stats.documents += 1
-            yield Document(text, key, record.group), record.share
+            yield Document(text, key, record.group), record.fraction
     stats.empty_documents += num_given == 0
 
 
-def _open_window(unit: Unit) -> Window:
-    if unit.kind == "tar":
-        return Window(unit.path, unit.start, unit.end)
-    window = Window(unit.path, *(unit.member or ()))
-    least = 0 if is_parquet(unit.name) else unit.end or 0
-    if window.size < least or not (unit.is_part or window.size == unit.size_bytes):
+def _open_window(section: Section) -> Window:
+    if section.kind == "tar":
+        return Window(section.path, section.start, section.end)
+    window = Window(section.path, *(section.member or ()))
+    least = 0 if is_parquet(section.name) else section.end or 0
+    if window.size < least or not (
+        section.is_range or window.size == section.size_bytes
+    ):
         window.close()
-        raise EOFError(f"its {window.size:,} bytes are not those that were opened")
+        raise EOFError(
+            f"its {window.size:,} bytes are not as many as when the source was opened"
+        )
     return window
 
 
-def _entries(unit: Unit, window: Window) -> Iterator[tuple[str, IO[bytes]]]:
-    """(name, plain content) of the files of a unit."""
-    stream = open_stream(window, unit.path)
-    if unit.kind == "file":
-        yield unit.name, stream
+def _entries(section: Section, window: Window) -> Iterator[tuple[str, IO[bytes]]]:
+    """(name, uncompressed content) of each file of a section."""
+    stream = open_stream(window, section.path)
+    if section.kind == "file":
+        yield section.name, stream
         return
-    is_share = unit.end is not None
-    for name, content in read_members(stream, unit.name, is_share=is_share):
-        yield f"{unit.name}/{name}", open_stream(content, name)
+    is_range = section.end is not None
+    for name, content in read_members(stream, section.name, is_range=is_range):
+        yield f"{section.name}/{name}", open_stream(content, name)
 
 
-def _file_records(unit: Unit, window: Window, options: ReadOptions) -> Iterator[Record]:
-    start, end = (unit.start, unit.end) if unit.kind == "file" else (0, None)
-    for name, stream in _entries(unit, window):
+def _file_records(
+    section: Section, window: Window, options: ReadOptions
+) -> Iterator[Record]:
+    start, end = (section.start, section.end) if section.kind == "file" else (0, None)
+    for name, stream in _entries(section, window):
         read = read_parquet if is_parquet(name) else read_file
         yield from read(stream, name, options, start=start, end=end)
 
 
-def _done_bytes(unit: Unit, window: Window | None, share: float | None) -> int:
-    if window is not None and (share is None or unit.kind == "tar"):
-        done = window.position - (unit.start if unit.kind == "file" else 0)
+def _done_bytes(section: Section, window: Window | None, fraction: float | None) -> int:
+    if window is not None and (fraction is None or section.kind == "tar"):
+        done = window.position - (section.start if section.kind == "file" else 0)
     else:
-        assert share is not None
-        done = int(share * unit.size_bytes)
-    return min(max(done, 0), unit.size_bytes)
+        assert fraction is not None
+        done = int(fraction * section.size_bytes)
+    return min(max(done, 0), section.size_bytes)
 
 
-def _line_of(unit: Unit, error: RecordError) -> int:
-    """Counted only now: a share of a file does not know how many lines came before."""
-    with _open_window(unit) as window:
-        for name, stream in _entries(unit, window):
+def _line_of(section: Section, error: RecordError) -> int:
+    """The line of an error; it is counted from the file's start only when it is needed."""
+    with _open_window(section) as window:
+        for name, stream in _entries(section, window):
             if name == error.name:
                 lines, left = 1, error.offset
                 while left and (block := stream.read(min(left, _COUNT_BYTES))):
                     lines += block.count(b"\n")
                     left -= len(block)
                 return lines
-    raise AssertionError(f"{error.name} is not in {unit.path}")
+    raise AssertionError(f"{error.name} is not in {section.path}")

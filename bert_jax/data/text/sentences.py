@@ -1,11 +1,11 @@
-"""Sentences of a document, and the side of the held-out split that it is on."""
+"""Splits documents into sentences, and decides which documents are held out."""
 
 import hashlib
 
 import sentencex  # type: ignore[import-untyped]
 
-# sentencex has rules of its own for these. Any other code would silently be cut as a
-# related language or as English; better to name the one that is meant.
+# sentencex has rules for these languages. With any other code it would silently use the
+# rules of a related language or of English.
 LANGUAGES = (
     *("am", "ar", "bg", "bn", "ca", "da", "de", "el", "en", "es", "fi", "fr", "gu"),
     *("hi", "hy", "it", "ja", "kk", "kn", "ml", "mr", "my", "nl", "pa", "pl", "pt"),
@@ -14,10 +14,10 @@ LANGUAGES = (
 
 
 def sentences(document_text: str, language: str = "en") -> list[str]:
-    """Splits into sentences; none crosses a line, whitespace is squeezed.
+    """Splits a text into sentences, each within a line, with single spaces.
 
     Args:
-        document_text: paragraphs a line each.
+        document_text: text with one paragraph per line.
         language: ISO 639-1 code, one of LANGUAGES.
 
     Raises:
@@ -26,7 +26,7 @@ def sentences(document_text: str, language: str = "en") -> list[str]:
     if language not in LANGUAGES:
         raise ValueError(
             f"There are no sentence rules for language={language!r}; expected one of "
-            f"{' '.join(LANGUAGES)}. Give the nearest: ja for Chinese, sk for "
+            f"{' '.join(LANGUAGES)}. Give the most similar one: ja for Chinese, sk for "
             "Czech, da for Norwegian and Swedish, otherwise en."
         )
     found = []
@@ -38,11 +38,11 @@ def sentences(document_text: str, language: str = "en") -> list[str]:
 
 
 def validation_group(group: str, fraction: float) -> bool:
-    """Whether documents of `group` are held out: a pure function of its name.
+    """Whether the documents of a group are held out; it depends on the name alone.
 
     Args:
         group: `Document.group`.
-        fraction: expected share of groups held out, in [0, 1).
+        fraction: expected fraction of groups that are held out, in [0, 1).
 
     Raises:
         ValueError: the fraction is outside [0, 1).

@@ -1,7 +1,7 @@
-"""A stream of bytes as records between separators, and a text as pieces of a size.
+"""Cuts a stream of bytes into records at separators, and long texts into fragments.
 
-Where records begin and where long ones are cut follows from their bytes alone: not
-from how the stream was buffered, nor from the byte at which reading began.
+Where records begin and where long ones are cut depends on their bytes alone, neither
+on how the stream was buffered nor on the byte at which reading began.
 """
 
 import re
@@ -10,23 +10,23 @@ from typing import IO, AnyStr, Literal, NamedTuple
 
 _BLOCK_BYTES = 1 << 17
 _LOOK_BACK_BYTES = 1 << 16
-# White space aside, a separator is nothing or </doc>.
+# Apart from white space, a separator is empty or </doc>.
 _MAX_MARK_BYTES = len(b"</doc>")
 _SPACE = re.compile(rb"\s*")
 _LONG_SPACE_BYTES = 1 << 16
 
 
-class Piece(NamedTuple):
-    """A record, or as much of a long one as may stand together."""
+class Fragment(NamedTuple):
+    """A whole record, or one of several consecutive cuts of a long one."""
 
     offset: int
-    """Of the record's first byte in the stream."""
-    part: int
-    """0, and counting up through the further pieces of one record."""
+    """Offset in the stream of the first byte of the record."""
+    number: int
+    """0 for the first fragment of a record, 1 for the next, and so on."""
     text: bytes
-    """Without white space at either end."""
+    """The text without white space at either end."""
     ended_by: Literal["separator", "cut", "end of stream"]
-    """After a cut the record goes on in the next piece."""
+    """After "cut", the record continues in the next fragment."""
 
 
 def split(
@@ -38,19 +38,20 @@ def split(
     base: int = 0,
     start: int = 0,
     end: int | None = None,
-) -> Iterator[Piece]:
-    """Records of a stream that begin at a byte in [start, end), in order.
+) -> Iterator[Fragment]:
+    """Yields the records of a stream that begin at a byte in [start, end), in order.
 
     Args:
-        stream: read from where it stands.
+        stream: read from its present position.
         separator: a pattern that begins with a newline and takes all white space that
-            follows; its only newlines are the first and those of that white space.
-            `None`: the stream is one record.
-        limit: bytes of a piece; longer records come as several, see `cut`.
-        read: what was read of the stream already and counts as its beginning.
-        base: offset of the first byte (of `read` or of the stream).
-        start: records before it are passed over.
-        end: reading stops here, though the last record may go on; `None` reads all.
+            follows; its only newlines are the first and those of that white space. If
+            `None`, the whole stream is one record.
+        limit: most bytes of a fragment; a longer record becomes several, see `cut`.
+        read: bytes that have been read from the stream before; they come first.
+        base: offset of the first byte of `read`, or of the stream if `read` is empty.
+        start: records that begin before this offset are left out.
+        end: no record that begins from this offset on is read, though the last one may
+            reach beyond it; `None` reads to the end.
     """
     buffer = read
     while buffer.isspace() or not buffer:
@@ -64,7 +65,7 @@ def split(
     offset = base + len(buffer) - len(buffer.lstrip())
     if end is not None and offset >= end:
         return
-    searched = part = 0
+    searched = number = 0
     is_last = False
     while True:
         position = 0
@@ -73,11 +74,11 @@ def split(
                 searched = match.start()
                 break
             if offset >= start:
-                yield from _pieces(
-                    buffer[position : match.start()], offset, part, limit
+                yield from _fragments(
+                    buffer[position : match.start()], offset, number, limit
                 )
             position = match.end()
-            offset, part = base + position, 0
+            offset, number = base + position, 0
             if end is not None and offset >= end:
                 return
         else:
@@ -85,13 +86,14 @@ def split(
             searched = newline if newline >= 0 else len(buffer)
         if is_last:
             if offset >= start:
-                for piece in _pieces(buffer[position:], offset, part, limit):
-                    at_end = piece.ended_by == "separator"
-                    yield piece._replace(ended_by="end of stream") if at_end else piece
+                for fragment in _fragments(buffer[position:], offset, number, limit):
+                    if fragment.ended_by == "separator":
+                        fragment = fragment._replace(ended_by="end of stream")
+                    yield fragment
             return
         buffer, base, searched = buffer[position:], base + position, searched - position
         if offset < start and end is not None and base + searched >= end:
-            # The record that reading began in the middle of goes on beyond the end.
+            # Reading began in the middle of a record, which reaches beyond the end.
             return
         while len(buffer) > limit:
             known, rest = _known(buffer, searched)
@@ -99,25 +101,25 @@ def split(
                 break
             length = cut(known, limit)
             if offset >= start:
-                yield Piece(offset, part, known[:length].rstrip(), "cut")
-            part += 1
+                yield Fragment(offset, number, known[:length].rstrip(), "cut")
+            number += 1
             known = known[length:].lstrip()
             base += len(buffer) - len(known) - len(rest)
             buffer, searched = known + rest, len(known)
         buffer, removed = _squeezed(buffer)
         base += removed
         searched = min(searched, len(buffer.rstrip()))
-        # As much again, so that a long record is copied a few times only.
+        # The buffer doubles, so that a long record is copied only a few times.
         block = stream.read(max(_BLOCK_BYTES, len(buffer)))
         buffer += block
         is_last = not block
 
 
 def cut(text: bytes, limit: int) -> int:
-    """Where to cut a text of more than `limit` bytes: at most so far in.
+    """The offset, at most `limit`, at which a longer text is cut.
 
-    At the end of a line, else of a sentence, else of a word, if there is one in the
-    second half; else between two characters.
+    It is the last end of a line between `limit` / 2 and `limit`; if there is none, the
+    last end of a sentence there, else of a word, else between two characters.
     """
     least = limit // 2
     line = text.rfind(b"\n", least, limit)
@@ -132,31 +134,30 @@ def cut(text: bytes, limit: int) -> int:
     word = text.rfind(b" ", least, limit)
     if word >= 0:
         return word
-    # A character has at most three continuation bytes; more are not UTF-8.
+    # In UTF-8, a character has at most three continuation bytes.
     starts = (k for k in range(limit, limit - 4, -1) if text[k] & 0xC0 != 0x80)
     return next(starts, limit)
 
 
 def split_text(text: AnyStr, limit: int) -> list[AnyStr]:
-    """A text in pieces of at most `limit` bytes of UTF-8, cut as `cut` says."""
+    """Cuts a text into fragments of at most `limit` bytes of UTF-8, as `cut` does."""
     if isinstance(text, bytes):
         if len(text) <= limit:
             return [text]
-        return [piece.text for piece in _pieces(text, 0, 0, limit)]
-    # No character takes more than four bytes, nor a lone surrogate more than three.
+        return [fragment.text for fragment in _fragments(text, 0, 0, limit)]
+    # A character takes at most four bytes, and a lone surrogate three.
     if len(text) * 4 <= limit:
         return [text]
     as_bytes = text.encode("utf-8", "surrogatepass")
-    return [
-        piece.decode("utf-8", "surrogatepass") for piece in split_text(as_bytes, limit)
-    ]
+    return [x.decode("utf-8", "surrogatepass") for x in split_text(as_bytes, limit)]
 
 
 def line_start(stream: IO[bytes], position: int) -> int:
-    """Where to begin reading so that `split` finds what begins from `position` on.
+    """Where to begin reading so that `split` finds all records from `position` on.
 
-    The newline before the line of the last byte before `position` that is not white
-    space; 0 where there is none.
+    Returns:
+        The offset of a newline, or 0. Of the bytes before `position`, the last one that
+        is not white space stands in a line; the newline is the one before that line.
     """
     is_blank = True
     while position > 0:
@@ -172,20 +173,20 @@ def line_start(stream: IO[bytes], position: int) -> int:
     return 0
 
 
-def _pieces(text: bytes, offset: int, part: int, limit: int) -> Iterator[Piece]:
+def _fragments(text: bytes, offset: int, number: int, limit: int) -> Iterator[Fragment]:
     text = _without_long_spaces(text.strip())
     begin = 0
     while len(text) - begin > limit:
         end = begin + cut(text[begin : begin + limit + 1], limit)
-        yield Piece(offset, part, text[begin:end].rstrip(), "cut")
-        part += 1
+        yield Fragment(offset, number, text[begin:end].rstrip(), "cut")
+        number += 1
         begin = _SPACE.match(text, end).end()  # type: ignore[union-attr]
     if text:
-        yield Piece(offset, part, text[begin:], "separator")
+        yield Fragment(offset, number, text[begin:], "separator")
 
 
 def _known(buffer: bytes, searched: int) -> tuple[bytes, bytes]:
-    """What surely belongs to the record, whatever comes, and the rest of the buffer."""
+    """(what belongs to the record whatever follows, the rest of the buffer)."""
     if len(buffer[searched:].strip()) <= _MAX_MARK_BYTES:
         end = len(buffer[:searched].rstrip())
     else:
@@ -194,9 +195,9 @@ def _known(buffer: bytes, searched: int) -> tuple[bytes, bytes]:
 
 
 def _squeezed(buffer: bytes) -> tuple[bytes, int]:
-    """Less of a very long white space at the end, and how many bytes less.
+    """Shortens very long white space at the end; also returns by how many bytes.
 
-    What is left is still very long, and as good a separator as before.
+    The rest is still very long, so it separates records as the whole did.
     """
     kept = buffer.rstrip()
     space = buffer[len(kept) :]
@@ -207,12 +208,12 @@ def _squeezed(buffer: bytes) -> tuple[bytes, int]:
 
 
 def _without_long_spaces(text: bytes) -> bytes:
-    # Any of them holds one of these blocks, which are seldom even looked at.
+    # A long white space contains one of these blocks, and testing them is fast.
     half = _LONG_SPACE_BYTES // 2
     blocks = range(0, len(text) - half + 1, half)
     if not any(text[start : start + half].isspace() for start in blocks):
         return text
-    # Those that were squeezed are no longer what they were: all become the same.
+    # Some were shortened by `_squeezed` before, so all are replaced in the same way.
     long_space = rb"\s{%d,}" % _LONG_SPACE_BYTES
     return re.sub(long_space, lambda match: _short(match[0]), text)
 

@@ -1,4 +1,4 @@
-"""Files as streams of plain bytes: a share of a file, decompressed, out of archives."""
+"""Opens a range of a file as a stream, and decompresses streams."""
 
 import bz2
 import contextlib
@@ -11,7 +11,7 @@ from typing import IO, Any, NamedTuple
 
 import zstandard
 
-# How a reading fails when a file is damaged or not what its name says.
+# The errors of reading a file that is damaged or of another kind than its name says.
 _BROKEN_STREAM = (
     OSError,
     EOFError,
@@ -23,7 +23,7 @@ _BROKEN_STREAM = (
 
 _SHORT_TAR = {".tgz": ".gz", ".txz": ".xz", ".tzst": ".zst", ".tbz2": ".bz2"}
 _READ_BYTES = 1 << 18
-# One kilobyte of zstd's shortest blocks becomes 32 MiB at most.
+# From so many bytes, a decoder without a limit makes at most 32 MiB (zstd).
 _FEED_BYTES = 1 << 10
 _MAX_OUTPUT_BYTES = 1 << 20
 
@@ -31,14 +31,14 @@ _MAX_OUTPUT_BYTES = 1 << 20
 class _Codec(NamedTuple):
     new: Callable[[], Any]
     is_bounded: bool
-    """Whether `decompress` takes a limit to its output and keeps the rest."""
+    """Whether `decompress` can limit its output and keep the rest for later."""
 
 
 _CODECS = {
     ".gz": _Codec(lambda: zlib.decompressobj(wbits=31), is_bounded=False),
     ".xz": _Codec(lzma.LZMADecompressor, is_bounded=True),
     ".bz2": _Codec(bz2.BZ2Decompressor, is_bounded=True),
-    # The largest window that zstd knows (--long=31), which few files ask for.
+    # The largest window of zstd (--long=31), which few files need.
     ".zst": _Codec(
         lambda: zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj(),
         is_bounded=False,
@@ -47,14 +47,14 @@ _CODECS = {
 
 
 def compression(name: str) -> str:
-    """The suffix of the codec that `name` asks for, or ""."""
+    """The suffix of the compression that `name` says, such as ".gz", or ""."""
     suffix = name[name.rfind(".") :].lower()
     suffix = _SHORT_TAR.get(suffix, suffix)
     return suffix if suffix in _CODECS else ""
 
 
 def without_compression(name: str) -> str:
-    """`name` as it would be uncompressed; `.tgz` and its like keep their suffix."""
+    """`name` without the suffix of its compression; `.tgz` and the like are kept."""
     suffix = compression(name)
     return name[: -len(suffix)] if suffix and name.lower().endswith(suffix) else name
 
@@ -64,7 +64,7 @@ def is_tar(name: str) -> bool:
 
 
 class Window(io.RawIOBase):
-    """Bytes [start, stop) of a file, as if they were a file.
+    """Bytes [start, stop) of a file, read as if they were a file.
 
     Raises:
         EOFError: the file has fewer.
@@ -110,7 +110,7 @@ class Window(io.RawIOBase):
 
 @contextlib.contextmanager
 def naming_file(path: str) -> Iterator[None]:
-    """What is wrong with the bytes of a file becomes a ValueError that names it."""
+    """Turns errors about the content of a file into a ValueError that names the file."""
     try:
         yield
     except _BROKEN_STREAM as error:
@@ -121,7 +121,7 @@ def naming_file(path: str) -> Iterator[None]:
 
 
 def open_stream(stream: Any, name: str) -> IO[bytes]:
-    """`stream` decompressed as its name asks; itself, where it asks for nothing."""
+    """`stream` decompressed as `name` says, or `stream` itself if it says nothing."""
     suffix = compression(name)
     if not suffix:
         return stream
@@ -132,12 +132,12 @@ def open_stream(stream: Any, name: str) -> IO[bytes]:
 class _Decompressed(io.RawIOBase):
     """All members (frames, streams) of a compressed file, one after another.
 
-    Unlike the readers of the standard library and of zstandard, it takes neither a
-    member that is cut off for a whole one, nor bytes after the last for nothing.
+    Unlike the readers of the standard library and of zstandard, it raises an error if a
+    member is cut off, or if other bytes follow the last member.
     """
 
     def __init__(self, source: Any, codec: _Codec) -> None:
-        # It is asked for little at a time; see _FEED_BYTES.
+        # A buffer, because it is read a few bytes at a time; see _FEED_BYTES.
         self._source = io.BufferedReader(source, _READ_BYTES)
         self._codec = codec
         self._decoder = codec.new()
@@ -161,7 +161,7 @@ class _Decompressed(io.RawIOBase):
         return filled
 
     def _decompress(self) -> bytes:
-        """The next bytes; empty at the end of the file."""
+        """The next bytes; none at the end of the file."""
         output = b""
         while not output:
             fed = b""
@@ -179,7 +179,7 @@ class _Decompressed(io.RawIOBase):
         return output
 
     def _next_member(self) -> bytes:
-        """Its first bytes; tapes and streams of xz may be padded with zeros."""
+        """The first bytes of the next member; zeros in front of it (tapes, xz) are skipped."""
         fed = self._decoder.unused_data.lstrip(b"\0")
         while not fed:
             block = self._source.read(_FEED_BYTES)

@@ -1,9 +1,9 @@
-"""Documents from text datasets of TFDS that are prepared on this machine.
+"""Reads documents from text datasets of TFDS that are prepared on this machine.
 
     tfds:NAME[/CONFIG][:VERSION][:SPLIT][:FIELD]     tfds:wikipedia/20230601.en:train
     tfds:DIRECTORY[:SPLIT][:FIELD]                   tfds:/data/c4/en/3.1.0::text
 
-SPLIT is "train" unless given, and may be a slice such as train[:10%]. Nothing is
+SPLIT is "train" by default, and can be a slice such as train[:10%]. Nothing is
 downloaded, the code that made the dataset is not run, and TensorFlow is not needed.
 """
 
@@ -17,13 +17,14 @@ import numpy as np
 
 from bert_jax.config import ReadOptions
 from bert_jax.data.text.formats import Record
+from bert_jax.data.text.sections import Request, Section, Source
 from bert_jax.data.text.splitting import split_text
-from bert_jax.data.text.units import Unit
+from bert_jax.data.tfds_builder import ForeignClassError, open_builder
 
 _RECORDS_AT_ONCE = 64
 _INFO = "dataset_info.json"
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
-# Not those of a slice: train[:10%].
+# A colon outside of the brackets of a slice such as train[:10%].
 _COLON = re.compile(r":(?![^\[]*\])")
 
 
@@ -34,28 +35,32 @@ class _Named(NamedTuple):
     field: str
 
 
-def open_tfds(spec: str) -> Unit:
-    """The one unit of a source `tfds:...`; reads no record.
+def open_tfds(request: Request) -> Source:
+    """A source `tfds:...`, which is one section; reads no record.
 
     Raises:
-        ValueError: the dataset is not prepared here, not in a format with random
-            access, or has no such split or field of text; the message says what to do.
+        ValueError: the dataset is not prepared on this machine, its format has no
+            random access, it has no such split or field of text, or its metadata names
+            classes that are not TFDS's own. The message says what to do.
     """
+    spec = request.spec
     named = _parse(spec)
     directory = _find(spec, named)
     builder = _builder(str(directory))
     source = _data_source(builder, named.split, spec)
     text_field(builder.info.features, named.field, default="", spec=spec)
     size_bytes = 0
-    for part in builder.info.splits[named.split].file_instructions:
-        file = pathlib.Path(part.filename)
+    for shard in builder.info.splits[named.split].file_instructions:
+        file = pathlib.Path(shard.filename)
         if not file.is_file():
             raise ValueError(
                 f"{spec}: {file} is missing; copy it back, or prepare the dataset again."
             )
-        size_bytes += file.stat().st_size * part.take // max(part.examples_in_shard, 1)
+        size_bytes += (
+            file.stat().st_size * shard.take // max(shard.examples_in_shard, 1)
+        )
     name = f"{builder.info.full_name}/{named.split}"
-    return Unit(
+    section = Section(
         str(directory),
         name,
         size_bytes,
@@ -64,55 +69,58 @@ def open_tfds(spec: str) -> Unit:
         split=named.split,
         field=named.field,
     )
+    return Source(spec, (section,))
 
 
-def read_tfds(unit: Unit, options: ReadOptions) -> Iterator[Record]:
-    """The records [start, end) of a unit.
+def read_tfds(section: Section, options: ReadOptions) -> Iterator[Record]:
+    """Yields the records [start, end) of a section.
 
-    Keys are `NAME/VERSION/SPLIT#number`.
+    Their keys are `NAME/VERSION/SPLIT#number`.
 
     Raises:
         ValueError: there is no such field of text, or a file is damaged.
     """
     import tensorflow_datasets as tfds
 
-    builder = _builder(unit.path)
+    builder = _builder(section.path)
     features = builder.info.features
-    field = text_field(features, unit.field, options.text_field, spec=unit.name)
-    # Only this feature is decoded: others may be slow, or need TensorFlow.
+    field = text_field(features, section.field, options.text_field, spec=section.name)
+    # Only this feature is decoded; others can be slow or need TensorFlow.
     decoder = tfds.features.FeaturesDict({field: features[field]})
-    source = _data_source(builder, unit.split, unit.name)
-    end = len(source) if unit.end is None else unit.end
-    for first in range(unit.start, end, _RECORDS_AT_ONCE):
+    source = _data_source(builder, section.split, section.name)
+    end = len(source) if section.end is None else section.end
+    for first in range(section.start, end, _RECORDS_AT_ONCE):
         numbers = range(first, min(first + _RECORDS_AT_ONCE, end))
         try:
             texts = [
                 decoder.deserialize_example_np(record)[field]
                 for record in source.__getitems__(list(numbers))
             ]
-        except Exception as error:  # array_record and protobuf share no base class
+        except Exception as error:  # array_record and protobuf have no common class
             raise ValueError(
-                f"Cannot read {unit.path}, records from {first} on: {error}. Prepare "
+                f"Cannot read {section.path}, records from {first} on: {error}. Prepare "
                 "the dataset again."
             ) from error
         for number, text in zip(numbers, texts, strict=True):
-            key = f"{unit.name}#{number}"
-            share = (number + 1 - unit.start) / (end - unit.start)
-            for part, piece in enumerate(split_text(text, options.max_document_bytes)):
-                yield Record(piece, key, key, part, share=share)
+            key = f"{section.name}#{number}"
+            fraction = (number + 1 - section.start) / (end - section.start)
+            fragments = split_text(text, options.max_document_bytes)
+            for cut, fragment in enumerate(fragments):
+                yield Record(fragment, key, key, cut, fraction=fraction)
 
 
 def text_field(features: Any, field: str, default: str, *, spec: str) -> str:
     """The name of the feature that holds the text.
 
     Args:
-        features: of the dataset.
-        field: what the source says, or "".
-        default: taken if there is such a feature of text, or else the only one.
-        spec: for messages.
+        features: all features of the dataset.
+        field: the name that the source gives, or "".
+        default: the name to look for if the source gives none. If there is no such
+            feature but exactly one other with text, that one is taken.
+        spec: name of the source, for messages.
 
     Raises:
-        ValueError: it is not known or not text.
+        ValueError: there is no such feature, or it holds no text.
     """
     texts = [
         name
@@ -149,7 +157,7 @@ def _parse(spec: str) -> _Named:
 
 
 def _find(spec: str, named: _Named) -> pathlib.Path:
-    """The directory of one version; the newest unless one is named."""
+    """The directory of the named version, or of the newest one."""
     if named.name.startswith((".", "/", "~")):
         directory = pathlib.Path(named.name).expanduser()
         if not (directory / _INFO).is_file():
@@ -188,7 +196,7 @@ def _data_dir() -> pathlib.Path:
 
 
 def _versions(parent: pathlib.Path) -> list[pathlib.Path]:
-    """Finished ones, the newest last."""
+    """The directories of all finished versions, the newest last."""
     if not parent.is_dir():
         return []
     found = [
@@ -208,11 +216,11 @@ def _prepare_command(full_name: str) -> str:
 
 
 def _builder(directory: str) -> Any:
-    import tensorflow_datasets as tfds
-
     try:
-        return tfds.builder_from_directory(directory)
-    except Exception as error:  # of many kinds: protobuf, JSON, TFDS's own
+        return open_builder(directory)
+    except ForeignClassError:
+        raise
+    except Exception as error:  # protobuf, JSON and TFDS raise errors of many kinds
         raise ValueError(
             f"{directory} holds no readable TFDS dataset ({error}); prepare it again."
         ) from error

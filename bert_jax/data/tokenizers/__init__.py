@@ -1,1 +1,1 @@
-"""SentencePiece and WordPiece: encoding, training, saving."""
+"""Tokenizers (SentencePiece and WordPiece): encoding, training, saving, loading."""

@@ -1,4 +1,4 @@
-"""Reading back what `Tokenizer.save` wrote."""
+"""Loads a tokenizer that `Tokenizer.save` wrote."""
 
 import json
 import pathlib
@@ -14,10 +14,10 @@ _MODEL_FILES = {
 
 
 def load_tokenizer(directory: pathlib.Path) -> Tokenizer:
-    """Reads a tokenizer's directory.
+    """Loads the tokenizer in a directory.
 
     Raises:
-        ValueError: a file is missing, of unknown format, or not what was saved.
+        ValueError: a file is missing, has an unknown format, or was changed.
     """
     directory = pathlib.Path(directory)
     path = directory / METADATA_FILE

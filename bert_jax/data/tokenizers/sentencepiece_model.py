@@ -1,15 +1,15 @@
-"""The parts of a serialised SentencePiece model that this package reads.
+"""Reads the fields of a SentencePiece model that this package needs.
 
-The Python code generated for the format refuses to load under a protobuf older than
-the one it was generated with, which other libraries (Apache Beam) may hold back. So
-the few fields that are needed are described here, in a descriptor pool of their own.
+SentencePiece's own Python code for its format does not load with an older protobuf
+than it was made with, and other libraries (Apache Beam) need an older one. So the few
+fields are described here, in a descriptor pool of their own.
 Source: sentencepiece, src/sentencepiece_model.proto (field numbers and defaults).
 """
 
 import functools
 from typing import Any
 
-# Message -> (field, number, type, default); "*" before a type: repeated.
+# Message -> (field, number, type, default); a "*" before the type means "repeated".
 _FIELDS: dict[str, tuple[tuple[str, int, str, str | None], ...]] = {
     "Piece": (
         ("piece", 1, "string", None),
@@ -35,14 +35,14 @@ _FIELDS: dict[str, tuple[tuple[str, int, str, str | None], ...]] = {
         ("normalizer_spec", 3, "NormalizerSpec", None),
     ),
 }
-_UNIGRAM = 1  # of TrainerSpec.ModelType
+_UNIGRAM = 1  # value of TrainerSpec.ModelType
 
 
 def parse_model(model: bytes) -> Any:
-    """The message of a `.model` file; fields not listed above are kept, unread.
+    """Parses the content of a `.model` file; other fields than the ones above are kept.
 
     Raises:
-        ValueError: the bytes are no such message.
+        ValueError: the bytes are not a SentencePiece model.
     """
     from google.protobuf.message import DecodeError
 
@@ -55,7 +55,7 @@ def parse_model(model: bytes) -> Any:
 
 
 def is_unigram(proto: Any) -> bool:
-    """Whether a parsed model chooses segmentations by score."""
+    """Whether a parsed model is a unigram model."""
     return bool(proto.trainer_spec.model_type == _UNIGRAM)
 
 

@@ -1,4 +1,4 @@
-"""Unigram or BPE pieces of the user's own text (Kudo and Richardson 2018)."""
+"""A tokenizer with a unigram or BPE model of SentencePiece (Kudo and Richardson 2018)."""
 
 import functools
 from array import array
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bert_jax.data.tokenizers.interchangeable_pieces import InterchangeablePieces
 from bert_jax.data.tokenizers.sentencepiece_model import is_unigram, parse_model
 from bert_jax.data.tokenizers.sentencepiece_words import SPACE, splits_by_word
-from bert_jax.data.tokenizers.ties import Powers
 from bert_jax.data.tokenizers.tokenizer import Tokenizer, without_surrogates
 from bert_jax.data.tokenizers.word_cache import WordCache
 
-# SentencePiece's own sets of rules -> whether they fold case.
+# SentencePiece's sets of normalisation rules -> whether they put text in lower case.
 FOLDS_CASE = {
     "identity": False,
     "nfkc": False,
@@ -20,15 +20,15 @@ FOLDS_CASE = {
     "nmt_nfkc": False,
     "nmt_nfkc_cf": True,
 }
-# The library starts a thread for a list, which takes as long as this many calls.
+# The library starts a thread for a list of texts, which takes as long as so many calls.
 _FEW_TEXTS = 20
 
 
 class SentencePieceTokenizer(Tokenizer):
     """A SentencePiece model with BERT's special tokens.
 
-    Ids are SentencePiece's own, but for neighbours that it may put in either order
-    (see `ties`).
+    Ids are SentencePiece's own, except for the order of neighbours that can change
+    places (see `interchangeable_pieces`).
     """
 
     kind = "sentencepiece"
@@ -38,12 +38,12 @@ class SentencePieceTokenizer(Tokenizer):
         """Takes the content of a `.model` file.
 
         Args:
-            model: its control symbols are [PAD] [CLS] [SEP] [MASK], its unknown piece
-                is [UNK].
-            lowercase: whether its normalisation folds case, for the record.
+            model: a model whose control symbols are [PAD] [CLS] [SEP] [MASK] and whose
+                unknown piece is [UNK].
+            lowercase: whether its rules put text in lower case; only checked here.
 
         Raises:
-            ValueError: not such a model, or its rules say otherwise about case.
+            ValueError: it is not such a model, or its rules contradict `lowercase`.
         """
         import sentencepiece
 
@@ -74,9 +74,12 @@ class SentencePieceTokenizer(Tokenizer):
         self._cache = (
             WordCache(self._encode_word, self.id_dtype) if self.splits_by_word else None
         )
-        # Merges know no ties of scores.
-        ties = is_unigram(proto)
-        self._powers = Powers(pieces, self._special_ids) if ties else None
+        # A BPE model applies its merges in one order, so it needs no sorting.
+        self._interchangeable = (
+            InterchangeablePieces(pieces, self._special_ids)
+            if is_unigram(proto)
+            else None
+        )
         for index in self._special_ids - {self.special.unk}:
             if not self._processor.is_control(index):
                 raise ValueError(
@@ -102,12 +105,12 @@ class SentencePieceTokenizer(Tokenizer):
         if len(texts) < _FEW_TEXTS:
             encoded = [encode(text) for text in texts]
         else:
-            # Whoever prepares data already runs one process a core.
+            # Preparing data runs one process per core already.
             encoded = encode(texts, num_threads=1)
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         ids = np.concatenate([np.empty(0, np.int32), *encoded])
-        if self._powers is not None:
-            self._powers.sort_runs(ids, lengths)
+        if self._interchangeable is not None:
+            self._interchangeable.sort_runs(ids, lengths)
         return ids.astype(self.id_dtype), lengths
 
     def _encode_word(self, word: str) -> bytes:

@@ -1,8 +1,8 @@
-"""Text to token ids and back: what SentencePiece and WordPiece have in common.
+"""From text to token ids and back: what SentencePiece and WordPiece have in common.
 
-Both kinds carry [PAD] [UNK] [CLS] [SEP] [MASK] and a table of the pieces that start a
-word. No text can spell a special token: whoever assembles rows puts the special ids in
-by number.
+Both kinds have the special tokens [PAD] [UNK] [CLS] [SEP] [MASK], and know which pieces
+start a word. No text is encoded to a special token other than [UNK]; the code that
+builds rows adds special tokens by their ids.
 """
 
 import abc
@@ -30,26 +30,26 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 class Tokenizer(abc.ABC):
     """One trained vocabulary and the rules that apply it.
 
-    What is decoded is the text that was encoded, up to `normalization`: case, accents
-    and widths may be folded, whitespace is squeezed, what the vocabulary cannot spell
-    is [UNK], and WordPiece sets spaces around punctuation.
+    Decoding gives the text that was encoded, except that normalisation may have changed
+    case, accents and widths, white space is one space, what the vocabulary cannot spell
+    is [UNK], and WordPiece puts spaces around punctuation.
 
     Attributes:
         kind: "sentencepiece" or "wordpiece".
-        lowercase: whether text is folded to lower case before it is split.
-        normalization: the rules applied to text before it is split, by name ("rules")
-            and with their settings.
-        pieces: id -> piece, V strings.
-        vocab_size: V.
-        id_dtype: what holds every id: uint16, or uint32 if V is over 65,536.
+        lowercase: whether text is put in lower case before it is split.
+        normalization: the rules applied to text before it is split: their name
+            ("rules") and their settings.
+        pieces: all pieces by id, V strings.
+        vocab_size: V, number of pieces.
+        id_dtype: type that holds every id: uint16, or uint32 if V is over 65,536.
         special: ids of the five special tokens.
-        starts_word: bool [V], true where a piece opens a word; false for specials.
-        mask_vocabulary: the same for masking, where [UNK] of WordPiece is a word; that
-            of SentencePiece may stand within one.
-        splits_by_word: whether the ids of a text are those of its words (what stands
-            between ASCII spaces) joined; if so, a word that was met before costs one
-            look-up. A unigram model chooses by sums over the whole text, whose rounding
-            may reach over words.
+        starts_word: bool [V], whether a piece starts a word; false for special tokens.
+        mask_vocabulary: the vocabulary as masking needs it. There, [UNK] of WordPiece
+            starts a word; [UNK] of SentencePiece can stand within one and does not.
+        splits_by_word: whether the ids of a text are the joined ids of its words (the
+            texts between ASCII spaces). If so, the ids of a word are looked up in a
+            cache. A unigram model compares sums over the whole text, whose rounding can
+            reach over words, so it has false.
         sha256: hash of everything that decides ids.
     """
 
@@ -85,7 +85,7 @@ class Tokenizer(abc.ABC):
         self.sha256 = hashlib.sha256(rules.encode() + b"\n" + model).hexdigest()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Another process builds its own: neither handles nor a full cache travel.
+        # Another process builds its own tokenizer from the model; caches are not sent.
         return functools.partial(type(self), **self._options()), (self._model,)
 
     @staticmethod
@@ -94,21 +94,21 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def _encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """As `encode_joined`."""
+        """Does what `encode_joined` says."""
 
     @abc.abstractmethod
     def _join(self, ids: list[int]) -> str:
-        """Text of ordinary pieces, of which there is at least one."""
+        """The text of one or more pieces, none of them special."""
 
     def _options(self) -> dict[str, Any]:
-        """What the constructor takes besides the model."""
+        """The arguments of the constructor besides the model."""
         return {"lowercase": self.lowercase}
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text, without special tokens.
+        """The ids of each text, without special tokens around them.
 
-        Apart from [UNK] no special id can appear, whatever the text spells. Lone
-        surrogates, which are no characters, count as U+FFFD.
+        No special id but [UNK] can appear, whatever the text spells. Lone surrogates,
+        which are not characters, count as U+FFFD.
 
         Raises:
             ValueError: `texts` is one string instead of a sequence of them.
@@ -119,11 +119,11 @@ class Tokenizer(abc.ABC):
         return [ids[start:end] for start, end in zip(starts, ends, strict=False)]
 
     def encode_joined(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """The ids of `encode`, one text behind the other: the fast way for much text.
+        """The ids of all texts in one array, one text behind the other; fast.
 
         Returns:
-            ids: `id_dtype` [tokens]; may be read-only.
-            lengths: int64 [texts], ids of each text; 0 where nothing is left of it.
+            ids: `id_dtype` [tokens]; the array may be read-only.
+            lengths: int64 [texts], number of ids of each text; it can be 0.
 
         Raises:
             ValueError: `texts` is one string instead of a sequence of them.
@@ -136,7 +136,7 @@ class Tokenizer(abc.ABC):
         return self._encode(texts)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Readable text; special tokens, [UNK] among them, show as their piece.
+        """Readable text; special tokens, also [UNK], are written as their pieces.
 
         Raises:
             ValueError: an id is outside [0, vocab_size).
@@ -157,7 +157,7 @@ class Tokenizer(abc.ABC):
         return " ".join(parts)
 
     def save(self, directory: pathlib.Path) -> None:
-        """Writes what `load_tokenizer` reads; the directory may hold other files."""
+        """Writes the files that `load_tokenizer` reads; other files there are kept."""
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / self.model_file).write_bytes(self._model)
@@ -175,13 +175,13 @@ class Tokenizer(abc.ABC):
 
 
 def token_dtype(vocab_size: int) -> type[np.unsignedinteger]:
-    """The smallest unsigned type that holds every id, of two or four bytes."""
+    """The type of ids: uint16 if it holds all of them, else uint32."""
     return np.uint16 if vocab_size <= 2**16 else np.uint32
 
 
 def without_surrogates(text: str) -> str:
-    """Lone surrogates, which are no characters, become U+FFFD."""
-    # isascii is a stored flag, so ordinary text pays nothing for the search.
+    """The text with U+FFFD for lone surrogates, which are not characters."""
+    # `isascii` reads a stored flag, so ordinary text is not searched.
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
 

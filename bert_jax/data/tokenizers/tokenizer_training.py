@@ -1,6 +1,7 @@
-"""A tokenizer's directory, from a text source or from a given vocabulary.
+"""Makes the directory of a tokenizer, from a text source or from a given vocabulary.
 
-Each function leaves a whole directory or none, and does nothing where its work is done.
+Each function writes a whole directory or none. It does nothing if the directory holds
+its result already.
 """
 
 import dataclasses
@@ -11,10 +12,10 @@ from typing import Any, NamedTuple
 
 from bert_jax.config import TokenizerOptions
 from bert_jax.data.text.documents import ReadStats
-from bert_jax.data.text.reading import read_unit
+from bert_jax.data.text.reading import read_source
+from bert_jax.data.text.sections import Source
 from bert_jax.data.text.sentences import sentences
 from bert_jax.data.text.sources import open_source
-from bert_jax.data.text.units import Source
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.data.tokenizers.tokenizer import METADATA_FILE, Tokenizer
 from bert_jax.data.tokenizers.vocabulary import train_sentencepiece, train_wordpiece
@@ -34,7 +35,7 @@ class MadeTokenizer(NamedTuple):
     is_new: bool
 
     def describe(self) -> str:
-        """One line: where, how large, which."""
+        """One line with the directory, the size of the vocabulary and the hash."""
         return (
             f"{self.directory} {'written' if self.is_new else 'is there already'}: "
             f"{self.tokenizer.vocab_size:,} pieces, sha256 {self.tokenizer.sha256[:16]}"
@@ -50,11 +51,12 @@ def train_tokenizer(
     """Trains a vocabulary on a source and saves it.
 
     Args:
-        source: as `open_source` takes it.
-        output: directory of the tokenizer; one that was trained so before is read.
-        options: what decides the vocabulary.
-        progress: called with (bytes of the source read, bytes in all), and once with
-            both equal, when training begins.
+        source: where the text is, as `open_source` takes it.
+        output: directory of the tokenizer; one that was trained with the same settings
+            is read and left as it is.
+        options: everything else that decides the vocabulary.
+        progress: called with (bytes of the source read, bytes to read in all). Both are
+            equal in the last call, when training begins.
 
     Raises:
         ValueError: `output` holds something else, or the text cannot support the
@@ -88,13 +90,14 @@ def wrap_vocab(
     """Saves the WordPiece tokenizer of a given `vocab.txt`.
 
     Args:
-        vocab: one piece a line, for example the published one of BERT.
-        output: directory of the tokenizer; one that holds the same is left as it is.
-        lowercase: of the vocabulary; an uncased one needs true.
-        strip_accents: follows `lowercase` by default, as in BERT.
+        vocab: file with one piece per line, for example a published one of BERT.
+        output: directory of the tokenizer; if it holds the same, it is left as it is.
+        lowercase: whether text is put in lower case; true for an uncased vocabulary.
+        strip_accents: whether accents are removed. `None` does what `lowercase` says,
+            as in BERT.
 
     Raises:
-        ValueError: not such a vocabulary, or `output` holds something else.
+        ValueError: the file is no such vocabulary, or `output` holds something else.
     """
     tokenizer = WordPieceTokenizer.from_vocab(
         vocab, lowercase=lowercase, strip_accents=strip_accents
@@ -115,8 +118,8 @@ def _check_settings(output: pathlib.Path, settings: dict[str, Any]) -> None:
     path = output / TRAINING_FILE
     if not path.is_file():
         raise ValueError(
-            f"{output} holds a tokenizer that was not trained there; choose another "
-            "--output."
+            f"{output} holds a tokenizer that this command did not train; choose "
+            "another --output."
         )
     before = json.loads(path.read_text(encoding="utf-8"))
     differs = sorted(
@@ -137,10 +140,9 @@ def _sentences(
     source: Source, options: TokenizerOptions, progress: Progress
 ) -> Iterator[str]:
     stats = ReadStats()
-    for unit in source.units:
-        for document in read_unit(unit, stats, options.read):
-            yield from sentences(document.text, options.language)
-            progress(min(stats.disk_bytes, source.size_bytes - 1), source.size_bytes)
+    for document in read_source(source, stats, options.read):
+        yield from sentences(document.text, options.language)
+        progress(min(stats.disk_bytes, source.size_bytes - 1), source.size_bytes)
     progress(source.size_bytes, source.size_bytes)
 
 

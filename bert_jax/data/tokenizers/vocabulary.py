@@ -1,4 +1,4 @@
-"""Training a vocabulary with BERT's special tokens, of either kind."""
+"""Trains vocabularies with BERT's special tokens, of SentencePiece or WordPiece."""
 
 import collections
 import io
@@ -12,10 +12,10 @@ from bert_jax.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokeni
 from bert_jax.data.tokenizers.tokenizer import SPECIAL_PIECES
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer, bert_rules
 
-# Of the characters of the text, so many are spelled; the rarest become [UNK].
+# The vocabulary spells this fraction of the text's characters; rarer ones become [UNK].
 _COVERAGE = 0.9999
-# The trainer skips lines that hold its own stand-ins: U+2585 for unknown characters,
-# NUL for the end, tab for a column break.
+# The trainer skips lines with characters that it uses itself: U+2585 for unknown
+# characters, NUL for the end, tab for columns.
 _TRAINER_RESERVED = str.maketrans({"\u2585": " ", "\0": " ", "\t": " ", "\n": " "})
 
 
@@ -35,14 +35,14 @@ def train_sentencepiece(
     sums are split by thread), and on nothing else.
 
     Args:
-        sentences: text, read once; empty ones are skipped and long ones cut in parts.
-        vocab_size: V, special tokens included; reached exactly or refused.
-        lowercase: NFKC with case folding instead of plain NFKC.
+        sentences: the text, read once; empty sentences are skipped, long ones are cut.
+        vocab_size: V, special tokens included; the result has exactly so many pieces.
+        lowercase: whether the rules are NFKC with case folding, or plain NFKC.
         model_type: "unigram" (Kudo 2018) or "bpe" (Sennrich et al. 2016).
-        num_threads: of the trainer.
-        max_sentences: of more, a uniform sample of so many is used.
-        max_bytes: of a larger text, a uniform sample of sentences is used. The trainer
-            takes about 23 times that in memory ("unigram") or 11 times ("bpe").
+        num_threads: threads of the trainer.
+        max_sentences: if there are more, a uniform sample of so many is used.
+        max_bytes: if the text is larger, a uniform sample of sentences is used. The
+            trainer takes about 23 times that in memory ("unigram") or 11 times ("bpe").
 
     Raises:
         ValueError: the text is empty or cannot support `vocab_size`.
@@ -53,7 +53,7 @@ def train_sentencepiece(
         raise ValueError(f"model_type={model_type!r} is not 'unigram' or 'bpe'.")
     model = io.BytesIO()
     lines = sample_lines(
-        # The trainer's own sampling differs from process to process, whatever its seed
+        # The trainer's own sample differs between processes, even with the same seed
         # (sentencepiece 0.2.3).
         (sentence.translate(_TRAINER_RESERVED) for sentence in sentences),
         max_lines=max_sentences,
@@ -93,18 +93,19 @@ def train_wordpiece(
 ) -> WordPieceTokenizer:
     """Trains a vocabulary with special ids [PAD]=0 [UNK]=1 [CLS]=2 [SEP]=3 [MASK]=4.
 
-    Google never published how BERT's own vocabulary was made. This is the way of the
-    `tokenizers` library: starting from characters, the most frequent pair of
-    neighbours within a word becomes a piece, again and again. The result depends on
-    the sentences alone.
+    Google never published how BERT's own vocabulary was made. This is the method of the
+    `tokenizers` library: it starts with characters, and again and again makes a piece
+    of the most frequent pair of neighbours within a word. The result depends on the
+    sentences alone.
 
     Args:
-        sentences: text, read once; empty ones are skipped and long ones cut in parts.
-        vocab_size: V, special tokens included; reached exactly or refused.
-        lowercase: whether case is folded.
-        strip_accents: follows `lowercase` by default, as in BERT.
-        max_sentences: of more, a uniform sample of so many is used.
-        max_bytes: of a larger text, a uniform sample of sentences is used.
+        sentences: the text, read once; empty sentences are skipped, long ones are cut.
+        vocab_size: V, special tokens included; the result has exactly so many pieces.
+        lowercase: whether text is put in lower case.
+        strip_accents: whether accents are removed; `None` does what `lowercase` says,
+            as in BERT.
+        max_sentences: if there are more, a uniform sample of so many is used.
+        max_bytes: if the text is larger, a uniform sample of sentences is used.
 
     Raises:
         ValueError: the text is empty or cannot support `vocab_size`.
@@ -115,8 +116,8 @@ def train_wordpiece(
     lines = sample_lines(sentences, max_lines=max_sentences, max_bytes=max_bytes)
     rules = bert_rules(lowercase, strip_accents)
     alphabet = _alphabet(lines, rules[0])
-    # The trainer numbers the other "##" pieces in the order of a hash table and breaks
-    # ties by number, so all are named before it starts.
+    # The trainer would number "##" pieces in the random order of a hash table, and
+    # numbers decide between equally frequent pairs. So all are named before it starts.
     inner = [f"##{char}" for char in alphabet if _joins_a_word(char, rules)]
     special = list(SPECIAL_PIECES.values())
     smallest = len(special) + len(alphabet) + len(inner)
@@ -146,7 +147,7 @@ def train_wordpiece(
 
 
 def _alphabet(lines: list[str], normalizer: Any) -> list[str]:
-    """The most frequent characters after normalisation, in the order of code points."""
+    """The characters that the vocabulary spells, normalised, in code point order."""
     raw: collections.Counter[str] = collections.Counter()
     for line in lines:
         raw.update(line)
@@ -166,14 +167,14 @@ def _alphabet(lines: list[str], normalizer: Any) -> list[str]:
 
 
 def _joins_a_word(char: str, rules: tuple[Any, Any]) -> bool:
-    """Whether it can stand within a word; punctuation and CJK characters cannot."""
+    """Whether a character can stand within a word, unlike punctuation and CJK."""
     normalizer, pre_tokenizer = rules
     text = normalizer.normalize_str(f"a{char}a")
     return len(pre_tokenizer.pre_tokenize_str(text)) == 1
 
 
 def _explained(error: str, vocab_size: int, num_lines: int) -> ValueError:
-    """What an error of SentencePiece's trainer means."""
+    """An error of SentencePiece's trainer in words that say what to do."""
     if num_lines == 0 or "all_chars_count" in error:
         return _nothing(vocab_size, num_lines)
     if found := re.search(r"too high .*<= (\d+)", error):

@@ -1,7 +1,7 @@
-"""Ids of words that were met before, so that most of a text costs one look-up a word.
+"""A cache of the ids of words, so that most words of a text cost one look-up.
 
-A word is what stands between two ASCII spaces. Where the ids of a text are those of its
-words joined, and only there, a tokenizer may use this.
+A word is what stands between two ASCII spaces. A tokenizer can use the cache only if
+the ids of every text are the joined ids of its words.
 """
 
 import sys
@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-# Half of it for words in use, half for those of the time before.
+# One half is for words in use, the other for words that were used before.
 MAX_BYTES = 256 << 20
-# A dict's share of one entry, besides the two objects, while its table is emptiest.
+# Memory of an entry in a dict besides its two objects, when the table is emptiest.
 _BYTES_PER_ENTRY = 60
 
 
 class _Generation(dict[str, bytes]):
-    """Words in use; one that is missing comes from those before, or is encoded."""
+    """Words in use. A missing word is taken from the words before, or encoded."""
 
     def __init__(
         self, encode_word: Callable[[str], bytes], before: dict[str, bytes]
@@ -36,12 +36,12 @@ class _Generation(dict[str, bytes]):
 
 
 class WordCache:
-    """A bounded table from words to their ids.
+    """A table from words to their ids, of bounded size.
 
-    It holds two generations of half of `max_bytes` each. When the younger one is full,
-    it becomes the older one, and that is forgotten; a word that is met again moves to
-    the younger one. So common words stay, and what was forgotten is encoded again, to
-    the same ids. Threads may share it.
+    It consists of two generations of at most `max_bytes` / 2. When the younger one is
+    full, it replaces the older one, and a new one begins. A word of the older generation
+    that is used again is copied to the younger one. So common words are kept. Forgotten
+    words are encoded again, to the same ids. Threads can share a cache.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class WordCache:
         dtype: np.dtype[np.unsignedinteger],
         max_bytes: int = MAX_BYTES,
     ) -> None:
-        """Begins empty.
+        """Begins with an empty cache.
 
         Args:
-            encode_word: a word's ids as the bytes of an array of `dtype`, always the
-                same for one word.
-            dtype: of ids.
-            max_bytes: of memory; the new words of one text may come on top.
+            encode_word: returns the ids of a word as the bytes of an array of `dtype`;
+                the same for equal words.
+            dtype: type of ids.
+            max_bytes: limit of memory; the words of one text can exceed it.
         """
         self._encode_word = encode_word
         self._dtype = dtype
@@ -64,11 +64,11 @@ class WordCache:
         self._words = _Generation(encode_word, {})
 
     def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of texts, split at ASCII spaces and nowhere else.
+        """The ids of texts, which are split at ASCII spaces and nowhere else.
 
         Returns:
-            ids: `dtype` [tokens], one text behind the other, read-only.
-            lengths: int64 [texts].
+            ids: `dtype` [tokens], one text behind the other; read-only.
+            lengths: int64 [texts], number of ids of each text.
         """
         encoded = []
         words = self._words

@@ -1,4 +1,4 @@
-"""BERT's own tokenizer over a given vocabulary (google-research/bert, tokenization.py)."""
+"""BERT's own tokenizer over a given vocabulary (google-research/bert)."""
 
 import functools
 import pathlib
@@ -16,19 +16,19 @@ from bert_jax.data.tokenizers.tokenizer import (
 )
 from bert_jax.data.tokenizers.word_cache import WordCache
 
-# google-research/bert, tokenization.py; longer words are [UNK].
+# A longer word is [UNK] (google-research/bert, tokenization.py).
 WORDPIECE_MAX_CHARS_PER_WORD = 200
 
-# "word", "word," and "(word)" are three words that share one part.
-_PARTS_KEPT = 1 << 17
-_ASCII_PART = re.compile("[A-Za-z0-9]+|[^A-Za-z0-9]")
+# "word", "word," and "(word)" are three words for the cache, but share "word".
+_CACHED_ASCII_WORDS = 1 << 17
+_ASCII_WORD = re.compile("[A-Za-z0-9]+|[^A-Za-z0-9]")
 
 
 class WordPieceTokenizer(Tokenizer):
-    """Words and punctuation, each cut into the longest pieces from the left.
+    """Cuts words and punctuation into the longest possible pieces from the left.
 
-    Text is cleaned of control characters, CJK characters and punctuation stand alone,
-    and `lowercase` and `strip_accents` fold the rest.
+    Control characters are removed, CJK characters and punctuation become words of their
+    own, and `lowercase` and `strip_accents` decide about the rest.
     """
 
     kind = "wordpiece"
@@ -40,12 +40,14 @@ class WordPieceTokenizer(Tokenizer):
         """Takes the content of a `vocab.txt`.
 
         Args:
-            vocab: UTF-8, one piece a line, id = line number.
-            lowercase: of the vocabulary; an uncased one needs true.
-            strip_accents: follows `lowercase` by default, as in BERT.
+            vocab: UTF-8 text with one piece per line; its id is the line's number.
+            lowercase: whether text is put in lower case; true for an uncased
+                vocabulary.
+            strip_accents: whether accents are removed; `None` does what `lowercase`
+                says, as in BERT.
 
         Raises:
-            ValueError: a special token is missing, or a piece is double.
+            ValueError: a special token is missing, or a piece stands there twice.
         """
         from tokenizers import Tokenizer as FastTokenizer
         from tokenizers import models
@@ -53,7 +55,7 @@ class WordPieceTokenizer(Tokenizer):
         pieces = vocab.decode("utf-8").replace("\r\n", "\n").rstrip("\n").split("\n")
         self.strip_accents = lowercase if strip_accents is None else strip_accents
         super().__init__(
-            # Rebuilt from the pieces, so that line endings do not change the hash.
+            # Built from the pieces again, so that line ends do not change the hash.
             "".join(f"{piece}\n" for piece in pieces).encode(),
             pieces,
             lowercase=lowercase,
@@ -63,7 +65,7 @@ class WordPieceTokenizer(Tokenizer):
                 "handle_chinese_chars": True,
                 "strip_accents": self.strip_accents,
             },
-            # BERT's rules look at one character at a time, and no word holds a space.
+            # BERT's rules look at one character at a time, and no piece holds a space.
             splits_by_word=True,
         )
         ids = {piece: index for index, piece in enumerate(pieces)}
@@ -84,16 +86,18 @@ class WordPieceTokenizer(Tokenizer):
             lowercase, strip_accents
         )
         self._cache = WordCache(self._encode_word, self.id_dtype)
-        self._part = functools.lru_cache(_PARTS_KEPT)(self._encode_part)
+        self._ascii_word = functools.lru_cache(_CACHED_ASCII_WORDS)(
+            self._encode_ascii_word
+        )
 
     @classmethod
     def from_vocab(
         cls, path: pathlib.Path, *, lowercase: bool, strip_accents: bool | None = None
     ) -> "WordPieceTokenizer":
-        """Reads a `vocab.txt`, for example the published one of BERT.
+        """Reads a `vocab.txt`, for example a published one of BERT.
 
         Raises:
-            ValueError: no such file, or as the constructor.
+            ValueError: there is no such file, or the constructor raised it.
         """
         path = pathlib.Path(path)
         if not path.is_file():
@@ -101,7 +105,7 @@ class WordPieceTokenizer(Tokenizer):
         return cls(path.read_bytes(), lowercase=lowercase, strip_accents=strip_accents)
 
     def to_json(self) -> str:
-        """These rules as a tokenizer.json, without special tokens."""
+        """Vocabulary and rules as a tokenizer.json, without special tokens."""
         return self._fast.to_str()
 
     @staticmethod
@@ -120,13 +124,14 @@ class WordPieceTokenizer(Tokenizer):
             ids = self._fast.encode(word, add_special_tokens=False).ids
             return array(self.id_dtype.char, ids).tobytes()
         if word.isalnum():
-            return self._part(word)
-        # The other printable ASCII characters are punctuation: each a word of its own.
-        return b"".join(map(self._part, _ASCII_PART.findall(word)))
+            return self._ascii_word(word)
+        # Every other printable ASCII character is punctuation and a word of its own.
+        return b"".join(map(self._ascii_word, _ASCII_WORD.findall(word)))
 
-    def _encode_part(self, part: str) -> bytes:
-        # Of BERT's rules only case applies here, which spares the library's slow half.
-        pieces = self._fast.model.tokenize(part.lower() if self.lowercase else part)
+    def _encode_ascii_word(self, word: str) -> bytes:
+        # For ASCII letters and digits, BERT's rules only change case, so the slow
+        # normalisation of the library is not needed.
+        pieces = self._fast.model.tokenize(word.lower() if self.lowercase else word)
         return array(self.id_dtype.char, [piece.id for piece in pieces]).tobytes()
 
     def _join(self, ids: list[int]) -> str:
@@ -134,11 +139,11 @@ class WordPieceTokenizer(Tokenizer):
 
 
 def bert_rules(lowercase: bool, strip_accents: bool | None) -> tuple[Any, Any]:
-    """BERT's normalizer and pre-tokenizer, of the `tokenizers` library."""
+    """BERT's normaliser and pre-tokeniser from the `tokenizers` library."""
     from tokenizers import normalizers, pre_tokenizers
 
     if strip_accents == lowercase:
-        strip_accents = None  # as in the files of published models
+        strip_accents = None  # The files of published models have it so.
     normalizer = normalizers.BertNormalizer(
         lowercase=lowercase, strip_accents=strip_accents
     )

@@ -1,0 +1,76 @@
+"""The `import` and `export` commands."""
+
+import dataclasses
+import pathlib
+from typing import Annotated, Literal
+
+import tyro
+
+from bert_jax.commands.shared import RunDir
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Import:
+    """Makes a run directory from a published BERT of Hugging Face or Google."""
+
+    source: Annotated[pathlib.Path, tyro.conf.Positional]
+    """Hugging Face directory, Google directory, or prefix of a TensorFlow checkpoint.
+    Google's files need the extra tf."""
+    output: pathlib.Path
+    """Run directory to write. `pretrain` and `finetune` take it as --checkpoint."""
+    lowercase: tyro.conf.FlagCreatePairsOff[bool] = False
+    """The vocabulary is uncased. Needed only if the source does not say so."""
+    no_lowercase: tyro.conf.FlagCreatePairsOff[bool] = False
+    """The vocabulary is cased. Needed only if the source does not say so."""
+    encoder_only: bool = False
+    """Leave out the head of a classifier and write a pretraining run. Default: a
+    classifier becomes a fine-tuned run."""
+    allow_incomplete: bool = False
+    """Fill parts that the encoder lacks with fresh random weights. Default: a source
+    that lacks a part is refused."""
+    num_texts: Literal[1, 2] = 1
+    """Number of texts that a classifier reads. 1: single texts. 2: pairs of texts."""
+    seed: int = 0
+    """Seed of the weights that the source lacks and that are drawn afresh."""
+
+    def run(self) -> None:
+        from bert_jax.exchange.importing import describe, import_run
+
+        if self.lowercase and self.no_lowercase:
+            raise ValueError("--lowercase and --no-lowercase are both given; pass one.")
+        said = self.lowercase or self.no_lowercase
+        imported = import_run(
+            self.source,
+            self.output,
+            lowercase=self.lowercase if said else None,
+            encoder_only=self.encoder_only,
+            allow_incomplete=self.allow_incomplete,
+            num_texts=self.num_texts,
+            seed=self.seed,
+        )
+        for line in describe(imported):
+            print(line)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Export:
+    """Writes a run's newest checkpoint in the format of another library."""
+
+    run_dir: RunDir
+    """Run directory of `pretrain`, `finetune` or `import`."""
+    to: Literal["huggingface", "tensorflow", "onnx", "stablehlo"] = "huggingface"
+    """Format to write. huggingface: a directory that transformers loads. tensorflow: a
+    TF1 checkpoint with Google's names (needs the extra tf). onnx: a graph for batches of
+    any size and length (needs the extra onnx). stablehlo: a program for CPU, CUDA and
+    TPU."""
+    output: pathlib.Path
+    """Directory to write. If the other library is installed, it loads the result and the
+    outputs are compared."""
+    mlm_only: bool = False
+    """Write a pretraining run as BertForMaskedLM, without pooler and next-sentence head.
+    transformers' fill-mask pipeline loads that without a warning."""
+
+    def run(self) -> None:
+        from bert_jax.exchange.export import export_run
+
+        print(export_run(self.run_dir, self.output, self.to, mlm_only=self.mlm_only))

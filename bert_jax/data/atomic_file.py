@@ -1,0 +1,21 @@
+"""Files that appear under their name only when they are whole."""
+
+import os
+import pathlib
+from typing import TypeAlias
+
+from etils import epath
+
+AnyPath: TypeAlias = pathlib.Path | epath.Path
+
+
+def write_atomically(path: AnyPath, content: str | bytes) -> None:
+    """Writes a file; a reader sees the old content or all of the new, never a part.
+
+    Args:
+        path: on this machine, or in an object store.
+        content: bytes, or text that is written as UTF-8.
+    """
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    partial.replace(path)

@@ -1,0 +1,29 @@
+"""Opens `docs:` or `docs:numpy,jax`, the documentation of packages installed here."""
+
+import glob
+import os
+import pathlib
+
+from bert_jax.data.text import docs
+from bert_jax.data.text.files_source import open_files
+from bert_jax.data.text.sections import Request, Source
+
+
+def open_docs(request: Request) -> Source:
+    """The files that `write_docs_corpus` writes, unless they are there already.
+
+    Raises:
+        ValueError: a named package is not installed, or nothing is documented.
+    """
+    packages = [name.strip() for name in request.rest.split(",") if name.strip()]
+    folder = request.docs_dir or _cache(packages)
+    docs.write_docs_corpus(
+        folder, packages=packages or None, num_workers=request.num_workers
+    )
+    pattern = f"{glob.escape(str(folder))}/{docs.FILE_PATTERN}"
+    return open_files(request._replace(rest=pattern))
+
+
+def _cache(packages: list[str]) -> pathlib.Path:
+    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(base, "bert_jax", "-".join(["docs", *packages]))

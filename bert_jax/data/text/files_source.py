@@ -1,0 +1,60 @@
+"""Opens files by a path or a glob: `files:GLOB`."""
+
+import glob
+import os
+import pathlib
+
+from bert_jax.data.text.sections import Request, Section, Source
+from bert_jax.data.text.streams import is_tar, without_compression
+
+_READABLE = (
+    ".txt, .jsonl, .parquet, WikiExtractor output, each also as .gz, .xz, .zst or .bz2, "
+    "and .tar (.tar.gz, ...) of these"
+)
+_REFUSED_SUFFIXES = (
+    *(".zip", ".7z", ".rar", ".html", ".htm", ".xml", ".pdf", ".docx", ".odt"),
+    *(".arrow", ".feather", ".npy", ".pickle", ".pkl"),
+)
+
+
+def open_files(request: Request) -> Source:
+    """The files that a path or a glob names, in which `**` crosses folders.
+
+    Raises:
+        ValueError: nothing matches, or a file is empty or of a kind that is not read.
+    """
+    spec, pattern = request.spec, os.path.expanduser(request.rest)
+    if pathlib.Path(pattern).is_dir():
+        raise ValueError(
+            f"Source {spec!r} is a folder; name its files, for example "
+            f"files:{pattern.rstrip('/')}/*.jsonl."
+        )
+    # A file whose name holds [ or ] is found by that name before it is a pattern.
+    literal = pathlib.Path(pattern).is_file()
+    paths = [pattern] if literal else sorted(glob.glob(pattern, recursive=True))
+    paths = [path for path in paths if pathlib.Path(path).is_file()]
+    if not paths:
+        raise ValueError(
+            f"Source {spec!r} matches no file; expected {_READABLE}. Check the path, "
+            "and quote the pattern so that the shell does not expand it."
+        )
+    root = pathlib.Path(pattern).parent
+    while not literal and glob.has_magic(str(root)):
+        root = root.parent
+    return Source(spec, tuple(_open_file(pathlib.Path(path), root) for path in paths))
+
+
+def _open_file(path: pathlib.Path, root: pathlib.Path) -> Section:
+    size = path.stat().st_size
+    if size == 0:
+        raise ValueError(
+            f"{path} is empty; expected text. Remove it or write it again."
+        )
+    if without_compression(path.name).lower().endswith(_REFUSED_SUFFIXES):
+        raise ValueError(
+            f"{path} is not of a kind that can be read; expected {_READABLE}. Convert "
+            "it first."
+        )
+    # The name of a file can hold bytes that are not text; keys must be text.
+    name = os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "replace")
+    return Section(str(path), name, size, kind="tar" if is_tar(path.name) else "file")

@@ -1,0 +1,56 @@
+"""A source divided into sections that are read independently of each other."""
+
+import dataclasses
+import pathlib
+from typing import NamedTuple
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A contiguous stretch of a source, which any process can read on its own."""
+
+    path: str
+    name: str
+    """How the keys of its documents begin: the path below the fixed part of the glob."""
+    size_bytes: int
+    """Size on disk, compressed if the file is; used to divide work and to show progress."""
+    kind: str = "file"
+    """"file"; "tar", an archive of files; or a word of `registry.KINDS`, whose reader
+    reads the section."""
+    start: int = 0
+    end: int | None = None
+    """The section holds what begins in [start, end). These count bytes of a file or an
+    archive, row groups of Parquet, or records of TFDS. `None` means to the end;
+    `divide` then takes `size_bytes` for the length."""
+    is_range: bool = False
+    """Whether it is a range of something larger; then no document may begin in it."""
+    member: tuple[int, int] | None = None
+    """For a file inside an archive: the bytes [begin, end) of `path` that hold it."""
+    split: str = ""
+    field: str = ""
+    """`split` and `field` name the split and the feature with the text, for TFDS only."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """All sections of a source, in an order that never changes."""
+
+    spec: str
+    sections: tuple[Section, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(section.size_bytes for section in self.sections)
+
+
+class Request(NamedTuple):
+    """What a source is opened by."""
+
+    spec: str
+    """The source as it was named, such as `files:text/*.txt`."""
+    rest: str
+    """What stands behind the colon of `spec`."""
+    docs_dir: pathlib.Path | None = None
+    """For `docs:` only: the folder of its text; a folder in the user's cache if None."""
+    num_workers: int = 1
+    """For `docs:` only: number of processes that extract it."""

@@ -1,0 +1,1 @@
+"""Model families of other libraries: their configs, and the names of their tensors."""

@@ -1,0 +1,100 @@
+"""What the readers and writers of models ask about a family.
+
+A family is one architecture of transformers, such as `bert`. Everything that only one
+family has stands in its file beside this one; the readers and writers are the same for
+all of them.
+"""
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from bert_jax.config import ModelConfig
+from bert_jax.exchange.tensors import Head, Row
+
+
+class Field(NamedTuple):
+    """A key of their config that is a field of ours."""
+
+    key: str
+    default: Any = None
+    """What their library takes where the key is missing; None: it must be there."""
+    values: Mapping[str, str] | None = None
+    """Their value -> ours, where they differ. Of several for one of ours, the first is
+    written."""
+
+
+class HeadForm(NamedTuple):
+    """What one of our heads is called in transformers."""
+
+    architecture: str
+    """Its class."""
+    task: str
+    """The task under which the Hub lists it."""
+    usage: str
+    """A sentence for the model card: how the model is tried."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Family:
+    """One architecture of transformers, both ways.
+
+    Attributes:
+        model_type: what config.json calls it.
+        fields: our field, as `config_fields` calls it -> their key.
+        fixed: our field that has no key there -> the value that their code has built
+            in. A field that is neither here nor in `fields` has the default of
+            `ModelConfig` there, which is BERT's.
+        refused: keys that make another model of it -> the values that do not.
+            `huggingface_config` knows those that every family shares.
+        idle: keys that no logit depends on; likewise.
+        heads: our head -> what it is called there.
+        partial: other classes of transformers -> the head whose parts they hold.
+        refused_classes: classes of transformers that have no head here -> why.
+        tokenizer_classes: tokenizers that give this family its ids.
+        rows: the names and layouts of all tensors of a model with one head. The last
+            row is the head's bias.
+        prefix: what the names of the encoder's tensors begin with.
+        layer: what the names of one layer's tensors begin with, with `{layer}` in it.
+        tied: second copy of a tensor -> the name in `rows` that it is tied to. The
+            first is the weight of the MLM decoder.
+        position_ids: a buffer of numbers that only count from 0, where there is one.
+        old_suffixes: how names once ended -> how they end now.
+    """
+
+    model_type: str
+    fields: Mapping[str, Field]
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    refused: Mapping[str, Sequence[Any]]
+    idle: Collection[str] = ()
+    heads: Mapping[Head, HeadForm]
+    partial: Mapping[str, Head]
+    refused_classes: Mapping[str, str]
+    tokenizer_classes: Collection[str]
+    rows: Callable[[ModelConfig, Head], tuple[Row, ...]]
+    prefix: str
+    layer: str
+    tied: Mapping[str, str]
+    position_ids: str | None = None
+    old_suffixes: Mapping[str, str]
+
+
+def head_of_tensors(
+    rows: Callable[[Head], tuple[Row, ...]], names: Collection[str]
+) -> Head:
+    """The head whose kernels are all among `names`; without any, a pretraining model.
+
+    Args:
+        rows: the rows of a model with one head.
+        names: of the tensors that are there.
+    """
+    heads: tuple[Head, ...] = ("classifier", "tokens", "spans")
+    for head in heads:  # a classifier has all that a tagger has, and a pooler
+        own = {
+            row.theirs
+            for row in rows(head)
+            if row.layer is None and row.ours.endswith("/kernel")
+        }
+        if own <= set(names):
+            return head
+    return "pretraining"

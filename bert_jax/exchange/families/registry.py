@@ -1,0 +1,57 @@
+"""The families that are known, by the name that config.json gives them."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from bert_jax.config import ModelConfig
+from bert_jax.exchange.config_fields import fields_without_words
+from bert_jax.exchange.families.bert import BERT
+from bert_jax.exchange.families.family import Family
+
+FAMILIES: Mapping[str, Family] = {family.model_type: family for family in (BERT,)}
+
+
+def family_of_config(
+    path: pathlib.Path, config: Mapping[str, Any], notes: list[str]
+) -> Family:
+    """The family that a config.json names.
+
+    Files from before there were several families name none; they are BERT's.
+
+    Args:
+        path: of the file, for messages.
+        config: its content.
+        notes: gets a sentence where the file names no family.
+
+    Raises:
+        ValueError: the family is not known here.
+    """
+    model_type = config.get("model_type")
+    if model_type is None:
+        notes.append(f"{path} has no model_type; taken for {BERT.model_type!r}.")
+        return BERT
+    if model_type not in FAMILIES:
+        raise ValueError(
+            f"{path} has model_type={model_type!r}; expected one of {[*FAMILIES]}. "
+            "Models of other families cannot be imported."
+        )
+    return FAMILIES[model_type]
+
+
+def family_of_model(cfg: ModelConfig) -> Family:
+    """The first family whose config has a word for every value of `cfg`, for exports.
+
+    Raises:
+        ValueError: there is none.
+    """
+    problems = []
+    for name, family in FAMILIES.items():
+        wordless = fields_without_words(cfg, family.fields, family.fixed)
+        if not wordless:
+            return family
+        problems.append(f"{name} has no word for {', '.join(wordless)}")
+    raise ValueError(
+        f"No family of transformers computes this ModelConfig: {'; '.join(problems)}. "
+        "Export it to StableHLO, which carries the computation itself."
+    )

@@ -1,0 +1,55 @@
+"""Which head a run has, and which task a foreign model becomes: decided here only."""
+
+import jax
+
+from bert_jax.config import ModelConfig
+from bert_jax.exchange.source import Source
+from bert_jax.exchange.tensors import Head, Params
+from bert_jax.model import pretraining
+from bert_jax.train.run import RunInfo
+from bert_jax.train.tasks import TASKS, Task, task_named
+
+# What is left of a pretraining model without pooler and next-sentence head.
+MLM_PARTS = ("embed", "layers", "mlm")
+
+
+def head_of_run(info: RunInfo) -> Head:
+    """The head that the run's parameters have."""
+    head: Head = "pretraining"
+    if info.task is not None:
+        head = task_named(info.task).head  # type: ignore[assignment]
+    return head
+
+
+def problem_type_of_run(info: RunInfo) -> str | None:
+    """What transformers calls the loss of the run's task, where it has several."""
+    return None if info.task is None else task_named(info.task).problem_type
+
+
+def task_of_source(source: Source, *, encoder_only: bool) -> Task | None:
+    """The task of the run that a foreign model becomes; None: a pretraining run.
+
+    Args:
+        source: the foreign model.
+        encoder_only: whether a classifier's own head is left out.
+    """
+    if source.head != "classifier" or encoder_only:
+        return None
+    return TASKS["classification"]
+
+
+def fresh_params(
+    model: ModelConfig, task: Task | None, num_outputs: int, seed: int
+) -> Params:
+    """Freshly drawn parameters of a task's model, or of a pretraining model.
+
+    Args:
+        model: the architecture.
+        task: of `task_of_source`.
+        num_outputs: logits of the task's head.
+        seed: of the random numbers.
+    """
+    key = jax.random.key(seed)
+    if task is None:
+        return jax.device_get(pretraining.init_params(model, key))
+    return jax.device_get(task.init_params(model, num_outputs, key))

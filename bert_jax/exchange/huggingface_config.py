@@ -1,0 +1,159 @@
+"""A Hugging Face config.json, both ways: architecture, head and labels."""
+
+import pathlib
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bert_jax.config import DropoutConfig, ModelConfig
+from bert_jax.data.tokenizers.tokenizer import Tokenizer
+from bert_jax.exchange.config_fields import (
+    make_configs,
+    read_fields,
+    refuse_keys,
+    write_fields,
+)
+from bert_jax.exchange.families.family import Family, head_of_tensors
+from bert_jax.exchange.signature import LABELLED
+from bert_jax.exchange.tensors import Head
+
+# Keys of every family that make another model of it, with the values that do not.
+_REFUSED: dict[str, list[Any]] = {
+    "is_decoder": [False],
+    "is_encoder_decoder": [False],
+    "add_cross_attention": [False],
+    "pruned_heads": [{}],
+    "quantization_config": [],
+    "auto_map": [{}],
+    "problem_type": ["single_label_classification"],
+}
+# Keys that this file and `read_huggingface` look at.
+_READ = {
+    *("model_type", "architectures", "id2label", "label2id", "num_labels"),
+    *("tie_word_embeddings", "embedding_size", "classifier_dropout", "pad_token_id"),
+}
+# Keys of every family that no logit depends on.
+_IDLE = {
+    *("_name_or_path", "bos_token_id", "chunk_size_feed_forward", "dtype"),
+    *("eos_token_id", "finetuning_task", "torch_dtype", "transformers_version"),
+}
+
+
+def read_config(
+    path: pathlib.Path, config: Mapping[str, Any], family: Family, notes: list[str]
+) -> tuple[ModelConfig, DropoutConfig]:
+    """The architecture and the rates of dropout that a config.json states.
+
+    Args:
+        path: of the file, for messages.
+        config: its content.
+        family: that the file names.
+        notes: gets a sentence for each thing that was left out.
+
+    Raises:
+        ValueError: a key is missing, or asks for what would give other numbers here.
+    """
+    refuse_keys(path, config, _REFUSED | dict(family.refused))
+    given = read_fields(path, config, family.fields) | dict(family.fixed)
+    model, dropout = make_configs(path, config, given)
+    if config.get("classifier_dropout") not in (None, dropout.hidden):
+        notes.append(
+            f"{path} has classifier_dropout={config['classifier_dropout']}; training "
+            f"here uses the hidden rate, {dropout.hidden}. No logit depends on it."
+        )
+    known = {field.key for field in family.fields.values()}.union(
+        *(_REFUSED, family.refused, _READ, _IDLE, family.idle)
+    )
+    if unread := sorted(config.keys() - known):
+        notes.append(f"{path} has keys that nothing here reads: {', '.join(unread)}.")
+    return model, dropout
+
+
+def write_config(
+    cfg: ModelConfig,
+    dropout: DropoutConfig,
+    family: Family,
+    head: Head,
+    tokenizer: Tokenizer,
+    labels: Sequence[str] | None,
+    problem_type: str | None,
+) -> dict[str, Any]:
+    """The content of a config.json; see `write_huggingface` for the arguments."""
+    config = {
+        "architectures": [family.heads[head].architecture],
+        "model_type": family.model_type,
+        **write_fields(cfg, dropout, family.fields),
+        "pad_token_id": tokenizer.special.pad,
+        "tie_word_embeddings": True,
+        "dtype": "float32",
+    }
+    if labels is None:
+        return config
+    config["id2label"] = {str(index): label for index, label in enumerate(labels)}
+    config["label2id"] = {label: index for index, label in enumerate(labels)}
+    if head == "classifier":
+        config["problem_type"] = problem_type or "single_label_classification"
+    return config
+
+
+def read_head(
+    path: pathlib.Path,
+    config: Mapping[str, Any],
+    family: Family,
+    model: ModelConfig,
+    names: Collection[str],
+    notes: list[str],
+) -> Head:
+    """What is on top of the encoder: by the architecture, else by the tensors' names.
+
+    Raises:
+        ValueError: it is a head that does not exist here.
+    """
+    heads = {form.architecture: head for head, form in family.heads.items()}
+    heads |= family.partial
+    given = config.get("architectures") or []
+    for name in given:
+        if name in family.refused_classes:
+            raise ValueError(
+                f"{path} has architectures={given}; {family.refused_classes[name]}. "
+                f"Expected one of {', '.join(heads)}."
+            )
+    for name in given:
+        if name in heads:
+            return heads[name]
+    head = head_of_tensors(lambda head: family.rows(model, head), names)
+    notes.append(f"{path} has architectures={given}; by its tensors, a {head} model.")
+    return head
+
+
+def read_labels(
+    path: pathlib.Path,
+    config: Mapping[str, Any],
+    head: Head,
+    bias: np.ndarray | None,
+    notes: list[str],
+) -> tuple[str, ...] | None:
+    """Names of the logits of a classifier or tagger, whose bias this is.
+
+    Raises:
+        ValueError: they are not one name for each logit, or no class is meant by them.
+    """
+    if head not in LABELLED or bias is None:
+        return None
+    if head == "classifier" and bias.size == 1:
+        raise ValueError(
+            f"{path}: a classifier with one logit is a regression; expected two "
+            "classes or more. Regressions cannot be imported."
+        )
+    given = config.get("id2label")
+    if given is None:
+        given = {str(index): f"LABEL_{index}" for index in range(bias.size)}
+        notes.append(f"{path} has no id2label; the classes are called LABEL_0, ….")
+    keys = [str(index) for index in range(bias.size)]
+    if given.keys() != set(keys) or len({*given.values()}) != len(keys):
+        raise ValueError(
+            f"{path} has id2label={given}; expected one name of its own for each of "
+            f"0 to {bias.size - 1}, the logits of the classifier."
+        )
+    return tuple(str(given[key]) for key in keys)

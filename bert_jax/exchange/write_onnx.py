@@ -1,0 +1,152 @@
+"""Our parameters as an ONNX model for ONNX Runtime and other runtimes.
+
+PyTorch's exporter makes the graph from the Hugging Face export, so that every model that
+goes to Hugging Face goes to ONNX too. Weights and logits are float32. Batch and length
+are free.
+
+A text longer than the position table, and an id beyond its table, are errors in ONNX
+Runtime's CPU provider; other providers may not look. A negative id counts from the end of
+its table, as everywhere in ONNX.
+"""
+
+import contextlib
+import logging
+import pathlib
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from bert_jax.config import DropoutConfig, ModelConfig
+from bert_jax.data.tokenizers.tokenizer import Tokenizer
+from bert_jax.exchange.comparison import Probe, largest_difference
+from bert_jax.exchange.libraries import library
+from bert_jax.exchange.signature import INPUTS, OUTPUTS
+from bert_jax.exchange.tensors import Head, Params, Tensors
+from bert_jax.exchange.transformers_model import load_model
+from bert_jax.exchange.write_huggingface import MODEL_CARD, WEIGHTS, write_huggingface
+
+MODEL_FILE = "model.onnx"
+OPSET = 20  # the first with Gelu; older runtimes read it too
+_WHAT, _EXTRA = "ONNX exports", "onnx"
+
+
+def write_onnx(
+    cfg: ModelConfig,
+    params: Params,
+    head: Head,
+    tokenizer: Tokenizer,
+    directory: pathlib.Path,
+    *,
+    dropout: DropoutConfig = DropoutConfig(),
+    labels: Sequence[str] | None = None,
+    problem_type: str | None = None,
+) -> None:
+    """Writes model.onnx, and config.json and tokenizer as a Hugging Face export has them.
+
+    config.json holds the sizes, and the names of the labels. Weights of 2 GiB and more
+    go to a second file beside model.onnx.
+
+    Args:
+        cfg: of `params`.
+        params: of `head` and nothing else, float32.
+        head: what is on top of the encoder.
+        tokenizer: what the model was trained with.
+        directory: created if need be.
+        dropout: the rates that config.json names.
+        labels: of a classifier or tagger, in the order of its logits.
+        problem_type: of a classifier, what transformers calls its loss. By default, a
+            text has one of the labels.
+
+    Raises:
+        ValueError: the parts do not fit each other, or a library is missing.
+    """
+    onnx = library("onnx", _EXTRA, _WHAT)
+    library("onnxscript", _EXTRA, _WHAT)
+    directory = pathlib.Path(directory)
+    with tempfile.TemporaryDirectory() as name:
+        source = pathlib.Path(name)
+        write_huggingface(
+            *(cfg, params, head, tokenizer, source),
+            dropout=dropout,
+            labels=labels,
+            problem_type=problem_type,
+        )
+        # Its own attention: plain products and a softmax, for every runtime.
+        model = load_model(source, head, attn_implementation="eager")
+        directory.mkdir(parents=True, exist_ok=True)
+        _export(model, head, directory / MODEL_FILE)
+        for path in source.iterdir():
+            if path.name not in (WEIGHTS, MODEL_CARD):
+                shutil.copy(path, directory)
+    # By path: in memory it could not be larger than one protobuf file.
+    onnx.checker.check_model(str(directory / MODEL_FILE), full_check=True)
+
+
+def verify_onnx(
+    directory: pathlib.Path,
+    head: Head,
+    probe: Probe,
+) -> float:
+    """Largest difference between our logits and ONNX Runtime's, on the CPU.
+
+    See `comparison.largest_difference`: a second run of one short row shows that batch
+    and length are free and that padding does not matter.
+
+    Raises:
+        ValueError: shapes disagree, or ONNX Runtime is missing.
+    """
+    session = library("onnxruntime", _EXTRA, _WHAT).InferenceSession(
+        pathlib.Path(directory) / MODEL_FILE, providers=["CPUExecutionProvider"]
+    )
+    names = [output.name for output in session.get_outputs()]
+
+    def run(*arrays: np.ndarray) -> Tensors:
+        feeds = zip(INPUTS, arrays, strict=True)
+        found = session.run(names, {name: x.astype(np.int64) for name, x in feeds})
+        return dict(zip(names, found, strict=True))
+
+    return largest_difference(run, head, probe)
+
+
+def _export(model: Any, head: Head, path: pathlib.Path) -> None:
+    torch = library("torch", _EXTRA, _WHAT)
+    # A tensor each: the exporter takes one tensor given twice for one input. Sizes of 1
+    # would become constants of the graph.
+    example = {name: torch.ones((2, 4), dtype=torch.int64) for name in INPUTS}
+    with torch.no_grad(), _quiet():
+        torch.onnx.export(
+            model,
+            kwargs=example,
+            f=str(path),
+            input_names=list(INPUTS),
+            output_names=[output.name for output in OUTPUTS[head]],
+            dynamic_shapes={name: {0: "batch", 1: "length"} for name in INPUTS},
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hides what PyTorch's exporter says of itself and not of the model."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    no_torchvision = lambda record: "torchvision is not" not in record.getMessage()  # noqa: E731
+    logger.addFilter(no_torchvision)
+    try:
+        with warnings.catch_warnings():
+            for category, start in (
+                # A class of torch's own that it looks at while it copies.
+                (FutureWarning, r"`isinstance\(treespec, LeafSpec\)` is deprecated"),
+                # The inputs share their axes on purpose.
+                (UserWarning, r"# The axis name: (batch|length) will not be used"),
+            ):
+                warnings.filterwarnings("ignore", start, category)
+            yield
+    finally:
+        logger.removeFilter(no_torchvision)

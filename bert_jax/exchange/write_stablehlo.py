@@ -1,0 +1,209 @@
+"""Our forward pass as a serialised computation that JAX runs without bert_jax.
+
+`model.stablehlo` holds what `jax.export` serialises: the computation alone, for CPU,
+CUDA and TPU, with batch and length open (length <= max_positions) and for one device.
+The weights are its first argument, a flat dict, and lie in `model.safetensors`, under
+our paths and in our layouts, rows of vocabulary padding included. `meta.json` says how
+to call it, and `run.py` does so in ten lines.
+
+How long a file stays good: JAX promises to run it in versions up to 6 months newer, and
+3 weeks older, than the one that wrote it (docs.jax.dev, "Exporting and serializing
+staged-out computations", compatibility guarantees). `meta.json` names that version.
+
+Float32 products are exported at the highest precision, so that GPU and TPU give the
+CPU's numbers instead of rounding to TensorFloat-32 or bfloat16 on their own; a model
+that was trained with compute_dtype="bfloat16" runs as it was trained.
+
+An id outside its table gives NaN, never another row; a text longer than max_positions
+is refused when the call is compiled ("symbolic shape constraint length <= ...").
+
+Shape suffixes: B rows, T tokens.
+"""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+
+import bert_jax
+from bert_jax.config import ModelConfig
+from bert_jax.data.tokenizers.tokenizer import Tokenizer
+from bert_jax.exchange.comparison import Probe, largest_difference
+from bert_jax.exchange.json_files import save_json
+from bert_jax.exchange.logits import PLAIN, all_logits, param_shapes
+from bert_jax.exchange.signature import INPUTS, OUTPUTS, check_parts
+from bert_jax.exchange.tensors import Head, Params, check_shapes, flatten, unflatten
+from bert_jax.exchange.tokenizer import save_huggingface_tokenizer
+
+MODEL_FILE, WEIGHTS_FILE, META_FILE = (
+    "model.stablehlo",
+    "model.safetensors",
+    "meta.json",
+)
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+_RUN = """\
+# Runs the exported model on a text, or two:  python run.py TEXT [TEXT]
+# Needs jax, flatbuffers, safetensors and tokenizers; meta.json says what goes in and out.
+import json, pathlib, sys, jax.export, numpy as np
+from safetensors.numpy import load_file
+from tokenizers import Tokenizer
+here = pathlib.Path(__file__).resolve().parent
+tokenizer = Tokenizer.from_file(str(here / "tokenizer.json"))
+text = tokenizer.encode(*sys.argv[1:3])
+ids = [np.array([x], np.int32) for x in (text.ids, text.attention_mask, text.type_ids)]
+model = jax.export.deserialize(bytearray((here / "model.stablehlo").read_bytes()))
+found = model.call(load_file(here / "model.safetensors"), *ids)
+"""
+_LABELS = 'json.loads((here / "meta.json").read_text(encoding="utf-8"))["labels"]'
+_SHOW: dict[Head, str] = {
+    "mlm": 'print(tokenizer.decode(found["logits"][0].argmax(-1).tolist()))',
+    "pretraining": 'print(tokenizer.decode(found["prediction_logits"][0].argmax(-1).tolist()), '
+    'found["seq_relationship_logits"][0].tolist(), sep="\\n")',
+    "classifier": f'print({_LABELS}[found["logits"][0].argmax()], '
+    'found["logits"][0].tolist(), sep="\\n")',
+    "tokens": f'print(*(token + "\\t" + {_LABELS}[best] for token, best '
+    'in zip(text.tokens, found["logits"][0].argmax(-1))), sep="\\n")',
+    "spans": "print(*(text.tokens[found[name][0].argmax()] "
+    'for name in ("start_logits", "end_logits")), sep="\\n")',
+}
+
+
+def write_stablehlo(
+    cfg: ModelConfig,
+    params: Params,
+    head: Head,
+    tokenizer: Tokenizer,
+    directory: pathlib.Path,
+    *,
+    labels: Sequence[str] | None = None,
+) -> None:
+    """Writes computation, weights, meta.json, tokenizer and run.py.
+
+    Args:
+        cfg: of `params`.
+        params: of `head` and nothing else, float32.
+        head: what is on top of the encoder. Masked-word logits are those of every
+            position.
+        tokenizer: what the model was trained with.
+        directory: created if need be.
+        labels: of a classifier or tagger, in the order of its logits.
+
+    Raises:
+        ValueError: the parts do not fit each other.
+    """
+    from safetensors.numpy import save_file
+
+    check_parts(cfg, params, head, tokenizer, labels)
+    weights = flatten(params)
+    num_outputs = np.shape(weights.get(f"{head}/bias", [()]))[-1]
+    check_shapes(weights, param_shapes(cfg, head, num_outputs))
+    exported = _export(cfg, head, weights)
+    meta = _metadata(cfg, head, tokenizer, labels) | {
+        "jax": jax.__version__,
+        "calling_convention_version": exported.calling_convention_version,
+        "platforms": list(exported.platforms),
+        "dtype": PLAIN.dtype,
+        "arguments": {
+            "weights": f"dict: {WEIGHTS_FILE}",
+            **dict.fromkeys(INPUTS, "int32 [batch, length]"),
+        },
+        "returns": {
+            name: f"float32 [{', '.join(shape)}]" for name, shape in OUTPUTS[head]
+        },
+    }
+    folder = pathlib.Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MODEL_FILE).write_bytes(exported.serialize())
+    contiguous = {path: np.ascontiguousarray(array) for path, array in weights.items()}
+    save_file(contiguous, folder / WEIGHTS_FILE)
+    save_json(folder / META_FILE, meta)
+    (folder / "run.py").write_text(f"{_RUN}{_SHOW[head]}\n", encoding="utf-8")
+    save_huggingface_tokenizer(tokenizer, folder, cfg.max_positions)
+
+
+def verify_stablehlo(
+    directory: pathlib.Path,
+    head: Head,
+    probe: Probe,
+) -> float:
+    """Largest difference between our logits and those of the files on disk.
+
+    See `largest_difference`: a second run of one short row shows that batch
+    and length are free and that padding does not matter.
+
+    Raises:
+        ValueError: shapes disagree, or a platform is missing from the computation.
+    """
+    from safetensors.numpy import load_file
+
+    directory = pathlib.Path(directory)
+    exported = jax.export.deserialize(bytearray((directory / MODEL_FILE).read_bytes()))
+    if missing := set(PLATFORMS) - set(exported.platforms):
+        raise ValueError(
+            f"{directory / MODEL_FILE} was not lowered for {sorted(missing)}, only for "
+            f"{list(exported.platforms)}; write it again."
+        )
+    weights = load_file(directory / WEIGHTS_FILE)
+
+    def run(*arrays: np.ndarray) -> dict[str, jax.Array]:
+        return exported.call(weights, *(x.astype(np.int32) for x in arrays))
+
+    return largest_difference(run, head, probe)
+
+
+def _export(cfg: ModelConfig, head: Head, weights: Params) -> jax.export.Exported:
+    def model(
+        weights: Params,
+        input_ids: jax.Array,
+        attention_mask: jax.Array,
+        token_type_ids: jax.Array,
+    ) -> dict[str, jax.Array]:
+        # One past its table is where the model finds NaN; -1 would be the last row.
+        return all_logits(
+            cfg,
+            unflatten(weights),
+            head,
+            _or(input_ids, cfg.vocab_size, cfg.padded_vocab_size),
+            _or(token_type_ids, cfg.num_segments, cfg.num_segments),
+            (attention_mask != 0).astype(jnp.int32),
+        )
+
+    shape = jax.export.symbolic_shape(
+        "batch, length", constraints=[f"length <= {cfg.max_positions}"]
+    )
+    ids = jax.ShapeDtypeStruct(shape, jnp.int32)
+    described = {
+        path: jax.ShapeDtypeStruct(array.shape, array.dtype)
+        for path, array in weights.items()
+    }
+    with jax.default_matmul_precision("highest"):
+        export = jax.export.export(jax.jit(model), platforms=PLATFORMS)
+        exported = export(described, ids, ids, ids)
+    assert exported.nr_devices == 1, "exported under a mesh"
+    return exported
+
+
+def _or(ids: jax.Array, limit: int, otherwise: int) -> jax.Array:
+    return jnp.where((ids >= 0) & (ids < limit), ids, otherwise)
+
+
+def _metadata(
+    cfg: ModelConfig, head: Head, tokenizer: Tokenizer, labels: Sequence[str] | None
+) -> dict[str, Any]:
+    """What a program needs to know about the model, ready for JSON."""
+    fields = (
+        *("vocab_size", "hidden_size", "num_layers", "num_heads", "mlp_size"),
+        *("max_positions", "num_segments", "gelu", "layer_norm_eps"),
+    )
+    return {
+        "bert_jax": bert_jax.__version__,
+        "head": head,
+        "labels": None if labels is None else list(labels),
+        "pad_id": tokenizer.special.pad,
+        **{name: getattr(cfg, name) for name in fields},
+    }

@@ -1,0 +1,92 @@
+"""A run as the report shows it: finished, still running, or stopped on the way."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bert_jax import config_json
+from bert_jax.config import FinetuneConfig, PretrainConfig
+from bert_jax.train.metrics import read_metrics
+from bert_jax.train.run import RunInfo, load_results, load_run, load_run_config
+
+
+class Series(NamedTuple):
+    """One curve: values by ascending step."""
+
+    steps: list[int]
+    values: list[float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a run directory holds, its checkpoints aside."""
+
+    path: Path
+    info: RunInfo
+    cfg: PretrainConfig | FinetuneConfig
+    lines: list[dict[str, Any]]
+    """Of metrics.jsonl, as far as the run has come."""
+    results: dict[str, Any]
+    """results.json; empty where the run has not finished."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """All settings as plain JSON values."""
+        settings: dict[str, Any] = json.loads(config_json.to_json(self.cfg))
+        return settings
+
+    @property
+    def step(self) -> int:
+        """The last step that anything is known of."""
+        last = max((line["step"] for line in self.lines), default=0)
+        return int(self.results.get("step", last))
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The final evaluation; of an unfinished run the newest one, if there is any."""
+        if self.results:
+            return dict(self.results["eval"])
+        evals = [line for line in self.lines if line["kind"] == "eval"]
+        return evals[-1] if evals else {}
+
+    @property
+    def elapsed_secs(self) -> float | None:
+        """Seconds of training so far; None where nothing was logged."""
+        logged = [x["elapsed_secs"] for x in self.lines if "elapsed_secs" in x]
+        return self.results.get("elapsed_secs", max(logged, default=None))
+
+    def series(self, kind: str, metric: str) -> Series:
+        """The finite values of a metric.
+
+        Args:
+            kind: of the lines, "train" or "eval".
+            metric: its name in metrics.jsonl.
+        """
+        found = {
+            line["step"]: line[metric]
+            for line in self.lines
+            if line["kind"] == kind and math.isfinite(line.get(metric, math.nan))
+        }
+        return Series(list(found), list(found.values()))
+
+
+def read_run(path: Path, kind: str) -> Run:
+    """Reads a run directory.
+
+    Args:
+        path: the directory.
+        kind: "pretrain" or "finetune".
+
+    Raises:
+        FileNotFoundError: no run is there.
+        ValueError: the run is of another kind or format.
+    """
+    return Run(
+        path=path,
+        info=load_run(path, kind),
+        cfg=load_run_config(path),
+        lines=read_metrics(path),
+        results=load_results(path) or {},
+    )

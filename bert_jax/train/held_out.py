@@ -1,0 +1,187 @@
+"""Scores a pretrained model on held-out rows, with masks that never change."""
+
+import math
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from bert_jax.batch import MaskVocabulary, PretrainBatch
+from bert_jax.config import DataConfig, MaskingConfig, ModelConfig, PretrainConfig
+from bert_jax.data.batches.loader import evaluation_batches
+from bert_jax.data.batches.rows import PretrainRows, open_rows
+from bert_jax.data.prepared.dataset import PreparedDataset
+from bert_jax.data.tokenizers.tokenizer import Tokenizer
+from bert_jax.limits import check_ids
+from bert_jax.model import pretraining
+from bert_jax.model.masking import MaskedBatch, mask_tokens
+from bert_jax.runtime.distributed import fetch
+from bert_jax.train import sharding
+from bert_jax.train.losses import Mean, pretrain_loss, weighted
+from bert_jax.train.metrics import means_of
+from bert_jax.train.placement import row_parts, to_devices
+
+# Seed of the masks and pairs of evaluation. No setting of a run changes it.
+EVALUATION_SEED = 20_181_011
+
+
+def held_out_rows(dataset: PreparedDataset, cfg: DataConfig) -> PretrainRows:
+    """The rows of the validation split, the same for every run with this `cfg`.
+
+    Buckets are used in training only; here they are replaced by rows of full length.
+    """
+    return open_rows(dataset, "validation", cfg.without_buckets, seed=EVALUATION_SEED)
+
+
+class PretrainEvaluator:
+    """Scores parameters, on the same masked rows every time."""
+
+    def __init__(
+        self,
+        cfg: PretrainConfig,
+        rows: PretrainRows,
+        vocabulary: MaskVocabulary,
+        mesh: Mesh,
+    ) -> None:
+        self.cfg, self.rows, self.mesh = cfg, rows, mesh
+        self.vocabulary = vocabulary
+        self._step = jax.jit(
+            self._evaluate_batch, out_shardings=sharding.replicated(mesh)
+        )
+
+    def _evaluate_batch(
+        self, params: Any, batch: PretrainBatch, first_row: jax.Array
+    ) -> dict[str, Mean]:
+        with sharding.on_mesh(self.mesh):
+            masked = fixed_masks(self.cfg.masking, batch, self.vocabulary, first_row)
+            outputs = pretraining.apply(
+                self.cfg.model,
+                params,
+                batch,
+                masked,
+                compute=self.cfg.compute.inference,
+            )
+            _, metrics = pretrain_loss(outputs, batch, masked)
+        ones = (batch.nsp_labels == 1).astype(jnp.float32)
+        return {**metrics, "nsp_ones": weighted(ones, batch.nsp_weights)}
+
+    def __call__(self, params: Any) -> dict[str, float]:
+        """Held-out losses in nats, accuracies, and the fraction of the larger NSP class."""
+        found = []
+        batches = evaluation_batches(
+            self.rows,
+            batch_size=self.cfg.batch_size,
+            max_batches=self.cfg.eval_batches,
+            **row_parts(self.mesh)._asdict(),
+        )
+        for number, batch in enumerate(batches):
+            check_ids(self.cfg.model, batch)
+            placed = to_devices(self.mesh, batch)
+            found.append(
+                self._step(params, placed, np.int32(number * self.cfg.batch_size))
+            )
+        means = means_of(found)
+        share = means.pop("nsp_ones")
+        return {
+            **means,
+            "mlm_perplexity": math.exp(min(means["mlm_loss"], 700.0)),
+            "nsp_majority": max(share, 1.0 - share),
+        }
+
+
+def fixed_masks(
+    cfg: MaskingConfig,
+    batch: PretrainBatch,
+    vocabulary: MaskVocabulary,
+    first_row: jax.Array,
+) -> MaskedBatch:
+    """The masks of held-out rows from number `first_row` on, the same in every run.
+
+    The masks of a row depend on its number only, not on the batch that holds it.
+    """
+    root = jax.random.key(EVALUATION_SEED)
+    numbers_B = first_row + jnp.arange(batch.input_ids.shape[0])
+
+    def one(row: PretrainBatch, number: jax.Array) -> MaskedBatch:
+        alone = jax.tree.map(lambda x: x[None], row)
+        key = jax.random.fold_in(root, number)
+        masked = mask_tokens(cfg, alone, vocabulary, key)
+        return jax.tree.map(lambda x: x[0], masked)
+
+    return jax.vmap(one)(batch, numbers_B)
+
+
+def mask_examples(
+    cfg: PretrainConfig,
+    params: Any,
+    rows: PretrainRows,
+    tokenizer: Tokenizer,
+    *,
+    num_examples: int = 6,
+    num_guesses: int = 5,
+) -> list[dict[str, Any]]:
+    """Held-out pairs with their hidden tokens and the model's guesses for them.
+
+    Returns:
+        For each pair `{"tokens": [{"text", "guesses"}]}`. `guesses` is `None` for tokens
+        that were not hidden, else a list of (piece, probability), most probable first.
+    """
+    batch = next(iter(evaluation_batches(rows, batch_size=num_examples, max_batches=1)))
+    check_ids(cfg.model, batch)
+    fill: Callable[[Any, PretrainBatch], tuple] = jax.jit(
+        lambda params, batch: _fill(
+            cfg, params, batch, tokenizer.mask_vocabulary, num_guesses
+        )
+    )
+    masked, probs, pieces = fetch(fill(params, batch))
+    examples = []
+    for row in range(num_examples):
+        guesses = {
+            int(position): [
+                (tokenizer.pieces[int(i)], float(p))
+                for i, p in zip(pieces[row, slot], probs[row, slot], strict=True)
+            ]
+            for slot, position in enumerate(masked.positions[row])
+            if masked.weights[row, slot]
+        }
+        first = batch.sequence_ids[row] == 1
+        tokens = [
+            {"text": tokenizer.pieces[int(i)], "guesses": guesses.get(position)}
+            for position, i in enumerate(batch.input_ids[row])
+            if first[position]
+        ]
+        if any(token["guesses"] for token in tokens):
+            examples.append({"tokens": tokens})
+    return examples
+
+
+def _fill(
+    cfg: PretrainConfig,
+    params: Any,
+    batch: PretrainBatch,
+    vocabulary: MaskVocabulary,
+    num_guesses: int,
+) -> tuple[MaskedBatch, jax.Array, jax.Array]:
+    masked = fixed_masks(cfg.masking, batch, vocabulary, jnp.int32(0))
+    compute = cfg.compute.inference
+    logits = pretraining.apply(
+        cfg.model, params, batch, masked, compute=compute
+    ).mlm_logits
+    probs, pieces = jax.lax.top_k(jax.nn.softmax(logits), num_guesses)
+    return masked, probs, pieces
+
+
+def check_vocabulary(
+    cfg: ModelConfig, tokenizer: Tokenizer, where: pathlib.Path
+) -> None:
+    """Raises ValueError if the token table and the tokenizer differ in size."""
+    if cfg.vocab_size != tokenizer.vocab_size:
+        raise ValueError(
+            f"ModelConfig.vocab_size={cfg.vocab_size}, but the tokenizer of {where} has "
+            f"{tokenizer.vocab_size} pieces; pass --model.vocab-size "
+            f"{tokenizer.vocab_size}, or choose the dataset that fits the model."
+        )

@@ -1,0 +1,168 @@
+"""Text classification: one class for each text or pair of texts."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from sklearn.metrics import confusion_matrix, f1_score, matthews_corrcoef
+
+from bert_jax.batch import ClassifyBatch
+from bert_jax.config import TaskConfig
+from bert_jax.config.finetune import Split
+from bert_jax.data.labelled.examples import EncodedExamples, Examples
+from bert_jax.data.labelled.texts import (
+    LabelledTexts,
+    encode_texts,
+    label_names,
+    label_numbers,
+    read_texts,
+)
+from bert_jax.data.tokenizers.tokenizer import Tokenizer
+from bert_jax.train.losses import Mean, cross_entropy
+from bert_jax.train.tasks.intervals import wilson
+from bert_jax.train.tasks.task import Metric, log_softmax
+from bert_jax.train.tasks.text import TextTask
+
+
+class Classification(TextTask):
+    """A class for each text, over the pooled [CLS] (Devlin et al. 2018, section 4.1)."""
+
+    name = "classification"
+    problem_type = "single_label_classification"
+    metrics = (
+        Metric("accuracy", "accuracy", ".1%", interval=wilson),
+        Metric("macro_f1", "macro-F1"),
+        Metric("f1", "F1"),
+        Metric("matthews", "Matthews"),
+    )
+
+    def read(
+        self, path: pathlib.Path | None, cfg: TaskConfig, split: Split
+    ) -> LabelledTexts:
+        return read_texts(path, cfg, split)
+
+    def outputs(self, train: LabelledTexts) -> tuple[str, ...]:
+        return label_names(train)
+
+    def encode(
+        self,
+        tokenizer: Tokenizer,
+        examples: LabelledTexts,
+        outputs: Sequence[str],
+        sequence_length: int,
+    ) -> EncodedExamples:
+        labels = np.zeros(len(examples), np.int32)
+        if examples.labels:
+            labels = label_numbers(examples, tuple(outputs))
+        return encode_texts(tokenizer, examples.texts, labels, sequence_length)
+
+    def loss(self, logits: jax.Array, batch: ClassifyBatch) -> dict[str, Mean]:
+        """Mean cross-entropy of the labelled rows, in nats."""
+        loss, accuracy = cross_entropy(logits, batch.labels, batch.weights)
+        return {"loss": loss, "accuracy": accuracy}
+
+    def scores(
+        self,
+        logits: np.ndarray,
+        encoded: EncodedExamples,
+        examples: Any,
+        outputs: Sequence[str],
+    ) -> dict[str, float]:
+        return classification_scores(logits, encoded.labels)
+
+    def constant_scores(self, examples: LabelledTexts) -> dict[str, float]:
+        _, counts = np.unique(np.array(examples.labels), return_counts=True)
+        return {"accuracy": float(counts.max() / len(examples))}
+
+    def details(
+        self, logits: np.ndarray, encoded: EncodedExamples, outputs: Sequence[str]
+    ) -> dict[str, Any]:
+        """The confusion matrix: counts by true class (rows) and predicted class."""
+        counts = confusion_matrix(
+            encoded.labels, logits.argmax(axis=1), labels=range(len(outputs))
+        )
+        return {"confusion": counts.tolist()}
+
+    def baselines(self, train: Examples, held_out: Examples) -> dict[str, Any]:
+        """Scores of the majority class, and of logistic regression on TF-IDF.
+
+        The majority class is that of the held-out examples, so it is the best constant
+        answer. TF-IDF takes words and pairs of words with sublinear counts; logistic
+        regression has scikit-learn's default regularisation. Nothing is tuned on the
+        held-out examples.
+        """
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.linear_model import LogisticRegression
+
+        assert isinstance(train, LabelledTexts)
+        assert isinstance(held_out, LabelledTexts)
+        names = label_names(train)
+        truth = label_numbers(held_out, names)
+        vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+        model = LogisticRegression(max_iter=1_000)
+        model.fit(
+            vectorizer.fit_transform([" ".join(text) for text in train.texts]),
+            label_numbers(train, names),
+        )
+        found = model.predict(
+            vectorizer.transform([" ".join(text) for text in held_out.texts])
+        )
+        majority = np.full_like(truth, np.bincount(truth).argmax())
+        return {
+            "majority": _label_scores(truth, majority),
+            "tfidf_logistic_regression": _label_scores(truth, found),
+        }
+
+    def predictions(
+        self,
+        logits: np.ndarray,
+        encoded: EncodedExamples,
+        examples: Any,
+        outputs: Sequence[str],
+    ) -> list[dict[str, Any]]:
+        probs = np.exp(log_softmax(logits.astype(np.float64)))
+        return [
+            {
+                "label": outputs[row.argmax()],
+                "probabilities": dict(zip(outputs, row.tolist(), strict=True)),
+            }
+            for row in probs
+        ]
+
+    def say(self, prediction: Mapping[str, Any], top: int) -> str:
+        ranked = sorted(prediction["probabilities"].items(), key=lambda x: -x[1])
+        return "  ".join(f"{name} {share:.1%}" for name, share in ranked[:top])
+
+
+def classification_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Accuracy, F1, Matthews correlation, and mean cross-entropy in nats as `loss`.
+
+    `macro_f1` is the mean of the F1 scores of all classes. With two classes, `f1` is the
+    score of the second class in sorted order, such as "1" of "0" and "1"; this is the
+    positive class of MRPC. `matthews` is 0 if labels or predictions have only one class.
+
+    Args:
+        logits: float32 [examples, C].
+        labels: int32 [examples].
+
+    Source: Wang et al. 2019, "GLUE", section 3; Gorodkin 2004 for more than two classes.
+    """
+    predicted = logits.argmax(axis=1)
+    log_probs = log_softmax(logits)
+    found = {
+        **_label_scores(labels, predicted),
+        "matthews": float(matthews_corrcoef(labels, predicted)),
+        "loss": float(-log_probs[np.arange(labels.size), labels].mean()),
+    }
+    if logits.shape[1] == 2:
+        found["f1"] = float(f1_score(labels == 1, predicted == 1, zero_division=0.0))
+    return found
+
+
+def _label_scores(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    return {
+        "accuracy": float((truth == predicted).mean()),
+        "macro_f1": float(f1_score(truth, predicted, average="macro")),
+    }

@@ -1,0 +1,111 @@
+"""Text regression: one number for each text or pair of texts, such as a similarity."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.stats import rankdata
+
+from bert_jax.batch import ClassifyBatch
+from bert_jax.config import TaskConfig
+from bert_jax.config.finetune import Split
+from bert_jax.data.labelled.examples import EncodedExamples
+from bert_jax.data.labelled.texts import LabelledTexts, encode_texts, read_texts
+from bert_jax.data.tokenizers.tokenizer import Tokenizer
+from bert_jax.train.losses import Mean, weighted
+from bert_jax.train.tasks.intervals import fisher
+from bert_jax.train.tasks.task import Metric
+from bert_jax.train.tasks.text import TextTask
+
+
+class Regression(TextTask):
+    """A number for each text: the head's only logit, trained with the squared error."""
+
+    name = "regression"
+    problem_type = "regression"
+    metrics = (
+        Metric("pearson", "Pearson", interval=fisher),
+        Metric("spearman", "Spearman"),
+        Metric("mse", "MSE", larger_is_better=False),
+    )
+
+    def read(
+        self, path: pathlib.Path | None, cfg: TaskConfig, split: Split
+    ) -> LabelledTexts:
+        return read_texts(path, cfg, split, numbers=True)
+
+    def outputs(self, train: LabelledTexts) -> tuple[str, ...]:
+        return ("score",)
+
+    def encode(
+        self,
+        tokenizer: Tokenizer,
+        examples: LabelledTexts,
+        outputs: Sequence[str],
+        sequence_length: int,
+    ) -> EncodedExamples:
+        labels = _numbers(examples) if examples.labels else np.zeros(len(examples))
+        labels = labels.astype(np.float32)
+        return encode_texts(tokenizer, examples.texts, labels, sequence_length)
+
+    def loss(self, logits: jax.Array, batch: ClassifyBatch) -> dict[str, Mean]:
+        """Mean squared error of the labelled rows, whose labels are float32."""
+        return {
+            "loss": weighted(jnp.square(logits[:, 0] - batch.labels), batch.weights)
+        }
+
+    def scores(
+        self,
+        logits: np.ndarray,
+        encoded: EncodedExamples,
+        examples: Any,
+        outputs: Sequence[str],
+    ) -> dict[str, float]:
+        return regression_scores(logits[:, 0], encoded.labels)
+
+    def constant_scores(self, examples: LabelledTexts) -> dict[str, float]:
+        return {"mse": float(_numbers(examples).var())}
+
+    def predictions(
+        self,
+        logits: np.ndarray,
+        encoded: EncodedExamples,
+        examples: Any,
+        outputs: Sequence[str],
+    ) -> list[dict[str, Any]]:
+        return [{"score": float(score)} for score in logits[:, 0]]
+
+    def say(self, prediction: Mapping[str, Any], top: int) -> str:
+        return f"score {prediction['score']:.3f}"
+
+
+def _numbers(examples: LabelledTexts) -> np.ndarray:
+    """The labels as float64, rounded to float32 as in the loss and the scores."""
+    return np.array(examples.labels, np.float64).astype(np.float32).astype(np.float64)
+
+
+def regression_scores(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Both correlations, and the mean squared error as `mse` and as `loss`.
+
+    Args:
+        predictions: float32 [examples].
+        labels: float32 [examples].
+    """
+    x, y = predictions.astype(np.float64), labels.astype(np.float64)
+    error = float(np.square(x - y).mean())
+    return {
+        "pearson": pearson(x, y),
+        "spearman": pearson(rankdata(x), rankdata(y)),
+        "mse": error,
+        "loss": error,
+    }
+
+
+def pearson(x: np.ndarray, y: np.ndarray) -> float:
+    """Correlation of two float64 vectors, or 0 if one of them is constant."""
+    x, y = x - x.mean(), y - y.mean()
+    norm = float(np.sqrt(np.square(x).sum() * np.square(y).sum()))
+    return float((x * y).sum() / norm) if norm > 0.0 else 0.0

@@ -1,0 +1,281 @@
+"""Every task from its file over training to predictions, scores and a report."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+from prepared_corpus import WORDS, make_corpus
+
+from bert_jax import cli
+from bert_jax.config import (
+    DataConfig,
+    DropoutConfig,
+    FinetuneConfig,
+    LoopConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    TaskConfig,
+)
+from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
+from bert_jax.exchange.export import export_run
+from bert_jax.train import loop
+from bert_jax.train.baselines import baselines
+from bert_jax.train.evaluate import evaluate_run
+from bert_jax.train.finetune import finetune
+from bert_jax.train.predict import Predictor
+from bert_jax.train.run import RunInfo, load_run, start_run
+
+KINDS = ("classification", "regression", "tokens", "spans")
+
+
+def is_early(word):
+    """Whether a word is from the first half of the alphabet: what all tasks are about."""
+    return word < "n"
+
+
+def write_files(folder, kind):
+    """Files to train on and to judge on, and the settings that read them."""
+    rng = np.random.default_rng(0)
+    suffix = {"tokens": "conll", "spans": "json"}.get(kind, "tsv")
+    for name, count in (("train", 256), ("dev", 64)):
+        rows = [rng.choice(WORDS, 6) for _ in range(count)]
+        path = folder / f"{kind}-{name}.{suffix}"
+        if kind == "spans":
+            path.write_text(json.dumps(questions(rows)))
+        elif kind == "tokens":
+            sentences = ("".join(tagged(word) for word in row) for row in rows)
+            path.write_text("\n".join(sentences))
+        else:
+            shares = [float(is_early(row).mean()) for row in rows]
+            labels = [5.0 * x if kind == "regression" else x > 0.3 for x in shares]
+            lines = [f"{' '.join(r)}\t{x}" for r, x in zip(rows, labels, strict=True)]
+            path.write_text("\n".join(["a\tmark", *lines]) + "\n")
+    columns = {"text_columns": ("a",), "label_column": "mark"}
+    return TaskConfig(
+        kind=kind,
+        train=folder / f"{kind}-train.{suffix}",
+        validation=folder / f"{kind}-dev.{suffix}",
+        **(columns if suffix == "tsv" else {}),
+    )
+
+
+def tagged(word):
+    return f"{word}\t{'B-EARLY' if is_early(word) else 'O'}\n"
+
+
+def questions(rows):
+    """Where is the first word from the first half of the alphabet?"""
+    found = []
+    for row in rows:
+        words = [word for word in row if is_early(word)]
+        context = " ".join(row)
+        answers = [{"text": w, "answer_start": context.index(w)} for w in words[:1]]
+        qas = [{"question": "river", "answers": answers}]
+        found.append({"context": context, "qas": qas})
+    return {"data": [{"paragraphs": found}]}
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """(folder, run directory with a tokenizer and an architecture, and no weights)."""
+    folder = tmp_path_factory.mktemp("tasks")
+    make_corpus(folder)
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    model = ModelConfig(
+        vocab_size=44,
+        hidden_size=32,
+        num_layers=1,
+        num_heads=2,
+        mlp_size=64,
+        max_positions=64,
+    )
+    # An architecture with its tokenizer is all that a start from scratch takes.
+    begun = RunInfo(
+        kind="pretrain", model=model, tokenizer_sha256=tokenizer.sha256, data={}
+    )
+    shown = PretrainConfig(model=model, data=DataConfig(sequence_length=32))
+    start_run(folder / "pretrain", shown, begun, tokenizer)
+    return folder, folder / "pretrain"
+
+
+@pytest.fixture(scope="module")
+def tuned(encoder):
+    """tuned(kind) -> (run directory, its config, its results)."""
+    folder, pretrained = encoder
+    done = {}
+
+    def run(kind):
+        if kind not in done:
+            cfg = FinetuneConfig(
+                checkpoint=pretrained,
+                from_scratch=True,
+                task=write_files(folder, kind),
+                optimizer=OptimizerConfig(learning_rate=5e-3, warmup_steps=0, b2=0.98),
+                loop=LoopConfig(log_every_steps=8, eval_every_steps=0),
+                dropout=DropoutConfig(hidden=0.0, attention=0.0),
+                sequence_length=64 if kind == "spans" else 48,
+                batch_size=32,
+                num_epochs=8,
+            )
+            done[kind] = (folder / kind, cfg, finetune(cfg, folder / kind))
+        return done[kind]
+
+    return run
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_task_is_learned(tuned, kind):
+    run, _, results = tuned(kind)
+    assert results == json.loads((run / "results.json").read_text())
+    assert (results["task"], load_run(run).task) == (kind, kind)
+    metric = {"regression": "pearson", "tokens": "f1"}.get(kind)
+    if metric:
+        assert results["eval"][metric] > 0.7
+    else:
+        best = "accuracy" if kind == "classification" else "exact_match"
+        assert results["eval"][best] > results["constant"][best] + 0.1
+    assert ("confusion" in results) == (kind == "classification")
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    losses = [line["loss"] for line in lines if line["kind"] == "train"]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_judged_again_to_the_same_scores(tuned, kind):
+    run, cfg, results = tuned(kind)
+    # One device here, eight there: sums in another order.
+    assert evaluate_run(run, None) == pytest.approx(results["eval"], rel=1e-4)
+    assert evaluate_run(run, cfg.task.validation) == evaluate_run(run, None)
+
+
+def test_held_out_examples_are_judged_once_at_the_end(tuned):
+    run, _, _ = tuned("classification")
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    assert sum(line["kind"] == "eval" for line in lines) == 1
+
+
+def test_predictions_have_the_form_of_their_task(tuned, capsys):
+    letter, window = "letter music " * 3, "window river " * 3
+    run, _, results = tuned("classification")
+    found = Predictor(run)([(letter,), (window,)])
+    assert [x["label"] for x in found] == ["True", "False"]
+    assert set(found[0]["probabilities"]) == set(results["labels"])
+    assert sum(found[0]["probabilities"].values()) == pytest.approx(1.0)
+    cli.main(["predict", str(run), letter, "--top", "1"])
+    share = found[0]["probabilities"]["True"]
+    assert capsys.readouterr().out == f"True {share:.1%}  |  {letter}\n"
+
+    found = Predictor(tuned("regression")[0])([(letter,), (window,)])
+    assert found[0]["score"] - found[1]["score"] > 1.0
+
+    [found] = Predictor(tuned("tokens")[0])([("window letter river",)])
+    assert found["words"] == ["window", "letter", "river"]
+    early = [
+        {"type": "EARLY", "text": word}
+        for word, tag in zip(found["words"], found["tags"], strict=True)
+        if tag == "B-EARLY"
+    ]
+    assert found["entities"] == early
+
+    [found] = Predictor(tuned("spans")[0])([("river", "window stone letter")])
+    assert found["answer"] in "window stone letter"
+    assert set(found) == {"answer", "score", "no_answer_score"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "texts", "message"),
+    [
+        ("classification", [("a", "b")], r"this run takes 1 non-empty"),
+        ("spans", [("a",)], r"this run takes 2 non-empty"),
+        ("tokens", [(" ",)], r"takes 1 non-empty"),
+        ("tokens", [], "No text given"),
+    ],
+)
+def test_texts_of_another_form_are_refused(tuned, kind, texts, message):
+    with pytest.raises(ValueError, match=message):
+        Predictor(tuned(kind)[0])(texts)
+
+
+@pytest.mark.parametrize("kind", ["tokens", "spans"])
+def test_columns_of_a_file_without_columns_are_refused(tuned, kind):
+    run, cfg, _ = tuned(kind)
+    task = dataclasses.replace(cfg.task, label_column="mark")
+    with pytest.raises(ValueError, match="label_column='mark' would be ignored"):
+        finetune(dataclasses.replace(cfg, task=task), run)
+
+
+def test_a_run_that_goes_on_needs_its_source_no_more(tuned, tmp_path, monkeypatch):
+    source, cfg, _ = tuned("classification")
+    shutil.copytree(source, tmp_path / "source")
+    cfg = dataclasses.replace(
+        cfg, checkpoint=tmp_path / "source", from_scratch=False, num_epochs=1
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Loop, "_must_stop", lambda self: self.done >= 3)
+        with pytest.raises(loop.InterruptedRunError, match="stopped at step 3"):
+            finetune(cfg, tmp_path / "run")
+    origin = load_run(tmp_path / "run").encoder
+    assert (origin["run"], origin["step"]) == (str(tmp_path / "source"), 64)
+    # Whoever restores it now fails.
+    shutil.rmtree(tmp_path / "source" / "checkpoints")
+    results = finetune(cfg, tmp_path / "run")
+    assert (results["step"], results["encoder"]) == (8, origin)
+    assert finetune(cfg, tmp_path / "run") == results
+
+
+def test_another_task_is_another_run(tuned):
+    run, cfg, _ = tuned("regression")
+    other = dataclasses.replace(cfg.task, kind="classification")
+    with pytest.raises(ValueError, match="begun with another task"):
+        finetune(dataclasses.replace(cfg, task=other), run)
+
+
+def test_a_sample_knows_all_labels(tuned, encoder):
+    folder, _ = encoder
+    _, cfg, _ = tuned("classification")
+    one = dataclasses.replace(cfg.task, max_train=1)
+    some = dataclasses.replace(cfg, task=one, num_epochs=1)
+    results = finetune(some, folder / "one")
+    assert (results["num_train"], results["labels"]) == (1, ["False", "True"])
+
+
+def test_baselines_are_those_of_the_task(tuned, tmp_path):
+    found = baselines(tuned("classification")[1].task, tmp_path / "baselines")
+    assert set(found["baselines"]) == {"majority", "tfidf_logistic_regression"}
+    assert found["baselines"]["tfidf_logistic_regression"]["accuracy"] > 0.8
+    with pytest.raises(ValueError, match="task 'regression' has no baselines"):
+        baselines(tuned("regression")[1].task, tmp_path / "none")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_transformers_takes_each_task(tuned, tmp_path, kind, hf, silent):
+    run, _, _ = tuned(kind)
+    said = export_run(run, tmp_path / "hf", "huggingface")
+    assert "loaded back by transformers" in said
+    config = json.loads((tmp_path / "hf/config.json").read_text())
+    architectures = {
+        "tokens": "BertForTokenClassification",
+        "spans": "BertForQuestionAnswering",
+    }
+    expected = architectures.get(kind, "BertForSequenceClassification")
+    assert config["architectures"] == [expected]
+    assert config.get("problem_type") == {
+        "classification": "single_label_classification",
+        "regression": "regression",
+    }.get(kind)
+
+
+def test_a_regression_is_one_for_a_pipeline_too(tuned, tmp_path, hf, silent):
+    run, _, _ = tuned("regression")
+    export_run(run, tmp_path / "hf", "huggingface")
+    texts = ["stone letter music", "window"]
+    ours = [found["score"] for found in Predictor(run)([(text,) for text in texts])]
+    model = hf.AutoModelForSequenceClassification.from_pretrained(tmp_path / "hf")
+    tokenizer = hf.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    pipe = hf.pipeline("text-classification", model=model, tokenizer=tokenizer)
+    # Without an activation, since the config says that it is a regression.
+    theirs = [found["score"] for found in pipe(texts)]
+    np.testing.assert_allclose(theirs, ours, atol=1e-5)

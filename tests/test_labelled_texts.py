@@ -1,0 +1,369 @@
+"""Labelled text: files as they are in the wild, and the rows that are made of them."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bert_jax.config import TaskConfig
+from bert_jax.data.labelled.examples import epoch_order
+from bert_jax.data.labelled.texts import (
+    LabelledTexts,
+    encode_texts,
+    label_names,
+    label_numbers,
+    read_texts,
+)
+from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
+
+PAIR = TaskConfig(text_columns=("one", "two"))
+
+
+@pytest.fixture(scope="module")
+def words():
+    """A tokenizer that has w0 ... w199 with the ids 5 ... 204."""
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces += [f"w{n}" for n in range(200)]
+    return WordPieceTokenizer("\n".join(pieces).encode(), lowercase=True)
+
+
+@pytest.fixture
+def load(tmp_path):
+    """load(name, content, cfg) -> LabelledTexts of a file of that content."""
+
+    def call(name, content, cfg=None):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return read_texts(path, cfg or TaskConfig())
+
+    return call
+
+
+# Files.
+
+
+def test_tsv_keeps_quotes_as_text(load):
+    content = 'label\ttext\n1\t"He said no.\n0\tsay "a""b" twice\n'
+    found = load("x.tsv", content)
+    assert found.texts == (('"He said no.',), ('say "a""b" twice',))
+    assert found.labels == ("1", "0")
+
+
+def test_csv_reads_quotes_commas_and_line_breaks(load):
+    content = 'text,label\r\n"a, ""b""\r\nc",x\r\nplain,y\r\n'
+    found = load("x.csv", content)
+    assert found.texts == (('a, "b"\r\nc',), ("plain",))
+    assert found.labels == ("x", "y")
+
+
+def test_jsonl_takes_any_order_blank_lines_and_numbers(load):
+    rows = [{"text": "ä\tb", "label": 0, "other": None}, {"label": "1", "text": "c"}]
+    found = load("x.jsonl", "\n\n".join(json.dumps(row) for row in rows))
+    assert found.texts == (("ä\tb",), ("c",))
+    assert found.labels == ("0", "1")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("x.tsv", "text\tlabel\na\tb\n"), ("x.csv", "text,label\na,b\n")],
+)
+def test_a_byte_order_mark_is_no_part_of_the_header(load, name, content):
+    assert load(name, b"\xef\xbb\xbf" + content.encode()).labels == ("b",)
+
+
+def test_pairs_keep_the_order_of_the_columns(load):
+    found = load("x.tsv", "two\tlabel\tone\nB\tx\tA\n", PAIR)
+    assert found.texts == (("A", "B"),)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.tsv", "text\tclass\na\tb\n", "line 2: nothing in column 'label'; the "),
+        ("x.tsv", "sentence\tlabel\na\tb\n", "columns are sentence, label. Set --task"),
+        ("x.tsv", "text\tlabel\na\tb\nc\t\n", "line 3: nothing in column 'label'"),
+        ("x.tsv", "text\tlabel\na\tb\nc\n", "line 3: nothing in column 'label'"),
+        ("x.csv", "text,label\na,b\n,x\n", "line 3: nothing in column 'text'"),
+        ("x.tsv", "text\tlabel\na\tb\n\n\nc\n", "line 5: nothing in column 'label'"),
+        ("x.csv", 'text,label\n"a\nb",c\nd\n', "line 4: nothing in column 'label'"),
+        ("x.jsonl", '{"text": "a", "label": 1}\n{"text": "b"}', "line 2: nothing in"),
+        ("x.jsonl", '{"text": "a", "label": 1}\n\n{"text"', "line 3: not JSON"),
+        ("x.tsv", "text\tlabel\n", "holds no rows"),
+        ("x.tsv", "", "holds no rows"),
+        ("x.tsv", b"text\tlabel\n\xe9t\xe9\tb\n", "is not UTF-8"),
+        ("x.txt", "text\tlabel\na\tb\n", "unknown kind '.txt'; expected .tsv"),
+    ],
+)
+def test_what_cannot_be_read_is_named(load, tmp_path, name, content, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        load(name, content)
+    assert str(tmp_path / name) in str(error.value)
+
+
+def test_a_file_must_be_given_and_there(tmp_path):
+    with pytest.raises(ValueError, match=r"--task\.train FILE"):
+        read_texts(None, TaskConfig())
+    with pytest.raises(FileNotFoundError, match=r"no\.tsv does not exist"):
+        read_texts(tmp_path / "no.tsv", TaskConfig())
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "label", "count", "positives"),
+    [
+        ("sst2/dev.tsv", ("content",), "label", 872, 444),
+        ("mrpc/dev.tsv", ("#1 String", "#2 String"), "Quality", 408, 279),
+        ("sst2/train.tsv", ("sentence",), "label", 67_349, 37_569),
+        ("mrpc/train.tsv", ("#1 String", "#2 String"), "Quality", 3_668, 2_474),
+    ],
+)
+def test_real_tasks_are_read_whole(shared_data, name, columns, label, count, positives):
+    cfg = TaskConfig(text_columns=columns, label_column=label)
+    found = read_texts(shared_data / name, cfg)
+    assert len(found) == count
+    assert label_names(found) == ("0", "1")
+    assert found.labels.count("1") == positives
+    # Nothing is lost: the lines of the file, cut at tabs.
+    lines = (shared_data / name).read_text(encoding="utf-8-sig").splitlines()
+    header, *rows = (line.split("\t") for line in lines)
+    at = [header.index(column) for column in columns]
+    assert found.texts == tuple(tuple(row[k] for k in at) for row in rows)
+
+
+def test_sst2_calls_its_columns_otherwise_to_judge(shared_data):
+    cfg = TaskConfig(text_columns=("sentence",), validation_text_columns=("content",))
+    train = read_texts(shared_data / "sst2/train.tsv", cfg)
+    held_out = read_texts(shared_data / "sst2/dev.tsv", cfg, "validation")
+    assert (len(train), len(held_out)) == (67_349, 872)
+    with pytest.raises(ValueError, match=r"--task\.validation-text-c"):
+        read_texts(shared_data / "sst2/train.tsv", cfg, "validation")
+
+
+def test_cola_has_no_header(shared_data):
+    cfg = TaskConfig(header=False, text_columns=("4",), label_column="2")
+    train = read_texts(shared_data / "cola/train.tsv", cfg)
+    held_out = read_texts(shared_data / "cola/dev.tsv", cfg, "validation")
+    assert (len(train), len(held_out)) == (8_551, 527)
+    assert held_out.texts[0] == ("The sailors rode the breeze clear of the rocks.",)
+    assert held_out.labels.count("1") == 365
+    assert label_names(train) == ("0", "1")
+    named = TaskConfig(text_columns=("sentence",), label_column="label")
+    with pytest.raises(ValueError, match=r"line 2: nothing in column 'sentence'.*no-h"):
+        read_texts(shared_data / "cola/dev.tsv", named)
+
+
+def test_stsb_has_scores(shared_data):
+    cfg = TaskConfig(
+        text_columns=("sentence1", "sentence2"), label_column="score", kind="regression"
+    )
+    for name, count in (("train", 5_749), ("dev", 1_500)):
+        found = read_texts(shared_data / f"stsb/{name}.tsv", cfg, numbers=True)
+        assert len(found) == count
+        scores = [float(label) for label in found.labels]
+        assert (min(scores), max(scores)) == (0.0, 5.0)
+    assert scores[:2] == [5.0, 4.75]
+
+
+# Files without a header, columns of two splits, fewer examples.
+
+BARE = TaskConfig(header=False, text_columns=("3",), label_column="1")
+
+
+def test_columns_go_by_number_where_no_line_names_them(load):
+    found = load("x.tsv", '0\t\t"a\n\n1\tx\tb\n', BARE)
+    assert found.texts == (('"a',), ("b",))
+    assert found.labels == ("0", "1")
+    assert load("x.csv", '0,,"a, b"\n', BARE).texts == (("a, b",),)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.tsv", "0\tx\n", "line 1: nothing in column '3'; the columns are 1, 2."),
+        ("x.tsv", "0\t\ta\n1\tx\n", "line 2: nothing in column '3'"),
+        ("x.tsv", "0\t\ta\n1\t\tb\tc\n", "line 2: more fields than the first line"),
+        ("x.jsonl", '{"3": "a", "1": 0}\n', "leave --task.no-header out"),
+        ("x.tsv", "", "holds no rows"),
+    ],
+)
+def test_a_wrong_file_without_header_is_named(load, tmp_path, name, content, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        load(name, content, BARE)
+    assert str(tmp_path / name) in str(error.value)
+
+
+@pytest.mark.parametrize("label", ["high", "nan", "inf", "1,5"])
+def test_a_score_is_a_finite_number(tmp_path, label):
+    cfg = TaskConfig(label_column="score")
+    (tmp_path / "x.tsv").write_text(f"text\tscore\na\t 1.5 \nb\t{label}\n")
+    message = rf"x\.tsv, line 3: column 'score' holds '{label}', which is no finite"
+    with pytest.raises(ValueError, match=message):
+        read_texts(tmp_path / "x.tsv", cfg, numbers=True)
+
+
+def test_fewer_examples_are_a_fixed_choice_in_file_order(load):
+    content = "text\tlabel\n" + "".join(f"t{n}\t{n % 2}\n" for n in range(100))
+    whole = load("x.tsv", content)
+    found = whole.sample(30)
+    numbers = [int(text[1:]) for (text,) in found.texts]
+    assert len(numbers) == 30
+    assert numbers == sorted(set(numbers))
+    assert numbers[-1] > 60  # not the first ones
+    assert found == load("x.tsv", content).sample(30)
+    assert found.labels == tuple(str(n % 2) for n in numbers)
+    assert whole.sample(500) == whole.sample(None) == whole
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"header": False}, "one is given as 'text'"),
+        ({"header": False, "text_columns": ("0",), "label_column": "1"}, "as '0'"),
+        (
+            {"header": False, "text_columns": ("1",), "label_column": "2"}
+            | {"validation_label_column": "label"},
+            "as 'label'",
+        ),
+        ({"validation_text_columns": ("a", "b")}, "differ in number"),
+        ({"max_train": 0}, "max_train=0 must be greater"),
+    ],
+)
+def test_settings_that_cannot_be_meant(settings, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        TaskConfig(**settings)
+
+
+# Labels.
+
+
+def test_labels_are_numbered_in_sorted_order():
+    found = LabelledTexts((("a",),) * 4, ("no", "yes", "maybe", "no"))
+    names = label_names(found)
+    assert names == ("maybe", "no", "yes")
+    assert label_numbers(found, names).tolist() == [1, 2, 0, 1]
+
+
+def test_one_label_is_no_task():
+    with pytest.raises(ValueError, match="one label only, 'x'"):
+        label_names(LabelledTexts((("a",), ("b",)), ("x", "x")))
+
+
+def test_a_label_unknown_to_training_is_refused():
+    with pytest.raises(ValueError, match=r"'new' does not occur .* are a, b;"):
+        label_numbers(LabelledTexts((("t",), ("u",)), ("a", "new")), ("a", "b"))
+
+
+def test_examples_are_known_by_texts_labels_and_order():
+    def digest(texts, labels):
+        return LabelledTexts(texts, labels).sha256()
+
+    base = digest((("a",), ("b",)), ("x", "y"))
+    assert base == digest((("a",), ("b",)), ("x", "y"))
+    others = {
+        digest((("b",), ("a",)), ("y", "x")),
+        digest((("a",), ("b",)), ("y", "x")),
+        digest((("a",), ("c",)), ("x", "y")),
+        digest((("a", "b"),), ("x",)),
+    }
+    assert len(others) == 4
+    assert base not in others
+
+
+# Rows.
+
+
+def test_layout_of_a_single_text(words):
+    rows = encode_texts(words, [("w1 W2",), ("w3 what w4 w5 w6 w7",)], [1, 0], 6)
+    assert rows.input_ids.tolist() == [[2, 6, 7, 3, 0, 0], [2, 8, 1, 9, 10, 3]]
+    assert rows.input_mask.tolist() == [[1, 1, 1, 1, 0, 0], [1] * 6]
+    assert not rows.segment_ids.any()
+    assert rows.labels.tolist() == [1, 0]
+    assert rows.example.tolist() == [0, 1]
+    assert {x.dtype for x in vars(rows).values() if x is not None} == {
+        np.dtype(np.int32)
+    }
+
+
+def test_scores_stay_float32(words):
+    rows = encode_texts(words, [("w1",), ("w2",)], np.float64([0.25, 5.0]), 6)
+    assert rows.labels.dtype == np.float32
+    assert rows.batch(np.array([1]), 2).labels.tolist() == [5.0, 0.25]
+
+
+def test_layout_of_a_pair(words):
+    rows = encode_texts(words, [("w1", "w2 w3"), ("w1 w4", "w5")], [0, 1], 8)
+    assert rows.input_ids.tolist() == [
+        [2, 6, 3, 7, 8, 3, 0, 0],
+        [2, 6, 9, 3, 10, 3, 0, 0],
+    ]
+    assert rows.segment_ids.tolist() == [
+        [0, 0, 0, 1, 1, 1, 0, 0],
+        [0, 0, 0, 0, 1, 1, 0, 0],
+    ]
+    assert rows.input_mask.tolist() == [[1] * 6 + [0] * 2] * 2
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=9),
+    st.integers(5, 90),
+)
+@settings(max_examples=100, deadline=None)
+def test_pairs_lose_the_end_of_the_longer_text(words, sizes, length):
+    texts = [
+        (
+            " ".join(f"w{n}" for n in range(a)),
+            " ".join(f"w{n}" for n in range(100, 100 + b)),
+        )
+        for a, b in sizes
+    ]
+    rows = encode_texts(words, texts, [0] * len(texts), length)
+    assert rows.input_ids.shape == (len(texts), length)
+    for row, (a, b) in enumerate(sizes):
+        one, two = list(range(5, 5 + a)), list(range(105, 105 + b))
+        while len(one) + len(two) > length - 3:
+            (one if len(one) > len(two) else two).pop()
+        expected = [2, *one, 3, *two, 3]
+        spare = [0] * (length - len(expected))
+        assert rows.input_ids[row].tolist() == expected + spare
+        assert rows.input_mask[row].tolist() == [1] * len(expected) + spare
+        segments = [0] * (len(one) + 2) + [1] * (len(two) + 1)
+        assert rows.segment_ids[row].tolist() == segments + spare
+
+
+def test_batches_fill_up_without_weight(words):
+    texts = [(f"w{n}",) for n in range(5)]
+    rows = encode_texts(words, texts, [0, 1, 2, 3, 4], 4)
+    batch = rows.batch(np.array([3, 1]), 4)
+    assert batch.weights.tolist() == [1.0, 1.0, 0.0, 0.0]
+    assert batch.weights.dtype == np.float32
+    assert batch.labels[:2].tolist() == [3, 1]
+    assert batch.input_ids[:2, 1].tolist() == [8, 6]
+    assert {len(x) for x in batch} == {4}
+    # Filler is real rows: a row without tokens would make NaN of an attention.
+    assert (batch.input_mask.sum(1) == 3).all()
+    assert rows.batch(np.arange(4), 4).weights.tolist() == [1.0] * 4
+
+
+def test_epochs_have_orders_of_their_own():
+    orders = [epoch_order(50, *at).tolist() for at in [(0, 0), (0, 0), (0, 1), (1, 0)]]
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert orders[0] == orders[1]
+    assert orders[0] != orders[2]
+    assert orders[0] != orders[3]
+    assert orders[2] != orders[3]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.jsonl", '["text", "label"]\n', "line 1: a line must be an object"),
+        ("a.tsv", "text\tlabel\nfine\tx\ntoo\tmany\tfields\n", "line 3: more fields"),
+        ("a.csv", f"text,label\n{'x' * 200_000},y\n", "not readable as .csv"),
+    ],
+)
+def test_rows_of_another_form_are_named(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_texts(tmp_path / name, TaskConfig())

@@ -1,0 +1,118 @@
+"""Run directories: what a continued run may change, and what it may not."""
+
+import dataclasses
+import json
+
+import pytest
+from prepared_corpus import other_tokenizer
+from varied_configs import varied
+
+from bert_jax.config import (
+    ComputeConfig,
+    DropoutConfig,
+    FinetuneConfig,
+    LoopConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PretrainConfig,
+)
+from bert_jax.train.run import RunInfo, load_run, load_run_config, start_run
+
+CONFIG = PretrainConfig()
+
+
+def begin(run, config=CONFIG):
+    """Starts a run, or goes on with it."""
+    kind = "pretrain" if isinstance(config, PretrainConfig) else "finetune"
+    tokenizer = other_tokenizer()
+    info = RunInfo(
+        kind=kind, model=ModelConfig(), tokenizer_sha256=tokenizer.sha256, data={}
+    )
+    start_run(run, config, info, tokenizer)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run directory that was begun."""
+    begin(tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("field", [x.name for x in dataclasses.fields(ComputeConfig)])
+def test_a_continued_run_may_be_computed_in_another_way_and_says_so(run, capsys, field):
+    for compute in varied(ComputeConfig(), field):
+        begin(run, dataclasses.replace(CONFIG, compute=compute))
+        before, now = getattr(ComputeConfig(), field), getattr(compute, field)
+        said = f"compute.{field} is {before!r} there and {now!r} here"
+        assert (
+            f"another layout, equal up to rounding: {said}" in capsys.readouterr().out
+        )
+        assert load_run_config(run).compute == compute
+        begin(run)
+        capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dropout": DropoutConfig(hidden=0.0)}, "dropout.hidden is 0.1 there and 0.0"),
+        ({"dropout": DropoutConfig(attention=0.2)}, "dropout.attention is 0.1 there"),
+        (
+            {"model": ModelConfig(gelu="exact")},
+            "model.gelu is 'tanh' there and 'exact'",
+        ),
+        ({"optimizer": OptimizerConfig(b1=0.8)}, "optimizer.b1 is 0.9 there and 0.8"),
+    ],
+    ids=str,
+)
+def test_a_continued_run_learns_the_same(run, change, message):
+    before = (run / "config.json").read_text()
+    with pytest.raises(ValueError, match=f"other settings: {message}"):
+        begin(run, dataclasses.replace(CONFIG, **change))
+    assert (run / "config.json").read_text() == before
+
+
+def test_mesh_and_loop_may_change_and_only_the_mesh_is_announced(run, capsys):
+    changed = dataclasses.replace(
+        CONFIG, mesh=MeshConfig(tensor=2), loop=LoopConfig(log_every_steps=7)
+    )
+    begin(run, changed)
+    out = capsys.readouterr().out
+    assert "mesh.tensor is 1 there and 2 here" in out
+    assert "log_every_steps" not in out
+    assert load_run_config(run) == changed
+
+
+@pytest.mark.parametrize("config", [CONFIG, FinetuneConfig(seed=3)])
+def test_the_whole_config_is_read_back(tmp_path, config):
+    begin(tmp_path / "run", config)
+    assert load_run_config(tmp_path / "run") == config
+
+
+def test_a_run_of_an_older_format_is_refused_by_its_version(run):
+    raw = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**raw, "format_version": 1}))
+    with pytest.raises(ValueError, match=r"has run format 1; this version .* reads 2"):
+        load_run(run)
+
+
+def test_a_run_of_an_older_format_still_gives_its_weights(run):
+    """Version 1 named settings of the computation beside the architecture."""
+    raw = json.loads((run / "run.json").read_text())
+    del raw["task"]
+    raw["model"] |= {"compute_dtype": "bfloat16", "remat": "dots", "dropout_rate": 0.2}
+    (run / "run.json").write_text(json.dumps({**raw, "format_version": 1}))
+    with pytest.raises(ValueError, match=r"can still be used: .* --checkpoint"):
+        load_run(run)
+    info = load_run(run, for_weights=True)
+    assert (info.model, info.task) == (ModelConfig(), None)
+    (run / "run.json").write_text(json.dumps({**raw, "format_version": 3}))
+    with pytest.raises(ValueError, match="has run format 3"):
+        load_run(run, for_weights=True)
+
+
+def test_another_kind_is_refused(run):
+    assert load_run(run, kind="pretrain").model == ModelConfig()
+    with pytest.raises(ValueError, match="is a pretrain run; expected a finetune run"):
+        load_run(run, kind="finetune")
