@@ -180,7 +180,7 @@ def test_train(tmp_path, monkeypatch, started, transformers):
 def test_a_gpu_needs_no_library_of_data():
     code = (
         "import sys\n"
-        "for name in ('grain', 'tensorflow_datasets', 'array_record', 'torch'):\n"
+        "for name in ('grain', 'tensorflow_datasets', 'array_record'):\n"
         "    sys.modules[name] = None\n"
         "import benchmarks.gpu, benchmarks.step_jax, benchmarks.correctness\n"
     )
