@@ -111,7 +111,7 @@ class TorchAttention(RepeatedStep):
         for _ in range(count):
             q, k, v = self._inputs
             out = attention(q, k, v, attn_mask=self._mask, dropout_p=_DROPOUT)
-            torch.autograd.grad(out, self._inputs, self._d_out)
+            torch.autograd.grad(out, (q, k, v), self._d_out)
         torch.cuda.synchronize()
 
 

@@ -6,6 +6,7 @@ stopped. A slow minute of the machine then hits all candidates.
 """
 
 import contextlib
+import ctypes
 import dataclasses
 import importlib
 import multiprocessing
@@ -14,6 +15,7 @@ import pathlib
 import resource
 import signal
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
@@ -28,6 +30,7 @@ ROUNDS = 5
 _WARM_UP_SHARE = 0.65
 # Where other work runs too, a turn may take so much longer than the one before.
 _SLACK = 1.3
+_PR_SET_PDEATHSIG = 1
 _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
@@ -218,6 +221,9 @@ def _work(candidate: Candidate, pipe: Connection) -> None:
     """Runs in the worker's process: makes the runner, then lets it have its turns."""
     # The parent ends it, and all that it starts; the terminal's Ctrl-C does not.
     os.setpgrp()
+    if sys.platform == "linux":
+        # A process that is stopped cannot notice by itself that its parent was killed.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     # Libraries print warnings; what matters is sent.
     with open(os.devnull, "w") as nowhere:
         for stream in (1, 2):

@@ -383,12 +383,6 @@ def compiled_for_gpus():
 
 
 @pytest.fixture
-def workers_on_cpu(monkeypatch):
-    """Of this test's processes: one device, and no TPU is looked for."""
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-
-
-@pytest.fixture
 def record_route(request):
     """record_route(route, difference): a line of the table at the end."""
     # Properties of a test travel from the worker processes; a stash does not.

@@ -105,6 +105,33 @@ def test_what_does_not_fit_the_time_is_named():
         worker.close()
 
 
+def test_a_stopped_process_ends_with_its_parent():
+    code = (
+        "import time\n"
+        "from test_benchmarks_programs import toy\n"
+        "from benchmarks.turns import Worker\n"
+        "if __name__ == '__main__':\n"
+        "    worker = Worker(toy('one'))\n"
+        "    assert worker.is_ready(240.0)\n"
+        "    print(worker._pid, flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    here = pathlib.Path(__file__).parent
+    path = os.pathsep.join([str(here), str(here.parent)])
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        number = int(parent.stdout.readline())
+        assert is_running(number)
+        parent.kill()
+    deadline = time.monotonic() + 20.0
+    while is_running(number):
+        assert time.monotonic() < deadline
+
+
 # Programs
 
 
@@ -153,7 +180,7 @@ def test_train(tmp_path, monkeypatch, started, transformers):
 def test_a_gpu_needs_no_library_of_data():
     code = (
         "import sys\n"
-        "for name in ('grain', 'tensorflow_datasets', 'array_record', 'torch'):\n"
+        "for name in ('grain', 'tensorflow_datasets', 'array_record'):\n"
         "    sys.modules[name] = None\n"
         "import benchmarks.gpu, benchmarks.step_jax, benchmarks.correctness\n"
     )
