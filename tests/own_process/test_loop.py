@@ -7,6 +7,7 @@ import pytest
 
 from bert_jax.config import LoopConfig, MeshConfig
 from bert_jax.config_json import to_json
+from bert_jax.train.checkpoint import Identity
 from bert_jax.train.flops import Work
 from bert_jax.train.goodput import CATEGORIES
 from bert_jax.train.loop import Stage, run_loop
@@ -42,9 +43,10 @@ def run(tmp_path, tiny):
 
 
 @pytest.fixture
-def train(run, make_batch):
+def train(run, tiny, make_batch):
     """train(cfg, kill_at=None): six steps in two stages of two shapes."""
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    identity = Identity(tiny, "0")
     zero = TrainState(
         jnp.int32(0), {"w": jnp.zeros(4)}, {"m": jnp.zeros(4)}, jnp.zeros(2, jnp.uint32)
     )
@@ -64,11 +66,13 @@ def train(run, make_batch):
                 evaluate=lambda params: {"score": float(params["w"].sum())},
                 rates={"tokens_per_sec": "tokens", "sequences_per_sec": "sequences"},
                 flops=lambda work: 5.0 * work.tokens,
+                check=lambda batch: None,
             )
 
         place = replicated(mesh)
         return run_loop(
             run=run,
+            identity=identity,
             cfg=cfg,
             mesh=mesh,
             stages=[stage(0, 4, 16), stage(4, 2, 24)],
