@@ -93,7 +93,9 @@ def write_config(
     config["id2label"] = {str(index): label for index, label in enumerate(labels)}
     config["label2id"] = {label: index for index, label in enumerate(labels)}
     if head == "classifier":
-        config["problem_type"] = problem_type or "single_label_classification"
+        # One logit can only be a regression, as transformers has it too.
+        default = "regression" if len(labels) == 1 else "single_label_classification"
+        config["problem_type"] = problem_type or default
     return config
 
 
