@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from bert_jax.train.run import write_text
+from bert_jax.data.atomic_file import write_atomically
 
 FORMAT_VERSION = 1
 CATEGORIES = (
@@ -148,7 +148,7 @@ class Goodput:
                 "marks": self._marks,
             }
         )
-        write_text(self._path, text + "\n")
+        write_atomically(self._path, text + "\n")
 
     def _switch(self, category: str) -> None:
         now = max(self._clock() + self._ahead, self._since)

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, TextIO
 import jax
 
 from bert_jax.config import LoopConfig
+from bert_jax.data.atomic_file import write_atomically
 from bert_jax.runtime.agreement import on_first_host
 from bert_jax.train.flops import Work
 from bert_jax.train.losses import Mean
-from bert_jax.train.run import write_text
 from bert_jax.train.sinks import Sink, TensorBoard, WeightsAndBiases
 
 # What a step reports: undivided means by name, and the `Work` of its batch as "work".
@@ -52,7 +52,7 @@ class MetricsLog:
         kept = [line for line in lines if line["step"] <= first_step]
         if cfg.wandb_project is not None:
             self._sinks.append(WeightsAndBiases(run, cfg.wandb_project))
-        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a", buffering=1)
         self._sinks.append(TensorBoard(run, purge_after=first_step if lines else None))
         return max((line.get("elapsed_secs", 0.0) for line in kept), default=0.0)

@@ -8,7 +8,6 @@ profile/ (traces), wandb/ and wandb.json.
 
 import dataclasses
 import json
-import os
 import pathlib
 import re
 import time
@@ -17,6 +16,7 @@ from typing import Any
 
 from bert_jax import config_json
 from bert_jax.config import FinetuneConfig, ModelConfig, PretrainConfig
+from bert_jax.data.atomic_file import write_atomically
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.runtime import process
@@ -152,7 +152,7 @@ def _start_run(
                 )
         for _, line in differences:
             print(f"another layout, equal up to rounding: {line}", flush=True)
-        write_text(run / "config.json", text)
+        write_atomically(run / "config.json", text)
         return
     if run.exists() and any(run.iterdir()):
         raise ValueError(
@@ -160,8 +160,8 @@ def _start_run(
         )
     run.mkdir(parents=True, exist_ok=True)
     tokenizer.save(run / "tokenizer")
-    write_text(run / "config.json", text)
-    write_text(run / "run.json", config_json.to_json(info))
+    write_atomically(run / "config.json", text)
+    write_atomically(run / "run.json", config_json.to_json(info))
 
 
 def is_new_run(run: pathlib.Path) -> bool:
@@ -176,7 +176,7 @@ def save_origin(run: pathlib.Path, origin: dict[str, Any]) -> None:
 
     def save() -> None:
         info = dataclasses.replace(load_run(run), encoder=origin)
-        write_text(run / "run.json", config_json.to_json(info))
+        write_atomically(run / "run.json", config_json.to_json(info))
 
     on_first_host(f"the origin of the weights of {run}", save)
 
@@ -255,7 +255,9 @@ def load_run_tokenizer(run: pathlib.Path) -> Tokenizer:
 def save_results(run: pathlib.Path, results: dict[str, Any]) -> None:
     """Writes results.json on the first host. The other hosts wait for it."""
     text = json.dumps(results, indent=2) + "\n"
-    on_first_host(f"results of {run}", lambda: write_text(run / "results.json", text))
+    on_first_host(
+        f"results of {run}", lambda: write_atomically(run / "results.json", text)
+    )
 
 
 def load_results(run: pathlib.Path) -> dict[str, Any] | None:
@@ -269,13 +271,6 @@ def load_results(run: pathlib.Path) -> dict[str, Any] | None:
         return json.loads(path.read_text()) if path.exists() else None
 
     return on_first_host(f"a look for results in {run}", read)
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file so that a reader sees the old file or the whole new file."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 def _leaves(value: Any, where: str = "") -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from tensorboardX import SummaryWriter
 
 from bert_jax.config import LoopConfig
+from bert_jax.data.atomic_file import write_atomically
 from bert_jax.runtime.agreement import on_first_host
-from bert_jax.train.run import write_text
 
 
 class Sink(Protocol):
@@ -107,6 +107,6 @@ def _wandb_id(run: pathlib.Path, project: str) -> str:
     ids = json.loads(path.read_text()) if path.exists() else {}
     if project not in ids:
         ids[project] = secrets.token_hex(8)
-        write_text(path, json.dumps(ids, indent=2) + "\n")
+        write_atomically(path, json.dumps(ids, indent=2) + "\n")
     found: str = ids[project]
     return found

@@ -7,6 +7,7 @@ import pytest
 
 from bert_jax.config import LoopConfig, MeshConfig
 from bert_jax.config_json import to_json
+from bert_jax.data.atomic_file import write_atomically
 from bert_jax.train.checkpoint import Identity
 from bert_jax.train.flops import Work
 from bert_jax.train.goodput import CATEGORIES
@@ -14,7 +15,7 @@ from bert_jax.train.loop import Stage, run_loop
 from bert_jax.train.losses import Mean
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.metrics import read_metrics
-from bert_jax.train.run import RunInfo, write_text
+from bert_jax.train.run import RunInfo
 from bert_jax.train.sharding import replicated
 from bert_jax.train.step import TrainState
 
@@ -37,8 +38,8 @@ def step(state, batch):
 @pytest.fixture
 def run(tmp_path, tiny):
     info = RunInfo(kind="pretrain", model=tiny, tokenizer_sha256="0", data={})
-    write_text(tmp_path / "run.json", to_json(info))
-    write_text(tmp_path / "config.json", "{}")
+    write_atomically(tmp_path / "run.json", to_json(info))
+    write_atomically(tmp_path / "config.json", "{}")
     return tmp_path
 
 
