@@ -29,8 +29,6 @@ class Recipe(NamedTuple):
     """Length of the pretraining."""
     vocab_size: int | None
     """Pieces of a WordPiece vocabulary that is trained on the text; `None` takes BERT's."""
-    warmup_share: float
-    """Share of the steps in which the learning rate rises."""
     calibration_steps: int
     """Steps of the short run that measures the speed."""
     max_train: int | None
@@ -69,9 +67,6 @@ class Recipe(NamedTuple):
                 cfg.compute, dtype="float32" if platform == "cpu" else "bfloat16"
             ),
             data=dataclasses.replace(cfg.data, dataset=dataset),
-            optimizer=dataclasses.replace(
-                cfg.optimizer, warmup_steps=int(self.warmup_share * num_steps)
-            ),
             loop=LoopConfig(
                 log_every_steps=max(1, min(10, num_steps // 5), num_steps // 100),
                 eval_every_steps=-(-num_steps // NUM_EVALS),
@@ -92,7 +87,6 @@ def _small(size: str, rate: float, init_std: float, tune_rate: float) -> Recipe:
     return Recipe(
         minutes=16.0,
         vocab_size=8_192,
-        warmup_share=0.03,
         calibration_steps=300,
         max_train=4_000,
         pretrain=PretrainConfig(
@@ -101,13 +95,15 @@ def _small(size: str, rate: float, init_std: float, tune_rate: float) -> Recipe:
             dropout=no_dropout,
             data=DataConfig(sequence_length=length),
             masking=MaskingConfig(rate=0.2),
-            optimizer=OptimizerConfig(learning_rate=rate, b2=0.99),
+            optimizer=OptimizerConfig(learning_rate=rate, warmup_steps=0.03, b2=0.99),
             batch_size=32,
             eval_batches=16,
         ),
         finetune=FinetuneConfig(
             dropout=no_dropout,
-            optimizer=OptimizerConfig(learning_rate=tune_rate, warmup_steps=0, b2=0.98),
+            optimizer=OptimizerConfig(
+                learning_rate=tune_rate, warmup_steps=0.1, b2=0.98
+            ),
             sequence_length=length,
             batch_size=32,
             num_epochs=4,
@@ -123,13 +119,12 @@ RECIPES: dict[str, Recipe] = {
     "base": Recipe(
         minutes=20.0,
         vocab_size=None,
-        warmup_share=0.08,
         calibration_steps=60,
         max_train=None,
         pretrain=PretrainConfig(
             model=model_config("base", max_positions=128),
             data=DataConfig(sequence_length=128),
-            optimizer=OptimizerConfig(learning_rate=3e-4, b2=0.98),
+            optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=0.08, b2=0.98),
             batch_size=512,
             eval_batches=16,
         ),

@@ -185,7 +185,7 @@ def test_every_recipe_is_a_config(model, num_steps, tmp_path):
     every = cfg.loop.eval_every_steps
     assert len([*range(every, num_steps, every)]) + 1 == recipes.NUM_EVALS
     assert (cfg.model.vocab_size, cfg.compute.dtype) == (99, "bfloat16")
-    assert cfg.optimizer.warmup_steps < num_steps
+    assert cfg.optimizer.warmup_updates(num_steps) < num_steps
 
 
 def test_steps_end_within_the_minutes():

@@ -113,7 +113,9 @@ def tuned(encoder):
                 checkpoint=pretrained,
                 from_scratch=True,
                 task=write_files(folder, kind),
-                optimizer=OptimizerConfig(learning_rate=5e-3, warmup_steps=0, b2=0.98),
+                optimizer=OptimizerConfig(
+                    learning_rate=5e-3, warmup_steps=0.1, b2=0.98
+                ),
                 loop=LoopConfig(log_every_steps=8, eval_every_steps=0),
                 dropout=DropoutConfig(hidden=0.0, attention=0.0),
                 sequence_length=64 if kind == "spans" else 48,

@@ -126,11 +126,8 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
 
     prove_isolation(model, cfg.compute, cfg.dropout, num_tokens=cfg.sequence_length)
     num_steps = cfg.num_epochs * math.ceil(len(train_rows) / cfg.batch_size)
-    optimizer_cfg = dataclasses.replace(
-        cfg.optimizer, warmup_steps=int(cfg.warmup_share * num_steps)
-    )
-    schedule = make_schedule(optimizer_cfg, num_steps)
-    optimizer = make_optimizer(optimizer_cfg, schedule)
+    schedule = make_schedule(cfg.optimizer, num_steps)
+    optimizer = make_optimizer(cfg.optimizer, schedule)
     objective = stop_frozen(
         cfg.optimizer, task_objective(task, model, cfg.compute, cfg.dropout)
     )
