@@ -26,6 +26,8 @@ class Pretrain:
     """Python file with get_config(), or the name of a shipped config without its folder."""
     output: pathlib.Path
     """Run directory to write. The same command continues a run that was stopped."""
+    first_phase_only: bool = False
+    """Leave out the later phases of the config."""
     cluster: ClusterConfig = ClusterConfig()
     compile_cache: pathlib.Path | None = None
     """Directory that keeps compiled programs, so that the next start need not compile.
