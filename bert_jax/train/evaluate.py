@@ -8,6 +8,7 @@ from bert_jax.data.file_hash import file_sha256
 from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.runtime import process
 from bert_jax.runtime.agreement import agree
+from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train.held_out import PretrainEvaluator, held_out_rows
 from bert_jax.train.initial import load_params
 from bert_jax.train.mesh import make_mesh
@@ -16,6 +17,7 @@ from bert_jax.train.run import load_run_config, load_run_tokenizer
 from bert_jax.train.sharding import check_batch_size
 
 
+@our_settings()
 def evaluate_run(run: pathlib.Path, data: pathlib.Path | None) -> dict[str, float]:
     """Scores of the newest checkpoint of a run.
 

@@ -18,6 +18,7 @@ from bert_jax.data.batches.loader import prefetched
 from bert_jax.data.labelled.examples import EncodedExamples, epoch_order
 from bert_jax.limits import check_ids
 from bert_jax.model.isolation import prove_isolation
+from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train import sharding
 from bert_jax.train.flops import counted_flops
 from bert_jax.train.freezing import stop_frozen
@@ -65,6 +66,7 @@ class Judge:
         return self.task.scores(self.logits, self.encoded, self.examples, self.outputs)
 
 
+@our_settings()
 def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
     """Starts or continues one fine-tuning run and returns its results.
 

@@ -19,6 +19,7 @@ from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.limits import check_ids
 from bert_jax.model import pretraining
 from bert_jax.model.masking import MaskedBatch, mask_tokens
+from bert_jax.model.random_bits import root_key
 from bert_jax.runtime.distributed import fetch
 from bert_jax.train import sharding
 from bert_jax.train.losses import Mean, pretrain_loss, weighted
@@ -103,7 +104,7 @@ def fixed_masks(
 
     The masks of a row depend on its number only, not on the batch that holds it.
     """
-    root = jax.random.key(EVALUATION_SEED)
+    root = root_key(EVALUATION_SEED)
     numbers_B = first_row + jnp.arange(batch.input_ids.shape[0])
 
     def one(row: PretrainBatch, number: jax.Array) -> MaskedBatch:

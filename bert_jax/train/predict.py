@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from bert_jax.config import FinetuneConfig, MeshConfig
 from bert_jax.data.labelled.examples import EncodedExamples, Text
+from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train.initial import load_params
 from bert_jax.train.logits import BatchedLogits
 from bert_jax.train.mesh import make_mesh
@@ -20,6 +21,7 @@ from bert_jax.train.tasks import task_named
 class Predictor:
     """A fine-tuned model, loaded from its run directory."""
 
+    @our_settings()
     def __init__(
         self, run: pathlib.Path, *, batch_size: int = 32, mesh: Mesh | None = None
     ) -> None:
@@ -49,6 +51,7 @@ class Predictor:
             batch_size,
         )
 
+    @our_settings()
     def __call__(self, texts: Sequence[Text]) -> list[dict[str, Any]]:
         """One JSON object per text, in the form of the task.
 
@@ -78,6 +81,7 @@ class Predictor:
             self.tokenizer, examples, self.outputs, self.info.sequence_length
         )
 
+    @our_settings()
     def logits(self, encoded: EncodedExamples) -> np.ndarray:
         """Logits of all rows, float32 [rows, ...].
 

@@ -20,6 +20,7 @@ from bert_jax.data.prepared.summary import summarize
 from bert_jax.limits import check_ids
 from bert_jax.model.isolation import prove_isolation
 from bert_jax.model.products_fp8 import multiplies_fp8
+from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train.flops import counted_flops
 from bert_jax.train.held_out import (
     PretrainEvaluator,
@@ -51,6 +52,7 @@ _SENTENCE_TASKS = {"next_sentence": "NSP", "sentence_order": "SOP"}
 _VERSIONS = ("jax", "flax", "optax", "orbax-checkpoint")
 
 
+@our_settings()
 def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
     """Starts or continues one pretraining run and returns its results.
 
