@@ -27,6 +27,7 @@ from bert_jax.train.evaluate import evaluate_run
 from bert_jax.train.finetune import finetune
 from bert_jax.train.predict import Predictor
 from bert_jax.train.run import RunInfo, load_run, start_run
+from bert_jax.train.stop_request import InterruptedRunError
 
 KINDS = ("classification", "regression", "tokens", "spans")
 
@@ -217,7 +218,7 @@ def test_a_run_that_goes_on_needs_its_source_no_more(tuned, tmp_path, monkeypatc
     )
     with monkeypatch.context() as patch:
         patch.setattr(loop._Loop, "_must_stop", lambda self: self.done >= 3)
-        with pytest.raises(loop.InterruptedRunError, match="stopped at step 3"):
+        with pytest.raises(InterruptedRunError, match="stopped at step 3"):
             finetune(cfg, tmp_path / "run")
     origin = load_run(tmp_path / "run").encoder
     assert (origin["run"], origin["step"]) == (str(tmp_path / "source"), 64)

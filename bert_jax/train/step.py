@@ -98,6 +98,14 @@ def train_step(
     return new_state, {**metrics, "grad_norm": norm}
 
 
+@jax.jit
+def is_finite(state: TrainState) -> jax.Array:
+    """Whether no parameter and no moment is NaN or infinite, a bool scalar."""
+    leaves = jax.tree.leaves((state.params, state.opt_state))
+    floats = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.stack([jnp.isfinite(x).all() for x in floats]).all()
+
+
 def abstract_state(
     make: Callable[[], TrainState], mesh: Mesh, *, shard_update: bool = False
 ) -> TrainState:
