@@ -127,10 +127,10 @@ def parse(name: str, rest: list[str]) -> Any:
     parsed = tyro.cli(command, args=rest, default=default, prog=f"bert-jax {name}")
     if kinds[name] is not PretrainConfig:
         return parsed
-    from bert_jax.commands.settled import refuse_first_phase_alone, settle
+    from bert_jax.commands.settled import check_length, settle
 
     if name == "pretrain":
-        refuse_first_phase_alone(parsed.settings, rest)
+        check_length(parsed.settings, rest)
     settled = settle(parsed.settings, settings, rest)
     return dataclasses.replace(parsed, settings=settled)
 

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import json
+import math
 import pathlib
 import re
 import runpy
@@ -245,6 +246,7 @@ REFUSED = [
         OptimizerConfig, "learning_rate", "eps", "clip_norm", "decay_power"
     ),
     *no_rate(OptimizerConfig, "b1", "b2"),
+    bad(OptimizerConfig, "learning_rate=inf must be a finite", learning_rate=math.inf),
     bad(
         OptimizerConfig, "OptimizerConfig.warmup_steps=-1 is negative", warmup_steps=-1
     ),

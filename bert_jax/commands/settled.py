@@ -34,12 +34,18 @@ def settle(
     return cfg
 
 
-def refuse_first_phase_alone(cfg: PretrainConfig, args: Sequence[str]) -> None:
+def check_length(cfg: PretrainConfig, args: Sequence[str]) -> None:
     """Refuses --num-steps where later phases of the config would follow unnoticed.
 
     Raises:
-        ValueError: the flag is given, and nothing is said of the later phases.
+        ValueError: the flag is given, and nothing is said of the later phases; or
+            --minutes is given too.
     """
+    if is_given("--minutes", args) and is_given("--num-steps", args):
+        raise ValueError(
+            f"--num-steps {cfg.num_steps} would be ignored: --minutes plans the number of "
+            "steps. Pass one of the two."
+        )
     said = any(arg.replace("_", "-").startswith("--next-phases") for arg in args)
     if not cfg.next_phases or not is_given("--num-steps", args) or said:
         return

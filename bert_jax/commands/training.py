@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from bert_jax.commands.shared import RunDir
+from bert_jax.commands.shared import Bar, RunDir
 from bert_jax.config import (
     ClusterConfig,
     FinetuneConfig,
@@ -28,6 +28,9 @@ class Pretrain:
     """Run directory to write. The same command continues a run that was stopped."""
     first_phase_only: bool = False
     """Leave out the later phases of the config."""
+    minutes: float | None = None
+    """Length of the run in minutes: the number of steps is planned by a measurement of
+    this machine's speed. Default: --num-steps. A run that continues keeps its steps."""
     cluster: ClusterConfig = ClusterConfig()
     compile_cache: pathlib.Path | None = None
     """Directory that keeps compiled programs, so that the next start need not compile.
@@ -39,12 +42,16 @@ class Pretrain:
 
         from bert_jax.runtime.compile_cache import use_compile_cache
         from bert_jax.runtime.distributed import taking_part
+        from bert_jax.train.planned_steps import with_planned_steps
         from bert_jax.train.pretrain import pretrain
 
         with taking_part(self.cluster):
             if self.compile_cache is not None:
                 use_compile_cache(self.compile_cache, jax.devices())
-            pretrain(self.settings, self.output)
+            settings = self.settings
+            if self.minutes is not None:
+                settings = with_planned_steps(settings, self.minutes, self.output)
+            pretrain(settings, self.output)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,6 +107,9 @@ class Evaluate:
     data: Annotated[pathlib.Path | None, tyro.conf.Positional] = None
     """Dataset written by `prepare` (for a run of `pretrain`), or labelled file (for a run
     of `finetune`). Default: the held-out data of the run itself."""
+    batches: int | None = None
+    """Most batches of held-out rows to judge a run of `pretrain` on. Default: what the
+    run itself is evaluated on."""
     cluster: ClusterConfig = ClusterConfig()
 
     def run(self) -> None:
@@ -107,7 +117,11 @@ class Evaluate:
         from bert_jax.train.evaluate import evaluate_run
 
         with taking_part(self.cluster):
-            for name, value in evaluate_run(self.run_dir, self.data).items():
+            with Bar("batches", unit_scale=False) as bar:
+                found = evaluate_run(
+                    self.run_dir, self.data, batches=self.batches, progress=bar.update
+                )
+            for name, value in found.items():
                 print(f"{name}: {value:.6g}")
 
 

@@ -24,6 +24,7 @@ from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train.flops import counted_flops
 from bert_jax.train.held_out import (
     PretrainEvaluator,
+    check_held_out,
     check_vocabulary,
     held_out_rows,
     mask_examples,
@@ -63,6 +64,7 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         InterruptedRunError: the process got a signal. A checkpoint was written.
     """
     began = time.time()
+    cfg.check()
     check_sinks(cfg.loop)
     dataset = open_dataset(cfg.data.dataset)
     tokenizer = dataset.tokenizer
@@ -100,11 +102,14 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         data={"sha256": dataset.manifest["sha256"]},
         sequence_length=max(phase.data.sequence_length for phase in cfg.phases),
     )
+    for phase in cfg.phases:
+        check_held_out(dataset, phase.data)
     if is_new_run(run) and cfg.checkpoint is not None:
         check_start(cfg, tokenizer, mesh)  # an error must leave no run directory behind
     start_run(run, cfg, info, tokenizer)
     finished = load_results(run)
-    if finished is not None:
+    num_steps = sum(phase.num_steps for phase in cfg.phases)
+    if finished is not None and finished["step"] >= num_steps:
         print(f"{run} is finished at step {finished['step']:,}; nothing to do")
         return finished
 
@@ -145,6 +150,7 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         show=functools.partial(show_pretraining, cfg.data.pairs),
         learning_rate=schedule,
         began=began,
+        judge_first=True,
     )
     state, evaluation = trained.state, trained.evaluation
     last = cfg.phases[-1]
