@@ -29,8 +29,6 @@ class Recipe(NamedTuple):
     """Length of the pretraining."""
     vocab_size: int | None
     """Pieces of a WordPiece vocabulary that is trained on the text; `None` takes BERT's."""
-    calibration_steps: int
-    """Steps of the short run that measures the speed."""
     max_train: int | None
     """Most labelled examples of a task."""
     pretrain: PretrainConfig
@@ -48,7 +46,7 @@ class Recipe(NamedTuple):
         num_steps: int,
         seed: int,
     ) -> PretrainConfig:
-        """The pretraining, or its calibration, which differs in `num_steps` only.
+        """The settings of the pretraining.
 
         Args:
             dataset: directory of a prepared dataset.
@@ -87,7 +85,6 @@ def _small(size: str, rate: float, init_std: float, tune_rate: float) -> Recipe:
     return Recipe(
         minutes=16.0,
         vocab_size=8_192,
-        calibration_steps=300,
         max_train=4_000,
         pretrain=PretrainConfig(
             model=model_config(size, max_positions=length, init_std=init_std),
@@ -119,7 +116,6 @@ RECIPES: dict[str, Recipe] = {
     "base": Recipe(
         minutes=20.0,
         vocab_size=None,
-        calibration_steps=60,
         max_train=None,
         pretrain=PretrainConfig(
             model=model_config("base", max_positions=128),
@@ -131,34 +127,6 @@ RECIPES: dict[str, Recipe] = {
         finetune=FinetuneConfig(sequence_length=128, num_epochs=4),
     ),
 }
-
-
-def fitting_steps(
-    minutes: float, *, overhead_secs: float, step_secs: float, num_calibration: int
-) -> int:
-    """Updates that end within `minutes`, together with all else that a run does.
-
-    Args:
-        minutes: of the whole run.
-        overhead_secs: what a run takes beside its steps: start-up, compiling, judging,
-            saving.
-        step_secs: of one update.
-        num_calibration: steps that measured this; fewer are refused.
-
-    Raises:
-        ValueError: there is no time for as many as were used to measure.
-    """
-    # Two percent are for what a short run does not show.
-    room = 0.98 * 60.0 * minutes - overhead_secs
-    steps = int(room / step_secs)
-    if steps < num_calibration:
-        least = (overhead_secs + num_calibration * step_secs) / 60.0 / 0.98
-        raise ValueError(
-            f"--minutes {minutes:g} leaves time for {max(steps, 0)} steps of "
-            f"{step_secs:.3g} s beside {overhead_secs:.0f} s of start-up, compiling and "
-            f"judging; give {least:.1f} or more, or a smaller --model."
-        )
-    return steps
 
 
 class Task(NamedTuple):
