@@ -25,7 +25,7 @@ from bert_jax.train.freezing import stop_frozen
 from bert_jax.train.initial import start_encoder
 from bert_jax.train.logits import BatchedLogits
 from bert_jax.train.loop import Stage, run_loop
-from bert_jax.train.mesh import make_mesh
+from bert_jax.train.mesh import device_name, make_mesh
 from bert_jax.train.objectives import task_objective
 from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.placement import row_parts
@@ -118,6 +118,7 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         data=data,
         task=task.name,
         labels=outputs,
+        devices=device_name(mesh),
         sequence_length=cfg.sequence_length,
     )
     start_run(run, cfg, info, tokenizer)

@@ -31,7 +31,7 @@ from bert_jax.train.held_out import (
 )
 from bert_jax.train.initial import check_start, start_pretraining
 from bert_jax.train.loop import Stage, run_loop
-from bert_jax.train.mesh import make_mesh
+from bert_jax.train.mesh import device_name, make_mesh
 from bert_jax.train.optimizer import with_moments
 from bert_jax.train.placement import row_parts
 from bert_jax.train.program import Program, phases_schedule, pretrain_program
@@ -100,6 +100,7 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         model=cfg.model,
         tokenizer_sha256=tokenizer.sha256,
         data={"sha256": dataset.manifest["sha256"]},
+        devices=device_name(mesh),
         sequence_length=max(phase.data.sequence_length for phase in cfg.phases),
     )
     for phase in cfg.phases:
@@ -257,8 +258,3 @@ def show_pretraining(pairs: str, line: dict[str, float]) -> str:
     if "mfu" in line:
         text += f"  MFU {line['mfu']:.1%}"
     return text
-
-
-def device_name(mesh: Mesh) -> str:
-    """Kind and number of the devices, such as `cpu x 8`."""
-    return f"{mesh.devices.flat[0].device_kind} x {mesh.size}"

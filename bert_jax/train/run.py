@@ -68,6 +68,8 @@ class RunInfo:
     """Names of the task's logits, in their order; None for a pretraining run."""
     sequence_length: int = 0
     """Number of tokens in the longest rows of the run."""
+    devices: str | None = None
+    """Kind and number of the devices that the run began on; None for an imported run."""
     encoder: dict[str, Any] | None = None
     """Where the weights of step 0 came from. It is written when they are read."""
     format_version: int = FORMAT_VERSION
@@ -154,7 +156,12 @@ def _start_run(
                     f"{run} was begun with another {name}: {getattr(begun, name)} then, "
                     f"{getattr(info, name)} now. Choose another --output."
                 )
-        for _, line in differences:
+        layout = [line for name, line in differences if name in _LAYOUT]
+        if begun.devices != info.devices:
+            layout.append(
+                f"devices are {begun.devices!r} there and {info.devices!r} here"
+            )
+        for line in layout:
             print(f"another layout, equal up to rounding: {line}", flush=True)
         write_atomically(run / "config.json", text)
         return
@@ -260,6 +267,7 @@ def load_run(
         task=raw["task"],
         labels=None if raw["labels"] is None else tuple(raw["labels"]),
         sequence_length=raw["sequence_length"],
+        devices=raw.get("devices"),
         encoder=raw["encoder"],
     )
     if kind is not None and info.kind != kind:
