@@ -1,6 +1,12 @@
 """The program `bert-jax`, also as `python -m bert_jax`."""
 
-from bert_jax.runtime import start
+import sys
+
+try:
+    from bert_jax.runtime import start
+except KeyboardInterrupt:  # the signals are not caught yet
+    print("bert-jax: interrupted; start the same command again", file=sys.stderr)
+    sys.exit(130)
 
 
 def main() -> None:

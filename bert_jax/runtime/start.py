@@ -4,12 +4,14 @@ This comes before all other imports and takes no time itself, so that a signal i
 first second is answered in one sentence too.
 """
 
-import glob
+import _thread
+import atexit
 import os
 import signal
 import sys
 import threading
 from types import FrameType
+from typing import Any
 
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
 """The value that `GLIBC_TUNABLES` gets, unless the user has set one."""
@@ -32,6 +34,7 @@ _GOOGLE = "0x1ae0"  # as a vendor of PCI devices
 _has_begun = False
 _is_running = False
 _was_interrupted = False
+_num_repeats = 0
 
 
 def begin() -> None:
@@ -106,6 +109,8 @@ def _catch_signals() -> None:
     caught = [s for s in _SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
     for number in caught:
         signal.signal(number, _interrupt)
+    sys.unraisablehook = _repeat_lost
+    atexit.register(_exit_as_interrupted)  # the first one: it runs last
     read, write = os.pipe()
     os.set_blocking(write, False)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
@@ -122,14 +127,33 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _repeat_lost(lost: Any) -> None:
+    """Interrupts again: Python drops what is raised in a callback, such as JAX's of `gc`."""
+    global _num_repeats, _was_interrupted
+    if lost.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(lost)
+        return
+    _num_repeats += 1
+    _was_interrupted = False
+    threading.Timer(0.01, _thread.interrupt_main).start()
+
+
 def _watch(signals: int) -> None:
     """Ends the process at a second signal, even while XLA keeps the main thread."""
     count = 0
     while True:
         count += sum(number in _SIGNALS for number in os.read(signals, 16))
-        if count >= 2:
+        if count - _num_repeats >= 2:
             threading.Event().wait(_PATIENCE_SECS)
             _end()
+
+
+def _exit_as_interrupted() -> None:
+    """Lets no later error of Python's own end change the exit code."""
+    if _was_interrupted:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(130)
 
 
 def _end() -> None:
@@ -157,6 +181,8 @@ def _set_environment() -> None:
 
 
 def _may_have_tpu() -> bool:
+    import glob  # takes longer than all the rest of this file
+
     if any(name in os.environ for name in _TPU_VARIABLES):
         return True
     if glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"):
