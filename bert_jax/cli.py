@@ -20,7 +20,7 @@ from bert_jax.commands.repeated_flags import FlagError, refuse_repeated
 from bert_jax.config import FinetuneConfig, PretrainConfig
 from bert_jax.quickstart import Size, quickstart
 from bert_jax.runtime import process, start
-from bert_jax.runtime.explanations import explanation
+from bert_jax.runtime.explanations import explanation, is_of_disk
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,12 +80,26 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         if type(error).__name__ == "InterruptedRunError":
             _fail(str(error), 130)
-        said = explanation(error)
-        if said is None and isinstance(error, ValueError | OSError | ArithmeticError):
-            said = str(error)
+        first = _first(error)
+        said = explanation(first)
+        if said is None and isinstance(first, ValueError | OSError | ArithmeticError):
+            said = str(first)
         if said is None:
             raise
         _fail(f"{name}: {said}", 2 if isinstance(error, FlagError) else 1)
+
+
+def _first(error: Exception) -> BaseException:
+    """A full disk fails again when files are closed; the first of these errors says more."""
+    found: BaseException = error
+    step: BaseException | None = error
+    while is_of_disk(error) and step is not None:
+        if isinstance(step, OSError) and (step.errno is None or step.filename):
+            found = step
+        step = step.__cause__ or (
+            None if step.__suppress_context__ else step.__context__
+        )
+    return found
 
 
 def _run(argv: list[str]) -> None:
@@ -167,6 +181,7 @@ def _overview() -> str:
 def _fail(message: str, code: int) -> None:
     who = f"{process.this()}: " if process.this().count > 1 else ""
     print(f"bert-jax: {who}{message}", file=sys.stderr)
+    start.silence()
     raise SystemExit(code)
 
 

@@ -55,6 +55,12 @@ def system_reason(error: BaseException) -> str | None:
     return None if number is None else _reason(number)
 
 
+def is_of_disk(error: BaseException) -> bool:
+    """Whether a disk refused to take more, so that other writes fail in the same way."""
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+    return isinstance(error, OSError) and error.errno in numbers
+
+
 def _of_system(error: OSError) -> str:
     assert error.errno is not None
     places = [str(x) for x in (error.filename, error.filename2) if x is not None]

@@ -4,7 +4,6 @@ This comes before all other imports and takes no time itself, so that a signal i
 first second is answered in one sentence too.
 """
 
-import _thread
 import atexit
 import os
 import signal
@@ -30,7 +29,6 @@ _TPU_VARIABLES = (
     "TPU_PROCESS_ADDRESSES",
     "JAX_FORCE_TPU_INIT",
 )
-_GOOGLE = "0x1ae0"  # as a vendor of PCI devices
 _has_begun = False
 _is_running = False
 _was_interrupted = False
@@ -64,6 +62,15 @@ def command_begins(name: str) -> None:
 def was_interrupted() -> bool:
     """Whether a signal asked this process to end. Other errors then only follow from it."""
     return _was_interrupted
+
+
+def silence() -> None:
+    """Says that the last word has been said: what threads still print is lost."""
+    if _has_begun:
+        sys.stderr.flush()
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
 
 
 def flush_output() -> None:
@@ -109,7 +116,7 @@ def _catch_signals() -> None:
     caught = [s for s in _SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
     for number in caught:
         signal.signal(number, _interrupt)
-    sys.unraisablehook = _repeat_lost
+    sys.unraisablehook = _look_at_lost
     atexit.register(_exit_as_interrupted)  # the first one: it runs last
     read, write = os.pipe()
     os.set_blocking(write, False)
@@ -127,15 +134,18 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _repeat_lost(lost: Any) -> None:
+def _look_at_lost(lost: Any) -> None:
     """Interrupts again: Python drops what is raised in a callback, such as JAX's of `gc`."""
     global _num_repeats, _was_interrupted
-    if lost.exc_type is not KeyboardInterrupt:
+    if lost.exc_type is KeyboardInterrupt:
+        _num_repeats += 1
+        _was_interrupted = False
+        main = threading.main_thread().ident
+        assert main is not None
+        threading.Timer(0.01, signal.pthread_kill, (main, signal.SIGINT)).start()
+    # TensorStore's threads print this for each write that follows a failed one.
+    elif str(lost.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(lost)
-        return
-    _num_repeats += 1
-    _was_interrupted = False
-    threading.Timer(0.01, _thread.interrupt_main).start()
 
 
 def _watch(signals: int) -> None:
@@ -185,11 +195,4 @@ def _may_have_tpu() -> bool:
 
     if any(name in os.environ for name in _TPU_VARIABLES):
         return True
-    if glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"):
-        return True
-    return any(_read(x) == _GOOGLE for x in glob.glob("/sys/bus/pci/devices/*/vendor"))
-
-
-def _read(path: str) -> str:
-    with open(path) as file:
-        return file.read().strip()
+    return bool(glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"))

@@ -39,16 +39,18 @@ _EXPECTED = ("CheckpointManagerOptions.read_only=True", "Given directory is read
 
 
 def _is_news(line: logging.LogRecord) -> bool:
-    """Whether a log line of Orbax should be printed.
+    """Whether a log line of Orbax or asyncio should be printed.
 
-    Each of its threads also logs the traceback of an error on its way to `wait`, which
-    raises it.
+    Each of Orbax's threads and tasks also logs the traceback of an error on its way to
+    `wait`, which raises it.
     """
-    is_traceback = line.exc_info is not None and "orbax" in line.pathname
-    return not is_traceback and not line.getMessage().startswith(_EXPECTED)
+    text = line.getMessage()
+    is_traceback = line.exc_info is not None and "orbax" in line.pathname + text
+    return not is_traceback and not text.startswith(_EXPECTED)
 
 
-logging.getLogger("absl").addFilter(_is_news)
+for _logger in ("absl", "asyncio"):
+    logging.getLogger(_logger).addFilter(_is_news)
 
 
 class Identity(NamedTuple):
