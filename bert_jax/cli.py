@@ -16,6 +16,7 @@ import bert_jax
 from bert_jax.commands import compile as compile_command
 from bert_jax.commands import data, exchange, report, tokenizer, training
 from bert_jax.commands.config_files import load_config
+from bert_jax.commands.outputs import check_paths
 from bert_jax.commands.repeated_flags import FlagError, refuse_repeated
 from bert_jax.config import FinetuneConfig, PretrainConfig
 from bert_jax.quickstart import Size, quickstart
@@ -119,7 +120,9 @@ def _run(argv: list[str]) -> None:
             f"unknown command {name!r}{hint} `bert-jax --help` lists all commands.", 2
         )
     start.command_begins(name)
-    parse(name, rest).run()
+    command = parse(name, rest)
+    check_paths(name, command)
+    command.run()
 
 
 def parse(name: str, rest: list[str]) -> Any:
