@@ -33,7 +33,7 @@ class Train:
             made = train_tokenizer(
                 self.source, self.output, self.options, progress=update
             )
-        print(made.describe())
+        print(*made.describe(), sep="\n")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,8 @@ class Wrap:
     no_lowercase: tyro.conf.FlagCreatePairsOff[bool] = False
     """The vocabulary is cased: text keeps its case."""
     strip_accents: bool | None = None
-    """Remove accents. Default: yes for an uncased vocabulary, no for a cased one."""
+    """Remove accents and vowel signs. Default: as BERT does, yes for an uncased
+    vocabulary, no for a cased one."""
 
     def run(self) -> None:
         from bert_jax.data.tokenizers.tokenizer_training import wrap_vocab
@@ -65,7 +66,7 @@ class Wrap:
             lowercase=self.lowercase,
             strip_accents=self.strip_accents,
         )
-        print(made.describe())
+        print(*made.describe(), sep="\n")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

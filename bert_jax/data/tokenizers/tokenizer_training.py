@@ -34,12 +34,19 @@ class MadeTokenizer(NamedTuple):
     directory: pathlib.Path
     is_new: bool
 
-    def describe(self) -> str:
-        """One line with the directory, the size of the vocabulary and the hash."""
-        return (
+    def describe(self) -> list[str]:
+        """The directory, the size of the vocabulary and the hash, and what is lost."""
+        lines = [
             f"{self.directory} {'written' if self.is_new else 'is there already'}: "
             f"{self.tokenizer.vocab_size:,} pieces, sha256 {self.tokenizer.sha256[:16]}"
-        )
+        ]
+        if self.tokenizer.normalization.get("strip_accents"):
+            lines.append(
+                "It removes accents and vowel signs, as BERT's uncased vocabularies do. "
+                "Words that differ in nothing else become the same, for example schön "
+                "and schon, or में and म."
+            )
+        return lines
 
 
 def train_tokenizer(
