@@ -38,6 +38,16 @@ def split(documents: int, **values: float) -> dict[str, float]:
 MANIFEST: dict[str, Any] = {
     "format_version": FORMAT_VERSION,
     "source": "files:<i>/*.txt",
+    "sources": [
+        {
+            "source": "files:<i>/*.txt",
+            "files": 3,
+            "documents": 200,
+            "text_bytes": 72_000,
+            "disk_bytes": 40_000,
+        }
+    ],
+    "files_named_again": 0,
     "options": {
         "validation_fraction": 0.05,
         "duplicates": "keep",

@@ -348,7 +348,9 @@ def test_command_line_and_relative_names(corpus, tmp_path, capsys, monkeypatch):
     assert json.loads((tmp_path / "new/plan.json").read_text())["runner"] == "beam"
     mine = json.loads((tmp_path / "new/manifest.json").read_text())
     its = prepared(corpus, tmp_path / "local")
-    assert mine == its | {"source": "files:corpus/*.jsonl"}
+    for manifest in (mine, its):
+        del manifest["source"], manifest["sources"][0]["source"]
+    assert mine == its
 
 
 @pytest.mark.parametrize(

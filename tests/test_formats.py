@@ -324,3 +324,47 @@ def test_real_wikipedia(shared_data):
     assert sum(len(d.text.encode()) for d in first) > 0.98 * member.size
     assert len({d.key for d in first}) == len(first)
     assert len(sentences(first[0].text)) > 100
+
+
+BLANK_LINES = {
+    "nothing": "",
+    "a tab": "\t",
+    "a form feed": "\f",
+    "an ideographic space": "\u3000",
+    "two ideographic spaces": " \u3000\u3000\r",
+    "no-break spaces": "\u00a0\u202f",
+    "an em space": "\u2003",
+    "a next-line character": "\x85",
+    "a line separator": "\u2028",
+    "a zero-width space": "\u200b",
+    "a mark of direction": "\u200f",
+    "a byte order mark": "\ufeff",
+    "a Mongolian vowel separator": "\u180e",
+    "a word joiner": "\u2060",
+    "an Ogham space": "\u1680",
+}
+
+
+@pytest.mark.parametrize("line", BLANK_LINES.values(), ids=BLANK_LINES)
+def test_a_line_without_a_visible_character_is_blank(tmp_path, line):
+    path = tmp_path / "a.txt"
+    # In binary, so that no line end is translated.
+    text = f"{line}\n\nA.\n{line}\nB.\n{line}\n{line}\n{line}\nC.\n"
+    path.write_bytes(text.encode())
+    stats = ReadStats()
+    assert [document.text for document in read(str(path), stats)] == ["A.", "B.", "C."]
+    assert stats.empty_documents == 0
+
+
+@pytest.mark.parametrize("line", ["\u3164", "\u2800", "\u0301", "\u00ad", "*"])
+def test_other_lines_are_text(tmp_path, line):
+    path = tmp_path / "a.txt"
+    path.write_text(f"A.\n{line}\nB.\n", encoding="utf-8")
+    assert [document.text for document in read(str(path))] == [f"A.\n{line}\nB."]
+
+
+def test_an_indented_paragraph_goes_on(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("\u3000\u3000A\u3002\n\u3000\u3000B\u3002\n", encoding="utf-8")
+    [document] = read(str(path))
+    assert document.text == "A\u3002\n\u3000\u3000B\u3002"

@@ -22,6 +22,7 @@ from prepared_corpus import (
     prepared,
 )
 
+from bert_jax import cli
 from bert_jax.config import DataConfig, PrepareOptions
 from bert_jax.data.batches.packing import pack
 from bert_jax.data.batches.pairs import make_pairs
@@ -289,3 +290,36 @@ def test_wikipedia_has_few_unknowns_and_packs_densely(shared_data, tmp_path):
     lengths = make_pairs(store, DataConfig(), seed=0, epoch=0).num_tokens()
     _, row_sizes = pack(lengths, 128, 8, np.random.default_rng(0))
     assert lengths.sum() / (128 * row_sizes.size) > 0.97
+
+
+def test_two_sources_are_prepared_as_one(corpus, tmp_path, capsys):
+    folder = tmp_path / "more"
+    folder.mkdir()
+    (folder / "part-0.jsonl").write_text('{"text": "The river. A stone. Windows."}\n')
+    source, records, tokenizer = corpus
+    sources = [source, f"files:{folder}/*"]
+    command = ["prepare", "--tokenizer", str(tokenizer), "--num-workers", "1"]
+    command += [flag for one in sources for flag in ("--source", one)]
+    command += ["--output", str(tmp_path / "out"), "--validation-fraction", "0.3"]
+    cli.main(command)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert [one["source"] for one in manifest["sources"]] == sources
+    counts = [(one["files"], one["documents"]) for one in manifest["sources"]]
+    assert counts == [(NUM_FILES, len(records)), (1, 1)]
+    assert manifest["read"]["documents"] == len(records) + 1
+    assert manifest["sources"][1]["text_bytes"] == len("The river. A stone. Windows.")
+    said = capsys.readouterr().out
+    assert f"source {sources[1]}: 1 documents of 28 bytes of text, from 1 files" in said
+    assert f"source {source}: {len(records)} documents" in said
+
+
+def test_changed_files_need_another_directory(tmp_path):
+    folder = tmp_path / "text"
+    folder.mkdir()
+    changing = make_corpus(folder)
+    prepared(changing, tmp_path / "out")
+    file = folder / "part-0.jsonl"
+    file.write_text(file.read_text().replace("river", "stone"))
+    os.utime(file, (1, 1))
+    with pytest.raises(ValueError, match=r"\(files differ\)"):
+        prepared(changing, tmp_path / "out")

@@ -67,8 +67,8 @@ def test_an_unfinished_dataset_is_not_opened(damaged):
 
 
 def test_a_newer_format_is_not_guessed_at(damaged):
-    edit_manifest(damaged, format_version=3)
-    with pytest.raises(ValueError, match=r"has format version 3; .* reads 2\."):
+    edit_manifest(damaged, format_version=4)
+    with pytest.raises(ValueError, match=r"has format version 4; .* reads 3\."):
         open_dataset(damaged)
 
 

@@ -81,6 +81,13 @@ def sound() -> dict:
             "train": {**split, "unigram_entropy": 6.0},
             "validation": {**split, "unigram_entropy": 6.0},
         },
+        "sources": [
+            {"source": "files:a/*", "files": 2, "documents": 150}
+            | {"text_bytes": 50_000, "disk_bytes": 9_000},
+            {"source": "docs:", "files": 1, "documents": 50}
+            | {"text_bytes": 22_000, "disk_bytes": 30_000},
+        ],
+        "files_named_again": 0,
         "options": {"near_threshold": 0.8, "read": {"markup": "keep"}},
         "read": {**read, "documents": 200, "text_bytes": 72_000}
         | {"characters": 72_000},

@@ -54,7 +54,7 @@ def test_done_work_is_found_and_other_settings_are_refused(source, tmp_path):
     stamps = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     again = train_tokenizer(source, out, options(), lambda *done: pytest.fail("read"))
     assert not again.is_new
-    assert "is there already: 58 pieces" in again.describe()[0]
+    assert "is there already: 58 pieces" in again.describe()[1]
     assert again.tokenizer.sha256 == first.tokenizer.sha256
     for change, message in (
         (options(lowercase=False), "lowercase is True there and False here"),
@@ -154,3 +154,16 @@ def test_commands(source, tmp_path, capsys):
         shown = capsys.readouterr()
         assert "train" in shown.out + shown.err
         assert "wrap" in shown.out + shown.err
+
+
+def test_two_sources_are_one_text(source, tmp_path, capsys):
+    (tmp_path / "more.txt").write_text("A zebra, a zebra.\n\nQuickly!\n" * 40)
+    command = ["tokenizer", "train", "--source", source]
+    command += ["--source", str(tmp_path / "more.txt"), "--vocab-size", "64"]
+    command += ["--output", str(tmp_path / "out")]
+    for _ in range(2):
+        main(command)
+        said = capsys.readouterr().out
+        assert f"source {source}: 4 documents of" in said
+        assert "more.txt: 41 documents of" in said
+    assert "z" in "".join(load_tokenizer(tmp_path / "out").pieces)

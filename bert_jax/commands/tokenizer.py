@@ -14,8 +14,9 @@ from bert_jax.config import TokenizerOptions
 class Train:
     """Trains a SentencePiece or WordPiece vocabulary with BERT's special tokens."""
 
-    source: str
-    """Where the text is: files:GLOB, tfds:NAME or docs: (README, "Sources")."""
+    source: Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+    """Where the text is: files:GLOB, tfds:NAME or docs: (README, "Sources"). Several
+    sources, each with its own --source, are read as one corpus."""
     output: pathlib.Path
     """Directory of the tokenizer. If it holds the result already, nothing is done."""
     options: Annotated[TokenizerOptions, tyro.conf.arg(name="")] = TokenizerOptions()

@@ -76,7 +76,7 @@ _KEYS_PER_SHARD = 1 << 40
 
 
 def prepare_with_beam(
-    source: str,
+    source: str | Sequence[str],
     tokenizer: pathlib.Path,
     output: str | os.PathLike[str],
     options: PrepareOptions = DEFAULT_OPTIONS,
@@ -91,7 +91,8 @@ def prepare_with_beam(
     folder a second one is refused; in an object store nothing prevents it.
 
     Args:
-        source: where the text is, as `open_source` takes it; workers open its files.
+        source: where the text is, one or more names as `open_source` takes them;
+            workers open its files.
         tokenizer: directory of a saved tokenizer, on this machine.
         output: directory of the dataset, or its address in an object store (gs://,
             s3://); all workers must be able to reach it.
@@ -117,7 +118,7 @@ def prepare_with_beam(
     if not (folder / MANIFEST).exists():
         with _only_writer(folder), tempfile.TemporaryDirectory() as here:
             run = _Run(folder, pathlib.Path(here), loaded, options, beam_options)
-            run.write(opened, plan, strict)
+            run.write(opened, strict)
     manifest = json.loads((folder / MANIFEST).read_text())
     if strict:
         refuse_problems(manifest, folder)
@@ -152,7 +153,7 @@ class _Run:
     options: PrepareOptions
     beam_options: Sequence[str]
 
-    def write(self, source: Source, plan: dict[str, Any], strict: bool) -> None:
+    def write(self, source: Source, strict: bool) -> None:
         if (self.folder / MANIFEST).exists():
             return  # Another process had the lock and finished the dataset.
         shards = self._make_shards(source)
@@ -167,7 +168,7 @@ class _Run:
             except Exception:
                 # TFDS refuses an empty split too, but with a message of its own.
                 with contextlib.suppress(FileNotFoundError):
-                    refuse_empty_splits(self._results(shards), self.options, plan)
+                    refuse_empty_splits(self._results(shards), self.options, source)
                 raise
             write_atomically(written, json.dumps(files, indent=2))
         files = {
@@ -185,7 +186,7 @@ class _Run:
             files,
             self.tokenizer,
             self.options,
-            plan,
+            source,
             copies,
             strict=strict,
         )

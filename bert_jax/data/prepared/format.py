@@ -1,7 +1,7 @@
 """Names and numbers that writers and readers of a prepared dataset agree on."""
 
 # Raise it when the files change so that older versions cannot read them.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 """Written last; it names every shard file with its hash."""
 TOKENIZER = "tokenizer"

@@ -10,7 +10,7 @@ import contextlib
 import json
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bert_jax.config import DEFAULT_OPTIONS, PrepareOptions
@@ -34,7 +34,7 @@ Progress = Callable[[int, int], None]
 
 
 def prepare(
-    source: str,
+    source: str | Sequence[str],
     tokenizer: pathlib.Path,
     output: pathlib.Path,
     options: PrepareOptions = DEFAULT_OPTIONS,
@@ -46,7 +46,7 @@ def prepare(
     """Tokenises a source and writes it as a dataset with a training and a validation split.
 
     Args:
-        source: where the text is, as `open_source` takes it.
+        source: where the text is, one or more names as `open_source` takes them.
         tokenizer: directory of a saved tokenizer.
         output: directory of the dataset; unfinished work there is continued.
         options: everything else that decides the content.
@@ -70,7 +70,7 @@ def prepare(
     begin(output, plan)
     if not (output / MANIFEST).exists():
         with locked(output):
-            _write(opened, loaded, output, options, plan, strict, num_workers, progress)
+            _write(opened, loaded, output, options, strict, num_workers, progress)
     _remove_leftovers(output)
     manifest = json.loads((output / MANIFEST).read_text())
     if strict:
@@ -93,7 +93,6 @@ def _write(
     loaded: Tokenizer,
     output: pathlib.Path,
     options: PrepareOptions,
-    plan: dict[str, Any],
     strict: bool,
     num_workers: int | None,
     progress: Progress | None,
@@ -128,4 +127,6 @@ def _write(
         split: [ShardFile(**result["files"][split]) for result in results]
         for split in SPLITS
     }
-    finish(output, shards, results, files, loaded, options, plan, copies, strict=strict)
+    finish(
+        output, shards, results, files, loaded, options, opened, copies, strict=strict
+    )

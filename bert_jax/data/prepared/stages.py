@@ -23,8 +23,10 @@ from bert_jax.data.prepared.format import FORMAT_VERSION, MANIFEST, SPLITS
 from bert_jax.data.prepared.metadata import write_tfds_metadata
 from bert_jax.data.prepared.shards import Shard, ShardFile
 from bert_jax.data.prepared.summary import problems
+from bert_jax.data.text.documents import ReadStats
 from bert_jax.data.text.sections import Section, Source
 from bert_jax.data.text.sentences import sentences
+from bert_jax.data.text.source_counts import source_counts
 from bert_jax.data.text.sources import divide
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 
@@ -55,10 +57,8 @@ def make_plan(
     return {
         "format_version": FORMAT_VERSION,
         "runner": runner,
-        "source": source.spec,
-        _SOURCE_FILES: [
-            f"{section.name} {section.size_bytes}" for section in source.sections
-        ],
+        "source": list(source.specs),
+        _SOURCE_FILES: source.files(),
         "tokenizer_sha256": tokenizer.sha256,
         **dataclasses.asdict(options),
     }
@@ -177,7 +177,7 @@ def finish(
     files: Mapping[str, Sequence[ShardFile]],
     tokenizer: Tokenizer,
     options: PrepareOptions,
-    plan: dict[str, Any],
+    source: Source,
     copies: Duplicates | None,
     *,
     strict: bool,
@@ -191,14 +191,14 @@ def finish(
         files: split -> its files in the order of the shards.
         tokenizer: the tokenizer of the shards.
         options: the options of the plan.
-        plan: the plan that `begin` wrote.
+        source: from which the shards were made.
         copies: the result of `choose_what_to_drop`; copies are looked for when `None`.
         strict: raise an error if the audit finds what would spoil training.
 
     Raises:
         ValueError: a split is empty, or `strict` is set and the audit found a problem.
     """
-    refuse_empty_splits(results, options, plan)
+    refuse_empty_splits(results, options, source)
     merged = audit.merge(results)
     splits = merged.pop("splits")
     counts = np.sum(
@@ -208,9 +208,12 @@ def finish(
         splits[split]["unigram_entropy"] = unigram_entropy(counts[number])
     if copies is None:
         copies = _find_copies(shards, options)
+    read = _read_of_sources(source, results)
     manifest = {
         "format_version": FORMAT_VERSION,
-        "source": plan["source"],
+        "source": source.spec,
+        "sources": source_counts(source, read),
+        "files_named_again": source.num_repeated,
         "options": dataclasses.asdict(options),
         "tokenizer": {
             "kind": tokenizer.kind,
@@ -219,10 +222,7 @@ def finish(
             "vocab_size": tokenizer.vocab_size,
         },
         "splits": splits,
-        "read": {
-            name: sum(result["read"][name] for result in results)
-            for name in results[0]["read"]
-        },
+        "read": dataclasses.asdict(sum(read, start=ReadStats())),
         "audit": {
             "unk_share": float(counts[:, tokenizer.special.unk].sum() / counts.sum()),
             **merged,
@@ -241,14 +241,23 @@ def finish(
     write_atomically(output / MANIFEST, json.dumps(manifest, indent=2) + "\n")
 
 
+def _read_of_sources(source: Source, results: list[dict[str, Any]]) -> list[ReadStats]:
+    """What was read of each source in all shards."""
+    stats = [ReadStats() for _ in source.specs]
+    for result in results:
+        for number, read in result["read"].items():
+            stats[int(number)] += ReadStats(**read)
+    return stats
+
+
 def refuse_empty_splits(
-    results: list[dict[str, Any]], options: PrepareOptions, plan: dict[str, Any]
+    results: list[dict[str, Any]], options: PrepareOptions, source: Source
 ) -> None:
     """Raises a ValueError if the training or the validation split has no document."""
     for split in SPLITS:
         if not sum(result["splits"][split]["documents"] for result in results):
             raise ValueError(
-                f"The {split} split is empty: {plan['source']} has too few documents "
+                f"The {split} split is empty: {source.spec} has too few documents "
                 f"for validation_fraction={options.validation_fraction}; add text or "
                 "change the fraction."
             )

@@ -7,15 +7,17 @@ none of the code that writes datasets.
 import hashlib
 from typing import Any
 
-_KEPT = ("source", "options", "tokenizer", "splits", "read", "audit")
+from bert_jax.data.text.source_counts import describe_sources
+
+_KEPT = ("source", "sources", "options", "tokenizer", "splits", "read", "audit")
 
 
 def summarize(manifest: dict[str, Any]) -> dict[str, Any]:
     """The part of a manifest that a run keeps and the report shows.
 
     Returns:
-        `source`, `options`, `tokenizer`, `splits`, `read` and `audit` as they stand in
-        the manifest; `problems`, the result of the function of that name; and `sha256`,
+        `source`, `sources`, `options`, `tokenizer`, `splits`, `read` and `audit` as they
+        stand in the manifest; `problems`, the result of the function of that name; and `sha256`,
         one hash over all shard files. In the dataset's directory,
         `sha256sum *.array_record-* | sha256sum` prints the same hash (in the C locale,
         which sorts names by their bytes).
@@ -100,7 +102,8 @@ def problems(manifest: dict[str, Any]) -> list[str]:
 def describe(manifest: dict[str, Any]) -> list[str]:
     """The numbers of a manifest in a few lines for the terminal."""
     audit, read = manifest["audit"], manifest["read"]
-    lines = [
+    lines = describe_sources(manifest["sources"], manifest["files_named_again"])
+    lines += [
         f"{split}: {counts['documents']:,} documents, {counts['sentences']:,} "
         f"sentences, {counts['tokens']:,} tokens, unigram entropy "
         f"{counts['unigram_entropy']:.3f} nats"

@@ -21,7 +21,8 @@ def open_docs(request: Request) -> Source:
         folder, packages=packages or None, num_workers=request.num_workers
     )
     pattern = f"{glob.escape(str(folder))}/{docs.FILE_PATTERN}"
-    return open_files(request._replace(rest=pattern))
+    found = open_files(request._replace(rest=pattern))
+    return Source((request.spec,), found.sections)
 
 
 def _cache(packages: list[str]) -> pathlib.Path:

@@ -23,7 +23,9 @@ def open_files(request: Request) -> Source:
     Raises:
         ValueError: nothing matches, or a file is empty or of a kind that is not read.
     """
-    spec, pattern = request.spec, os.path.expanduser(request.rest)
+    spec = request.spec
+    # Absolute, so that a command that continues elsewhere reads no other files.
+    pattern = os.path.abspath(os.path.expanduser(request.rest))
     if pathlib.Path(pattern).is_dir():
         raise ValueError(
             f"Source {spec!r} is a folder; name its files, for example "
@@ -31,8 +33,9 @@ def open_files(request: Request) -> Source:
         )
     # A file whose name holds [ or ] is found by that name before it is a pattern.
     literal = pathlib.Path(pattern).is_file()
-    paths = [pattern] if literal else sorted(glob.glob(pattern, recursive=True))
-    paths = [path for path in paths if pathlib.Path(path).is_file()]
+    found = [pattern] if literal else glob.glob(pattern, recursive=True)
+    # In the order of their bytes, which no locale changes; `**` can find a file twice.
+    paths = sorted({path for path in found if os.path.isfile(path)}, key=os.fsencode)
     if not paths:
         raise ValueError(
             f"Source {spec!r} matches no file; expected {_READABLE}. Check the path, "
@@ -41,7 +44,11 @@ def open_files(request: Request) -> Source:
     root = pathlib.Path(pattern).parent
     while not literal and glob.has_magic(str(root)):
         root = root.parent
-    return Source(spec, tuple(_open_file(pathlib.Path(path), root) for path in paths))
+    return Source(
+        (f"files:{pattern}",),
+        tuple(_open_file(pathlib.Path(path), root) for path in paths),
+        str(root),
+    )
 
 
 def _open_file(path: pathlib.Path, root: pathlib.Path) -> Section:

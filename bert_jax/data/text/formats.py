@@ -1,7 +1,7 @@
 """Reads records from plain text, JSON lines and WikiExtractor's output.
 
 A record becomes a document after cleaning. Lines end with a newline; a blank line
-holds nothing but ASCII white space.
+holds nothing but white space and characters without width, see `splitting.BLANK`.
 """
 
 import json
@@ -10,7 +10,13 @@ from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
 
 from bert_jax.config import ReadOptions
-from bert_jax.data.text.splitting import Fragment, line_start, split, split_text
+from bert_jax.data.text.splitting import (
+    BLANK,
+    Fragment,
+    line_start,
+    split,
+    split_text,
+)
 from bert_jax.data.text.streams import without_compression
 
 # A line of JSON is parsed at once, which takes up to 14 times its size in memory.
@@ -19,7 +25,8 @@ _HEAD_BYTES = 1 << 16
 _MAX_HEADER_BYTES = 1 << 12
 
 _BLANK = rb"[ \t\r\v\f]*"
-_BLANK_LINE = re.compile(rb"\n%b\n\s*" % _BLANK)
+_BLANK_LINE = re.compile(rb"\n%b*\n(?:%b|\n)*" % (BLANK, BLANK))
+_NOTHING = re.compile(rb"(?:%b|\n)*" % BLANK)
 _NEWLINE = re.compile(rb"\n\s*")
 _DOC_CLOSE = re.compile(rb"\n%b</doc>%b(?:\n\s*|\Z)" % (_BLANK, _BLANK))
 _DOC_OPEN = re.compile(rb"<doc[ \t]+(.*)>%b(?:\n|\Z)" % _BLANK)
@@ -182,6 +189,8 @@ def _plain_text(
     fragments: Iterator[Fragment], name: str, options: ReadOptions
 ) -> Iterator[Record]:
     for fragment in fragments:
+        if _NOTHING.fullmatch(fragment.text):
+            continue  # Blank lines at the beginning of the file.
         key = name if options.documents == "file" else f"{name}#{fragment.offset}"
         yield Record(fragment.text, key, key, fragment.number)
 
