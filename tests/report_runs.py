@@ -49,7 +49,7 @@ MANIFEST: dict[str, Any] = {
     ],
     "files_named_again": 0,
     "options": {
-        "validation_fraction": 0.05,
+        "validation_fraction": 0.005,
         "duplicates": "keep",
         "near_threshold": 0.8,
         "read": {"markup": "keep", "text_field": "text"},
@@ -70,6 +70,7 @@ MANIFEST: dict[str, Any] = {
         "characters": 17_900_000,
         "text_bytes": 18_100_000,
         "cut_documents": 3,
+        "paragraph_documents": 0,
         "empty_documents": 41,
         "undecodable_bytes": 1_234,
         "control_characters": 55,

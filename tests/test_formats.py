@@ -47,6 +47,7 @@ def test_every_format_and_compression(tmp_path, name, suffix):
         characters=sum(map(len, expected)),
         text_bytes=sum(len(text.encode()) for text in expected),
         disk_bytes=path.stat().st_size,
+        paragraph_documents=len(expected) if name == "a.txt" else 0,
     )
 
 

@@ -7,6 +7,7 @@ import collections
 import json
 import math
 import os
+import re
 import tarfile
 
 import numpy as np
@@ -23,7 +24,7 @@ from prepared_corpus import (
 )
 
 from bert_jax import cli
-from bert_jax.config import DataConfig, PrepareOptions
+from bert_jax.config import DataConfig, PrepareOptions, ReadOptions
 from bert_jax.data.batches.packing import pack
 from bert_jax.data.batches.pairs import make_pairs
 from bert_jax.data.prepared.dataset import open_dataset
@@ -246,10 +247,39 @@ def test_something_must_be_held_out(corpus, tmp_path, fraction):
     assert not (tmp_path / "new").exists()
 
 
-def test_an_empty_split_is_an_error(corpus, tmp_path):
-    with pytest.raises(ValueError, match=r"validation split is empty: .*=1e-12; add"):
+def test_an_empty_split_is_said_before_any_work(corpus, tmp_path):
+    with pytest.raises(
+        ValueError, match="the validation split would be empty"
+    ) as found:
         prepared(corpus, tmp_path / "new", validation_fraction=1e-12)
-    assert not (tmp_path / "new" / "manifest.json").exists()
+    assert not (tmp_path / "new").exists()
+    advised = re.search(
+        r"--validation-fraction (\S+) holds out 3 documents", str(found)
+    )
+    manifest = prepared(corpus, tmp_path / "new", validation_fraction=float(advised[1]))
+    assert manifest["splits"]["validation"]["documents"] == 3
+    with pytest.raises(ValueError, match="the training split would be empty") as found:
+        prepared(corpus, tmp_path / "other", validation_fraction=1.0 - 1e-12)
+    assert "holds out 58 documents" in str(found)
+
+
+def test_small_corpora_are_told_which_fraction_fits(tmp_path, corpus):
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(f"River stone {n}." for n in range(20)))
+    small = f"files:{text}", None, corpus[2]
+    with pytest.raises(ValueError, match=r"0\.001 .*holds 20 documents of 2\d\d bytes"):
+        prepared(small, tmp_path / "new", validation_fraction=0.001)
+    one = {"validation_fraction": 0.05, "read": ReadOptions(documents="file")}
+    with pytest.raises(ValueError, match=r"is one document .* leave out --read"):
+        prepared(small, tmp_path / "new", **one)
+    lines = [{"text": f"River {n}.", "group": "site.org"} for n in range(300)]
+    text.with_suffix(".jsonl").write_text("\n".join(map(json.dumps, lines)))
+    grouped = f"files:{tmp_path}/text.jsonl", None, corpus[2]
+    with pytest.raises(
+        ValueError,
+        match=r"300 documents .*one group, 'site\.org'.* field \"group\" .*take that",
+    ):
+        prepared(grouped, tmp_path / "new")
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def prepare_with_beam(
     loaded = load_tokenizer(tokenizer)
     folder = open_folder(output)
     plan = make_plan(opened, loaded, options, runner="beam")
-    begin(folder, plan)
+    begin(folder, plan, opened, options)
     if not (folder / MANIFEST).exists():
         with _only_writer(folder), tempfile.TemporaryDirectory() as here:
             run = _Run(folder, pathlib.Path(here), loaded, options, beam_options)

@@ -66,8 +66,7 @@ def prepare(
     """
     opened = open_source(source)
     loaded = load_tokenizer(tokenizer)
-    plan = make_plan(opened, loaded, options)
-    begin(output, plan)
+    begin(output, make_plan(opened, loaded, options), opened, options)
     if not (output / MANIFEST).exists():
         with locked(output):
             _write(opened, loaded, output, options, strict, num_workers, progress)

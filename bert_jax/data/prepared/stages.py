@@ -21,6 +21,7 @@ from bert_jax.data.prepared.arrays import load_array, save_array
 from bert_jax.data.prepared.duplicates import Duplicates, find_duplicates
 from bert_jax.data.prepared.format import FORMAT_VERSION, MANIFEST, SPLITS
 from bert_jax.data.prepared.metadata import write_tfds_metadata
+from bert_jax.data.prepared.one_sided import refuse_one_sided
 from bert_jax.data.prepared.shards import Shard, ShardFile
 from bert_jax.data.prepared.summary import problems
 from bert_jax.data.text.documents import ReadStats
@@ -64,11 +65,20 @@ def make_plan(
     }
 
 
-def begin(output: AnyPath, plan: dict[str, Any]) -> None:
+def begin(
+    output: AnyPath, plan: dict[str, Any], source: Source, options: PrepareOptions
+) -> None:
     """Writes the plan to `output`, or checks that the plan there is the same.
 
+    Args:
+        output: folder of the dataset.
+        plan: from `make_plan`.
+        source: the source of the plan.
+        options: the options of the plan.
+
     Raises:
-        ValueError: `output` was begun with another plan, or holds something else.
+        ValueError: `output` was begun with another plan, or holds something else; or
+            one of the splits would be empty.
     """
     path = output / PLAN
     if path.exists():
@@ -89,6 +99,7 @@ def begin(output: AnyPath, plan: dict[str, Any]) -> None:
             f"{output} is not empty and holds no prepared dataset; choose another "
             "--output."
         )
+    refuse_one_sided(source, options)
     output.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(plan, indent=2) + "\n")
 

@@ -9,6 +9,12 @@ from typing import Any
 
 from bert_jax.data.text.source_counts import describe_sources
 
+# Blank lines divide a text of more than so many documents a file, and shorter ones.
+_MANY_PARAGRAPHS = 50
+_SHORT_TOKENS = 150
+# The share of held-out tokens may be so many times too large or too small.
+_UNEVEN = 4.0
+
 _KEPT = ("source", "sources", "options", "tokenizer", "splits", "read", "audit")
 
 
@@ -83,6 +89,7 @@ def problems(manifest: dict[str, Any]) -> list[str]:
         "documents of one sentence",
         "They have no next sentence; join them or set --data.pairs none.",
     )
+    found += _paragraphs_as_documents(manifest) + _uneven_split(manifest)
     check(
         read["undecodable_bytes"] / max(read["text_bytes"], 1),
         1e-4,
@@ -97,6 +104,39 @@ def problems(manifest: dict[str, Any]) -> list[str]:
             "Remove it with --read.markup strip.",
         )
     return found
+
+
+def _paragraphs_as_documents(manifest: dict[str, Any]) -> list[str]:
+    """A problem if many short documents of few files look like paragraphs of a text."""
+    splits = manifest["splits"].values()
+    documents = max(sum(split["documents"] for split in splits), 1)
+    tokens = sum(split["tokens"] for split in splits) / documents
+    files = sum(one["files"] for one in manifest["sources"])
+    paragraphs = manifest["read"]["paragraph_documents"]
+    if tokens >= _SHORT_TOKENS or paragraphs < max(
+        documents / 2, _MANY_PARAGRAPHS * files
+    ):
+        return []
+    return [
+        f"{paragraphs:,} documents from {files:,} files, on average of {tokens:.0f} "
+        "tokens: every blank line begins a document. If a file holds one text, such as "
+        "a book, read it as one with --read.documents file."
+    ]
+
+
+def _uneven_split(manifest: dict[str, Any]) -> list[str]:
+    """A problem if the share of held-out tokens is far from the fraction asked for."""
+    tokens = {name: split["tokens"] for name, split in manifest["splits"].items()}
+    share = tokens["validation"] / max(sum(tokens.values()), 1)
+    fraction = manifest["options"]["validation_fraction"]
+    if fraction / _UNEVEN <= share <= fraction * _UNEVEN:
+        return []
+    return [
+        f"held-out tokens: {share:.2%} of all, in "
+        f"{manifest['splits']['validation']['documents']:,} documents, where "
+        f"{fraction:.2%} was asked for. Documents are few or of very unequal length; "
+        "choose another --validation-fraction."
+    ]
 
 
 def describe(manifest: dict[str, Any]) -> list[str]:

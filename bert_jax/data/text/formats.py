@@ -64,6 +64,8 @@ class Record(NamedTuple):
     """0 for the first fragment of a document, 1 for the next, and so on."""
     is_escaped: bool = False
     """Whether <, > and & are written as entities."""
+    is_paragraph: bool = False
+    """Whether blank lines are all that makes it a document."""
     fraction: float | None = None
     """How much of the section has been read with this record, in (0, 1]; `None` if the
     position in the file tells it."""
@@ -192,7 +194,10 @@ def _plain_text(
         if _NOTHING.fullmatch(fragment.text):
             continue  # Blank lines at the beginning of the file.
         key = name if options.documents == "file" else f"{name}#{fragment.offset}"
-        yield Record(fragment.text, key, key, fragment.number)
+        by_blank_lines = options.documents == "blank-lines"
+        yield Record(
+            fragment.text, key, key, fragment.number, is_paragraph=by_blank_lines
+        )
 
 
 def _json_lines(
