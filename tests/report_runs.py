@@ -13,6 +13,7 @@ from bert_jax.config import (
     TaskConfig,
 )
 from bert_jax.data.prepared.format import FORMAT_VERSION
+from bert_jax.data.prepared.manifest import write_manifest
 from bert_jax.data.prepared.summary import summarize
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.report.page import write_report
@@ -302,7 +303,7 @@ def put_dataset(path: Path, manifest: dict[str, Any] = MANIFEST) -> Path:
     tokenizer = WordPieceTokenizer(vocabulary, lowercase=True)
     tokenizer.save(path / "tokenizer")
     about = {**manifest["tokenizer"], "sha256": tokenizer.sha256}
-    (path / "manifest.json").write_text(json.dumps({**manifest, "tokenizer": about}))
+    write_manifest(path, {**manifest, "tokenizer": about})
     for name in manifest["sha256"]:
         (path / name).touch()
     return path

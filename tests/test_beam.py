@@ -34,6 +34,7 @@ from bert_jax.config import PrepareOptions
 from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.data.prepared.format import SPLITS
 from bert_jax.data.prepared.locking import locked
+from bert_jax.data.prepared.manifest import read_manifest
 from bert_jax.data.prepared.stages import begin, make_plan
 from bert_jax.data.text.sources import open_source
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
@@ -346,7 +347,7 @@ def test_command_line_and_relative_names(corpus, tmp_path, capsys, monkeypatch):
     )
     assert "validation: " in capsys.readouterr().out
     assert json.loads((tmp_path / "new/plan.json").read_text())["runner"] == "beam"
-    mine = json.loads((tmp_path / "new/manifest.json").read_text())
+    mine = read_manifest(tmp_path / "new")
     its = prepared(corpus, tmp_path / "local")
     for manifest in (mine, its):
         del manifest["source"], manifest["sources"][0]["source"]

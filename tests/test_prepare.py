@@ -29,6 +29,7 @@ from bert_jax.data.batches.packing import pack
 from bert_jax.data.batches.pairs import make_pairs
 from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.data.prepared.format import SPLITS
+from bert_jax.data.prepared.manifest import read_manifest
 from bert_jax.data.prepared.prepare import prepare
 from bert_jax.data.prepared.stages import unigram_entropy
 from bert_jax.data.text.sentences import sentences, validation_group
@@ -161,7 +162,7 @@ def test_workers_do_not_matter(corpus, dataset, tmp_path):
 
     manifest = prepared(corpus, tmp_path / "two", num_workers=2, progress=progress)
     assert contents(tmp_path / "two") == contents(dataset)
-    assert manifest == json.loads((dataset / "manifest.json").read_text())
+    assert manifest == read_manifest(dataset)
     done, totals = zip(*reports, strict=True)
     assert len(set(totals)) == 1
     assert done[0] == 0
@@ -204,7 +205,7 @@ def test_unfinished_work_is_finished_to_the_same_bytes(corpus, dataset, damaged)
 def test_a_finished_dataset_is_not_written_again(corpus, dataset):
     before = {path: path.stat().st_mtime_ns for path in dataset.rglob("*")}
     manifest = prepared(corpus, dataset)
-    assert manifest == json.loads((dataset / "manifest.json").read_text())
+    assert manifest == read_manifest(dataset)
     assert before == {p: p.stat().st_mtime_ns for p in dataset.rglob("*")}
 
 
@@ -332,7 +333,7 @@ def test_two_sources_are_prepared_as_one(corpus, tmp_path, capsys):
     command += [flag for one in sources for flag in ("--source", one)]
     command += ["--output", str(tmp_path / "out"), "--validation-fraction", "0.3"]
     cli.main(command)
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    manifest = read_manifest(tmp_path / "out")
     assert [one["source"] for one in manifest["sources"]] == sources
     counts = [(one["files"], one["documents"]) for one in manifest["sources"]]
     assert counts == [(NUM_FILES, len(records)), (1, 1)]

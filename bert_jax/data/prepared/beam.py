@@ -40,6 +40,7 @@ from bert_jax.data.file_hash import file_sha256
 from bert_jax.data.prepared.duplicates import Duplicates
 from bert_jax.data.prepared.format import DATASET_NAME, MANIFEST, SPLITS, TOKENIZER
 from bert_jax.data.prepared.locking import locked
+from bert_jax.data.prepared.manifest import read_manifest
 from bert_jax.data.prepared.metadata import file_names
 from bert_jax.data.prepared.records import features, in_one_order
 from bert_jax.data.prepared.shards import (
@@ -119,7 +120,7 @@ def prepare_with_beam(
         with _only_writer(folder), tempfile.TemporaryDirectory() as here:
             run = _Run(folder, pathlib.Path(here), loaded, options, beam_options)
             run.write(opened, strict)
-    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest = read_manifest(folder)
     if strict:
         refuse_problems(manifest, folder)
     return manifest

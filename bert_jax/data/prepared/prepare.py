@@ -7,7 +7,6 @@ which the same command continues.
 """
 
 import contextlib
-import json
 import pathlib
 import shutil
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 from bert_jax.config import DEFAULT_OPTIONS, PrepareOptions
 from bert_jax.data.prepared.format import MANIFEST, SPLITS, TOKENIZER
 from bert_jax.data.prepared.locking import locked
+from bert_jax.data.prepared.manifest import read_manifest
 from bert_jax.data.prepared.pool import map_in_workers
 from bert_jax.data.prepared.shards import ShardFile, write_fingerprints, write_shard
 from bert_jax.data.prepared.stages import (
@@ -71,7 +71,7 @@ def prepare(
         with locked(output):
             _write(opened, loaded, output, options, strict, num_workers, progress)
     _remove_leftovers(output)
-    manifest = json.loads((output / MANIFEST).read_text())
+    manifest = read_manifest(output)
     if strict:
         refuse_problems(manifest, output)
     return manifest

@@ -6,6 +6,7 @@ In their order: `make_plan`, `begin`, `make_shards`, then, where duplicates are 
 
 import concurrent.futures
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -19,7 +20,8 @@ from bert_jax.data.atomic_file import AnyPath, write_atomically
 from bert_jax.data.prepared import audit
 from bert_jax.data.prepared.arrays import load_array, save_array
 from bert_jax.data.prepared.duplicates import Duplicates, find_duplicates
-from bert_jax.data.prepared.format import FORMAT_VERSION, MANIFEST, SPLITS
+from bert_jax.data.prepared.format import FORMAT_VERSION, SPLITS, TFDS_METADATA
+from bert_jax.data.prepared.manifest import write_manifest
 from bert_jax.data.prepared.metadata import write_tfds_metadata
 from bert_jax.data.prepared.one_sided import refuse_one_sided
 from bert_jax.data.prepared.shards import Shard, ShardFile
@@ -249,7 +251,11 @@ def finish(
     if strict:
         refuse_problems(manifest, output)
     write_tfds_metadata(output, tokenizer.vocab_size, files)
-    write_atomically(output / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    manifest["metadata_sha256"] = {
+        name: hashlib.sha256((output / name).read_bytes()).hexdigest()
+        for name in TFDS_METADATA
+    }
+    write_manifest(output, manifest)
 
 
 def _read_of_sources(source: Source, results: list[dict[str, Any]]) -> list[ReadStats]:

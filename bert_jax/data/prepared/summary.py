@@ -4,9 +4,9 @@ Everything here reads a manifest and nothing else, so that training and the repo
 none of the code that writes datasets.
 """
 
-import hashlib
 from typing import Any
 
+from bert_jax.data.prepared.manifest import dataset_sha256
 from bert_jax.data.text.source_counts import describe_sources
 
 # Blank lines divide a text of more than so many documents a file, and shorter ones.
@@ -24,16 +24,12 @@ def summarize(manifest: dict[str, Any]) -> dict[str, Any]:
     Returns:
         `source`, `sources`, `options`, `tokenizer`, `splits`, `read` and `audit` as they
         stand in the manifest; `problems`, the result of the function of that name; and `sha256`,
-        one hash over all shard files. In the dataset's directory,
-        `sha256sum *.array_record-* | sha256sum` prints the same hash (in the C locale,
-        which sorts names by their bytes).
+        from `manifest.dataset_sha256`.
     """
-    lines = [f"{sha256}  {name}\n" for name, sha256 in manifest["sha256"].items()]
-    listed = sorted(lines, key=lambda line: line.split("  ", 1)[1].encode())
     return {
         **{name: manifest[name] for name in _KEPT},
         "problems": problems(manifest),
-        "sha256": hashlib.sha256("".join(listed).encode()).hexdigest(),
+        "sha256": dataset_sha256(manifest),
     }
 
 

@@ -1,9 +1,9 @@
 """Opens `docs:` or `docs:numpy,jax`, the documentation of packages installed here."""
 
 import glob
-import os
 import pathlib
 
+from bert_jax.data.cache_folder import cache_folder
 from bert_jax.data.text import docs
 from bert_jax.data.text.files_source import open_files
 from bert_jax.data.text.sections import Request, Source
@@ -26,5 +26,4 @@ def open_docs(request: Request) -> Source:
 
 
 def _cache(packages: list[str]) -> pathlib.Path:
-    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(base, "bert_jax", "-".join(["docs", *packages]))
+    return cache_folder("-".join(["docs", *packages]))
