@@ -340,3 +340,18 @@ def test_files_stand_in_the_order_of_their_bytes(tmp_path):
     found = [section.path for section in open_source(f"files:{tmp_path}/*").sections]
     ordered = sorted(os.fsencode(tmp_path / name) for name in names)
     assert list(map(os.fsencode, found)) == ordered
+
+
+def test_folders_are_refused_with_the_name_of_their_files(tmp_path):
+    for name in ("a.txt", "b.txt", "c.md"):
+        (tmp_path / "deep").mkdir(exist_ok=True)
+        (tmp_path / "deep" / name).write_text("Text.")
+    with pytest.raises(
+        ValueError, match=rf"is a folder.* files:{tmp_path}/deep/\*\*/\*\.txt"
+    ):
+        open_source(f"files:{tmp_path}/deep/")
+    with pytest.raises(
+        ValueError, match=rf"1 folders and no file.* files:{tmp_path}/\*/\*"
+    ):
+        open_source(f"files:{tmp_path}/*")
+    assert len(open_source(f"files:{tmp_path}/deep/**/*.txt").sections) == 2
