@@ -83,9 +83,9 @@ def sound() -> dict:
             "validation": {**split, "unigram_entropy": 6.0},
         },
         "sources": [
-            {"source": "files:a/*", "files": 2, "documents": 150}
+            {**read, "source": "files:a/*", "files": 2, "documents": 150}
             | {"text_bytes": 50_000, "disk_bytes": 9_000},
-            {"source": "docs:", "files": 1, "documents": 50}
+            {**read, "source": "docs:", "files": 1, "documents": 50}
             | {"text_bytes": 22_000, "disk_bytes": 30_000},
         ],
         "files_named_again": 0,
@@ -156,11 +156,15 @@ def test_a_description_holds_the_numbers(sound):
     text = "\n".join(describe(sound))
     assert "train: 100 documents, 900 sentences, 9,000 tokens" in text
     assert "1 copies of documents, kept, 5 near copies; 0 held-out" in text
-    assert "read: nothing unusual" in text
+    assert "source files:a/*: 150 documents of 50,000 bytes of text, from 2 " in text
+    assert "not UTF-8" not in text
     sound["options"]["near_threshold"] = 0.0
     assert "near copies not looked for" in "\n".join(describe(sound))
-    sound["read"]["undecodable_bytes"] = 1_234
-    assert "read: 1,234 bytes not UTF-8" in "\n".join(describe(sound))
+    sound["sources"][1] |= {"undecodable_bytes": 1_234, "empty_documents": 2}
+    sound["files_named_again"] = 7
+    text = "\n".join(describe(sound))
+    assert "30,000 bytes; 2 empty ones left out; 1,234 bytes not UTF-8" in text
+    assert "read once: 7" in text
 
 
 def test_paragraphs_of_books_name_the_way_to_read_them(sound):

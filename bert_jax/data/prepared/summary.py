@@ -7,7 +7,7 @@ none of the code that writes datasets.
 from typing import Any
 
 from bert_jax.data.prepared.manifest import dataset_sha256
-from bert_jax.data.text.source_counts import describe_sources
+from bert_jax.data.source_description import describe_sources
 
 # Blank lines divide a text of more than so many documents a file, and shorter ones.
 _MANY_PARAGRAPHS = 50
@@ -137,7 +137,7 @@ def _uneven_split(manifest: dict[str, Any]) -> list[str]:
 
 def describe(manifest: dict[str, Any]) -> list[str]:
     """The numbers of a manifest in a few lines for the terminal."""
-    audit, read = manifest["audit"], manifest["read"]
+    audit = manifest["audit"]
     lines = describe_sources(manifest["sources"], manifest["files_named_again"])
     lines += [
         f"{split}: {counts['documents']:,} documents, {counts['sentences']:,} "
@@ -155,12 +155,6 @@ def describe(manifest: dict[str, Any]) -> list[str]:
         f"copies of documents, {what}, {near}; {copies['leaked']:,} held-out documents "
         "also in training"
     )
-    counted = {
-        "bytes not UTF-8": read["undecodable_bytes"],
-        "control characters": read["control_characters"],
-        "empty documents": read["empty_documents"] + audit["documents_without_tokens"],
-        "giant documents cut": read["cut_documents"],
-        "documents with markup": read["markup_documents"],
-    }
-    seen = [f"{count:,} {name}" for name, count in counted.items() if count]
-    return [*lines, f"read: {'; '.join(seen) or 'nothing unusual'}"]
+    if empty := audit["documents_without_tokens"]:
+        lines.append(f"documents without a token, left out: {empty:,}")
+    return lines
