@@ -14,6 +14,7 @@ from bert_jax.data.tokenizers.tokenizer import SPECIAL_PIECES, Tokenizer
 from bert_jax.data.tokenizers.wordpiece_tokenizer import (
     WORDPIECE_MAX_CHARS_PER_WORD,
     WordPieceTokenizer,
+    bert_rules,
 )
 from bert_jax.exchange.json_files import load_json
 from bert_jax.exchange.tokenizer_checks import agreed_casing, fill_table
@@ -67,7 +68,7 @@ def read_tokenizer(
         folds = _casing(directory, folding, lowercase)
         tokenizer = SentencePieceTokenizer(model_path.read_bytes(), lowercase=folds)
     elif vocab_path.is_file() or kind == "WordPiece":
-        normalizer = rules.get("normalizer") or {}
+        normalizer = _bert_normalizer(rules)
         folding["tokenizer.json lowercase"] = normalizer.get("lowercase")
         folds = _casing(directory, folding, lowercase)
         _check_rules(directory, rules, config, classes)
@@ -162,6 +163,16 @@ def _sentencepiece_folding(path: pathlib.Path) -> bool | None:
     return FOLDS_CASE.get(proto.normalizer_spec.name)
 
 
+def _bert_normalizer(rules: Json) -> Json:
+    """The normalizer of a tokenizer.json, as if `BertNormalizer` did what ours does."""
+    normalizer = rules.get("normalizer") or {}
+    parts = normalizer.get("normalizers") or [{}]
+    ours = json.loads(bert_rules(True, None)[0].__getstate__())["normalizers"]
+    if parts[:-1] == ours[:-1] and parts[-1].get("clean_text") is False:
+        return parts[-1] | {"clean_text": True}
+    return normalizer
+
+
 def _casing(directory: pathlib.Path, said: Json, lowercase: bool | None) -> bool:
     folds = agreed_casing(directory, said, lowercase)
     if folds is None:
@@ -176,7 +187,7 @@ def _check_rules(
     directory: pathlib.Path, rules: Json, config: Json, classes: Collection[str]
 ) -> None:
     """Raises ValueError where a setting asks for other ids than ours."""
-    model, normalizer = rules.get("model") or {}, rules.get("normalizer") or {}
+    model, normalizer = rules.get("model") or {}, _bert_normalizer(rules)
     pre = rules.get("pre_tokenizer") or {}
     slow = "tokenizer_config.json"
     checks: list[tuple[str, Any, tuple[Any, ...]]] = [

@@ -23,6 +23,10 @@ WORDPIECE_MAX_CHARS_PER_WORD = 200
 _CACHED_ASCII_WORDS = 1 << 17
 _ASCII_WORD = re.compile("[A-Za-z0-9]+|[^A-Za-z0-9]")
 
+# Patterns of the `tokenizers` library, see `bert_rules`.
+_REMOVED = r"[[\x{0}\x{FFFD}\p{Cc}\p{Cf}]&&[^\t\n\r]]"
+_IDEOGRAPH = r"[\x{2B820}-\x{2B91F}]"
+
 
 class WordPieceTokenizer(Tokenizer):
     """Cuts words and punctuation into the longest possible pieces from the left.
@@ -139,12 +143,25 @@ class WordPieceTokenizer(Tokenizer):
 
 
 def bert_rules(lowercase: bool, strip_accents: bool | None) -> tuple[Any, Any]:
-    """BERT's normaliser and pre-tokeniser from the `tokenizers` library."""
-    from tokenizers import normalizers, pre_tokenizers
+    """BERT's normaliser and pre-tokeniser, made of the `tokenizers` library's.
+
+    That library's `BertNormalizer` differs from google-research/bert (tokenization.py)
+    in two points, which are put right here: it removes characters for private use as if
+    they were control characters, so that "a\uf059b" would become the word "ab", and it
+    does not make words of the ideographs U+2B820 to U+2B91F. Which characters are marks
+    or punctuation follows that library's tables (about Unicode 8), whatever Python's.
+    """
+    from tokenizers import Regex, normalizers, pre_tokenizers
 
     if strip_accents == lowercase:
         strip_accents = None  # The files of published models have it so.
-    normalizer = normalizers.BertNormalizer(
-        lowercase=lowercase, strip_accents=strip_accents
+    normalizer = normalizers.Sequence(
+        [
+            normalizers.Replace(Regex(_REMOVED), ""),
+            normalizers.Replace(Regex(rf"(?={_IDEOGRAPH})|(?<={_IDEOGRAPH})"), " "),
+            normalizers.BertNormalizer(
+                clean_text=False, lowercase=lowercase, strip_accents=strip_accents
+            ),
+        ]
     )
     return normalizer, pre_tokenizers.BertPreTokenizer()
