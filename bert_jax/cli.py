@@ -109,7 +109,17 @@ def parse(name: str, rest: list[str]) -> Any:
         "compile": PretrainConfig,
     }
     if name not in kinds:
-        return tyro.cli(command, args=rest, default=default, prog=f"bert-jax {name}")
+        parsed = tyro.cli(command, args=rest, default=default, prog=f"bert-jax {name}")
+        if name in ("evaluate", "predict"):
+            # The run says how files are read, so it is read before its flags count.
+            default = command(
+                run_dir=tyro.MISSING_NONPROP,
+                task=training.file_settings(parsed.run_dir, parsed.task, name),
+            )
+            return tyro.cli(
+                command, args=rest, default=default, prog=f"bert-jax {name}"
+            )
+        return parsed
     if rest and not rest[0].startswith("-"):
         rest = ["--config", *rest]
     # The file sets the defaults of all flags, so it is read before them.

@@ -16,6 +16,7 @@ from bert_jax.config import (
     ComputeConfig,
     DataConfig,
     DropoutConfig,
+    FileConfig,
     FinetuneConfig,
     LoopConfig,
     MaskingConfig,
@@ -281,7 +282,9 @@ REFUSED = [
         num_steps=10_000,
     ),
     bad(PretrainConfig, "moments='keep' needs a checkpoint", moments="keep"),
-    bad(TaskConfig, "TaskConfig.text_columns=() must", text_columns=()),
+    bad(FileConfig, "delimiter='::' is not one character", delimiter="::"),
+    bad(FileConfig, "encoding='utf-9' is no encoding", encoding="utf-9"),
+    bad(FileConfig, "name one column twice", text_columns=("a",), label_column="a"),
     bad(
         TaskConfig,
         "TaskConfig.text_columns=('a', 'b', 'c') must",
