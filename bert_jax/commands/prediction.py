@@ -46,6 +46,11 @@ def predict(
         for warning in given.warnings:
             print(f"  warning: {warning}", file=sys.stderr)
     else:
+        require(
+            file == predictor.file_settings,
+            "Flags --task.* say how a file is read, and would be ignored: no file is "
+            "given. Leave them out, or pass a file.",
+        )
         given = _given(arguments if lines is None else lines, predictor.num_texts)
     found = predictor.lines(given)
     num_empty = sum(map(is_empty, given.texts))

@@ -87,7 +87,8 @@ def _evaluate_task(
             f"have SHA-256 {held_out.sha256()[:16]}, and those of the run {str(own)[:16]}. "
             "Restore the file, or name it as DATA to judge on it as it is."
         )
-    show_reading(task, "judged on", held_out, predictor.outputs, file=sys.stderr)
+    if process.is_first():
+        show_reading(task, "judged on", held_out, predictor.outputs, file=sys.stderr)
     _agree(run, held_out.sha256())
     encoded = predictor.encode(held_out)
     return task.scores(predictor.logits(encoded), encoded, held_out, predictor.outputs)

@@ -105,7 +105,8 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         task.encode(tokenizer, part, outputs, cfg.sequence_length)
         for part in (train, held_out)
     )
-    lengths = row_lengths(train_rows.num_tokens, cfg.sequence_length)
+    num_steps = cfg.num_epochs * math.ceil(len(train_rows) / cfg.batch_size)
+    lengths = row_lengths(train_rows.num_tokens, cfg.sequence_length, num_steps)
     epochs = [
         epoch_batches(
             train_rows.num_tokens, lengths, cfg.batch_size, seed=cfg.seed, epoch=epoch
@@ -141,7 +142,6 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
 
     for length in sorted({*lengths.tolist(), *held_out_plan.lengths.tolist()}):
         prove_isolation(model, cfg.compute, cfg.dropout, num_tokens=length)
-    num_steps = cfg.num_epochs * math.ceil(len(train_rows) / cfg.batch_size)
     optimizer_cfg = dataclasses.replace(
         cfg.optimizer, warmup_steps=int(cfg.warmup_share * num_steps)
     )

@@ -65,6 +65,7 @@ class BatchedLogits:
 def held_out_batches(examples: EncodedExamples, batch_size: int) -> LengthBatches:
     """Batches of rows of similar length, the shortest first."""
     longest = examples.input_ids.shape[1]
-    lengths = row_lengths(examples.num_tokens, longest)
+    num_batches = -(-len(examples) // batch_size)
+    lengths = row_lengths(examples.num_tokens, longest, num_batches)
     order = np.arange(len(examples))
     return length_batches(examples.num_tokens, lengths, order, batch_size)

@@ -48,8 +48,9 @@ class Predictor:
         assert self.info.labels is not None
         assert self.info.task is not None
         self.outputs = self.info.labels
-        self.cfg = cfg = load_run_config(run)
+        cfg = load_run_config(run)
         assert isinstance(cfg, FinetuneConfig)
+        self.cfg = cfg
         self.task = task_named(self.info.task)
         self.num_texts = self.task.num_texts(cfg.task)
         self.tokenizer = load_run_tokenizer(run)
@@ -85,11 +86,14 @@ class Predictor:
             self.logits(encoded), encoded, examples, self.outputs
         )
 
+    @property
+    def file_settings(self) -> FileConfig:
+        """How the run read its validation file, without the column of its labels."""
+        return prediction_file(self.cfg.task.file)
+
     def read(self, path: pathlib.Path, file: FileConfig | None = None) -> Unlabelled:
-        """The texts of a file, read as the run's validation file or as `file` says."""
-        assert isinstance(self.cfg, FinetuneConfig)
-        task = self.cfg.task
-        cfg = task.with_file(prediction_file(task.file) if file is None else file)
+        """The texts of a file, read by `file` or by `file_settings`."""
+        cfg = self.cfg.task.with_file(file or self.file_settings)
         return self.task.read_unlabelled(path, cfg, self.outputs)
 
     def lines(self, given: Unlabelled) -> list[dict[str, Any]]:

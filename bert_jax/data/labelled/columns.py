@@ -36,9 +36,9 @@ _LABELS = (
 _ADVICE: dict[Split | None, str] = {
     "train": "Set --task.text-columns and --task.label-column (by number, with "
     "--task.no-header, where no line names them)",
-    "validation": "Set --task.text-columns and --task.label-column, or "
-    "--task.validation-text-columns and --task.validation-label-column where only this "
-    "file has other names",
+    "validation": "Set --task.text-columns and --task.label-column; `finetune` also takes "
+    "--task.validation-text-columns and --task.validation-label-column, where only its "
+    "validation file has these names",
     None: "Set --task.text-columns (by number, with --task.no-header, where no line names "
     "them)",
 }

@@ -51,9 +51,7 @@ def read_text(path: pathlib.Path, encoding: str = "utf-8") -> Decoded:
             "damaged or UTF-16. Pass --task.encoding utf-16-le if it is UTF-16, or mend "
             "the file."
         )
-    return Decoded(
-        text, codecs.lookup(encoding).name.upper(), _doubts(path, data, given)
-    )
+    return Decoded(text, encoding.upper(), _doubts(path, data, given))
 
 
 def _doubts(path: pathlib.Path, data: bytes, encoding: str) -> tuple[str, ...]:

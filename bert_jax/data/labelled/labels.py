@@ -112,7 +112,9 @@ def _number(name: str) -> float | None:
 
 
 def _folded(name: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    plain = unicodedata.normalize("NFKC", name).casefold()
+    seen = (sign for sign in plain if unicodedata.category(sign) != "Cf")
+    return " ".join("".join(seen).split())
 
 
 def _list(names: Sequence[str]) -> str:

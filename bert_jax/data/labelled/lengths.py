@@ -5,26 +5,30 @@ from typing import NamedTuple
 import numpy as np
 
 _STEP = 8  # lengths are multiples of it
-_MOST_LENGTHS = 6  # each length is compiled
+_MOST_LENGTHS = 6
+_BATCHES_PER_LENGTH = 150  # to compile a length takes as long as many small batches
 
 
-def row_lengths(num_tokens: np.ndarray, longest: int) -> np.ndarray:
+def row_lengths(num_tokens: np.ndarray, longest: int, num_batches: int) -> np.ndarray:
     """Lengths to pad rows to: few of them, chosen so that all padding is least.
 
     Args:
         num_tokens: int [rows], tokens of each row.
         longest: T, the largest length allowed.
+        num_batches: number of batches to come, which limits the number of lengths.
 
     Returns:
-        int [at most 6], ascending; the last one holds the longest row.
+        int [2 to 6, or 1 if all rows are alike], ascending; the last one holds the longest
+        row.
     """
+    most = min(_MOST_LENGTHS, max(2, 1 + num_batches // _BATCHES_PER_LENGTH))
     counts = np.bincount(-(-num_tokens // _STEP))
     (ends,) = np.nonzero(counts)  # in units of 8 tokens
     num_rows = np.concatenate([[0], np.cumsum(counts[ends])])
     # cost[k]: fewest places for the rows up to length number k, with the lengths so far.
     cost = num_rows[1:] * ends
     chosen = [[int(end)] for end in ends]
-    for _ in range(min(_MOST_LENGTHS, ends.size) - 1):
+    for _ in range(min(most, ends.size) - 1):
         before, chosen_before = cost.copy(), list(chosen)
         for k in range(1, ends.size):
             places = before[:k] + (num_rows[k + 1] - num_rows[1 : k + 1]) * ends[k]

@@ -156,7 +156,8 @@ def _cut(
         io.StringIO(text, newline=""),
         delimiter=delimiter,
         quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
-        skipinitialspace=quoted and delimiter != "\t",
+        # As in `text, label`: a quote behind the blank opens a field.
+        skipinitialspace=quoted and f"{delimiter} " in first_line(text),
         strict=True,
     )
     line = 1
