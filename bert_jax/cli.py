@@ -15,6 +15,7 @@ import tyro
 from bert_jax.commands import compile as compile_command
 from bert_jax.commands import data, exchange, report, tokenizer, training
 from bert_jax.commands.config_files import load_config
+from bert_jax.commands.raw_flags import is_given, value_of
 from bert_jax.config import FinetuneConfig, PretrainConfig
 from bert_jax.quickstart import Size, quickstart
 from bert_jax.runtime import process
@@ -125,6 +126,8 @@ def parse(name: str, rest: list[str]) -> Any:
     # The file sets the defaults of all flags, so it is read before them.
     file = value_of("--config", rest) or command.config_file
     settings = load_config(file, kinds[name])
+    if "first_phase_only" in vars(command) and is_given("--first-phase-only", rest):
+        settings = dataclasses.replace(settings, next_phases=())
     required = {
         field.name: tyro.MISSING_NONPROP
         for field in dataclasses.fields(command)
@@ -132,23 +135,14 @@ def parse(name: str, rest: list[str]) -> Any:
     }
     default = command(**required, config_file=file, settings=settings)
     parsed = tyro.cli(command, args=rest, default=default, prog=f"bert-jax {name}")
-    if kinds[name] is PretrainConfig and parsed.settings.checkpoint is not None:
-        from bert_jax.commands.architecture import take_architecture
+    if kinds[name] is not PretrainConfig:
+        return parsed
+    from bert_jax.commands.settled import check_length, settle
 
-        taken = take_architecture(parsed.settings, settings.model)
-        return dataclasses.replace(parsed, settings=taken)
-    return parsed
-
-
-def value_of(flag: str, args: Sequence[str]) -> str | None:
-    """The value of a flag in unparsed arguments. If it is given twice, the last counts."""
-    value = None
-    for place, arg in enumerate(args):
-        if arg == flag and place + 1 < len(args):
-            value = args[place + 1]
-        elif arg.startswith(f"{flag}="):
-            value = arg.partition("=")[2]
-    return value
+    if name == "pretrain":
+        check_length(parsed.settings, rest)
+    settled = settle(parsed.settings, settings, rest)
+    return dataclasses.replace(parsed, settings=settled)
 
 
 def _overview() -> str:

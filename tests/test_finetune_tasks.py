@@ -28,6 +28,7 @@ from bert_jax.train.evaluate import evaluate_run
 from bert_jax.train.finetune import finetune
 from bert_jax.train.predict import Predictor
 from bert_jax.train.run import RunInfo, load_run, load_run_config, start_run
+from bert_jax.train.stop_request import InterruptedRunError
 
 KINDS = ("classification", "regression", "tokens", "spans")
 
@@ -114,7 +115,9 @@ def tuned(encoder):
                 checkpoint=pretrained,
                 from_scratch=True,
                 task=write_files(folder, kind),
-                optimizer=OptimizerConfig(learning_rate=5e-3, warmup_steps=0, b2=0.98),
+                optimizer=OptimizerConfig(
+                    learning_rate=5e-3, warmup_steps=0.1, b2=0.98
+                ),
                 loop=LoopConfig(log_every_steps=8, eval_every_steps=0),
                 dropout=DropoutConfig(hidden=0.0, attention=0.0),
                 sequence_length=64 if kind == "spans" else 48,
@@ -235,7 +238,7 @@ def test_batches_by_length_go_on_exactly(tuned, encoder, tmp_path, capsys, monke
     )
     with monkeypatch.context() as patch:
         patch.setattr(loop._Loop, "_must_stop", lambda self: self.done >= 4)
-        with pytest.raises(loop.InterruptedRunError):
+        with pytest.raises(InterruptedRunError):
             finetune(cfg, tmp_path / "parts")
     finetune(cfg, tmp_path / "parts")
     whole, parts = (
@@ -267,7 +270,7 @@ def test_a_run_that_goes_on_needs_its_source_no_more(tuned, tmp_path, monkeypatc
     )
     with monkeypatch.context() as patch:
         patch.setattr(loop._Loop, "_must_stop", lambda self: self.done >= 3)
-        with pytest.raises(loop.InterruptedRunError, match="stopped at step 3"):
+        with pytest.raises(InterruptedRunError, match="stopped at step 3"):
             finetune(cfg, tmp_path / "run")
     origin = load_run(tmp_path / "run").encoder
     assert (origin["run"], origin["step"]) == (str(tmp_path / "source"), 64)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from bert_jax.commands.shared import RunDir
+from bert_jax.commands.shared import Bar, RunDir
 from bert_jax.config import (
     ClusterConfig,
     FileConfig,
@@ -26,6 +26,11 @@ class Pretrain:
     """Python file with get_config(), or the name of a shipped config without its folder."""
     output: pathlib.Path
     """Run directory to write. The same command continues a run that was stopped."""
+    first_phase_only: bool = False
+    """Leave out the later phases of the config."""
+    minutes: float | None = None
+    """Length of the run in minutes: the number of steps is planned by a measurement of
+    this machine's speed. Default: --num-steps. A run that continues keeps its steps."""
     cluster: ClusterConfig = ClusterConfig()
     compile_cache: pathlib.Path | None = None
     """Directory that keeps compiled programs, so that the next start need not compile.
@@ -37,12 +42,16 @@ class Pretrain:
 
         from bert_jax.runtime.compile_cache import use_compile_cache
         from bert_jax.runtime.distributed import taking_part
+        from bert_jax.train.planned_steps import with_planned_steps
         from bert_jax.train.pretrain import pretrain
 
         with taking_part(self.cluster):
             if self.compile_cache is not None:
                 use_compile_cache(self.compile_cache, jax.devices())
-            pretrain(self.settings, self.output)
+            settings = self.settings
+            if self.minutes is not None:
+                settings = with_planned_steps(settings, self.minutes, self.output)
+            pretrain(settings, self.output)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,6 +109,9 @@ class Evaluate:
     of `finetune`). Default: the held-out data of the run itself."""
     task: FileConfig = FileConfig()
     """How the labelled file is read. Default: as the run read its validation file."""
+    batches: int | None = None
+    """Most batches of held-out rows to judge a run of `pretrain` on. Default: what the
+    run itself is evaluated on."""
     cluster: ClusterConfig = ClusterConfig()
 
     def run(self) -> None:
@@ -107,7 +119,14 @@ class Evaluate:
         from bert_jax.train.evaluate import evaluate_run
 
         with taking_part(self.cluster):
-            found = evaluate_run(self.run_dir, self.data, self.task)
+            with Bar("batches", unit_scale=False) as bar:
+                found = evaluate_run(
+                    self.run_dir,
+                    self.data,
+                    self.task,
+                    batches=self.batches,
+                    progress=bar.update,
+                )
             for name, value in found.items():
                 print(f"{name}: {value:.6g}")
 

@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 from typing import Literal
 
-from bert_jax.config.checks import require, require_positive, require_rate, require_seed
+from bert_jax.config.checks import require, require_positive, require_seed
 from bert_jax.config.compute import ComputeConfig
 from bert_jax.config.dropout import DropoutConfig
 from bert_jax.config.loop import LoopConfig
@@ -177,10 +177,8 @@ class FinetuneConfig:
     compute: ComputeConfig = ComputeConfig()
     dropout: DropoutConfig = DropoutConfig()
     mesh: MeshConfig = MeshConfig()
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-5, warmup_steps=0)
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-5, warmup_steps=0.1)
     loop: LoopConfig = LoopConfig(log_every_steps=20, eval_every_steps=0)
-    warmup_share: float = 0.1
-    """Share of all updates during which the learning rate rises."""
     sequence_length: int = 128
     """Tokens of a row. Longer texts are cut."""
     batch_size: int = 32
@@ -197,10 +195,4 @@ class FinetuneConfig:
             self.sequence_length >= 8,
             f"FinetuneConfig.sequence_length={self.sequence_length} is too short; a "
             "text with its special tokens needs at least 8.",
-        )
-        require_rate(self, "warmup_share")
-        require(
-            self.optimizer.warmup_steps == 0,
-            f"OptimizerConfig.warmup_steps={self.optimizer.warmup_steps} would be "
-            "ignored: fine-tuning takes FinetuneConfig.warmup_share.",
         )

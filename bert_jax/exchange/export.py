@@ -23,6 +23,7 @@ from bert_jax.exchange.write_google import write_google
 from bert_jax.exchange.write_huggingface import write_huggingface
 from bert_jax.exchange.write_onnx import verify_onnx, write_onnx
 from bert_jax.exchange.write_stablehlo import verify_stablehlo, write_stablehlo
+from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train.checkpoint import tensors_sha256
 from bert_jax.train.initial import load_params
 from bert_jax.train.mesh import make_mesh
@@ -59,6 +60,7 @@ class _Form(NamedTuple):
     """How it was compared, for the user."""
 
 
+@our_settings()
 def export_run(
     run: pathlib.Path, directory: pathlib.Path, to: Format, *, mlm_only: bool = False
 ) -> str:

@@ -28,6 +28,7 @@ from bert_jax.exchange.tensors import (
     from_tensors,
     unflatten,
 )
+from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train.checkpoint import Checkpoints, tensors_sha256
 from bert_jax.train.optimizer import Moments, make_optimizer, with_moments
 from bert_jax.train.run import RunInfo, start_run
@@ -87,6 +88,7 @@ def read_source(path: pathlib.Path, *, lowercase: bool | None = None) -> Source:
     )
 
 
+@our_settings()
 def import_run(
     path: pathlib.Path,
     run: pathlib.Path,

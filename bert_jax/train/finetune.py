@@ -19,13 +19,14 @@ from bert_jax.data.labelled.examples import EncodedExamples, Examples
 from bert_jax.data.labelled.lengths import LengthBatches, epoch_batches, row_lengths
 from bert_jax.limits import check_ids
 from bert_jax.model.isolation import prove_isolation
+from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train import sharding
 from bert_jax.train.flops import counted_flops
 from bert_jax.train.freezing import stop_frozen
 from bert_jax.train.initial import start_encoder
 from bert_jax.train.logits import BatchedLogits, held_out_batches
 from bert_jax.train.loop import Stage, run_loop
-from bert_jax.train.mesh import make_mesh
+from bert_jax.train.mesh import device_name, make_mesh
 from bert_jax.train.objectives import task_objective
 from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.placement import row_parts
@@ -67,6 +68,7 @@ class Judge:
         return self.task.scores(self.logits, self.encoded, self.examples, self.outputs)
 
 
+@our_settings()
 def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
     """Starts or continues one fine-tuning run and returns its results.
 
@@ -132,6 +134,7 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         data=data,
         task=task.name,
         labels=outputs,
+        devices=device_name(mesh),
         sequence_length=cfg.sequence_length,
     )
     start_run(run, cfg, info, tokenizer)
@@ -142,11 +145,8 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
 
     for length in sorted({*lengths.tolist(), *held_out_plan.lengths.tolist()}):
         prove_isolation(model, cfg.compute, cfg.dropout, num_tokens=length)
-    optimizer_cfg = dataclasses.replace(
-        cfg.optimizer, warmup_steps=int(cfg.warmup_share * num_steps)
-    )
-    schedule = make_schedule(optimizer_cfg, num_steps)
-    optimizer = make_optimizer(optimizer_cfg, schedule)
+    schedule = make_schedule(cfg.optimizer, num_steps)
+    optimizer = make_optimizer(cfg.optimizer, schedule)
     objective = stop_frozen(
         cfg.optimizer, task_objective(task, model, cfg.compute, cfg.dropout)
     )

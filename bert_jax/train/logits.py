@@ -1,5 +1,6 @@
 """Computes logits of rows batch by batch, for scores and predictions."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -35,7 +36,12 @@ class BatchedLogits:
 
         self._logits = jax.jit(logits, out_shardings=sharding.replicated(mesh))
 
-    def __call__(self, params: Any, examples: EncodedExamples) -> np.ndarray:
+    def __call__(
+        self,
+        params: Any,
+        examples: EncodedExamples,
+        progress: Callable[[int, int], None] = lambda *_: None,
+    ) -> np.ndarray:
         """Logits of all rows, float32 [rows, ...]; 0 on padding that was not computed.
 
         Raises:
@@ -43,7 +49,7 @@ class BatchedLogits:
         """
         found: np.ndarray | None = None
         plan = held_out_batches(examples, self.batch_size)
-        for numbers, length in zip(*plan, strict=True):
+        for done, (numbers, length) in enumerate(zip(*plan, strict=True), 1):
             batch = examples.batch(numbers, self.batch_size, length)
             check_ids(self.model, batch)
             out = np.asarray(self._logits(params, global_batch(self.mesh, batch)))
@@ -58,6 +64,7 @@ class BatchedLogits:
                 found[numbers, :length] = out
             else:
                 found[numbers] = out
+            progress(done, len(plan.numbers))
         assert found is not None, "no rows"
         return found
 

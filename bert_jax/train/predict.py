@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from bert_jax.config import FileConfig, FinetuneConfig, MeshConfig
 from bert_jax.data.labelled.examples import EncodedExamples, Text
 from bert_jax.data.labelled.unlabelled import Unlabelled
+from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train.initial import load_params
 from bert_jax.train.logits import BatchedLogits
 from bert_jax.train.mesh import make_mesh
@@ -32,6 +33,7 @@ def prediction_file(file: FileConfig) -> FileConfig:
 class Predictor:
     """A fine-tuned model, loaded from its run directory."""
 
+    @our_settings()
     def __init__(
         self, run: pathlib.Path, *, batch_size: int = 32, mesh: Mesh | None = None
     ) -> None:
@@ -62,6 +64,7 @@ class Predictor:
             batch_size,
         )
 
+    @our_settings()
     def __call__(self, texts: Sequence[Text]) -> list[dict[str, Any]]:
         """One JSON object per text, in the form of the task.
 
@@ -135,10 +138,18 @@ class Predictor:
             self.tokenizer, examples, self.outputs, self.info.sequence_length
         )
 
-    def logits(self, encoded: EncodedExamples) -> np.ndarray:
+    @our_settings()
+    def logits(
+        self,
+        encoded: EncodedExamples,
+        progress: Callable[[int, int], None] = lambda *_: None,
+    ) -> np.ndarray:
         """Logits of all rows, float32 [rows, ...].
+
+        Args:
+            progress: called with the numbers of batches done and of all.
 
         Raises:
             ValueError: an id is outside its table.
         """
-        return self._logits(self.params, encoded)
+        return self._logits(self.params, encoded, progress)
