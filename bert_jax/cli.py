@@ -145,7 +145,17 @@ def parse(name: str, rest: list[str]) -> Any:
         "compile": PretrainConfig,
     }
     if name not in kinds:
-        return tyro.cli(command, args=rest, default=default, prog=f"bert-jax {name}")
+        parsed = tyro.cli(command, args=rest, default=default, prog=f"bert-jax {name}")
+        if name in ("evaluate", "predict"):
+            # The run says how files are read, so it is read before its flags count.
+            default = command(
+                run_dir=tyro.MISSING_NONPROP,
+                task=training.file_settings(parsed.run_dir, parsed.task, name),
+            )
+            return tyro.cli(
+                command, args=rest, default=default, prog=f"bert-jax {name}"
+            )
+        return parsed
     # The file sets the defaults of all flags, so it is read before them.
     file = value_of("--config", rest) or command.config_file
     settings = load_config(file, kinds[name])

@@ -17,6 +17,7 @@ from bert_jax.config import (
     ComputeConfig,
     DataConfig,
     DropoutConfig,
+    FileConfig,
     FinetuneConfig,
     LoopConfig,
     MaskingConfig,
@@ -277,7 +278,9 @@ REFUSED = [
     bad(LoopConfig, "LoopConfig.wandb_project is empty", wandb_project=""),
     *no_number_below(PretrainConfig, "batch_size", "num_steps", "eval_batches"),
     bad(PretrainConfig, "moments='keep' needs a checkpoint", moments="keep"),
-    bad(TaskConfig, "TaskConfig.text_columns=() must", text_columns=()),
+    bad(FileConfig, "delimiter='::' is not one character", delimiter="::"),
+    bad(FileConfig, "encoding='utf-9' is no encoding", encoding="utf-9"),
+    bad(FileConfig, "name one column twice", text_columns=("a",), label_column="a"),
     bad(
         TaskConfig,
         "TaskConfig.text_columns=('a', 'b', 'c') must",

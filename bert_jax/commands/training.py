@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-import sys
 from typing import Annotated
 
 import tyro
@@ -11,6 +10,7 @@ from bert_jax.commands.config_files import config_path
 from bert_jax.commands.shared import Bar, RunDir
 from bert_jax.config import (
     ClusterConfig,
+    FileConfig,
     FinetuneConfig,
     PretrainConfig,
     TaskConfig,
@@ -110,6 +110,8 @@ class Evaluate:
     data: Annotated[pathlib.Path | None, tyro.conf.Positional] = None
     """Dataset written by `prepare` (for a run of `pretrain`), or labelled file (for a run
     of `finetune`). Default: the held-out data of the run itself."""
+    task: FileConfig = FileConfig()
+    """How the labelled file is read. Default: as the run read its validation file."""
     batches: int | None = None
     """Most batches of held-out rows to judge a run of `pretrain` on. Default: what the
     run itself is evaluated on."""
@@ -122,7 +124,11 @@ class Evaluate:
         with taking_part(self.cluster):
             with Bar("batches", unit_scale=False) as bar:
                 found = evaluate_run(
-                    self.run_dir, self.data, batches=self.batches, progress=bar.update
+                    self.run_dir,
+                    self.data,
+                    self.task,
+                    batches=self.batches,
+                    progress=bar.update,
                 )
             for name, value in found.items():
                 print(f"{name}: {value:.6g}")
@@ -130,20 +136,46 @@ class Evaluate:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Predict:
-    """Predicts with a fine-tuned run. Without texts, it reads lines of standard input."""
+    """Predicts with a fine-tuned run, on texts, on a file or on lines of standard input."""
 
     run_dir: RunDir
     """Run directory of `finetune`."""
     texts: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """The texts, one argument each. A task over pairs takes A and B with a tab between."""
-    top: int = 3
-    """Number of labels to show for each text, the most probable first."""
+    """The texts, one argument each; a pair is two arguments, or one with a tab between A
+    and B. Or one file (.tsv, .csv, .txt, .jsonl, .parquet; .conll for tags, .json for
+    spans)."""
+    output: pathlib.Path | None = None
+    """File that gets one JSON object per text (.jsonl), with the text, its id if the file
+    has one, and all numbers in full precision. Default: short lines on the screen."""
+    top: int | None = None
+    """Number of labels to show on the screen for each text, the most probable first.
+    Default: 3."""
+    task: FileConfig = FileConfig()
+    """How the file is read. Default: as the run read its validation file. With
+    --task.label-column, the output holds the label of the file as given_label."""
 
     def run(self) -> None:
-        from bert_jax.train.predict import Predictor
+        from bert_jax.commands.prediction import predict
 
-        texts = self.texts or tuple(line.rstrip("\n") for line in sys.stdin)
-        predictor = Predictor(self.run_dir)
-        found = predictor([tuple(text.split("\t")) for text in texts])
-        for text, prediction in zip(texts, found, strict=True):
-            print(f"{predictor.task.say(prediction, self.top)}  |  {text}")
+        predict(self.run_dir, self.texts, self.output, self.top, self.task)
+
+
+def file_settings(run: pathlib.Path, given: FileConfig, command: str) -> FileConfig:
+    """How a run reads labelled files, as the default of the flags of `command`.
+
+    Raises:
+        FileNotFoundError: there is no run.
+        ValueError: the run reads no labelled files, but there are flags for them.
+    """
+    from bert_jax.train.predict import prediction_file
+    from bert_jax.train.run import load_run_config
+
+    cfg = load_run_config(run)
+    if isinstance(cfg, FinetuneConfig):
+        return prediction_file(cfg.task.file) if command == "predict" else cfg.task.file
+    if given != FileConfig():
+        raise ValueError(
+            f"{run} is a run of pretraining, which reads no labelled file, so the flags "
+            "--task.* would be ignored; leave them out."
+        )
+    return given

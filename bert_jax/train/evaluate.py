@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 from collections.abc import Callable
 
-from bert_jax.config import FinetuneConfig, MeshConfig, PretrainConfig
+from bert_jax.config import FileConfig, FinetuneConfig, MeshConfig, PretrainConfig
 from bert_jax.data.file_hash import file_sha256
 from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.runtime import process
@@ -14,6 +14,7 @@ from bert_jax.train.held_out import PretrainEvaluator, check_held_out, held_out_
 from bert_jax.train.initial import load_params
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.predict import Predictor
+from bert_jax.train.reading import show_reading
 from bert_jax.train.run import load_run, load_run_config, load_run_tokenizer
 from bert_jax.train.sharding import check_batch_size
 
@@ -22,6 +23,7 @@ from bert_jax.train.sharding import check_batch_size
 def evaluate_run(
     run: pathlib.Path,
     data: pathlib.Path | None,
+    file: FileConfig | None = None,
     *,
     batches: int | None = None,
     progress: Callable[[int, int], None] = lambda *_: None,
@@ -32,14 +34,14 @@ def evaluate_run(
         run: run directory of `pretrain`, `finetune` or `import`.
         data: prepared dataset for a pretraining run, or labelled file for a fine-tuned
             run. Default: the run's own held-out data.
+        file: how the labelled file is read. Default: as the run read its own.
         batches: most batches of held-out rows, for a pretraining run. Default: what the
             run itself evaluates on.
-        progress: called with the numbers of batches done and of all, for a pretraining
-            run.
+        progress: called with the numbers of batches done and of all.
 
     Raises:
-        ValueError: the run's own data has changed, the data was prepared with another tokenizer or has other labels, or
-            an imported run has no data of its own.
+        ValueError: the run's own data has changed, the data was prepared with another
+            tokenizer or has other labels, or an imported run has no data of its own.
     """
     cfg = load_run_config(run)
     if isinstance(cfg, PretrainConfig):
@@ -52,7 +54,7 @@ def evaluate_run(
             f"--batches {batches} would be ignored: {run} is a fine-tuned run, which is "
             "judged on whole files. Leave it out."
         )
-    return _evaluate_task(run, cfg, data)
+    return _evaluate_task(run, cfg, data, file or cfg.task.file, progress)
 
 
 def _evaluate_pretraining(
@@ -99,20 +101,36 @@ def _evaluate_pretraining(
 
 
 def _evaluate_task(
-    run: pathlib.Path, cfg: FinetuneConfig, data: pathlib.Path | None
+    run: pathlib.Path,
+    cfg: FinetuneConfig,
+    data: pathlib.Path | None,
+    file: FileConfig,
+    progress: Callable[[int, int], None],
 ) -> dict[str, float]:
     if data is None and cfg.task.validation is None:
         raise ValueError(
             f"{run} was imported and has no data of its own; pass a file of labelled "
-            f"text with the columns {', '.join(cfg.task.columns('validation'))}."
+            f"text whose text stands in {' and '.join(file.text_columns)}, or name its "
+            "columns with --task.text-columns and --task.label-column."
         )
     mesh = None if process.this().count == 1 else make_mesh(MeshConfig())
     predictor = Predictor(run, batch_size=cfg.batch_size, mesh=mesh)
     task = predictor.task
-    held_out = task.read(data or cfg.task.validation, cfg.task, "validation")
+    held_out = task.read(
+        data or cfg.task.validation, cfg.task.with_file(file), "validation"
+    )
+    own = predictor.info.data.get("validation")
+    if data is None and held_out.sha256() != own:
+        raise ValueError(
+            f"{cfg.task.validation} is not the file that {run} was judged on: its examples "
+            f"have SHA-256 {held_out.sha256()[:16]}, and those of the run {str(own)[:16]}. "
+            "Restore the file, or name it as DATA to judge on it as it is."
+        )
+    show_reading(task, "judged on", held_out, predictor.outputs)
     _agree(run, held_out.sha256())
     encoded = predictor.encode(held_out)
-    return task.scores(predictor.logits(encoded), encoded, held_out, predictor.outputs)
+    logits = predictor.logits(encoded, progress)
+    return task.scores(logits, encoded, held_out, predictor.outputs)
 
 
 def _agree(run: pathlib.Path, data_sha256: str) -> None:
