@@ -10,6 +10,7 @@ from google_models import PIECES, google_weights, publish, save_v1, without_padd
 
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.exchange.families.google_bert import google_rows
+from bert_jax.exchange.portable import PortableModel
 from bert_jax.exchange.read_google import read_google
 from bert_jax.exchange.tensors import from_tensors
 from bert_jax.exchange.write_google import write_google
@@ -136,7 +137,10 @@ def test_casing_is_stated_or_asked_for(tf, tiny, make_directory):
 
 def test_what_google_cannot_compute_is_refused(tf, tiny, params, tokenizer, tmp_path):
     def write(cfg=tiny, params=params, tokenizer=tokenizer, **settings):
-        write_google(cfg, params, "pretraining", tokenizer, tmp_path / "x", **settings)
+        write_google(
+            PortableModel(cfg, params, "pretraining", tokenizer, **settings),
+            tmp_path / "x",
+        )
 
     with pytest.raises(ValueError, match="gelu='exact'"):
         write(dataclasses.replace(tiny, gelu="exact"))
@@ -158,4 +162,6 @@ def test_without_tensorflow_the_extra_is_named(
 ):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(ValueError, match=r"bert_jax\[tf\]"):
-        write_google(tiny, params, "pretraining", tokenizer, tmp_path / "x")
+        write_google(
+            PortableModel(tiny, params, "pretraining", tokenizer), tmp_path / "x"
+        )

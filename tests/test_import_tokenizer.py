@@ -21,6 +21,7 @@ from huggingface_models import (
 from bert_jax.data.tokenizers.vocabulary import train_sentencepiece
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.exchange.families.bert import BERT
+from bert_jax.exchange.portable import PortableModel
 from bert_jax.exchange.read_huggingface import read_huggingface
 from bert_jax.exchange.tensors import from_tensors
 from bert_jax.exchange.tokenizer import save_huggingface_tokenizer
@@ -232,7 +233,7 @@ def test_rows_without_a_piece_are_kept(make_model, tmp_path, hf):
         source.model, source.tensors, BERT.rows(source.model, source.head)
     )
     parts = (source.model, read.params, source.head, source.tokenizer)
-    write_huggingface(*parts, tmp_path / "ours")
+    write_huggingface(PortableModel(*parts), tmp_path / "ours")
     back = hf.BertForPreTraining.from_pretrained(tmp_path / "ours")
     assert_equal(state_of(back), state_of(model))
     again = read_huggingface(tmp_path / "ours")
@@ -262,7 +263,9 @@ def test_our_sentencepiece_exports_come_back(
     tokenizer = train(0)
     cfg = dataclasses.replace(tiny, vocab_size=48)
     params = random_params(cfg)
-    write_huggingface(cfg, params, "pretraining", tokenizer, tmp_path / "ours")
+    write_huggingface(
+        PortableModel(cfg, params, "pretraining", tokenizer), tmp_path / "ours"
+    )
     source = read_huggingface(tmp_path / "ours")
     assert source.tokenizer.sha256 == tokenizer.sha256
     assert source.tokenizer.lowercase == lowercase

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from bert_jax.config import MeshConfig, PretrainConfig
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.exchange.importing import describe, import_run
+from bert_jax.exchange.portable import PortableModel
 from bert_jax.exchange.tensors import flatten, unflatten
 from bert_jax.exchange.write_huggingface import write_huggingface
 from bert_jax.train.checkpoint import tensors_sha256
@@ -66,7 +67,9 @@ def mesh():
 @pytest.fixture
 def published(cfg, params, tokenizer, tmp_path):
     """A Hugging Face directory with both pretraining heads."""
-    write_huggingface(cfg, params, "pretraining", tokenizer, tmp_path / "hf")
+    write_huggingface(
+        PortableModel(cfg, params, "pretraining", tokenizer), tmp_path / "hf"
+    )
     return tmp_path / "hf"
 
 
@@ -116,7 +119,8 @@ def test_an_incomplete_encoder_is_refused_unless_told(published, tmp_path):
 
 def test_a_classifier_predicts_at_once(cfg, classifier, tokenizer, tmp_path):
     write_huggingface(
-        *(cfg, classifier, "classifier", tokenizer, tmp_path / "hf"), labels=LABELS
+        PortableModel(cfg, classifier, "classifier", tokenizer, labels=LABELS),
+        tmp_path / "hf",
     )
     result = import_run(tmp_path / "hf", tmp_path / "run")
     assert result.kind == "finetune"
@@ -132,7 +136,8 @@ def test_of_a_classifier_the_encoder_alone_can_be_taken(
     cfg, classifier, tokenizer, tmp_path, mesh
 ):
     write_huggingface(
-        *(cfg, classifier, "classifier", tokenizer, tmp_path / "hf"), labels=LABELS
+        PortableModel(cfg, classifier, "classifier", tokenizer, labels=LABELS),
+        tmp_path / "hf",
     )
     result = import_run(tmp_path / "hf", tmp_path / "run", encoder_only=True)
     assert result.kind == "pretrain"
@@ -148,7 +153,8 @@ def test_fine_tuning_starts_from_either_kind(
     cfg, classifier, tokenizer, tmp_path, mesh, encoder_only
 ):
     write_huggingface(
-        *(cfg, classifier, "classifier", tokenizer, tmp_path / "hf"), labels=LABELS
+        PortableModel(cfg, classifier, "classifier", tokenizer, labels=LABELS),
+        tmp_path / "hf",
     )
     import_run(tmp_path / "hf", tmp_path / "run", encoder_only=encoder_only)
     start = start_encoder(tmp_path / "run", mesh, classifier)
@@ -206,7 +212,8 @@ def test_adams_slots_are_kept(tf, cfg, params, tokenizer, tmp_path, mesh):
     )
     folder = tmp_path / "tf"
     write_google(
-        *(cfg, params, "pretraining", tokenizer, folder), moments=moments, step=77
+        PortableModel(cfg, params, "pretraining", tokenizer, moments=moments, step=77),
+        folder,
     )
     result = import_run(folder, tmp_path / "run")
     assert result.moments

@@ -59,7 +59,7 @@ def export(onnx, tiny, tmp_path_factory):
         if case not in made:
             model = make_model(tiny, **CASES[case])
             folder = tmp_path_factory.mktemp("onnx") / "export"
-            write_onnx(*model.parts, folder, labels=model.labels)
+            write_onnx(model, folder)
             made[case] = model, folder
         return made[case]
 
@@ -86,7 +86,7 @@ def run(folder, ids) -> dict:
 def test_logits_match_ours_and_the_reference_for_every_shape(export, case):
     model, folder = export(case)
     ids = make_ids(rows=3, length=20)
-    difference = verify_onnx(folder, model.head, model.probe(ids))
+    difference = verify_onnx(folder, model.probe(ids))
     assert 0.0 < difference < TOLERANCE
     for rows, length in ((3, 20), (1, 5), (7, 12), (1, 24), (2, 1)):
         ids = make_ids(rows, length)
@@ -160,7 +160,7 @@ def test_verification_sees_differences(export):
     logits = np.array(probe.outputs["logits"])
     logits[1, 3, 1] += 0.5
     changed = probe._replace(outputs={"logits": logits})
-    found = verify_onnx(folder, "tokens", changed)
+    found = verify_onnx(folder, changed)
     assert found == pytest.approx(0.5, abs=TOLERANCE)
 
 
@@ -170,5 +170,5 @@ def test_a_missing_library_is_named(onnx, tiny, tmp_path, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     message = rf"need {name}, .*pip install 'bert_jax\[onnx\]'"
     with pytest.raises(ValueError, match=message):
-        write_onnx(*model.parts, tmp_path / "export")
+        write_onnx(model, tmp_path / "export")
     assert not any(tmp_path.iterdir())

@@ -23,6 +23,7 @@ from bert_jax.exchange import tensors
 from bert_jax.exchange import write_huggingface as write_huggingface_module
 from bert_jax.exchange.export import TOLERANCE, export_run
 from bert_jax.exchange.importing import import_run
+from bert_jax.exchange.portable import PortableModel
 from bert_jax.exchange.write_huggingface import write_huggingface
 from bert_jax.family import model_config
 from bert_jax.train.initial import load_params
@@ -98,7 +99,9 @@ def run(request, cfg, tokenizer, tmp_path_factory):
         labels = LABELS
     params = realistic(cfg, shapes, seed=11)
     folder = tmp_path_factory.mktemp(head)
-    write_huggingface(cfg, params, head, tokenizer, folder / "hf", labels=labels)
+    write_huggingface(
+        PortableModel(cfg, params, head, tokenizer, labels=labels), folder / "hf"
+    )
     import_run(folder / "hf", folder / "run")
     return folder / "run", head, params
 

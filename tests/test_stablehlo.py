@@ -32,7 +32,7 @@ def write(tiny, tmp_path_factory):
         if key not in made:
             model = make_model(tiny, head, **changes)
             folder = tmp_path_factory.mktemp("stablehlo") / "export"
-            write_stablehlo.write_stablehlo(*model.parts, folder, labels=model.labels)
+            write_stablehlo.write_stablehlo(model, folder)
             made[key] = model, folder
         return made[key]
 
@@ -65,7 +65,7 @@ def test_logits_match_the_reference(write, head, gelu):
 def test_logits_match_ours(write, head):
     model, folder = write(head, gelu="tanh")
     ids = make_ids(rows=3, length=20)
-    difference = write_stablehlo.verify_stablehlo(folder, head, model.probe(ids))
+    difference = write_stablehlo.verify_stablehlo(folder, model.probe(ids))
     assert difference < TOLERANCE
 
 
@@ -181,7 +181,7 @@ def test_the_weights_are_those_of_the_file(write, tmp_path):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     save_file(weights, tmp_path / "model.safetensors")
     ids = make_ids(rows=3, length=20)
-    changed = write_stablehlo.verify_stablehlo(tmp_path, "classifier", model.probe(ids))
+    changed = write_stablehlo.verify_stablehlo(tmp_path, model.probe(ids))
     assert changed == pytest.approx(0.25, abs=TOLERANCE)
 
 
@@ -190,7 +190,7 @@ def test_verification_asks_for_every_platform(write, monkeypatch):
     ids = make_ids(rows=3, length=20)
     monkeypatch.setattr(write_stablehlo, "PLATFORMS", ("cpu", "rocm"))
     with pytest.raises(ValueError, match=r"not lowered for \['rocm'\]"):
-        write_stablehlo.verify_stablehlo(folder, "classifier", model.probe(ids))
+        write_stablehlo.verify_stablehlo(folder, model.probe(ids))
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,12 @@
 """A Hugging Face config.json, both ways: architecture, head and labels."""
 
 import pathlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
 from bert_jax.config import DropoutConfig, ModelConfig
-from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.exchange.config_fields import (
     make_configs,
     read_fields,
@@ -15,7 +14,7 @@ from bert_jax.exchange.config_fields import (
     write_fields,
 )
 from bert_jax.exchange.families.family import Family, head_of_tensors
-from bert_jax.exchange.signature import LABELLED
+from bert_jax.exchange.portable import LABELLED, PortableModel
 from bert_jax.exchange.tensors import Head
 
 # Keys of every family that make another model of it, with the values that do not.
@@ -55,8 +54,7 @@ def read_config(
         ValueError: a key is missing, or asks for what would give other numbers here.
     """
     refuse_keys(path, config, _REFUSED | dict(family.refused))
-    given = read_fields(path, config, family.fields) | dict(family.fixed)
-    model, dropout = make_configs(path, config, given)
+    model, dropout = read_architecture(path, config, family)
     if config.get("classifier_dropout") not in (None, dropout.hidden):
         notes.append(
             f"{path} has classifier_dropout={config['classifier_dropout']}; training "
@@ -70,32 +68,37 @@ def read_config(
     return model, dropout
 
 
-def write_config(
-    cfg: ModelConfig,
-    dropout: DropoutConfig,
-    family: Family,
-    head: Head,
-    tokenizer: Tokenizer,
-    labels: Sequence[str] | None,
-    problem_type: str | None,
-) -> dict[str, Any]:
-    """The content of a config.json; see `write_huggingface` for the arguments."""
+def read_architecture(
+    path: pathlib.Path, config: Mapping[str, Any], family: Family
+) -> tuple[ModelConfig, DropoutConfig]:
+    """The fields that the family knows, and nothing about the other keys.
+
+    Raises:
+        ValueError: a key is missing, or has a value that nothing here means.
+    """
+    given = read_fields(path, config, family.fields) | dict(family.fixed)
+    return make_configs(path, config, given)
+
+
+def write_config(model: PortableModel, family: Family) -> dict[str, Any]:
+    """The content of a config.json."""
     config = {
-        "architectures": [family.heads[head].architecture],
+        "architectures": [family.heads[model.head].architecture],
         "model_type": family.model_type,
-        **write_fields(cfg, dropout, family.fields),
-        "pad_token_id": tokenizer.special.pad,
+        **write_fields(model.cfg, model.dropout, family.fields),
+        "pad_token_id": model.tokenizer.special.pad,
         "tie_word_embeddings": True,
         "dtype": "float32",
     }
+    labels = model.labels
     if labels is None:
         return config
     config["id2label"] = {str(index): label for index, label in enumerate(labels)}
     config["label2id"] = {label: index for index, label in enumerate(labels)}
-    if head == "classifier":
+    if model.head == "classifier":
         # One logit can only be a regression, as transformers has it too.
         default = "regression" if len(labels) == 1 else "single_label_classification"
-        config["problem_type"] = problem_type or default
+        config["problem_type"] = model.problem_type or default
     return config
 
 

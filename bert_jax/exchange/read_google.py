@@ -36,7 +36,7 @@ from bert_jax.exchange.google_variables import (
     sort_variables,
 )
 from bert_jax.exchange.json_files import load_json
-from bert_jax.exchange.signature import LABELLED
+from bert_jax.exchange.portable import LABELLED
 from bert_jax.exchange.source import Source
 from bert_jax.exchange.tensors import Head, Tensors
 from bert_jax.exchange.tokenizer_checks import agreed_casing, fill_table

@@ -20,7 +20,7 @@ from bert_jax.exchange.json_files import load_json
 from bert_jax.exchange.read_tokenizer import read_tokenizer
 from bert_jax.exchange.read_weights import load_weights
 from bert_jax.exchange.source import FLOATS, Source, note_floats
-from bert_jax.exchange.tensors import Tensors
+from bert_jax.exchange.tensors import Tensors, same_bits
 
 
 def read_huggingface(
@@ -181,17 +181,13 @@ def _untie(
         if name not in tensors:
             tensors[name] = tensor
             notes.append(f"{copy} stands for {name}, which is tied to it.")
-        elif _same_bits(tensor, tensors[name]):
+        elif same_bits(tensor, tensors[name]):
             notes.append(f"{copy} is left out: equal to {name} bit for bit.")
         else:
             raise ValueError(
                 f"{path}: {copy!r} differs from {name!r}; here the two are one tensor, "
                 "as in BERT. A model with an untied decoder cannot be imported."
             )
-
-
-def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
-    return (a.shape, a.dtype) == (b.shape, b.dtype) and a.tobytes() == b.tobytes()
 
 
 def _drop_positions(
