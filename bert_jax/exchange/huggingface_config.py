@@ -11,6 +11,7 @@ from bert_jax.exchange.config_fields import (
     make_configs,
     read_fields,
     refuse_keys,
+    taken_by_default,
     write_fields,
 )
 from bert_jax.exchange.families.family import Family, head_of_tensors
@@ -31,6 +32,7 @@ _REFUSED: dict[str, list[Any]] = {
 _READ = {
     *("model_type", "architectures", "id2label", "label2id", "num_labels"),
     *("tie_word_embeddings", "embedding_size", "classifier_dropout", "pad_token_id"),
+    *("tokenizer_class", "do_lower_case"),
 }
 # Keys of every family that no logit depends on.
 _IDLE = {
@@ -55,6 +57,10 @@ def read_config(
     """
     refuse_keys(path, config, _REFUSED | dict(family.refused))
     model, dropout = read_architecture(path, config, family)
+    if lacking := taken_by_default(config, family.fields):
+        notes.append(
+            f"{path} does not say {', '.join(lacking)}; these are transformers' defaults."
+        )
     if config.get("classifier_dropout") not in (None, dropout.hidden):
         notes.append(
             f"{path} has classifier_dropout={config['classifier_dropout']}; training "
@@ -156,9 +162,17 @@ def read_labels(
         given = {str(index): f"LABEL_{index}" for index in range(bias.size)}
         notes.append(f"{path} has no id2label; the classes are called LABEL_0, ….")
     keys = [str(index) for index in range(bias.size)]
-    if given.keys() != set(keys) or len({*given.values()}) != len(keys):
+    names = {key: str(x) for key, x in given.items()} if isinstance(given, dict) else {}
+    if names.keys() != set(keys) or len({*names.values()}) != len(keys):
         raise ValueError(
             f"{path} has id2label={given}; expected one name of its own for each of "
             f"0 to {bias.size - 1}, the logits of the classifier."
         )
-    return tuple(str(given[key]) for key in keys)
+    labels = tuple(names[key] for key in keys)
+    numbers = config.get("label2id")
+    if numbers and numbers != {label: index for index, label in enumerate(labels)}:
+        notes.append(
+            f"{path} has label2id={numbers}, which contradicts id2label={names}; the "
+            "names of id2label are used, as in transformers."
+        )
+    return labels

@@ -55,8 +55,13 @@ def read_huggingface(
         _untie(weights, tensors, family, model, config, notes)
     _drop_positions(weights, tensors, family, model.max_positions, notes)
     tensors = _to_float32(weights, tensors, known, notes)
-    tokenizer = read_tokenizer(
-        directory, model.vocab_size, family.tokenizer_classes, lowercase, notes
+    tokenizer, max_length = read_tokenizer(
+        *(directory, model.vocab_size),
+        config_file=path.name,
+        config=config,
+        classes=family.tokenizer_classes,
+        lowercase=lowercase,
+        notes=notes,
     )
     pad = config.get("pad_token_id")
     if pad not in (None, tokenizer.special.pad):
@@ -75,6 +80,7 @@ def read_huggingface(
         rows=rows,
         head=head,
         labels=read_labels(path, config, head, bias, notes),
+        max_length=max_length,
         notes=tuple(notes),
     )
 
