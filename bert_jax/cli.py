@@ -122,6 +122,11 @@ def parse(name: str, rest: list[str]) -> Any:
     }
     default = command(**required, config_file=file, settings=settings)
     parsed = tyro.cli(command, args=rest, default=default, prog=f"bert-jax {name}")
+    if name != "compile" and parsed.settings.checkpoint is not None:
+        from bert_jax.commands.foreign_checkpoint import import_checkpoint
+
+        own = import_checkpoint(parsed.settings, parsed.output, parsed.cluster)
+        parsed = dataclasses.replace(parsed, settings=own)
     if kinds[name] is PretrainConfig and parsed.settings.checkpoint is not None:
         from bert_jax.commands.architecture import take_architecture
 
