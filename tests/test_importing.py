@@ -105,7 +105,9 @@ def test_missing_heads_are_drawn_afresh_and_named(published, params, tmp_path, m
         jax.tree.map(np.testing.assert_array_equal, loaded.params[part], params[part])
     kernel = np.asarray(loaded.params["pooler"]["kernel"])
     assert 0.01 < kernel.std() < 0.03
-    assert "pooler/kernel" in "\n".join(describe(result))
+    said = "\n".join(describe(result))
+    assert "pooler/kernel" in said
+    assert "expect a loss near ln(9) = 2.2" in said
 
 
 def test_an_incomplete_encoder_is_refused_unless_told(published, tmp_path):
@@ -172,8 +174,19 @@ def test_a_taken_directory_is_left_alone(published, tmp_path):
 
 
 def test_what_is_no_model_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is no model: expected"):
-        import_run(tmp_path, tmp_path / "run")
+    for place, message in (
+        ("", "is no model: expected"),
+        ("bert-base-uncased", r"no such file .*hf download NAME"),
+        ("run", "a run directory already"),
+        ("hub", "lies further down, in .*hub/snapshots/abc"),
+    ):
+        if place in ("run", "hub"):
+            below = {"run": "run.json", "hub": "snapshots/abc/config.json"}[place]
+            path = tmp_path / place / below
+            path.parent.mkdir(parents=True)
+            path.write_text("{}")
+        with pytest.raises(FileNotFoundError, match=message):
+            import_run(tmp_path / place, tmp_path / "out")
 
 
 def test_pretraining_goes_on_from_it(published, params, tokenizer, tmp_path, mesh, cfg):

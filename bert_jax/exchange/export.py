@@ -120,7 +120,6 @@ def export_run(
     model = dataclasses.replace(
         _portable(run, mlm_only=mlm_only), hidden_states=hidden_states
     )
-    can_run = all(importlib.util.find_spec(name) for name in form.verify_needs)
     manifest = {
         "format_version": FORMAT_VERSION,
         "format": to,
@@ -133,12 +132,35 @@ def export_run(
     }
     earlier = _read_manifest(directory)
     with whole_directory(directory, overwrite=earlier is not None) as partial:
-        for note in form.write(model, partial) or ():
-            print(f"note: {note}")
-        form.check(partial, model)
-        manifest |= _compare(form, model, partial) if can_run else {}
+        manifest |= export_model(model, partial, to)
         save_json(partial / EXPORT_MANIFEST, manifest)
     return f"{directory} written; {_verdict(manifest, form)}"
+
+
+def export_model(
+    model: PortableModel, directory: pathlib.Path, to: Format
+) -> dict[str, Any]:
+    """Writes a model, reads every weight back, and runs what was written.
+
+    Args:
+        model: what is written.
+        directory: created if need be.
+        to: the format.
+
+    Returns:
+        How the comparison came out, for the manifest; empty where the library that runs
+        the export is missing.
+
+    Raises:
+        ValueError: as for `export_run`.
+    """
+    form = _FORMS[to]
+    for note in form.write(model, directory) or ():
+        print(f"note: {note}")
+    form.check(directory, model)
+    if not all(importlib.util.find_spec(name) for name in form.verify_needs):
+        return {}
+    return _compare(form, model, directory)
 
 
 def _portable(run: pathlib.Path, *, mlm_only: bool) -> PortableModel:
