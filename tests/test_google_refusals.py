@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import sys
 
 import numpy as np
@@ -10,6 +11,7 @@ from google_models import PIECES, google_weights, publish, save_v1, without_padd
 
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.exchange.families.google_bert import google_rows
+from bert_jax.exchange.importing import import_run
 from bert_jax.exchange.portable import PortableModel
 from bert_jax.exchange.read_google import read_google
 from bert_jax.exchange.tensors import from_tensors
@@ -165,3 +167,32 @@ def test_without_tensorflow_the_extra_is_named(
         write_google(
             PortableModel(tiny, params, "pretraining", tokenizer), tmp_path / "x"
         )
+
+
+@pytest.mark.parametrize(
+    "name", ["bert/pooler/dense/bias", "bert/pooler/dense/bias/adam_v"]
+)
+def test_variables_that_are_not_finite_are_refused(
+    tiny, make_directory, tmp_path, name
+):
+    weights = google_weights(tiny)
+    slots = {f"{k}/adam_{slot}": x.copy() for k, x in weights.items() for slot in "mv"}
+    variables = weights | slots
+    variables[name][3] = np.nan
+    folder = make_directory(variables)
+    with pytest.raises(ValueError, match="1 numbers in the tensor 'bert/pooler/dense/"):
+        import_run(folder, tmp_path / "run")
+
+
+def test_files_about_the_tokenizer_are_read_here_too(tiny, make_directory):
+    folder = make_directory(google_weights(tiny))
+    read_google(folder)
+    path = folder / "tokenizer_config.json"
+    for change, message in (
+        ({"tokenizer_class": "BertJapaneseTokenizer"}, "BertJapaneseTokenizer"),
+        ({"do_basic_tokenize": False}, "do_basic_tokenize=False"),
+        ({"do_lower_case": "yes"}, "expected True or False"),
+    ):
+        path.write_text(json.dumps(change))
+        with pytest.raises(ValueError, match=message):
+            read_google(folder)

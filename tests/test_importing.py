@@ -173,16 +173,25 @@ def test_a_taken_directory_is_left_alone(published, tmp_path):
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["notes.txt"]
 
 
+BELOW = {
+    "run": "run.json",
+    "hub": "snapshots/abc/config.json",
+    "sbert": "0_BERT/config.json",
+    "lora": "adapter_config.json",
+}
+
+
 def test_what_is_no_model_is_named(tmp_path):
     for place, message in (
         ("", "is no model: expected"),
         ("bert-base-uncased", r"no such file .*hf download NAME"),
         ("run", "a run directory already"),
-        ("hub", "lies further down, in .*hub/snapshots/abc"),
+        ("hub", r"the one in .*hub/snapshots/abc\?"),
+        ("sbert", r"the one in .*sbert/0_BERT\?"),
+        ("lora", "it is an adapter"),
     ):
-        if place in ("run", "hub"):
-            below = {"run": "run.json", "hub": "snapshots/abc/config.json"}[place]
-            path = tmp_path / place / below
+        if place in BELOW:
+            path = tmp_path / place / BELOW[place]
             path.parent.mkdir(parents=True)
             path.write_text("{}")
         with pytest.raises(FileNotFoundError, match=message):

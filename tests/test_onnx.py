@@ -9,7 +9,7 @@ import portable_models
 import pytest
 from portable_models import LABELS, TOKENIZER, make_ids, make_model
 
-from bert_jax.exchange.write_onnx import verify_onnx, write_onnx
+from bert_jax.exchange.write_onnx import check_onnx, verify_onnx, write_onnx
 
 # PyTorch's exporter takes some seconds a layer.
 pytestmark = pytest.mark.slow
@@ -162,6 +162,16 @@ def test_verification_sees_differences(export):
     changed = probe._replace(outputs={"logits": logits})
     found = verify_onnx(folder, changed)
     assert found == pytest.approx(0.5, abs=TOLERANCE)
+
+
+def test_hidden_states_come_on_request(onnx, tiny, tmp_path):
+    model = make_model(tiny, "spans", hidden_states=True, num_layers=1)
+    write_onnx(model, tmp_path)
+    ids = make_ids(rows=3, length=20)
+    names = {"start_logits", "end_logits", "last_hidden_state"}
+    assert run(tmp_path, ids).keys() == names
+    assert verify_onnx(tmp_path, model.probe(ids)) < TOLERANCE
+    check_onnx(tmp_path, model)
 
 
 @pytest.mark.parametrize("name", ["onnx", "onnxscript"])

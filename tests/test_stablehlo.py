@@ -12,6 +12,7 @@ import jax.export
 import numpy as np
 import portable_models
 import pytest
+import reference
 from portable_models import HEADS, LABELS, TOKENIZER, make_ids, make_model
 from safetensors.numpy import load_file, save_file
 
@@ -191,6 +192,23 @@ def test_verification_asks_for_every_platform(write, monkeypatch):
     monkeypatch.setattr(write_stablehlo, "PLATFORMS", ("cpu", "rocm"))
     with pytest.raises(ValueError, match=r"not lowered for \['rocm'\]"):
         write_stablehlo.verify_stablehlo(folder, model.probe(ids))
+
+
+@pytest.mark.parametrize("head", ["classifier", "pretraining"])
+def test_hidden_states_come_on_request(write, head):
+    model, folder = write(head, hidden_states=True, num_layers=2)
+    ids = make_ids(rows=2, length=9)
+    found = run(folder, ids)["last_hidden_state"]
+    assert found.shape == (2, 9, 32)
+    params = reference.to_float64(model.params)
+    for row, mask in enumerate(ids.mask):
+        real = np.flatnonzero(mask)
+        columns = (ids.input_ids[row, real], ids.segment_ids[row, real], real)
+        hidden = reference.encode(model.cfg, params, *columns)
+        np.testing.assert_allclose(found[row, real], hidden, atol=TOLERANCE)
+    assert write_stablehlo.verify_stablehlo(folder, model.probe(ids)) < TOLERANCE
+    returns = load_meta(folder)["returns"]
+    assert returns["last_hidden_state"] == "float32 [batch, length, hidden]"
 
 
 @pytest.fixture(scope="module")

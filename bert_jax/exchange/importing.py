@@ -111,9 +111,11 @@ def _what_is_there(path: pathlib.Path) -> str:
         "(bert_config.json, vocab.txt and a checkpoint), or the prefix of such a "
         "checkpoint."
     )
-    snapshots = sorted(path.glob("snapshots/*/config.json"))
-    if snapshots:
-        return f"{expected} The model lies further down, in {snapshots[-1].parent}."
+    if (path / "adapter_config.json").is_file():
+        return f"it is an adapter; {expected} Merge it into its model first."
+    below = [*path.glob("*/config.json"), *path.glob("snapshots/*/config.json")]
+    if below:
+        return f"{expected} Is it the one in {sorted(below)[-1].parent}?"
     if not path.exists():
         return (
             f"there is no such file or directory; {expected} `hf download NAME "
@@ -151,38 +153,39 @@ def import_run(
         ValueError: the source cannot be represented exactly, parts of its encoder are
             missing, or `run` is in use.
     """
-    source = read_source(path, lowercase=lowercase)
-    refuse_not_finite(source.origin, source.tensors)
-    for slots in source.slots or ():
-        refuse_not_finite(f"{source.origin}, the optimizer's moments,", slots)
-    task = task_of_source(source, encoder_only=encoder_only)
-    head = "pretraining" if task is None else source.head
-    read = from_tensors(source.model, source.tensors, source.rows(head))
-    fresh = fresh_params(source.model, task, len(source.labels or ()), seed)
-    unknown = _parts_of_encoder(read.new)
-    if unknown and not allow_incomplete:
-        raise ValueError(
-            f"{source.origin} lacks {len(unknown)} parameters of the encoder: "
-            f"{', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}. Pass "
-            "--allow-incomplete to draw them afresh."
-        )
-    flat = {**flatten(fresh), **flatten(read.params)}
-    params = unflatten(flat)
-    moments = _opt_state(source, params, head) if source.slots else None
-    result = Imported(
-        kind="pretrain" if task is None else "finetune",
-        origin=source.origin,
-        source=str(path.absolute()),
-        source_sha256=source_sha256(path),
-        step=source.step,
-        used=tuple(sorted(read.used)),
-        unused=tuple(sorted(set(source.tensors) - set(read.used))),
-        new=read.new,
-        moments=moments is not None,
-        sha256=tensors_sha256(params),
-        notes=(*source.notes, *_fresh_heads(source.model, read.new)),
-    )
+    # First of all, so that a directory in use is refused before any work.
     with whole_directory(run, overwrite=False) as partial:
+        source = read_source(path, lowercase=lowercase)
+        refuse_not_finite(source.origin, source.tensors)
+        for slots in source.slots or ():
+            refuse_not_finite(f"{source.origin}, the optimizer's moments,", slots)
+        task = task_of_source(source, encoder_only=encoder_only)
+        head = "pretraining" if task is None else source.head
+        read = from_tensors(source.model, source.tensors, source.rows(head))
+        fresh = fresh_params(source.model, task, len(source.labels or ()), seed)
+        unknown = _parts_of_encoder(read.new)
+        if unknown and not allow_incomplete:
+            raise ValueError(
+                f"{source.origin} lacks {len(unknown)} parameters of the encoder: "
+                f"{', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}. Pass "
+                "--allow-incomplete to draw them afresh."
+            )
+        flat = {**flatten(fresh), **flatten(read.params)}
+        params = unflatten(flat)
+        moments = _opt_state(source, params, head) if source.slots else None
+        result = Imported(
+            kind="pretrain" if task is None else "finetune",
+            origin=source.origin,
+            source=str(path.absolute()),
+            source_sha256=source_sha256(path),
+            step=source.step,
+            used=tuple(sorted(read.used)),
+            unused=tuple(sorted(set(source.tensors) - set(read.used))),
+            new=read.new,
+            moments=moments is not None,
+            sha256=tensors_sha256(params),
+            notes=(*source.notes, *_fresh_heads(source.model, read.new)),
+        )
         _write(partial, source, task, result, params, moments, num_texts)
     return result
 

@@ -69,6 +69,11 @@ def read_huggingface(
             f"{path} has pad_token_id={pad}; the vocabulary's id of [PAD], "
             f"{tokenizer.special.pad}, is used."
         )
+    if (directory / "modules.json").is_file():
+        notes.append(
+            f"{directory} is a model of sentence-transformers; what its modules.json "
+            "adds to the encoder, such as a mean over tokens, is left out."
+        )
     rows = functools.partial(family.rows, model)
     bias = tensors.get(rows(head)[-1].theirs)
     return Source(
@@ -225,4 +230,5 @@ def _to_float32(
                 "the model without quantisation."
             )
     note_floats([x.dtype.name for x in tensors.values()], notes)
-    return {name: np.array(x, np.float32) for name, x in tensors.items()}
+    with np.errstate(over="ignore"):  # what becomes infinite is refused with its name
+        return {name: np.array(x, np.float32) for name, x in tensors.items()}
