@@ -1,5 +1,6 @@
 """ONNX exports: run by ONNX Runtime, held against our model and the reference."""
 
+import dataclasses
 import os
 import sys
 import warnings
@@ -9,6 +10,7 @@ import portable_models
 import pytest
 from portable_models import LABELS, TOKENIZER, make_ids, make_model
 
+from bert_jax.exchange.tensors import flatten, unflatten
 from bert_jax.exchange.write_onnx import check_onnx, verify_onnx, write_onnx
 
 # PyTorch's exporter takes some seconds a layer.
@@ -162,6 +164,18 @@ def test_verification_sees_differences(export):
     changed = probe._replace(outputs={"logits": logits})
     found = verify_onnx(folder, changed)
     assert found == pytest.approx(0.5, abs=TOLERANCE)
+
+
+def test_fresh_biases_need_not_be_in_the_graph(onnx, tiny, tmp_path):
+    model = make_model(tiny, "classifier", num_layers=1)
+    flat = flatten(model.params)
+    for path in flat:
+        if path.endswith("bias"):
+            flat[path] = np.zeros_like(flat[path])
+    model = dataclasses.replace(model, params=unflatten(flat))
+    write_onnx(model, tmp_path)
+    check_onnx(tmp_path, model)
+    assert verify_onnx(tmp_path, model.probe(make_ids(rows=3, length=9))) < TOLERANCE
 
 
 def test_hidden_states_come_on_request(onnx, tiny, tmp_path):

@@ -6,7 +6,10 @@ to 40. So the allowed difference is measured on the model itself: every weight i
 to one of the two float32 numbers beside it, and our own program runs again. An export
 may differ by `ALLOWED` times what that changes.
 
-@CALIBRATED@
+On 22 models with 1 to 12 layers, widths of 16 to 768 and logits from 0.1 to 41, PyTorch
+differed by 0.2 to 1.4 times that change. With the other form of GELU it differed by 100
+to 650 times on all but the two smallest, and with an epsilon of 1e-5 for 1e-12 by 4 to
+370 times.
 
 Shape letters: B rows, T tokens.
 """
@@ -25,8 +28,10 @@ from bert_jax.exchange.tensors import Head, Params, Tensors, flatten, unflatten
 # input_ids, attention_mask and token_type_ids, [B, T] each -> arrays by output name.
 Run = Callable[[np.ndarray, np.ndarray, np.ndarray], Mapping[str, Any]]
 
+_program = jax.jit(forward, static_argnums=(0, 2, 3))
+
 ALLOWED = 4.0
-_DRAWS = 4
+_DRAWS = 3
 
 
 class Probe(NamedTuple):
@@ -70,13 +75,16 @@ def allowed_difference(model: PortableModel, probe: Probe) -> float:
     Raises:
         ValueError: the outputs are not finite.
     """
-    moved = [
-        largest_difference(_our_run(model, params), probe)
-        for params in _with_neighbours(model.params)
-    ]
+    ids = (probe.input_ids, probe.mask, probe.segment_ids)
+    moved = []
+    for params in _with_neighbours(model.params):
+        found = _our_run(model, params)(*ids)
+        for output in probe.signature:
+            change = np.abs(found[output.name] - probe.outputs[output.name])
+            moved.append(float(_real_tokens(output, change, probe.mask).max()))
     # One unit in the last place of the largest number is always allowed.
     least = probe.largest * float(np.finfo(np.float32).eps)
-    allowed = ALLOWED * max(*moved, least)
+    allowed = ALLOWED * float(np.max([*moved, least]))  # NaN stays NaN
     if not np.isfinite(allowed):
         raise ValueError(
             "The model's outputs of random ids are not finite, so no export can be "
@@ -143,11 +151,10 @@ def our_run(
     cfg: ModelConfig, params: Params, head: Head, *, hidden_states: bool = False
 ) -> Run:
     """Our own forward pass, as if it were that of an exported model."""
-    program = jax.jit(forward, static_argnums=(0, 2, 3))
 
     def run(ids: np.ndarray, mask: np.ndarray, segments: np.ndarray) -> Tensors:
         with jax.default_matmul_precision("highest"):
-            found = program(cfg, params, head, hidden_states, ids, segments, mask)
+            found = _program(cfg, params, head, hidden_states, ids, segments, mask)
         return jax.device_get(found)
 
     return run

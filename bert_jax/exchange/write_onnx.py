@@ -73,6 +73,9 @@ def write_onnx(model: PortableModel, directory: pathlib.Path) -> None:
 def check_onnx(directory: pathlib.Path, model: PortableModel) -> None:
     """Whether every tensor is in the graph, as it is or transposed, bit by bit.
 
+    Tensors of one value everywhere need not be, and only the outputs tell whether they
+    are right.
+
     Raises:
         ValueError: one is not; the message names it.
     """
@@ -84,6 +87,9 @@ def check_onnx(directory: pathlib.Path, model: PortableModel) -> None:
     }
     rows = family_of_model(model.cfg).rows(model.cfg, model.head)
     for name, tensor in to_tensors(model.cfg, model.params, rows).items():
+        # The exporter simplifies what zeros, or ones, are added to or multiplied with.
+        if tensor.min() == tensor.max():
+            continue
         if found.isdisjoint({_hash(tensor), _hash(tensor.T)}):
             raise ValueError(
                 f"{path} does not hold the tensor {name!r} as it should. Please report "
