@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from bert_jax.exchange import write_onnx, write_stablehlo
 from bert_jax.exchange.comparison import allowed_difference, make_probe
-from bert_jax.exchange.export import export_model
+from bert_jax.exchange.export import export_model, export_run
 from bert_jax.exchange.families import bert
 from bert_jax.exchange.portable import PortableModel
 from bert_jax.exchange.tensors import flatten, to_tensors, unflatten
@@ -230,3 +230,9 @@ def test_weights_that_are_not_finite_are_not_exported(trained):
     flat["pooler/bias"] = np.full_like(flat["pooler/bias"], np.nan)
     with pytest.raises(ValueError, match="32 numbers in the tensor 'pooler/bias'"):
         dataclasses.replace(trained, params=unflatten(flat))
+
+
+@pytest.mark.parametrize("to", ["huggingface", "tensorflow"])
+def test_hidden_states_would_be_ignored_where_they_are_there_anyway(tmp_path, to):
+    with pytest.raises(ValueError, match="--hidden-states would be ignored"):
+        export_run(tmp_path, tmp_path / "out", to, hidden_states=True)

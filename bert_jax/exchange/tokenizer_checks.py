@@ -81,8 +81,9 @@ def read_settings(
             found = load_json(path)
             added += _special_tokens(path, found)
             values |= found
-    for where, found in ((config_file, config), (TOKENIZER_CONFIG, values)):
-        _refuse_rules(directory / where, found, classes)
+    sources = {config_file: config, TOKENIZER_CONFIG: values}
+    for where, stated in sources.items():
+        _refuse_rules(directory / where, stated, classes)
     path = directory / "added_tokens.json"
     if path.is_file():
         added += [(index, token) for token, index in load_json(path).items()]
@@ -100,8 +101,8 @@ def read_settings(
             f"{TOKENIZER_CONFIG} has keys that nothing here reads: {', '.join(unread)}."
         )
     casing = {
-        f"{where} do_lower_case": found.get("do_lower_case")
-        for where, found in ((config_file, config), (TOKENIZER_CONFIG, values))
+        f"{where} do_lower_case": stated.get("do_lower_case")
+        for where, stated in sources.items()
     }
     limits = [values.get("model_max_length"), values.get("max_len")]
     path = directory / "sentence_bert_config.json"
@@ -112,8 +113,8 @@ def read_settings(
         if sentences.get("do_lower_case"):
             casing[f"{path.name} do_lower_case"] = True
     # transformers writes 1e30 for "no limit".
-    stated = [int(x) for x in limits if isinstance(x, int | float) and 3 <= x < 1e9]
-    return Settings(values, casing, added, min(stated, default=None))
+    finite = [int(x) for x in limits if isinstance(x, int | float) and 8 <= x < 1e9]
+    return Settings(values, casing, added, min(finite, default=None))
 
 
 def _special_tokens(

@@ -98,7 +98,7 @@ def check_onnx(directory: pathlib.Path, model: PortableModel) -> None:
 
 
 def _hash(array: np.ndarray) -> tuple[tuple[int, ...], bytes]:
-    return array.shape, hashlib.sha256(np.ascontiguousarray(array)).digest()
+    return array.shape, hashlib.sha256(array.tobytes()).digest()
 
 
 def verify_onnx(directory: pathlib.Path, probe: Probe) -> float:
@@ -149,7 +149,7 @@ def _with_hidden_states(module: Any) -> Any:
     """The module with the last of its hidden states behind its logits."""
     torch = library("torch", _EXTRA, _WHAT)
 
-    class WithHiddenStates(torch.nn.Module):  # type: ignore[misc,name-defined]
+    class WithHiddenStates(torch.nn.Module):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.module = module
