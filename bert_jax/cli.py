@@ -168,6 +168,11 @@ def parse(name: str, rest: list[str]) -> Any:
     }
     default = command(**required, config_file=file, settings=settings)
     parsed = tyro.cli(command, args=rest, default=default, prog=f"bert-jax {name}")
+    if name != "compile" and parsed.settings.checkpoint is not None:
+        from bert_jax.commands.foreign_checkpoint import import_checkpoint
+
+        own = import_checkpoint(parsed.settings, parsed.output, parsed.cluster)
+        parsed = dataclasses.replace(parsed, settings=own)
     if kinds[name] is not PretrainConfig:
         return parsed
     from bert_jax.commands.settled import check_length, settle

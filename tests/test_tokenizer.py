@@ -179,16 +179,26 @@ def test_damaged_directories_are_refused(tokenizer, tmp_path):
         load_tokenizer(tmp_path)
 
 
-def test_vocabularies_without_special_or_with_double_pieces_are_refused(tmp_path):
+def test_vocabularies_without_special_pieces_or_utf8_are_refused(tmp_path):
     path = tmp_path / "vocab.txt"
     with pytest.raises(ValueError, match="no such file"):
         WordPieceTokenizer.from_vocab(path, lowercase=True)
     path.write_text("\n".join(p for p in VOCAB if p != "[MASK]"))
     with pytest.raises(ValueError, match=r"\[MASK\]"):
         WordPieceTokenizer.from_vocab(path, lowercase=True)
-    path.write_text("\n".join([*VOCAB, "river"]))
-    with pytest.raises(ValueError, match="'river' twice"):
+    path.write_bytes("\n".join([*VOCAB, "café"]).encode("latin-1"))
+    with pytest.raises(ValueError, match=rf"byte 0xe9 on line {len(VOCAB) + 1}\."):
         WordPieceTokenizer.from_vocab(path, lowercase=True)
+
+
+def test_a_doubled_piece_leaves_every_id_at_its_line(tmp_path):
+    pieces = [*VOCAB, "river", "", "zz"]
+    tokenizer = WordPieceTokenizer("\n".join(pieces).encode(), lowercase=True)
+    assert tokenizer.pieces == pieces
+    assert tokenizer.encode(["river zz"]) == [[len(VOCAB), len(VOCAB) + 2]]
+    assert tokenizer.decode([VOCAB.index("river")]) == "river"
+    tokenizer.save(tmp_path)
+    assert load_tokenizer(tmp_path).sha256 == tokenizer.sha256
 
 
 def test_casing_and_normalisation_are_recorded(tokenizer, tmp_path):

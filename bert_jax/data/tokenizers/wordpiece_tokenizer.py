@@ -44,19 +44,29 @@ class WordPieceTokenizer(Tokenizer):
         """Takes the content of a `vocab.txt`.
 
         Args:
-            vocab: UTF-8 text with one piece per line; its id is the line's number.
+            vocab: UTF-8 text with one piece per line; its id is the line's number. If
+                a piece stands on several lines, text gets the id of the last one, as in
+                google-research/bert and transformers.
             lowercase: whether text is put in lower case; true for an uncased
                 vocabulary.
             strip_accents: whether accents are removed; `None` does what `lowercase`
                 says, as in BERT.
 
         Raises:
-            ValueError: a special token is missing, or a piece stands there twice.
+            ValueError: a special token is missing, or this is no UTF-8 text.
         """
         from tokenizers import Tokenizer as FastTokenizer
         from tokenizers import models
 
-        pieces = vocab.decode("utf-8").replace("\r\n", "\n").rstrip("\n").split("\n")
+        try:
+            text = vocab.decode("utf-8")
+        except UnicodeDecodeError as error:
+            line = vocab.count(b"\n", 0, error.start) + 1
+            raise ValueError(
+                f"The vocabulary is no UTF-8 text: byte 0x{vocab[error.start]:02x} on "
+                f"line {line}. Save it as UTF-8, or fetch it again."
+            ) from error
+        pieces = text.replace("\r\n", "\n").rstrip("\n").split("\n")
         self.strip_accents = lowercase if strip_accents is None else strip_accents
         super().__init__(
             # Built from the pieces again, so that line ends do not change the hash.
@@ -73,12 +83,6 @@ class WordPieceTokenizer(Tokenizer):
             splits_by_word=True,
         )
         ids = {piece: index for index, piece in enumerate(pieces)}
-        if len(ids) < len(pieces):
-            double = next(p for i, p in enumerate(pieces) if ids[p] != i)
-            raise ValueError(
-                f"The vocabulary of {len(pieces)} lines holds {double!r} twice; every "
-                "piece needs one id. Remove the second line."
-            )
         self._fast = FastTokenizer(
             models.WordPiece(
                 ids,
