@@ -60,17 +60,24 @@ def _message(spec: str, groups: dict[float, _Group], fraction: float) -> str:
             f"{text}, and all of them are of one group, {group.name!r}. The documents of "
             "a group are held out together, so that one split would be empty. The group "
             'is the field "group" of a record, or else its field "url"; give the '
-            "documents several groups, or take that field out."
+            "documents several groups, or take that field out. (The fragments of a "
+            "document longer than --read.max-document-bytes are of one group, too.)"
         )
     places = sorted(groups)
     if fraction > places[0]:  # Everything is held out.
         split, advised = "training", _rounded(places[-1], math.floor)
     else:
         split, advised = "validation", _rounded(places[0], math.ceil)
+    of_groups = ""
+    if len(groups) < documents:
+        of_groups = (
+            f' in {len(groups):,} groups (by the field "group" or "url"; a group is held '
+            "out as a whole)"
+        )
     held_out = [group for place, group in groups.items() if place < advised]
     return (
         f"With --validation-fraction {fraction} the {split} split would be empty: "
-        f"{text} in {len(groups):,} groups, which is too few for this fraction. For "
+        f"{text}{of_groups}, which are too few for this fraction. For "
         f"example, --validation-fraction {advised:g} holds out "
         f"{sum(group.documents for group in held_out):,} documents, "
         f"{sum(group.text_bytes for group in held_out) / num_bytes:.1%} of the text. "
