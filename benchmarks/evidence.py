@@ -30,9 +30,9 @@ from benchmarks.recipes import (
     constant_score,
 )
 from benchmarks.results import Report, Table
-from bert_jax.cli import HUGE_PAGES
 from bert_jax.config import PrepareOptions, PretrainConfig, TokenizerOptions
 from bert_jax.data.atomic_file import write_atomically
+from bert_jax.runtime.start import HUGE_PAGES
 
 _HERE = pathlib.Path(__file__).resolve().parent
 # Thousands of pieces need no more text than this.

@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, Protocol
 
 from benchmarks.results import Table
-from bert_jax.cli import HUGE_PAGES
+from bert_jax.runtime.start import HUGE_PAGES
 
 ROUNDS = 5
 """Turns of each candidate, if there is time for as many."""

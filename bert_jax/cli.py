@@ -4,7 +4,7 @@ The commands themselves are in `commands/`.
 """
 
 import dataclasses
-import os
+import difflib
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -12,13 +12,17 @@ from typing import Annotated, Any
 
 import tyro
 
+import bert_jax
 from bert_jax.commands import compile as compile_command
 from bert_jax.commands import data, exchange, report, tokenizer, training
 from bert_jax.commands.config_files import load_config
+from bert_jax.commands.outputs import check_paths
 from bert_jax.commands.raw_flags import is_given, value_of
+from bert_jax.commands.repeated_flags import FlagError, refuse_repeated
 from bert_jax.config import FinetuneConfig, PretrainConfig
 from bert_jax.quickstart import Size, quickstart
-from bert_jax.runtime import process
+from bert_jax.runtime import process, start
+from bert_jax.runtime.explanations import explanation, is_of_disk
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,58 +56,89 @@ COMMANDS: dict[str, Any] = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs one command; exits with 1 on an error, 2 on a wrong flag, 130 on a signal."""
+    """Runs one command; exits with 1 on an error, 2 on a wrong flag, 130 on a signal.
+
+    Where the reader of the output has gone (`| head`), the exit code is 141.
+    """
     if argv is None:
-        _use_huge_pages()
+        start.begin()
     argv = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in argv[:1]
-    argv = argv[debug:]
-    if not argv or argv[0] in ("-h", "--help"):
-        print(_overview())
-        return
-    if argv[0] not in COMMANDS:
-        print(_overview(), file=sys.stderr)
-        _fail(f"unknown command {argv[0]!r}", 2)
-    name, *rest = argv
+    debug = argv[:1] == ["--debug"]
+    name = "".join(argv[debug : debug + 1])
     try:
-        parse(name, rest).run()
+        try:
+            _run(argv[debug:])
+        finally:
+            start.flush_output()
     except KeyboardInterrupt:
-        _fail("interrupted; start the same command again to continue", 130)
+        _fail(start.INTERRUPTED, 130)
+    except BrokenPipeError:
+        start.abandon_output()
+        raise SystemExit(141) from None
     except Exception as error:
+        if start.was_interrupted():
+            _fail(start.INTERRUPTED, 130)
         if debug:
             raise
         if type(error).__name__ == "InterruptedRunError":
             _fail(str(error), 130)
-        if isinstance(error, (ValueError, OSError, ArithmeticError)):
-            _fail(f"{name}: {error}", 1)
-        raise
+        first = _first(error)
+        said = explanation(first)
+        if said is None and isinstance(first, ValueError | OSError | ArithmeticError):
+            said = str(first)
+        if said is None:
+            raise
+        _fail(f"{name}: {said}", 2 if isinstance(error, FlagError) else 1)
 
 
-HUGE_PAGES = "glibc.malloc.hugetlb=1"
-"""The value that `GLIBC_TUNABLES` gets, unless the user has set one."""
+def _first(error: Exception) -> BaseException:
+    """A full disk fails again when files are closed; the first of these errors says more."""
+    found: BaseException = error
+    step: BaseException | None = error
+    while is_of_disk(error) and step is not None:
+        if isinstance(step, OSError) and (step.errno is None or step.filename):
+            found = step
+        step = step.__cause__ or (
+            None if step.__suppress_context__ else step.__context__
+        )
+    return found
 
 
-def _use_huge_pages() -> None:
-    """Starts this process again with glibc's allocator on transparent huge pages.
-
-    XLA on CPU allocates its buffers anew at every step. Faulting them in as pages of
-    4 KiB costs a fifth of a small model's step (benchmarks/LOG.md). glibc reads the
-    setting only when a process starts. A `GLIBC_TUNABLES` that the user has set stays.
-    """
-    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = HUGE_PAGES
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+def _run(argv: list[str]) -> None:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_overview())
+        return
+    name, *rest = argv
+    if name == "--version":
+        print(f"bert_jax {bert_jax.__version__}")
+        return
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else "."
+        if name.startswith("-"):
+            hint = "; a command comes first, then its flags."
+        _fail(
+            f"unknown command {name!r}{hint} `bert-jax --help` lists all commands.", 2
+        )
+    start.command_begins(name)
+    command = parse(name, rest)
+    check_paths(name, command)
+    command.run()
 
 
 def parse(name: str, rest: list[str]) -> Any:
     """Reads the flags of a command; `run()` of the result starts it.
 
     Raises:
+        FlagError: a flag is given twice.
         ValueError, OSError: the config file, the checkpoint or a value is wrong.
         SystemExit: a flag is wrong; stderr says which one.
     """
     command = COMMANDS[name]
     default: Any = tyro.MISSING_NONPROP
+    if hasattr(command, "config_file") and rest and not rest[0].startswith("-"):
+        rest = ["--config", *rest]
+    refuse_repeated(command, rest)
     kinds = {
         "pretrain": PretrainConfig,
         "finetune": FinetuneConfig,
@@ -121,8 +156,6 @@ def parse(name: str, rest: list[str]) -> Any:
                 command, args=rest, default=default, prog=f"bert-jax {name}"
             )
         return parsed
-    if rest and not rest[0].startswith("-"):
-        rest = ["--config", *rest]
     # The file sets the defaults of all flags, so it is read before them.
     file = value_of("--config", rest) or command.config_file
     settings = load_config(file, kinds[name])
@@ -135,6 +168,11 @@ def parse(name: str, rest: list[str]) -> Any:
     }
     default = command(**required, config_file=file, settings=settings)
     parsed = tyro.cli(command, args=rest, default=default, prog=f"bert-jax {name}")
+    if name != "compile" and parsed.settings.checkpoint is not None:
+        from bert_jax.commands.foreign_checkpoint import import_checkpoint
+
+        own = import_checkpoint(parsed.settings, parsed.output, parsed.cluster)
+        parsed = dataclasses.replace(parsed, settings=own)
     if kinds[name] is not PretrainConfig:
         return parsed
     from bert_jax.commands.settled import check_length, settle
@@ -146,7 +184,7 @@ def parse(name: str, rest: list[str]) -> Any:
 
 
 def _overview() -> str:
-    lines = ["usage: bert-jax [--debug] COMMAND [options]", ""]
+    lines = ["usage: bert-jax [--debug | --version] COMMAND [options]", ""]
     for name, command in COMMANDS.items():
         lines.append(f"  {name:<11} {command.__doc__.splitlines()[0]}")
     return "\n".join([*lines, "", "`bert-jax COMMAND --help` explains every option."])
@@ -155,6 +193,7 @@ def _overview() -> str:
 def _fail(message: str, code: int) -> None:
     who = f"{process.this()}: " if process.this().count > 1 else ""
     print(f"bert-jax: {who}{message}", file=sys.stderr)
+    start.silence()
     raise SystemExit(code)
 
 

@@ -3,9 +3,11 @@
 import dataclasses
 import functools
 import json
+import resource
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -20,7 +22,7 @@ from bert_jax.train.checkpoint import (
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.schedules import make_schedule
-from bert_jax.train.step import abstract_state, init_state
+from bert_jax.train.step import TrainState, abstract_state, init_state
 
 SHA = "a" * 64
 
@@ -145,21 +147,170 @@ def test_a_state_without_moments_is_kept_without_them(saved, tiny, tmp_path):
     assert not list(tmp_path.glob("checkpoints/*/opt_state"))
 
 
-def test_the_older_format_gives_its_weights_and_nothing_else(saved, tiny, tmp_path):
+@pytest.mark.parametrize("version", [0, 1, 2])
+def test_older_formats_give_their_weights_and_nothing_else(
+    saved, tiny, tmp_path, version
+):
     run, state = saved
     abstract = abstract_of(tiny)
     shutil.copytree(run, tmp_path / "old")
     [file] = (tmp_path / "old").glob("checkpoints/*/manifest/metadata")
-    manifest = json.loads(file.read_text()) | {"format_version": 1}
-    manifest["model"]["remat"] = "dots"  # settings of the computation stood there too
+    manifest = json.loads(file.read_text()) | {"format_version": version}
+    del manifest["sha256"], manifest["files"]
+    if version == 1:
+        manifest["model"]["remat"] = "dots"  # settings of the computation stood there
     file.write_text(json.dumps(manifest))
     with Checkpoints(tmp_path / "old", Identity(tiny, SHA), read_only=True) as old:
+        if version == 0:
+            with pytest.raises(ValueError, match=r"format 0; .* reads 3. Start a new"):
+                old.restore_params(abstract.params)
+            return
         params = old.restore_params(abstract.params)
         jax.tree.map(np.testing.assert_array_equal, params, state.params)
-        with pytest.raises(ValueError, match=r"format 1; .* reads 2, and only the w"):
+        with pytest.raises(
+            ValueError, match=rf"format {version}; .* reads 3, and only the weights"
+        ):
             old.restore(abstract)
         with pytest.raises(ValueError, match="fresh moments"):
             old.restore_opt_state(abstract.opt_state)
+
+
+def small_state(step: int) -> TrainState:
+    """A state of three small tensors, each with other values at every step."""
+    numbers = jnp.arange(50.0) + step
+    key = jax.random.key_data(jax.random.key(0))
+    return TrainState(
+        step=jnp.int32(step), params={"a": numbers}, opt_state={"m": -numbers}, key=key
+    )
+
+
+@pytest.fixture(scope="module")
+def two_steps(tiny, tmp_path_factory):
+    """A run directory with the small checkpoints of steps 1 and 2."""
+    run = tmp_path_factory.mktemp("two")
+    with Checkpoints(run, Identity(tiny, SHA), keep=2) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(small_state(step))
+            checkpoints.wait()
+    return run
+
+
+def one_bit(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+DAMAGE = {
+    "one bit": one_bit,
+    "cut short": lambda content: content[:-1],
+    "empty": lambda content: b"",
+    "longer": lambda content: content + b"x",
+    "missing": None,
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_file_is_found_and_named(two_steps, tiny, tmp_path, kind):
+    run = tmp_path / "run"
+    shutil.copytree(two_steps, run)
+    newest = run / "checkpoints" / "2"
+    abstract = small_state(2)
+    files = [
+        path
+        for path in newest.rglob("*")
+        # Orbax's own marks, which say nothing about a tensor.
+        if path.is_file()
+        and path.parent != newest
+        and path.name != "commit_success.txt"
+    ]
+    assert len(files) > 12
+    parts = {path.relative_to(newest).parts[0] for path in files}
+    assert parts == {"params", "opt_state", "rest", "manifest"}
+    with Checkpoints(run, Identity(tiny, SHA), read_only=True) as checkpoints:
+        for path in files:
+            content = path.read_bytes()
+            path.unlink()
+            if (damage := DAMAGE[kind]) is not None:
+                path.write_bytes(damage(content))
+            with pytest.raises(ValueError, match="of step 2 is damaged") as refused:
+                checkpoints.restore(abstract)
+            assert f"{path} is " in str(refused.value)
+            assert "The checkpoint of step 1 is whole" in str(refused.value)
+            assert f"delete {newest}" in str(refused.value)
+            path.write_bytes(content)
+        assert int(checkpoints.restore(abstract).step) == 2
+
+
+def test_weights_are_read_though_the_moments_are_damaged(two_steps, tiny, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(two_steps, run)
+    for path in (run / "checkpoints" / "2" / "opt_state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    state = small_state(2)
+    with Checkpoints(run, Identity(tiny, SHA), read_only=True) as checkpoints:
+        params = checkpoints.restore_params(state.params)
+        np.testing.assert_array_equal(params["a"], state.params["a"])
+        with pytest.raises(ValueError, match=r"opt_state/\S+ is not what was saved"):
+            checkpoints.restore_opt_state(state.opt_state)
+
+
+def test_what_its_advice_says_leads_on(two_steps, tiny, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(two_steps, run)
+    (run / "checkpoints" / "2" / "params" / "manifest.ocdbt").unlink()
+    shutil.rmtree(run / "checkpoints" / "2")
+    with Checkpoints(run, Identity(tiny, SHA)) as checkpoints:
+        assert int(checkpoints.restore(small_state(0)).step) == 1
+        checkpoints.save(small_state(2))
+        checkpoints.wait()
+        assert int(checkpoints.restore(small_state(0)).step) == 2
+
+
+def test_without_a_whole_checkpoint_the_error_says_so(two_steps, tiny, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(two_steps, run)
+    for step in ("1", "2"):
+        (run / "checkpoints" / step / "params" / "manifest.ocdbt").unlink()
+    with (
+        Checkpoints(run, Identity(tiny, SHA), read_only=True) as checkpoints,
+        pytest.raises(ValueError, match="has no older checkpoint that is whole"),
+    ):
+        checkpoints.restore(small_state(2))
+
+
+@pytest.fixture
+def small_files():
+    """Lets no file of this process grow beyond 40 kB, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("small_files")
+def test_a_full_disk_is_one_sentence_and_harms_nothing(tiny, tmp_path, capfd):
+    state = small_state(2)
+    noise = np.random.default_rng(0).normal(size=50_000).astype(np.float32)
+    large = dataclasses.replace(state, params={"a": jnp.asarray(noise)})
+
+    def save_both():
+        with Checkpoints(tmp_path, Identity(tiny, SHA), keep=2) as checkpoints:
+            for state in (small_state(1), large):
+                checkpoints.save(state)
+                checkpoints.wait()
+
+    with pytest.raises(OSError, match=r"file too large\. Older checkpoints") as error:
+        save_both()
+    assert "\n" not in str(error.value)
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
+    with Checkpoints(tmp_path, Identity(tiny, SHA), keep=2) as checkpoints:
+        assert int(checkpoints.restore(state).step) == 1
+        checkpoints.save(state)
+        checkpoints.wait()
+        assert int(checkpoints.restore(state).step) == 2
+    assert not list(tmp_path.glob("checkpoints/*tmp*"))
 
 
 @pytest.mark.parametrize("change", ["missing", "extra"])

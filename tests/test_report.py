@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from report_page import Page
 from report_runs import (
+    EVALS,
     HOSTILE,
     MODEL,
     PRETRAIN_LINES,
@@ -20,7 +21,7 @@ from report_runs import (
 
 from bert_jax.report import charts, curves, formats, masks, pretraining
 from bert_jax.report.provenance import start_of
-from bert_jax.report.runs import Series, read_run
+from bert_jax.report.runs import Run, Series, read_run
 
 
 @pytest.fixture
@@ -182,9 +183,9 @@ def test_a_foreign_encoder_is_named(tmp_path: Path, pretrain: Path) -> None:
     ("encoder", "layers", "start"),
     [
         ({}, 4, "pretrained"),
-        # As the command was given it, in a directory that is not known any more.
-        ({"run": "runs/p"}, 4, "pretrained"),
-        ({"run": "runs/q"}, 4, "foreign"),
+        # Another folder may hold a run of the same name.
+        ({"run": "runs/p"}, 4, "foreign"),
+        ({"run": "/other/runs/p"}, 4, "foreign"),
         ({"step": 200}, 4, "earlier"),
         ({"step": 301}, 4, "foreign"),
         ({}, 5, "foreign"),
@@ -199,6 +200,33 @@ def test_what_a_run_began_with(
     run = put_finetune(tmp_path / "run", encoder=recorded, model=model)
     shown = read_run(pretrain, "pretrain")
     assert start_of(read_run(run, "finetune"), shown) == start
+
+
+@pytest.mark.parametrize(
+    ("given", "kept", "start"),
+    [
+        # A run that was moved or copied is known by its weights.
+        ({"run": "/before/it/was/moved"}, {37: "9f" * 32}, "pretrained"),
+        # A run that another one has replaced is foreign, though the path is the same.
+        ({}, {37: "00" * 32}, "foreign"),
+        # A model without a pooler took fewer tensors.
+        ({"num_tensors": 35}, {37: "00" * 32, 35: "9f" * 32}, "pretrained"),
+    ],
+)
+def test_weights_tell_more_than_paths(
+    tmp_path: Path, pretrain: Path, monkeypatch, given: dict, kept: dict, start: str
+) -> None:
+    monkeypatch.setattr(Run, "encoder_hashes", lambda self, step: kept)
+    run = put_finetune(tmp_path / "run", encoder=origin(pretrain) | given)
+    shown = read_run(pretrain, "pretrain")
+    assert start_of(read_run(run, "finetune"), shown) == start
+
+
+def test_a_score_told_by_a_path_alone_says_so(
+    tmp_path: Path, pretrain: Path, tuned: Path
+) -> None:
+    text = text_of(report(tmp_path / "out", pretrain=pretrain, finetunes=[tuned]))
+    assert "The path tells so; " in text
 
 
 def test_an_encoder_that_was_replaced_is_pointed_out(
@@ -228,6 +256,34 @@ def test_a_fine_tuned_run_without_results(tmp_path: Path) -> None:
     text = text_of(report(tmp_path / "out", finetunes=[run]))
     assert "Without pretraining, step 40 so far" in text
     assert "83.5%" in text
+
+
+@pytest.mark.parametrize("task", EVALS)
+def test_runs_that_have_logged_nothing_yet(tmp_path: Path, task: str) -> None:
+    """Before the first line of a fine-tuning, and beside one that has ended."""
+    run = put_finetune(tmp_path / "run", task, finished=False)
+    (run / "metrics.jsonl").unlink()
+    text = text_of(report(tmp_path / "out", finetunes=[run]))
+    assert "Without pretraining, step 0 so far" in text
+    ended = put_finetune(tmp_path / "ended", task, encoder=origin(tmp_path))
+    text = text_of(report(tmp_path / "both", finetunes=[run, ended]))
+    assert "step 0 so far" in text
+    assert "With pretraining" in text
+    bare = put_pretrain(tmp_path / "bare", [], None)
+    (bare / "metrics.jsonl").unlink()
+    text = text_of(report(tmp_path / "three", pretrain=bare, finetunes=[run]))
+    assert "The run has logged nothing yet." in text
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "results.json", "config.json"])
+def test_a_damaged_file_of_a_run_is_a_sentence(
+    tmp_path: Path, pretrain: Path, name: str
+) -> None:
+    (pretrain / name).write_text('{"kind"\n')
+    with pytest.raises(
+        ValueError, match=r"config.json, metrics.jsonl or results.json is"
+    ):
+        report(tmp_path / "out", pretrain=pretrain)
 
 
 @pytest.mark.parametrize(

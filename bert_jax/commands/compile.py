@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from bert_jax.commands.config_files import config_path
 from bert_jax.config import PretrainConfig
 from bert_jax.config.compute import Remat
 
@@ -22,8 +23,8 @@ class Compile:
     """
 
     config_file: Annotated[str, tyro.conf.arg(name="config")] = "bert_base"
-    """Python file with get_config(), or the bare name of a shipped config. It may also
-    come first, without the flag."""
+    """Path of a Python file with get_config() (./my.py), or the bare name of a shipped
+    config. It may also come first, without the flag."""
     first_phase_only: bool = False
     """Leave out the later phases of the config."""
     topology: str
@@ -72,6 +73,7 @@ class Compile:
                 "constants of the program, so only a run with the same made-up ids would "
                 "find it."
             )
+        print(f"config: {config_path(self.config_file)}", flush=True)
         variants = variants_of(
             self.settings,
             topology,

@@ -15,6 +15,8 @@ from bert_jax.config import (
     PrepareOptions,
 )
 
+_TASK_ONLY = ("validation_fraction", "max_train", "max_validation")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Corpus:
@@ -37,9 +39,19 @@ class Corpus:
     num_workers: int = 2
     """Number of processes that read source files."""
 
+    def _refuse_ignored(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not self.task and field.name in _TASK_ONLY and value != field.default:
+                raise ValueError(
+                    f"--{field.name.replace('_', '-')} {value} would be ignored: it is for "
+                    "the labelled sentences of --task. Pass --task too, or leave it out."
+                )
+
     def run(self) -> None:
         from bert_jax.data.text import docs, library_task
 
+        self._refuse_ignored()
         with Bar("modules", unit_scale=False) as bar:
             made = docs.write_docs_corpus(
                 self.output,
@@ -71,8 +83,9 @@ class Corpus:
 class Prepare:
     """Tokenises a source and writes a TFDS dataset with a validation split."""
 
-    source: str
-    """Where the text is: files:GLOB, tfds:NAME or docs: (README, "Sources")."""
+    source: Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+    """Where the text is: files:GLOB, tfds:NAME or docs: (README, "Sources"). Several
+    sources, each with its own --source, are read as one corpus."""
     tokenizer: pathlib.Path
     """Directory written by `bert-jax tokenizer`."""
     output: str
@@ -146,6 +159,11 @@ class Inspect:
         from bert_jax.data.prepared.dataset import open_dataset
         from bert_jax.train.inspection import describe_rows
 
+        if self.data.dataset is not None:
+            raise ValueError(
+                f"--data.dataset {self.data.dataset} would be ignored: inspect shows "
+                f"{self.dataset}, its first argument. Leave the flag out."
+            )
         for line in describe_rows(
             open_dataset(self.dataset),
             self.data,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 def value_of(flag: str, args: Sequence[str]) -> str | None:
-    """The value of a flag in unparsed arguments. If it is given twice, the last counts."""
+    """The value of a flag in unparsed arguments."""
     value = None
     for place, arg in enumerate(args):
         if arg == flag and place + 1 < len(args):

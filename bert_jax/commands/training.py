@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from bert_jax.commands.config_files import config_path
 from bert_jax.commands.shared import Bar, RunDir
 from bert_jax.config import (
     ClusterConfig,
@@ -23,7 +24,7 @@ class Pretrain:
     """Pretrains a BERT with MLM + NSP, or continues a run that was stopped."""
 
     config_file: Annotated[str, tyro.conf.arg(name="config")] = "bert_base"
-    """Python file with get_config(), or the name of a shipped config without its folder."""
+    """Path of a Python file with get_config() (./my.py), or the bare name of a shipped config."""
     output: pathlib.Path
     """Run directory to write. The same command continues a run that was stopped."""
     first_phase_only: bool = False
@@ -46,6 +47,7 @@ class Pretrain:
         from bert_jax.train.pretrain import pretrain
 
         with taking_part(self.cluster):
+            print(f"config: {config_path(self.config_file)}", flush=True)
             if self.compile_cache is not None:
                 use_compile_cache(self.compile_cache, jax.devices())
             settings = self.settings
@@ -59,7 +61,7 @@ class Finetune:
     """Fine-tunes a pretrained encoder on labelled files."""
 
     config_file: Annotated[str, tyro.conf.arg(name="config")] = "finetune_classify"
-    """Python file with get_config(), or the name of a shipped config without its folder."""
+    """Path of a Python file with get_config() (./my.py), or the bare name of a shipped config."""
     output: pathlib.Path
     """Run directory to write. The same command continues a run that was stopped."""
     cluster: ClusterConfig = ClusterConfig()
@@ -75,6 +77,7 @@ class Finetune:
         from bert_jax.train.finetune import finetune
 
         with taking_part(self.cluster):
+            print(f"config: {config_path(self.config_file)}", flush=True)
             if self.compile_cache is not None:
                 use_compile_cache(self.compile_cache, jax.devices())
             finetune(self.settings, self.output)

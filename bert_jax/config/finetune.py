@@ -169,7 +169,8 @@ class FinetuneConfig:
 
     checkpoint: pathlib.Path | None = None
     """Run directory of `pretrain` or `import`, which gives architecture, tokenizer and
-    weights."""
+    weights, or a model of Hugging Face or Google, which is imported into
+    OUTPUT-checkpoint."""
     from_scratch: bool = False
     """Take architecture and tokenizer of the checkpoint, but random weights. The score
     beside it shows what pretraining is worth."""

@@ -53,7 +53,8 @@ class PretrainConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     loop: LoopConfig = LoopConfig()
     checkpoint: pathlib.Path | None = None
-    """Run directory of `pretrain` or `import` whose newest checkpoint gives the weights.
+    """Run directory of `pretrain` or `import` whose newest checkpoint gives the weights,
+    or a model of Hugging Face or Google, which is imported into OUTPUT-checkpoint.
     Default: random weights."""
     moments: Literal["fresh", "keep"] = "fresh"
     """The optimizer's moments at a start from a checkpoint. fresh: zeros. keep: those of

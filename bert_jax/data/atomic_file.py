@@ -1,5 +1,6 @@
 """Files that appear under their name only when they are whole."""
 
+import contextlib
 import os
 import pathlib
 from typing import TypeAlias
@@ -15,7 +16,15 @@ def write_atomically(path: AnyPath, content: str | bytes) -> None:
     Args:
         path: on this machine, or in an object store.
         content: bytes, or text that is written as UTF-8.
+
+    Raises:
+        OSError: it cannot be written; the error names the file, and nothing is left over.
     """
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
-    partial.replace(path)
+    try:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise type(error)(error.errno, error.strerror, str(path)) from error

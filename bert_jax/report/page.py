@@ -6,6 +6,7 @@ from typing import Any
 
 import jinja2
 
+from bert_jax.data.atomic_file import write_atomically
 from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.data.prepared.summary import summarize
 from bert_jax.report import corpus, finetuning, formats, pretraining, provenance
@@ -196,7 +197,5 @@ def _template() -> jinja2.Template:
 
 
 def _write(path: Path, content: bytes) -> Path:
-    """Moves the whole file into place, so that nobody sees half of it."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    return partial.replace(path)
+    write_atomically(path, content)
+    return path

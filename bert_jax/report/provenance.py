@@ -4,7 +4,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from bert_jax.config import FinetuneConfig
 from bert_jax.report import formats
@@ -39,14 +39,22 @@ def start_of(run: Run, pretrain: Run | None) -> Start:
     encoder = run.info.encoder
     if pretrain is None or encoder is None:
         return "pretrained"
-    if (
-        run.info.model != pretrain.info.model
-        or run.info.tokenizer_sha256 != pretrain.info.tokenizer_sha256
-        or not _is_path_of(Path(encoder["run"]), pretrain.path)
-        or encoder["step"] > pretrain.step
-    ):
+    same_kind = (
+        run.info.model == pretrain.info.model
+        and run.info.tokenizer_sha256 == pretrain.info.tokenizer_sha256
+    )
+    if not same_kind or not _is_encoder_of(encoder, pretrain):
         return "foreign"
     return "earlier" if encoder["step"] < pretrain.step else "pretrained"
+
+
+def _is_encoder_of(encoder: dict[str, Any], pretrain: Run) -> bool:
+    """By the hash of the weights; by the path where their checkpoint is gone."""
+    hashes = pretrain.encoder_hashes(encoder["step"])
+    if hashes:
+        return hashes.get(encoder["num_tensors"]) == encoder["sha256"]
+    is_its_path = Path(encoder["run"]) == pretrain.path.resolve()
+    return is_its_path and encoder["step"] <= pretrain.step
 
 
 def origins(named: Sequence[tuple[str, Run]], pretrain: Run | None) -> list[Origin]:
@@ -68,9 +76,14 @@ def origins(named: Sequence[tuple[str, Run]], pretrain: Run | None) -> list[Orig
         note = ""
         if pretrain is not None and start == "earlier":
             note = f"This page shows step {pretrain.step:,}."
+        if pretrain is not None and not pretrain.encoder_hashes(encoder["step"]):
+            note += (
+                f" The path tells so; {pretrain.path} keeps no checkpoint of that step to "
+                "compare with."
+            )
         if pretrain is not None and start == "foreign":
             note = f"Foreign: this is not the encoder of {pretrain.path}."
-        rows.append(_origin(name, encoder, note))
+        rows.append(_origin(name, encoder, note.strip()))
     return rows
 
 
@@ -135,11 +148,3 @@ def _origin(name: str, encoder: dict, note: str = "") -> Origin:
     where = f"{encoder['run']}, step {encoder['step']:,}"
     tensors = formats.plural(encoder["num_tensors"], "tensor")
     return Origin(name, f"{where}, {tensors}", encoder["sha256"], note)
-
-
-def _is_path_of(recorded: Path, run: Path) -> bool:
-    """Whether a path that a run recorded, in its own working directory, leads to `run`."""
-    shown = run.resolve()
-    if recorded.is_absolute():
-        return recorded.resolve() == shown
-    return shown.parts[-len(recorded.parts) :] == recorded.parts

@@ -1,6 +1,7 @@
 """A run as the report shows it: finished, still running, or stopped on the way."""
 
 import dataclasses
+import functools
 import json
 import math
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 
 from bert_jax import config_json
 from bert_jax.config import FinetuneConfig, PretrainConfig
+from bert_jax.train.initial import encoder_hashes
 from bert_jax.train.metrics import read_metrics
 from bert_jax.train.run import RunInfo, load_results, load_run, load_run_config
 
@@ -57,6 +59,10 @@ class Run:
         logged = [x["elapsed_secs"] for x in self.lines if "elapsed_secs" in x]
         return self.results.get("elapsed_secs", max(logged, default=None))
 
+    def encoder_hashes(self, step: int) -> dict[int, str]:
+        """Hashes of the encoder at a step, by number of tensors; empty if it is gone."""
+        return _hashes(self.path.resolve(), step)
+
     def series(self, kind: str, metric: str) -> Series:
         """The finite values of a metric.
 
@@ -72,6 +78,11 @@ class Run:
         return Series(list(found), list(found.values()))
 
 
+@functools.cache
+def _hashes(path: Path, step: int) -> dict[int, str]:
+    return encoder_hashes(path, step)
+
+
 def read_run(path: Path, kind: str) -> Run:
     """Reads a run directory.
 
@@ -83,10 +94,17 @@ def read_run(path: Path, kind: str) -> Run:
         FileNotFoundError: no run is there.
         ValueError: the run is of another kind or format.
     """
-    return Run(
-        path=path,
-        info=load_run(path, kind),
-        cfg=load_run_config(path),
-        lines=read_metrics(path),
-        results=load_results(path) or {},
-    )
+    info = load_run(path, kind)
+    try:
+        return Run(
+            path=path,
+            info=info,
+            cfg=load_run_config(path),
+            lines=read_metrics(path),
+            results=load_results(path) or {},
+        )
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path}: config.json, metrics.jsonl or results.json is damaged ({error}). "
+            "Restore the file from a copy, or start the run's command again."
+        ) from None

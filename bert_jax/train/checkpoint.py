@@ -2,14 +2,17 @@
 
 A checkpoint holds four items. `params` and `opt_state` are separate, so that the encoder
 can be read without the moments. `rest` holds the step and the random key. `manifest`
-holds the architecture, the tokenizer's hash, and the names, shapes and types of all
-tensors; every restore is checked against it first.
+holds the architecture, the tokenizer's hash, the names, shapes and types of all tensors,
+and the hashes of all files; every restore is checked against it first.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import logging
 import pathlib
+import shutil
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -17,19 +20,40 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from bert_jax.config import ModelConfig
-from bert_jax.runtime.agreement import agree
+from bert_jax.runtime.agreement import agree, on_first_host
+from bert_jax.runtime.explanations import system_reason
+from bert_jax.train.checkpoint_files import (
+    MANIFEST,
+    add_hashes,
+    check_files,
+    is_whole,
+    read_manifest,
+)
 from bert_jax.train.step import TrainState
 
-FORMAT_VERSION = 2
-# Formats whose weights can be read. The optimizer's state of version 1 cannot.
-WEIGHTS_FORMATS = (1, FORMAT_VERSION)
-_PARAMS = "params/"
+FORMAT_VERSION = 3
+# Formats whose weights can be read: files of the older ones have no hashes, and version 1
+# has another state of the optimizer.
+WEIGHTS_FORMATS = (1, 2, FORMAT_VERSION)
+_HALF_WRITTEN = ".orbax-checkpoint-tmp"  # the end of Orbax's names
 
 # Orbax warns each time a directory is opened read-only; these warnings are expected.
 _EXPECTED = ("CheckpointManagerOptions.read_only=True", "Given directory is read only")
-logging.getLogger("absl").addFilter(
-    lambda line: not line.getMessage().startswith(_EXPECTED)
-)
+
+
+def _is_news(line: logging.LogRecord) -> bool:
+    """Whether a log line of Orbax or asyncio should be printed.
+
+    Each of Orbax's threads and tasks also logs the traceback of an error on its way to
+    `wait`, which raises it.
+    """
+    text = line.getMessage()
+    is_traceback = line.exc_info is not None and "orbax" in line.pathname + text
+    return not is_traceback and not text.startswith(_EXPECTED)
+
+
+for _logger in ("absl", "asyncio"):
+    logging.getLogger(_logger).addFilter(_is_news)
 
 
 class Identity(NamedTuple):
@@ -37,6 +61,27 @@ class Identity(NamedTuple):
 
     model: ModelConfig
     tokenizer_sha256: str
+
+
+class _ManifestHandler(ocp.JsonCheckpointHandler):
+    """Adds the hashes of the files. Orbax calls `finalize` in the first process alone,
+    when all processes have written their parts, and before the checkpoint gets its name.
+    """
+
+    def finalize(self, directory: Any) -> None:
+        manifest = pathlib.Path(directory)
+        add_hashes(manifest.parent, manifest)
+
+
+def _handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:
+    """Of the items, in the order in which Orbax completes them: the manifest is last."""
+    registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    for item in ("params", "opt_state", "rest"):
+        handler = ocp.StandardCheckpointHandler()
+        registry.add(item, ocp.args.StandardSave, handler)
+        registry.add(item, ocp.args.StandardRestore, handler)
+    registry.add(MANIFEST, ocp.args.JsonSave, _ManifestHandler())
+    return registry
 
 
 class Checkpoints:
@@ -68,6 +113,8 @@ class Checkpoints:
                 f"{run} holds no checkpoints; expected a run directory written by "
                 "`bert-jax pretrain` or `bert-jax finetune`."
             )
+        if not read_only:
+            on_first_host(f"clearing of {self.directory}", self._remove_half_written)
         self._manager = ocp.CheckpointManager(
             self.directory.absolute(),
             options=ocp.CheckpointManagerOptions(
@@ -75,7 +122,7 @@ class Checkpoints:
                 create=not read_only,
                 read_only=read_only,
             ),
-            item_names=("params", "opt_state", "rest", "manifest"),
+            handler_registry=_handlers(),
         )
         # Each host lists the directory itself, and a shared file system may show an old
         # list to some of them.
@@ -88,8 +135,13 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self._manager.close()
+    def __exit__(self, kind: object, *exc: object) -> None:
+        try:
+            with self._writing():
+                self._manager.close()
+        except OSError:
+            if kind is None:  # else the error that is on its way says more
+                raise
 
     def latest_step(self) -> int | None:
         """Step of the newest complete checkpoint, or `None` if there is none."""
@@ -100,6 +152,9 @@ class Checkpoints:
 
         A state whose `opt_state` is `None` gives weights to start another run from; a run
         cannot continue from it.
+
+        Raises:
+            OSError: this or the last checkpoint could not be written.
         """
         step = int(state.step)
         if step == self.latest_step():
@@ -107,7 +162,7 @@ class Checkpoints:
         items: dict[str, Any] = {
             "params": ocp.args.StandardSave(state.params),
             "rest": ocp.args.StandardSave({"step": state.step, "key": state.key}),
-            "manifest": ocp.args.JsonSave(
+            MANIFEST: ocp.args.JsonSave(
                 {
                     "format_version": FORMAT_VERSION,
                     "model": dataclasses.asdict(self.identity.model),
@@ -118,11 +173,32 @@ class Checkpoints:
         }
         if state.opt_state is not None:
             items["opt_state"] = ocp.args.StandardSave(state.opt_state)
-        self._manager.save(step, args=ocp.args.Composite(**items))
+        with self._writing():
+            self._manager.save(step, args=ocp.args.Composite(**items))
 
     def wait(self) -> None:
-        """Returns when all checkpoints are on disk."""
-        self._manager.wait_until_finished()
+        """Returns when all checkpoints are on disk.
+
+        Raises:
+            OSError: one could not be written, for example because the disk is full.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turns what TensorStore and Orbax raise into one sentence."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            reason = system_reason(error)
+            if reason is None:
+                raise
+            raise OSError(
+                f"A checkpoint could not be written to {self.directory}: {reason}. Older "
+                "checkpoints stay as they are. When the cause is removed, start the same "
+                "command again: it goes on from the newest of them."
+            ) from error
 
     def restore(self, abstract: TrainState, step: int | None = None) -> TrainState:
         """Reads a whole state and places it as `abstract` says.
@@ -137,15 +213,11 @@ class Checkpoints:
         """
         step = self._step(step)
         self._check(step, describe(abstract))
-        restored = self._manager.restore(
+        restored = self._restore(
             step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(abstract.params),
-                opt_state=ocp.args.StandardRestore(abstract.opt_state),
-                rest=ocp.args.StandardRestore(
-                    {"step": abstract.step, "key": abstract.key}
-                ),
-            ),
+            params=abstract.params,
+            opt_state=abstract.opt_state,
+            rest={"step": abstract.step, "key": abstract.key},
         )
         return TrainState(
             params=restored.params, opt_state=restored.opt_state, **restored.rest
@@ -158,11 +230,8 @@ class Checkpoints:
             ValueError: a tensor is missing, extra, or of another shape or type.
         """
         step = self._step(step)
-        self._check(step, describe({"params": abstract}), prefix=_PARAMS)
-        return self._manager.restore(
-            step,
-            args=ocp.args.Composite(params=ocp.args.StandardRestore(abstract)),
-        ).params
+        self._check(step, describe({"params": abstract}), prefix="params/")
+        return self._restore(step, params=abstract).params
 
     def restore_opt_state(self, abstract: Any, step: int | None = None) -> Any:
         """Reads the optimizer's state only.
@@ -173,10 +242,7 @@ class Checkpoints:
         """
         step = self._step(step)
         self._check(step, describe({"opt_state": abstract}), prefix="opt_state/")
-        return self._manager.restore(
-            step,
-            args=ocp.args.Composite(opt_state=ocp.args.StandardRestore(abstract)),
-        ).opt_state
+        return self._restore(step, opt_state=abstract).opt_state
 
     def check(self, **parts: Any) -> None:
         """Compares the newest manifest with abstract trees.
@@ -190,6 +256,15 @@ class Checkpoints:
         """
         for name, abstract in parts.items():
             self._check(self._step(None), describe({name: abstract}), prefix=f"{name}/")
+
+    def _remove_half_written(self) -> None:
+        """Frees the room that a crash or a full disk has left taken.
+
+        Orbax's option for this works in the background, and was seen to collide with the
+        next save.
+        """
+        for path in self.directory.glob(f"*{_HALF_WRITTEN}"):
+            shutil.rmtree(path, ignore_errors=True)
 
     def _step(self, step: int | None) -> int:
         found = list(self._manager.all_steps())
@@ -206,16 +281,24 @@ class Checkpoints:
         return max(found) if step is None else step
 
     def _check(self, step: int, wanted: dict[str, str], prefix: str = "") -> None:
-        manifest = self._manager.restore(
-            step, args=ocp.args.Composite(manifest=ocp.args.JsonRestore())
-        ).manifest
-        version = manifest["format_version"]
-        if version not in (WEIGHTS_FORMATS if prefix == _PARAMS else (FORMAT_VERSION,)):
+        """Compares a checkpoint's manifest with what is wanted; reads no other file."""
+        try:
+            manifest = read_manifest(self.directory / str(step))
+        except ValueError as damage:
+            raise self._damaged(step, damage) from None
+        version = manifest.get("format_version")
+        if version not in (
+            WEIGHTS_FORMATS if prefix == "params/" else (FORMAT_VERSION,)
+        ):
+            way_out = (
+                f", and only the weights of {version}: start a new run with --checkpoint "
+                "and fresh moments."
+                if version in WEIGHTS_FORMATS
+                else ". Start a new run."
+            )
             raise ValueError(
                 f"{self.directory}/{step} has checkpoint format {version}; this version "
-                f"of bert_jax reads {FORMAT_VERSION}, and only the weights of "
-                f"{WEIGHTS_FORMATS[0]}: start a new run with --checkpoint and fresh "
-                "moments."
+                f"of bert_jax reads {FORMAT_VERSION}{way_out}"
             )
         if manifest["tokenizer_sha256"] != self.identity.tokenizer_sha256:
             raise ValueError(
@@ -229,7 +312,7 @@ class Checkpoints:
             f"{name} is {there.get(name)!r} in the checkpoint and {here.get(name)!r} "
             "here"
             # The manifest of version 1 also holds settings of the computation.
-            for name in (here if version < FORMAT_VERSION else {**there, **here})
+            for name in (here if version == 1 else {**there, **here})
             if there.get(name) != here.get(name)
         ]
         stored = {n: d for n, d in manifest["tensors"].items() if n.startswith(prefix)}
@@ -245,6 +328,46 @@ class Checkpoints:
                 f"Checkpoint {self.directory}/{step} does not fit the model: "
                 f"{'; '.join(problems[:5])}{more}. Use the config it was written with."
             )
+
+    def _restore(self, step: int, **items: Any) -> Any:
+        """Reads some items after their files were compared with the manifest's hashes.
+
+        The first host of a job reads the files for all.
+        """
+
+        def check() -> None:
+            checkpoint = self.directory / str(step)
+            try:
+                manifest = read_manifest(checkpoint)
+                if manifest["format_version"] == FORMAT_VERSION:
+                    check_files(checkpoint, manifest, items)
+            except ValueError as damage:
+                raise self._damaged(step, damage) from None
+
+        on_first_host(f"check of the files of {self.directory}/{step}", check)
+        args = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
+        return self._manager.restore(step, args=ocp.args.Composite(**args))
+
+    def _damaged(self, step: int, damage: ValueError) -> ValueError:
+        """The error for a damaged checkpoint; it says how to go on."""
+        whole = next(
+            (
+                other
+                for other in sorted(self._manager.all_steps(), reverse=True)
+                if other < step and is_whole(self.directory / str(other))
+            ),
+            None,
+        )
+        way_out = (
+            "The run has no older checkpoint that is whole: restore the directory from a "
+            "copy, or start a new run."
+            if whole is None
+            else f"The checkpoint of step {whole:,} is whole. To go on from there, delete "
+            f"{self.directory / str(step)} and start the same command again."
+        )
+        return ValueError(
+            f"The checkpoint of step {step:,} is damaged: {damage}. {way_out}"
+        )
 
 
 def describe(tree: Any) -> dict[str, str]:

@@ -10,15 +10,18 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from bert_jax.config import PretrainConfig
+from bert_jax.config import MeshConfig, PretrainConfig
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.model import pretraining
 from bert_jax.runtime.distributed import fetch
 from bert_jax.train import sharding
 from bert_jax.train.checkpoint import Checkpoints, Identity, tensors_sha256
+from bert_jax.train.mesh import make_mesh
 from bert_jax.train.optimizer import Moments, make_optimizer, moments_of
 from bert_jax.train.run import RunInfo, load_run, load_run_config
 from bert_jax.train.tasks import task_named
+
+_ENCODER = ("embed", "layers", "pooler")
 
 
 class LoadedRun(NamedTuple):
@@ -87,10 +90,32 @@ def start_encoder(run: pathlib.Path, mesh: Mesh, parts: Collection[str]) -> Star
     loaded = load_params(run, mesh, for_weights=True)
     parts = {
         name: loaded.params[name]
-        for name in ("embed", "layers", "pooler")
+        for name in _ENCODER
         if name in parts and name in loaded.params
     }
     return Start(parts, _origin(run, loaded.step, parts))
+
+
+def encoder_hashes(run: pathlib.Path, step: int) -> dict[int, str]:
+    """Hashes of a run's encoder, with and without its pooler, as `Start.origin` has them.
+
+    The weights are read to the CPU, since training may hold all accelerators.
+
+    Returns:
+        A dict from the number of tensors to their hash. It is empty where the run has no
+        whole checkpoint of that step.
+    """
+    jax.config.update("jax_platforms", "cpu")
+    mesh = make_mesh(MeshConfig(), jax.devices("cpu")[:1])
+    info = load_run(run, for_weights=True)
+    try:
+        with Checkpoints(run, info.identity, read_only=True) as checkpoints:
+            params = checkpoints.restore_params(abstract_params(info, mesh), step)
+    except (ValueError, OSError):
+        return {}
+    whole = {name: params[name] for name in _ENCODER if name in params}
+    bare = {name: part for name, part in whole.items() if name != "pooler"}
+    return {len(jax.tree.leaves(x)): tensors_sha256(fetch(x)) for x in (whole, bare)}
 
 
 def check_start(cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh) -> None:
@@ -179,7 +204,7 @@ def _placed(shapes: Any, places: Any) -> Any:
 
 def _origin(run: pathlib.Path, step: int, params: Any) -> dict[str, Any]:
     return {
-        "run": str(run),
+        "run": str(run.resolve()),
         "step": step,
         "num_tensors": len(jax.tree.leaves(params)),
         "sha256": tensors_sha256(fetch(params)),

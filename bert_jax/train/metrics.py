@@ -76,7 +76,10 @@ class MetricsLog:
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         if self._file is None:
             return
-        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        try:
+            self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._file.name) from error
         for sink in self._sinks:
             sink.write(kind, step, values)
 

@@ -237,9 +237,22 @@ def load_run(
     """
     path = run / "run.json"
     if not path.exists():
+        foreign = any(
+            place.is_file()
+            for place in (
+                *(run / "config.json", run / "bert_config.json"),
+                run.with_name(f"{run.name}.index"),
+            )
+        )
+        way_out = (
+            f" It looks like a model of Hugging Face or Google: `bert-jax import {run} "
+            "--output RUN` makes a run directory of it."
+            if foreign
+            else ""
+        )
         raise FileNotFoundError(
             f"{run} is not a run directory (run.json is missing); expected one written "
-            "by `bert-jax pretrain` or `bert-jax finetune`."
+            f"by `bert-jax pretrain`, `finetune` or `import`.{way_out}"
         )
     raw = json.loads(path.read_text())
     version = raw.get("format_version")

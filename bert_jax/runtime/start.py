@@ -1,0 +1,198 @@
+"""Starts the program's own process: its streams, its signals and its environment.
+
+This comes before all other imports and takes no time itself, so that a signal in the
+first second is answered in one sentence too.
+"""
+
+import atexit
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+HUGE_PAGES = "glibc.malloc.hugetlb=1"
+"""The value that `GLIBC_TUNABLES` gets, unless the user has set one."""
+INTERRUPTED = "interrupted; start the same command again to continue"
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# How long the main thread may take to answer a second signal.
+_PATIENCE_SECS = 1.0
+# Any of these says that a TPU is meant, even where its device files have other names.
+_TPU_VARIABLES = (
+    "TPU_NAME",
+    "TPU_WORKER_ID",
+    "TPU_WORKER_HOSTNAMES",
+    "TPU_ACCELERATOR_TYPE",
+    "TPU_LIBRARY_PATH",
+    "TPU_PROCESS_ADDRESSES",
+    "JAX_FORCE_TPU_INIT",
+)
+_has_begun = False
+_is_running = False
+_was_interrupted = False
+_num_repeats = 0
+
+
+def begin() -> None:
+    """Readies this process for a command. It may start the process again (`execv`)."""
+    global _has_begun
+    if _has_begun:
+        return
+    _has_begun = True
+    _open_streams()
+    _catch_signals()
+    _set_environment()
+    # Text that the terminal's encoding lacks must not end a run.
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def command_begins(name: str) -> None:
+    """Says that a command runs from now on, so that a signal must unwind it."""
+    global _is_running
+    _is_running = True
+    if _has_begun and name != "compile" and not _may_have_tpu():
+        # An installed libtpu that finds no TPU prints errors for seconds. This makes
+        # JAX believe that it is not installed.
+        sys.modules.setdefault("libtpu", None)  # type: ignore[arg-type]
+
+
+def was_interrupted() -> bool:
+    """Whether a signal asked this process to end. Other errors then only follow from it."""
+    return _was_interrupted
+
+
+def silence() -> None:
+    """Says that the last word has been said: what threads still print is lost."""
+    if _has_begun:
+        sys.stderr.flush()
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+
+
+def flush_output() -> None:
+    """Writes what is buffered for standard output.
+
+    Raises:
+        OSError: it cannot be written; it is dropped, since Python would try again later.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        abandon_output()
+        raise type(error)(error.errno, error.strerror, "standard output") from None
+
+
+def abandon_output() -> None:
+    """Sends what is still buffered for a broken standard output nowhere."""
+    if sys.stdout is sys.__stdout__:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.close(nowhere)
+
+
+def _open_streams() -> None:
+    """Opens the standard streams that the caller has closed, as `<&-` does.
+
+    Otherwise the next file that is opened would take the place of the stream, and what
+    libraries print would be written into it.
+    """
+    for number, (name, mode) in enumerate(
+        (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
+    ):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            os.set_inheritable(number, True)
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
+
+
+def _catch_signals() -> None:
+    caught = [s for s in _SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
+    for number in caught:
+        signal.signal(number, _interrupt)
+    sys.unraisablehook = _look_at_lost
+    atexit.register(_exit_as_interrupted)  # the first one: it runs last
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(read,), daemon=True).start()
+    # `_set_environment` blocks them for the new process.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, caught)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    global _was_interrupted
+    if not _is_running or _was_interrupted:
+        _end()
+    _was_interrupted = True
+    raise KeyboardInterrupt
+
+
+def _look_at_lost(lost: Any) -> None:
+    """Interrupts again: Python drops what is raised in a callback, such as JAX's of `gc`."""
+    global _num_repeats, _was_interrupted
+    if lost.exc_type is KeyboardInterrupt:
+        _num_repeats += 1
+        _was_interrupted = False
+        main = threading.main_thread().ident
+        assert main is not None
+        threading.Timer(0.01, signal.pthread_kill, (main, signal.SIGINT)).start()
+    # TensorStore's threads print this for each write that follows a failed one.
+    elif str(lost.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(lost)
+
+
+def _watch(signals: int) -> None:
+    """Ends the process at a second signal, even while XLA keeps the main thread."""
+    count = 0
+    while True:
+        count += sum(number in _SIGNALS for number in os.read(signals, 16))
+        if count - _num_repeats >= 2:
+            threading.Event().wait(_PATIENCE_SECS)
+            _end()
+
+
+def _exit_as_interrupted() -> None:
+    """Lets no later error of Python's own end change the exit code."""
+    if _was_interrupted:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(130)
+
+
+def _end() -> None:
+    os.write(2, f"bert-jax: {INTERRUPTED}\n".encode())
+    os._exit(130)
+
+
+def _set_environment() -> None:
+    """Starts this process again where its environment lacks what is read only then.
+
+    `PYTHONUTF8`: files and pipes hold UTF-8, whatever the locale says. `GLIBC_TUNABLES`:
+    glibc's allocator takes transparent huge pages. XLA on CPU allocates its buffers anew
+    at every step, and faulting them in as pages of 4 KiB costs a fifth of a small model's
+    step (benchmarks/LOG.md). What the user has set stays.
+    """
+    wanted = {"PYTHONUTF8": "1"}
+    if sys.platform == "linux":
+        wanted["GLIBC_TUNABLES"] = HUGE_PAGES
+    missing = {name: x for name, x in wanted.items() if name not in os.environ}
+    if missing:
+        # A signal between here and the new process's `_catch_signals` waits for it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        environment = {**os.environ, **missing}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
+def _may_have_tpu() -> bool:
+    import glob  # takes longer than all the rest of this file
+
+    if any(name in os.environ for name in _TPU_VARIABLES):
+        return True
+    return bool(glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"))

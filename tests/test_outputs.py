@@ -1,0 +1,103 @@
+"""Where a command may write, and flags that it would ignore."""
+
+import os
+import pathlib
+
+import pytest
+
+from bert_jax import cli
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "run").mkdir()
+    return tmp_path
+
+
+def refusal(capsys, *argv: str) -> str:
+    """What the command line says, in one line."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(argv))
+    assert ended.value.code == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    return err
+
+
+TO_DIRECTORY = {
+    "quickstart": [],
+    "corpus": [],
+    "tokenizer": ["train", "--source", "docs:"],
+    "pretrain": ["bert_tiny"],
+    "finetune": [],
+    "baselines": [],
+    "import": ["run"],
+    "export": ["run"],
+    "report": ["--pretrain", "run"],
+}
+
+
+@pytest.mark.parametrize("name", TO_DIRECTORY)
+@pytest.mark.parametrize("output", ["file", "file/below/it"])
+def test_a_file_in_the_place_of_a_directory_is_refused(capsys, name, output):
+    said = refusal(capsys, name, *TO_DIRECTORY[name], "--output", output)
+    there = pathlib.Path("file").absolute()
+    assert (
+        f"{name}: --output {output}: {there} is a file; expected a directory." in said
+    )
+
+
+def test_a_directory_in_the_place_of_a_file_is_refused(capsys):
+    compiled = ["compile", "bert_tiny", "--topology", "cpu:1", "--output"]
+    assert "--output run is a directory; expected a file" in refusal(
+        capsys, *compiled, "run"
+    )
+    assert "there is no directory nowhere" in refusal(
+        capsys, *compiled, "nowhere/x.json"
+    )
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["finetune", "--checkpoint", "run", "--output", "./run"],
+        ["import", "run", "--output", "run/"],
+        ["export", "run", "--output", "run/../run"],
+    ],
+)
+def test_an_output_that_is_also_an_input_is_refused(capsys, argv):
+    assert "--output run is also what the command reads" in refusal(
+        capsys, *argv
+    ).replace("run/../run", "run")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_directory_is_refused(capsys, folder):
+    folder.chmod(0o500)
+    assert "cannot be written" in refusal(capsys, "corpus", "--output", "new")
+    folder.chmod(0o700)
+
+
+def test_a_tilde_that_the_shell_has_left_is_refused(capsys, folder):
+    said = refusal(capsys, "corpus", "--output=~/text")
+    assert "output=~/text: the shell has left ~ as it is" in said
+    assert not (folder / "~").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (
+            ["corpus", "--output", "new", "--max-train", "5"],
+            "--max-train 5 would be ignored: it is for the labelled sentences of --task",
+        ),
+        (
+            ["inspect", "run", "--data.dataset", "other"],
+            "--data.dataset other would be ignored: inspect shows run",
+        ),
+    ],
+)
+def test_a_flag_that_would_be_ignored_is_refused(capsys, argv, message):
+    assert message in refusal(capsys, *argv)
