@@ -103,10 +103,6 @@ def _check_output(
         "name that ends in .jsonl.",
     )
     require(
-        output.absolute().parent.is_dir(),
-        f"--output {output}: its folder does not exist; make it first.",
-    )
-    require(
         path is None or not output.exists() or not output.samefile(path),
         f"--output {output} is the file of the texts; choose another name.",
     )
