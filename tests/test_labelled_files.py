@@ -150,6 +150,7 @@ def test_rows_without_text_or_label_are_left_out_on_request(load):
             "line 1: column 'text' holds",
         ),
         ("x.jsonl", '{"text": {"a": 1}, "label": 0}', "a dict; expected a text"),
+        ("x.jsonl", '{"text": "a\\ud800", "label": 0}', "holds half of a character"),
         ("x.jsonl", '{"text": 5, "label": 0}', "holds 5, a int; expected a text"),
         ("x.jsonl", '{"text": "a", "label": ["x", "y"]}', "(multi-label) are not supp"),
         ("x.jsonl", '{"text": "a", "label": NaN}', "line 1: column 'label' holds nan"),

@@ -226,7 +226,7 @@ def test_labelled_rows_are_checked(tiny, make_classify_batch):
     batch = spoilt(make_classify_batch(), "input_ids", 61)
     rows = EncodedExamples(*batch[:4], example=np.arange(3))
     forward = BatchedLogits(TASKS["classification"], tiny, ComputeConfig(), mesh, 3)
-    with pytest.raises(ValueError, match=r"input_ids\[1, 3\]=61 "):
+    with pytest.raises(ValueError, match=r"input_ids\[\d, 3\]=61 "):
         forward({}, rows)
 
 

@@ -162,7 +162,7 @@ def test_the_same_flags_read_files_of_other_forms(run, tmp_path, capsys):
         (["a", "--task.encoding", "latin-1"], "would be ignored: no file is given"),
         (["a", "--top", "0"], "--top 0 must be greater than 0"),
         (["a", "--output", "x.csv"], "give a name that ends in .jsonl"),
-        (["a", "--output", "no/x.jsonl"], "its folder does not exist"),
+        (["a", "--output", "no/x.jsonl"], "there is no directory no"),
         (["a", "--output", "x.jsonl", "--top", "2"], "--top 2 would be ignored"),
         (["here.jsonl", "--output", "here.jsonl"], "is the file of the texts"),
     ],

@@ -57,8 +57,8 @@ def predict(
     if num_empty:
         print(f"  {num_empty:,} empty texts got no prediction", file=sys.stderr)
     if output is not None:
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in found)
-        write_atomically(output, text)
+        written = (json.dumps(line, ensure_ascii=False) + "\n" for line in found)
+        write_atomically(output, "".join(written))
         print(f"{len(found):,} predictions are in {output}", file=sys.stderr)
         return
     for text, line in zip(given.texts, found, strict=True):
@@ -101,10 +101,6 @@ def _check_output(
         output.suffix == ".jsonl",
         f"--output {output}: predictions are written as one JSON object a line; give a "
         "name that ends in .jsonl.",
-    )
-    require(
-        output.absolute().parent.is_dir(),
-        f"--output {output}: its folder does not exist; make it first.",
     )
     require(
         path is None or not output.exists() or not output.samefile(path),

@@ -227,12 +227,13 @@ def _as_read(cfg: TaskConfig, train: Examples, held_out: Examples) -> TaskConfig
 
     `evaluate` and `predict` read files in this way, from any working directory.
     """
-    paths = {
-        name: pathlib.Path(examples.reading.path).absolute()
-        for name, examples in (("train", train), ("validation", held_out))
-    }
+    cfg = dataclasses.replace(
+        cfg,
+        train=pathlib.Path(train.reading.path).absolute(),
+        validation=pathlib.Path(held_out.reading.path).absolute(),
+    )
     if not train.reading.columns:
-        return dataclasses.replace(cfg, **paths)
+        return cfg
     *texts, label = train.reading.columns
     *held_out_texts, held_out_label = held_out.reading.columns
     return dataclasses.replace(
@@ -241,7 +242,6 @@ def _as_read(cfg: TaskConfig, train: Examples, held_out: Examples) -> TaskConfig
         label_column=label,
         validation_text_columns=tuple(held_out_texts),
         validation_label_column=held_out_label,
-        **paths,
     )
 
 

@@ -142,6 +142,13 @@ def text_of(value: Any, where: str) -> str:
             f"{where} holds {_shown(value)}, a {type(value).__name__}; expected a text. "
             "Set --task.text-columns, or write the text as one string."
         )
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{where} holds half of a character ({value[error.start]!r}), which JSON can "
+            "write but no text has; mend the file."
+        ) from None
     return value if value.strip() else ""
 
 

@@ -16,7 +16,7 @@ _IDS = ("id", "idx", "index", "guid", "qid")
 
 
 class Unlabelled(NamedTuple):
-    texts: list[Text]
+    texts: Sequence[Text]
     """One for each row or line; a row without text has one that is empty."""
     ids: list[Any] | None = None
     """Of each row, where the file has a column such as "id"."""
