@@ -10,9 +10,9 @@ or SIGTERM, it writes what there is, and the same command goes on.
 
 import dataclasses
 import itertools
+import json
 import os
 import pathlib
-import statistics
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -28,10 +28,10 @@ from benchmarks.recipes import (
     Recipe,
     Task,
     constant_score,
-    fitting_steps,
 )
 from benchmarks.results import Report, Table
 from bert_jax.config import PrepareOptions, PretrainConfig, TokenizerOptions
+from bert_jax.data.atomic_file import write_atomically
 from bert_jax.runtime.start import HUGE_PAGES
 
 _HERE = pathlib.Path(__file__).resolve().parent
@@ -124,7 +124,7 @@ class Evidence:
                 seed=0,
             )
 
-        self.plan = self._planned(config(self.recipe.calibration_steps))
+        self.plan = self._planned(config(num_steps=100_000))
         cfg = config(int(self.plan["num_steps"]))
         self.pretrained = pretrain(cfg, folder / "pretrain")
         seeds = range(self.options.seeds)
@@ -167,37 +167,15 @@ class Evidence:
         prepare(self.options.source, tokenizer, dataset, held_out)
         return dataset, made.tokenizer.vocab_size
 
-    def _planned(self, calibration: PretrainConfig) -> dict[str, float]:
-        """The speed that a short run finds, and the number of steps that fit."""
-        from bert_jax.train.metrics import read_metrics
-        from bert_jax.train.pretrain import pretrain
+    def _planned(self, cfg: PretrainConfig) -> dict[str, float]:
+        """The number of steps that fit, which a later call finds on disk."""
+        from bert_jax.train.planned_steps import planned_steps
 
-        run = self.options.folder / "calibration"
-        seconds = pretrain(calibration, run)["goodput"]["wall_secs"]
-        step_secs = steady_step_secs(read_metrics(run))
-        overhead = max(0.0, seconds - calibration.num_steps * step_secs)
-        num_steps = fitting_steps(
-            self.recipe.minutes,
-            overhead_secs=overhead,
-            step_secs=step_secs,
-            num_calibration=calibration.num_steps,
-        )
-        return {
-            "step_secs": step_secs,
-            "overhead_secs": overhead,
-            "num_steps": num_steps,
-        }
-
-
-def steady_step_secs(lines: Sequence[dict[str, Any]]) -> float:
-    """Seconds of a step in the second half of a run, where it is warm."""
-    train = [line for line in lines if line["kind"] == "train"]
-    windows = [
-        (after["elapsed_secs"] - before["elapsed_secs"])
-        / (after["step"] - before["step"])
-        for before, after in itertools.pairwise(train)
-    ]
-    return statistics.median(windows[len(windows) // 2 :])
+        path = self.options.folder / "plan.json"
+        if not path.exists():
+            plan = planned_steps(cfg, self.recipe.minutes)
+            write_atomically(path, json.dumps(plan._asdict()))
+        return json.loads(path.read_text())
 
 
 def add_scores(evidence: Evidence, table: Table) -> None:
@@ -278,8 +256,8 @@ def report_on(evidence: Evidence, report: Report) -> None:
     )
     add_curve(lines, report.table("Pretraining", about))
     about = (
-        f"The calibration found {plan['step_secs']:.3g} s a step and "
-        f"{plan['overhead_secs']:.0f} s beside the steps. MFU is the share of the measured "
+        f"A measurement before the run found {plan['step_secs']:.3g} s a step and "
+        f"{plan['overhead_secs']:.0f} s to compile and evaluate. MFU is the share of the measured "
         f"{evidence.peak_tflops:.3g} TFLOP/s of one device."
     )
     add_cost(evidence, lines, report.table("Cost", about))
@@ -287,7 +265,7 @@ def report_on(evidence: Evidence, report: Report) -> None:
 
 def run(options: Options) -> int:
     """The whole benchmark; returns the exit code."""
-    from bert_jax.train.loop import InterruptedRunError
+    from bert_jax.train.stop_request import InterruptedRunError
 
     settings = {"source": options.source, "seeds": options.seeds}
     with start_report("evidence", settings, options.output) as report:

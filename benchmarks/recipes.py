@@ -29,10 +29,6 @@ class Recipe(NamedTuple):
     """Length of the pretraining."""
     vocab_size: int | None
     """Pieces of a WordPiece vocabulary that is trained on the text; `None` takes BERT's."""
-    warmup_share: float
-    """Share of the steps in which the learning rate rises."""
-    calibration_steps: int
-    """Steps of the short run that measures the speed."""
     max_train: int | None
     """Most labelled examples of a task."""
     pretrain: PretrainConfig
@@ -50,7 +46,7 @@ class Recipe(NamedTuple):
         num_steps: int,
         seed: int,
     ) -> PretrainConfig:
-        """The pretraining, or its calibration, which differs in `num_steps` only.
+        """The settings of the pretraining.
 
         Args:
             dataset: directory of a prepared dataset.
@@ -69,9 +65,6 @@ class Recipe(NamedTuple):
                 cfg.compute, dtype="float32" if platform == "cpu" else "bfloat16"
             ),
             data=dataclasses.replace(cfg.data, dataset=dataset),
-            optimizer=dataclasses.replace(
-                cfg.optimizer, warmup_steps=int(self.warmup_share * num_steps)
-            ),
             loop=LoopConfig(
                 log_every_steps=max(1, min(10, num_steps // 5), num_steps // 100),
                 eval_every_steps=-(-num_steps // NUM_EVALS),
@@ -92,8 +85,6 @@ def _small(size: str, rate: float, init_std: float, tune_rate: float) -> Recipe:
     return Recipe(
         minutes=16.0,
         vocab_size=8_192,
-        warmup_share=0.03,
-        calibration_steps=300,
         max_train=4_000,
         pretrain=PretrainConfig(
             model=model_config(size, max_positions=length, init_std=init_std),
@@ -101,13 +92,15 @@ def _small(size: str, rate: float, init_std: float, tune_rate: float) -> Recipe:
             dropout=no_dropout,
             data=DataConfig(sequence_length=length),
             masking=MaskingConfig(rate=0.2),
-            optimizer=OptimizerConfig(learning_rate=rate, b2=0.99),
+            optimizer=OptimizerConfig(learning_rate=rate, warmup_steps=0.03, b2=0.99),
             batch_size=32,
             eval_batches=16,
         ),
         finetune=FinetuneConfig(
             dropout=no_dropout,
-            optimizer=OptimizerConfig(learning_rate=tune_rate, warmup_steps=0, b2=0.98),
+            optimizer=OptimizerConfig(
+                learning_rate=tune_rate, warmup_steps=0.1, b2=0.98
+            ),
             sequence_length=length,
             batch_size=32,
             num_epochs=4,
@@ -123,47 +116,17 @@ RECIPES: dict[str, Recipe] = {
     "base": Recipe(
         minutes=20.0,
         vocab_size=None,
-        warmup_share=0.08,
-        calibration_steps=60,
         max_train=None,
         pretrain=PretrainConfig(
             model=model_config("base", max_positions=128),
             data=DataConfig(sequence_length=128),
-            optimizer=OptimizerConfig(learning_rate=3e-4, b2=0.98),
+            optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=0.08, b2=0.98),
             batch_size=512,
             eval_batches=16,
         ),
         finetune=FinetuneConfig(sequence_length=128, num_epochs=4),
     ),
 }
-
-
-def fitting_steps(
-    minutes: float, *, overhead_secs: float, step_secs: float, num_calibration: int
-) -> int:
-    """Updates that end within `minutes`, together with all else that a run does.
-
-    Args:
-        minutes: of the whole run.
-        overhead_secs: what a run takes beside its steps: start-up, compiling, judging,
-            saving.
-        step_secs: of one update.
-        num_calibration: steps that measured this; fewer are refused.
-
-    Raises:
-        ValueError: there is no time for as many as were used to measure.
-    """
-    # Two percent are for what a short run does not show.
-    room = 0.98 * 60.0 * minutes - overhead_secs
-    steps = int(room / step_secs)
-    if steps < num_calibration:
-        least = (overhead_secs + num_calibration * step_secs) / 60.0 / 0.98
-        raise ValueError(
-            f"--minutes {minutes:g} leaves time for {max(steps, 0)} steps of "
-            f"{step_secs:.3g} s beside {overhead_secs:.0f} s of start-up, compiling and "
-            f"judging; give {least:.1f} or more, or a smaller --model."
-        )
-    return steps
 
 
 class Task(NamedTuple):

@@ -17,6 +17,7 @@ from bert_jax.commands import compile as compile_command
 from bert_jax.commands import data, exchange, report, tokenizer, training
 from bert_jax.commands.config_files import load_config
 from bert_jax.commands.outputs import check_paths
+from bert_jax.commands.raw_flags import is_given, value_of
 from bert_jax.commands.repeated_flags import FlagError, refuse_repeated
 from bert_jax.config import FinetuneConfig, PretrainConfig
 from bert_jax.quickstart import Size, quickstart
@@ -144,10 +145,22 @@ def parse(name: str, rest: list[str]) -> Any:
         "compile": PretrainConfig,
     }
     if name not in kinds:
-        return tyro.cli(command, args=rest, default=default, prog=f"bert-jax {name}")
+        parsed = tyro.cli(command, args=rest, default=default, prog=f"bert-jax {name}")
+        if name in ("evaluate", "predict"):
+            # The run says how files are read, so it is read before its flags count.
+            default = command(
+                run_dir=tyro.MISSING_NONPROP,
+                task=training.file_settings(parsed.run_dir, parsed.task, name),
+            )
+            return tyro.cli(
+                command, args=rest, default=default, prog=f"bert-jax {name}"
+            )
+        return parsed
     # The file sets the defaults of all flags, so it is read before them.
     file = value_of("--config", rest) or command.config_file
     settings = load_config(file, kinds[name])
+    if "first_phase_only" in vars(command) and is_given("--first-phase-only", rest):
+        settings = dataclasses.replace(settings, next_phases=())
     required = {
         field.name: tyro.MISSING_NONPROP
         for field in dataclasses.fields(command)
@@ -155,23 +168,19 @@ def parse(name: str, rest: list[str]) -> Any:
     }
     default = command(**required, config_file=file, settings=settings)
     parsed = tyro.cli(command, args=rest, default=default, prog=f"bert-jax {name}")
-    if kinds[name] is PretrainConfig and parsed.settings.checkpoint is not None:
-        from bert_jax.commands.architecture import take_architecture
+    if name != "compile" and parsed.settings.checkpoint is not None:
+        from bert_jax.commands.foreign_checkpoint import import_checkpoint
 
-        taken = take_architecture(parsed.settings, settings.model)
-        return dataclasses.replace(parsed, settings=taken)
-    return parsed
+        own = import_checkpoint(parsed.settings, parsed.output, parsed.cluster)
+        parsed = dataclasses.replace(parsed, settings=own)
+    if kinds[name] is not PretrainConfig:
+        return parsed
+    from bert_jax.commands.settled import check_length, settle
 
-
-def value_of(flag: str, args: Sequence[str]) -> str | None:
-    """The value of a flag in unparsed arguments; the last one where it is repeated."""
-    value = None
-    for place, arg in enumerate(args):
-        if arg == flag and place + 1 < len(args):
-            value = args[place + 1]
-        elif arg.startswith(f"{flag}="):
-            value = arg.partition("=")[2]
-    return value
+    if name == "pretrain":
+        check_length(parsed.settings, rest)
+    settled = settle(parsed.settings, settings, rest)
+    return dataclasses.replace(parsed, settings=settled)
 
 
 def _overview() -> str:

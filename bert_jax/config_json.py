@@ -20,6 +20,18 @@ def to_json(config: Any) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2, default=plain) + "\n"
 
 
+def with_absolute_paths(config: T) -> T:
+    """The config with all its paths absolute, so that it means the same everywhere."""
+    changed: dict[str, Any] = {}
+    for field in dataclasses.fields(typing.cast(Any, config)):
+        value = getattr(config, field.name)
+        if isinstance(value, pathlib.Path):
+            changed[field.name] = value.absolute()
+        elif dataclasses.is_dataclass(value):
+            changed[field.name] = with_absolute_paths(value)
+    return dataclasses.replace(typing.cast(Any, config), **changed)
+
+
 def from_json(cls: type[T], text: str) -> T:
     """Reads a config that `to_json` wrote.
 

@@ -48,7 +48,6 @@ def steps(output: pathlib.Path, size: Size) -> list[Chapter]:
     shorter: tuple[str, ...] = ()
     if size.num_steps is not None:
         shorter = ("--num-steps", str(size.num_steps))
-        shorter = (*shorter, "--optimizer.warmup-steps", str(size.num_steps // 10))
     at = {
         name: str(output / name)
         for name in (

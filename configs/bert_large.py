@@ -24,7 +24,8 @@ def get_config() -> PretrainConfig:
         model=model_config("large"),
         compute=ComputeConfig(dtype="bfloat16", remat="dots"),
         data=DataConfig(sequence_length=128),
-        optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=10_000),
+        # A share, so that a run of fewer steps warms up too.
+        optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=10_000 / 900_000),
         batch_size=256,
         num_steps=900_000,
         next_phases=(PhaseConfig(sequence_length=512, num_steps=100_000),),

@@ -34,7 +34,7 @@ def get_config() -> PretrainConfig:
         optimizer=OptimizerConfig(
             name="lamb",
             learning_rate=6e-3,
-            warmup_steps=2_000,
+            warmup_steps=2_000 / 7_038,
             schedule="polynomial",
             decay_power=0.5,
         ),
@@ -51,7 +51,7 @@ def get_config() -> PretrainConfig:
                 micro_batches=4,
                 num_steps=1_563,
                 learning_rate=4e-3,
-                warmup_steps=200,
+                warmup_steps=200 / 1_563,
             ),
         ),
     )

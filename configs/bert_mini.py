@@ -14,7 +14,7 @@ from bert_jax.family import model_config
 def get_config() -> PretrainConfig:
     return PretrainConfig(
         model=model_config("mini"),
-        optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=2_000),
+        optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=0.02),
         loop=LoopConfig(eval_every_steps=5_000),
         batch_size=128,
         num_steps=100_000,

@@ -14,7 +14,7 @@ def get_config() -> PretrainConfig:
     return PretrainConfig(
         model=model_config("small"),
         compute=ComputeConfig(dtype="bfloat16"),
-        optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=10_000),
+        optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=0.04),
         batch_size=256,
         num_steps=250_000,
     )

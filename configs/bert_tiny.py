@@ -12,7 +12,7 @@ from bert_jax.family import model_config
 def get_config() -> PretrainConfig:
     return PretrainConfig(
         model=model_config("tiny"),
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=1_000),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=0.02),
         loop=LoopConfig(eval_every_steps=2_000),
         batch_size=64,
         num_steps=50_000,

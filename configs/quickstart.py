@@ -40,7 +40,7 @@ def get_config() -> PretrainConfig:
         # More to learn from each row; small models bear it (Wettig et al. 2022).
         masking=MaskingConfig(rate=0.2),
         # Without bias correction, b2 = 0.999 would inflate the first thousand updates.
-        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=100, b2=0.99),
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=1 / 28, b2=0.99),
         loop=LoopConfig(
             log_every_steps=100, eval_every_steps=700, checkpoint_every_steps=700
         ),

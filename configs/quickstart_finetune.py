@@ -17,7 +17,7 @@ from bert_jax.config import (
 
 def get_config() -> FinetuneConfig:
     return FinetuneConfig(
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=0, b2=0.98),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=0.1, b2=0.98),
         loop=LoopConfig(
             log_every_steps=50, eval_every_steps=200, checkpoint_every_steps=200
         ),

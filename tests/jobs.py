@@ -59,7 +59,7 @@ def finetune_config() -> FinetuneConfig:
         task=TaskConfig(
             train=pathlib.Path("train.tsv"), validation=pathlib.Path("validation.tsv")
         ),
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=0),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=0.1),
         loop=LOOP,
         mesh=MeshConfig(fsdp=2),
         sequence_length=32,

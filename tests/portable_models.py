@@ -3,15 +3,14 @@
 import dataclasses
 from typing import NamedTuple
 
-import jax
 import numpy as np
 import reference
 
 from bert_jax.batch import ClassifyBatch
 from bert_jax.config import ModelConfig
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
-from bert_jax.exchange.comparison import Probe
-from bert_jax.exchange.logits import all_logits
+from bert_jax.exchange.comparison import Probe, our_run
+from bert_jax.exchange.portable import LABELLED, PortableModel
 
 HEADS = ("pretraining", "mlm", "classifier", "tokens", "spans")
 LABELS = ("down", "level", "up")
@@ -31,25 +30,15 @@ class Ids(NamedTuple):
     mask: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """What every `write_...` takes first, and its two forward passes."""
-
-    cfg: ModelConfig
-    params: dict
-    head: str
-    labels: tuple[str, ...] | None
-
-    @property
-    def parts(self) -> tuple:
-        return self.cfg, self.params, self.head, TOKENIZER
+class Model(PortableModel):
+    """What every `write_...` takes, and its two forward passes."""
 
     def probe(self, ids: Ids) -> Probe:
-        """The ids, with our logits of them."""
-        outputs = jax.jit(all_logits, static_argnums=(0, 2))(
-            self.cfg, self.params, self.head, *ids
-        )
-        return Probe(jax.device_get(outputs), *ids)
+        """The ids, with our outputs of them."""
+        options = {"hidden_states": self.hidden_states}
+        run = our_run(self.cfg, self.params, self.head, **options)
+        outputs = run(ids.input_ids, ids.mask, ids.segment_ids)
+        return Probe(self.head, self.outputs, outputs, *ids)
 
     def expected(self, ids: Ids) -> dict[str, np.ndarray]:
         """Logits by their exported name, from NumPy and float64; NaN on padding."""
@@ -77,7 +66,11 @@ class Model:
 
 
 def make_model(
-    tiny: ModelConfig, head: str, labels: tuple[str, ...] = LABELS, **changes
+    tiny: ModelConfig,
+    head: str,
+    labels: tuple[str, ...] = LABELS,
+    hidden_states: bool = False,
+    **changes,
 ) -> Model:
     """Random in every tensor, the vocabulary's padding too: it must not show."""
     cfg = dataclasses.replace(tiny, vocab_size=TOKENIZER.vocab_size, **changes)
@@ -89,8 +82,9 @@ def make_model(
     params = reference.random_params(shapes, seed=2)
     if head == "mlm":
         params = {part: params[part] for part in ("embed", "layers", "mlm")}
+    labels = labels if head in LABELLED else None
     return Model(
-        cfg, params, head, labels if head in ("classifier", "tokens") else None
+        *(cfg, params, head, TOKENIZER), labels=labels, hidden_states=hidden_states
     )
 
 

@@ -13,6 +13,7 @@ from bert_jax.config import (
     TaskConfig,
 )
 from bert_jax.data.prepared.format import FORMAT_VERSION
+from bert_jax.data.prepared.manifest import write_manifest
 from bert_jax.data.prepared.summary import summarize
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.report.page import write_report
@@ -38,8 +39,18 @@ def split(documents: int, **values: float) -> dict[str, float]:
 MANIFEST: dict[str, Any] = {
     "format_version": FORMAT_VERSION,
     "source": "files:<i>/*.txt",
+    "sources": [
+        {
+            "source": "files:<i>/*.txt",
+            "files": 3,
+            "documents": 200,
+            "text_bytes": 72_000,
+            "disk_bytes": 40_000,
+        }
+    ],
+    "files_named_again": 0,
     "options": {
-        "validation_fraction": 0.05,
+        "validation_fraction": 0.005,
         "duplicates": "keep",
         "near_threshold": 0.8,
         "read": {"markup": "keep", "text_field": "text"},
@@ -60,6 +71,7 @@ MANIFEST: dict[str, Any] = {
         "characters": 17_900_000,
         "text_bytes": 18_100_000,
         "cut_documents": 3,
+        "paragraph_documents": 0,
         "empty_documents": 41,
         "undecodable_bytes": 1_234,
         "control_characters": 55,
@@ -291,7 +303,7 @@ def put_dataset(path: Path, manifest: dict[str, Any] = MANIFEST) -> Path:
     tokenizer = WordPieceTokenizer(vocabulary, lowercase=True)
     tokenizer.save(path / "tokenizer")
     about = {**manifest["tokenizer"], "sha256": tokenizer.sha256}
-    (path / "manifest.json").write_text(json.dumps({**manifest, "tokenizer": about}))
+    write_manifest(path, {**manifest, "tokenizer": about})
     for name in manifest["sha256"]:
         (path / name).touch()
     return path

@@ -34,6 +34,7 @@ from bert_jax.config import PrepareOptions
 from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.data.prepared.format import SPLITS
 from bert_jax.data.prepared.locking import locked
+from bert_jax.data.prepared.manifest import read_manifest
 from bert_jax.data.prepared.stages import begin, make_plan
 from bert_jax.data.text.sources import open_source
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
@@ -125,7 +126,7 @@ def test_the_files_are_those_of_the_local_path(local, dataset):
 
 @pytest.mark.slow
 def test_copies_are_dropped(dataset):
-    manifest = json.loads((dataset / "manifest.json").read_text())
+    manifest = read_manifest(dataset)
     duplicates = manifest["audit"]["duplicates"]
     assert duplicates["dropped"]
     assert duplicates["exact"] == 15
@@ -191,7 +192,7 @@ def test_an_object_store_without_tensorflow_or_jax(corpus, local, tmp_path):
     assert done.returncode == 0, done.stderr
     manifest, imported = json.loads(done.stdout)
     assert imported == []
-    assert manifest == json.loads((local / "manifest.json").read_text())
+    assert manifest == read_manifest(local)
     assert os.listdir(tmp_path) == ["bucket"]
     # In another process, with other hash seeds.
     assert dataset_of(tmp_path / "bucket/some/dataset") == dataset_of(local)
@@ -279,7 +280,7 @@ def test_only_the_audit_is_repeated_after_a_refusal(corpus, tmp_path, monkeypatc
 def test_a_finished_dataset_is_not_written_again(corpus, dataset):
     before = {path: path.stat().st_mtime_ns for path in dataset.rglob("*")}
     manifest = with_beam(corpus, dataset, **DROP)
-    assert manifest == json.loads((dataset / "manifest.json").read_text())
+    assert manifest == read_manifest(dataset)
     assert before == {p: p.stat().st_mtime_ns for p in dataset.rglob("*")}
 
 
@@ -294,14 +295,15 @@ def test_one_run_at_a_time(corpus, tmp_path):
     output = tmp_path / "dataset"
     source, tokenizer = open_source(corpus[0]), load_tokenizer(corpus[2])
     options = PrepareOptions(validation_fraction=FRACTION)
-    begin(output, make_plan(source, tokenizer, options, runner="beam"))
+    plan = make_plan(source, tokenizer, options, runner="beam")
+    begin(output, plan, source, options)
     with locked(output), pytest.raises(ValueError, match="written by another process"):
         with_beam(corpus, output)
 
 
 @pytest.mark.slow
 def test_an_empty_split_is_an_error(corpus, tmp_path):
-    with pytest.raises(ValueError, match=r"^The validation split is empty: .*=1e-12;"):
+    with pytest.raises(ValueError, match=r"1e-12 the validation split would be empty"):
         with_beam(corpus, tmp_path / "new", validation_fraction=1e-12)
     assert not (tmp_path / "new" / "manifest.json").exists()
 
@@ -318,7 +320,8 @@ def test_workers_cannot_reach_what_is_unpacked_beside_a_store(
     corpus, tmp_path, monkeypatch
 ):
     noise = base64.b64encode(random.Random(0).randbytes(3 << 20))
-    (tmp_path / "one.txt.gz").write_bytes(gzip.compress(noise, compresslevel=1))
+    small = b"".join(b"River %d.\n\n" % number for number in range(200))
+    (tmp_path / "one.txt.gz").write_bytes(gzip.compress(small + noise, compresslevel=1))
     large = f"files:{tmp_path}/one.txt.gz", [], corpus[2]
     monkeypatch.setattr(beam, "is_in_store", lambda folder: True)
     with pytest.raises(ValueError, match="workers could not reach"):
@@ -346,9 +349,11 @@ def test_command_line_and_relative_names(corpus, tmp_path, capsys, monkeypatch):
     )
     assert "validation: " in capsys.readouterr().out
     assert json.loads((tmp_path / "new/plan.json").read_text())["runner"] == "beam"
-    mine = json.loads((tmp_path / "new/manifest.json").read_text())
+    mine = read_manifest(tmp_path / "new")
     its = prepared(corpus, tmp_path / "local")
-    assert mine == its | {"source": "files:corpus/*.jsonl"}
+    for manifest in (mine, its):
+        del manifest["source"], manifest["sources"][0]["source"]
+    assert mine == its
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ from benchmarks.results import Table
 from benchmarks.turns import Candidate, Clock, Worker, WorkerError, ask, measure
 from benchmarks.workload import Task
 from bert_jax.family import SIZES, Size
+from bert_jax.train import planned_steps
+from bert_jax.train.planned_steps import PlannedSteps
 
 pytestmark = pytest.mark.slow
 
@@ -309,12 +311,12 @@ def test_evidence_goes_on_where_it_was_stopped(
         ),
     )
     tuning = dataclasses.replace(recipe.finetune, num_epochs=1, batch_size=16)
-    changes = {"calibration_steps": 10, "vocab_size": None}
-    recipe = recipe._replace(pretrain=small, finetune=tuning, **changes)
+    recipe = recipe._replace(pretrain=small, finetune=tuning, vocab_size=None)
     monkeypatch.setitem(recipes.RECIPES, "tiny", recipe)
     monkeypatch.setattr(evidence, "default_vocab", lambda: vocab)
     monkeypatch.setattr(evidence, "measure_peaks", lambda *args: {"float32": 1e11})
-    monkeypatch.setattr(evidence, "fitting_steps", lambda minutes, **_: 12)
+    plan = PlannedSteps(num_steps=12, step_secs=0.1, overhead_secs=1.0)
+    monkeypatch.setattr(planned_steps, "planned_steps", lambda cfg, minutes: plan)
     options = evidence.Options(
         source=f"files:{text}",
         tasks=tasks,

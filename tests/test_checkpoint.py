@@ -147,18 +147,32 @@ def test_a_state_without_moments_is_kept_without_them(saved, tiny, tmp_path):
     assert not list(tmp_path.glob("checkpoints/*/opt_state"))
 
 
-def test_another_format_is_refused_by_its_version(saved, tiny, tmp_path):
-    run, _ = saved
+@pytest.mark.parametrize("version", [0, 1, 2])
+def test_older_formats_give_their_weights_and_nothing_else(
+    saved, tiny, tmp_path, version
+):
+    run, state = saved
+    abstract = abstract_of(tiny)
     shutil.copytree(run, tmp_path / "old")
     [file] = (tmp_path / "old").glob("checkpoints/*/manifest/metadata")
-    manifest = json.loads(file.read_text()) | {"format_version": 2}
+    manifest = json.loads(file.read_text()) | {"format_version": version}
     del manifest["sha256"], manifest["files"]
+    if version == 1:
+        manifest["model"]["remat"] = "dots"  # settings of the computation stood there
     file.write_text(json.dumps(manifest))
-    with (
-        Checkpoints(tmp_path / "old", Identity(tiny, SHA), read_only=True) as old,
-        pytest.raises(ValueError, match=r"has checkpoint format 2; .* reads 3"),
-    ):
-        old.restore_params(abstract_of(tiny).params)
+    with Checkpoints(tmp_path / "old", Identity(tiny, SHA), read_only=True) as old:
+        if version == 0:
+            with pytest.raises(ValueError, match=r"format 0; .* reads 3. Start a new"):
+                old.restore_params(abstract.params)
+            return
+        params = old.restore_params(abstract.params)
+        jax.tree.map(np.testing.assert_array_equal, params, state.params)
+        with pytest.raises(
+            ValueError, match=rf"format {version}; .* reads 3, and only the weights"
+        ):
+            old.restore(abstract)
+        with pytest.raises(ValueError, match="fresh moments"):
+            old.restore_opt_state(abstract.opt_state)
 
 
 def small_state(step: int) -> TrainState:

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import json
+import math
 import pathlib
 import re
 import runpy
@@ -16,12 +17,14 @@ from bert_jax.config import (
     ComputeConfig,
     DataConfig,
     DropoutConfig,
+    FileConfig,
     FinetuneConfig,
     LoopConfig,
     MaskingConfig,
     MeshConfig,
     ModelConfig,
     OptimizerConfig,
+    PhaseConfig,
     PretrainConfig,
     TaskConfig,
 )
@@ -90,9 +93,12 @@ def test_there_are_config_files():
 
 
 def test_ints_are_floats_where_floats_are_meant():
-    optimizer = from_json(OptimizerConfig, '{"clip_norm": 2, "warmup_steps": 3}')
+    optimizer = from_json(
+        OptimizerConfig, '{"clip_norm": 2, "warmup_steps": 3, "freeze_layers": 3}'
+    )
     assert repr(optimizer.clip_norm) == "2.0"
-    assert repr(optimizer.warmup_steps) == "3"
+    assert repr(optimizer.freeze_layers) == "3"
+    assert repr(optimizer.warmup_steps) == "3.0"
 
 
 @pytest.mark.parametrize(
@@ -241,9 +247,11 @@ REFUSED = [
         OptimizerConfig, "learning_rate", "eps", "clip_norm", "decay_power"
     ),
     *no_rate(OptimizerConfig, "b1", "b2"),
+    bad(OptimizerConfig, "learning_rate=inf must be a finite", learning_rate=math.inf),
     bad(
         OptimizerConfig, "OptimizerConfig.warmup_steps=-1 is negative", warmup_steps=-1
     ),
+    bad(OptimizerConfig, "warmup_steps=1.5 is neither", warmup_steps=1.5),
     bad(
         OptimizerConfig,
         "OptimizerConfig.weight_decay=-0.1 is negative",
@@ -269,19 +277,10 @@ REFUSED = [
     bad(LoopConfig, "LoopConfig.peak_tflops=0.0 must", peak_tflops=0.0),
     bad(LoopConfig, "LoopConfig.wandb_project is empty", wandb_project=""),
     *no_number_below(PretrainConfig, "batch_size", "num_steps", "eval_batches"),
-    bad(
-        PretrainConfig,
-        "DataConfig.sequence_length=600 exceeds ModelConfig.max_positions=512",
-        data=DataConfig(sequence_length=600),
-    ),
-    bad(
-        PretrainConfig,
-        "OptimizerConfig.warmup_steps=10000 is not less than "
-        "PretrainConfig.num_steps=10000",
-        num_steps=10_000,
-    ),
     bad(PretrainConfig, "moments='keep' needs a checkpoint", moments="keep"),
-    bad(TaskConfig, "TaskConfig.text_columns=() must", text_columns=()),
+    bad(FileConfig, "delimiter='::' is not one character", delimiter="::"),
+    bad(FileConfig, "encoding='utf-9' is no encoding", encoding="utf-9"),
+    bad(FileConfig, "name one column twice", text_columns=("a",), label_column="a"),
     bad(
         TaskConfig,
         "TaskConfig.text_columns=('a', 'b', 'c') must",
@@ -289,12 +288,6 @@ REFUSED = [
     ),
     *no_number_below(FinetuneConfig, "batch_size", "num_epochs"),
     bad(FinetuneConfig, "sequence_length=7 is too short", sequence_length=7),
-    *no_rate(FinetuneConfig, "warmup_share"),
-    bad(
-        FinetuneConfig,
-        "OptimizerConfig.warmup_steps=5 would be ignored",
-        optimizer=OptimizerConfig(warmup_steps=5),
-    ),
 ]
 
 
@@ -302,6 +295,43 @@ REFUSED = [
 def test_settings_that_cannot_work_are_refused(owner, fields, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         owner(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"data": DataConfig(sequence_length=600)},
+            "DataConfig.sequence_length=600 exceeds ModelConfig.max_positions=512",
+        ),
+        (
+            {"num_steps": 300, "optimizer": OptimizerConfig(warmup_steps=300)},
+            "OptimizerConfig.warmup_steps=300 is not less than "
+            "PretrainConfig.num_steps=300",
+        ),
+        (
+            {"next_phases": (PhaseConfig(sequence_length=600),)},
+            "next_phases[0]: DataConfig.sequence_length=600 exceeds",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_together_are_refused(fields, message):
+    """File, checkpoint and flags set the parts, so only the whole is checked."""
+    cfg = PretrainConfig(**fields)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        cfg.check()
+
+
+def test_warmup_is_a_number_of_updates_or_a_share_of_them():
+    def updates(warmup: float, num_steps: int) -> int:
+        return OptimizerConfig(warmup_steps=warmup).warmup_updates(num_steps)
+
+    assert [updates(w, 300) for w in (0, 0.01, 0.1, 0.999, 1, 250)] == [
+        *(0, 3, 30, 299, 1, 250)
+    ]
+    # Shares that configs write as quotients give back their whole numbers.
+    for steps, total in ((10_000, 900_000), (2_000, 7_038), (200, 1_563), (7, 300)):
+        assert updates(steps / total, total) == steps
 
 
 def test_derived_numbers():

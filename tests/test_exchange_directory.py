@@ -16,6 +16,7 @@ from exchange_models import (
     without_padding,
 )
 
+from bert_jax.exchange.portable import PortableModel
 from bert_jax.exchange.write_huggingface import write_huggingface
 
 
@@ -50,7 +51,8 @@ def test_labels_arrive_and_must_fit(
 
     def write(labels):
         write_huggingface(
-            cfg, params, head, small_tokenizer, tmp_path / "export", labels=labels
+            PortableModel(cfg, params, head, small_tokenizer, labels=labels),
+            tmp_path / "export",
         )
 
     for wrong in (LABELS[:2], None, ("a", "b", "a")):
@@ -67,7 +69,8 @@ def test_labels_without_a_use_are_refused(tiny, head_params, small_tokenizer, tm
     cfg, params = fitting(tiny, small_tokenizer, head_params("spans"))
     with pytest.raises(ValueError, match="would be ignored"):
         write_huggingface(
-            *(cfg, params, "spans", small_tokenizer, tmp_path / "x"), labels=LABELS[:2]
+            PortableModel(cfg, params, "spans", small_tokenizer, labels=LABELS[:2]),
+            tmp_path / "x",
         )
 
 
@@ -78,7 +81,9 @@ def test_pipelines_load_silently(
     """There is none for spans in transformers 5."""
     cfg, params = fitting(tiny, tokenizer, head_params(head))
     folder = tmp_path / "export"
-    write_huggingface(cfg, params, head, tokenizer, folder, labels=LABELS)
+    write_huggingface(
+        PortableModel(cfg, params, head, tokenizer, labels=LABELS), folder
+    )
     task = card_of(folder)["pipeline_tag"]
     found = transformers.pipeline(task, model=str(folder))("river stone, music")
     assert {x.get("label", x.get("entity")) for x in found} <= set(LABELS)
@@ -90,7 +95,7 @@ def test_fill_mask_leaves_out_the_next_sentence_head_only(
     """BertForMaskedLM has no place for four tensors and says so; nothing else."""
     cfg, params = fitting(tiny, tokenizer, params)
     folder = tmp_path / "export"
-    write_huggingface(cfg, params, "pretraining", tokenizer, folder)
+    write_huggingface(PortableModel(cfg, params, "pretraining", tokenizer), folder)
     records = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: records.append(record.getMessage())
@@ -127,9 +132,10 @@ def test_model_card_shows_what_was_measured(
     folder = tmp_path / "export"
     results = {"sst2 | dev": {"accuracy": 0.5, "loss": 1.25}, "mrpc": {"f1": 0.75}}
     write_huggingface(
-        *(cfg, params, head, small_tokenizer, folder),
-        labels=labels_of(head),
-        results=results,
+        PortableModel(
+            cfg, params, head, small_tokenizer, labels=labels_of(head), results=results
+        ),
+        folder,
     )
     task = {
         "pretraining": "fill-mask",
@@ -161,7 +167,9 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     folder = tmp_path / "export"
 
     def write(cfg=cfg, params=params):
-        write_huggingface(cfg, params, "pretraining", small_tokenizer, folder)
+        write_huggingface(
+            PortableModel(cfg, params, "pretraining", small_tokenizer), folder
+        )
 
     with pytest.raises(ValueError, match="pieces"):
         write(dataclasses.replace(cfg, vocab_size=17))

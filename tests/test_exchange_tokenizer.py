@@ -7,6 +7,7 @@ from exchange_models import fitting, make_tokenizer, without_padding
 
 from bert_jax.data.tokenizers.vocabulary import train_sentencepiece
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.exchange.portable import PortableModel
 from bert_jax.exchange.tokenizer import to_fast_tokenizer
 from bert_jax.exchange.write_huggingface import write_huggingface
 
@@ -26,7 +27,9 @@ def test_autotokenizer_reads_the_export(
     tiny, params, tokenizer, tmp_path, transformers, silent
 ):
     cfg, params = fitting(tiny, tokenizer, params)
-    write_huggingface(cfg, params, "pretraining", tokenizer, tmp_path / "export")
+    write_huggingface(
+        PortableModel(cfg, params, "pretraining", tokenizer), tmp_path / "export"
+    )
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "export")
     assert theirs.is_fast
     assert len(theirs) == tokenizer.vocab_size

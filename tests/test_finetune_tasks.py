@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
@@ -21,12 +22,13 @@ from bert_jax.config import (
 )
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.exchange.export import export_run
-from bert_jax.train import loop
+from bert_jax.train import logits, loop
 from bert_jax.train.baselines import baselines
 from bert_jax.train.evaluate import evaluate_run
 from bert_jax.train.finetune import finetune
 from bert_jax.train.predict import Predictor
-from bert_jax.train.run import RunInfo, load_run, start_run
+from bert_jax.train.run import RunInfo, load_run, load_run_config, start_run
+from bert_jax.train.stop_request import InterruptedRunError
 
 KINDS = ("classification", "regression", "tokens", "spans")
 
@@ -113,7 +115,9 @@ def tuned(encoder):
                 checkpoint=pretrained,
                 from_scratch=True,
                 task=write_files(folder, kind),
-                optimizer=OptimizerConfig(learning_rate=5e-3, warmup_steps=0, b2=0.98),
+                optimizer=OptimizerConfig(
+                    learning_rate=5e-3, warmup_steps=0.1, b2=0.98
+                ),
                 loop=LoopConfig(log_every_steps=8, eval_every_steps=0),
                 dropout=DropoutConfig(hidden=0.0, attention=0.0),
                 sequence_length=64 if kind == "spans" else 48,
@@ -199,6 +203,61 @@ def test_texts_of_another_form_are_refused(tuned, kind, texts, message):
         Predictor(tuned(kind)[0])(texts)
 
 
+@pytest.mark.parametrize("kind", ["classification", "tokens", "spans"])
+def test_lengths_of_rows_change_no_logit(tuned, kind, monkeypatch):
+    run, cfg, _ = tuned(kind)
+    predictor = Predictor(run, batch_size=8)
+    encoded = predictor.encode(
+        predictor.task.read(cfg.task.validation, cfg.task, "validation")
+    )
+    found = predictor.logits(encoded)
+    monkeypatch.setattr(
+        logits, "row_lengths", lambda _, longest, __: np.array([longest])
+    )
+    expected = predictor.logits(encoded)
+    real = encoded.input_mask > 0 if found.ndim == 3 else ...
+    np.testing.assert_allclose(found[real], expected[real], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_batches_by_length_go_on_exactly(tuned, encoder, tmp_path, capsys, monkeypatch):
+    """Short and long texts, stopped amid an epoch: the same weights as in one go."""
+    folder, _ = encoder
+    rng = np.random.default_rng(1)
+    lines = [" ".join(rng.choice(WORDS, n)) for n in rng.choice([2, 12, 60], 96)]
+    content = "".join(f"{line};{is_early(line)}\n" for line in lines)
+    (folder / "mixed.csv").write_text(f"text;label\n{content}")
+    task = TaskConfig(train=folder / "mixed.csv", validation=folder / "mixed.csv")
+    cfg = dataclasses.replace(
+        tuned("classification")[1], task=task, num_epochs=2, batch_size=16
+    )
+    finetune(cfg, tmp_path / "whole")
+    said = capsys.readouterr().out
+    assert "96 examples of" in said
+    assert "fields between semicolons; text from 'text' (by its name)" in said
+    assert "classes: False (" in said
+    shown = (
+        r"96 rows in batches of \d+, 48 tokens, \d+% padding; \d+ texts lost their end"
+    )
+    assert re.search(shown, said), said
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Loop, "_must_stop", lambda self: self.done >= 4)
+        with pytest.raises(InterruptedRunError):
+            finetune(cfg, tmp_path / "parts")
+    finetune(cfg, tmp_path / "parts")
+    whole, parts = (
+        (tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1]
+        for name in ("whole", "parts")
+    )
+    assert json.loads(whole) == json.loads(parts)
+    # Found again from any working directory, and only as it was.
+    monkeypatch.chdir(tmp_path)
+    assert load_run_config(tmp_path / "whole").task.text_columns == ("text",)
+    (folder / "mixed.csv").write_text(f"text;label\n{content}new;True\n")
+    with pytest.raises(ValueError, match=r"is not the file that .* was judged on"):
+        evaluate_run(tmp_path / "whole", None)
+
+
 @pytest.mark.parametrize("kind", ["tokens", "spans"])
 def test_columns_of_a_file_without_columns_are_refused(tuned, kind):
     run, cfg, _ = tuned(kind)
@@ -215,7 +274,7 @@ def test_a_run_that_goes_on_needs_its_source_no_more(tuned, tmp_path, monkeypatc
     )
     with monkeypatch.context() as patch:
         patch.setattr(loop._Loop, "_must_stop", lambda self: self.done >= 3)
-        with pytest.raises(loop.InterruptedRunError, match="stopped at step 3"):
+        with pytest.raises(InterruptedRunError, match="stopped at step 3"):
             finetune(cfg, tmp_path / "run")
     origin = load_run(tmp_path / "run").encoder
     assert (origin["run"], origin["step"]) == (str(tmp_path / "source"), 64)

@@ -47,6 +47,7 @@ def test_every_format_and_compression(tmp_path, name, suffix):
         characters=sum(map(len, expected)),
         text_bytes=sum(len(text.encode()) for text in expected),
         disk_bytes=path.stat().st_size,
+        paragraph_documents=len(expected) if name == "a.txt" else 0,
     )
 
 
@@ -172,7 +173,18 @@ def test_empty_documents_are_counted(tmp_path):
         ("a.txt", b"", "is empty"),
         ("a.txt", b" \n\n", "holds no document; "),
         ("a.txt", b"\x07\n\n\x07", "holds no document, but 2 empty ones"),
-        ("a.txt", "text".encode("utf-16"), "UTF-16"),
+        ("a.jsonl", b'{"content": "x", "n": [1]}', r"content \(a string\), n \(a list"),
+        ("a.jsonl", b'{"text": ["x"]}', r"are text \(a list\)\. .*--read\.text-field"),
+        ("a.jsonl", b'{"data": {"text": "x"}}', r"are data \(an object\)"),
+        ("a.json", b'[{"text": "x"},\n{"text": "y"}]', r"jq -c '\.\[\]'"),
+        ("a.json", b'{\n "text": "x"\n}', r"jq -c '\.'"),
+        ("a.csv", b"text,label\nx,1\n", "of a table, write the column"),
+        (
+            "a.tsv.gz",
+            COMPRESSORS[".gz"](b"text\tlabel\n"),
+            "of a table, write the column",
+        ),
+        ("a.txt", "text".encode("utf-16"), "UTF-16.* iconv -f UTF-16 -t UTF-8"),
         ("a.txt", "text".encode("utf-32"), "UTF-32"),
         ("a.txt", "text and more".encode("utf-16-le"), "is not text"),
         ("a.bin", bytes(range(256)), "is not text"),
@@ -291,8 +303,8 @@ def test_no_bytes_do_worse_than_a_clear_error(name, data, tmp_path_factory):
 @given(body=st.binary(max_size=300))
 def test_no_byte_of_plain_text_is_dropped_silently(body, tmp_path_factory):
     path = pathlib.Path(tmp_path_factory.getbasetemp(), "plain.txt")
-    # Enough letters to be taken for text.
-    body = b"." * 4096 + body + b"."
+    # Enough letters to be taken for text: the wrong bytes lie beyond what is judged.
+    body = b"." * (1 << 16) + body + b"."
     path.write_bytes(body)
     stats = ReadStats()
     [document] = read(str(path), stats, ONE_FILE)
@@ -324,3 +336,92 @@ def test_real_wikipedia(shared_data):
     assert sum(len(d.text.encode()) for d in first) > 0.98 * member.size
     assert len({d.key for d in first}) == len(first)
     assert len(sentences(first[0].text)) > 100
+
+
+BLANK_LINES = {
+    "nothing": "",
+    "a tab": "\t",
+    "a form feed": "\f",
+    "an ideographic space": "\u3000",
+    "two ideographic spaces": " \u3000\u3000\r",
+    "no-break spaces": "\u00a0\u202f",
+    "an em space": "\u2003",
+    "a next-line character": "\x85",
+    "a line separator": "\u2028",
+    "a zero-width space": "\u200b",
+    "a mark of direction": "\u200f",
+    "a byte order mark": "\ufeff",
+    "a Mongolian vowel separator": "\u180e",
+    "a word joiner": "\u2060",
+    "an Ogham space": "\u1680",
+}
+
+
+@pytest.mark.parametrize("line", BLANK_LINES.values(), ids=BLANK_LINES)
+def test_a_line_without_a_visible_character_is_blank(tmp_path, line):
+    path = tmp_path / "a.txt"
+    # In binary, so that no line end is translated.
+    text = f"{line}\n\nA.\n{line}\nB.\n{line}\n{line}\n{line}\nC.\n"
+    path.write_bytes(text.encode())
+    stats = ReadStats()
+    assert [document.text for document in read(str(path), stats)] == ["A.", "B.", "C."]
+    assert stats.empty_documents == 0
+
+
+@pytest.mark.parametrize("line", ["\u3164", "\u2800", "\u0301", "\u00ad", "*"])
+def test_other_lines_are_text(tmp_path, line):
+    path = tmp_path / "a.txt"
+    path.write_text(f"A.\n{line}\nB.\n", encoding="utf-8")
+    assert [document.text for document in read(str(path))] == [f"A.\n{line}\nB."]
+
+
+def test_an_indented_paragraph_goes_on(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("\u3000\u3000A\u3002\n\u3000\u3000B\u3002\n", encoding="utf-8")
+    [document] = read(str(path))
+    assert document.text == "A\u3002\n\u3000\u3000B\u3002"
+
+
+ENCODED = {
+    "latin-1": "Der Flu\u00df.\n\n",
+    "cp1252": "He said \u201chi\u201d.\n\n",
+    "cp1251": "\u0420\u0435\u043a\u0430.\n\n",
+    "gb18030": "\u6cb3\u6d41\u3002\n\n",
+    "shift_jis": "\u5ddd\u3067\u3059\u3002\n\n",
+    "euc-kr": "\uac15\ubb3c.\n\n",
+}
+
+
+@pytest.mark.parametrize("repeats", [1, 20_000])
+@pytest.mark.parametrize("encoding", ENCODED)
+def test_another_encoding_is_named_with_the_way_out(tmp_path, encoding, repeats):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"A river.\n" + (ENCODED[encoding] * repeats).encode(encoding))
+    with pytest.raises(ValueError, match=r"a\.txt, line 2: .*not UTF-8.* iconv -f"):
+        read(str(path))
+
+
+def test_utf8_is_not_taken_for_another_encoding(tmp_path):
+    for name, text in ENCODED.items():
+        (tmp_path / f"{name}.txt").write_text(text * 5_000, encoding="utf-8")
+        # The limit of what is judged cuts a character in one of these.
+        (tmp_path / f"{name}2.txt").write_text("." + text * 5_000, encoding="utf-8")
+    stats = ReadStats()
+    assert len(read(f"files:{tmp_path}/*", stats)) == 2 * 5_000 * len(ENCODED)
+    assert stats.undecodable_bytes == 0
+
+
+def test_null_is_an_empty_document_in_json_as_in_parquet(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": null}\n{"text": "x"}\n')
+    stats = ReadStats()
+    assert [document.text for document in read(str(path), stats)] == ["x"]
+    assert stats.empty_documents == 1
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".bz2", ".zst"])
+def test_a_compressed_file_cut_short_is_named(tmp_path, suffix):
+    packed = COMPRESSORS[suffix](b"".join(b"River %d.\n\n" % n for n in range(400)))
+    (tmp_path / f"a.txt{suffix}").write_bytes(packed[:-20])
+    with pytest.raises(ValueError, match=rf"a\.txt{suffix}: .*ends too early"):
+        read(f"files:{tmp_path}/*")

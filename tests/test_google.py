@@ -30,6 +30,7 @@ from bert_jax.data.tokenizers.vocabulary import train_sentencepiece
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.exchange.families.google_bert import google_rows
 from bert_jax.exchange.google_variables import load_variables
+from bert_jax.exchange.portable import PortableModel
 from bert_jax.exchange.read_google import read_google
 from bert_jax.exchange.tensors import from_tensors
 from bert_jax.exchange.write_google import google_variables, write_google
@@ -154,10 +155,16 @@ def test_google_to_ours_to_google_is_bitwise(
     ]
     folder = tmp_path / "out"
     notes = write_google(
-        *(cfg, trees[0], "pretraining", source.tokenizer, folder),
-        dropout=source.dropout,
-        moments=(trees[1], trees[2]),
-        step=source.step,
+        PortableModel(
+            cfg,
+            trees[0],
+            "pretraining",
+            source.tokenizer,
+            dropout=source.dropout,
+            moments=(trees[1], trees[2]),
+            step=source.step,
+        ),
+        folder,
     )
     assert not notes
     stored = tf.train.load_checkpoint(str(folder / "bert_model.ckpt"))
@@ -179,8 +186,12 @@ def test_google_to_ours_to_google_is_bitwise(
 
 def test_googles_saver_restores_what_we_write(tf, tiny, params, tokenizer, tmp_path):
     """As init_checkpoint of Google's scripts does: by name, into a TF1 graph."""
-    write_google(tiny, params, "pretraining", tokenizer, tmp_path / "out", step=7)
-    expected = google_variables(tiny, params, "pretraining", step=7)
+    write_google(
+        PortableModel(tiny, params, "pretraining", tokenizer, step=7), tmp_path / "out"
+    )
+    expected = google_variables(
+        PortableModel(tiny, params, "pretraining", tokenizer, step=7)
+    )
     v1 = tf.compat.v1
     with tf.Graph().as_default(), v1.Session() as session:
         made = {
@@ -221,10 +232,16 @@ def test_ours_to_google_to_ours_is_bitwise(
         ]
     folder = tmp_path / "out"
     write_google(
-        *(tiny, trees[0], head, tokenizer, folder),
-        labels=labels,
-        moments=(trees[1], trees[2]),
-        step=41,
+        PortableModel(
+            tiny,
+            trees[0],
+            head,
+            tokenizer,
+            labels=labels,
+            moments=(trees[1], trees[2]),
+            step=41,
+        ),
+        folder,
     )
     source = read_google(folder)
     assert (source.model, source.head, source.labels) == (tiny, head, labels)
@@ -305,7 +322,9 @@ def test_other_rules_for_accents_are_kept_and_noted(tf, tiny, params, tmp_path):
     kept = WordPieceTokenizer(
         "\n".join(PIECES).encode(), lowercase=True, strip_accents=False
     )
-    (note,) = write_google(tiny, params, "pretraining", kept, tmp_path / "x")
+    (note,) = write_google(
+        PortableModel(tiny, params, "pretraining", kept), tmp_path / "x"
+    )
     assert "lowercase=True and strip_accents=False" in note
     assert read_google(tmp_path / "x").tokenizer.sha256 == kept.sha256
     (tmp_path / "x" / METADATA_FILE).unlink()
@@ -317,7 +336,8 @@ def test_a_sentencepiece_vocabulary_is_written_with_a_note(tf, tiny, params, tmp
     pieces = train_sentencepiece(lines, vocab_size=22, lowercase=True)
     cfg = dataclasses.replace(tiny, vocab_size=pieces.vocab_size)
     notes = write_google(
-        cfg, without_padding(cfg, params), "pretraining", pieces, tmp_path / "x"
+        PortableModel(cfg, without_padding(cfg, params), "pretraining", pieces),
+        tmp_path / "x",
     )
     assert "WordPiece only" in notes[0]
     assert not (tmp_path / "x" / "vocab.txt").exists()

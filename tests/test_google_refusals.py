@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import sys
 
 import numpy as np
@@ -10,6 +11,8 @@ from google_models import PIECES, google_weights, publish, save_v1, without_padd
 
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.exchange.families.google_bert import google_rows
+from bert_jax.exchange.importing import import_run
+from bert_jax.exchange.portable import PortableModel
 from bert_jax.exchange.read_google import read_google
 from bert_jax.exchange.tensors import from_tensors
 from bert_jax.exchange.write_google import write_google
@@ -136,7 +139,10 @@ def test_casing_is_stated_or_asked_for(tf, tiny, make_directory):
 
 def test_what_google_cannot_compute_is_refused(tf, tiny, params, tokenizer, tmp_path):
     def write(cfg=tiny, params=params, tokenizer=tokenizer, **settings):
-        write_google(cfg, params, "pretraining", tokenizer, tmp_path / "x", **settings)
+        write_google(
+            PortableModel(cfg, params, "pretraining", tokenizer, **settings),
+            tmp_path / "x",
+        )
 
     with pytest.raises(ValueError, match="gelu='exact'"):
         write(dataclasses.replace(tiny, gelu="exact"))
@@ -158,4 +164,35 @@ def test_without_tensorflow_the_extra_is_named(
 ):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(ValueError, match=r"bert_jax\[tf\]"):
-        write_google(tiny, params, "pretraining", tokenizer, tmp_path / "x")
+        write_google(
+            PortableModel(tiny, params, "pretraining", tokenizer), tmp_path / "x"
+        )
+
+
+@pytest.mark.parametrize(
+    "name", ["bert/pooler/dense/bias", "bert/pooler/dense/bias/adam_v"]
+)
+def test_variables_that_are_not_finite_are_refused(
+    tiny, make_directory, tmp_path, name
+):
+    weights = google_weights(tiny)
+    slots = {f"{k}/adam_{slot}": x.copy() for k, x in weights.items() for slot in "mv"}
+    variables = weights | slots
+    variables[name][3] = np.nan
+    folder = make_directory(variables)
+    with pytest.raises(ValueError, match="1 numbers in the tensor 'bert/pooler/dense/"):
+        import_run(folder, tmp_path / "run")
+
+
+def test_files_about_the_tokenizer_are_read_here_too(tiny, make_directory):
+    folder = make_directory(google_weights(tiny))
+    read_google(folder)
+    path = folder / "tokenizer_config.json"
+    for change, message in (
+        ({"tokenizer_class": "BertJapaneseTokenizer"}, "BertJapaneseTokenizer"),
+        ({"do_basic_tokenize": False}, "do_basic_tokenize=False"),
+        ({"do_lower_case": "yes"}, "expected True or False"),
+    ):
+        path.write_text(json.dumps(change))
+        with pytest.raises(ValueError, match=message):
+            read_google(folder)

@@ -26,6 +26,7 @@ from huggingface_models import (
 from bert_jax.config import DropoutConfig
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.exchange.families.bert import BERT
+from bert_jax.exchange.portable import PortableModel
 from bert_jax.exchange.read_huggingface import read_huggingface
 from bert_jax.exchange.tensors import from_tensors, to_tensors
 from bert_jax.exchange.write_huggingface import write_huggingface
@@ -80,8 +81,14 @@ def test_every_class_arrives_bitwise_and_goes_back(kind, make_model, tmp_path, h
         return
     assert read.missing == ()
     write_huggingface(
-        *(source.model, read.params, source.head, source.tokenizer, tmp_path / "ours"),
-        labels=source.labels,
+        PortableModel(
+            source.model,
+            read.params,
+            source.head,
+            source.tokenizer,
+            labels=source.labels,
+        ),
+        tmp_path / "ours",
     )
     back = getattr(hf, kind).from_pretrained(tmp_path / "ours")
     assert_equal(state_of(back), expected)
@@ -123,7 +130,8 @@ def test_ours_come_back_bitwise(tiny, random_params, tmp_path, head, gelu):
     folder = tmp_path / "export"
     dropout = DropoutConfig(hidden=0.25, attention=0.0)
     write_huggingface(
-        cfg, params, head, tokenizer, folder, dropout=dropout, labels=labels
+        PortableModel(cfg, params, head, tokenizer, dropout=dropout, labels=labels),
+        folder,
     )
     source = read_huggingface(folder)
     assert source.dropout == dropout

@@ -19,6 +19,7 @@ from huggingface_models import (
     state_of,
 )
 
+from bert_jax.exchange.importing import import_run
 from bert_jax.exchange.read_huggingface import read_huggingface
 
 
@@ -49,6 +50,7 @@ def flip_last_bit(tensor):
     return tensor
 
 
+POSITIONS = "bert.embeddings.position_embeddings.weight"
 NAME = "bert.encoder.layer.1.output.dense.weight"
 EDITS = {
     "untied": (
@@ -202,6 +204,41 @@ def test_damaged_shards_are_refused(make_model, tmp_path):
         read_huggingface(tmp_path)
 
 
+def test_a_pointer_of_git_lfs_is_named(folder):
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    (folder / "model.safetensors").write_text(text)
+    with pytest.raises(ValueError, match=r"pointer of Git LFS .*git lfs pull"):
+        read_huggingface(folder)
+
+
+def test_weights_of_other_libraries_are_named(folder):
+    (folder / "model.safetensors").rename(folder / "tf_model.h5")
+    with pytest.raises(ValueError, match=r"Of \['tf_model.h5'\], none can be read"):
+        read_huggingface(folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["bert.encoder.layer.0.output.dense.bias", POSITIONS])
+@pytest.mark.parametrize("form", ["safetensors", "bin", "float16"])
+def test_weights_that_are_not_finite_are_refused(
+    make_model, tmp_path, value, name, form
+):
+    model = make_model("BertForPreTraining")
+    model.state_dict()[name].view(-1)[3] = value
+    model = model.half() if form == "float16" else model
+    (save_bin if form == "bin" else save)(model, tmp_path / "x")
+    with pytest.raises(ValueError, match=rf"1 numbers in the tensor '{name}'"):
+        import_run(tmp_path / "x", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_float64_weights_beyond_float32_are_refused(make_model, tmp_path):
+    model = make_model("BertForPreTraining").double()
+    model.state_dict()[POSITIONS].view(-1)[0] = 1e300
+    with pytest.raises(ValueError, match="not finite, such as inf"):
+        import_run(save(model, tmp_path / "x"), tmp_path / "run")
+
+
 CONFIGS = [
     ({"model_type": "roberta"}, "model_type='roberta'"),
     ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
@@ -213,6 +250,9 @@ CONFIGS = [
     ({"auto_map": {"AutoModel": "jina.Bert"}}, "auto_map"),
     ({"problem_type": "multi_label_classification"}, "problem_type"),
     ({"hidden_act": "relu"}, "hidden_act='relu'"),
+    ({"type_vocab_size": 1}, r"token_type_embeddings.* is \[2, 32\]"),
+    ({"layer_norm_eps": "1e-12"}, "layer_norm_eps"),
+    ({"layer_norm_eps": 0.0}, "layer_norm_eps=0.0"),
     ({"hidden_act": "gelu_fast"}, "hidden_act='gelu_fast'"),
     ({"hidden_act": ["gelu"]}, "hidden_act"),
     ({"embedding_size": 16}, "embedding_size=16"),
@@ -230,7 +270,21 @@ def test_configs_of_other_models_are_refused(folder, change, message):
     read_huggingface(folder)
     edit_json(folder / "config.json", **change)
     with pytest.raises(ValueError, match=message):
-        read_huggingface(folder)
+        import_run(folder, folder / "run")
+
+
+def test_what_a_config_leaves_to_transformers_is_said(folder):
+    edit_json(
+        folder / "config.json",
+        layer_norm_eps=...,
+        type_vocab_size=...,
+        hidden_act="gelu_new",
+    )
+    source = read_huggingface(folder)
+    assert (source.model.layer_norm_eps, source.model.num_segments) == (1e-12, 2)
+    assert source.model.gelu == "tanh"
+    notes = " ".join(source.notes)
+    assert "does not say type_vocab_size=2, layer_norm_eps=1e-12;" in notes
 
 
 def test_a_missing_or_broken_config_is_refused(folder):
@@ -262,6 +316,8 @@ def test_labels_must_name_every_logit(make_model, tmp_path, kind, head):
         {"1": "a", "2": "b", "3": "c"},
         {"0": "a", "1": "b", "2": "a"},
         {"0": "a", "1": "b", "2": "c", "3": "d"},
+        {"0": ["a"], "1": ["a"], "2": "c"},
+        ["a", "b", "c"],
     ):
         edit_json(tmp_path / "config.json", id2label=wrong)
         with pytest.raises(ValueError, match="id2label"):

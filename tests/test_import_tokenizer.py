@@ -21,6 +21,7 @@ from huggingface_models import (
 from bert_jax.data.tokenizers.vocabulary import train_sentencepiece
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.exchange.families.bert import BERT
+from bert_jax.exchange.portable import PortableModel
 from bert_jax.exchange.read_huggingface import read_huggingface
 from bert_jax.exchange.tensors import from_tensors
 from bert_jax.exchange.tokenizer import save_huggingface_tokenizer
@@ -128,6 +129,14 @@ RULES = [
     ({"additional_special_tokens": ["<x>"]}, "adds.*<x>"),
     ({"extra_special_tokens": {"image_token": "<image>"}}, "adds.*<image>"),
     ({"added_tokens_decoder": {"60": {"content": "##z"}}}, "adds.*##z"),
+    ({"added_tokens_decoder": {"9": {"content": "[SEP]"}}}, r"'\[SEP\]' the id 9"),
+    ({"bos_token": "<s>"}, "adds.*<s>"),
+    ({"auto_map": {"AutoTokenizer": ["x.Y", None]}}, "auto_map"),
+    ({"do_lower_case": "false"}, "do_lower_case='false'; expected True or False"),
+    ({"strip_accents": "false"}, "strip_accents='false'"),
+    ({"word_tokenizer_type": "mecab"}, "word_tokenizer_type='mecab'"),
+    ({"subword_tokenizer_type": "character"}, "subword_tokenizer_type"),
+    ({"wordpieces_prefix": ""}, "wordpieces_prefix=''"),
 ]
 
 
@@ -139,7 +148,76 @@ def test_settings_with_other_ids_are_refused(folder, change, message):
         read_huggingface(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("config.json", {"tokenizer_class": "BertJapaneseTokenizer"}, "Japanese"),
+        ("config.json", {"tokenizer_class": "MyOwnTokenizer"}, "MyOwnTokenizer"),
+        ("config.json", {"do_lower_case": False}, "disagree"),
+        ("special_tokens_map.json", {"unk_token": "<unk>"}, "unk_token='<unk>'"),
+        ("special_tokens_map.json", {"additional_special_tokens": ["<e>"]}, "<e>"),
+        ("added_tokens.json", {"[MASK]": 7}, r"'\[MASK\]' the id 7"),
+        ("sentence_bert_config.json", {"do_lower_case": True}, None),
+    ],
+)
+def test_every_file_about_ids_is_read(folder, name, change, message):
+    path = folder / name
+    said = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(said | change))
+    if message is None:  # no contradiction in an uncased model, but in a cased one
+        read_huggingface(folder)
+        edit_json(folder / "tokenizer_config.json", do_lower_case=False)
+        message = "sentence_bert_config.json do_lower_case.*disagree"
+    with pytest.raises(ValueError, match=message):
+        read_huggingface(folder)
+
+
+def test_harmless_settings_pass_and_unknown_ones_are_named(folder):
+    edit_json(
+        folder / "tokenizer_config.json",
+        never_split=["[MASK]"],
+        padding_side="left",
+        dialect="Gallo",
+        model_max_length=16,
+    )
+    edit_json(folder / "config.json", tokenizer_class="BertTokenizer")
+    source = read_huggingface(folder)
+    notes = " ".join(source.notes)
+    assert "padding_side='left'" in notes
+    assert "nothing here reads: dialect." in notes
+    assert source.max_length == 16
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 12}')
+    assert read_huggingface(folder).max_length == 12
+
+
+@pytest.mark.parametrize("form", ["vocab.txt", "both", "tokenizer.json"])
+def test_a_doubled_piece_keeps_every_id_as_transformers_has_it(hf, folder, form):
+    pieces = [*PIECES]
+    pieces[10], double = "y", pieces.index("y")
+    assert double > 10
+    save_tokenizer(folder, pieces)
+    if form != "vocab.txt":
+        save_fast(hf, folder, pieces)
+        (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces))
+    if form == "tokenizer.json":
+        (folder / "vocab.txt").unlink()
+    source = read_huggingface(folder)
+    named = "[row10]" if form == "tokenizer.json" else "y"
+    assert source.tokenizer.pieces == [*pieces[:10], named, *pieces[11:]]
+    texts = ["y zz", "yoga xyz. y"]
+    theirs = hf.AutoTokenizer.from_pretrained(folder)
+    expected = theirs(texts, add_special_tokens=False)["input_ids"]
+    assert source.tokenizer.encode(texts) == expected
+    assert source.tokenizer.encode(["y"]) == [[double]]
+    said = any("'y' on the lines 11 and" in note for note in source.notes)
+    assert said == (form != "tokenizer.json")
+    save_huggingface_tokenizer(source.tokenizer, folder / "out", 24)
+    again = hf.AutoTokenizer.from_pretrained(folder / "out")
+    assert again(texts, add_special_tokens=False)["input_ids"] == expected
+
+
 FAST_RULES = {
+    'model unk_token="."': "unk_token='.'",
     "normalizer clean_text=false": "clean_text=False",
     "normalizer handle_chinese_chars=false": "handle_chinese_chars=False",
     "model max_input_chars_per_word=50": "max_input_chars_per_word=50",
@@ -232,7 +310,7 @@ def test_rows_without_a_piece_are_kept(make_model, tmp_path, hf):
         source.model, source.tensors, BERT.rows(source.model, source.head)
     )
     parts = (source.model, read.params, source.head, source.tokenizer)
-    write_huggingface(*parts, tmp_path / "ours")
+    write_huggingface(PortableModel(*parts), tmp_path / "ours")
     back = hf.BertForPreTraining.from_pretrained(tmp_path / "ours")
     assert_equal(state_of(back), state_of(model))
     again = read_huggingface(tmp_path / "ours")
@@ -262,7 +340,9 @@ def test_our_sentencepiece_exports_come_back(
     tokenizer = train(0)
     cfg = dataclasses.replace(tiny, vocab_size=48)
     params = random_params(cfg)
-    write_huggingface(cfg, params, "pretraining", tokenizer, tmp_path / "ours")
+    write_huggingface(
+        PortableModel(cfg, params, "pretraining", tokenizer), tmp_path / "ours"
+    )
     source = read_huggingface(tmp_path / "ours")
     assert source.tokenizer.sha256 == tokenizer.sha256
     assert source.tokenizer.lowercase == lowercase

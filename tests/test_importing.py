@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from bert_jax.config import MeshConfig, PretrainConfig
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.exchange.importing import describe, import_run
+from bert_jax.exchange.portable import PortableModel
 from bert_jax.exchange.tensors import flatten, unflatten
 from bert_jax.exchange.write_huggingface import write_huggingface
 from bert_jax.train.checkpoint import tensors_sha256
@@ -66,7 +67,9 @@ def mesh():
 @pytest.fixture
 def published(cfg, params, tokenizer, tmp_path):
     """A Hugging Face directory with both pretraining heads."""
-    write_huggingface(cfg, params, "pretraining", tokenizer, tmp_path / "hf")
+    write_huggingface(
+        PortableModel(cfg, params, "pretraining", tokenizer), tmp_path / "hf"
+    )
     return tmp_path / "hf"
 
 
@@ -102,7 +105,9 @@ def test_missing_heads_are_drawn_afresh_and_named(published, params, tmp_path, m
         jax.tree.map(np.testing.assert_array_equal, loaded.params[part], params[part])
     kernel = np.asarray(loaded.params["pooler"]["kernel"])
     assert 0.01 < kernel.std() < 0.03
-    assert "pooler/kernel" in "\n".join(describe(result))
+    said = "\n".join(describe(result))
+    assert "pooler/kernel" in said
+    assert "expect a loss near ln(9) = 2.2" in said
 
 
 def test_an_incomplete_encoder_is_refused_unless_told(published, tmp_path):
@@ -116,7 +121,8 @@ def test_an_incomplete_encoder_is_refused_unless_told(published, tmp_path):
 
 def test_a_classifier_predicts_at_once(cfg, classifier, tokenizer, tmp_path):
     write_huggingface(
-        *(cfg, classifier, "classifier", tokenizer, tmp_path / "hf"), labels=LABELS
+        PortableModel(cfg, classifier, "classifier", tokenizer, labels=LABELS),
+        tmp_path / "hf",
     )
     result = import_run(tmp_path / "hf", tmp_path / "run")
     assert result.kind == "finetune"
@@ -132,7 +138,8 @@ def test_of_a_classifier_the_encoder_alone_can_be_taken(
     cfg, classifier, tokenizer, tmp_path, mesh
 ):
     write_huggingface(
-        *(cfg, classifier, "classifier", tokenizer, tmp_path / "hf"), labels=LABELS
+        PortableModel(cfg, classifier, "classifier", tokenizer, labels=LABELS),
+        tmp_path / "hf",
     )
     result = import_run(tmp_path / "hf", tmp_path / "run", encoder_only=True)
     assert result.kind == "pretrain"
@@ -148,7 +155,8 @@ def test_fine_tuning_starts_from_either_kind(
     cfg, classifier, tokenizer, tmp_path, mesh, encoder_only
 ):
     write_huggingface(
-        *(cfg, classifier, "classifier", tokenizer, tmp_path / "hf"), labels=LABELS
+        PortableModel(cfg, classifier, "classifier", tokenizer, labels=LABELS),
+        tmp_path / "hf",
     )
     import_run(tmp_path / "hf", tmp_path / "run", encoder_only=encoder_only)
     start = start_encoder(tmp_path / "run", mesh, classifier)
@@ -165,9 +173,29 @@ def test_a_taken_directory_is_left_alone(published, tmp_path):
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["notes.txt"]
 
 
+BELOW = {
+    "run": "run.json",
+    "hub": "snapshots/abc/config.json",
+    "sbert": "0_BERT/config.json",
+    "lora": "adapter_config.json",
+}
+
+
 def test_what_is_no_model_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is no model: expected"):
-        import_run(tmp_path, tmp_path / "run")
+    for place, message in (
+        ("", "is no model: expected"),
+        ("bert-base-uncased", r"no such file .*hf download NAME"),
+        ("run", "a run directory already"),
+        ("hub", r"the one in .*hub/snapshots/abc\?"),
+        ("sbert", r"the one in .*sbert/0_BERT\?"),
+        ("lora", "it is an adapter"),
+    ):
+        if place in BELOW:
+            path = tmp_path / place / BELOW[place]
+            path.parent.mkdir(parents=True)
+            path.write_text("{}")
+        with pytest.raises(FileNotFoundError, match=message):
+            import_run(tmp_path / place, tmp_path / "out")
 
 
 def test_pretraining_goes_on_from_it(published, params, tokenizer, tmp_path, mesh, cfg):
@@ -206,7 +234,8 @@ def test_adams_slots_are_kept(tf, cfg, params, tokenizer, tmp_path, mesh):
     )
     folder = tmp_path / "tf"
     write_google(
-        *(cfg, params, "pretraining", tokenizer, folder), moments=moments, step=77
+        PortableModel(cfg, params, "pretraining", tokenizer, moments=moments, step=77),
+        folder,
     )
     result = import_run(folder, tmp_path / "run")
     assert result.moments

@@ -1,5 +1,6 @@
 """ONNX exports: run by ONNX Runtime, held against our model and the reference."""
 
+import dataclasses
 import os
 import sys
 import warnings
@@ -9,7 +10,8 @@ import portable_models
 import pytest
 from portable_models import LABELS, TOKENIZER, make_ids, make_model
 
-from bert_jax.exchange.write_onnx import verify_onnx, write_onnx
+from bert_jax.exchange.tensors import flatten, unflatten
+from bert_jax.exchange.write_onnx import check_onnx, verify_onnx, write_onnx
 
 # PyTorch's exporter takes some seconds a layer.
 pytestmark = pytest.mark.slow
@@ -59,7 +61,7 @@ def export(onnx, tiny, tmp_path_factory):
         if case not in made:
             model = make_model(tiny, **CASES[case])
             folder = tmp_path_factory.mktemp("onnx") / "export"
-            write_onnx(*model.parts, folder, labels=model.labels)
+            write_onnx(model, folder)
             made[case] = model, folder
         return made[case]
 
@@ -86,7 +88,7 @@ def run(folder, ids) -> dict:
 def test_logits_match_ours_and_the_reference_for_every_shape(export, case):
     model, folder = export(case)
     ids = make_ids(rows=3, length=20)
-    difference = verify_onnx(folder, model.head, model.probe(ids))
+    difference = verify_onnx(folder, model.probe(ids))
     assert 0.0 < difference < TOLERANCE
     for rows, length in ((3, 20), (1, 5), (7, 12), (1, 24), (2, 1)):
         ids = make_ids(rows, length)
@@ -160,8 +162,30 @@ def test_verification_sees_differences(export):
     logits = np.array(probe.outputs["logits"])
     logits[1, 3, 1] += 0.5
     changed = probe._replace(outputs={"logits": logits})
-    found = verify_onnx(folder, "tokens", changed)
+    found = verify_onnx(folder, changed)
     assert found == pytest.approx(0.5, abs=TOLERANCE)
+
+
+def test_fresh_biases_need_not_be_in_the_graph(onnx, tiny, tmp_path):
+    model = make_model(tiny, "classifier", num_layers=1)
+    flat = flatten(model.params)
+    for path in flat:
+        if path.endswith("bias"):
+            flat[path] = np.zeros_like(flat[path])
+    model = dataclasses.replace(model, params=unflatten(flat))
+    write_onnx(model, tmp_path)
+    check_onnx(tmp_path, model)
+    assert verify_onnx(tmp_path, model.probe(make_ids(rows=3, length=9))) < TOLERANCE
+
+
+def test_hidden_states_come_on_request(onnx, tiny, tmp_path):
+    model = make_model(tiny, "spans", hidden_states=True, num_layers=1)
+    write_onnx(model, tmp_path)
+    ids = make_ids(rows=3, length=20)
+    names = {"start_logits", "end_logits", "last_hidden_state"}
+    assert run(tmp_path, ids).keys() == names
+    assert verify_onnx(tmp_path, model.probe(ids)) < TOLERANCE
+    check_onnx(tmp_path, model)
 
 
 @pytest.mark.parametrize("name", ["onnx", "onnxscript"])
@@ -170,5 +194,5 @@ def test_a_missing_library_is_named(onnx, tiny, tmp_path, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     message = rf"need {name}, .*pip install 'bert_jax\[onnx\]'"
     with pytest.raises(ValueError, match=message):
-        write_onnx(*model.parts, tmp_path / "export")
+        write_onnx(model, tmp_path / "export")
     assert not any(tmp_path.iterdir())

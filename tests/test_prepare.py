@@ -7,6 +7,7 @@ import collections
 import json
 import math
 import os
+import re
 import tarfile
 
 import numpy as np
@@ -22,11 +23,13 @@ from prepared_corpus import (
     prepared,
 )
 
-from bert_jax.config import DataConfig, PrepareOptions
+from bert_jax import cli
+from bert_jax.config import DataConfig, PrepareOptions, ReadOptions
 from bert_jax.data.batches.packing import pack
 from bert_jax.data.batches.pairs import make_pairs
 from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.data.prepared.format import SPLITS
+from bert_jax.data.prepared.manifest import read_manifest
 from bert_jax.data.prepared.prepare import prepare
 from bert_jax.data.prepared.stages import unigram_entropy
 from bert_jax.data.text.sentences import sentences, validation_group
@@ -159,7 +162,7 @@ def test_workers_do_not_matter(corpus, dataset, tmp_path):
 
     manifest = prepared(corpus, tmp_path / "two", num_workers=2, progress=progress)
     assert contents(tmp_path / "two") == contents(dataset)
-    assert manifest == json.loads((dataset / "manifest.json").read_text())
+    assert manifest == read_manifest(dataset)
     done, totals = zip(*reports, strict=True)
     assert len(set(totals)) == 1
     assert done[0] == 0
@@ -202,7 +205,7 @@ def test_unfinished_work_is_finished_to_the_same_bytes(corpus, dataset, damaged)
 def test_a_finished_dataset_is_not_written_again(corpus, dataset):
     before = {path: path.stat().st_mtime_ns for path in dataset.rglob("*")}
     manifest = prepared(corpus, dataset)
-    assert manifest == json.loads((dataset / "manifest.json").read_text())
+    assert manifest == read_manifest(dataset)
     assert before == {p: p.stat().st_mtime_ns for p in dataset.rglob("*")}
 
 
@@ -245,10 +248,39 @@ def test_something_must_be_held_out(corpus, tmp_path, fraction):
     assert not (tmp_path / "new").exists()
 
 
-def test_an_empty_split_is_an_error(corpus, tmp_path):
-    with pytest.raises(ValueError, match=r"validation split is empty: .*=1e-12; add"):
+def test_an_empty_split_is_said_before_any_work(corpus, tmp_path):
+    with pytest.raises(
+        ValueError, match="the validation split would be empty"
+    ) as found:
         prepared(corpus, tmp_path / "new", validation_fraction=1e-12)
-    assert not (tmp_path / "new" / "manifest.json").exists()
+    assert not (tmp_path / "new").exists()
+    advised = re.search(
+        r"--validation-fraction (\S+) holds out 3 documents", str(found)
+    )
+    manifest = prepared(corpus, tmp_path / "new", validation_fraction=float(advised[1]))
+    assert manifest["splits"]["validation"]["documents"] == 3
+    with pytest.raises(ValueError, match="the training split would be empty") as found:
+        prepared(corpus, tmp_path / "other", validation_fraction=1.0 - 1e-12)
+    assert "holds out 58 documents" in str(found)
+
+
+def test_small_corpora_are_told_which_fraction_fits(tmp_path, corpus):
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(f"River stone {n}." for n in range(20)))
+    small = f"files:{text}", None, corpus[2]
+    with pytest.raises(ValueError, match=r"0\.001 .*holds 20 documents of 2\d\d bytes"):
+        prepared(small, tmp_path / "new", validation_fraction=0.001)
+    one = {"validation_fraction": 0.05, "read": ReadOptions(documents="file")}
+    with pytest.raises(ValueError, match=r"is one document .* leave out --read"):
+        prepared(small, tmp_path / "new", **one)
+    lines = [{"text": f"River {n}.", "group": "site.org"} for n in range(300)]
+    text.with_suffix(".jsonl").write_text("\n".join(map(json.dumps, lines)))
+    grouped = f"files:{tmp_path}/text.jsonl", None, corpus[2]
+    with pytest.raises(
+        ValueError,
+        match=r"300 documents .*one group, 'site\.org'.* field \"group\" .*take that",
+    ):
+        prepared(grouped, tmp_path / "new")
 
 
 @pytest.mark.parametrize(
@@ -289,3 +321,36 @@ def test_wikipedia_has_few_unknowns_and_packs_densely(shared_data, tmp_path):
     lengths = make_pairs(store, DataConfig(), seed=0, epoch=0).num_tokens()
     _, row_sizes = pack(lengths, 128, 8, np.random.default_rng(0))
     assert lengths.sum() / (128 * row_sizes.size) > 0.97
+
+
+def test_two_sources_are_prepared_as_one(corpus, tmp_path, capsys):
+    folder = tmp_path / "more"
+    folder.mkdir()
+    (folder / "part-0.jsonl").write_text('{"text": "The river. A stone. Windows."}\n')
+    source, records, tokenizer = corpus
+    sources = [source, f"files:{folder}/*"]
+    command = ["prepare", "--tokenizer", str(tokenizer), "--num-workers", "1"]
+    command += [flag for one in sources for flag in ("--source", one)]
+    command += ["--output", str(tmp_path / "out"), "--validation-fraction", "0.3"]
+    cli.main(command)
+    manifest = read_manifest(tmp_path / "out")
+    assert [one["source"] for one in manifest["sources"]] == sources
+    counts = [(one["files"], one["documents"]) for one in manifest["sources"]]
+    assert counts == [(NUM_FILES, len(records)), (1, 1)]
+    assert manifest["read"]["documents"] == len(records) + 1
+    assert manifest["sources"][1]["text_bytes"] == len("The river. A stone. Windows.")
+    said = capsys.readouterr().out
+    assert f"source {sources[1]}: 1 documents of 28 bytes of text, from 1 files" in said
+    assert f"source {source}: {len(records)} documents" in said
+
+
+def test_changed_files_need_another_directory(tmp_path):
+    folder = tmp_path / "text"
+    folder.mkdir()
+    changing = make_corpus(folder)
+    prepared(changing, tmp_path / "out")
+    file = folder / "part-0.jsonl"
+    file.write_text(file.read_text().replace("river", "stone"))
+    os.utime(file, (1, 1))
+    with pytest.raises(ValueError, match=r"\(files differ\)"):
+        prepared(changing, tmp_path / "out")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 import pytest
 from prepared_corpus import other_tokenizer
@@ -9,6 +10,7 @@ from varied_configs import varied
 
 from bert_jax.config import (
     ComputeConfig,
+    DataConfig,
     DropoutConfig,
     FinetuneConfig,
     LoopConfig,
@@ -16,18 +18,23 @@ from bert_jax.config import (
     ModelConfig,
     OptimizerConfig,
     PretrainConfig,
+    TaskConfig,
 )
 from bert_jax.train.run import RunInfo, load_run, load_run_config, start_run
 
 CONFIG = PretrainConfig()
 
 
-def begin(run, config=CONFIG):
+def begin(run, config=CONFIG, devices="cpu x 1"):
     """Starts a run, or goes on with it."""
     kind = "pretrain" if isinstance(config, PretrainConfig) else "finetune"
     tokenizer = other_tokenizer()
     info = RunInfo(
-        kind=kind, model=ModelConfig(), tokenizer_sha256=tokenizer.sha256, data={}
+        kind=kind,
+        model=ModelConfig(),
+        tokenizer_sha256=tokenizer.sha256,
+        data={},
+        devices=devices,
     )
     start_run(run, config, info, tokenizer)
 
@@ -82,6 +89,30 @@ def test_mesh_and_loop_may_change_and_only_the_mesh_is_announced(run, capsys):
     assert "mesh.tensor is 1 there and 2 here" in out
     assert "log_every_steps" not in out
     assert load_run_config(run) == changed
+
+
+def test_other_devices_are_announced(run, capsys):
+    begin(run)
+    assert capsys.readouterr().out == ""
+    begin(run, devices="cpu x 8")
+    said = "devices are 'cpu x 1' there and 'cpu x 8' here"
+    assert f"another layout, equal up to rounding: {said}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+def test_paths_are_kept_absolute(tmp_path, kind, monkeypatch):
+    """A run that is looked at from another folder must not read other data."""
+    data = pathlib.Path("data")
+    if kind == "pretrain":
+        config = PretrainConfig(data=DataConfig(dataset=data), checkpoint=data)
+    else:
+        task = TaskConfig(train=data, validation=data)
+        config = FinetuneConfig(task=task, checkpoint=data)
+    monkeypatch.chdir(tmp_path)
+    begin(pathlib.Path("run"), config)
+    begin(pathlib.Path("run"), config)
+    text = (tmp_path / "run" / "config.json").read_text()
+    assert text.count(f'"{tmp_path}/data"') == (2 if kind == "pretrain" else 3)
 
 
 @pytest.mark.parametrize("config", [CONFIG, FinetuneConfig(seed=3)])

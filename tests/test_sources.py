@@ -15,7 +15,7 @@ from source_files import COMPRESSORS, JSON_LINES, PLAIN, WIKI, read, tar_of, wri
 from bert_jax.data.text import division
 from bert_jax.data.text.documents import Document, ReadStats
 from bert_jax.data.text.formats import Record
-from bert_jax.data.text.reading import read_section
+from bert_jax.data.text.reading import read_section, read_source
 from bert_jax.data.text.registry import KINDS, Kind
 from bert_jax.data.text.sections import Section, Source
 from bert_jax.data.text.sources import divide, open_source
@@ -267,7 +267,7 @@ def test_the_target_must_be_positive(everything, tmp_path):
 def test_a_kind_of_source_needs_a_line_in_the_registry_only(tmp_path, monkeypatch):
     def open_squares(request):
         section = Section("squares", "n", 800, kind="squares", end=int(request.rest))
-        return Source(request.spec, (section,))
+        return Source((request.spec,), (section,))
 
     def read_squares(section, options):
         for n in range(section.start, section.end):
@@ -283,3 +283,75 @@ def test_a_kind_of_source_needs_a_line_in_the_registry_only(tmp_path, monkeypatc
     assert (stats.documents, stats.disk_bytes) == (8, 800)
     with pytest.raises(ValueError, match=r"files:GLOB, .*docs: or squares:N"):
         open_source("cubes:8")
+
+
+def test_several_sources_are_one_corpus(tmp_path):
+    for folder, name in (("a", "x"), ("b", "x"), ("b", "y")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / f"{name}.txt").write_text(f"Text {folder}{name}.")
+    specs = [f"files:{tmp_path}/a/*", f"files:{tmp_path}/b/*.txt"]
+    source = open_source(specs)
+    assert source.specs == tuple(specs)
+    assert [section.source for section in source.sections] == [0, 1, 1]
+    assert source.num_repeated == 0
+    documents = list(read_source(source))
+    assert [(d.key, d.text) for d in documents] == [
+        ("a/x.txt#0", "Text ax."),
+        ("b/x.txt#0", "Text bx."),
+        ("b/y.txt#0", "Text by."),
+    ]
+    [moved] = open_source([f"{tmp_path}/b/../a/x.txt"]).sections
+    assert moved.name == "x.txt"
+    with pytest.raises(ValueError, match="No source is given"):
+        open_source([])
+    with pytest.raises(ValueError, match="matches no file"):
+        open_source([*specs, "files:nowhere/*"])
+
+
+def test_a_file_that_is_named_again_is_read_once(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "a.txt").write_text("One.")
+    (tmp_path / "deep" / "b.txt").write_text("Two.")
+    (tmp_path / "link.txt").symlink_to("a.txt")
+    once = open_source(f"files:{tmp_path}/**/*.txt")
+    assert [section.name for section in once.sections] == ["a.txt", "deep/b.txt"]
+    assert once.num_repeated == 1
+    twice = open_source(
+        [f"files:{tmp_path}/**/**/[ab].txt", f"{tmp_path}/deep/../a.txt"]
+    )
+    assert [section.name for section in twice.sections] == ["a.txt", "deep/b.txt"]
+    assert twice.num_repeated == 1
+
+
+def test_sources_are_found_from_any_folder(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("One.")
+    monkeypatch.chdir(tmp_path)
+    source = open_source("files:*.txt")
+    assert source.specs == (f"files:{tmp_path}/*.txt",)
+    monkeypatch.chdir("/")
+    assert [document.text for document in read_source(source)] == ["One."]
+
+
+def test_files_stand_in_the_order_of_their_bytes(tmp_path):
+    names = ["a.txt", "B.txt", "\u00e4.txt", "\ufb01.txt", "\U0001f600.txt"]
+    names += [os.fsdecode(b"\xff.txt"), "10.txt", "9.txt"]
+    for name in names:
+        (tmp_path / name).write_text("Text.")
+    found = [section.path for section in open_source(f"files:{tmp_path}/*").sections]
+    ordered = sorted(os.fsencode(tmp_path / name) for name in names)
+    assert list(map(os.fsencode, found)) == ordered
+
+
+def test_folders_are_refused_with_the_name_of_their_files(tmp_path):
+    for name in ("a.txt", "b.txt", "c.md"):
+        (tmp_path / "deep").mkdir(exist_ok=True)
+        (tmp_path / "deep" / name).write_text("Text.")
+    with pytest.raises(
+        ValueError, match=rf"is a folder.* files:{tmp_path}/deep/\*\*/\*\.txt"
+    ):
+        open_source(f"files:{tmp_path}/deep/")
+    with pytest.raises(
+        ValueError, match=rf"1 folders and no file.* files:{tmp_path}/\*/\*"
+    ):
+        open_source(f"files:{tmp_path}/*")
+    assert len(open_source(f"files:{tmp_path}/deep/**/*.txt").sections) == 2

@@ -21,6 +21,8 @@ fragments = st.sampled_from(
         *(b"a", b"word", b". ", b" ", b"  ", b"\t", b"\n", b"\n", b"\r\n", b"\n\n"),
         *(b"\n \n", b"\x0c", "é".encode(), "。".encode(), "\U00010348".encode()),
         *(b"\xff", b"\x80", b" " * 9, b"\n" * 9, b"x" * 20),
+        *("\u3000".encode(), "\u00a0".encode(), "\n\u200b\n".encode()),
+        *("\n\u3000\u2003\n".encode(), b"\xe3", b"\xe3\x80"),
     ]
 )
 texts = st.lists(fragments, max_size=40).map(b"".join)
@@ -30,15 +32,27 @@ def records(text: bytes, between: str) -> list[tuple[int, bytes]]:
     """(offset, record), found line by line."""
     found: list[tuple[int, bytes]] = []
     offset, is_open = 0, False
-    for line in text.split(b"\n"):
-        begin = offset + len(line) - len(line.lstrip())
-        if line.strip() and is_open:
+    *lines, last = text.split(b"\n")
+    for number, line in enumerate([*lines, last]):
+        # Behind a newline all blanks are left out, otherwise only ASCII white space.
+        is_behind_newline = between == "blank lines" and number > 0
+        rest = unblank(line) if is_behind_newline else line.lstrip()
+        begin = offset + len(line) - len(rest)
+        # A blank line ends with a newline, so the last line is none.
+        if is_open and (rest or (line is last and line.strip())):
             found[-1] = (found[-1][0], text[found[-1][0] : offset + len(line)].strip())
-        elif line.strip():
-            found.append((begin, line.strip()))
-        is_open = between == "blank lines" and bool(line.strip())
+        elif rest:
+            found.append((begin, rest.strip()))
+        is_open = between == "blank lines" and bool(rest)
         offset += len(line) + 1
     return found
+
+
+def unblank(line: bytes) -> bytes:
+    """The line without blank characters at its beginning."""
+    text = line.decode("utf-8", "surrogateescape")
+    text = text.lstrip(" \t\r\v\f\n\u3000\u00a0\u200b\u2003")
+    return text.encode("utf-8", "surrogateescape")
 
 
 @contextlib.contextmanager
@@ -64,6 +78,7 @@ def split_all(text: bytes, between: str, limit: int, start: int = 0, end=None):
 @pytest.mark.parametrize("between", SEPARATORS)
 @given(text=texts, size=st.integers(1, 20))
 def test_records_are_what_stands_between_separators(between, text, size):
+    text = b"a" + text  # In front of the first record, only ASCII is left out.
     with block_bytes(size):
         found = split_all(text, between, NO_LIMIT)
     assert [(p.offset, p.text) for p in found] == records(text, between)
@@ -87,6 +102,7 @@ def test_every_record_is_in_exactly_one_range(between, data, text, size, limit):
 @pytest.mark.parametrize("between", SEPARATORS)
 @given(text=texts, limit=st.integers(8, 40))
 def test_fragments_hold_the_whole_record_and_are_short_enough(between, text, limit):
+    text = b"a" + text
     whole: dict[int, list[Fragment]] = {}
     for fragment in split_all(text, between, limit):
         whole.setdefault(fragment.offset, []).append(fragment)

@@ -12,6 +12,7 @@ import jax.export
 import numpy as np
 import portable_models
 import pytest
+import reference
 from portable_models import HEADS, LABELS, TOKENIZER, make_ids, make_model
 from safetensors.numpy import load_file, save_file
 
@@ -32,7 +33,7 @@ def write(tiny, tmp_path_factory):
         if key not in made:
             model = make_model(tiny, head, **changes)
             folder = tmp_path_factory.mktemp("stablehlo") / "export"
-            write_stablehlo.write_stablehlo(*model.parts, folder, labels=model.labels)
+            write_stablehlo.write_stablehlo(model, folder)
             made[key] = model, folder
         return made[key]
 
@@ -65,7 +66,7 @@ def test_logits_match_the_reference(write, head, gelu):
 def test_logits_match_ours(write, head):
     model, folder = write(head, gelu="tanh")
     ids = make_ids(rows=3, length=20)
-    difference = write_stablehlo.verify_stablehlo(folder, head, model.probe(ids))
+    difference = write_stablehlo.verify_stablehlo(folder, model.probe(ids))
     assert difference < TOLERANCE
 
 
@@ -181,7 +182,7 @@ def test_the_weights_are_those_of_the_file(write, tmp_path):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     save_file(weights, tmp_path / "model.safetensors")
     ids = make_ids(rows=3, length=20)
-    changed = write_stablehlo.verify_stablehlo(tmp_path, "classifier", model.probe(ids))
+    changed = write_stablehlo.verify_stablehlo(tmp_path, model.probe(ids))
     assert changed == pytest.approx(0.25, abs=TOLERANCE)
 
 
@@ -190,7 +191,24 @@ def test_verification_asks_for_every_platform(write, monkeypatch):
     ids = make_ids(rows=3, length=20)
     monkeypatch.setattr(write_stablehlo, "PLATFORMS", ("cpu", "rocm"))
     with pytest.raises(ValueError, match=r"not lowered for \['rocm'\]"):
-        write_stablehlo.verify_stablehlo(folder, "classifier", model.probe(ids))
+        write_stablehlo.verify_stablehlo(folder, model.probe(ids))
+
+
+@pytest.mark.parametrize("head", ["classifier", "pretraining"])
+def test_hidden_states_come_on_request(write, head):
+    model, folder = write(head, hidden_states=True, num_layers=2)
+    ids = make_ids(rows=2, length=9)
+    found = run(folder, ids)["last_hidden_state"]
+    assert found.shape == (2, 9, 32)
+    params = reference.to_float64(model.params)
+    for row, mask in enumerate(ids.mask):
+        real = np.flatnonzero(mask)
+        columns = (ids.input_ids[row, real], ids.segment_ids[row, real], real)
+        hidden = reference.encode(model.cfg, params, *columns)
+        np.testing.assert_allclose(found[row, real], hidden, atol=TOLERANCE)
+    assert write_stablehlo.verify_stablehlo(folder, model.probe(ids)) < TOLERANCE
+    returns = load_meta(folder)["returns"]
+    assert returns["last_hidden_state"] == "float32 [batch, length, hidden]"
 
 
 @pytest.fixture(scope="module")

@@ -73,6 +73,7 @@ def sound() -> dict:
         (
             *("undecodable_bytes", "control_characters", "empty_documents"),
             *("cut_documents", "markup_documents", "markup_elements"),
+            "paragraph_documents",
         ),
         0,
     )
@@ -81,7 +82,18 @@ def sound() -> dict:
             "train": {**split, "unigram_entropy": 6.0},
             "validation": {**split, "unigram_entropy": 6.0},
         },
-        "options": {"near_threshold": 0.8, "read": {"markup": "keep"}},
+        "sources": [
+            {**read, "source": "files:a/*", "files": 2, "documents": 150}
+            | {"text_bytes": 50_000, "disk_bytes": 9_000},
+            {**read, "source": "docs:", "files": 1, "documents": 50}
+            | {"text_bytes": 22_000, "disk_bytes": 30_000},
+        ],
+        "files_named_again": 0,
+        "options": {
+            "near_threshold": 0.8,
+            "validation_fraction": 0.5,
+            "read": {"markup": "keep"},
+        },
         "read": {**read, "documents": 200, "text_bytes": 72_000}
         | {"characters": 72_000},
         "audit": {
@@ -144,8 +156,31 @@ def test_a_description_holds_the_numbers(sound):
     text = "\n".join(describe(sound))
     assert "train: 100 documents, 900 sentences, 9,000 tokens" in text
     assert "1 copies of documents, kept, 5 near copies; 0 held-out" in text
-    assert "read: nothing unusual" in text
+    assert "source files:a/*: 150 documents of 50,000 bytes of text, from 2 " in text
+    assert "not UTF-8" not in text
     sound["options"]["near_threshold"] = 0.0
     assert "near copies not looked for" in "\n".join(describe(sound))
-    sound["read"]["undecodable_bytes"] = 1_234
-    assert "read: 1,234 bytes not UTF-8" in "\n".join(describe(sound))
+    sound["sources"][1] |= {"undecodable_bytes": 1_234, "empty_documents": 2}
+    sound["files_named_again"] = 7
+    text = "\n".join(describe(sound))
+    assert "30,000 bytes; 2 empty ones left out; 1,234 bytes not UTF-8" in text
+    assert "read once: 7" in text
+
+
+def test_paragraphs_of_books_name_the_way_to_read_them(sound):
+    sound["read"]["paragraph_documents"] = 190
+    sound["splits"]["train"]["documents"] = sound["splits"]["validation"]["documents"]
+    [problem] = problems(sound)
+    assert "190 documents from 3 files, on average of 90 tokens" in problem
+    assert "--read.documents file" in problem
+    sound["sources"][0]["files"] = 10
+    assert problems(sound) == []
+
+
+@pytest.mark.parametrize("tokens", [900, 90_000])
+def test_the_share_of_held_out_tokens_is_judged_not_only_documents(sound, tokens):
+    sound["splits"]["validation"]["tokens"] = tokens
+    sound["options"]["validation_fraction"] = 0.5 if tokens == 900 else 0.1
+    [problem] = problems(sound)
+    share = tokens / (tokens + 9_000)
+    assert problem.startswith(f"held-out tokens: {share:.2%} of all, in 100 documents")

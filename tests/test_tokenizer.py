@@ -16,7 +16,10 @@ from bert_jax.batch import SpecialIds
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 from bert_jax.data.tokenizers.tokenizer import METADATA_FILE, without_surrogates
-from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.data.tokenizers.wordpiece_tokenizer import (
+    WordPieceTokenizer,
+    bert_rules,
+)
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[", "]", "sep", "mask"]
 VOCAB += ["the", "un", "##believ", "##able", "river", "##s", ".", "e", "##e"]
@@ -176,16 +179,26 @@ def test_damaged_directories_are_refused(tokenizer, tmp_path):
         load_tokenizer(tmp_path)
 
 
-def test_vocabularies_without_special_or_with_double_pieces_are_refused(tmp_path):
+def test_vocabularies_without_special_pieces_or_utf8_are_refused(tmp_path):
     path = tmp_path / "vocab.txt"
     with pytest.raises(ValueError, match="no such file"):
         WordPieceTokenizer.from_vocab(path, lowercase=True)
     path.write_text("\n".join(p for p in VOCAB if p != "[MASK]"))
     with pytest.raises(ValueError, match=r"\[MASK\]"):
         WordPieceTokenizer.from_vocab(path, lowercase=True)
-    path.write_text("\n".join([*VOCAB, "river"]))
-    with pytest.raises(ValueError, match="'river' twice"):
+    path.write_bytes("\n".join([*VOCAB, "café"]).encode("latin-1"))
+    with pytest.raises(ValueError, match=rf"byte 0xe9 on line {len(VOCAB) + 1}\."):
         WordPieceTokenizer.from_vocab(path, lowercase=True)
+
+
+def test_a_doubled_piece_leaves_every_id_at_its_line(tmp_path):
+    pieces = [*VOCAB, "river", "", "zz"]
+    tokenizer = WordPieceTokenizer("\n".join(pieces).encode(), lowercase=True)
+    assert tokenizer.pieces == pieces
+    assert tokenizer.encode(["river zz"]) == [[len(VOCAB), len(VOCAB) + 2]]
+    assert tokenizer.decode([VOCAB.index("river")]) == "river"
+    tokenizer.save(tmp_path)
+    assert load_tokenizer(tmp_path).sha256 == tokenizer.sha256
 
 
 def test_casing_and_normalisation_are_recorded(tokenizer, tmp_path):
@@ -294,3 +307,73 @@ def test_published_vocabularies_are_read_as_they_are(shared_data):
     joined = "".join(f"{piece}\n" for piece in tokenizer.pieces).encode()
     digest = hashlib.sha256(path.read_bytes().rstrip(b"\n") + b"\n").hexdigest()
     assert hashlib.sha256(joined).hexdigest() == digest
+
+
+def basic_words(text, lowercase):
+    """BERT's words of a text, as google-research/bert's tokenization.py says."""
+
+    def is_ideograph(char):
+        code = ord(char)
+        return any(first <= code <= last for first, last in IDEOGRAPHS)
+
+    spaced = ""
+    for char in text:
+        category = unicodedata.category(char)
+        if char in " \t\n\r" or category == "Zs":
+            spaced += " "
+        elif char in "\0\ufffd" or category in ("Cc", "Cf"):
+            continue
+        else:
+            spaced += f" {char} " if is_ideograph(char) else char
+    words = []
+    for word in spaced.split():
+        if lowercase:
+            parts = unicodedata.normalize("NFD", word.lower())
+            word = "".join(c for c in parts if unicodedata.category(c) != "Mn")
+        for char in word:
+            is_symbol = char.isascii() and char.isprintable() and not char.isalnum()
+            apart = is_symbol or unicodedata.category(char).startswith("P")
+            words.append(f" {char} " if apart else char)
+        words.append(" ")
+    return "".join(words).split()
+
+
+IDEOGRAPHS = [(0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF)]
+IDEOGRAPHS += [(0x2A700, 0x2B73F), (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF)]
+IDEOGRAPHS += [(0xF900, 0xFAFF), (0x2F800, 0x2FA1F)]
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_characters_of_every_category_get_the_words_of_bert(lowercase):
+    """Characters that Unicode 3.2 knew: later ones depend on the tables' version."""
+    normalizer, pre_tokenizer = bert_rules(lowercase, None)
+    old = unicodedata.ucd_3_2_0
+    codes = [*range(0x3100), *range(0x3100, 0x110000, 61)]
+    codes += [*range(0xF8F0, 0xFB10), *range(0xFE00, 0x10000), *range(0x1D100, 0x1D200)]
+    seen = set()
+    for char in map(chr, codes):
+        category = unicodedata.category(char)
+        is_kept_apart = category in ("Co", "Cn") or 0x2B820 <= ord(char) <= 0x2CEAF
+        if category == "Cs" or not (is_kept_apart or old.category(char) == category):
+            continue
+        if category == "Cn" and ord(char) % 0x10000 < 0xFFFE:
+            continue  # Another version of Unicode may assign it.
+        seen.add(category)
+        text = f"a{char}b"
+        found = pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(text))
+        assert [word for word, _ in found] == basic_words(text, lowercase), hex(
+            ord(char)
+        )
+    assert len(seen) == 29, "every category but surrogates"
+
+
+def test_private_use_and_unassigned_characters_are_unknown():
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "##b"]
+    tokenizer = WordPieceTokenizer("\n".join(pieces).encode(), lowercase=True)
+    texts = ["a\uf059b", "a\U000f0000b", "a\U0010fffdb", "a\ufffeb", "\ue000"]
+    assert tokenizer.encode(texts) == [[tokenizer.special.unk]] * len(texts)
+    assert tokenizer.encode(["a\u200bb", "a\u00adb", "a\x07b"]) == [[5, 6]] * 3
+    known = WordPieceTokenizer(
+        "\n".join([*pieces, "##\uf059"]).encode(), lowercase=True
+    )
+    assert known.encode(["a\uf059b"]) == [[5, 7, 6]]

@@ -54,7 +54,7 @@ def test_done_work_is_found_and_other_settings_are_refused(source, tmp_path):
     stamps = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     again = train_tokenizer(source, out, options(), lambda *done: pytest.fail("read"))
     assert not again.is_new
-    assert "is there already: 58 pieces" in again.describe()
+    assert "is there already: 58 pieces" in again.describe()[1]
     assert again.tokenizer.sha256 == first.tokenizer.sha256
     for change, message in (
         (options(lowercase=False), "lowercase is True there and False here"),
@@ -108,7 +108,8 @@ def test_a_vocabulary_is_wrapped_once(tmp_path):
     vocab.write_bytes(train("wordpiece")._model)
     made = wrap_vocab(vocab, tmp_path / "out", lowercase=True)
     assert made.is_new
-    assert load_tokenizer(tmp_path / "out").sha256 == train("wordpiece").sha256
+    assert load_tokenizer(tmp_path / "out").pieces == train("wordpiece").pieces
+    assert load_tokenizer(tmp_path / "out").strip_accents, "as BERT does"
     assert not wrap_vocab(vocab, tmp_path / "out", lowercase=True).is_new
     with pytest.raises(ValueError, match="other rules"):
         wrap_vocab(vocab, tmp_path / "out", lowercase=True, strip_accents=False)
@@ -121,13 +122,15 @@ def test_commands(source, tmp_path, capsys):
     out = str(tmp_path / "out")
     command = ["tokenizer", "train", "--source", source, "--output", out]
     command += ["--kind", "wordpiece", "--vocab-size", "30", "--no-lowercase"]
-    command += ["--strip-accents", "True", "--max-sentences", "300"]
+    command += ["--strip-accents", "--max-sentences", "300"]
     with pytest.raises(SystemExit):
         main(command)
     assert "need" in capsys.readouterr().err
     command[command.index("30")] = "100"
     main(command)
-    assert f"{out} written: 100 pieces" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{out} written: 100 pieces" in said
+    assert "removes accents and vowel signs" in said
     settings = json.loads((tmp_path / "out" / TRAINING_FILE).read_text())
     assert settings["strip_accents"] is True
     assert settings["max_sentences"] == 300
@@ -151,3 +154,16 @@ def test_commands(source, tmp_path, capsys):
         shown = capsys.readouterr()
         assert "train" in shown.out + shown.err
         assert "wrap" in shown.out + shown.err
+
+
+def test_two_sources_are_one_text(source, tmp_path, capsys):
+    (tmp_path / "more.txt").write_text("A zebra, a zebra.\n\nQuickly!\n" * 40)
+    command = ["tokenizer", "train", "--source", source]
+    command += ["--source", str(tmp_path / "more.txt"), "--vocab-size", "64"]
+    command += ["--output", str(tmp_path / "out")]
+    for _ in range(2):
+        main(command)
+        said = capsys.readouterr().out
+        assert f"source {source}: 4 documents of" in said
+        assert "more.txt: 41 documents of" in said
+    assert "z" in "".join(load_tokenizer(tmp_path / "out").pieces)

@@ -77,13 +77,13 @@ def test_case_folding_follows_lowercase(kind):
     assert any(c.isupper() for p in cased.pieces[5:] for c in p)
 
 
-def test_accents_are_kept_where_asked():
+def test_accents_are_removed_only_where_asked():
     texts = [*sentences(), *["r\u00ccver \u00e9t\u00e9"] * 40]
-    plain = train("wordpiece", texts)
-    kept = train("wordpiece", texts, strip_accents=False)
-    assert plain.strip_accents
+    stripped = train("wordpiece", texts, strip_accents=True)
+    kept = train("wordpiece", texts)
+    assert stripped.strip_accents
     assert not kept.strip_accents
-    assert "\u00e9" not in plain.pieces
+    assert "\u00e9" not in stripped.pieces
     assert "\u00e9" in kept.pieces
     assert kept.special.unk not in kept.encode(["\u00e9t\u00e9"])[0]
 
@@ -128,3 +128,42 @@ def test_errors_of_the_reader_pass_through(kind):
 
     with pytest.raises(OSError, match="disk gone"):
         train(kind, broken())
+
+
+# Two words of each script that differ in nothing but marks.
+MARKED_WORDS = {
+    "Hindi": "\u092e\u0947\u0902 \u092e",
+    "Bengali": "\u0995\u09c1 \u0995\u09c2",
+    "Tamil": "\u0b95\u0bcd \u0b95",
+    "Telugu": "\u0c15\u0c3f \u0c15\u0c46",
+    "Sinhala": "\u0d9a\u0dd2 \u0d9a\u0dd4",
+    "Thai": "\u0e01\u0e34\u0e19 \u0e01\u0e34\u0e48\u0e19",
+    "Lao": "\u0e81\u0eb4 \u0e81\u0eb5",
+    "Khmer": "\u1780\u17b7 \u1780\u17bb",
+    "Burmese": "\u1000\u102d \u1000\u102f",
+    "Tibetan": "\u0f40\u0f72 \u0f40\u0f74",
+    "Hebrew": "\u05d1\u05b7 \u05d1\u05b4",
+    "Arabic": "\u0628\u064e \u0628\u0650",
+    "Japanese": "\u304b\u304d \u304c\u304d",
+    "Russian": "\u0432\u0441\u0435 \u0432\u0441\u0451",
+    "Greek": "\u03c0\u03cc\u03c4\u03b5 \u03c0\u03bf\u03c4\u03ad",
+    "German": "sch\u00f6n schon",
+    "Vietnamese": "ma m\u00e3",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("script", MARKED_WORDS)
+def test_marks_keep_words_apart(kind, script):
+    text = MARKED_WORDS[script]
+    size = 100 if kind == "wordpiece" else 64
+    tokenizer = train(kind, [*sentences(), *[text] * 60], vocab_size=size)
+    one, other = tokenizer.encode(text.split())
+    assert one != other
+    assert tokenizer.special.unk not in one + other
+
+
+def test_korean_syllables_stay_whole():
+    text = "\ud55c\uad6d \uad6d\uc5b4"
+    tokenizer = train("wordpiece", [*sentences(), *[text] * 60], vocab_size=100)
+    assert tokenizer.decode(tokenizer.encode([text])[0]) == text

@@ -44,7 +44,7 @@ def others(kind: Any, default: Any = None) -> Iterator[Any]:
                 int: lambda: [8, 16, 1, 2 * (default or 1)],
                 float: lambda: [0.25, 1.5, (default or 1.0) / 2],
                 bool: lambda: [False, True],
-                str: lambda: ["other"],
+                str: lambda: ["other", ";", "latin-1"],
                 pathlib.Path: lambda: [pathlib.Path("elsewhere")],
             }[kind]()
         )

@@ -25,6 +25,8 @@ class Compile:
     config_file: Annotated[str, tyro.conf.arg(name="config")] = "bert_base"
     """Path of a Python file with get_config() (./my.py), or the bare name of a shipped
     config. It may also come first, without the flag."""
+    first_phase_only: bool = False
+    """Leave out the later phases of the config."""
     topology: str
     """The machine: v4:2x2x2, v5e:4x4, v5p:2x2x2, v6e:16x16 or another shape that Google
     Cloud offers; cpu:8 for eight CPU devices."""

@@ -83,8 +83,9 @@ class Corpus:
 class Prepare:
     """Tokenises a source and writes a TFDS dataset with a validation split."""
 
-    source: str
-    """Where the text is: files:GLOB, tfds:NAME or docs: (README, "Sources")."""
+    source: Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+    """Where the text is: files:GLOB, tfds:NAME or docs: (README, "Sources"). Several
+    sources, each with its own --source, are read as one corpus."""
     tokenizer: pathlib.Path
     """Directory written by `bert-jax tokenizer`."""
     output: str

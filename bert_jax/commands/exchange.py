@@ -70,7 +70,16 @@ class Export:
     """Write a pretraining run as BertForMaskedLM, without pooler and next-sentence head.
     transformers' fill-mask pipeline loads that without a warning."""
 
+    hidden_states: bool = False
+    """For onnx and stablehlo: the exported model returns last_hidden_state, too, float32
+    [batch, length, hidden]. The other formats hold the whole encoder anyway."""
+
     def run(self) -> None:
         from bert_jax.exchange.export import export_run
 
-        print(export_run(self.run_dir, self.output, self.to, mlm_only=self.mlm_only))
+        done = export_run(
+            *(self.run_dir, self.output, self.to),
+            mlm_only=self.mlm_only,
+            hidden_states=self.hidden_states,
+        )
+        print(done)

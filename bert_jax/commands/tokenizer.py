@@ -14,8 +14,9 @@ from bert_jax.config import TokenizerOptions
 class Train:
     """Trains a SentencePiece or WordPiece vocabulary with BERT's special tokens."""
 
-    source: str
-    """Where the text is: files:GLOB, tfds:NAME or docs: (README, "Sources")."""
+    source: Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+    """Where the text is: files:GLOB, tfds:NAME or docs: (README, "Sources"). Several
+    sources, each with its own --source, are read as one corpus."""
     output: pathlib.Path
     """Directory of the tokenizer. If it holds the result already, nothing is done."""
     options: Annotated[TokenizerOptions, tyro.conf.arg(name="")] = TokenizerOptions()
@@ -33,7 +34,7 @@ class Train:
             made = train_tokenizer(
                 self.source, self.output, self.options, progress=update
             )
-        print(made.describe())
+        print(*made.describe(), sep="\n")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,8 @@ class Wrap:
     no_lowercase: tyro.conf.FlagCreatePairsOff[bool] = False
     """The vocabulary is cased: text keeps its case."""
     strip_accents: bool | None = None
-    """Remove accents. Default: yes for an uncased vocabulary, no for a cased one."""
+    """Remove accents and vowel signs. Default: as BERT does, yes for an uncased
+    vocabulary, no for a cased one."""
 
     def run(self) -> None:
         from bert_jax.data.tokenizers.tokenizer_training import wrap_vocab
@@ -65,7 +67,7 @@ class Wrap:
             lowercase=self.lowercase,
             strip_accents=self.strip_accents,
         )
-        print(made.describe())
+        print(*made.describe(), sep="\n")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

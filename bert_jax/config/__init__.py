@@ -8,7 +8,7 @@ from bert_jax.config.cluster import ClusterConfig
 from bert_jax.config.compute import ComputeConfig
 from bert_jax.config.data import DataConfig, MaskingConfig
 from bert_jax.config.dropout import DropoutConfig
-from bert_jax.config.finetune import FinetuneConfig, TaskConfig
+from bert_jax.config.finetune import FileConfig, FinetuneConfig, TaskConfig
 from bert_jax.config.loop import LoopConfig
 from bert_jax.config.mesh import MeshConfig
 from bert_jax.config.model import ModelConfig
@@ -25,6 +25,7 @@ __all__ = [
     "ComputeConfig",
     "DataConfig",
     "DropoutConfig",
+    "FileConfig",
     "FinetuneConfig",
     "LoopConfig",
     "MaskingConfig",

@@ -1,5 +1,7 @@
 """Checks of settings. Each error names the field, its value and what would be right."""
 
+import math
+
 
 def require(condition: bool, message: str) -> None:
     """Raises ValueError with `message` unless the condition holds."""
@@ -26,10 +28,14 @@ def require_seed(owner: object) -> None:
 
 
 def require_positive(owner: object, *names: str) -> None:
-    """Requires that each named field is greater than 0."""
+    """Requires that each named field is greater than 0, and finite."""
     for name in names:
         value = getattr(owner, name)
         require(
             value > 0,
             f"{type(owner).__name__}.{name}={value} must be greater than 0.",
+        )
+        require(
+            value < math.inf,
+            f"{type(owner).__name__}.{name}={value} must be a finite number.",
         )

@@ -94,7 +94,8 @@ class DataConfig:
     num_workers: int = 0
     """Processes that build batches ahead of time; 0 uses threads of this process."""
     plan_dir: pathlib.Path | None = None
-    """Folder for the plans of epochs. Default: index/plans in the dataset's folder."""
+    """Folder for the plans of epochs. Default: index/plans in the dataset's folder, or in
+    the user's cache if the dataset cannot be written to."""
 
     def __post_init__(self) -> None:
         require_positive(self, "max_pairs_per_row", "num_threads")

@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 from typing import Literal
 
-from bert_jax.config.checks import require, require_positive, require_rate, require_seed
+from bert_jax.config.checks import require, require_positive, require_seed
 from bert_jax.config.compute import ComputeConfig
 from bert_jax.config.dropout import DropoutConfig
 from bert_jax.config.loop import LoopConfig
@@ -15,20 +15,83 @@ Split = Literal["train", "validation"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TaskConfig:
+class FileConfig:
+    """How a file of labelled text is read: its columns, its signs and its bytes."""
+
+    text_columns: tuple[str, ...] = ()
+    """Column of the text, or the two columns of a pair of texts. Default: found by their
+    usual names, such as text, sentence, or sentence1 and sentence2."""
+    label_column: str | None = None
+    """Column of the label. Default: found by its usual names, such as label or class."""
+    header: bool = True
+    """Whether the first line of a .tsv, .csv or .txt names the columns. Without such a
+    line, columns are given by their number, from 1."""
+    delimiter: str | None = None
+    """The character between two fields; "tab" means a tab. Default: a comma in .csv and a
+    tab in .tsv and .txt, or the only one of tab, comma, semicolon and | in the header."""
+    quotes: Literal["auto", "csv", "text"] = "auto"
+    """What quotation marks mean. csv: they enclose a field and are doubled inside it.
+    text: they are part of the text. auto: csv where fields are separated by commas or
+    semicolons; else csv if every mark of the file belongs to a field that begins and
+    ends with one and doubles those inside it, as pandas writes them; else text."""
+    encoding: str = "utf-8"
+    """How the bytes of a file become letters, such as utf-8, latin-1 or cp1252. UTF-16 is
+    recognised by the mark at its beginning."""
+    skip_incomplete: bool = False
+    """Leave out rows without text or without label, and say how many. Default: such a row
+    is an error."""
+
+    def __post_init__(self) -> None:
+        require(
+            len(self.text_columns) <= 2,
+            f"{type(self).__name__}.text_columns={self.text_columns} must name one column "
+            "or two.",
+        )
+        columns = (*self.text_columns, *filter(None, [self.label_column]))
+        require_numbers(self, columns)
+        require(
+            len(set(columns)) == len(columns),
+            f"{type(self).__name__}.text_columns={self.text_columns} and label_column="
+            f"{self.label_column!r} name one column twice; give each its own.",
+        )
+        require(
+            self.delimiter is None or len(self.separator or "") == 1,
+            f"{type(self).__name__}.delimiter={self.delimiter!r} is not one character; "
+            "give one such as ';', or the word tab.",
+        )
+        try:
+            "a".encode(self.encoding)
+        except LookupError:
+            raise ValueError(
+                f"{type(self).__name__}.encoding={self.encoding!r} is no encoding of text "
+                "that Python knows; give one such as utf-8, latin-1, cp1252 or utf-16."
+            ) from None
+
+    @property
+    def separator(self) -> str | None:
+        """The delimiter itself."""
+        return {"tab": "\t", "\\t": "\t"}.get(self.delimiter or "", self.delimiter)
+
+
+def require_numbers(cfg: FileConfig, columns: tuple[str, ...]) -> None:
+    """Requires that columns are given by number where no line names them."""
+    for column in () if cfg.header else columns:
+        require(
+            column.isascii() and column.isdecimal() and int(column) > 0,
+            f"{type(cfg).__name__}.header=False leaves columns without names, but one is "
+            f"given as {column!r}; give text and label columns by number, from 1.",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskConfig(FileConfig):
     """Labelled text: where it is, which columns hold what, and what the labels mean."""
 
     train: pathlib.Path | None = None
-    """File to train on. Texts with a label: .tsv (tabs, no quoting), .csv or .jsonl."""
+    """File to train on: texts with a label each in a .tsv, .csv, .txt, .jsonl or .parquet,
+    or a folder that holds a folder of text files for each class."""
     validation: pathlib.Path | None = None
     """File of the same form to judge on. Nothing in it is trained on."""
-    header: bool = True
-    """Whether the first line of a .tsv or .csv names the columns. Without such a line,
-    columns are given by their number, from 1."""
-    text_columns: tuple[str, ...] = ("text",)
-    """Column of the text, or the two columns of a pair of texts."""
-    label_column: str = "label"
-    """Column of the label."""
     validation_text_columns: tuple[str, ...] | None = None
     """The text columns of the validation file, where it names them otherwise."""
     validation_label_column: str | None = None
@@ -40,16 +103,15 @@ class TaskConfig:
     passage that answer a question, from a .json in the form of SQuAD."""
     max_train: int | None = None
     """Largest number of examples to train on: a random choice of the file's examples,
-    equal in every run. Default: all of them."""
+    equal in every run, with every class in its share. Default: all of them."""
 
     def __post_init__(self) -> None:
-        require(
-            len(self.text_columns) in (1, 2),
-            f"TaskConfig.text_columns={self.text_columns} must name one column or two.",
-        )
+        super().__post_init__()
         others = self.validation_text_columns
         require(
-            others is None or len(others) == len(self.text_columns),
+            others is None
+            or not self.text_columns
+            or len(others) == len(self.text_columns),
             f"TaskConfig.validation_text_columns={others} and text_columns="
             f"{self.text_columns} differ in number; both name one text, or both a pair.",
         )
@@ -57,13 +119,8 @@ class TaskConfig:
             self.max_train is None or self.max_train > 0,
             f"TaskConfig.max_train={self.max_train} must be greater than 0.",
         )
-        named = (*self.columns("train"), *self.columns("validation"))
-        for column in () if self.header else named:
-            require(
-                column.isascii() and column.isdecimal() and int(column) > 0,
-                f"TaskConfig.header=False leaves columns without names, but one is given "
-                f"as {column!r}; give text and label columns by number, from 1.",
-            )
+        label = self.validation_label_column
+        require_numbers(self, (*(others or ()), *filter(None, [label])))
 
     def refuse_columns(self) -> None:
         """For tasks whose files have no columns to choose from.
@@ -71,8 +128,9 @@ class TaskConfig:
         Raises:
             ValueError: a field that names columns is set.
         """
+        ignored = ("header", "delimiter", "quotes", "skip_incomplete")
         for field in dataclasses.fields(self):
-            named = field.name == "header" or "column" in field.name
+            named = field.name in ignored or "column" in field.name
             value = getattr(self, field.name)
             require(
                 not named or value == field.default,
@@ -80,13 +138,29 @@ class TaskConfig:
                 f"kind={self.kind!r} have no columns to choose from. Leave it out.",
             )
 
-    def columns(self, split: Split) -> tuple[str, ...]:
-        """Of a split's file: the texts' columns, then that of the label."""
-        texts, label = self.text_columns, self.label_column
-        if split == "validation":
-            texts = self.validation_text_columns or texts
-            label = self.validation_label_column or label
-        return (*texts, label)
+    def of_split(self, split: Split) -> "TaskConfig":
+        """With the columns of that split's file as `text_columns` and `label_column`."""
+        if split == "train":
+            return self
+        return dataclasses.replace(
+            self,
+            text_columns=self.validation_text_columns or self.text_columns,
+            label_column=self.validation_label_column or self.label_column,
+            validation_text_columns=None,
+            validation_label_column=None,
+        )
+
+    def with_file(self, file: FileConfig) -> "TaskConfig":
+        """With these settings for reading a file, for both splits."""
+        given = {f.name: getattr(file, f.name) for f in dataclasses.fields(FileConfig)}
+        return dataclasses.replace(self.of_split("validation"), **given)
+
+    @property
+    def file(self) -> FileConfig:
+        """How the validation file is read."""
+        of_split = self.of_split("validation")
+        names = [field.name for field in dataclasses.fields(FileConfig)]
+        return FileConfig(**{name: getattr(of_split, name) for name in names})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,7 +169,8 @@ class FinetuneConfig:
 
     checkpoint: pathlib.Path | None = None
     """Run directory of `pretrain` or `import`, which gives architecture, tokenizer and
-    weights."""
+    weights, or a model of Hugging Face or Google, which is imported into
+    OUTPUT-checkpoint."""
     from_scratch: bool = False
     """Take architecture and tokenizer of the checkpoint, but random weights. The score
     beside it shows what pretraining is worth."""
@@ -103,10 +178,8 @@ class FinetuneConfig:
     compute: ComputeConfig = ComputeConfig()
     dropout: DropoutConfig = DropoutConfig()
     mesh: MeshConfig = MeshConfig()
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-5, warmup_steps=0)
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-5, warmup_steps=0.1)
     loop: LoopConfig = LoopConfig(log_every_steps=20, eval_every_steps=0)
-    warmup_share: float = 0.1
-    """Share of all updates during which the learning rate rises."""
     sequence_length: int = 128
     """Tokens of a row. Longer texts are cut."""
     batch_size: int = 32
@@ -123,10 +196,4 @@ class FinetuneConfig:
             self.sequence_length >= 8,
             f"FinetuneConfig.sequence_length={self.sequence_length} is too short; a "
             "text with its special tokens needs at least 8.",
-        )
-        require_rate(self, "warmup_share")
-        require(
-            self.optimizer.warmup_steps == 0,
-            f"OptimizerConfig.warmup_steps={self.optimizer.warmup_steps} would be "
-            "ignored: fine-tuning takes FinetuneConfig.warmup_share.",
         )

@@ -18,10 +18,11 @@ class OptimizerConfig:
     of each layer is scaled to the norm of the layer's weights (You et al. 2020)."""
     learning_rate: float = 1e-4
     """Highest learning rate, reached at the end of the warm-up."""
-    warmup_steps: int = 10_000
-    """Number of updates in which the learning rate rises linearly from 0. The decay
-    that follows is counted from update 0, so the rate drops where the two meet: by a
-    tenth, if a tenth of all updates warm up and the schedule is linear."""
+    warmup_steps: float = 0.01
+    """How long the learning rate rises linearly from 0: a number of updates, or below 1
+    the share of all updates. The decay that follows is counted from update 0, so the
+    rate drops where the two meet: by a tenth, if a tenth of all updates warm up and the
+    schedule is linear."""
     schedule: Literal["linear", "polynomial", "cosine", "constant"] = "linear"
     """How the learning rate falls after the warm-up. linear: on a straight line.
     polynomial: on a power of that line, see decay_power. cosine: on half a cosine
@@ -63,6 +64,11 @@ class OptimizerConfig:
                 f"OptimizerConfig.{name}={getattr(self, name)} is negative; expected 0 or more.",
             )
         require(
+            self.warmup_steps < 1 or float(self.warmup_steps).is_integer(),
+            f"OptimizerConfig.warmup_steps={self.warmup_steps} is neither a whole number "
+            "of updates nor a share of them below 1.",
+        )
+        require(
             self.decay_power == 1.0 or self.schedule == "polynomial",
             f"OptimizerConfig.decay_power={self.decay_power} would be ignored by "
             f"schedule={self.schedule!r}; use it with schedule='polynomial'.",
@@ -87,3 +93,10 @@ class OptimizerConfig:
             f"OptimizerConfig.freeze_layers={self.freeze_layers} would be ignored, "
             "since freeze names 'layers', which are all layers; use one of the two.",
         )
+
+    def warmup_updates(self, num_steps: int) -> int:
+        """The number of updates of the warm-up in a run or phase of `num_steps`."""
+        if self.warmup_steps >= 1:
+            return int(self.warmup_steps)
+        # A share such as 10_000 / 900_000 must give 10,000 again.
+        return int(self.warmup_steps * num_steps + 1e-6)

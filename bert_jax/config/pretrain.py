@@ -29,8 +29,8 @@ class PhaseConfig:
     """Updates of this phase."""
     learning_rate: float = 1e-4
     """Learning rate at the top of this phase's own warm-up."""
-    warmup_steps: int = 10_000
-    """Updates of this phase's own warm-up."""
+    warmup_steps: float = 0.1
+    """Updates of this phase's own warm-up, or below 1 their share of all its updates."""
     micro_batches: int = 1
     """Parts of a batch whose gradients are added up before the one update."""
 
@@ -53,7 +53,8 @@ class PretrainConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     loop: LoopConfig = LoopConfig()
     checkpoint: pathlib.Path | None = None
-    """Run directory of `pretrain` or `import` whose newest checkpoint gives the weights.
+    """Run directory of `pretrain` or `import` whose newest checkpoint gives the weights,
+    or a model of Hugging Face or Google, which is imported into OUTPUT-checkpoint.
     Default: random weights."""
     moments: Literal["fresh", "keep"] = "fresh"
     """The optimizer's moments at a start from a checkpoint. fresh: zeros. keep: those of
@@ -86,6 +87,17 @@ class PretrainConfig:
             f"PretrainConfig.batch_size={self.batch_size} is not a multiple of "
             f"micro_batches={self.micro_batches}; every micro-batch has as many rows.",
         )
+
+    def check(self) -> None:
+        """Checks that model, data and steps fit together.
+
+        The parts of a config may be set one after the other, by a file, a checkpoint and
+        flags, so this is called when all of them are known.
+
+        Raises:
+            ValueError: rows are longer than the table of positions, or a warm-up is as
+                long as its phase. The message names the phase.
+        """
         require(
             self.data.sequence_length <= self.model.max_positions,
             f"DataConfig.sequence_length={self.data.sequence_length} exceeds "
@@ -93,14 +105,14 @@ class PretrainConfig:
             "sequences or enlarge the table.",
         )
         require(
-            self.optimizer.warmup_steps < self.num_steps,
-            f"OptimizerConfig.warmup_steps={self.optimizer.warmup_steps} is not less "
+            self.optimizer.warmup_updates(self.num_steps) < self.num_steps,
+            f"OptimizerConfig.warmup_steps={self.optimizer.warmup_steps:g} is not less "
             f"than PretrainConfig.num_steps={self.num_steps}; the rate would never "
-            "reach its top.",
+            "reach its top. A value below 1 is a share of the steps, such as 0.1.",
         )
         for number, phase in enumerate(self.next_phases):
             try:
-                self._with(phase)
+                self._with(phase).check()
             except ValueError as error:
                 raise ValueError(f"next_phases[{number}]: {error}") from None
 

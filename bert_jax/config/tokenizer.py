@@ -21,9 +21,10 @@ class TokenizerOptions:
     this number is an error."""
     lowercase: bool = True
     """Put text in lower case."""
-    strip_accents: bool | None = None
-    """Remove accents, for WordPiece only; SentencePiece keeps accents. Default: what
-    lowercase says, as in BERT."""
+    strip_accents: bool = False
+    """Remove accents and vowel signs, as BERT's uncased vocabularies do. For WordPiece
+    only. Different words become the same: in Hindi में (in) and म, in German schön and
+    schon."""
     max_sentences: int = MAX_SENTENCES
     """Most sentences that are used; of a larger text, a uniform sample."""
     max_bytes: int = MAX_BYTES
@@ -36,7 +37,7 @@ class TokenizerOptions:
     read: ReadOptions = ReadOptions()
 
     def __post_init__(self) -> None:
-        if self.strip_accents is not None and self.kind != "wordpiece":
+        if self.strip_accents and self.kind != "wordpiece":
             raise ValueError(
                 f"strip_accents={self.strip_accents} is a rule of WordPiece; kind="
                 f"{self.kind!r} keeps accents. Leave it out."

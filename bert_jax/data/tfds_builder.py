@@ -28,7 +28,9 @@ def open_builder(directory: str | os.PathLike[str]) -> Any:
     Raises:
         ForeignClassError: `features.json` names another class; it has not been imported.
     """
-    path = pathlib.Path(directory) / _FEATURES_FILE
+    # Absolute, because TFDS expands "~", and would then read another file.
+    directory = pathlib.Path(directory).absolute()
+    path = directory / _FEATURES_FILE
     if path.is_file():
         for name in _class_names(json.loads(path.read_text(encoding="utf-8"))):
             if not name.startswith(_ALLOWED):

@@ -39,6 +39,17 @@ def refuse_keys(
             )
 
 
+def taken_by_default(
+    config: Mapping[str, Any], fields: Mapping[str, Field]
+) -> list[str]:
+    """The keys that a config lacks, each as `key=value` with its library's default."""
+    return [
+        f"{at.key}={at.default!r}"
+        for at in fields.values()
+        if config.get(at.key) is None and at.default is not None
+    ]
+
+
 def read_fields(
     path: pathlib.Path, config: Mapping[str, Any], fields: Mapping[str, Field]
 ) -> dict[str, Any]:

@@ -1,28 +1,34 @@
 """A run's newest checkpoint in the form of another library, compared before it counts."""
 
+import dataclasses
 import importlib.util
 import pathlib
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
-import numpy as np
 
-from bert_jax.config import DropoutConfig, MeshConfig, ModelConfig
-from bert_jax.data.tokenizers.tokenizer import Tokenizer
+from bert_jax.config import MeshConfig
 from bert_jax.data.whole_directory import whole_directory
-from bert_jax.exchange.comparison import Probe, make_probe
-from bert_jax.exchange.google_files import TOKENIZER_CONFIG_FILE
+from bert_jax.exchange.comparison import (
+    ALLOWED,
+    Probe,
+    allowed_difference,
+    make_probe,
+)
 from bert_jax.exchange.heads import MLM_PARTS, head_of_run, problem_type_of_run
 from bert_jax.exchange.json_files import load_json, save_json
-from bert_jax.exchange.read_google import read_google
-from bert_jax.exchange.signature import LABELLED
-from bert_jax.exchange.tensors import Head, Params, from_tensors
+from bert_jax.exchange.portable import LABELLED, PortableModel
 from bert_jax.exchange.transformers_model import verify_huggingface
-from bert_jax.exchange.write_google import write_google
-from bert_jax.exchange.write_huggingface import write_huggingface
-from bert_jax.exchange.write_onnx import verify_onnx, write_onnx
-from bert_jax.exchange.write_stablehlo import verify_stablehlo, write_stablehlo
+from bert_jax.exchange.write_google import check_google, verify_google, write_google
+from bert_jax.exchange.write_huggingface import check_huggingface, write_huggingface
+from bert_jax.exchange.write_onnx import check_onnx, verify_onnx, write_onnx
+from bert_jax.exchange.write_stablehlo import (
+    check_stablehlo,
+    verify_stablehlo,
+    write_stablehlo,
+)
+from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train.checkpoint import tensors_sha256
 from bert_jax.train.initial import load_params
 from bert_jax.train.mesh import make_mesh
@@ -30,37 +36,62 @@ from bert_jax.train.run import load_results, load_run_config, load_run_tokenizer
 
 Format = Literal["huggingface", "tensorflow", "onnx", "stablehlo"]
 EXPORT_MANIFEST = "bert_jax_export.json"
-FORMAT_VERSION = 1
-# Largest difference of logits between two float32 implementations.
-TOLERANCE = 1e-5
-
-
-class _Parts(NamedTuple):
-    """What there is of a run to write."""
-
-    model: tuple[ModelConfig, Params, Head, Tokenizer]
-    dropout: DropoutConfig
-    labels: tuple[str, ...] | None
-    problem_type: str | None
-    results: dict[str, dict[str, object]]
-    step: int
+FORMAT_VERSION = 2
 
 
 class _Form(NamedTuple):
-    """How one format is written and compared with our logits."""
+    """How one format is written and compared with our model."""
 
-    write: Callable[[_Parts, pathlib.Path], None]
-    verify: Callable[[pathlib.Path, Head, Probe], float]
+    write: Callable[[PortableModel, pathlib.Path], tuple[str, ...] | None]
+    """Writes a directory; returns sentences for the user."""
+    check: Callable[[pathlib.Path, PortableModel], None]
+    """Raises ValueError unless every weight is in the files, bit by bit."""
+    verify: Callable[[pathlib.Path, Probe], float]
+    """Runs what was written and returns the largest difference from our outputs."""
     verify_needs: tuple[str, ...]
-    """Modules without which the export is written and not compared."""
+    """Modules without which the export is not run."""
     extra: str
     """The extra of bert_jax that installs them."""
     what: str
     """How it was compared, for the user."""
 
 
+_FORMS: dict[Format, _Form] = {
+    "huggingface": _Form(
+        *(write_huggingface, check_huggingface, verify_huggingface),
+        verify_needs=("torch", "transformers"),
+        extra="export",
+        what="loaded back by transformers",
+    ),
+    "tensorflow": _Form(
+        *(write_google, check_google, verify_google),
+        verify_needs=("tensorflow",),
+        extra="tf",
+        what="read back through TensorFlow",
+    ),
+    "onnx": _Form(
+        *(write_onnx, check_onnx, verify_onnx),
+        verify_needs=("onnxruntime",),
+        extra="onnx",
+        what="run by ONNX Runtime",
+    ),
+    "stablehlo": _Form(
+        *(write_stablehlo, check_stablehlo, verify_stablehlo),
+        verify_needs=(),
+        extra="",
+        what="loaded back from its files",
+    ),
+}
+
+
+@our_settings()
 def export_run(
-    run: pathlib.Path, directory: pathlib.Path, to: Format, *, mlm_only: bool = False
+    run: pathlib.Path,
+    directory: pathlib.Path,
+    to: Format,
+    *,
+    mlm_only: bool = False,
+    hidden_states: bool = False,
 ) -> str:
     """Writes a run for another library and says how far its logits lie from ours.
 
@@ -70,18 +101,73 @@ def export_run(
             complete or not at all.
         to: the format.
         mlm_only: of a pretraining run, leave out the pooler and the next-sentence head.
+        hidden_states: the encoder's last hidden states become an output, too. For
+            "onnx" and "stablehlo"; the other formats give them anyway.
 
     Returns:
         One line for the user. Where the library to compare with is missing, it says
-        that nothing was compared.
+        that nothing was run.
 
     Raises:
         ValueError: the directory is in use, the format cannot express the model, its
-            library is missing, or the logits differ by more than `TOLERANCE`.
+            library is missing, a weight is not in the files as it is here, or the
+            outputs differ by more than rounding explains.
     """
     form = _FORMS[to]
+    if hidden_states and to not in ("onnx", "stablehlo"):
+        raise ValueError(
+            f"--hidden-states would be ignored: a {to} export holds the whole encoder, "
+            "whose hidden states its library returns on request. Leave the flag out."
+        )
+    model = dataclasses.replace(
+        _portable(run, mlm_only=mlm_only), hidden_states=hidden_states
+    )
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "format": to,
+        "run": str(run.absolute()),
+        "step": model.step,
+        "head": model.head,
+        "outputs": [output.name for output in model.outputs],
+        "params_sha256": tensors_sha256(model.params),
+        "dtype": "float32",
+    }
+    earlier = _read_manifest(directory)
+    with whole_directory(directory, overwrite=earlier is not None) as partial:
+        manifest |= export_model(model, partial, to)
+        save_json(partial / EXPORT_MANIFEST, manifest)
+    return f"{directory} written; {_verdict(manifest, form)}"
+
+
+def export_model(
+    model: PortableModel, directory: pathlib.Path, to: Format
+) -> dict[str, Any]:
+    """Writes a model, reads every weight back, and runs what was written.
+
+    Args:
+        model: what is written.
+        directory: created if need be.
+        to: the format.
+
+    Returns:
+        How the comparison came out, for the manifest; empty where the library that runs
+        the export is missing.
+
+    Raises:
+        ValueError: as for `export_run`.
+    """
+    form = _FORMS[to]
+    for note in form.write(model, directory) or ():
+        print(f"note: {note}")
+    form.check(directory, model)
+    if not all(importlib.util.find_spec(name) for name in form.verify_needs):
+        return {}
+    return _compare(form, model, directory)
+
+
+def _portable(run: pathlib.Path, *, mlm_only: bool) -> PortableModel:
     loaded = load_params(run, make_mesh(MeshConfig(), jax.local_devices()[:1]))
-    cfg, params = loaded.info.model, jax.device_get(loaded.params)
+    params = jax.device_get(loaded.params)
     head = head_of_run(loaded.info)
     if mlm_only:
         if head != "pretraining":
@@ -91,124 +177,41 @@ def export_run(
             )
         head = "mlm"
         params = {part: params[part] for part in MLM_PARTS}
-    sha256 = tensors_sha256(params)
-    can_verify = all(importlib.util.find_spec(name) for name in form.verify_needs)
-    earlier = _read_manifest(directory)
-    if (
-        earlier is not None
-        and (earlier["params_sha256"], earlier["format"]) == (sha256, to)
-        and (earlier["max_logit_difference"] is not None or not can_verify)
-    ):
-        return f"{directory} holds this export already; {_verdict(earlier, form)}"
-    with whole_directory(directory, overwrite=earlier is not None) as partial:
-        parts = _Parts(
-            (cfg, params, head, load_run_tokenizer(run)),
-            load_run_config(run).dropout,
-            loaded.info.labels if head in LABELLED else None,
-            problem_type_of_run(loaded.info),
-            _card_results(load_results(run)),
-            loaded.step,
+    scores = (load_results(run) or {}).get("eval", {})
+    return PortableModel(
+        *(loaded.info.model, params, head, load_run_tokenizer(run)),
+        dropout=load_run_config(run).dropout,
+        labels=loaded.info.labels if head in LABELLED else None,
+        problem_type=problem_type_of_run(loaded.info),
+        results={"held-out data": {k: round(v, 4) for k, v in scores.items()}},
+        step=loaded.step,
+    )
+
+
+def _compare(
+    form: _Form, model: PortableModel, directory: pathlib.Path
+) -> dict[str, Any]:
+    """What the manifest says about the comparison.
+
+    Raises:
+        ValueError: the outputs differ by more than rounding explains.
+    """
+    probe = make_probe(model)
+    allowed = allowed_difference(model, probe)
+    difference = form.verify(directory, probe)
+    if not difference <= allowed:
+        raise ValueError(
+            f"The export gives outputs that differ from ours by {difference:.1e}; "
+            f"rounding explains {allowed:.1e} in this model, whose outputs reach "
+            f"{probe.largest:.3g}. Nothing was written. Please report this."
         )
-        form.write(parts, partial)
-        difference = None
-        if can_verify:
-            difference = form.verify(partial, head, make_probe(cfg, params, head))
-            if not difference <= TOLERANCE:
-                raise ValueError(
-                    f"The export gives logits that differ by {difference:.2e}, more "
-                    f"than {TOLERANCE:.0e}; nothing was written. Please report this."
-                )
-        manifest = {
-            "format_version": FORMAT_VERSION,
-            "format": to,
-            "run": str(run),
-            "step": loaded.step,
-            "head": head,
-            "params_sha256": sha256,
-            "max_logit_difference": difference,
-            "tolerance": TOLERANCE,
-            "dtype": "float32",
-        }
-        save_json(partial / EXPORT_MANIFEST, manifest)
-    return f"{directory} written; {_verdict(manifest, form)}"
-
-
-def _write_huggingface(parts: _Parts, directory: pathlib.Path) -> None:
-    write_huggingface(
-        *parts.model,
-        directory,
-        dropout=parts.dropout,
-        labels=parts.labels,
-        problem_type=parts.problem_type,
-        results=parts.results,
-    )
-
-
-def _write_tensorflow(parts: _Parts, directory: pathlib.Path) -> None:
-    for note in write_google(
-        *parts.model,
-        directory,
-        dropout=parts.dropout,
-        labels=parts.labels,
-        step=parts.step,
-    ):
-        print(f"note: {note}")
-
-
-def _verify_tensorflow(directory: pathlib.Path, head: Head, probe: Probe) -> float:
-    """Through our own reader: no library runs these models any more."""
-    settings = load_json(directory / TOKENIZER_CONFIG_FILE)
-    source = read_google(directory, lowercase=settings["do_lower_case"])
-    read = from_tensors(source.model, source.tensors, source.rows(head))
-    if read.missing:
-        raise ValueError(f"{directory} lacks {read.missing} when it is read back.")
-    again = make_probe(source.model, read.params, head)
-    return max(
-        float(np.abs(ours - again.outputs[name]).max())
-        for name, ours in probe.outputs.items()
-    )
-
-
-def _write_onnx(parts: _Parts, directory: pathlib.Path) -> None:
-    write_onnx(
-        *parts.model,
-        directory,
-        dropout=parts.dropout,
-        labels=parts.labels,
-        problem_type=parts.problem_type,
-    )
-
-
-def _write_stablehlo(parts: _Parts, directory: pathlib.Path) -> None:
-    write_stablehlo(*parts.model, directory, labels=parts.labels)
-
-
-_FORMS: dict[Format, _Form] = {
-    "huggingface": _Form(
-        *(_write_huggingface, verify_huggingface),
-        verify_needs=("torch", "transformers"),
-        extra="export",
-        what="loaded back by transformers",
-    ),
-    "tensorflow": _Form(
-        *(_write_tensorflow, _verify_tensorflow),
-        verify_needs=("tensorflow",),
-        extra="tf",
-        what="read back through TensorFlow",
-    ),
-    "onnx": _Form(
-        *(_write_onnx, verify_onnx),
-        verify_needs=("onnxruntime",),
-        extra="onnx",
-        what="run by ONNX Runtime",
-    ),
-    "stablehlo": _Form(
-        *(_write_stablehlo, verify_stablehlo),
-        verify_needs=(),
-        extra="",
-        what="loaded back from its files",
-    ),
-}
+    return {
+        "max_logit_difference": difference,
+        "allowed_difference": allowed,
+        "largest_output": probe.largest,
+        "rule": f"allowed_difference is {ALLOWED:g} times the largest change of our own "
+        "outputs when every weight is moved to a neighbouring float32 number",
+    }
 
 
 def _read_manifest(directory: pathlib.Path) -> dict[str, Any] | None:
@@ -217,15 +220,15 @@ def _read_manifest(directory: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _verdict(manifest: dict[str, Any], form: _Form) -> str:
-    difference = manifest["max_logit_difference"]
-    if difference is None:
+    if "max_logit_difference" not in manifest:
         return (
-            f"not compared: {' and '.join(form.verify_needs)} are needed for that (pip "
-            f"install 'bert_jax[{form.extra}]'); export again to compare"
+            "every weight was read back, but nothing was compared: "
+            f"{' and '.join(form.verify_needs)} are needed to run it (pip install "
+            f"'bert_jax[{form.extra}]'); export again to compare"
         )
-    return f"{form.what}, largest difference of logits {difference:.1e}"
-
-
-def _card_results(results: dict[str, Any] | None) -> dict[str, dict[str, object]]:
-    found = (results or {}).get("eval", {})
-    return {"held-out data": {k: round(v, 4) for k, v in found.items()}}
+    return (
+        f"{form.what}: every weight bit by bit, largest difference of logits "
+        f"{manifest['max_logit_difference']:.1e} where rounding explains "
+        f"{manifest['allowed_difference']:.1e} (outputs reach "
+        f"{manifest['largest_output']:.3g})"
+    )

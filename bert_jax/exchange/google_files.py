@@ -9,7 +9,6 @@ from typing import Any
 from bert_jax.exchange.libraries import library
 
 CONFIG_FILE = "bert_config.json"
-VOCAB_FILE = "vocab.txt"
 # Not Google's, but where the casing is stated if anywhere.
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 CHECKPOINT = "bert_model.ckpt"

@@ -107,7 +107,8 @@ def sort_variables(
             dropped.append(name.removesuffix(google_tf2.SUFFIX))
         else:
             kinds.append(array.dtype.name)
-            tensors[name] = np.array(array, np.float32)
+            with np.errstate(over="ignore"):  # what becomes infinite is refused
+                tensors[name] = np.array(array, np.float32)
     if not known & tensors.keys():
         raise ValueError(
             f"{prefix} has none of BERT's variables; its first are "

@@ -6,6 +6,7 @@ from bert_jax.config import ModelConfig
 from bert_jax.exchange.source import Source
 from bert_jax.exchange.tensors import Head, Params
 from bert_jax.model import pretraining
+from bert_jax.model.random_bits import root_key
 from bert_jax.train.run import RunInfo
 from bert_jax.train.tasks import TASKS, Task, task_named
 
@@ -49,7 +50,7 @@ def fresh_params(
         num_outputs: logits of the task's head.
         seed: of the random numbers.
     """
-    key = jax.random.key(seed)
+    key = root_key(seed)
     if task is None:
         return jax.device_get(pretraining.init_params(model, key))
     return jax.device_get(task.init_params(model, num_outputs, key))

@@ -1,21 +1,21 @@
 """A Hugging Face config.json, both ways: architecture, head and labels."""
 
 import pathlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
 from bert_jax.config import DropoutConfig, ModelConfig
-from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.exchange.config_fields import (
     make_configs,
     read_fields,
     refuse_keys,
+    taken_by_default,
     write_fields,
 )
 from bert_jax.exchange.families.family import Family, head_of_tensors
-from bert_jax.exchange.signature import LABELLED
+from bert_jax.exchange.portable import LABELLED, PortableModel
 from bert_jax.exchange.tensors import Head
 
 # Keys of every family that make another model of it, with the values that do not.
@@ -32,6 +32,7 @@ _REFUSED: dict[str, list[Any]] = {
 _READ = {
     *("model_type", "architectures", "id2label", "label2id", "num_labels"),
     *("tie_word_embeddings", "embedding_size", "classifier_dropout", "pad_token_id"),
+    *("tokenizer_class", "do_lower_case"),
 }
 # Keys of every family that no logit depends on.
 _IDLE = {
@@ -55,8 +56,11 @@ def read_config(
         ValueError: a key is missing, or asks for what would give other numbers here.
     """
     refuse_keys(path, config, _REFUSED | dict(family.refused))
-    given = read_fields(path, config, family.fields) | dict(family.fixed)
-    model, dropout = make_configs(path, config, given)
+    model, dropout = read_architecture(path, config, family)
+    if lacking := taken_by_default(config, family.fields):
+        notes.append(
+            f"{path} does not say {', '.join(lacking)}; these are transformers' defaults."
+        )
     if config.get("classifier_dropout") not in (None, dropout.hidden):
         notes.append(
             f"{path} has classifier_dropout={config['classifier_dropout']}; training "
@@ -70,32 +74,37 @@ def read_config(
     return model, dropout
 
 
-def write_config(
-    cfg: ModelConfig,
-    dropout: DropoutConfig,
-    family: Family,
-    head: Head,
-    tokenizer: Tokenizer,
-    labels: Sequence[str] | None,
-    problem_type: str | None,
-) -> dict[str, Any]:
-    """The content of a config.json; see `write_huggingface` for the arguments."""
+def read_architecture(
+    path: pathlib.Path, config: Mapping[str, Any], family: Family
+) -> tuple[ModelConfig, DropoutConfig]:
+    """The fields that the family knows, and nothing about the other keys.
+
+    Raises:
+        ValueError: a key is missing, or has a value that nothing here means.
+    """
+    given = read_fields(path, config, family.fields) | dict(family.fixed)
+    return make_configs(path, config, given)
+
+
+def write_config(model: PortableModel, family: Family) -> dict[str, Any]:
+    """The content of a config.json."""
     config = {
-        "architectures": [family.heads[head].architecture],
+        "architectures": [family.heads[model.head].architecture],
         "model_type": family.model_type,
-        **write_fields(cfg, dropout, family.fields),
-        "pad_token_id": tokenizer.special.pad,
+        **write_fields(model.cfg, model.dropout, family.fields),
+        "pad_token_id": model.tokenizer.special.pad,
         "tie_word_embeddings": True,
         "dtype": "float32",
     }
+    labels = model.labels
     if labels is None:
         return config
     config["id2label"] = {str(index): label for index, label in enumerate(labels)}
     config["label2id"] = {label: index for index, label in enumerate(labels)}
-    if head == "classifier":
+    if model.head == "classifier":
         # One logit can only be a regression, as transformers has it too.
         default = "regression" if len(labels) == 1 else "single_label_classification"
-        config["problem_type"] = problem_type or default
+        config["problem_type"] = model.problem_type or default
     return config
 
 
@@ -153,9 +162,17 @@ def read_labels(
         given = {str(index): f"LABEL_{index}" for index in range(bias.size)}
         notes.append(f"{path} has no id2label; the classes are called LABEL_0, ….")
     keys = [str(index) for index in range(bias.size)]
-    if given.keys() != set(keys) or len({*given.values()}) != len(keys):
+    names = {key: str(x) for key, x in given.items()} if isinstance(given, dict) else {}
+    if names.keys() != set(keys) or len({*names.values()}) != len(keys):
         raise ValueError(
             f"{path} has id2label={given}; expected one name of its own for each of "
             f"0 to {bias.size - 1}, the logits of the classifier."
         )
-    return tuple(str(given[key]) for key in keys)
+    labels = tuple(names[key] for key in keys)
+    numbers = config.get("label2id")
+    if numbers and numbers != {label: index for index, label in enumerate(labels)}:
+        notes.append(
+            f"{path} has label2id={numbers}, which contradicts id2label={names}; the "
+            "names of id2label are used, as in transformers."
+        )
+    return labels

@@ -1,6 +1,8 @@
 """A foreign model as a run directory: pretraining goes on from it, fine-tuning starts."""
 
 import dataclasses
+import hashlib
+import math
 import pathlib
 from typing import Any
 
@@ -11,12 +13,14 @@ import optax
 from bert_jax.config import (
     DataConfig,
     FinetuneConfig,
+    ModelConfig,
     PretrainConfig,
     TaskConfig,
 )
 from bert_jax.data.whole_directory import whole_directory
 from bert_jax.exchange.heads import fresh_params, task_of_source
 from bert_jax.exchange.json_files import save_json
+from bert_jax.exchange.portable import refuse_not_finite
 from bert_jax.exchange.read_google import read_google
 from bert_jax.exchange.read_huggingface import read_huggingface
 from bert_jax.exchange.source import Source
@@ -28,6 +32,7 @@ from bert_jax.exchange.tensors import (
     from_tensors,
     unflatten,
 )
+from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train.checkpoint import Checkpoints, tensors_sha256
 from bert_jax.train.optimizer import Moments, make_optimizer, with_moments
 from bert_jax.train.run import RunInfo, start_run
@@ -36,6 +41,7 @@ from bert_jax.train.step import TrainState, init_state
 from bert_jax.train.tasks import Task
 
 IMPORT_MANIFEST = "import.json"
+_READ_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")
 FORMAT_VERSION = 1
 
 
@@ -45,6 +51,8 @@ class Imported:
 
     Attributes:
         kind: of the run that was written, "pretrain" or "finetune".
+        source: absolute path of what was read.
+        source_sha256: of the source's files.
         used: names of theirs that are in the run.
         unused: names of theirs that are not.
         new: our parameters that the source did not have; freshly drawn.
@@ -54,6 +62,8 @@ class Imported:
 
     kind: str
     origin: str
+    source: str
+    source_sha256: str
     step: int
     used: tuple[str, ...]
     unused: tuple[str, ...]
@@ -61,6 +71,19 @@ class Imported:
     moments: bool
     sha256: str
     notes: tuple[str, ...]
+
+
+def is_foreign(path: pathlib.Path) -> bool:
+    """Whether there is a model of Hugging Face or Google, told by its files' names."""
+    return _is_google(path) or (
+        (path / "config.json").is_file() and not (path / "run.json").exists()
+    )
+
+
+def _is_google(path: pathlib.Path) -> bool:
+    return (path / "bert_config.json").is_file() or (
+        not path.exists() and path.with_name(f"{path.name}.index").is_file()
+    )
 
 
 def read_source(path: pathlib.Path, *, lowercase: bool | None = None) -> Source:
@@ -74,19 +97,35 @@ def read_source(path: pathlib.Path, *, lowercase: bool | None = None) -> Source:
         FileNotFoundError: nothing of either kind is there.
         ValueError: the source is damaged, contradicts itself, or is no BERT.
     """
-    if (path / "bert_config.json").is_file() or (
-        not path.exists() and path.with_name(f"{path.name}.index").is_file()
-    ):
+    if _is_google(path):
         return read_google(path, lowercase=lowercase)
-    if (path / "config.json").is_file():
+    if is_foreign(path):
         return read_huggingface(path, lowercase=lowercase)
-    raise FileNotFoundError(
-        f"{path} is no model: expected a Hugging Face directory (config.json), or one "
-        "of Google's (bert_config.json, vocab.txt and a checkpoint), or the prefix of "
-        "such a checkpoint."
+    raise FileNotFoundError(f"{path} is no model: {_what_is_there(path)}")
+
+
+def _what_is_there(path: pathlib.Path) -> str:
+    if (path / "run.json").exists():
+        return "it is a run directory already, and needs no import."
+    expected = (
+        "expected a Hugging Face directory (config.json), or one of Google's "
+        "(bert_config.json, vocab.txt and a checkpoint), or the prefix of such a "
+        "checkpoint."
     )
+    if (path / "adapter_config.json").is_file():
+        return f"it is an adapter; {expected} Merge it into its model first."
+    below = [*path.glob("*/config.json"), *path.glob("snapshots/*/config.json")]
+    if below:
+        return f"{expected} Is it the one in {sorted(below)[-1].parent}?"
+    if not path.exists():
+        return (
+            f"there is no such file or directory; {expected} `hf download NAME "
+            "--local-dir DIR` fetches a model of the Hugging Face Hub."
+        )
+    return expected
 
 
+@our_settings()
 def import_run(
     path: pathlib.Path,
     run: pathlib.Path,
@@ -116,35 +155,59 @@ def import_run(
         ValueError: the source cannot be represented exactly, parts of its encoder are
             missing, or `run` is in use.
     """
-    source = read_source(path, lowercase=lowercase)
-    task = task_of_source(source, encoder_only=encoder_only)
-    head = "pretraining" if task is None else source.head
-    read = from_tensors(source.model, source.tensors, source.rows(head))
-    fresh = fresh_params(source.model, task, len(source.labels or ()), seed)
-    unknown = _parts_of_encoder(read.new)
-    if unknown and not allow_incomplete:
-        raise ValueError(
-            f"{source.origin} lacks {len(unknown)} parameters of the encoder: "
-            f"{', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}. Pass "
-            "--allow-incomplete to draw them afresh."
-        )
-    flat = {**flatten(fresh), **flatten(read.params)}
-    params = unflatten(flat)
-    moments = _opt_state(source, params, head) if source.slots else None
-    result = Imported(
-        kind="pretrain" if task is None else "finetune",
-        origin=source.origin,
-        step=source.step,
-        used=tuple(sorted(read.used)),
-        unused=tuple(sorted(set(source.tensors) - set(read.used))),
-        new=read.new,
-        moments=moments is not None,
-        sha256=tensors_sha256(params),
-        notes=source.notes,
-    )
+    # First of all, so that a directory in use is refused before any work.
     with whole_directory(run, overwrite=False) as partial:
+        source = read_source(path, lowercase=lowercase)
+        refuse_not_finite(source.origin, source.tensors)
+        for slots in source.slots or ():
+            refuse_not_finite(f"{source.origin}, the optimizer's moments,", slots)
+        task = task_of_source(source, encoder_only=encoder_only)
+        head = "pretraining" if task is None else source.head
+        read = from_tensors(source.model, source.tensors, source.rows(head))
+        fresh = fresh_params(source.model, task, len(source.labels or ()), seed)
+        unknown = _parts_of_encoder(read.new)
+        if unknown and not allow_incomplete:
+            raise ValueError(
+                f"{source.origin} lacks {len(unknown)} parameters of the encoder: "
+                f"{', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}. Pass "
+                "--allow-incomplete to draw them afresh."
+            )
+        flat = {**flatten(fresh), **flatten(read.params)}
+        params = unflatten(flat)
+        moments = _opt_state(source, params, head) if source.slots else None
+        result = Imported(
+            kind="pretrain" if task is None else "finetune",
+            origin=source.origin,
+            source=str(path.absolute()),
+            source_sha256=source_sha256(path),
+            step=source.step,
+            used=tuple(sorted(read.used)),
+            unused=tuple(sorted(set(source.tensors) - set(read.used))),
+            new=read.new,
+            moments=moments is not None,
+            sha256=tensors_sha256(params),
+            notes=(*source.notes, *_fresh_heads(source.model, read.new)),
+        )
         _write(partial, source, task, result, params, moments, num_texts)
     return result
+
+
+def source_sha256(path: pathlib.Path) -> str:
+    """The hash of every file that an import can read, by their names.
+
+    Args:
+        path: what `read_source` takes.
+    """
+    home = path if path.is_dir() else path.parent
+    found = [x for x in home.iterdir() if x.suffix in _READ_FILES]
+    prefix = "*" if path.is_dir() else path.name
+    found += [*home.glob(f"{prefix}.index"), *home.glob(f"{prefix}.data-*")]
+    total = hashlib.sha256()
+    for file in sorted(x for x in found if x.is_file()):
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        total.update(f"{file.name} {digest}\n".encode())
+    return total.hexdigest()
 
 
 def describe(result: Imported) -> list[str]:
@@ -169,6 +232,27 @@ def _parts_of_encoder(new: tuple[str, ...]) -> list[str]:
     return [path for path in new if path.startswith(("embed/", "layers/"))]
 
 
+def _fresh_heads(model: ModelConfig, new: tuple[str, ...]) -> list[str]:
+    """What it means for the user that a head is drawn afresh."""
+    notes = []
+    if any(path.startswith("mlm/") for path in new):
+        notes.append(
+            "The masked-word head has fresh weights, so its predictions mean nothing "
+            f"yet: expect a loss near ln({model.vocab_size:,}) = "
+            f"{math.log(model.vocab_size):.1f}, or above. The encoder is as it was; "
+            "pretraining trains the head."
+        )
+    if any(path.startswith("nsp/") for path in new):
+        notes.append(
+            "The next-sentence head has fresh weights: expect a loss near ln(2) = 0.7."
+        )
+    if any(path.startswith("pooler/") for path in new):
+        notes.append(
+            "The pooler has fresh weights; fine-tuning of classifiers trains it."
+        )
+    return notes
+
+
 def _opt_state(source: Source, params: Params, head: Head) -> Any:
     """An optimizer's state with the source's moments, zeros where a tensor is new."""
 
@@ -190,7 +274,8 @@ def _opt_state(source: Source, params: Params, head: Head) -> Any:
 
 
 def _data(source: Source) -> DataConfig:
-    return DataConfig(sequence_length=min(128, source.model.max_positions))
+    limits = [128, source.model.max_positions, source.max_length or 128]
+    return DataConfig(sequence_length=min(limits))
 
 
 def _write(

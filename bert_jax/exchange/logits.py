@@ -1,14 +1,17 @@
-"""All logits of a model with one head, under the names that exports give them."""
+"""What a model with one head computes, under the names that exports give its outputs."""
 
 import jax
 import jax.numpy as jnp
 
 from bert_jax.batch import ClassifyBatch, PretrainBatch
-from bert_jax.config import ComputeConfig, ModelConfig
+from bert_jax.config import ComputeConfig, DropoutConfig, ModelConfig
 from bert_jax.exchange.heads import MLM_PARTS
-from bert_jax.exchange.signature import OUTPUTS
+from bert_jax.exchange.portable import HIDDEN_STATES, OUTPUTS
 from bert_jax.exchange.tensors import Head, Params
 from bert_jax.model import pretraining
+from bert_jax.model.dropout import Dropout
+from bert_jax.model.encoder import encode_texts
+from bert_jax.model.heads import linear_head, pooler
 from bert_jax.model.masking import MaskedBatch
 from bert_jax.train.tasks import TASKS, Task
 
@@ -16,31 +19,33 @@ from bert_jax.train.tasks import TASKS, Task
 PLAIN = ComputeConfig(attention="xla", products="xla", scan_layers=True)
 
 
-def all_logits(
+def forward(
     cfg: ModelConfig,
     params: Params,
     head: Head,
+    hidden_states: bool,
     input_ids: jax.Array,
     segment_ids: jax.Array,
     mask: jax.Array,
 ) -> dict[str, jax.Array]:
-    """Float32 logits by the names of `signature.OUTPUTS`, without vocabulary padding.
+    """Float32 outputs by the names of `PortableModel.outputs`, no vocabulary padding.
 
     Args:
         cfg: of `params`.
         params: of `head` and nothing else.
         head: what is on top of the encoder. The masked-word logits are those of every
             position.
+        hidden_states: whether the encoder's last hidden states are among the outputs.
         input_ids, segment_ids, mask: int32 [B, T]; the mask is 1 on real tokens.
     """
     if head in ("pretraining", "mlm"):
-        return _pretraining(cfg, params, head, input_ids, segment_ids, mask)
-    batch = ClassifyBatch(input_ids, segment_ids, mask, labels=None, weights=None)
-    logits = _task_of_head(head).apply(cfg, params, batch, compute=PLAIN)
-    names = [output.name for output in OUTPUTS[head]]
-    if len(names) == 1:
-        return {names[0]: logits}
-    return {name: logits[..., index] for index, name in enumerate(names)}
+        found = _pretraining(cfg, params, head, input_ids, segment_ids, mask)
+    else:
+        batch = ClassifyBatch(input_ids, segment_ids, mask, labels=None, weights=None)
+        found = _text_task(cfg, params, head, batch)
+    if not hidden_states:
+        del found[HIDDEN_STATES.name]
+    return found
 
 
 def param_shapes(
@@ -69,8 +74,23 @@ def param_shapes(
 
 
 def _task_of_head(head: Head) -> Task:
-    """Any task with this head: its logits depend on the head alone."""
+    """Any task with this head: its parameters depend on the head alone."""
     return next(task for task in TASKS.values() if task.head == head)
+
+
+def _text_task(
+    cfg: ModelConfig, params: Params, head: Head, batch: ClassifyBatch
+) -> dict[str, jax.Array]:
+    no_dropout = Dropout.of(DropoutConfig(), None, batch.input_ids.shape[0])
+    hidden_BTD = encode_texts(cfg, params, batch, PLAIN, no_dropout)
+    read = hidden_BTD
+    if _task_of_head(head).pooled:
+        read = pooler(cfg, PLAIN, params["pooler"])(hidden_BTD[:, 0])
+    logits = linear_head(cfg, PLAIN, params[head])(read)
+    names = [output.name for output in OUTPUTS[head]]
+    # One output has all logits; several have one each.
+    split = [logits] if len(names) == 1 else jnp.moveaxis(logits, -1, 0)
+    return {**dict(zip(names, split, strict=True)), HIDDEN_STATES.name: hidden_BTD}
 
 
 def _pretraining(
@@ -102,7 +122,8 @@ def _pretraining(
         params = {**zeros, **params}
     out = pretraining.apply(cfg, params, batch, slots, compute=PLAIN)
     mlm_BTV = out.mlm_logits[..., : cfg.vocab_size]
+    found = {HIDDEN_STATES.name: out.hidden}
     if head == "mlm":
-        return {"logits": mlm_BTV}
+        return found | {"logits": mlm_BTV}
     pair_B2 = out.nsp_logits[:, 0]
-    return {"prediction_logits": mlm_BTV, "seq_relationship_logits": pair_B2}
+    return found | {"prediction_logits": mlm_BTV, "seq_relationship_logits": pair_B2}

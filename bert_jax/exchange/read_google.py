@@ -18,15 +18,16 @@ import numpy as np
 from bert_jax.config import ModelConfig
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.data.tokenizers.tokenizer import METADATA_FILE, Tokenizer
-from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.data.tokenizers.wordpiece_tokenizer import (
+    WORDPIECE_MAX_CHARS_PER_WORD,
+)
+from bert_jax.exchange.families.bert import BERT
 from bert_jax.exchange.families.family import head_of_tensors
 from bert_jax.exchange.families.google_bert import config_from_google, google_rows
 from bert_jax.exchange.google_files import (
     CONFIG_FILE,
     LABELS_FILE,
     STEP,
-    TOKENIZER_CONFIG_FILE,
-    VOCAB_FILE,
     tensorflow,
 )
 from bert_jax.exchange.google_variables import (
@@ -36,7 +37,8 @@ from bert_jax.exchange.google_variables import (
     sort_variables,
 )
 from bert_jax.exchange.json_files import load_json
-from bert_jax.exchange.signature import LABELLED
+from bert_jax.exchange.portable import LABELLED
+from bert_jax.exchange.read_tokenizer import VOCABULARY, read_tokenizer
 from bert_jax.exchange.source import Source
 from bert_jax.exchange.tensors import Head, Tensors
 from bert_jax.exchange.tokenizer_checks import agreed_casing, fill_table
@@ -185,39 +187,23 @@ def _read_tokenizer(
         ours = load_tokenizer(home)
         agreed_casing(home, {METADATA_FILE: ours.lowercase}, lowercase)
         return fill_table(home, ours, num_rows, CONFIG_FILE, notes)
-    path = _find_beside(prefix, VOCAB_FILE)
-    said = {CONFIG_FILE: config.get("do_lower_case")}
-    beside = path.with_name(TOKENIZER_CONFIG_FILE)
-    settings = load_json(beside) if beside.is_file() else {}
-    said[beside.name] = settings.get("do_lower_case")
-    folds = agreed_casing(path.parent, said, lowercase)
-    by_name = _named_casing([home.name for home in _homes(prefix)])
-    if folds is None:
-        if by_name is None:
-            raise ValueError(
-                f"{path.parent}: neither a file nor the directory's name says whether "
-                "the tokenizer folds case; pass --lowercase (an uncased model) or "
-                "--no-lowercase (a cased one)."
-            )
-        name, folds = by_name
-        notes.append(
-            f"Case is {'' if folds else 'not '}folded, by the name of the directory, "
-            f"{name!r}."
-        )
-    elif by_name and by_name[1] != folds:
-        notes.append(
-            f"Case is {'' if folds else 'not '}folded, though the directory is called "
-            f"{by_name[0]!r}."
-        )
-    tokenizer = WordPieceTokenizer.from_vocab(
-        path, lowercase=folds, strip_accents=settings.get("strip_accents")
+    path = _find_beside(prefix, VOCABULARY)
+    tokenizer, _ = read_tokenizer(
+        *(path.parent, num_rows),
+        config_file=CONFIG_FILE,
+        config=config,
+        classes=BERT.tokenizer_classes,
+        lowercase=lowercase,
+        notes=notes,
+        named=_named_casing([home.name for home in _homes(prefix)]),
+        max_chars=WORDPIECE_MAX_CHARS_PER_WORD,
     )
     _check_capitals(path, tokenizer, lowercase, notes)
-    return fill_table(path, tokenizer, num_rows, CONFIG_FILE, notes)
+    return tokenizer
 
 
 def _has_vocabulary(home: pathlib.Path) -> bool:
-    return any((home / name).is_file() for name in (METADATA_FILE, VOCAB_FILE))
+    return any((home / name).is_file() for name in (METADATA_FILE, VOCABULARY))
 
 
 def _named_casing(names: list[str]) -> tuple[str, bool] | None:
@@ -232,7 +218,7 @@ def _named_casing(names: list[str]) -> tuple[str, bool] | None:
 
 def _check_capitals(
     path: pathlib.Path,
-    tokenizer: WordPieceTokenizer,
+    tokenizer: Tokenizer,
     lowercase: bool | None,
     notes: list[str],
 ) -> None:

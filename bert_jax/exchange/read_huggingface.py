@@ -20,7 +20,7 @@ from bert_jax.exchange.json_files import load_json
 from bert_jax.exchange.read_tokenizer import read_tokenizer
 from bert_jax.exchange.read_weights import load_weights
 from bert_jax.exchange.source import FLOATS, Source, note_floats
-from bert_jax.exchange.tensors import Tensors
+from bert_jax.exchange.tensors import Tensors, same_bits
 
 
 def read_huggingface(
@@ -55,14 +55,24 @@ def read_huggingface(
         _untie(weights, tensors, family, model, config, notes)
     _drop_positions(weights, tensors, family, model.max_positions, notes)
     tensors = _to_float32(weights, tensors, known, notes)
-    tokenizer = read_tokenizer(
-        directory, model.vocab_size, family.tokenizer_classes, lowercase, notes
+    tokenizer, max_length = read_tokenizer(
+        *(directory, model.vocab_size),
+        config_file=path.name,
+        config=config,
+        classes=family.tokenizer_classes,
+        lowercase=lowercase,
+        notes=notes,
     )
     pad = config.get("pad_token_id")
     if pad not in (None, tokenizer.special.pad):
         notes.append(
             f"{path} has pad_token_id={pad}; the vocabulary's id of [PAD], "
             f"{tokenizer.special.pad}, is used."
+        )
+    if (directory / "modules.json").is_file():
+        notes.append(
+            f"{directory} is a model of sentence-transformers; what its modules.json "
+            "adds to the encoder, such as a mean over tokens, is left out."
         )
     rows = functools.partial(family.rows, model)
     bias = tensors.get(rows(head)[-1].theirs)
@@ -75,6 +85,7 @@ def read_huggingface(
         rows=rows,
         head=head,
         labels=read_labels(path, config, head, bias, notes),
+        max_length=max_length,
         notes=tuple(notes),
     )
 
@@ -181,17 +192,13 @@ def _untie(
         if name not in tensors:
             tensors[name] = tensor
             notes.append(f"{copy} stands for {name}, which is tied to it.")
-        elif _same_bits(tensor, tensors[name]):
+        elif same_bits(tensor, tensors[name]):
             notes.append(f"{copy} is left out: equal to {name} bit for bit.")
         else:
             raise ValueError(
                 f"{path}: {copy!r} differs from {name!r}; here the two are one tensor, "
                 "as in BERT. A model with an untied decoder cannot be imported."
             )
-
-
-def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
-    return (a.shape, a.dtype) == (b.shape, b.dtype) and a.tobytes() == b.tobytes()
 
 
 def _drop_positions(
@@ -223,4 +230,5 @@ def _to_float32(
                 "the model without quantisation."
             )
     note_floats([x.dtype.name for x in tensors.values()], notes)
-    return {name: np.array(x, np.float32) for name, x in tensors.items()}
+    with np.errstate(over="ignore"):  # what becomes infinite is refused with its name
+        return {name: np.array(x, np.float32) for name, x in tensors.items()}

@@ -1,8 +1,8 @@
-"""The tokenizer of a Hugging Face directory, or why its ids would not be ours."""
+"""The tokenizer of a foreign model, or why its ids would not be ours."""
 
 import json
 import pathlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bert_jax.data.tokenizers.sentencepiece_model import parse_model
@@ -14,17 +14,25 @@ from bert_jax.data.tokenizers.tokenizer import SPECIAL_PIECES, Tokenizer
 from bert_jax.data.tokenizers.wordpiece_tokenizer import (
     WORDPIECE_MAX_CHARS_PER_WORD,
     WordPieceTokenizer,
+    bert_rules,
 )
-from bert_jax.exchange.json_files import load_json
-from bert_jax.exchange.tokenizer_checks import agreed_casing, fill_table
+from bert_jax.exchange.tokenizer_checks import (
+    Settings,
+    agreed_casing,
+    fill_table,
+    read_settings,
+    refuse_added,
+    refuse_other_ids,
+    refuse_rule,
+    row_name,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as FastTokenizer
 
 Json = dict[str, Any]
 
-# Classes of transformers that read tokenizer.json as it stands.
-_ANY_TOKENIZER = ("PreTrainedTokenizerFast", "TokenizersBackend")
+VOCABULARY, FAST, SENTENCEPIECE = "vocab.txt", "tokenizer.json", "sentencepiece.model"
 # transformers' limit where no file states one.
 _THEIR_MAX_CHARS = 100
 # Case, accents, other scripts, punctuation, brackets, control and full-width characters.
@@ -39,63 +47,106 @@ _PROBES = (
 def read_tokenizer(
     directory: pathlib.Path,
     num_rows: int,
+    *,
+    config_file: str,
+    config: Mapping[str, Any],
     classes: Collection[str],
     lowercase: bool | None,
     notes: list[str],
-) -> Tokenizer:
+    named: tuple[str, bool] | None = None,
+    max_chars: int = _THEIR_MAX_CHARS,
+) -> tuple[Tokenizer, int | None]:
     """The tokenizer of the directory, with as many pieces as the token table has rows.
 
     Args:
         directory: with the files of a tokenizer of transformers.
         num_rows: of the token table.
+        config_file: name of the model's config.
+        config: its content, which may speak of the tokenizer too.
         classes: the family's own tokenizers.
         lowercase: whether it folds case; needed where no file says so.
         notes: gets a sentence for each thing that was decided.
+        named: the directory's name and the casing that it tells, where no file does.
+        max_chars: longest word that the source's library cuts into pieces, where no
+            file states it.
+
+    Returns:
+        The tokenizer, and the number of tokens after which texts were cut, if a file
+        says so.
 
     Raises:
         ValueError: a file is missing or damaged, or ids would come out otherwise here.
     """
-    model_path, vocab_path = directory / "sentencepiece.model", directory / "vocab.txt"
-    fast = _load_fast(directory / "tokenizer.json")
+    settings = read_settings(directory, config_file, config, classes, notes)
+    fast = _load_fast(directory / FAST)
     rules = json.loads(fast.to_str()) if fast else {}
-    config = _tokenizer_config(directory)
     kind = (rules.get("model") or {}).get("type")
-    folding = {"tokenizer_config.json do_lower_case": config.get("do_lower_case")}
     tokenizer: Tokenizer
-    if model_path.is_file():
-        folding["sentencepiece.model normalizer"] = _sentencepiece_folding(model_path)
-        folds = _casing(directory, folding, lowercase)
-        tokenizer = SentencePieceTokenizer(model_path.read_bytes(), lowercase=folds)
-    elif vocab_path.is_file() or kind == "WordPiece":
-        normalizer = rules.get("normalizer") or {}
-        folding["tokenizer.json lowercase"] = normalizer.get("lowercase")
-        folds = _casing(directory, folding, lowercase)
-        _check_rules(directory, rules, config, classes)
-        max_chars = (rules.get("model") or {}).get("max_input_chars_per_word")
-        if (max_chars or _THEIR_MAX_CHARS) != WORDPIECE_MAX_CHARS_PER_WORD:
+    if (directory / SENTENCEPIECE).is_file():
+        tokenizer = _sentencepiece(directory, settings, lowercase)
+    elif (directory / VOCABULARY).is_file() or kind == "WordPiece":
+        if rules:
+            _refuse_fast_rules(directory / FAST, rules)
+        stated = (rules.get("model") or {}).get("max_input_chars_per_word")
+        if (stated or max_chars) != WORDPIECE_MAX_CHARS_PER_WORD:
             notes.append(
-                f"Words of more than {_THEIR_MAX_CHARS} characters are [UNK] there, of "
+                f"Words of more than {stated or max_chars} characters are [UNK] there, of "
                 f"more than {WORDPIECE_MAX_CHARS_PER_WORD} here."
             )
-        if vocab_path.is_file():
-            vocab = vocab_path.read_bytes()
-        else:
-            ids = rules["model"]["vocab"]
-            vocab = "\n".join(sorted(ids, key=ids.__getitem__)).encode()
-        # transformers lets the first of these overrule the second.
-        accents = config.get("strip_accents")
-        if accents is None:
-            accents = normalizer.get("strip_accents")
-        tokenizer = WordPieceTokenizer(vocab, lowercase=folds, strip_accents=accents)
+        by_rules = _bert_normalizer(rules).get("lowercase")
+        said = {**settings.casing, f"{FAST} lowercase": by_rules}
+        folds = _casing(directory, said, lowercase, named, notes)
+        tokenizer = _wordpiece(directory, settings, rules, folds)
     else:
         found = f"tokenizer.json with a {kind} model" if kind else "none of them"
         raise ValueError(
             f"{directory} holds {found}; expected vocab.txt, a WordPiece "
             "tokenizer.json or sentencepiece.model. No other tokenizer exists here."
         )
+    refuse_other_ids(directory, settings.added, tokenizer)
     if fast:
-        _compare(directory / "tokenizer.json", fast, tokenizer)
-    return fill_table(directory, tokenizer, num_rows, "config.json", notes)
+        _compare(directory / FAST, fast, tokenizer)
+    whole = fill_table(directory, tokenizer, num_rows, config_file, notes)
+    return whole, settings.max_length
+
+
+def _sentencepiece(
+    directory: pathlib.Path, settings: Settings, lowercase: bool | None
+) -> Tokenizer:
+    path = directory / SENTENCEPIECE
+    try:
+        proto = parse_model(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error} Fetch it again.") from error
+    folds = FOLDS_CASE.get(proto.normalizer_spec.name)
+    said = {**settings.casing, f"{SENTENCEPIECE} normalizer": folds}
+    folds = _casing(directory, said, lowercase, None, [])
+    return SentencePieceTokenizer(path.read_bytes(), lowercase=folds)
+
+
+def _wordpiece(
+    directory: pathlib.Path, settings: Settings, rules: Json, folds: bool
+) -> Tokenizer:
+    normalizer = _bert_normalizer(rules)
+    path = directory / VOCABULARY
+    if path.is_file():
+        vocab = path.read_bytes()
+    else:
+        path = directory / FAST
+        ids = rules["model"]["vocab"]
+        # An id that no piece has keeps its place, so that the others keep theirs.
+        pieces = [row_name(index) for index in range(max(ids.values()) + 1)]
+        for piece, index in ids.items():
+            pieces[index] = piece
+        vocab = "\n".join(pieces).encode()
+    # transformers lets the first of these overrule the second.
+    accents = settings.values.get("strip_accents")
+    if accents is None:
+        accents = normalizer.get("strip_accents")
+    try:
+        return WordPieceTokenizer(vocab, lowercase=folds, strip_accents=accents)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _load_fast(path: pathlib.Path) -> "FastTokenizer | None":
@@ -114,126 +165,75 @@ def _load_fast(path: pathlib.Path) -> "FastTokenizer | None":
     return fast
 
 
-def _tokenizer_config(directory: pathlib.Path) -> Json:
-    """tokenizer_config.json and what older files beside it say, special tokens checked."""
-    config: Json = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        path = directory / name
-        if not path.is_file():
-            continue
-        values = load_json(path)
-        for special, piece in SPECIAL_PIECES.items():
-            given = values.get(f"{special}_token")
-            if isinstance(given, dict):
-                given = given.get("content")
-            if given not in (None, piece):
-                raise ValueError(
-                    f"{path} has {special}_token={given!r}; expected {piece!r}, BERT's."
-                )
-        config |= values
-    added = [_content(x) for x in (config.get("added_tokens_decoder") or {}).values()]
-    for key in ("additional_special_tokens", "extra_special_tokens"):
-        more = config.get(key) or ()
-        added += [
-            _content(x) for x in (more.values() if isinstance(more, dict) else more)
-        ]
-    path = directory / "added_tokens.json"
-    _check_added(directory, [*added, *(load_json(path) if path.is_file() else ())])
-    return config
-
-
-def _content(token: Any) -> str:
-    return str(token.get("content")) if isinstance(token, dict) else str(token)
-
-
-def _check_added(path: pathlib.Path, added: Iterable[str]) -> None:
-    if odd := sorted({*added}.difference(SPECIAL_PIECES.values())):
-        raise ValueError(
-            f"{path} adds {odd[:5]} to the tokenizer: single tokens there, cut into "
-            "pieces here. A tokenizer with added tokens cannot be imported."
-        )
-
-
-def _sentencepiece_folding(path: pathlib.Path) -> bool | None:
-    try:
-        proto = parse_model(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error} Fetch it again.") from error
-    return FOLDS_CASE.get(proto.normalizer_spec.name)
-
-
-def _casing(directory: pathlib.Path, said: Json, lowercase: bool | None) -> bool:
+def _casing(
+    directory: pathlib.Path,
+    said: Json,
+    lowercase: bool | None,
+    named: tuple[str, bool] | None,
+    notes: list[str],
+) -> bool:
     folds = agreed_casing(directory, said, lowercase)
+    name, by_name = named or ("", None)
     if folds is None:
-        raise ValueError(
-            f"{directory}: no file says whether the tokenizer folds case; pass "
-            "--lowercase (an uncased model) or --no-lowercase (a cased one)."
+        if by_name is None:
+            raise ValueError(
+                f"{directory}: no file says whether the tokenizer folds case; pass "
+                "--lowercase (an uncased model) or --no-lowercase (a cased one)."
+            )
+        folds = by_name
+        notes.append(
+            f"Case is {'' if folds else 'not '}folded, by the name of the directory, "
+            f"{name!r}."
+        )
+    elif by_name not in (None, folds):
+        notes.append(
+            f"Case is {'' if folds else 'not '}folded, though the directory is called "
+            f"{name!r}."
         )
     return folds
 
 
-def _check_rules(
-    directory: pathlib.Path, rules: Json, config: Json, classes: Collection[str]
-) -> None:
-    """Raises ValueError where a setting asks for other ids than ours."""
-    model, normalizer = rules.get("model") or {}, rules.get("normalizer") or {}
+def _bert_normalizer(rules: Json) -> Json:
+    """The normalizer of a tokenizer.json, as if `BertNormalizer` did what ours does."""
+    normalizer = rules.get("normalizer") or {}
+    parts = normalizer.get("normalizers") or [{}]
+    ours = json.loads(bert_rules(True, None)[0].__getstate__())["normalizers"]
+    if parts[:-1] == ours[:-1] and parts[-1].get("clean_text") is False:
+        return parts[-1] | {"clean_text": True}
+    return normalizer
+
+
+def _refuse_fast_rules(path: pathlib.Path, rules: Json) -> None:
+    """Raises ValueError where tokenizer.json asks for other ids than ours."""
+    model, normalizer = rules.get("model") or {}, _bert_normalizer(rules)
     pre = rules.get("pre_tokenizer") or {}
-    slow = "tokenizer_config.json"
+    limits = (_THEIR_MAX_CHARS, WORDPIECE_MAX_CHARS_PER_WORD)
     checks: list[tuple[str, Any, tuple[Any, ...]]] = [
-        (
-            f"{slow} tokenizer_class",
-            config.get("tokenizer_class"),
-            (*classes, *_ANY_TOKENIZER),
-        ),
-        (
-            f"{slow} tokenize_chinese_chars",
-            config.get("tokenize_chinese_chars"),
-            (True,),
-        ),
-        (f"{slow} do_basic_tokenize", config.get("do_basic_tokenize"), (True,)),
-        (f"{slow} never_split", config.get("never_split"), ([],)),
+        ("model", model.get("type", ""), ("WordPiece",)),
+        ("normalizer", normalizer.get("type", ""), ("BertNormalizer",)),
+        ("pre_tokenizer", pre.get("type", ""), ("BertPreTokenizer",)),
+        ("clean_text", normalizer.get("clean_text"), (True,)),
+        ("handle_chinese_chars", normalizer.get("handle_chinese_chars"), (True,)),
+        ("unk_token", model.get("unk_token"), (SPECIAL_PIECES["unk"],)),
+        ("continuing_subword_prefix", model.get("continuing_subword_prefix"), ("##",)),
+        ("max_input_chars_per_word", model.get("max_input_chars_per_word"), limits),
     ]
-    if rules:
-        limits = (_THEIR_MAX_CHARS, WORDPIECE_MAX_CHARS_PER_WORD)
-        checks += [
-            (f"tokenizer.json {name}", value, expected)
-            for name, value, expected in (
-                ("model", model.get("type", ""), ("WordPiece",)),
-                ("normalizer", normalizer.get("type", ""), ("BertNormalizer",)),
-                ("pre_tokenizer", pre.get("type", ""), ("BertPreTokenizer",)),
-                ("clean_text", normalizer.get("clean_text"), (True,)),
-                (
-                    "handle_chinese_chars",
-                    normalizer.get("handle_chinese_chars"),
-                    (True,),
-                ),
-                (
-                    "continuing_subword_prefix",
-                    model.get("continuing_subword_prefix"),
-                    ("##",),
-                ),
-                (
-                    "max_input_chars_per_word",
-                    model.get("max_input_chars_per_word"),
-                    limits,
-                ),
-            )
-        ]
-    for where, value, expected in checks:
+    for key, value, expected in checks:
         if value is not None and value not in expected:
-            choices = " or ".join(repr(x) for x in expected if x is not None)
-            raise ValueError(
-                f"{directory}: {where}={value!r}; expected {choices}. Its ids would "
-                "come out otherwise here, so it cannot be imported."
-            )
+            refuse_rule(path, key, value, expected)
 
 
 def _compare(path: pathlib.Path, fast: "FastTokenizer", tokenizer: Tokenizer) -> None:
     """Raises ValueError unless tokenizer.json and what was read give the same ids."""
-    _check_added(path, [x.content for x in fast.get_added_tokens_decoder().values()])
+    refuse_added(path, [x.content for x in fast.get_added_tokens_decoder().values()])
     ours = {piece: index for index, piece in enumerate(tokenizer.pieces)}
     theirs = fast.get_vocab(with_added_tokens=True)
-    if odd := sorted(dict(ours.items() ^ theirs.items())):
+    odd = sorted(
+        piece
+        for piece, index in ours.items() ^ theirs.items()
+        if piece in theirs or piece != row_name(index)
+    )
+    if odd:
         raise ValueError(
             f"{path} and the vocabulary beside it differ in {odd[:3]} ({len(odd)} "
             "pieces in all); one of them is of another model. Fetch both again."
@@ -242,12 +242,15 @@ def _compare(path: pathlib.Path, fast: "FastTokenizer", tokenizer: Tokenizer) ->
         return  # exchange/tokenizer.py says where the two may differ
     a, b = tokenizer.encode(["river stone", "water"])
     special = tokenizer.special
-    pair = fast.encode("river stone", "water")
-    expected = [special.cls, *a, special.sep, *b, special.sep]
-    if pair.ids != expected or pair.type_ids != [0] * (len(a) + 2) + [1] * (len(b) + 1):
+    first = [special.cls, *a, special.sep]
+    one, pair = fast.encode("river stone"), fast.encode("river stone", "water")
+    if (one.ids, one.type_ids) != (first, [0] * len(first)) or (
+        (pair.ids, pair.type_ids)
+        != ([*first, *b, special.sep], [0] * len(first) + [1] * (len(b) + 1))
+    ):
         raise ValueError(
-            f"{path} makes {pair.tokens} of a pair of texts; expected [CLS] A [SEP] B "
-            "[SEP], the first three in segment 0."
+            f"{path} makes {one.tokens} of a text and {pair.tokens} of a pair; expected "
+            "[CLS] A [SEP] and [CLS] A [SEP] B [SEP], the first three in segment 0."
         )
     for text, ids in zip(_PROBES, tokenizer.encode(_PROBES), strict=True):
         if fast.encode(text, add_special_tokens=False).ids != ids:

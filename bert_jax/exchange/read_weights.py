@@ -18,6 +18,9 @@ from bert_jax.exchange.json_files import load_json
 from bert_jax.exchange.libraries import library
 from bert_jax.exchange.tensors import Tensors
 
+# What a file begins with whose content Git LFS keeps elsewhere.
+_POINTER = b"version https://git-lfs"
+
 
 def load_weights(directory: pathlib.Path) -> tuple[pathlib.Path, Tensors]:
     """The file that was read, or the index of its shards, and the tensors by name.
@@ -33,13 +36,29 @@ def load_weights(directory: pathlib.Path) -> tuple[pathlib.Path, Tensors]:
     for name, load in readers.items():
         path, index = directory / name, directory / f"{name}.index.json"
         if path.is_file():
-            return path, load(path)
+            return path, _load(path, load)
         if index.is_file():
             return index, _load_shards(index, load)
+    other = sorted(
+        path.name
+        for path in directory.iterdir()
+        if path.suffix in (".h5", ".msgpack", ".ckpt", ".bin", ".safetensors", ".onnx")
+    )
+    found = f"Of {other}, none can be read. " if other else ""
     raise ValueError(
         f"{directory}: no weights there; expected one of {list(readers)}, or the index "
-        "and the shards of one."
+        f"and the shards of one. {found}Fetch model.safetensors of this model."
     )
+
+
+def _load(path: pathlib.Path, load: Callable[[pathlib.Path], Tensors]) -> Tensors:
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise ValueError(
+                f"{path} is a pointer of Git LFS and not the weights themselves; run "
+                "`git lfs pull` in its repository, or fetch it again."
+            )
+    return load(path)
 
 
 def _load_shards(
@@ -58,7 +77,7 @@ def _load_shards(
             raise ValueError(
                 f"{path} is missing, but {index.name} names it; fetch every shard."
             )
-        found = load(path)
+        found = _load(path, load)
         expected = {name for name, of in shards.items() if of == shard}
         if odd := sorted(found.keys() ^ expected):
             raise ValueError(

@@ -39,6 +39,7 @@ class Source:
         rows: head -> the names and layouts of a model with that head.
         head: what the source says is on top of the encoder.
         labels: of a classifier or tagger, in the order of its logits.
+        max_length: tokens after which the source's tokenizer cuts a text, if it says so.
         step: number of updates behind it, where the source says so.
         slots: moments of the optimizer, where the source has them.
         notes: one sentence each about anything that was decided or converted.
@@ -52,6 +53,7 @@ class Source:
     rows: Callable[[Head], tuple[Row, ...]]
     head: Head
     labels: tuple[str, ...] | None = None
+    max_length: int | None = None
     step: int = 0
     slots: Slots | None = None
     notes: tuple[str, ...] = ()

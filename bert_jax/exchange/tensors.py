@@ -129,6 +129,30 @@ def check_shapes(flat: Tensors, shapes: Mapping[str, tuple[int, ...]]) -> None:
         )
 
 
+def check_bits(where: object, expected: Tensors, found: Tensors) -> None:
+    """Whether what was written holds every parameter bit by bit, and nothing else.
+
+    Raises:
+        ValueError: it does not; the message names the first parameter that differs.
+    """
+    odd = sorted(expected.keys() ^ found.keys())
+    odd += [
+        path
+        for path in sorted(expected.keys() & found.keys())
+        if not same_bits(expected[path], found[path])
+    ]
+    if odd:
+        raise ValueError(
+            f"{where} does not hold the weights that it should: {odd[0]!r} differs or "
+            f"is missing ({len(odd)} parameters in all). Please report this."
+        )
+
+
+def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays are equal in shape, type and every bit, NaN included."""
+    return (a.shape, a.dtype) == (b.shape, b.dtype) and a.tobytes() == b.tobytes()
+
+
 class Read(NamedTuple):
     """What `from_tensors` made of foreign tensors."""
 

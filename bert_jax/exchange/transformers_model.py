@@ -11,7 +11,7 @@ import numpy as np
 
 from bert_jax.exchange.comparison import Probe, largest_difference
 from bert_jax.exchange.libraries import library
-from bert_jax.exchange.signature import INPUTS, OUTPUTS
+from bert_jax.exchange.portable import INPUTS
 from bert_jax.exchange.tensors import Head, Tensors
 
 # Classes of transformers that choose the model's own class by its config.json.
@@ -54,11 +54,7 @@ def load_model(directory: pathlib.Path, head: Head, **options: Any) -> Any:
     return model.eval()
 
 
-def verify_huggingface(
-    directory: pathlib.Path,
-    head: Head,
-    probe: Probe,
-) -> float:
+def verify_huggingface(directory: pathlib.Path, probe: Probe) -> float:
     """Largest difference between our logits and transformers' on the same ids.
 
     See `comparison.largest_difference`.
@@ -66,7 +62,7 @@ def verify_huggingface(
     Raises:
         ValueError: `load_model` refuses the directory, or shapes disagree.
     """
-    model = load_model(directory, head)
+    model = load_model(directory, probe.head)
     torch = library("torch", "export", "Models of transformers")
 
     def run(*ids: np.ndarray) -> Tensors:
@@ -76,6 +72,6 @@ def verify_huggingface(
         }
         with torch.no_grad():
             found = model(**inputs)
-        return {output.name: found[output.name].numpy() for output in OUTPUTS[head]}
+        return {output.name: found[output.name].numpy() for output in probe.signature}
 
-    return largest_difference(run, head, probe)
+    return largest_difference(run, probe)

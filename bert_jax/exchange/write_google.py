@@ -6,13 +6,15 @@ read. There is no `.meta` file: it holds a graph, and these variables belong to 
 """
 
 import pathlib
-from collections.abc import Sequence
 
 import numpy as np
 
-from bert_jax.config import DropoutConfig, ModelConfig
-from bert_jax.data.tokenizers.tokenizer import Tokenizer
-from bert_jax.exchange.families.google_bert import config_to_google, google_rows
+from bert_jax.exchange.comparison import Probe, largest_difference, our_run
+from bert_jax.exchange.families.google_bert import (
+    config_from_google,
+    config_to_google,
+    google_rows,
+)
 from bert_jax.exchange.google_files import (
     CHECKPOINT,
     CONFIG_FILE,
@@ -21,64 +23,34 @@ from bert_jax.exchange.google_files import (
     TOKENIZER_CONFIG_FILE,
     tensorflow,
 )
-from bert_jax.exchange.json_files import save_json
-from bert_jax.exchange.signature import check_parts
-from bert_jax.exchange.tensors import Head, Params, Tensors, to_tensors
+from bert_jax.exchange.google_variables import load_variables
+from bert_jax.exchange.json_files import load_json, save_json
+from bert_jax.exchange.portable import PortableModel
+from bert_jax.exchange.tensors import Tensors, check_bits, from_tensors, to_tensors
 
 
-def google_variables(
-    cfg: ModelConfig,
-    params: Params,
-    head: Head,
-    *,
-    moments: tuple[Params, Params] | None = None,
-    step: int = 0,
-) -> Tensors:
+def google_variables(model: PortableModel) -> Tensors:
     """Everything that a checkpoint of Google's holds, name -> array.
 
-    Args:
-        cfg: of `params`.
-        params: of `head` and nothing else, float32.
-        head: what is on top of the encoder.
-        moments: Adam's first and second, each a tree like `params`.
-        step: updates behind it, at Google the variable `global_step`.
-
     Raises:
-        ValueError: a tree does not fit `cfg`.
+        ValueError: a tree does not fit `model.cfg`.
     """
-    rows = google_rows(cfg, head)
-    variables = to_tensors(cfg, params, rows)
-    for slot, tree in zip(("adam_m", "adam_v"), moments or (), strict=False):
-        slots = to_tensors(cfg, tree, rows)
+    rows = google_rows(model.cfg, model.head)
+    variables = to_tensors(model.cfg, model.params, rows)
+    for slot, tree in zip(("adam_m", "adam_v"), model.moments or (), strict=False):
+        slots = to_tensors(model.cfg, tree, rows)
         variables |= {f"{name}/{slot}": array for name, array in slots.items()}
-    return variables | {STEP: np.asarray(step, np.int64)}
+    return variables | {STEP: np.asarray(model.step, np.int64)}
 
 
-def write_google(
-    cfg: ModelConfig,
-    params: Params,
-    head: Head,
-    tokenizer: Tokenizer,
-    directory: pathlib.Path,
-    *,
-    dropout: DropoutConfig = DropoutConfig(),
-    labels: Sequence[str] | None = None,
-    moments: tuple[Params, Params] | None = None,
-    step: int = 0,
-) -> tuple[str, ...]:
+def write_google(model: PortableModel, directory: pathlib.Path) -> tuple[str, ...]:
     """Writes checkpoint, bert_config.json and vocabulary; see `google_variables`.
 
+    Google keeps the names of labels in its code, so they go to a file of ours.
+
     Args:
-        cfg: of `params`.
-        params: of `head` and nothing else, float32.
-        head: what is on top of the encoder.
-        tokenizer: what the model was trained with.
+        model: what is written.
         directory: created if need be.
-        dropout: the rates that bert_config.json names.
-        labels: of a classifier or tagger, in the order of its logits. Google keeps
-            them in its code, so they go to a file of ours.
-        moments: Adam's first and second, each a tree like `params`.
-        step: updates behind it.
 
     Returns:
         One sentence each on what Google's tools will not take from it.
@@ -87,9 +59,9 @@ def write_google(
         ValueError: TensorFlow is missing, the parts do not fit each other, or
             Google's code cannot compute this model.
     """
-    check_parts(cfg, params, head, tokenizer, labels)
-    config = config_to_google(cfg, dropout)
-    variables = google_variables(cfg, params, head, moments=moments, step=step)
+    tokenizer = model.tokenizer
+    config = config_to_google(model.cfg, model.dropout)
+    variables = google_variables(model)
     notes = []
     accents = tokenizer.normalization.get("strip_accents")
     if tokenizer.kind != "wordpiece":
@@ -115,9 +87,35 @@ def write_google(
     # No file of Google's has the casing; transformers looks for it here.
     casing = {"do_lower_case": tokenizer.lowercase, "strip_accents": accents}
     save_json(directory / TOKENIZER_CONFIG_FILE, casing)
-    if labels is not None:
-        save_json(directory / LABELS_FILE, {"labels": list(labels)})
+    if model.labels is not None:
+        save_json(directory / LABELS_FILE, {"labels": list(model.labels)})
     return tuple(notes)
+
+
+def check_google(directory: pathlib.Path, model: PortableModel) -> None:
+    """Whether config and variables on disk are those of the model, bit by bit.
+
+    Raises:
+        ValueError: they are not.
+    """
+    path = directory / CONFIG_FILE
+    found = config_from_google(path, load_json(path), [])
+    if found != (model.cfg, model.dropout):
+        raise ValueError(
+            f"{path} says {found}; expected {(model.cfg, model.dropout)}. Please report "
+            "this."
+        )
+    stored = load_variables(directory / CHECKPOINT, model.cfg, [])
+    check_bits(directory / CHECKPOINT, google_variables(model), stored)
+
+
+def verify_google(directory: pathlib.Path, probe: Probe) -> float:
+    """Our own logits from the stored variables: no library runs such models any more."""
+    path = directory / CONFIG_FILE
+    cfg, _ = config_from_google(path, load_json(path), [])
+    variables = load_variables(directory / CHECKPOINT, cfg, [])
+    params = from_tensors(cfg, variables, google_rows(cfg, probe.head)).params
+    return largest_difference(our_run(cfg, params, probe.head), probe)
 
 
 def _save_variables(prefix: pathlib.Path, variables: Tensors) -> None:

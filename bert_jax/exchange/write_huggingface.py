@@ -5,16 +5,14 @@ Neither PyTorch nor transformers is needed to write it;
 """
 
 import pathlib
-from collections.abc import Mapping, Sequence
 
-from bert_jax.config import DropoutConfig, ModelConfig
-from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.exchange.families.family import HeadForm
 from bert_jax.exchange.families.registry import family_of_model
-from bert_jax.exchange.huggingface_config import write_config
-from bert_jax.exchange.json_files import save_json
-from bert_jax.exchange.signature import check_parts
-from bert_jax.exchange.tensors import Head, Params, to_tensors
+from bert_jax.exchange.huggingface_config import read_architecture, write_config
+from bert_jax.exchange.json_files import load_json, save_json
+from bert_jax.exchange.portable import PortableModel
+from bert_jax.exchange.read_weights import load_weights
+from bert_jax.exchange.tensors import check_bits, to_tensors
 from bert_jax.exchange.tokenizer import save_huggingface_tokenizer
 
 CONFIG, WEIGHTS, MODEL_CARD = "config.json", "model.safetensors", "README.md"
@@ -23,64 +21,58 @@ _REGRESSION = (
 )
 
 
-def write_huggingface(
-    cfg: ModelConfig,
-    params: Params,
-    head: Head,
-    tokenizer: Tokenizer,
-    directory: pathlib.Path,
-    *,
-    dropout: DropoutConfig = DropoutConfig(),
-    labels: Sequence[str] | None = None,
-    problem_type: str | None = None,
-    results: Mapping[str, Mapping[str, object]] | None = None,
-) -> None:
+def write_huggingface(model: PortableModel, directory: pathlib.Path) -> None:
     """Writes weights, config, tokenizer and model card.
 
     Args:
-        cfg: of `params`.
-        params: of `head` and nothing else, float32.
-        head: decides which class of transformers loads the directory.
-        tokenizer: what the model was trained with.
+        model: what is written; its head decides which class of transformers loads it.
         directory: created if need be.
-        dropout: the rates that config.json names.
-        labels: of a classifier or tagger, in the order of its logits.
-        problem_type: of a classifier, what transformers calls its loss. By default, a
-            text has one of the labels.
-        results: task -> metric -> value, for the model card.
 
     Raises:
         ValueError: the parts do not fit each other.
     """
     from safetensors.numpy import save_file
 
-    check_parts(cfg, params, head, tokenizer, labels)
-    family = family_of_model(cfg)
-    tensors = to_tensors(cfg, params, family.rows(cfg, head))
-    config = write_config(cfg, dropout, family, head, tokenizer, labels, problem_type)
-    form = family.heads[head]
+    family = family_of_model(model.cfg)
+    tensors = to_tensors(model.cfg, model.params, family.rows(model.cfg, model.head))
+    config = write_config(model, family)
+    form = family.heads[model.head]
     if config.get("problem_type") == "regression":
         form = form._replace(usage=_REGRESSION)
-    card = _model_card(cfg, family.model_type, tokenizer, form, results or {})
+    card = _model_card(model, family.model_type, form)
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
     save_json(directory / CONFIG, config)
-    save_huggingface_tokenizer(tokenizer, directory, cfg.max_positions)
+    save_huggingface_tokenizer(model.tokenizer, directory, model.cfg.max_positions)
     (directory / MODEL_CARD).write_text(card, encoding="utf-8")
 
 
-def _model_card(
-    cfg: ModelConfig,
-    model_type: str,
-    tokenizer: Tokenizer,
-    form: HeadForm,
-    results: Mapping[str, Mapping[str, object]],
-) -> str:
+def check_huggingface(directory: pathlib.Path, model: PortableModel) -> None:
+    """Whether config and weights on disk are those of the model, bit by bit.
+
+    Raises:
+        ValueError: they are not.
+    """
+    path = directory / CONFIG
+    family = family_of_model(model.cfg)
+    found = read_architecture(path, load_json(path), family)
+    if found != (model.cfg, model.dropout):
+        raise ValueError(
+            f"{path} says {found}; expected {(model.cfg, model.dropout)}. Please report "
+            "this."
+        )
+    weights, tensors = load_weights(directory)
+    rows = family.rows(model.cfg, model.head)
+    check_bits(weights, to_tensors(model.cfg, model.params, rows), tensors)
+
+
+def _model_card(model: PortableModel, model_type: str, form: HeadForm) -> str:
     name, task, usage = form
+    cfg, tokenizer = model.cfg, model.tokenizer
     rows = [
         f"| {_cell(of)} | {_cell(metric)} | {_cell(value)} |\n"
-        for of, metrics in results.items()
+        for of, metrics in model.results.items()
         for metric, value in metrics.items()
     ]
     measured = [

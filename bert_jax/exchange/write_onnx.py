@@ -10,56 +10,44 @@ its table, as everywhere in ONNX.
 """
 
 import contextlib
+import hashlib
 import logging
 import pathlib
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from bert_jax.config import DropoutConfig, ModelConfig
-from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.exchange.comparison import Probe, largest_difference
+from bert_jax.exchange.families.registry import family_of_model
 from bert_jax.exchange.libraries import library
-from bert_jax.exchange.signature import INPUTS, OUTPUTS
-from bert_jax.exchange.tensors import Head, Params, Tensors
+from bert_jax.exchange.portable import INPUTS, PortableModel
+from bert_jax.exchange.tensors import Tensors, to_tensors
 from bert_jax.exchange.transformers_model import load_model
-from bert_jax.exchange.write_huggingface import MODEL_CARD, WEIGHTS, write_huggingface
+from bert_jax.exchange.write_huggingface import (
+    MODEL_CARD,
+    WEIGHTS,
+    check_huggingface,
+    write_huggingface,
+)
 
 MODEL_FILE = "model.onnx"
 OPSET = 20  # the first with Gelu; older runtimes read it too
 _WHAT, _EXTRA = "ONNX exports", "onnx"
 
 
-def write_onnx(
-    cfg: ModelConfig,
-    params: Params,
-    head: Head,
-    tokenizer: Tokenizer,
-    directory: pathlib.Path,
-    *,
-    dropout: DropoutConfig = DropoutConfig(),
-    labels: Sequence[str] | None = None,
-    problem_type: str | None = None,
-) -> None:
+def write_onnx(model: PortableModel, directory: pathlib.Path) -> None:
     """Writes model.onnx, and config.json and tokenizer as a Hugging Face export has them.
 
     config.json holds the sizes, and the names of the labels. Weights of 2 GiB and more
     go to a second file beside model.onnx.
 
     Args:
-        cfg: of `params`.
-        params: of `head` and nothing else, float32.
-        head: what is on top of the encoder.
-        tokenizer: what the model was trained with.
+        model: what is written.
         directory: created if need be.
-        dropout: the rates that config.json names.
-        labels: of a classifier or tagger, in the order of its logits.
-        problem_type: of a classifier, what transformers calls its loss. By default, a
-            text has one of the labels.
 
     Raises:
         ValueError: the parts do not fit each other, or a library is missing.
@@ -69,16 +57,12 @@ def write_onnx(
     directory = pathlib.Path(directory)
     with tempfile.TemporaryDirectory() as name:
         source = pathlib.Path(name)
-        write_huggingface(
-            *(cfg, params, head, tokenizer, source),
-            dropout=dropout,
-            labels=labels,
-            problem_type=problem_type,
-        )
+        write_huggingface(model, source)
+        check_huggingface(source, model)
         # Its own attention: plain products and a softmax, for every runtime.
-        model = load_model(source, head, attn_implementation="eager")
+        module = load_model(source, model.head, attn_implementation="eager")
         directory.mkdir(parents=True, exist_ok=True)
-        _export(model, head, directory / MODEL_FILE)
+        _export(module, model, directory / MODEL_FILE)
         for path in source.iterdir():
             if path.name not in (WEIGHTS, MODEL_CARD):
                 shutil.copy(path, directory)
@@ -86,12 +70,39 @@ def write_onnx(
     onnx.checker.check_model(str(directory / MODEL_FILE), full_check=True)
 
 
-def verify_onnx(
-    directory: pathlib.Path,
-    head: Head,
-    probe: Probe,
-) -> float:
-    """Largest difference between our logits and ONNX Runtime's, on the CPU.
+def check_onnx(directory: pathlib.Path, model: PortableModel) -> None:
+    """Whether every tensor is in the graph, as it is or transposed, bit by bit.
+
+    Tensors of one value everywhere need not be, and only the outputs tell whether they
+    are right.
+
+    Raises:
+        ValueError: one is not; the message names it.
+    """
+    onnx = library("onnx", _EXTRA, _WHAT)
+    path = directory / MODEL_FILE
+    found = {
+        _hash(onnx.numpy_helper.to_array(initializer, str(directory)))
+        for initializer in onnx.load(path).graph.initializer
+    }
+    rows = family_of_model(model.cfg).rows(model.cfg, model.head)
+    for name, tensor in to_tensors(model.cfg, model.params, rows).items():
+        # The exporter simplifies what zeros, or ones, are added to or multiplied with.
+        if tensor.min() == tensor.max():
+            continue
+        if found.isdisjoint({_hash(tensor), _hash(tensor.T)}):
+            raise ValueError(
+                f"{path} does not hold the tensor {name!r} as it should. Please report "
+                "this."
+            )
+
+
+def _hash(array: np.ndarray) -> tuple[tuple[int, ...], bytes]:
+    return array.shape, hashlib.sha256(array.tobytes()).digest()
+
+
+def verify_onnx(directory: pathlib.Path, probe: Probe) -> float:
+    """Largest difference between our outputs and ONNX Runtime's, on the CPU.
 
     See `comparison.largest_difference`: a second run of one short row shows that batch
     and length are free and that padding does not matter.
@@ -109,27 +120,53 @@ def verify_onnx(
         found = session.run(names, {name: x.astype(np.int64) for name, x in feeds})
         return dict(zip(names, found, strict=True))
 
-    return largest_difference(run, head, probe)
+    return largest_difference(run, probe)
 
 
-def _export(model: Any, head: Head, path: pathlib.Path) -> None:
+def _export(module: Any, model: PortableModel, path: pathlib.Path) -> None:
     torch = library("torch", _EXTRA, _WHAT)
+    if model.hidden_states:
+        module = _with_hidden_states(module)
     # A tensor each: the exporter takes one tensor given twice for one input. Sizes of 1
     # would become constants of the graph.
     example = {name: torch.ones((2, 4), dtype=torch.int64) for name in INPUTS}
     with torch.no_grad(), _quiet():
         torch.onnx.export(
-            model,
+            module,
             kwargs=example,
             f=str(path),
             input_names=list(INPUTS),
-            output_names=[output.name for output in OUTPUTS[head]],
+            output_names=[output.name for output in model.outputs],
             dynamic_shapes={name: {0: "batch", 1: "length"} for name in INPUTS},
             opset_version=OPSET,
             dynamo=True,
             external_data=False,
             verbose=False,
         )
+
+
+def _with_hidden_states(module: Any) -> Any:
+    """The module with the last of its hidden states behind its logits."""
+    torch = library("torch", _EXTRA, _WHAT)
+
+    class WithHiddenStates(torch.nn.Module):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(
+            self, input_ids: Any, attention_mask: Any, token_type_ids: Any
+        ) -> tuple[Any, ...]:
+            found = self.module(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                token_type_ids=token_type_ids,
+                output_hidden_states=True,
+            )
+            *logits, hidden = found.to_tuple()
+            return (*logits, hidden[-1])
+
+    return WithHiddenStates().eval()
 
 
 @contextlib.contextmanager

@@ -20,8 +20,8 @@ is refused when the call is compiled ("symbolic shape constraint length <= ...")
 Shape suffixes: B rows, T tokens.
 """
 
+import dataclasses
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -30,13 +30,18 @@ import jax.numpy as jnp
 import numpy as np
 
 import bert_jax
-from bert_jax.config import ModelConfig
-from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.exchange.comparison import Probe, largest_difference
 from bert_jax.exchange.json_files import save_json
-from bert_jax.exchange.logits import PLAIN, all_logits, param_shapes
-from bert_jax.exchange.signature import INPUTS, OUTPUTS, check_parts
-from bert_jax.exchange.tensors import Head, Params, check_shapes, flatten, unflatten
+from bert_jax.exchange.logits import PLAIN, forward, param_shapes
+from bert_jax.exchange.portable import INPUTS, PortableModel
+from bert_jax.exchange.tensors import (
+    Head,
+    Params,
+    check_bits,
+    check_shapes,
+    flatten,
+    unflatten,
+)
 from bert_jax.exchange.tokenizer import save_huggingface_tokenizer
 
 MODEL_FILE, WEIGHTS_FILE, META_FILE = (
@@ -73,37 +78,24 @@ _SHOW: dict[Head, str] = {
 }
 
 
-def write_stablehlo(
-    cfg: ModelConfig,
-    params: Params,
-    head: Head,
-    tokenizer: Tokenizer,
-    directory: pathlib.Path,
-    *,
-    labels: Sequence[str] | None = None,
-) -> None:
+def write_stablehlo(model: PortableModel, directory: pathlib.Path) -> None:
     """Writes computation, weights, meta.json, tokenizer and run.py.
 
     Args:
-        cfg: of `params`.
-        params: of `head` and nothing else, float32.
-        head: what is on top of the encoder. Masked-word logits are those of every
-            position.
-        tokenizer: what the model was trained with.
+        model: what is written. Masked-word logits are those of every position.
         directory: created if need be.
-        labels: of a classifier or tagger, in the order of its logits.
 
     Raises:
         ValueError: the parts do not fit each other.
     """
     from safetensors.numpy import save_file
 
-    check_parts(cfg, params, head, tokenizer, labels)
-    weights = flatten(params)
+    cfg, head = model.cfg, model.head
+    weights = flatten(model.params)
     num_outputs = np.shape(weights.get(f"{head}/bias", [()]))[-1]
     check_shapes(weights, param_shapes(cfg, head, num_outputs))
-    exported = _export(cfg, head, weights)
-    meta = _metadata(cfg, head, tokenizer, labels) | {
+    exported = _export(model, weights)
+    meta = _metadata(model) | {
         "jax": jax.__version__,
         "calling_convention_version": exported.calling_convention_version,
         "platforms": list(exported.platforms),
@@ -113,7 +105,7 @@ def write_stablehlo(
             **dict.fromkeys(INPUTS, "int32 [batch, length]"),
         },
         "returns": {
-            name: f"float32 [{', '.join(shape)}]" for name, shape in OUTPUTS[head]
+            name: f"float32 [{', '.join(shape)}]" for name, shape in model.outputs
         },
     }
     folder = pathlib.Path(directory)
@@ -123,15 +115,18 @@ def write_stablehlo(
     save_file(contiguous, folder / WEIGHTS_FILE)
     save_json(folder / META_FILE, meta)
     (folder / "run.py").write_text(f"{_RUN}{_SHOW[head]}\n", encoding="utf-8")
-    save_huggingface_tokenizer(tokenizer, folder, cfg.max_positions)
+    save_huggingface_tokenizer(model.tokenizer, folder, cfg.max_positions)
 
 
-def verify_stablehlo(
-    directory: pathlib.Path,
-    head: Head,
-    probe: Probe,
-) -> float:
-    """Largest difference between our logits and those of the files on disk.
+def check_stablehlo(directory: pathlib.Path, model: PortableModel) -> None:
+    """Raises ValueError unless the weights on disk are ours, bit by bit."""
+    from safetensors.numpy import load_file
+
+    check_bits(directory, flatten(model.params), load_file(directory / WEIGHTS_FILE))
+
+
+def verify_stablehlo(directory: pathlib.Path, probe: Probe) -> float:
+    """Largest difference between our outputs and those of the files on disk.
 
     See `largest_difference`: a second run of one short row shows that batch
     and length are free and that padding does not matter.
@@ -153,21 +148,24 @@ def verify_stablehlo(
     def run(*arrays: np.ndarray) -> dict[str, jax.Array]:
         return exported.call(weights, *(x.astype(np.int32) for x in arrays))
 
-    return largest_difference(run, head, probe)
+    return largest_difference(run, probe)
 
 
-def _export(cfg: ModelConfig, head: Head, weights: Params) -> jax.export.Exported:
-    def model(
+def _export(model: PortableModel, weights: Params) -> jax.export.Exported:
+    cfg = model.cfg
+
+    def program(
         weights: Params,
         input_ids: jax.Array,
         attention_mask: jax.Array,
         token_type_ids: jax.Array,
     ) -> dict[str, jax.Array]:
         # One past its table is where the model finds NaN; -1 would be the last row.
-        return all_logits(
+        return forward(
             cfg,
             unflatten(weights),
-            head,
+            model.head,
+            model.hidden_states,
             _or(input_ids, cfg.vocab_size, cfg.padded_vocab_size),
             _or(token_type_ids, cfg.num_segments, cfg.num_segments),
             (attention_mask != 0).astype(jnp.int32),
@@ -182,7 +180,7 @@ def _export(cfg: ModelConfig, head: Head, weights: Params) -> jax.export.Exporte
         for path, array in weights.items()
     }
     with jax.default_matmul_precision("highest"):
-        export = jax.export.export(jax.jit(model), platforms=PLATFORMS)
+        export = jax.export.export(jax.jit(program), platforms=PLATFORMS)
         exported = export(described, ids, ids, ids)
     assert exported.nr_devices == 1, "exported under a mesh"
     return exported
@@ -192,18 +190,13 @@ def _or(ids: jax.Array, limit: int, otherwise: int) -> jax.Array:
     return jnp.where((ids >= 0) & (ids < limit), ids, otherwise)
 
 
-def _metadata(
-    cfg: ModelConfig, head: Head, tokenizer: Tokenizer, labels: Sequence[str] | None
-) -> dict[str, Any]:
+def _metadata(model: PortableModel) -> dict[str, Any]:
     """What a program needs to know about the model, ready for JSON."""
-    fields = (
-        *("vocab_size", "hidden_size", "num_layers", "num_heads", "mlp_size"),
-        *("max_positions", "num_segments", "gelu", "layer_norm_eps"),
-    )
     return {
         "bert_jax": bert_jax.__version__,
-        "head": head,
-        "labels": None if labels is None else list(labels),
-        "pad_id": tokenizer.special.pad,
-        **{name: getattr(cfg, name) for name in fields},
+        "head": model.head,
+        "problem_type": model.problem_type,
+        "labels": None if model.labels is None else list(model.labels),
+        "pad_id": model.tokenizer.special.pad,
+        **dataclasses.asdict(model.cfg),
     }

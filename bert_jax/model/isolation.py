@@ -21,6 +21,7 @@ from bert_jax.config import ComputeConfig, DropoutConfig, ModelConfig
 from bert_jax.model import attention
 from bert_jax.model.attention_xla import xla_attention
 from bert_jax.model.dropout import Dropout
+from bert_jax.model.random_bits import KEY_KIND
 from bert_jax.model.rows import Rows
 
 _NUM_ROWS = 5
@@ -217,7 +218,7 @@ def _with_gradients(attend: Callable) -> Callable[..., list[np.ndarray]]:
         ids: jax.Array,
         words: jax.Array | None,
     ) -> tuple[jax.Array, ...]:
-        keys = None if words is None else jax.random.wrap_key_data(words)
+        keys = None if words is None else jax.random.wrap_key_data(words, impl=KEY_KIND)
         out, vjp = jax.vjp(lambda q, k, v: attend(q, k, v, ids, keys), q, k, v)
         return out, *vjp(d_out)
 

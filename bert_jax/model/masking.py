@@ -66,11 +66,13 @@ def mask_tokens(
     labels_BM = jnp.take_along_axis(ids_BT, chosen.positions, axis=1)
 
     if cfg.unit == "span":
-        action_BT = jax.random.uniform(action_key, (num_rows, length))
+        action_BT = jax.random.uniform(action_key, (num_rows, length), jnp.float32)
         action_BM = jnp.take_along_axis(action_BT, chosen.starts, axis=1)
     else:
-        action_BM = jax.random.uniform(action_key, (num_rows, num_slots))
-    random_BM = jax.random.randint(token_key, (num_rows, num_slots), 0, vocabulary.size)
+        action_BM = jax.random.uniform(action_key, (num_rows, num_slots), jnp.float32)
+    random_BM = jax.random.randint(
+        token_key, (num_rows, num_slots), 0, vocabulary.size, jnp.int32
+    )
     shown_BM = jnp.where(
         action_BM < cfg.mask_share,
         special.mask,

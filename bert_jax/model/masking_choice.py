@@ -61,7 +61,7 @@ def choose_tokens(
     length = maskable_BT.shape[1]
     count_B = jnp.minimum(wanted_B, maskable_BT.sum(axis=1))
     # The positions of the largest uniform scores are a draw without replacement.
-    scores_BT = jax.random.uniform(key, maskable_BT.shape)
+    scores_BT = jax.random.uniform(key, maskable_BT.shape, jnp.float32)
     scores_BT = jnp.where(maskable_BT, scores_BT, -1.0)
     chosen_BM = descending(scores_BT)[:, :num_slots]
     used_BM = jnp.arange(num_slots)[None, :] < count_B[:, None]
@@ -82,7 +82,7 @@ def choose_words(
 
     Source: google-research/bert, create_pretraining_data.py (whole word masking).
     """
-    scores_BT = jax.random.uniform(key, words.opens.shape)
+    scores_BT = jax.random.uniform(key, words.opens.shape, jnp.float32)
     starts_BT = hide_spans(words, words.ends, scores_BT, wanted_B, num_slots)
     return _slots(starts_BT, num_slots)
 
@@ -104,7 +104,7 @@ def choose_spans(
     Source: Joshi et al. 2020 (SpanBERT), section 3.1, which cuts the last word instead.
     """
     score_key, length_key = jax.random.split(key)
-    scores_BT = jax.random.uniform(score_key, words.opens.shape)
+    scores_BT = jax.random.uniform(score_key, words.opens.shape, jnp.float32)
     lengths_BT = draw_span_lengths(cfg, words.opens.shape, length_key)
     limits_BT = span_limits(words, lengths_BT)
     starts_BT = hide_spans(words, limits_BT, scores_BT, wanted_B, num_slots)
@@ -123,7 +123,7 @@ def draw_span_lengths(
     # No span has more words than a row has tokens.
     up_to = np.arange(1, min(cfg.max_span_words, shape[-1]))
     cumulative = np.expm1(up_to * log_rest) / np.expm1(cfg.max_span_words * log_rest)
-    drawn = jax.random.uniform(key, shape)
+    drawn = jax.random.uniform(key, shape, jnp.float32)
     steps = jnp.asarray(cumulative, jnp.float32)
     return 1 + jnp.searchsorted(
         steps, drawn, side="right", method="compare_all"

@@ -11,6 +11,14 @@ import math
 import jax
 import jax.numpy as jnp
 
+KEY_KIND = "threefry2x32"
+"""The generator of all keys, whatever JAX's own default is."""
+
+
+def root_key(seed: int) -> jax.Array:
+    """The typed key that all random choices of one purpose are derived from."""
+    return jax.random.key(seed, impl=KEY_KIND)
+
 
 def row_keys(key: jax.Array | None, num_rows: int) -> jax.Array | None:
     """Typed keys [B], each folded from `key` and the number of its row.

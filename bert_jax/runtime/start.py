@@ -90,7 +90,7 @@ def abandon_output() -> None:
     """Sends what is still buffered for a broken standard output nowhere."""
     if sys.stdout is sys.__stdout__:
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, 1)
         os.close(nowhere)
 
 

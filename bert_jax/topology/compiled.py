@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from bert_jax.batch import MaskVocabulary
 from bert_jax.config import PretrainConfig
 from bert_jax.data.prepared.dataset import open_dataset
+from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.topology.arithmetic import flops_of
 from bert_jax.topology.collectives import Collective, collectives_of
 from bert_jax.topology.devices import Topology, devices_of
@@ -87,6 +88,7 @@ class CompiledStep:
         return self.flops is not None and (limit is None or self.memory.total <= limit)
 
 
+@our_settings()
 def compile_step(
     cfg: PretrainConfig,
     topology: Topology,

@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 from bert_jax.config import TaskConfig
+from bert_jax.train.reading import show_reading
 from bert_jax.train.run import load_results, save_results
 from bert_jax.train.tasks import task_named
 
@@ -19,8 +20,12 @@ def baselines(cfg: TaskConfig, output: pathlib.Path) -> dict[str, Any]:
             holds the scores of other data.
     """
     task = task_named(cfg.kind)
-    train = task.read(cfg.train, cfg, "train").sample(cfg.max_train)
+    whole = task.read(cfg.train, cfg, "train")
+    outputs = task.outputs(whole)
+    train = task.sample(whole, cfg.max_train)
     held_out = task.read(cfg.validation, cfg, "validation")
+    show_reading(task, "train", train, outputs)
+    show_reading(task, "validation", held_out, outputs)
     identity = {"train": train.sha256(), "validation": held_out.sha256()}
     finished = load_results(output)
     if finished is not None:
@@ -34,7 +39,7 @@ def baselines(cfg: TaskConfig, output: pathlib.Path) -> dict[str, Any]:
         "kind": "baselines",
         "task": task.name,
         "data": identity,
-        "baselines": task.baselines(train, held_out),
+        "baselines": task.baselines(train, held_out, outputs),
         "num_train": len(train),
         "num_validation": len(held_out),
         "seconds": time.perf_counter() - started,

@@ -32,6 +32,9 @@ from bert_jax.train.checkpoint_files import (
 from bert_jax.train.step import TrainState
 
 FORMAT_VERSION = 3
+# Formats whose weights can be read: files of the older ones have no hashes, and version 1
+# has another state of the optimizer.
+WEIGHTS_FORMATS = (1, 2, FORMAT_VERSION)
 _HALF_WRITTEN = ".orbax-checkpoint-tmp"  # the end of Orbax's names
 
 # Orbax warns each time a directory is opened read-only; these warnings are expected.
@@ -284,10 +287,18 @@ class Checkpoints:
         except ValueError as damage:
             raise self._damaged(step, damage) from None
         version = manifest.get("format_version")
-        if version != FORMAT_VERSION:
+        if version not in (
+            WEIGHTS_FORMATS if prefix == "params/" else (FORMAT_VERSION,)
+        ):
+            way_out = (
+                f", and only the weights of {version}: start a new run with --checkpoint "
+                "and fresh moments."
+                if version in WEIGHTS_FORMATS
+                else ". Start a new run."
+            )
             raise ValueError(
                 f"{self.directory}/{step} has checkpoint format {version}; this version "
-                f"of bert_jax reads {FORMAT_VERSION}. Start a new run."
+                f"of bert_jax reads {FORMAT_VERSION}{way_out}"
             )
         if manifest["tokenizer_sha256"] != self.identity.tokenizer_sha256:
             raise ValueError(
@@ -300,7 +311,8 @@ class Checkpoints:
         problems = [
             f"{name} is {there.get(name)!r} in the checkpoint and {here.get(name)!r} "
             "here"
-            for name in {**there, **here}
+            # The manifest of version 1 also holds settings of the computation.
+            for name in (here if version == 1 else {**there, **here})
             if there.get(name) != here.get(name)
         ]
         stored = {n: d for n, d in manifest["tensors"].items() if n.startswith(prefix)}
@@ -326,7 +338,9 @@ class Checkpoints:
         def check() -> None:
             checkpoint = self.directory / str(step)
             try:
-                check_files(checkpoint, read_manifest(checkpoint), items)
+                manifest = read_manifest(checkpoint)
+                if manifest["format_version"] == FORMAT_VERSION:
+                    check_files(checkpoint, manifest, items)
             except ValueError as damage:
                 raise self._damaged(step, damage) from None
 

@@ -2,40 +2,66 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 
-from bert_jax.config import FinetuneConfig, MeshConfig, PretrainConfig
+from bert_jax.config import FileConfig, FinetuneConfig, MeshConfig, PretrainConfig
 from bert_jax.data.file_hash import file_sha256
 from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.runtime import process
 from bert_jax.runtime.agreement import agree
-from bert_jax.train.held_out import PretrainEvaluator, held_out_rows
+from bert_jax.runtime.jax_settings import our_settings
+from bert_jax.train.held_out import PretrainEvaluator, check_held_out, held_out_rows
 from bert_jax.train.initial import load_params
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.predict import Predictor
-from bert_jax.train.run import load_run_config, load_run_tokenizer
+from bert_jax.train.reading import show_reading
+from bert_jax.train.run import load_run, load_run_config, load_run_tokenizer
 from bert_jax.train.sharding import check_batch_size
 
 
-def evaluate_run(run: pathlib.Path, data: pathlib.Path | None) -> dict[str, float]:
-    """Scores of the newest checkpoint of a run.
+@our_settings()
+def evaluate_run(
+    run: pathlib.Path,
+    data: pathlib.Path | None,
+    file: FileConfig | None = None,
+    *,
+    batches: int | None = None,
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> dict[str, float]:
+    """Scores of the newest checkpoint of a run. It prints what it judges on.
 
     Args:
         run: run directory of `pretrain`, `finetune` or `import`.
         data: prepared dataset for a pretraining run, or labelled file for a fine-tuned
             run. Default: the run's own held-out data.
+        file: how the labelled file is read. Default: as the run read its own.
+        batches: most batches of held-out rows, for a pretraining run. Default: what the
+            run itself evaluates on.
+        progress: called with the numbers of batches done and of all.
 
     Raises:
-        ValueError: the data was prepared with another tokenizer or has other labels, or
-            an imported run has no data of its own.
+        ValueError: the run's own data has changed, the data was prepared with another
+            tokenizer or has other labels, or an imported run has no data of its own.
     """
     cfg = load_run_config(run)
     if isinstance(cfg, PretrainConfig):
-        return _evaluate_pretraining(run, cfg.phases[-1], data)
-    return _evaluate_task(run, cfg, data)
+        cfg = cfg.phases[-1]
+        if batches is not None:
+            cfg = dataclasses.replace(cfg, eval_batches=batches)
+        return _evaluate_pretraining(run, cfg, data, progress)
+    if batches is not None:
+        raise ValueError(
+            f"--batches {batches} would be ignored: {run} is a fine-tuned run, which is "
+            "judged on whole files. Leave it out."
+        )
+    return _evaluate_task(run, cfg, data, file or cfg.task.file, progress)
 
 
 def _evaluate_pretraining(
-    run: pathlib.Path, cfg: PretrainConfig, data: pathlib.Path | None
+    run: pathlib.Path,
+    cfg: PretrainConfig,
+    data: pathlib.Path | None,
+    progress: Callable[[int, int], None],
 ) -> dict[str, float]:
     cfg = dataclasses.replace(cfg, compute=cfg.compute.on_any_platform)
     if data is None and cfg.data.dataset is None:
@@ -51,30 +77,60 @@ def _evaluate_pretraining(
             f"{dataset.tokenizer.sha256[:12]}, but the run was trained with "
             f"{expected[:12]}; prepare the dataset with --tokenizer {run}/tokenizer."
         )
+    same = dataset.manifest["sha256"] == load_run(run).data.get("sha256")
+    if data is None and not same:
+        raise ValueError(
+            f"{dataset.directory} is not the dataset any more that {run} was trained on: "
+            "its files have other hashes. Put the original back, or pass a dataset to "
+            "judge on it as it is."
+        )
     _agree(run, dataset.manifest["sha256"])
+    check_held_out(dataset, cfg.data)
     mesh = make_mesh(MeshConfig())  # the devices here; the run may have used others
     check_batch_size(mesh, cfg.batch_size)
     rows = held_out_rows(dataset, cfg.data)
     vocabulary = dataset.tokenizer.mask_vocabulary
-    params = load_params(run, mesh).params
-    return PretrainEvaluator(cfg, rows, vocabulary, mesh)(params)
+    _, step, params = load_params(run, mesh)
+    judged = min(rows.size(0).num_rows, cfg.eval_batches * cfg.batch_size)
+    print(
+        f"step {step:,} of {run}, on {judged:,} of {rows.size(0).num_rows:,} held-out rows "
+        f"of {dataset.directory} ({'the' if same else 'not the'} dataset of its training)",
+        flush=True,
+    )
+    return PretrainEvaluator(cfg, rows, vocabulary, mesh)(params, progress)
 
 
 def _evaluate_task(
-    run: pathlib.Path, cfg: FinetuneConfig, data: pathlib.Path | None
+    run: pathlib.Path,
+    cfg: FinetuneConfig,
+    data: pathlib.Path | None,
+    file: FileConfig,
+    progress: Callable[[int, int], None],
 ) -> dict[str, float]:
     if data is None and cfg.task.validation is None:
         raise ValueError(
             f"{run} was imported and has no data of its own; pass a file of labelled "
-            f"text with the columns {', '.join(cfg.task.columns('validation'))}."
+            f"text whose text stands in {' and '.join(file.text_columns)}, or name its "
+            "columns with --task.text-columns and --task.label-column."
         )
     mesh = None if process.this().count == 1 else make_mesh(MeshConfig())
     predictor = Predictor(run, batch_size=cfg.batch_size, mesh=mesh)
     task = predictor.task
-    held_out = task.read(data or cfg.task.validation, cfg.task, "validation")
+    held_out = task.read(
+        data or cfg.task.validation, cfg.task.with_file(file), "validation"
+    )
+    own = predictor.info.data.get("validation")
+    if data is None and held_out.sha256() != own:
+        raise ValueError(
+            f"{cfg.task.validation} is not the file that {run} was judged on: its examples "
+            f"have SHA-256 {held_out.sha256()[:16]}, and those of the run {str(own)[:16]}. "
+            "Restore the file, or name it as DATA to judge on it as it is."
+        )
+    show_reading(task, "judged on", held_out, predictor.outputs)
     _agree(run, held_out.sha256())
     encoded = predictor.encode(held_out)
-    return task.scores(predictor.logits(encoded), encoded, held_out, predictor.outputs)
+    logits = predictor.logits(encoded, progress)
+    return task.scores(logits, encoded, held_out, predictor.outputs)
 
 
 def _agree(run: pathlib.Path, data_sha256: str) -> None:

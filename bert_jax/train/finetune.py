@@ -13,21 +13,24 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax.batch import ClassifyBatch
-from bert_jax.config import FinetuneConfig
+from bert_jax.config import FinetuneConfig, TaskConfig
 from bert_jax.data.batches.loader import prefetched
-from bert_jax.data.labelled.examples import EncodedExamples, epoch_order
+from bert_jax.data.labelled.examples import EncodedExamples, Examples
+from bert_jax.data.labelled.lengths import LengthBatches, epoch_batches, row_lengths
 from bert_jax.limits import check_ids
 from bert_jax.model.isolation import prove_isolation
+from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train import sharding
 from bert_jax.train.flops import counted_flops
 from bert_jax.train.freezing import stop_frozen
 from bert_jax.train.initial import start_encoder
-from bert_jax.train.logits import BatchedLogits
+from bert_jax.train.logits import BatchedLogits, held_out_batches
 from bert_jax.train.loop import Stage, run_loop
-from bert_jax.train.mesh import make_mesh
+from bert_jax.train.mesh import device_name, make_mesh
 from bert_jax.train.objectives import task_objective
 from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.placement import row_parts
+from bert_jax.train.reading import show_reading, show_rows
 from bert_jax.train.run import (
     RunInfo,
     agree_on_run,
@@ -65,6 +68,7 @@ class Judge:
         return self.task.scores(self.logits, self.encoded, self.examples, self.outputs)
 
 
+@our_settings()
 def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
     """Starts or continues one fine-tuning run and returns its results.
 
@@ -94,12 +98,26 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
     task = task_named(cfg.task.kind)
     whole = task.read(cfg.task.train, cfg.task, "train")
     outputs = task.outputs(whole)
-    train = whole.sample(cfg.task.max_train)
+    train = task.sample(whole, cfg.task.max_train)
+    show_reading(task, "train", train, outputs)
     held_out = task.read(cfg.task.validation, cfg.task, "validation")
+    show_reading(task, "validation", held_out, outputs)
+    cfg = dataclasses.replace(cfg, task=_as_read(cfg.task, whole, held_out))
     train_rows, held_out_rows = (
         task.encode(tokenizer, part, outputs, cfg.sequence_length)
         for part in (train, held_out)
     )
+    num_steps = cfg.num_epochs * math.ceil(len(train_rows) / cfg.batch_size)
+    lengths = row_lengths(train_rows.num_tokens, cfg.sequence_length, num_steps)
+    epochs = [
+        epoch_batches(
+            train_rows.num_tokens, lengths, cfg.batch_size, seed=cfg.seed, epoch=epoch
+        )
+        for epoch in range(cfg.num_epochs)
+    ]
+    show_rows(train_rows, epochs[0])
+    held_out_plan = held_out_batches(held_out_rows, cfg.batch_size)
+    show_rows(held_out_rows, held_out_plan)
     data = {"train": train.sha256(), "validation": held_out.sha256()}
     agree_on_run(
         run,
@@ -116,6 +134,7 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         data=data,
         task=task.name,
         labels=outputs,
+        devices=device_name(mesh),
         sequence_length=cfg.sequence_length,
     )
     start_run(run, cfg, info, tokenizer)
@@ -124,13 +143,10 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         print(f"{run} is finished at step {finished['step']:,}; nothing to do")
         return finished
 
-    prove_isolation(model, cfg.compute, cfg.dropout, num_tokens=cfg.sequence_length)
-    num_steps = cfg.num_epochs * math.ceil(len(train_rows) / cfg.batch_size)
-    optimizer_cfg = dataclasses.replace(
-        cfg.optimizer, warmup_steps=int(cfg.warmup_share * num_steps)
-    )
-    schedule = make_schedule(optimizer_cfg, num_steps)
-    optimizer = make_optimizer(optimizer_cfg, schedule)
+    for length in sorted({*lengths.tolist(), *held_out_plan.lengths.tolist()}):
+        prove_isolation(model, cfg.compute, cfg.dropout, num_tokens=length)
+    schedule = make_schedule(cfg.optimizer, num_steps)
+    optimizer = make_optimizer(cfg.optimizer, schedule)
     objective = stop_frozen(
         cfg.optimizer, task_objective(task, model, cfg.compute, cfg.dropout)
     )
@@ -166,7 +182,7 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         step=compile_step(
             objective, optimizer, mesh, abstract, shard_update=shard_update
         ),
-        batches=lambda step: _train_batches(cfg, mesh, train_rows, step, num_steps),
+        batches=lambda step: _train_batches(cfg, mesh, train_rows, epochs, step),
         evaluate=judge,
         rates={"examples_per_sec": "sequences", "tokens_per_sec": "tokens"},
         flops=counted_flops(
@@ -206,25 +222,48 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
     return results
 
 
+def _as_read(cfg: TaskConfig, train: Examples, held_out: Examples) -> TaskConfig:
+    """The task with whole paths and with the columns that were found.
+
+    `evaluate` and `predict` read files in this way, from any working directory.
+    """
+    paths = {
+        name: pathlib.Path(examples.reading.path).absolute()
+        for name, examples in (("train", train), ("validation", held_out))
+    }
+    if not train.reading.columns:
+        return dataclasses.replace(cfg, **paths)
+    *texts, label = train.reading.columns
+    *held_out_texts, held_out_label = held_out.reading.columns
+    return dataclasses.replace(
+        cfg,
+        text_columns=tuple(texts),
+        label_column=label,
+        validation_text_columns=tuple(held_out_texts),
+        validation_label_column=held_out_label,
+        **paths,
+    )
+
+
 def _train_batches(
     cfg: FinetuneConfig,
     mesh: Mesh,
     examples: EncodedExamples,
+    epochs: Sequence[LengthBatches],
     first_step: int,
-    num_steps: int,
 ) -> Iterator[ClassifyBatch]:
-    """This host's rows of steps [first_step, num_steps).
+    """This host's rows of all steps from `first_step` on.
 
     A batch depends on the seed and the step only.
     """
-    steps_per_epoch = num_steps // cfg.num_epochs
-    orders = [epoch_order(len(examples), cfg.seed, n) for n in range(cfg.num_epochs)]
+    steps_per_epoch = len(epochs[0].numbers)
+    num_steps = len(epochs) * steps_per_epoch
     parts, num_parts = row_parts(mesh)
 
     def of_step(step: int) -> ClassifyBatch:
         epoch, place = divmod(step, steps_per_epoch)
-        chosen = orders[epoch][place * cfg.batch_size : (place + 1) * cfg.batch_size]
-        batch = examples.batch(chosen, cfg.batch_size)
+        numbers, lengths = epochs[epoch]
+        batch = examples.batch(numbers[place], cfg.batch_size, lengths[place])
         return ClassifyBatch(
             *(np.concatenate([np.split(x, num_parts)[n] for n in parts]) for x in batch)
         )

@@ -19,6 +19,7 @@ from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.limits import check_ids
 from bert_jax.model import pretraining
 from bert_jax.model.masking import MaskedBatch, mask_tokens
+from bert_jax.model.random_bits import root_key
 from bert_jax.runtime.distributed import fetch
 from bert_jax.train import sharding
 from bert_jax.train.losses import Mean, pretrain_loss, weighted
@@ -35,6 +36,26 @@ def held_out_rows(dataset: PreparedDataset, cfg: DataConfig) -> PretrainRows:
     Buckets are used in training only; here they are replaced by rows of full length.
     """
     return open_rows(dataset, "validation", cfg.without_buckets, seed=EVALUATION_SEED)
+
+
+def check_held_out(dataset: PreparedDataset, cfg: DataConfig) -> None:
+    """Checks that the validation split has rows to evaluate on.
+
+    Raises:
+        ValueError: it has too few documents for the pairs of `cfg`, or no row.
+    """
+    try:
+        empty = held_out_rows(dataset, cfg).size(0).num_rows == 0
+    except ValueError as error:
+        raise ValueError(
+            f"{dataset.directory} holds out too little text to evaluate on: {error} More "
+            "is held out by `bert-jax prepare --validation-fraction`."
+        ) from None
+    if empty:
+        raise ValueError(
+            f"The validation split of {dataset.directory} gives no row with these "
+            "settings; prepare more text, or a larger --validation-fraction."
+        )
 
 
 class PretrainEvaluator:
@@ -69,9 +90,18 @@ class PretrainEvaluator:
         ones = (batch.nsp_labels == 1).astype(jnp.float32)
         return {**metrics, "nsp_ones": weighted(ones, batch.nsp_weights)}
 
-    def __call__(self, params: Any) -> dict[str, float]:
-        """Held-out losses in nats, accuracies, and the fraction of the larger NSP class."""
-        found = []
+    def __call__(
+        self, params: Any, progress: Callable[[int, int], None] = lambda *_: None
+    ) -> dict[str, float]:
+        """Held-out losses in nats, accuracies, and the fraction of the larger NSP class.
+
+        Args:
+            params: parameters of the model.
+            progress: called after each batch with the numbers of batches done and of all.
+        """
+        found: list[dict[str, Mean]] = []
+        num_rows = self.rows.size(0).num_rows
+        total = min(self.cfg.eval_batches, -(-num_rows // self.cfg.batch_size))
         batches = evaluation_batches(
             self.rows,
             batch_size=self.cfg.batch_size,
@@ -84,7 +114,12 @@ class PretrainEvaluator:
             found.append(
                 self._step(params, placed, np.int32(number * self.cfg.batch_size))
             )
+            # One batch is computed while the next is made; more in flight would make a
+            # signal wait for all of them.
+            jax.block_until_ready(found[:-1][-1:])
+            progress(number, total)
         means = means_of(found)
+        progress(total, total)
         share = means.pop("nsp_ones")
         return {
             **means,
@@ -103,7 +138,7 @@ def fixed_masks(
 
     The masks of a row depend on its number only, not on the batch that holds it.
     """
-    root = jax.random.key(EVALUATION_SEED)
+    root = root_key(EVALUATION_SEED)
     numbers_B = first_row + jnp.arange(batch.input_ids.shape[0])
 
     def one(row: PretrainBatch, number: jax.Array) -> MaskedBatch:

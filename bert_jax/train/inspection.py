@@ -9,6 +9,8 @@ from bert_jax.config import DataConfig, MaskingConfig
 from bert_jax.data.batches.rows import open_rows
 from bert_jax.data.prepared.dataset import PreparedDataset
 from bert_jax.model.masking import mask_tokens
+from bert_jax.model.random_bits import root_key
+from bert_jax.runtime.jax_settings import our_settings
 
 # Meaning of the labels 0 and 1 of a pair.
 _LABELS = {
@@ -36,9 +38,11 @@ def describe_rows(
     tokenizer = dataset.tokenizer
     rows = open_rows(dataset, split, data.without_buckets, seed=seed)
     batch = rows.batch(first_row, num_rows)
-    masked = jax.device_get(
-        mask_tokens(masking, batch, tokenizer.mask_vocabulary, jax.random.key(seed))
-    )
+    with our_settings():
+        key = root_key(seed)
+        masked = jax.device_get(
+            mask_tokens(masking, batch, tokenizer.mask_vocabulary, key)
+        )
     for row in range(num_rows):
         real = int((batch.sequence_ids[row] > 0).sum())
         hidden = int(masked.weights[row].sum())

@@ -5,11 +5,8 @@ to. The caller says what a batch is, how parameters are scored and how progress 
 """
 
 import pathlib
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
 from typing import Any, NamedTuple
 
 import jax
@@ -19,18 +16,21 @@ from bert_jax.config import LoopConfig
 from bert_jax.data.batches.loader import InputClock
 from bert_jax.runtime import process
 from bert_jax.runtime.agreement import any_host
-from bert_jax.runtime.failure import EndOfAllError
 from bert_jax.train.checkpoint import Checkpoints, Identity
 from bert_jax.train.flops import Work, peak_flops, speeds
 from bert_jax.train.goodput import Goodput
-from bert_jax.train.metrics import MetricsLog, Window, duration, peak_memory
+from bert_jax.train.metrics import (
+    MetricsLog,
+    NotFiniteError,
+    Window,
+    duration,
+    peak_memory,
+    require_finite,
+)
 from bert_jax.train.placement import to_devices
 from bert_jax.train.profile import Profiler
-from bert_jax.train.step import Step, TrainState
-
-
-class InterruptedRunError(EndOfAllError):
-    """A signal ended the run after a checkpoint. The same command continues it."""
+from bert_jax.train.step import Step, TrainState, is_finite
+from bert_jax.train.stop_request import InterruptedRunError, StoppedError, StopRequest
 
 
 class Stage(NamedTuple):
@@ -79,6 +79,7 @@ def run_loop(
     show: Callable[[dict[str, float]], str],
     learning_rate: Callable[[int], Any],
     began: float,
+    judge_first: bool = False,
 ) -> Trained:
     """Trains through all stages, from the newest checkpoint if there is one.
 
@@ -93,15 +94,17 @@ def run_loop(
         show: turns a line of metrics into text.
         learning_rate: gives the learning rate of an update of the run, counted from 0.
         began: `time.time()` when this session began.
+        judge_first: whether the state of step 0 is evaluated too.
 
     Raises:
         ValueError: an id of a batch has no row in its table. The batch was not trained on.
         InterruptedRunError: a host got SIGINT or SIGTERM. A checkpoint was written.
-        NotFiniteError: the loss is NaN or infinite. No such state was saved.
+        NotFiniteError: the loss, a score or a weight is NaN or infinite. No such state
+            was saved.
     """
     with (
         Checkpoints(run, identity, keep=cfg.keep_checkpoints) as checkpoints,
-        _StopRequest() as stop,
+        StopRequest() as stop,
     ):
         if checkpoints.latest_step() is None:
             state = make_state()
@@ -124,9 +127,9 @@ def run_loop(
         try:
             start = 0
             for stage in stages:
-                # The last stage is always evaluated: this is the evaluation of the run.
-                if loop.done < start + stage.num_steps or stage is stages[-1]:
-                    loop.go_through(stage, start)
+                # A session that begins at the end of a stage evaluates it again.
+                if loop.done <= start + stage.num_steps:
+                    loop.go_through(stage, start, judge_first=judge_first)
                 start += stage.num_steps
         finally:
             goodput = loop.close()
@@ -145,7 +148,7 @@ class _Loop:
         cfg: LoopConfig,
         mesh: Mesh,
         checkpoints: Checkpoints,
-        stop: "_StopRequest",
+        stop: StopRequest,
         state: TrainState,
         total: int,
         show: Callable[[dict[str, float]], str],
@@ -168,6 +171,7 @@ class _Loop:
         self.evaluation: dict[str, float] = {}
         self.last_line: dict[str, Any] = {}
         self.compiled: set[tuple[int, ...]] = set()
+        self.pace = _Pace()
         self.goodput.go_on(self.done)
 
     def close(self) -> dict[str, float]:
@@ -178,9 +182,16 @@ class _Loop:
         self.log.close()
         return spent
 
-    def go_through(self, stage: Stage, start: int) -> None:
+    def go_through(self, stage: Stage, start: int, *, judge_first: bool) -> None:
         """Trains to the end of a stage that begins with update `start`."""
         end = start + stage.num_steps
+        every = self.cfg.eval_every_steps
+        if self.done == 0:
+            if judge_first:
+                self._judge(stage)
+        elif every and self.done % every == 0 and start < self.done < end:
+            # The session before may have ended between checkpoint and evaluation.
+            self._judge(stage)
         inputs = InputClock(stage.batches(self.done - start))
         self.compiled.clear()
         try:
@@ -199,11 +210,14 @@ class _Loop:
         with self.goodput.during("checkpoint"):
             self.checkpoints.wait()
         if self.done < end:
-            raise InterruptedRunError(
-                f"stopped at step {self.done:,} of {self.total:,}; the checkpoint is "
-                f"in {self.run}. Start the same command again to continue."
-            )
+            raise self._interrupted()
         self._judge(stage)
+
+    def _interrupted(self) -> InterruptedRunError:
+        return InterruptedRunError(
+            f"stopped at step {self.done:,} of {self.total:,}; the checkpoint is in "
+            f"{self.run}. Start the same command again to continue."
+        )
 
     def _follow_up(self, stage: Stage, inputs: InputClock, end: int) -> None:
         """Logs, saves and evaluates when it is time.
@@ -211,6 +225,9 @@ class _Loop:
         At the end of a stage it only logs: `go_through` saves and evaluates there.
         """
         cfg = self.cfg
+        if self.done < end and self.pace.is_due(self.done):
+            jax.block_until_ready(self.state.params)
+            print(self.pace.describe(self.done, end), flush=True)
         if self.done % cfg.log_every_steps == 0 or self.done == end:
             self._close_window(stage, inputs)
         if self.done == end:
@@ -243,6 +260,7 @@ class _Loop:
             self._step(stage, batch)
             jax.block_until_ready(self.state.params)
         self.window.leave_out(time.perf_counter() - started)
+        self.pace.restart(self.done)
 
     def _step(self, stage: Stage, batch: Any) -> None:
         with self.profiler.step(self.done, self.state.params):
@@ -278,12 +296,25 @@ class _Loop:
     def _save(self) -> None:
         self.goodput.mark(self.done)
         with self.goodput.during("checkpoint"):
+            if not is_finite(self.state):
+                raise NotFiniteError(
+                    f"A weight or a moment is NaN or infinite at step {self.done:,}. This "
+                    "state was not saved; lower the learning rate or lengthen the "
+                    "warm-up, then start again from the last checkpoint."
+                )
             self.checkpoints.save(self.state)
         self.window.restart_clock()
 
     def _judge(self, stage: Stage) -> None:
-        with self.goodput.during("evaluate"):
-            self.evaluation = stage.evaluate(self.state.params)
+        try:
+            with self.goodput.during("evaluate"), self.stop.at_once():
+                evaluation = stage.evaluate(self.state.params)
+        except StoppedError:
+            self._save()
+            self.checkpoints.wait()
+            raise self._interrupted() from None
+        require_finite("in the evaluation at step", evaluation, self.done)
+        self.evaluation = evaluation
         self.log.write("eval", self.done, self.evaluation)
         print(
             f"held out at step {self.done:,}:  {self.show(self.evaluation)}", flush=True
@@ -291,32 +322,27 @@ class _Loop:
         self.window.restart_clock()
 
 
-class _StopRequest:
-    """Turns the first SIGINT or SIGTERM into a request. A second one acts at once."""
+class _Pace:
+    """The first estimate of how long a run takes, from its first steps."""
 
-    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    _STEPS = 2
 
     def __init__(self) -> None:
-        self.requested = False
-        self._before: dict[int, Any] = {}
+        self._said = False
+        self._since = (0, 0.0)
 
-    def __enter__(self) -> "_StopRequest":
-        # Only the main thread may set handlers; elsewhere the default stays.
-        if threading.current_thread() is threading.main_thread():
-            for number in self._SIGNALS:
-                self._before[number] = signal.signal(number, self._request)
-        return self
+    def restart(self, done: int) -> None:
+        """Measures from here on: a step has just been compiled."""
+        self._since = (done, time.perf_counter())
 
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+    def is_due(self, done: int) -> bool:
+        return not self._said and done == self._since[0] + self._STEPS
 
-    def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-        print(
-            f"{signal.Signals(number).name}: stopping after this step; a second signal "
-            "stops at once",
-            flush=True,
+    def describe(self, done: int, end: int) -> str:
+        """The estimate for the steps up to `end`, once the devices have done `done`."""
+        self._said = True
+        step_secs = (time.perf_counter() - self._since[1]) / self._STEPS
+        return (
+            f"about {duration(step_secs * (end - done))} until step {end:,}: the first "
+            f"steps took {step_secs:.3g} s each"
         )

@@ -26,11 +26,23 @@ class NotFiniteError(ArithmeticError):
     """The loss became NaN or infinite. The checkpoints on disk are from before."""
 
 
+def require_finite(what: str, values: dict[str, float], step: int) -> None:
+    """Raises NotFiniteError if a value is NaN or infinite."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise NotFiniteError(
+                f"{name} is {value} {what} {step:,}. Nothing was saved since it became "
+                "so; lower the learning rate or lengthen the warm-up, then start again "
+                "from the last checkpoint."
+            )
+
+
 class MetricsLog:
     """Writes lines of metrics to metrics.jsonl, TensorBoard and, if asked for, W&B.
 
-    The lines of steps that a resumed run repeats are dropped. Only the first host writes;
-    the others do nothing.
+    The lines of steps that a resumed run repeats are dropped, and an evaluation of the
+    step that it continues from, which the loop makes anew. Only the first host writes; the
+    others do nothing.
     """
 
     def __init__(self, run: pathlib.Path, first_step: int, cfg: LoopConfig) -> None:
@@ -49,7 +61,11 @@ class MetricsLog:
     def _open(self, run: pathlib.Path, first_step: int, cfg: LoopConfig) -> float:
         path = run / "metrics.jsonl"
         lines = _whole_lines(path)
-        kept = [line for line in lines if line["step"] <= first_step]
+        kept = [
+            line
+            for line in lines
+            if line["step"] < first_step + (line["kind"] != "eval")
+        ]
         if cfg.wandb_project is not None:
             self._sinks.append(WeightsAndBiases(run, cfg.wandb_project))
         write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
@@ -121,13 +137,7 @@ class Window:
         fetched: list[StepMetrics] = jax.device_get(self._pending)
         works = [metrics.pop("work", None) for metrics in fetched]
         means = _ratios(fetched)
-        for name, value in means.items():
-            if not math.isfinite(value):
-                raise NotFiniteError(
-                    f"{name} is {value} within the {len(self)} steps before step "
-                    f"{step}. Nothing was saved since; lower the learning rate or "
-                    "lengthen the warm-up, then start again from the last checkpoint."
-                )
+        require_finite(f"within the {len(self)} steps before step", means, step)
         now = time.perf_counter()
         seconds, self._started = now - self._started, now
         timed = [work for n, work in enumerate(works) if n not in self._untimed]

@@ -1,15 +1,18 @@
 """Predicts with a fine-tuned run."""
 
+import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from bert_jax.config import FinetuneConfig, MeshConfig
+from bert_jax.config import FileConfig, FinetuneConfig, MeshConfig
 from bert_jax.data.labelled.examples import EncodedExamples, Text
+from bert_jax.data.labelled.unlabelled import Unlabelled
+from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train.initial import load_params
 from bert_jax.train.logits import BatchedLogits
 from bert_jax.train.mesh import make_mesh
@@ -17,9 +20,20 @@ from bert_jax.train.run import load_run_config, load_run_tokenizer
 from bert_jax.train.tasks import task_named
 
 
+def is_empty(text: Text) -> bool:
+    """Whether a part of a text has nothing to predict on."""
+    return not all(part.strip() for part in text)
+
+
+def prediction_file(file: FileConfig) -> FileConfig:
+    """Settings that read labelled files, for files whose labels do not matter."""
+    return dataclasses.replace(file, label_column=None)
+
+
 class Predictor:
     """A fine-tuned model, loaded from its run directory."""
 
+    @our_settings()
     def __init__(
         self, run: pathlib.Path, *, batch_size: int = 32, mesh: Mesh | None = None
     ) -> None:
@@ -38,6 +52,7 @@ class Predictor:
         self.outputs = self.info.labels
         cfg = load_run_config(run)
         assert isinstance(cfg, FinetuneConfig)
+        self.cfg = cfg
         self.task = task_named(self.info.task)
         self.num_texts = self.task.num_texts(cfg.task)
         self.tokenizer = load_run_tokenizer(run)
@@ -49,6 +64,7 @@ class Predictor:
             batch_size,
         )
 
+    @our_settings()
     def __call__(self, texts: Sequence[Text]) -> list[dict[str, Any]]:
         """One JSON object per text, in the form of the task.
 
@@ -59,11 +75,12 @@ class Predictor:
                 task takes single texts, or the reverse.
         """
         for number, text in enumerate(texts, 1):
-            if len(text) != self.num_texts or not all(part.strip() for part in text):
+            if is_empty(text):
                 raise ValueError(
                     f"Text {number} is {text!r}; this run takes {self.num_texts} "
-                    "non-empty text(s) each (a pair has a tab between its two)."
+                    "non-empty text(s) each."
                 )
+            self._check(number, text)
         if not texts:
             raise ValueError("No text given; pass texts as arguments or on stdin.")
         examples = self.task.unlabelled(texts)
@@ -72,16 +89,67 @@ class Predictor:
             self.logits(encoded), encoded, examples, self.outputs
         )
 
+    @property
+    def file_settings(self) -> FileConfig:
+        """How the run read its validation file, without the column of its labels."""
+        return prediction_file(self.cfg.task.file)
+
+    def read(self, path: pathlib.Path, file: FileConfig | None = None) -> Unlabelled:
+        """The texts of a file, read by `file` or by `file_settings`."""
+        cfg = self.cfg.task.with_file(file or self.file_settings)
+        return self.task.read_unlabelled(path, cfg, self.outputs)
+
+    def lines(self, given: Unlabelled) -> list[dict[str, Any]]:
+        """One JSON object per text: its id and given label if it has them, the text, and
+        the prediction, whose entries are null where the text is empty.
+
+        Raises:
+            ValueError: all texts are empty, or as for a call.
+        """
+        for number, text in enumerate(given.texts, 1):
+            if not is_empty(text):
+                self._check(number, text)
+        found = iter(self([text for text in given.texts if not is_empty(text)]))
+        predictions = [None if is_empty(text) else next(found) for text in given.texts]
+        keys = next(x for x in predictions if x is not None)
+        lines = []
+        for number, (text, prediction) in enumerate(
+            zip(given.texts, predictions, strict=True)
+        ):
+            line: dict[str, Any] = (
+                {} if given.ids is None else {"id": given.ids[number]}
+            )
+            line["text"] = text[0] if len(text) == 1 else list(text)
+            if given.labels is not None:
+                line["given_label"] = given.labels[number]
+            lines.append(line | (prediction or dict.fromkeys(keys)))
+        return lines
+
+    def _check(self, number: int, text: Text) -> None:
+        if len(text) != self.num_texts:
+            raise ValueError(
+                f"Text {number} is {text!r}; this run takes {self.num_texts} non-empty "
+                "text(s) each (a pair has a tab between its two, or is two arguments)."
+            )
+
     def encode(self, examples: Any) -> EncodedExamples:
         """Rows of token ids from examples of the task."""
         return self.task.encode(
             self.tokenizer, examples, self.outputs, self.info.sequence_length
         )
 
-    def logits(self, encoded: EncodedExamples) -> np.ndarray:
+    @our_settings()
+    def logits(
+        self,
+        encoded: EncodedExamples,
+        progress: Callable[[int, int], None] = lambda *_: None,
+    ) -> np.ndarray:
         """Logits of all rows, float32 [rows, ...].
+
+        Args:
+            progress: called with the numbers of batches done and of all.
 
         Raises:
             ValueError: an id is outside its table.
         """
-        return self._logits(self.params, encoded)
+        return self._logits(self.params, encoded, progress)

@@ -20,16 +20,18 @@ from bert_jax.data.prepared.summary import summarize
 from bert_jax.limits import check_ids
 from bert_jax.model.isolation import prove_isolation
 from bert_jax.model.products_fp8 import multiplies_fp8
+from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train.flops import counted_flops
 from bert_jax.train.held_out import (
     PretrainEvaluator,
+    check_held_out,
     check_vocabulary,
     held_out_rows,
     mask_examples,
 )
 from bert_jax.train.initial import check_start, start_pretraining
 from bert_jax.train.loop import Stage, run_loop
-from bert_jax.train.mesh import make_mesh
+from bert_jax.train.mesh import device_name, make_mesh
 from bert_jax.train.optimizer import with_moments
 from bert_jax.train.placement import row_parts
 from bert_jax.train.program import Program, phases_schedule, pretrain_program
@@ -51,6 +53,7 @@ _SENTENCE_TASKS = {"next_sentence": "NSP", "sentence_order": "SOP"}
 _VERSIONS = ("jax", "flax", "optax", "orbax-checkpoint")
 
 
+@our_settings()
 def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
     """Starts or continues one pretraining run and returns its results.
 
@@ -61,6 +64,7 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         InterruptedRunError: the process got a signal. A checkpoint was written.
     """
     began = time.time()
+    cfg.check()
     check_sinks(cfg.loop)
     dataset = open_dataset(cfg.data.dataset)
     tokenizer = dataset.tokenizer
@@ -96,13 +100,17 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         model=cfg.model,
         tokenizer_sha256=tokenizer.sha256,
         data={"sha256": dataset.manifest["sha256"]},
+        devices=device_name(mesh),
         sequence_length=max(phase.data.sequence_length for phase in cfg.phases),
     )
+    for phase in cfg.phases:
+        check_held_out(dataset, phase.data)
     if is_new_run(run) and cfg.checkpoint is not None:
         check_start(cfg, tokenizer, mesh)  # an error must leave no run directory behind
     start_run(run, cfg, info, tokenizer)
     finished = load_results(run)
-    if finished is not None:
+    num_steps = sum(phase.num_steps for phase in cfg.phases)
+    if finished is not None and finished["step"] >= num_steps:
         print(f"{run} is finished at step {finished['step']:,}; nothing to do")
         return finished
 
@@ -143,6 +151,7 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         show=functools.partial(show_pretraining, cfg.data.pairs),
         learning_rate=schedule,
         began=began,
+        judge_first=True,
     )
     state, evaluation = trained.state, trained.evaluation
     last = cfg.phases[-1]
@@ -249,8 +258,3 @@ def show_pretraining(pairs: str, line: dict[str, float]) -> str:
     if "mfu" in line:
         text += f"  MFU {line['mfu']:.1%}"
     return text
-
-
-def device_name(mesh: Mesh) -> str:
-    """Kind and number of the devices, such as `cpu x 8`."""
-    return f"{mesh.devices.flat[0].device_kind} x {mesh.size}"

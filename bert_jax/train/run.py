@@ -68,6 +68,8 @@ class RunInfo:
     """Names of the task's logits, in their order; None for a pretraining run."""
     sequence_length: int = 0
     """Number of tokens in the longest rows of the run."""
+    devices: str | None = None
+    """Kind and number of the devices that the run began on; None for an imported run."""
     encoder: dict[str, Any] | None = None
     """Where the weights of step 0 came from. It is written when they are read."""
     format_version: int = FORMAT_VERSION
@@ -133,24 +135,33 @@ def _check_shared(run: pathlib.Path) -> None:
 def _start_run(
     run: pathlib.Path, config: Any, info: RunInfo, tokenizer: Tokenizer
 ) -> None:
+    config = config_json.with_absolute_paths(config)
     text = config_json.to_json(config)
     if (run / "run.json").exists():
         before = json.loads((run / "config.json").read_text())
         differences = _differences(before, json.loads(text))
-        changed = [line for name, line in differences if name not in _LAYOUT]
-        if changed:
+        changed = {name: line for name, line in differences if name not in _LAYOUT}
+        if {"num_steps"} <= changed.keys() <= {"num_steps", "optimizer.warmup_steps"}:
+            old = config_json.from_json(type(config), json.dumps(before))
+            check_longer(run, old, config)
+        elif changed:
             raise ValueError(
-                f"{run} holds a run with other settings: {'; '.join(changed)}. Continue "
+                f"{run} holds a run with other settings: {'; '.join(changed.values())}. Continue "
                 "with those settings, or choose another --output."
             )
-        old = load_run(run)
+        begun = load_run(run)
         for name in ("kind", "tokenizer_sha256", "data", "task", "labels"):
-            if getattr(old, name) != getattr(info, name):
+            if getattr(begun, name) != getattr(info, name):
                 raise ValueError(
-                    f"{run} was begun with another {name}: {getattr(old, name)} then, "
+                    f"{run} was begun with another {name}: {getattr(begun, name)} then, "
                     f"{getattr(info, name)} now. Choose another --output."
                 )
-        for _, line in differences:
+        layout = [line for name, line in differences if name in _LAYOUT]
+        if begun.devices != info.devices:
+            layout.append(
+                f"devices are {begun.devices!r} there and {info.devices!r} here"
+            )
+        for line in layout:
             print(f"another layout, equal up to rounding: {line}", flush=True)
         write_atomically(run / "config.json", text)
         return
@@ -162,6 +173,35 @@ def _start_run(
     tokenizer.save(run / "tokenizer")
     write_atomically(run / "config.json", text)
     write_atomically(run / "run.json", config_json.to_json(info))
+
+
+def check_longer(run: pathlib.Path, old: PretrainConfig, new: PretrainConfig) -> None:
+    """Checks that a run with another number of steps would have made the same updates.
+
+    Raises:
+        ValueError: the learning rates of the updates so far depend on the number of
+            steps, or there would be fewer steps. The message says how to train on.
+    """
+    warmups = [cfg.optimizer.warmup_updates(cfg.num_steps) for cfg in (old, new)]
+    if (
+        old.optimizer.schedule == "constant"
+        and not old.next_phases
+        and warmups[0] == warmups[1]
+        and new.num_steps > old.num_steps
+    ):
+        print(
+            f"{run} goes on to step {new.num_steps:,} instead of {old.num_steps:,}",
+            flush=True,
+        )
+        return
+    raise ValueError(
+        f"{run} holds a run of {old.num_steps:,} steps with {warmups[0]:,} of warm-up and "
+        f"schedule {old.optimizer.schedule!r}; {new.num_steps:,} steps with {warmups[1]:,} "
+        "of warm-up would have had other learning rates from the start. Only a run of "
+        "--optimizer.schedule constant with the same number of warm-up updates can be made "
+        "longer. To train on from this one, start a new run with a schedule of its own: "
+        f"--checkpoint {run} --moments keep --num-steps STEPS --output NEW_RUN."
+    )
 
 
 def is_new_run(run: pathlib.Path) -> bool:
@@ -197,9 +237,22 @@ def load_run(
     """
     path = run / "run.json"
     if not path.exists():
+        foreign = any(
+            place.is_file()
+            for place in (
+                *(run / "config.json", run / "bert_config.json"),
+                run.with_name(f"{run.name}.index"),
+            )
+        )
+        way_out = (
+            f" It looks like a model of Hugging Face or Google: `bert-jax import {run} "
+            "--output RUN` makes a run directory of it."
+            if foreign
+            else ""
+        )
         raise FileNotFoundError(
             f"{run} is not a run directory (run.json is missing); expected one written "
-            "by `bert-jax pretrain` or `bert-jax finetune`."
+            f"by `bert-jax pretrain`, `finetune` or `import`.{way_out}"
         )
     raw = json.loads(path.read_text())
     version = raw.get("format_version")
@@ -227,6 +280,7 @@ def load_run(
         task=raw["task"],
         labels=None if raw["labels"] is None else tuple(raw["labels"]),
         sequence_length=raw["sequence_length"],
+        devices=raw.get("devices"),
         encoder=raw["encoder"],
     )
     if kind is not None and info.kind != kind:

@@ -14,8 +14,8 @@ from bert_jax.config import OptimizerConfig
 def make_schedule(cfg: OptimizerConfig, num_steps: int) -> optax.Schedule:
     """The learning rate of one phase: it rises linearly, then decays.
 
-    Update s is the one after s others. Before s = warmup_steps, the rate is
-    learning_rate * s / warmup_steps. From there on it is
+    Update s is the one after s others. Before s = w, the rate is learning_rate * s / w,
+    where w = cfg.warmup_updates(num_steps). From there on it is
     end_rate + (learning_rate - end_rate) * f, where p = s / num_steps and
 
         linear      f = 1 - p
@@ -39,9 +39,11 @@ def make_schedule(cfg: OptimizerConfig, num_steps: int) -> optax.Schedule:
     Loshchilov and Hutter 2017 (SGDR), equation 5, without restarts.
     """
 
+    warmup = cfg.warmup_updates(num_steps)
+
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
-        up = step / max(cfg.warmup_steps, 1)
+        up = step / max(warmup, 1)
         # The difference of whole numbers is exact in float32; 1 - p near 0 is not.
         left = jnp.clip(num_steps - step, 0.0, num_steps) / num_steps
         if cfg.schedule == "polynomial":
@@ -51,7 +53,7 @@ def make_schedule(cfg: OptimizerConfig, num_steps: int) -> optax.Schedule:
         elif cfg.schedule == "constant":
             left = jnp.ones_like(left)
         down = cfg.end_rate + (cfg.learning_rate - cfg.end_rate) * left
-        return jnp.where(step < cfg.warmup_steps, cfg.learning_rate * up, down)
+        return jnp.where(step < warmup, cfg.learning_rate * up, down)
 
     return schedule
 

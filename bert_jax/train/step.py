@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from bert_jax.model.random_bits import KEY_KIND, root_key
 from bert_jax.train import sharding
 from bert_jax.train.accumulation import mean_gradients
 from bert_jax.train.losses import Mean
@@ -41,13 +42,13 @@ def init_state(
         optimizer: makes its state from the parameters.
         seed: seed of the parameters, the masks and the dropout.
     """
-    params_key, root_key = jax.random.split(jax.random.key(seed))
+    params_key, step_key = jax.random.split(root_key(seed))
     params = init_params(params_key)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=optimizer.init(params),
-        key=jax.random.key_data(root_key),
+        key=jax.random.key_data(step_key),
     )
 
 
@@ -79,7 +80,9 @@ def train_step(
         added as `grad_norm`. The key of masks and dropout is folded from `state.step`,
         so a resumed run repeats what an uninterrupted one would have drawn.
     """
-    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    key = jax.random.fold_in(
+        jax.random.wrap_key_data(state.key, impl=KEY_KIND), state.step
+    )
     rows = objective.prepare(batch, key)
     metrics, grads = mean_gradients(
         objective, state.params, rows, micro_batches, place_gradients
@@ -93,6 +96,14 @@ def train_step(
     )
     norm = Mean(optax.tree.norm(grads), jnp.ones((), jnp.float32))
     return new_state, {**metrics, "grad_norm": norm}
+
+
+@jax.jit
+def is_finite(state: TrainState) -> jax.Array:
+    """Whether no parameter and no moment is NaN or infinite, a bool scalar."""
+    leaves = jax.tree.leaves((state.params, state.opt_state))
+    floats = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.stack([jnp.isfinite(x).all() for x in floats]).all()
 
 
 def abstract_state(

@@ -318,7 +318,7 @@ def open_rows(
 ) -> PretrainRows:
     """The rows of a split of a prepared dataset.
 
-    Plans are kept in `cfg.plan_dir`, or in the folder `index/plans` of the dataset.
+    Plans are kept in `cfg.plan_dir`, or beside the arrays of the dataset.
     """
     shards = json.dumps([split, dataset.manifest["sha256"]], sort_keys=True)
     return PretrainRows(
@@ -327,6 +327,6 @@ def open_rows(
         dataset.tokenizer.special,
         seed=seed,
         batch_size=batch_size,
-        plan_dir=cfg.plan_dir or dataset.directory / "index" / "plans",
+        plan_dir=cfg.plan_dir or dataset.index_home / "plans",
         identity=hashlib.sha256(shards.encode()).hexdigest(),
     )

@@ -5,6 +5,7 @@ Shape suffixes: B rows of a batch, T tokens.
 
 import abc
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -18,8 +19,24 @@ from bert_jax.batch import ClassifyBatch, SpecialIds
 Text = tuple[str, ...]  # one text, or a pair
 
 
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How examples were read, to show it to the user."""
+
+    path: str = ""
+    how: str = ""
+    """Encoding, delimiter, meaning of quotes and columns, in words."""
+    columns: tuple[str, ...] = ()
+    """The text columns, then that of the label; empty for files without columns."""
+    num_skipped: int = 0
+    """Rows that were left out on request."""
+    warnings: tuple[str, ...] = ()
+
+
 class Examples(abc.ABC):
     """Labelled examples in the order of their file."""
+
+    reading: Reading
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
@@ -39,14 +56,28 @@ class Examples(abc.ABC):
             digest.update(json.dumps(record).encode())
         return digest.hexdigest()
 
-    def sample(self, count: int | None) -> Self:
+    def sample(self, count: int | None, classes: Sequence[str] | None = None) -> Self:
         """At most `count` of them, drawn at random but equal in every run, in file order.
 
-        Files may be sorted, so the first ones would not do.
+        Files may be sorted, so the first ones would not do. A smaller sample is part of
+        every larger one.
+
+        Args:
+            count: `None` takes all of them.
+            classes: class of each example. Each class then has its share of the sample,
+                and at least one example if `count` allows it.
         """
-        if count is None:
+        if count is None or count >= len(self):
             return self
         order = np.random.default_rng(0).permutation(len(self))
+        if classes is not None:
+            _, of = np.unique(np.array(classes)[order], return_inverse=True)
+            sizes = np.bincount(of)
+            place = np.zeros(len(self))  # among the examples of its class
+            for number in range(sizes.size):
+                place[of == number] = np.arange(sizes[number])
+            share = np.where(place == 0, 0.0, (place + 0.5) / sizes[of])
+            order = order[np.argsort(share, kind="stable")]
         return self.take(np.sort(order[:count]))
 
 
@@ -65,22 +96,36 @@ class EncodedExamples:
     word: np.ndarray | None = None
     """int32 [rows, T]: number of the word that a token belongs to; -1 where that does not
     matter. `None` for tasks that label whole texts."""
+    num_cut: int = 0
+    """Number of texts that lost their end, because they are longer than a row."""
 
     def __len__(self) -> int:
         """Rows."""
         return self.input_ids.shape[0]
 
-    def batch(self, numbers: np.ndarray, batch_size: int) -> ClassifyBatch:
-        """The rows `numbers`; copies of the first row fill up with weight 0."""
-        filler = np.zeros(batch_size - numbers.size, numbers.dtype)
+    @functools.cached_property
+    def num_tokens(self) -> np.ndarray:
+        """int [rows], tokens of each row without its padding."""
+        return self.input_mask.sum(axis=1)
+
+    def batch(
+        self, numbers: np.ndarray, batch_size: int, length: int | None = None
+    ) -> ClassifyBatch:
+        """The rows `numbers`; copies of the first of them fill up with weight 0.
+
+        Args:
+            length: tokens to cut the rows to; only padding may be cut. Default: T.
+        """
+        filler = np.repeat(numbers[:1], batch_size - numbers.size)
         every = np.concatenate([numbers, filler])
         weights = np.zeros(batch_size, np.float32)
         weights[: numbers.size] = 1.0
+        per_token = self.labels.shape == self.input_ids.shape
         return ClassifyBatch(
-            input_ids=self.input_ids[every],
-            segment_ids=self.segment_ids[every],
-            input_mask=self.input_mask[every],
-            labels=self.labels[every],
+            input_ids=self.input_ids[every, :length],
+            segment_ids=self.segment_ids[every, :length],
+            input_mask=self.input_mask[every, :length],
+            labels=self.labels[every, :length] if per_token else self.labels[every],
             weights=weights,
         )
 
@@ -116,13 +161,14 @@ class RowBuilder:
         return starts
 
 
-def epoch_order(num_rows: int, seed: int, epoch: int) -> np.ndarray:
-    """A permutation of the rows that is pure in (seed, epoch)."""
-    return np.random.default_rng((seed, epoch)).permutation(num_rows)
-
-
-def require_file(path: pathlib.Path | None, suffixes: tuple[str, ...]) -> pathlib.Path:
+def require_file(
+    path: pathlib.Path | None, suffixes: tuple[str, ...], *, folder: bool = False
+) -> pathlib.Path:
     """The path of a labelled file, which is there and of a kind that can be read.
+
+    Args:
+        suffixes: kinds that can be read, in small letters.
+        folder: whether it may be a folder.
 
     Raises:
         ValueError: no path, or another kind of file.
@@ -132,10 +178,13 @@ def require_file(path: pathlib.Path | None, suffixes: tuple[str, ...]) -> pathli
         raise ValueError(
             "The task has no file; pass --task.train FILE and --task.validation FILE."
         )
-    if path.suffix not in suffixes:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; it should hold labelled text.")
+    if path.is_dir() and folder:
+        return path
+    if path.is_dir() or path.suffix.lower() not in suffixes:
         *others, last = suffixes
         expected = f"{', '.join(others)} or {last}" if others else last
-        raise ValueError(f"{path}: unknown kind {path.suffix!r}; expected {expected}.")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; it should hold labelled text.")
+        what = "is a folder" if path.is_dir() else f"unknown kind {path.suffix!r}"
+        raise ValueError(f"{path}: {what}; expected a file that ends in {expected}.")
     return path

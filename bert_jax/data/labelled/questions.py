@@ -13,12 +13,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bert_jax.data.labelled.decoding import read_text
 from bert_jax.data.labelled.examples import (
     EncodedExamples,
     Examples,
+    Reading,
     RowBuilder,
     require_file,
 )
+from bert_jax.data.labelled.texts import text_of
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 
 # An answer begins and ends at a word or at a sign.
@@ -40,6 +43,9 @@ class Questions(Examples):
     answers: tuple[tuple[Answer, ...], ...]
     """The accepted answers of each question, the first to train on; none where the
     passage holds no answer, or where it is to be found out."""
+    ids: tuple[Any, ...] = dataclasses.field(default=(), compare=False)
+    """Id of each question, where the file has it."""
+    reading: Reading = dataclasses.field(default=Reading(), compare=False)
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -48,10 +54,12 @@ class Questions(Examples):
         yield from zip(self.questions, self.passages, self.answers, strict=True)
 
     def take(self, numbers: np.ndarray) -> "Questions":
-        return Questions(
-            tuple(self.questions[n] for n in numbers),
-            tuple(self.passages[n] for n in numbers),
-            tuple(self.answers[n] for n in numbers),
+        return dataclasses.replace(
+            self,
+            questions=tuple(self.questions[n] for n in numbers),
+            passages=tuple(self.passages[n] for n in numbers),
+            answers=tuple(self.answers[n] for n in numbers),
+            ids=(),
         )
 
     def text_of(self, example: int, first_word: int, last_word: int) -> str:
@@ -66,8 +74,13 @@ def words_of(passage: str) -> list[tuple[int, int]]:
     return [match.span() for match in _WORD.finditer(passage)]
 
 
-def read_questions(path: pathlib.Path | None) -> Questions:
+def read_questions(
+    path: pathlib.Path | None, encoding: str = "utf-8", *, answered: bool = True
+) -> Questions:
     """Reads a .json in the form of SQuAD 1.1 or 2.0.
+
+    Args:
+        answered: whether every question must say what its answers are.
 
     Raises:
         ValueError: no path, not this form, or an answer that does not stand where it is
@@ -75,12 +88,15 @@ def read_questions(path: pathlib.Path | None) -> Questions:
         FileNotFoundError: nothing is there.
     """
     path = require_file(path, (".json",))
-    questions, passages, answers = [], [], []
+    decoded = read_text(path, encoding)
+    questions, passages, answers, ids = [], [], [], []
     try:
-        for passage, qa in _questions_of(json.loads(path.read_text("utf-8-sig"))):
-            questions.append(str(qa["question"]))
-            passages.append(str(passage))
-            given = () if qa.get("is_impossible") else qa["answers"]
+        for passage, qa in _questions_of(json.loads(decoded.text)):
+            questions.append(text_of(qa["question"], f"{path}: a question"))
+            passages.append(text_of(passage, f"{path}: a context"))
+            ids.append(qa.get("id"))
+            given = qa["answers"] if answered else qa.get("answers", ())
+            given = () if qa.get("is_impossible") else given
             answers.append(
                 tuple(Answer(str(x["text"]), int(x["answer_start"])) for x in given)
             )
@@ -97,13 +113,13 @@ def read_questions(path: pathlib.Path | None) -> Questions:
             'expected {"data": [{"paragraphs": [{"context": ..., "qas": [{"question": '
             '..., "answers": [{"text": ..., "answer_start": ...}]}]}]}]}.'
         ) from None
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8 ({error}); convert it, e.g. with iconv."
-        ) from None
     if not questions:
         raise ValueError(f"{path} holds no question.")
-    return Questions(tuple(questions), tuple(passages), tuple(answers))
+    how = f"{decoded.encoding}, JSON in the form of SQuAD"
+    reading = Reading(str(path), how, warnings=decoded.warnings)
+    return Questions(
+        tuple(questions), tuple(passages), tuple(answers), tuple(ids), reading
+    )
 
 
 def _questions_of(document: Any) -> Iterator[tuple[str, Any]]:
@@ -130,8 +146,10 @@ def encode_questions(
     )
     questions = tokenizer.encode(list(examples.questions))
     plan = []
+    num_cut = 0
     for number, passage in enumerate(examples.passages):
         question = questions[number][: sequence_length // 2 - 2]
+        num_cut += len(question) < len(questions[number])
         pieces, words = passage_pieces(passage)
         room = sequence_length - 3 - len(question)
         start = 0
@@ -160,6 +178,7 @@ def encode_questions(
         labels=labels_B2,
         example=np.array([number for number, *_ in plan], np.int32),
         word=word_BT,
+        num_cut=num_cut,
     )
 
 

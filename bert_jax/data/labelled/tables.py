@@ -1,46 +1,105 @@
-"""Files of labelled text, row by row, as they are in the wild."""
+"""Tables of labelled text as they are in the wild: .tsv, .csv, .txt, .jsonl and .parquet."""
 
 import csv
+import io
 import itertools
 import json
 import pathlib
+import re
 from collections.abc import Iterator
-from typing import TextIO
+from typing import Any, NamedTuple
+
+from bert_jax.config import FileConfig
+from bert_jax.data.labelled.decoding import read_text
+
+SUFFIXES = (".tsv", ".csv", ".txt", ".jsonl", ".parquet")
+DELIMITERS = ("\t", ",", ";", "|")
+_NAMES = {"\t": "tabs", ",": "commas", ";": "semicolons"}
+_LONGEST_FIELD = 2**31 - 1
 
 
-def rows_of(path: pathlib.Path, *, header: bool) -> Iterator[tuple[int, dict]]:
-    """Each row of a .tsv, .csv or .jsonl: the number of its last line, fields by column.
+class Row(NamedTuple):
+    place: str
+    """Where it begins, such as "line 3"."""
+    fields: dict[str, Any]
+    """By column; a short row has `None` in place of what it lacks."""
 
-    Args:
-        header: whether the first line names the columns; else they are "1", "2", ...
+
+class Table(NamedTuple):
+    path: pathlib.Path
+    columns: tuple[str, ...]
+    rows: list[Row]
+    how: str
+    """How the file was read, in words."""
+    warnings: tuple[str, ...] = ()
+
+
+def read_table(path: pathlib.Path, cfg: FileConfig) -> Table:
+    """Reads all rows of a file.
 
     Raises:
-        ValueError: not UTF-8, not of its kind, or a row with more fields than columns; a
-            shorter one has `None` in place of what it lacks.
+        ValueError: the file is not of its kind, names a column twice, or has a row with
+            more fields than columns; the line is named.
     """
-    # Files made on Windows open with a byte-order mark.
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        try:
-            if path.suffix == ".jsonl":
-                yield from _objects(path, file)
-            else:
-                yield from _records(path, file, header)
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{path} is not UTF-8 ({error}); convert it, e.g. with iconv."
-            ) from None
-        except csv.Error as error:
-            raise ValueError(
-                f"{path}: not readable as {path.suffix} ({error})."
-            ) from None
+    kind = path.suffix.lower()
+    if kind in (".jsonl", ".parquet"):
+        for name, default in (
+            ("header", True),
+            ("delimiter", None),
+            ("quotes", "auto"),
+        ):
+            if getattr(cfg, name) != default:
+                flag = "no-header" if name == "header" else name
+                raise ValueError(
+                    f"{path}: {type(cfg).__name__}.{name}={getattr(cfg, name)!r} would be "
+                    f"ignored, since a {kind} names its columns and separates its fields "
+                    f"itself; leave --task.{flag} out."
+                )
+    if kind == ".parquet":
+        return _parquet(path)
+    decoded = read_text(path, cfg.encoding)
+    if kind == ".jsonl":
+        table = _objects(path, decoded.text)
+    else:
+        table = _records(path, decoded.text, cfg)
+    how = ", ".join(filter(None, [decoded.encoding, table.how]))
+    return table._replace(how=how, warnings=decoded.warnings)
 
 
-def _objects(path: pathlib.Path, file: TextIO) -> Iterator[tuple[int, dict]]:
-    for number, line in enumerate(file, 1):
+def _parquet(path: pathlib.Path) -> Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(path).read()
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(
+            f"{path} is not Parquet, or damaged ({error}); check that the file is whole."
+        ) from None
+    names = tuple(table.column_names)
+    _refuse_doubled(path, "the schema", names)
+    values = [column.to_pylist() for column in table.columns]
+    rows = [
+        Row(f"row {number}", dict(zip(names, fields, strict=True)))
+        for number, fields in enumerate(zip(*values, strict=True), 1)
+    ]
+    return Table(path, names, rows, "Parquet")
+
+
+def _objects(path: pathlib.Path, text: str) -> Table:
+    rows: list[Row] = []
+    names: dict[str, None] = {}
+
+    for number, line in enumerate(io.StringIO(text, newline=""), 1):
         if not line.strip():
             continue
+
+        def whole(pairs: list[tuple[str, Any]], number: int = number) -> dict[str, Any]:
+            _refuse_doubled(path, f"line {number}", tuple(name for name, _ in pairs))
+            return dict(pairs)
+
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=whole)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}, line {number}: not JSON ({error}).") from None
         if not isinstance(row, dict):
@@ -48,31 +107,107 @@ def _objects(path: pathlib.Path, file: TextIO) -> Iterator[tuple[int, dict]]:
                 f"{path}, line {number}: a line must be an object such as "
                 '{"text": "...", "label": "..."}.'
             )
-        yield number, row
+        names.update(dict.fromkeys(row))
+        rows.append(Row(f"line {number}", row))
+    return Table(path, tuple(names), rows, "one JSON object a line")
 
 
-def _records(
-    path: pathlib.Path, file: TextIO, header: bool
-) -> Iterator[tuple[int, dict]]:
-    # The field's .tsv files do not quote: a quote is part of the text.
-    rows = (
-        csv.reader(file)
-        if path.suffix == ".csv"
-        else csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-    )
-    names: list[str] | None = None
-    for row in rows:
-        if not row:
-            continue  # a blank line
-        if names is None:
-            names = row if header else [str(n) for n in range(1, len(row) + 1)]
-            if header:
-                continue
-        if len(row) > len(names):
-            what = "the header has columns" if header else "the first line"
+def _records(path: pathlib.Path, text: str, cfg: FileConfig) -> Table:
+    delimiter = cfg.separator or _delimiter(path, text, header=cfg.header)
+    quoted = _is_quoted(text, delimiter, cfg)
+    rows: list[Row] = []
+    names: tuple[str, ...] | None = None
+    for line, fields in _cut(path, text, delimiter, quoted=quoted):
+        if names is None and cfg.header:
+            names = tuple(name.strip() for name in fields)
+            _refuse_doubled(path, f"the header in line {line}", names)
+            continue
+        names = names or tuple(str(n) for n in range(1, len(fields) + 1))
+        while len(fields) > len(names) and not fields[-1]:
+            fields.pop()  # spreadsheets end rows with delimiters
+        if len(fields) > len(names):
+            what = "the header has columns" if cfg.header else "the first line"
             raise ValueError(
-                f"{path}, line {rows.line_num}: more fields than {what} "
-                f"({', '.join(names)}); mend the line."
+                f"{path}, line {line}: more fields ({len(fields)}) than {what} "
+                f"({', '.join(names)}); mend the line"
+                + (", or quote the field that holds a delimiter." if quoted else ".")
             )
-        # Rows are not lines: quoted breaks add some.
-        yield rows.line_num, dict(itertools.zip_longest(names, row))
+        if cfg.header and tuple(field.strip() for field in fields) == names:
+            raise ValueError(
+                f"{path}, line {line} repeats the header ({', '.join(names)}), as in "
+                "files that were joined; remove the line."
+            )
+        rows.append(Row(f"line {line}", dict(itertools.zip_longest(names, fields))))
+    how = f"fields between {_NAMES.get(delimiter, repr(delimiter))}"
+    if '"' in text:
+        how += ", quotes enclose fields" if quoted else ", quotes are part of the text"
+    if quoted:
+        num_broken = sum("\n" in (x or "") for row in rows for x in row.fields.values())
+        how += f", {num_broken:,} fields with line breaks" if num_broken else ""
+    return Table(path, names or (), rows, how)
+
+
+def _cut(
+    path: pathlib.Path, text: str, delimiter: str, *, quoted: bool
+) -> Iterator[tuple[int, list[Any]]]:
+    """The fields of each row that is not blank, and the line in which it begins."""
+    csv.field_size_limit(_LONGEST_FIELD)
+    rows = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=delimiter,
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+        # As in `text, label`: a quote behind the blank opens a field.
+        skipinitialspace=quoted and f"{delimiter} " in first_line(text),
+        strict=True,
+    )
+    line = 1
+    try:
+        for fields in rows:
+            if fields:
+                yield line, fields
+            line = rows.line_num + 1  # rows are not lines: quoted breaks add some
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}, line {line}: the quotes of the row that begins here do not close as "
+            f"they should ({error}). A quote inside a quoted field must be doubled. Mend "
+            "the line, or pass --task.quotes text if quotes are part of the text."
+        ) from None
+
+
+def _delimiter(path: pathlib.Path, text: str, *, header: bool) -> str:
+    """That of the file's kind, or the only other one in a header without it."""
+    usual = "," if path.suffix.lower() == ".csv" else "\t"
+    first = first_line(text)
+    others = [sign for sign in DELIMITERS if sign in first]
+    return others[0] if header and usual not in first and len(others) == 1 else usual
+
+
+def first_line(text: str) -> str:
+    """The first line that is not empty."""
+    return text.lstrip("\r\n").partition("\n")[0].partition("\r")[0]
+
+
+def _is_quoted(text: str, delimiter: str, cfg: FileConfig) -> bool:
+    """The rule of `FileConfig.quotes`."""
+    if cfg.quotes != "auto":
+        return cfg.quotes == "csv"
+    if delimiter in ",;":
+        return True
+    if '"' not in text:
+        return False
+    # A quoted field may hold a delimiter or a line break only if the lines, cut without
+    # regard to quotes, have no common number of fields.
+    lines = [x for x in io.StringIO(text, newline="") if x.strip("\r\n")]
+    regular = len({line.count(delimiter) for line in lines}) == 1
+    sign = re.escape(delimiter)
+    inside = rf'(?:[^"\r\n{sign}]|"")*+' if regular else r'(?:[^"]|"")*+'
+    field = rf'(?<![^{sign}\r\n])"{inside}"(?![^{sign}\r\n])'
+    return '"' not in re.sub(field, "", text)
+
+
+def _refuse_doubled(path: pathlib.Path, where: str, names: tuple[str, ...]) -> None:
+    for number, name in enumerate(names):
+        if name and name in names[:number]:
+            raise ValueError(
+                f"{path}: {where} names the column {name!r} twice; rename or remove one."
+            )

@@ -7,19 +7,24 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from bert_jax.config import TaskConfig
 from bert_jax.config.finetune import Split
+from bert_jax.data.labelled.columns import find_columns
 from bert_jax.data.labelled.examples import (
     EncodedExamples,
     Examples,
+    Reading,
     RowBuilder,
     Text,
     require_file,
 )
-from bert_jax.data.labelled.tables import rows_of
+from bert_jax.data.labelled.folders import read_folders
+from bert_jax.data.labelled.labels import is_number
+from bert_jax.data.labelled.tables import SUFFIXES, read_table
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 
 
@@ -29,6 +34,7 @@ class LabelledTexts(Examples):
 
     texts: tuple[Text, ...]
     labels: tuple[str, ...]
+    reading: Reading = dataclasses.field(default=Reading(), compare=False)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -38,9 +44,10 @@ class LabelledTexts(Examples):
             yield [*text, label]
 
     def take(self, numbers: np.ndarray) -> "LabelledTexts":
-        return LabelledTexts(
-            tuple(self.texts[n] for n in numbers),
-            tuple(self.labels[n] for n in numbers),
+        return dataclasses.replace(
+            self,
+            texts=tuple(self.texts[n] for n in numbers),
+            labels=tuple(self.labels[n] for n in numbers),
         )
 
 
@@ -51,7 +58,9 @@ def read_texts(
     *,
     numbers: bool = False,
 ) -> LabelledTexts:
-    """Reads .tsv (no quoting), .csv (quoted) or .jsonl.
+    """Reads a table (`tables.SUFFIXES`), or a folder with a folder for each class.
+
+    Blanks around a label are left out.
 
     Args:
         split: which columns of `cfg` count.
@@ -62,80 +71,117 @@ def read_texts(
             long row, a label that is no number where it must be one (line and column
             are named), or no rows.
     """
-    path = require_file(path, (".tsv", ".csv", ".jsonl"))
-    if path.suffix == ".jsonl" and not cfg.header:
-        raise ValueError(
-            f"{path}: TaskConfig.header=False would be ignored, since every line of a "
-            ".jsonl names its columns; leave --task.no-header out."
-        )
-    texts, labels = [], []
-    *text_columns, label_column = columns = cfg.columns(split)
-    for number, row in rows_of(path, header=cfg.header):
-        missing = [name for name in columns if row.get(name) in (None, "")]
-        if missing:
+    path = require_file(path, SUFFIXES, folder=not numbers)
+    read = _read_folders if path.is_dir() else _read_table
+    rows, reading = read(path, cfg.of_split(split), split)
+    texts, labels, places, num_skipped = [], [], [], 0
+    for place, values in rows:
+        where = f"{path}, {place}"
+        named = list(zip(reading.columns, values, strict=True))
+        *parts, (label_column, label) = named
+        text = tuple(text_of(part, f"{where}: column {name!r}") for name, part in parts)
+        label = _label_of(label, f"{where}: column {label_column!r}")
+        if "" in (*text, label):
+            if cfg.skip_incomplete:
+                num_skipped += 1
+                continue
+            column = reading.columns[[*text, label].index("")]
             raise ValueError(
-                f"{path}, line {number}: nothing in column {missing[0]!r}; the columns "
-                f"are {', '.join(str(name) for name in row)}. {_ADVICE[split]}, or mend "
-                "the line."
+                f"{where}: nothing in column {column!r}; mend the file, or pass "
+                "--task.skip-incomplete to leave out rows without text or label."
             )
-        label = str(row[label_column])
-        if numbers and not _is_number(label):
+        if numbers and not is_number(label):
             raise ValueError(
-                f"{path}, line {number}: column {label_column!r} holds {label!r}, which "
-                "is no finite number; a regression needs one. Set --task.label-column, "
-                "mend the line, or leave --task.kind regression out."
+                f"{where}: column {label_column!r} holds {label!r}, which is no finite "
+                "number; a regression needs one. Set --task.label-column, mend the file, "
+                "or leave --task.kind regression out."
             )
-        texts.append(tuple(str(row[name]) for name in text_columns))
+        texts.append(text)
         labels.append(label)
+        places.append(where)
     if not texts:
+        raise ValueError(f"{path} holds no row with text and label; expected some.")
+    _refuse_lost_numbers(labels, places)
+    reading = dataclasses.replace(reading, num_skipped=num_skipped)
+    return LabelledTexts(tuple(texts), tuple(labels), reading)
+
+
+def _read_table(
+    path: pathlib.Path, cfg: TaskConfig, split: Split
+) -> tuple[Iterator[tuple[str, list[Any]]], Reading]:
+    table = read_table(path, cfg)
+    if not table.rows:
         raise ValueError(f"{path} holds no rows; expected labelled text.")
-    return LabelledTexts(tuple(texts), tuple(labels))
+    chosen = find_columns(table, cfg, split)
+    assert chosen.label is not None
+    columns = (*chosen.texts, chosen.label)
+    rows = ((r.place, [r.fields.get(name) for name in columns]) for r in table.rows)
+    return rows, Reading(
+        str(path), f"{table.how}; {chosen}", columns, warnings=table.warnings
+    )
 
 
-_ADVICE: dict[Split, str] = {
-    "train": "Set --task.text-columns and --task.label-column (by number, with "
-    "--task.no-header, where no line names them)",
-    "validation": "Set --task.validation-text-columns and "
-    "--task.validation-label-column where they differ from those to train on",
-}
+def _read_folders(
+    path: pathlib.Path, cfg: TaskConfig, split: Split
+) -> tuple[Iterator[tuple[str, list[Any]]], Reading]:
+    files, how = read_folders(path, cfg)
+    rows = ((f"file {file.name}", [file.text, file.label]) for file in files)
+    return rows, Reading(str(path), how, ("text", "label"))
 
 
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
-
-
-def label_names(examples: LabelledTexts) -> tuple[str, ...]:
-    """The distinct labels, sorted; their order is the order of the logits.
-
-    Raises:
-        ValueError: fewer than two.
-    """
-    names = tuple(sorted(set(examples.labels)))
-    if len(names) < 2:
-        raise ValueError(
-            f"The training file has one label only, {names[0]!r}; a classifier needs "
-            "two or more."
-        )
-    return names
-
-
-def label_numbers(examples: LabelledTexts, names: tuple[str, ...]) -> np.ndarray:
-    """Each label's place in `names`, int32 [examples].
+def text_of(value: Any, where: str) -> str:
+    """A field as text, or "" where there is none.
 
     Raises:
-        ValueError: a label is not among them.
+        ValueError: the field is no text; `where` tells the place.
     """
-    number_of = {name: number for number, name in enumerate(names)}
-    unknown = sorted({x for x in examples.labels if x not in number_of})
-    if unknown:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
         raise ValueError(
-            f"Label {unknown[0]!r} does not occur in the training file, whose labels "
-            f"are {', '.join(names)}; remove such rows or add training examples."
+            f"{where} holds {_shown(value)}, a {type(value).__name__}; expected a text. "
+            "Set --task.text-columns, or write the text as one string."
         )
-    return np.array([number_of[label] for label in examples.labels], np.int32)
+    return value if value.strip() else ""
+
+
+def _label_of(value: Any, where: str) -> str:
+    """A field as label, or "" where there is none; JSON's true is "true"."""
+    if value is None:
+        return ""
+    if isinstance(value, list | dict | bytes):
+        raise ValueError(
+            f"{where} holds {_shown(value)}, a {type(value).__name__}; expected one label. "
+            "Several labels for one text (multi-label) are not supported."
+        )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(
+            f"{where} holds {value}, which is no finite number and no label; mend the "
+            "file, or remove the row."
+        )
+    return str(value).lower() if isinstance(value, bool) else str(value).strip()
+
+
+def _shown(value: Any) -> str:
+    said = repr(value)
+    return said if len(said) <= 60 else f"{said[:60]}..."
+
+
+def _refuse_lost_numbers(labels: Sequence[str], places: Sequence[str]) -> None:
+    """Refuses "nan" and "inf" where all other labels are numbers.
+
+    Raises:
+        ValueError: there is one; its line is named.
+    """
+    names = set(labels)
+    others = {label for label in names if not is_number(label)}
+    lost = {x for x in others if x.lower().lstrip("+-") in ("nan", "inf", "infinity")}
+    if lost and lost == others and others != names:
+        first = next(number for number, label in enumerate(labels) if label in lost)
+        raise ValueError(
+            f"{places[first]}: the label is {labels[first]!r}, and all others are numbers; "
+            "mend the file, or remove the row."
+        )
 
 
 def encode_texts(
@@ -156,8 +202,11 @@ def encode_texts(
     num_texts = len(texts[0]) if texts else 1
     rows = RowBuilder(tokenizer.special, len(texts), sequence_length)
     columns = [tokenizer.encode([text[n] for text in texts]) for n in range(num_texts)]
+    room = sequence_length - 1 - num_texts
+    num_cut = 0
     for row, parts in enumerate(zip(*columns, strict=True)):
-        lengths = _fit([len(p) for p in parts], sequence_length - 1 - num_texts)
+        lengths = _fit([len(p) for p in parts], room)
+        num_cut += sum(map(len, parts)) > room
         rows.put(row, [part[:n] for part, n in zip(parts, lengths, strict=True)])
     values = np.asarray(labels)
     dtype = np.float32 if values.dtype.kind == "f" else np.int32
@@ -167,6 +216,7 @@ def encode_texts(
         rows.input_mask,
         labels=values.astype(dtype),
         example=np.arange(len(texts), dtype=np.int32),
+        num_cut=num_cut,
     )
 
 

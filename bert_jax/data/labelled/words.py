@@ -4,22 +4,32 @@ Shape suffixes: B rows, T tokens.
 """
 
 import dataclasses
+import io
 import pathlib
+import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from bert_jax.batch import IGNORED_LABEL
+from bert_jax.config import FileConfig
+from bert_jax.data.labelled.decoding import read_text
 from bert_jax.data.labelled.examples import (
     EncodedExamples,
     Examples,
+    Reading,
     RowBuilder,
     require_file,
 )
+from bert_jax.data.labelled.labels import numbers_of
+from bert_jax.data.labelled.unlabelled import Unlabelled, read_lines
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 
 # What CoNLL's files put between documents instead of a sentence.
 _DOCUMENT = "-DOCSTART-"
+# Such as "# text = ..." in CoNLL-U.
+_COMMENT = re.compile(r"# [\w.:]+ = ")
+SUFFIXES = (".conll", ".txt", ".tsv", ".iob", ".bio")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +39,7 @@ class TaggedSentences(Examples):
     words: tuple[tuple[str, ...], ...]
     tags: tuple[tuple[str, ...], ...] | None
     """One for each word; `None` where the tags are to be found out."""
+    reading: Reading = dataclasses.field(default=Reading(), compare=False)
 
     def __len__(self) -> int:
         return len(self.words)
@@ -39,71 +50,87 @@ class TaggedSentences(Examples):
 
     def take(self, numbers: np.ndarray) -> "TaggedSentences":
         tags = self.tags
-        return TaggedSentences(
-            tuple(self.words[n] for n in numbers),
-            None if tags is None else tuple(tags[n] for n in numbers),
+        return dataclasses.replace(
+            self,
+            words=tuple(self.words[n] for n in numbers),
+            tags=None if tags is None else tuple(tags[n] for n in numbers),
         )
 
 
-def read_tagged_sentences(path: pathlib.Path | None) -> TaggedSentences:
+def read_tagged_sentences(
+    path: pathlib.Path | None, encoding: str = "utf-8"
+) -> TaggedSentences:
     """Reads a word a line with its tag in the last column, a blank line between sentences.
 
-    Columns are separated by tabs or blanks; those between word and tag are not read.
+    Columns are separated by tabs, or by blanks in lines without tabs; those between word
+    and tag are not read. Comments such as `# text = ...` are left out.
 
     Raises:
-        ValueError: no path, an unknown kind, not UTF-8, a word without tag (line named),
-            or no sentence.
+        ValueError: no path, an unknown kind, another encoding, a word without tag (line
+            named), or no sentence.
         FileNotFoundError: nothing is there.
     """
-    path = require_file(path, (".conll", ".txt", ".tsv", ".iob", ".bio"))
+    path = require_file(path, SUFFIXES)
+    decoded = read_text(path, encoding)
     words: list[tuple[str, ...]] = []
     tags: list[tuple[str, ...]] = []
-    sentence: list[tuple[str, str]] = []
-
-    def end_sentence() -> None:
-        if sentence:
-            words.append(tuple(word for word, _ in sentence))
-            tags.append(tuple(tag for _, tag in sentence))
-            sentence.clear()
-
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                columns = line.split()
-                if not columns or columns[0] == _DOCUMENT:
-                    end_sentence()
-                elif len(columns) == 1:
-                    raise ValueError(
-                        f"{path}, line {number}: {columns[0]!r} has no tag; a line "
-                        "holds a word and, in its last column, the tag of the word."
-                    )
-                else:
-                    sentence.append((columns[0], columns[-1]))
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8 ({error}); convert it, e.g. with iconv."
-        ) from None
-    end_sentence()
+    for sentence in _sentences(decoded.text):
+        for number, columns in sentence:
+            if len(columns) == 1 or not columns[0]:
+                raise ValueError(
+                    f"{path}, line {number}: {columns[-1]!r} has no tag, or is a tag "
+                    "without a word; a line holds a word and, in its last column, its tag."
+                )
+        words.append(tuple(columns[0] for _, columns in sentence))
+        tags.append(tuple(columns[-1] for _, columns in sentence))
     if not words:
         raise ValueError(
             f"{path} holds no sentence; expected a word and its tag a line."
         )
-    return TaggedSentences(tuple(words), tuple(tags))
+    how = f"{decoded.encoding}, a word a line, its tag in the last column"
+    reading = Reading(str(path), how, warnings=decoded.warnings)
+    return TaggedSentences(tuple(words), tuple(tags), reading)
 
 
-def tag_names(examples: TaggedSentences) -> tuple[str, ...]:
-    """The distinct tags, sorted; their order is the order of the logits.
+def read_words(path: pathlib.Path, cfg: FileConfig, tags: Sequence[str]) -> Unlabelled:
+    """Reads sentences to tag, from a word a line (tagged or not) or a sentence a line.
+
+    A .txt holds a sentence a line, unless each of its words has one of the `tags` behind
+    it. Every other file holds a word a line.
 
     Raises:
-        ValueError: fewer than two.
+        ValueError, FileNotFoundError: as for `read_tagged_sentences`.
     """
-    names = tuple(sorted({tag for tags in examples.tags or () for tag in tags}))
-    if len(names) < 2:
-        raise ValueError(
-            f"The training file has one tag only, {names[0]!r}; tagging needs two or "
-            "more."
-        )
-    return names
+    path = require_file(path, SUFFIXES)
+    decoded = read_text(path, cfg.encoding)
+    sentences = list(_sentences(decoded.text))
+    lines = [columns for sentence in sentences for _, columns in sentence]
+    tagged = bool(lines) and all(len(x) > 1 and x[-1] in tags for x in lines)
+    if path.suffix.lower() == ".txt" and not tagged:
+        return read_lines(path, cfg)
+    if not sentences:
+        raise ValueError(f"{path} holds no sentence; expected a word a line.")
+    texts = [(" ".join(columns[0] for _, columns in x),) for x in sentences]
+    how = f"{decoded.encoding}, a word a line"
+    return Unlabelled(texts, how=how, warnings=decoded.warnings)
+
+
+def _sentences(text: str) -> Iterator[list[tuple[int, list[str]]]]:
+    """For each sentence: the columns of its lines, and the numbers of the lines."""
+    sentence: list[tuple[int, list[str]]] = []
+    for number, line in enumerate(io.StringIO(text, newline=None), 1):
+        line = line.rstrip()
+        columns = line.split("\t") if "\t" in line else line.split()
+        columns = [column.strip() for column in columns]
+        comment = _COMMENT.match(line)
+        if comment or not any(columns) or columns[0] == _DOCUMENT:
+            if sentence and not comment:
+                yield sentence
+                sentence = []
+        else:
+            sentence.append((number, columns))
+    if sentence:
+        yield sentence
 
 
 def encode_words(
@@ -126,26 +153,20 @@ def encode_words(
 
     Source: Devlin et al. 2018, section 5.3.
     """
-    number_of = {name: number for number, name in enumerate(names)}
-    for tags in examples.tags or ():
-        for tag in tags:
-            if tag not in number_of:
-                raise ValueError(
-                    f"Tag {tag!r} does not occur in the training file, whose tags are "
-                    f"{', '.join(names)}; remove such sentences or add training examples."
-                )
+    every = [tag for tags in examples.tags or () for tag in tags]
+    labels = iter(numbers_of(every, names, "tag"))
     room = sequence_length - 2
     plan = list(_rows(tokenizer, examples, room))
     rows = RowBuilder(tokenizer.special, len(plan), sequence_length)
     shape = (len(plan), sequence_length)
     labels_BT = np.full(shape, IGNORED_LABEL, np.int32)
     word_BT = np.full(shape, -1, np.int32)
-    for row, (sentence, first, pieces) in enumerate(plan):
+    for row, (_, first, pieces) in enumerate(plan):
         [place] = rows.put(row, [[piece for word in pieces for piece in word]])
         for word, of_word in enumerate(pieces, first):
             word_BT[row, place] = word
             if examples.tags is not None:
-                labels_BT[row, place] = number_of[examples.tags[sentence][word]]
+                labels_BT[row, place] = next(labels)
             place += len(of_word)
     return EncodedExamples(
         rows.input_ids,

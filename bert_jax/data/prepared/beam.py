@@ -40,6 +40,7 @@ from bert_jax.data.file_hash import file_sha256
 from bert_jax.data.prepared.duplicates import Duplicates
 from bert_jax.data.prepared.format import DATASET_NAME, MANIFEST, SPLITS, TOKENIZER
 from bert_jax.data.prepared.locking import locked
+from bert_jax.data.prepared.manifest import read_manifest
 from bert_jax.data.prepared.metadata import file_names
 from bert_jax.data.prepared.records import features, in_one_order
 from bert_jax.data.prepared.shards import (
@@ -76,7 +77,7 @@ _KEYS_PER_SHARD = 1 << 40
 
 
 def prepare_with_beam(
-    source: str,
+    source: str | Sequence[str],
     tokenizer: pathlib.Path,
     output: str | os.PathLike[str],
     options: PrepareOptions = DEFAULT_OPTIONS,
@@ -91,7 +92,8 @@ def prepare_with_beam(
     folder a second one is refused; in an object store nothing prevents it.
 
     Args:
-        source: where the text is, as `open_source` takes it; workers open its files.
+        source: where the text is, one or more names as `open_source` takes them;
+            workers open its files.
         tokenizer: directory of a saved tokenizer, on this machine.
         output: directory of the dataset, or its address in an object store (gs://,
             s3://); all workers must be able to reach it.
@@ -113,12 +115,12 @@ def prepare_with_beam(
     loaded = load_tokenizer(tokenizer)
     folder = open_folder(output)
     plan = make_plan(opened, loaded, options, runner="beam")
-    begin(folder, plan)
+    begin(folder, plan, opened, options)
     if not (folder / MANIFEST).exists():
         with _only_writer(folder), tempfile.TemporaryDirectory() as here:
             run = _Run(folder, pathlib.Path(here), loaded, options, beam_options)
-            run.write(opened, plan, strict)
-    manifest = json.loads((folder / MANIFEST).read_text())
+            run.write(opened, strict)
+    manifest = read_manifest(folder)
     if strict:
         refuse_problems(manifest, folder)
     return manifest
@@ -152,7 +154,7 @@ class _Run:
     options: PrepareOptions
     beam_options: Sequence[str]
 
-    def write(self, source: Source, plan: dict[str, Any], strict: bool) -> None:
+    def write(self, source: Source, strict: bool) -> None:
         if (self.folder / MANIFEST).exists():
             return  # Another process had the lock and finished the dataset.
         shards = self._make_shards(source)
@@ -167,7 +169,7 @@ class _Run:
             except Exception:
                 # TFDS refuses an empty split too, but with a message of its own.
                 with contextlib.suppress(FileNotFoundError):
-                    refuse_empty_splits(self._results(shards), self.options, plan)
+                    refuse_empty_splits(self._results(shards), self.options, source)
                 raise
             write_atomically(written, json.dumps(files, indent=2))
         files = {
@@ -185,7 +187,7 @@ class _Run:
             files,
             self.tokenizer,
             self.options,
-            plan,
+            source,
             copies,
             strict=strict,
         )

@@ -1,21 +1,21 @@
 """Opens a prepared dataset: its manifest, its tokenizer, its token streams.
 
 Training reads tokens in random order, which is slow with single records. So the first
-reader of a split copies it into memory-mapped arrays beside the shards, in `index/`.
+reader of a split copies it into memory-mapped arrays (`index`).
 """
 
 import dataclasses
-import json
-import os
+import functools
 import pathlib
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from bert_jax.data.file_hash import file_sha256
-from bert_jax.data.prepared.format import FORMAT_VERSION, MANIFEST, SPLITS, TOKENIZER
+from bert_jax.data.prepared.format import MANIFEST, SPLITS, TOKENIZER
+from bert_jax.data.prepared.index import index_home, open_index
+from bert_jax.data.prepared.manifest import dataset_sha256, read_manifest
 from bert_jax.data.prepared.store import TokenStore
 from bert_jax.data.tfds_builder import open_builder
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
@@ -37,25 +37,28 @@ class PreparedDataset:
 
         Raises:
             ValueError: the split is unknown, a shard file does not have the hash in the
-                manifest, or a record holds ids outside the vocabulary.
+                manifest, a record holds ids outside the vocabulary, or the arrays are
+                not as they were written.
         """
         if split not in SPLITS:
             raise ValueError(f"Unknown split {split!r}; there are {', '.join(SPLITS)}.")
-        index = self.directory / "index" / split
-        if not index.exists():
-            _write_index(self, split, index)
-        store = TokenStore(
-            *(
-                np.load(index / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-                for name in TokenStore._fields
-            )
+        return open_index(
+            self.directory,
+            self.sha256,
+            split,
+            _array_sizes(self, split),
+            functools.partial(_write_arrays, self, split),
         )
-        if tuple(array.size for array in store) != _array_sizes(self, split):
-            raise ValueError(
-                f"{index} does not belong to this dataset. Delete that folder; it will "
-                "be written again from the shards."
-            )
-        return store
+
+    @property
+    def sha256(self) -> str:
+        """Hash of all shard files."""
+        return dataset_sha256(self.manifest)
+
+    @property
+    def index_home(self) -> pathlib.Path:
+        """The folder for the arrays of splits and the plans of epochs."""
+        return index_home(self.directory, self.sha256)
 
 
 def open_dataset(directory: pathlib.Path | None) -> PreparedDataset:
@@ -65,8 +68,8 @@ def open_dataset(directory: pathlib.Path | None) -> PreparedDataset:
 
     Raises:
         FileNotFoundError: there is no finished dataset in `directory`.
-        ValueError: `directory` is `None`, the dataset has another format version, a
-            shard file is missing, or the tokenizer is not the dataset's own.
+        ValueError: `directory` is `None`, the manifest is damaged or of another format
+            version, a shard file is missing, or the tokenizer is not the dataset's own.
     """
     if directory is None:
         raise ValueError(
@@ -78,18 +81,7 @@ def open_dataset(directory: pathlib.Path | None) -> PreparedDataset:
             f"{directory} holds no finished dataset ({MANIFEST} is missing). Run "
             "`bert-jax prepare` with this --output; run it again if it was stopped."
         )
-    try:
-        manifest = json.loads((directory / MANIFEST).read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{directory / MANIFEST} is not valid JSON ({error}); prepare the dataset "
-            "again."
-        ) from None
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
-            f"{directory} has format version {manifest.get('format_version')}; this "
-            f"version of bert_jax reads {FORMAT_VERSION}. Prepare the dataset again."
-        )
+    manifest = read_manifest(directory)
     missing = [name for name in manifest["sha256"] if not (directory / name).exists()]
     if missing:
         raise ValueError(
@@ -111,28 +103,28 @@ def _array_sizes(dataset: PreparedDataset, split: str) -> tuple[int, int, int]:
     return counts["tokens"], counts["sentences"] + 1, counts["documents"] + 1
 
 
-def _write_index(dataset: PreparedDataset, split: str, index: pathlib.Path) -> None:
+def _write_arrays(dataset: PreparedDataset, split: str, folder: pathlib.Path) -> None:
     """Reads and checks every record of a split once, and writes the three arrays."""
-    for name, expected in dataset.manifest["sha256"].items():
-        if f"-{split}." in name and file_sha256(dataset.directory / name) != expected:
+    records = open_builder(dataset.directory).as_data_source(split=split)
+    manifest = dataset.manifest
+    for name, expected in {**manifest["sha256"], **manifest["metadata_sha256"]}.items():
+        is_read = f"-{split}." in name or name in manifest["metadata_sha256"]
+        if is_read and file_sha256(dataset.directory / name) != expected:
             raise ValueError(
                 f"{dataset.directory / name} is corrupt: its hash is not the one in "
                 f"{MANIFEST}. Copy the file again or prepare the dataset again."
             )
-    partial = index.with_name(f"{split}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     id_type = np.dtype(token_dtype(dataset.tokenizer.vocab_size))
     kinds = (id_type, np.dtype(np.int64), np.dtype(np.int64))
     arrays = [
-        np.lib.format.open_memmap(partial / f"{name}.npy", "w+", kind, (size,))
+        np.lib.format.open_memmap(folder / f"{name}.npy", "w+", kind, (size,))
         for name, kind, size in zip(
             TokenStore._fields, kinds, _array_sizes(dataset, split), strict=True
         )
     ]
     store = TokenStore(*arrays)
     sentence = document = 0
-    for ids, lengths, counted in _blocks(dataset, split):
+    for ids, lengths, counted in _blocks(dataset, records, split):
         token = store.sentence_starts[sentence]
         store.tokens[token : token + ids.size] = ids
         here = slice(sentence + 1, sentence + 1 + lengths.size)
@@ -145,23 +137,15 @@ def _write_index(dataset: PreparedDataset, split: str, index: pathlib.Path) -> N
         document += counted.size
     for array in arrays:
         array.flush()
-    try:
-        os.replace(partial, index)
-    except OSError:
-        # Another process finished first; it wrote the same arrays.
-        shutil.rmtree(partial)
-        if not index.exists():
-            raise
 
 
 def _blocks(
-    dataset: PreparedDataset, split: str
+    dataset: PreparedDataset, records: Any, split: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(tokens, tokens per sentence, sentences per document) of some records at a time."""
     import tqdm
 
     vocab_size = dataset.tokenizer.vocab_size
-    records = open_builder(dataset.directory).as_data_source(split=split)
     starts = range(0, len(records), _RECORDS_AT_ONCE)
     # The bar appears only if it takes longer than two seconds.
     for start in tqdm.tqdm(starts, f"indexing {split}", delay=2.0, unit="k"):

@@ -1,9 +1,11 @@
 """Names and numbers that writers and readers of a prepared dataset agree on."""
 
 # Raise it when the files change so that older versions cannot read them.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 """Written last; it names every shard file with its hash."""
+TFDS_METADATA = ("dataset_info.json", "features.json")
+"""What TFDS needs to open the shards."""
 TOKENIZER = "tokenizer"
 """Folder of the tokenizer that the dataset was prepared with."""
 DATASET_NAME = "documents"

@@ -7,15 +7,15 @@ which the same command continues.
 """
 
 import contextlib
-import json
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bert_jax.config import DEFAULT_OPTIONS, PrepareOptions
 from bert_jax.data.prepared.format import MANIFEST, SPLITS, TOKENIZER
 from bert_jax.data.prepared.locking import locked
+from bert_jax.data.prepared.manifest import read_manifest
 from bert_jax.data.prepared.pool import map_in_workers
 from bert_jax.data.prepared.shards import ShardFile, write_fingerprints, write_shard
 from bert_jax.data.prepared.stages import (
@@ -34,7 +34,7 @@ Progress = Callable[[int, int], None]
 
 
 def prepare(
-    source: str,
+    source: str | Sequence[str],
     tokenizer: pathlib.Path,
     output: pathlib.Path,
     options: PrepareOptions = DEFAULT_OPTIONS,
@@ -46,7 +46,7 @@ def prepare(
     """Tokenises a source and writes it as a dataset with a training and a validation split.
 
     Args:
-        source: where the text is, as `open_source` takes it.
+        source: where the text is, one or more names as `open_source` takes them.
         tokenizer: directory of a saved tokenizer.
         output: directory of the dataset; unfinished work there is continued.
         options: everything else that decides the content.
@@ -66,13 +66,12 @@ def prepare(
     """
     opened = open_source(source)
     loaded = load_tokenizer(tokenizer)
-    plan = make_plan(opened, loaded, options)
-    begin(output, plan)
+    begin(output, make_plan(opened, loaded, options), opened, options)
     if not (output / MANIFEST).exists():
         with locked(output):
-            _write(opened, loaded, output, options, plan, strict, num_workers, progress)
+            _write(opened, loaded, output, options, strict, num_workers, progress)
     _remove_leftovers(output)
-    manifest = json.loads((output / MANIFEST).read_text())
+    manifest = read_manifest(output)
     if strict:
         refuse_problems(manifest, output)
     return manifest
@@ -93,7 +92,6 @@ def _write(
     loaded: Tokenizer,
     output: pathlib.Path,
     options: PrepareOptions,
-    plan: dict[str, Any],
     strict: bool,
     num_workers: int | None,
     progress: Progress | None,
@@ -128,4 +126,6 @@ def _write(
         split: [ShardFile(**result["files"][split]) for result in results]
         for split in SPLITS
     }
-    finish(output, shards, results, files, loaded, options, plan, copies, strict=strict)
+    finish(
+        output, shards, results, files, loaded, options, opened, copies, strict=strict
+    )

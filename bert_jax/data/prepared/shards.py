@@ -76,15 +76,25 @@ class Shard:
     def size_bytes(self) -> int:
         return sum(section.size_bytes for section in self.sections)
 
-    def documents(self, stats: ReadStats, progress: Progress) -> Iterator[Document]:
-        """All documents in reading order, including those that will be dropped."""
-        reported = 0
+    def documents(
+        self, progress: Progress, stats: dict[int, ReadStats] | None = None
+    ) -> Iterator[Document]:
+        """All documents in reading order, including those that will be dropped.
+
+        Args:
+            progress: called while sections are read.
+            stats: if given, gets what was read from each source, by `Section.source`.
+        """
         for section in self.sections:
-            for document in read_section(section, stats, self.read):
-                progress(stats.disk_bytes - reported)
-                reported = stats.disk_bytes
+            counted, reported = ReadStats(), 0
+            for document in read_section(section, counted, self.read):
+                progress(counted.disk_bytes - reported)
+                reported = counted.disk_bytes
                 yield document
-        progress(self.size_bytes - reported)
+            progress(section.size_bytes - reported)
+            if stats is not None:
+                before = stats.get(section.source, ReadStats())
+                stats[section.source] = before + counted
 
     def is_held_out(self, document: Document) -> bool:
         return validation_group(document.group, self.validation_fraction)
@@ -105,7 +115,7 @@ class ShardRecords:
     def __init__(self, shard: Shard, tokenizer: Tokenizer) -> None:
         self._shard, self._tokenizer = shard, tokenizer
         self._audit = ShardAudit(tokenizer.vocab_size)
-        self._stats = ReadStats()
+        self._stats: dict[int, ReadStats] = {}
         # Where documents are dropped, `write_fingerprints` has computed them before.
         self._fingerprints = None if shard.drop else Fingerprints(near=shard.near)
 
@@ -116,7 +126,7 @@ class ShardRecords:
         if shard.drop:
             dropped = np.load(shard.side_file("drop.npy"), allow_pickle=False)
         left_out = frozenset(dropped.tolist())
-        for number, document in enumerate(shard.documents(self._stats, progress)):
+        for number, document in enumerate(shard.documents(progress, self._stats)):
             text = document.text.encode()
             if self._fingerprints is not None:
                 self._fingerprints.add(text)
@@ -143,7 +153,8 @@ class ShardRecords:
 
     def result(self) -> dict[str, Any]:
         """All counts but the arrays, as values that JSON can hold."""
-        return {**self._audit.result(), "read": dataclasses.asdict(self._stats)}
+        read = {str(n): dataclasses.asdict(x) for n, x in self._stats.items()}
+        return {**self._audit.result(), "read": read}
 
 
 def write_shard(shard: Shard, progress: Progress) -> dict[str, Any]:
@@ -197,7 +208,7 @@ def write_fingerprints(shard: Shard, progress: Progress) -> None:
         progress(shard.size_bytes)
         return
     fingerprints, held_out = Fingerprints(near=shard.near), []
-    for document in shard.documents(ReadStats(), progress):
+    for document in shard.documents(progress):
         fingerprints.add(document.text.encode())
         held_out.append(shard.is_held_out(document))
     arrays = {

@@ -6,6 +6,7 @@ In their order: `make_plan`, `begin`, `make_shards`, then, where duplicates are 
 
 import concurrent.futures
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -19,12 +20,16 @@ from bert_jax.data.atomic_file import AnyPath, write_atomically
 from bert_jax.data.prepared import audit
 from bert_jax.data.prepared.arrays import load_array, save_array
 from bert_jax.data.prepared.duplicates import Duplicates, find_duplicates
-from bert_jax.data.prepared.format import FORMAT_VERSION, MANIFEST, SPLITS
+from bert_jax.data.prepared.format import FORMAT_VERSION, SPLITS, TFDS_METADATA
+from bert_jax.data.prepared.manifest import write_manifest
 from bert_jax.data.prepared.metadata import write_tfds_metadata
+from bert_jax.data.prepared.one_sided import refuse_one_sided
 from bert_jax.data.prepared.shards import Shard, ShardFile
 from bert_jax.data.prepared.summary import problems
+from bert_jax.data.text.documents import ReadStats
 from bert_jax.data.text.sections import Section, Source
 from bert_jax.data.text.sentences import sentences
+from bert_jax.data.text.source_counts import source_counts
 from bert_jax.data.text.sources import divide
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 
@@ -55,20 +60,27 @@ def make_plan(
     return {
         "format_version": FORMAT_VERSION,
         "runner": runner,
-        "source": source.spec,
-        _SOURCE_FILES: [
-            f"{section.name} {section.size_bytes}" for section in source.sections
-        ],
+        "source": list(source.specs),
+        _SOURCE_FILES: source.files(),
         "tokenizer_sha256": tokenizer.sha256,
         **dataclasses.asdict(options),
     }
 
 
-def begin(output: AnyPath, plan: dict[str, Any]) -> None:
+def begin(
+    output: AnyPath, plan: dict[str, Any], source: Source, options: PrepareOptions
+) -> None:
     """Writes the plan to `output`, or checks that the plan there is the same.
 
+    Args:
+        output: folder of the dataset.
+        plan: from `make_plan`.
+        source: the source of the plan.
+        options: the options of the plan.
+
     Raises:
-        ValueError: `output` was begun with another plan, or holds something else.
+        ValueError: `output` was begun with another plan, or holds something else; or
+            one of the splits would be empty.
     """
     path = output / PLAN
     if path.exists():
@@ -89,6 +101,7 @@ def begin(output: AnyPath, plan: dict[str, Any]) -> None:
             f"{output} is not empty and holds no prepared dataset; choose another "
             "--output."
         )
+    refuse_one_sided(source, options)
     output.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(plan, indent=2) + "\n")
 
@@ -177,7 +190,7 @@ def finish(
     files: Mapping[str, Sequence[ShardFile]],
     tokenizer: Tokenizer,
     options: PrepareOptions,
-    plan: dict[str, Any],
+    source: Source,
     copies: Duplicates | None,
     *,
     strict: bool,
@@ -191,14 +204,14 @@ def finish(
         files: split -> its files in the order of the shards.
         tokenizer: the tokenizer of the shards.
         options: the options of the plan.
-        plan: the plan that `begin` wrote.
+        source: from which the shards were made.
         copies: the result of `choose_what_to_drop`; copies are looked for when `None`.
         strict: raise an error if the audit finds what would spoil training.
 
     Raises:
         ValueError: a split is empty, or `strict` is set and the audit found a problem.
     """
-    refuse_empty_splits(results, options, plan)
+    refuse_empty_splits(results, options, source)
     merged = audit.merge(results)
     splits = merged.pop("splits")
     counts = np.sum(
@@ -208,9 +221,12 @@ def finish(
         splits[split]["unigram_entropy"] = unigram_entropy(counts[number])
     if copies is None:
         copies = _find_copies(shards, options)
+    read = _read_of_sources(source, results)
     manifest = {
         "format_version": FORMAT_VERSION,
-        "source": plan["source"],
+        "source": source.spec,
+        "sources": source_counts(source, read),
+        "files_named_again": source.num_repeated,
         "options": dataclasses.asdict(options),
         "tokenizer": {
             "kind": tokenizer.kind,
@@ -219,10 +235,7 @@ def finish(
             "vocab_size": tokenizer.vocab_size,
         },
         "splits": splits,
-        "read": {
-            name: sum(result["read"][name] for result in results)
-            for name in results[0]["read"]
-        },
+        "read": dataclasses.asdict(sum(read, start=ReadStats())),
         "audit": {
             "unk_share": float(counts[:, tokenizer.special.unk].sum() / counts.sum()),
             **merged,
@@ -238,17 +251,30 @@ def finish(
     if strict:
         refuse_problems(manifest, output)
     write_tfds_metadata(output, tokenizer.vocab_size, files)
-    write_atomically(output / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    manifest["metadata_sha256"] = {
+        name: hashlib.sha256((output / name).read_bytes()).hexdigest()
+        for name in TFDS_METADATA
+    }
+    write_manifest(output, manifest)
+
+
+def _read_of_sources(source: Source, results: list[dict[str, Any]]) -> list[ReadStats]:
+    """What was read of each source in all shards."""
+    stats = [ReadStats() for _ in source.specs]
+    for result in results:
+        for number, read in result["read"].items():
+            stats[int(number)] += ReadStats(**read)
+    return stats
 
 
 def refuse_empty_splits(
-    results: list[dict[str, Any]], options: PrepareOptions, plan: dict[str, Any]
+    results: list[dict[str, Any]], options: PrepareOptions, source: Source
 ) -> None:
     """Raises a ValueError if the training or the validation split has no document."""
     for split in SPLITS:
         if not sum(result["splits"][split]["documents"] for result in results):
             raise ValueError(
-                f"The {split} split is empty: {plan['source']} has too few documents "
+                f"The {split} split is empty: {source.spec} has too few documents "
                 f"for validation_fraction={options.validation_fraction}; add text or "
                 "change the fraction."
             )

@@ -4,28 +4,32 @@ Everything here reads a manifest and nothing else, so that training and the repo
 none of the code that writes datasets.
 """
 
-import hashlib
 from typing import Any
 
-_KEPT = ("source", "options", "tokenizer", "splits", "read", "audit")
+from bert_jax.data.prepared.manifest import dataset_sha256
+from bert_jax.data.source_description import describe_sources
+
+# Blank lines divide a text of more than so many documents a file, and shorter ones.
+_MANY_PARAGRAPHS = 50
+_SHORT_TOKENS = 150
+# The share of held-out tokens may be so many times too large or too small.
+_UNEVEN = 4.0
+
+_KEPT = ("source", "sources", "options", "tokenizer", "splits", "read", "audit")
 
 
 def summarize(manifest: dict[str, Any]) -> dict[str, Any]:
     """The part of a manifest that a run keeps and the report shows.
 
     Returns:
-        `source`, `options`, `tokenizer`, `splits`, `read` and `audit` as they stand in
-        the manifest; `problems`, the result of the function of that name; and `sha256`,
-        one hash over all shard files. In the dataset's directory,
-        `sha256sum *.array_record-* | sha256sum` prints the same hash (in the C locale,
-        which sorts names by their bytes).
+        `source`, `sources`, `options`, `tokenizer`, `splits`, `read` and `audit` as they
+        stand in the manifest; `problems`, the result of the function of that name; and `sha256`,
+        from `manifest.dataset_sha256`.
     """
-    lines = [f"{sha256}  {name}\n" for name, sha256 in manifest["sha256"].items()]
-    listed = sorted(lines, key=lambda line: line.split("  ", 1)[1].encode())
     return {
         **{name: manifest[name] for name in _KEPT},
         "problems": problems(manifest),
-        "sha256": hashlib.sha256("".join(listed).encode()).hexdigest(),
+        "sha256": dataset_sha256(manifest),
     }
 
 
@@ -81,6 +85,7 @@ def problems(manifest: dict[str, Any]) -> list[str]:
         "documents of one sentence",
         "They have no next sentence; join them or set --data.pairs none.",
     )
+    found += _paragraphs_as_documents(manifest) + _uneven_split(manifest)
     check(
         read["undecodable_bytes"] / max(read["text_bytes"], 1),
         1e-4,
@@ -97,10 +102,44 @@ def problems(manifest: dict[str, Any]) -> list[str]:
     return found
 
 
+def _paragraphs_as_documents(manifest: dict[str, Any]) -> list[str]:
+    """A problem if many short documents of few files look like paragraphs of a text."""
+    splits = manifest["splits"].values()
+    documents = max(sum(split["documents"] for split in splits), 1)
+    tokens = sum(split["tokens"] for split in splits) / documents
+    files = sum(one["files"] for one in manifest["sources"])
+    paragraphs = manifest["read"]["paragraph_documents"]
+    if tokens >= _SHORT_TOKENS or paragraphs < max(
+        documents / 2, _MANY_PARAGRAPHS * files
+    ):
+        return []
+    return [
+        f"{paragraphs:,} documents from {files:,} files, on average of {tokens:.0f} "
+        "tokens: every blank line begins a document. If a file holds one text, such as "
+        "a book, read it as one with --read.documents file."
+    ]
+
+
+def _uneven_split(manifest: dict[str, Any]) -> list[str]:
+    """A problem if the share of held-out tokens is far from the fraction asked for."""
+    tokens = {name: split["tokens"] for name, split in manifest["splits"].items()}
+    share = tokens["validation"] / max(sum(tokens.values()), 1)
+    fraction = manifest["options"]["validation_fraction"]
+    if fraction / _UNEVEN <= share <= fraction * _UNEVEN:
+        return []
+    return [
+        f"held-out tokens: {share:.2%} of all, in "
+        f"{manifest['splits']['validation']['documents']:,} documents, where "
+        f"{fraction:.2%} was asked for. Documents are few or of very unequal length; "
+        "choose another --validation-fraction."
+    ]
+
+
 def describe(manifest: dict[str, Any]) -> list[str]:
     """The numbers of a manifest in a few lines for the terminal."""
-    audit, read = manifest["audit"], manifest["read"]
-    lines = [
+    audit = manifest["audit"]
+    lines = describe_sources(manifest["sources"], manifest["files_named_again"])
+    lines += [
         f"{split}: {counts['documents']:,} documents, {counts['sentences']:,} "
         f"sentences, {counts['tokens']:,} tokens, unigram entropy "
         f"{counts['unigram_entropy']:.3f} nats"
@@ -116,12 +155,6 @@ def describe(manifest: dict[str, Any]) -> list[str]:
         f"copies of documents, {what}, {near}; {copies['leaked']:,} held-out documents "
         "also in training"
     )
-    counted = {
-        "bytes not UTF-8": read["undecodable_bytes"],
-        "control characters": read["control_characters"],
-        "empty documents": read["empty_documents"] + audit["documents_without_tokens"],
-        "giant documents cut": read["cut_documents"],
-        "documents with markup": read["markup_documents"],
-    }
-    seen = [f"{count:,} {name}" for name, count in counted.items() if count]
-    return [*lines, f"read: {'; '.join(seen) or 'nothing unusual'}"]
+    if empty := audit["documents_without_tokens"]:
+        lines.append(f"documents without a token, left out: {empty:,}")
+    return lines

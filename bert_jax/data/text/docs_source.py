@@ -1,9 +1,9 @@
 """Opens `docs:` or `docs:numpy,jax`, the documentation of packages installed here."""
 
 import glob
-import os
 import pathlib
 
+from bert_jax.data.cache_folder import cache_folder
 from bert_jax.data.text import docs
 from bert_jax.data.text.files_source import open_files
 from bert_jax.data.text.sections import Request, Source
@@ -21,9 +21,9 @@ def open_docs(request: Request) -> Source:
         folder, packages=packages or None, num_workers=request.num_workers
     )
     pattern = f"{glob.escape(str(folder))}/{docs.FILE_PATTERN}"
-    return open_files(request._replace(rest=pattern))
+    found = open_files(request._replace(rest=pattern))
+    return Source((request.spec,), found.sections)
 
 
 def _cache(packages: list[str]) -> pathlib.Path:
-    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(base, "bert_jax", "-".join(["docs", *packages]))
+    return cache_folder("-".join(["docs", *packages]))

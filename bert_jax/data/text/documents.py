@@ -32,6 +32,8 @@ class ReadStats:
     """Documents that were left out because no text remained."""
     cut_documents: int = 0
     """Documents that were too large and became several."""
+    paragraph_documents: int = 0
+    """Documents of plain text that blank lines divide."""
     markup_documents: int = 0
     """Documents with at least one tag, comment, entity, wiki link or wiki template."""
     markup_elements: int = 0

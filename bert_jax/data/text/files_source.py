@@ -1,5 +1,6 @@
 """Opens files by a path or a glob: `files:GLOB`."""
 
+import collections
 import glob
 import os
 import pathlib
@@ -12,7 +13,20 @@ _READABLE = (
     "and .tar (.tar.gz, ...) of these"
 )
 _REFUSED_SUFFIXES = (
-    *(".zip", ".7z", ".rar", ".html", ".htm", ".xml", ".pdf", ".docx", ".odt"),
+    *(
+        ".csv",
+        ".tsv",
+        ".xlsx",
+        ".zip",
+        ".7z",
+        ".rar",
+        ".html",
+        ".htm",
+        ".xml",
+        ".pdf",
+        ".docx",
+        ".odt",
+    ),
     *(".arrow", ".feather", ".npy", ".pickle", ".pkl"),
 )
 
@@ -23,16 +37,24 @@ def open_files(request: Request) -> Source:
     Raises:
         ValueError: nothing matches, or a file is empty or of a kind that is not read.
     """
-    spec, pattern = request.spec, os.path.expanduser(request.rest)
+    spec = request.spec
+    # Absolute, so that a command that continues elsewhere reads no other files.
+    pattern = os.path.abspath(os.path.expanduser(request.rest))
     if pathlib.Path(pattern).is_dir():
         raise ValueError(
             f"Source {spec!r} is a folder; name its files, for example "
-            f"files:{pattern.rstrip('/')}/*.jsonl."
+            f"files:{pattern}/**/*{_most_frequent_suffix(pathlib.Path(pattern))}."
         )
     # A file whose name holds [ or ] is found by that name before it is a pattern.
     literal = pathlib.Path(pattern).is_file()
-    paths = [pattern] if literal else sorted(glob.glob(pattern, recursive=True))
-    paths = [path for path in paths if pathlib.Path(path).is_file()]
+    found = [pattern] if literal else glob.glob(pattern, recursive=True)
+    # In the order of their bytes, which no locale changes; `**` can find a file twice.
+    paths = sorted({path for path in found if os.path.isfile(path)}, key=os.fsencode)
+    if not paths and found:
+        raise ValueError(
+            f"Source {spec!r} matches {len(found):,} folders and no file; name the files "
+            f"in them, for example files:{pattern}/*."
+        )
     if not paths:
         raise ValueError(
             f"Source {spec!r} matches no file; expected {_READABLE}. Check the path, "
@@ -41,7 +63,18 @@ def open_files(request: Request) -> Source:
     root = pathlib.Path(pattern).parent
     while not literal and glob.has_magic(str(root)):
         root = root.parent
-    return Source(spec, tuple(_open_file(pathlib.Path(path), root) for path in paths))
+    return Source(
+        (f"files:{pattern}",),
+        tuple(_open_file(pathlib.Path(path), root) for path in paths),
+        str(root),
+    )
+
+
+def _most_frequent_suffix(folder: pathlib.Path) -> str:
+    """With the dot; "" if no file there has one."""
+    files = (path for path in folder.iterdir() if path.is_file())
+    suffixes = collections.Counter(path.suffix for path in files)
+    return max(suffixes, key=lambda suffix: (suffixes[suffix], suffix), default="")
 
 
 def _open_file(path: pathlib.Path, root: pathlib.Path) -> Section:
@@ -53,7 +86,7 @@ def _open_file(path: pathlib.Path, root: pathlib.Path) -> Section:
     if without_compression(path.name).lower().endswith(_REFUSED_SUFFIXES):
         raise ValueError(
             f"{path} is not of a kind that can be read; expected {_READABLE}. Convert "
-            "it first."
+            "it first; of a table, write the column with the text as .jsonl or .parquet."
         )
     # The name of a file can hold bytes that are not text; keys must be text.
     name = os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "replace")

@@ -1,7 +1,7 @@
 """Reads records from plain text, JSON lines and WikiExtractor's output.
 
 A record becomes a document after cleaning. Lines end with a newline; a blank line
-holds nothing but ASCII white space.
+holds nothing but white space and characters without width, see `splitting.BLANK`.
 """
 
 import json
@@ -10,7 +10,14 @@ from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
 
 from bert_jax.config import ReadOptions
-from bert_jax.data.text.splitting import Fragment, line_start, split, split_text
+from bert_jax.data.text.content_check import check_is_text
+from bert_jax.data.text.splitting import (
+    BLANK,
+    Fragment,
+    line_start,
+    split,
+    split_text,
+)
 from bert_jax.data.text.streams import without_compression
 
 # A line of JSON is parsed at once, which takes up to 14 times its size in memory.
@@ -19,7 +26,8 @@ _HEAD_BYTES = 1 << 16
 _MAX_HEADER_BYTES = 1 << 12
 
 _BLANK = rb"[ \t\r\v\f]*"
-_BLANK_LINE = re.compile(rb"\n%b\n\s*" % _BLANK)
+_BLANK_LINE = re.compile(rb"\n%b*\n(?:%b|\n)*" % (BLANK, BLANK))
+_NOTHING = re.compile(rb"(?:%b|\n)*" % BLANK)
 _NEWLINE = re.compile(rb"\n\s*")
 _DOC_CLOSE = re.compile(rb"\n%b</doc>%b(?:\n\s*|\Z)" % (_BLANK, _BLANK))
 _DOC_OPEN = re.compile(rb"<doc[ \t]+(.*)>%b(?:\n|\Z)" % _BLANK)
@@ -27,24 +35,6 @@ _DOC_INSIDE = re.compile(rb"\n<doc[ \t].*>%b(?:\n|\Z)" % _BLANK)
 _DOC_ATTRIBUTE = re.compile(r'(\w+)="(.*?)"(?=\s+\w+="|\s*$)')
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# UTF-32 first: its mark begins with that of UTF-16.
-_OTHER_ENCODINGS = {
-    b"\xff\xfe\0\0": "UTF-32",
-    b"\0\0\xfe\xff": "UTF-32",
-    b"\xff\xfe": "UTF-16",
-    b"\xfe\xff": "UTF-16",
-}
-_OTHER_KINDS = {
-    b"\x1f\x8b": "compressed (.gz)",
-    b"\xfd7zXZ\0": "compressed (.xz)",
-    b"\x28\xb5\x2f\xfd": "compressed (.zst)",
-    b"BZh91AY&SY": "compressed (.bz2)",
-    b"PAR1\x15": "Parquet (.parquet)",
-    b"PK\x03\x04": "a zip archive",
-    b"%PDF-": "PDF",
-}
-# A few of these characters can be errors in a text; a file with many is not text.
-_CONTROLS = bytes({*range(0x20)} - {*b"\t\n\v\f\r\x1b"})
 
 
 class Record(NamedTuple):
@@ -57,6 +47,8 @@ class Record(NamedTuple):
     """0 for the first fragment of a document, 1 for the next, and so on."""
     is_escaped: bool = False
     """Whether <, > and & are written as entities."""
+    is_paragraph: bool = False
+    """Whether blank lines are all that makes it a document."""
     fraction: float | None = None
     """How much of the section has been read with this record, in (0, 1]; `None` if the
     position in the file tells it."""
@@ -93,7 +85,7 @@ def read_file(
         RecordError: a record cannot be read.
     """
     head = stream.read(_HEAD_BYTES)
-    _check_is_text(head, name)
+    check_is_text(head, name, is_whole=len(head) < _HEAD_BYTES)
     base = len(_BYTE_ORDER_MARK) if head.startswith(_BYTE_ORDER_MARK) else 0
     opening = head[base:].lstrip()
     is_wiki = opening.startswith((b"<doc ", b"<doc\t"))
@@ -158,32 +150,17 @@ def _writable(name: str) -> str:
     return name.encode("utf-8", "replace").decode()
 
 
-def _check_is_text(head: bytes, name: str) -> None:
-    for mark, encoding in _OTHER_ENCODINGS.items():
-        if head.startswith(mark):
-            raise ValueError(f"{name} is {encoding}; expected UTF-8. Convert it first.")
-    for mark, kind in _OTHER_KINDS.items():
-        if head.startswith(mark):
-            raise ValueError(
-                f"{name} is {kind}, which its name does not say; expected text. Give the "
-                "file the right suffix, or take it out of the source."
-            )
-    beginning = head[:4096]
-    num_controls = len(beginning) - len(beginning.translate(None, _CONTROLS))
-    most_zeros, most_controls = len(beginning) // 50, 8 + len(beginning) // 20
-    if beginning.count(0) > most_zeros or num_controls > most_controls:
-        raise ValueError(
-            f"{name} is not text; expected UTF-8. Take the file out of the source, or "
-            "convert it."
-        )
-
-
 def _plain_text(
     fragments: Iterator[Fragment], name: str, options: ReadOptions
 ) -> Iterator[Record]:
     for fragment in fragments:
+        if _NOTHING.fullmatch(fragment.text):
+            continue  # Blank lines at the beginning of the file.
         key = name if options.documents == "file" else f"{name}#{fragment.offset}"
-        yield Record(fragment.text, key, key, fragment.number)
+        by_blank_lines = options.documents == "blank-lines"
+        yield Record(
+            fragment.text, key, key, fragment.number, is_paragraph=by_blank_lines
+        )
 
 
 def _json_lines(
@@ -205,15 +182,27 @@ def _json_lines(
             raise RecordError(
                 name,
                 fragment.offset,
-                f"not JSON ({error.msg}, column {error.colno}); {example}",
+                f"not JSON ({error.msg}, column {error.colno}); {example}"
+                f"{_several_lines(fragment.text)}",
             ) from error
         except (ValueError, RecursionError) as error:
             raise RecordError(name, fragment.offset, f"not JSON ({error})") from error
-        if not isinstance(record, dict) or not isinstance(record.get(field), str):
+        if not isinstance(record, dict):
             raise RecordError(
                 name,
                 fragment.offset,
-                f"{_shown(fragment.text)} has no string {json.dumps(field)}; {example}",
+                f"{_shown(fragment.text)} is no object; {example}",
+            )
+        content = record.get(field, 0)
+        if content is None:
+            content = ""  # As in Parquet: counted as an empty document.
+        if not isinstance(content, str):
+            raise RecordError(
+                name,
+                fragment.offset,
+                f"{_shown(fragment.text)} has no string {json.dumps(field)}; its fields "
+                f"are {_fields(record)}. Name the one with the text with "
+                "--read.text-field",
             )
         try:
             key, group = identity(
@@ -222,10 +211,9 @@ def _json_lines(
             )
         except ValueError as error:
             raise RecordError(name, fragment.offset, str(error)) from None
-        for number, content in enumerate(
-            split_text(record[field], options.max_document_bytes)
-        ):
-            yield Record(content, key, group, number)
+        fragments_of_text = split_text(content, options.max_document_bytes)
+        for number, part in enumerate(fragments_of_text):
+            yield Record(part, key, group, number)
 
 
 def _wiki(
@@ -261,6 +249,24 @@ def _wiki(
             )
         # WikiExtractor escapes <, > and & unless told not to.
         yield Record(body, key, group, fragment.number, is_escaped=True)
+
+
+def _fields(record: dict[str, Any]) -> str:
+    """The names of a record's fields, each with its kind."""
+    kinds = {str: "a string", list: "a list", dict: "an object", type(None): "null"}
+    listed = [f"{name} ({kinds.get(type(x), x)})" for name, x in record.items()]
+    return ", ".join(listed) or "none"
+
+
+def _several_lines(line: bytes) -> str:
+    """What to do about JSON of which one value has several lines."""
+    if not line.startswith((b"[", b"{")) or line.rstrip().endswith((b"]", b"}")):
+        return ""
+    unpack = ".[]" if line.startswith(b"[") else "."
+    return (
+        ". If the file is JSON that goes over several lines, write one object a line, "
+        f"for example with jq -c {unpack!r}"
+    )
 
 
 def _shown(text: bytes) -> str:

@@ -101,6 +101,7 @@ def _documents(
             num_given += 1
             key = f"{record.key}/{num_given}" if num_given > 1 else record.key
             stats.documents += 1
+            stats.paragraph_documents += record.is_paragraph
             yield Document(text, key, record.group), record.fraction
     stats.empty_documents += num_given == 0
 

@@ -1,6 +1,7 @@
 """A source divided into sections that are read independently of each other."""
 
 import dataclasses
+import os
 import pathlib
 from typing import NamedTuple
 
@@ -29,18 +30,37 @@ class Section:
     split: str = ""
     field: str = ""
     """`split` and `field` name the split and the feature with the text, for TFDS only."""
+    source: int = 0
+    """Which of `Source.specs` names it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """All sections of a source, in an order that never changes."""
+    """All sections of one or more named sources, in an order that never changes."""
 
-    spec: str
+    specs: tuple[str, ...]
+    """How the sources are named, with absolute paths."""
     sections: tuple[Section, ...]
+    root: str = ""
+    """The folder to which the names of files are relative; "" if they are to none."""
+    num_repeated: int = 0
+    """How many files were named more than once; each is read once."""
+
+    @property
+    def spec(self) -> str:
+        """All names in one, for messages."""
+        return " + ".join(self.specs)
 
     @property
     def size_bytes(self) -> int:
         return sum(section.size_bytes for section in self.sections)
+
+    def files(self) -> list[str]:
+        """Name, size and time of change of each file, by which changes are noticed."""
+        return [
+            f"{section.name} {section.size_bytes} {os.stat(section.path).st_mtime_ns}"
+            for section in self.sections
+        ]
 
 
 class Request(NamedTuple):

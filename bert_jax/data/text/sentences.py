@@ -37,6 +37,15 @@ def sentences(document_text: str, language: str = "en") -> list[str]:
     return [sentence for sentence in found if sentence]
 
 
+def validation_place(group: str) -> float:
+    """Where a group stands in [0, 1): it is held out if the fraction is larger.
+
+    It depends on the name alone.
+    """
+    digest = hashlib.blake2b(group.encode("utf-8", "replace"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
 def validation_group(group: str, fraction: float) -> bool:
     """Whether the documents of a group are held out; it depends on the name alone.
 
@@ -51,5 +60,4 @@ def validation_group(group: str, fraction: float) -> bool:
         raise ValueError(
             f"The validation fraction {fraction} is not in [0, 1); 0 holds nothing out."
         )
-    digest = hashlib.blake2b(group.encode("utf-8", "replace"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < fraction * 2**64
+    return validation_place(group) < fraction

@@ -4,9 +4,11 @@ A source consists of sections that are read independently, so the result does no
 depend on how many processes read them.
 """
 
+import dataclasses
 import functools
+import os
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from bert_jax.data.text.division import divide_section
@@ -16,14 +18,19 @@ from bert_jax.data.text.sections import Request, Section, Source
 
 
 def open_source(
-    spec: str, *, docs_dir: pathlib.Path | None = None, num_workers: int = 1
+    source: str | Sequence[str],
+    *,
+    docs_dir: pathlib.Path | None = None,
+    num_workers: int = 1,
 ) -> Source:
-    """Finds the files or the dataset that `spec` names, without reading text.
+    """Finds the files or the datasets that `source` names, without reading text.
 
     Only `docs:` does more: it extracts the documentation unless that is done already.
+    Several sources are read one after another as one corpus. A file that two of them
+    name is read once.
 
     Args:
-        spec: one of
+        source: one or more of
             `files:GLOB`, or only a path or a glob, in which `**` crosses folders;
             `docs:` or `docs:numpy,jax`, the documentation of packages installed here;
             `tfds:NAME[/CONFIG][:VERSION][:SPLIT][:FIELD]`, see `tfds_source`.
@@ -34,6 +41,36 @@ def open_source(
     Raises:
         ValueError: nothing matches, or a file is empty or of a kind that is not read.
     """
+    specs = (source,) if isinstance(source, str) else tuple(source)
+    if not specs:
+        raise ValueError("No source is given; name one, for example files:text/*.txt.")
+    opened = [_open_one(spec, docs_dir, num_workers) for spec in specs]
+    return _joined(opened)
+
+
+def _joined(opened: Sequence[Source]) -> Source:
+    """The sources as one, with one root for the names of all files."""
+    roots = [one.root for one in opened if one.root]
+    root = os.path.commonpath(roots) if roots else ""
+    sections: dict[tuple[object, ...], Section] = {}
+    num_named = 0
+    for number, one in enumerate(opened):
+        for section in one.sections:
+            num_named += 1
+            name = section.name
+            if one.root:
+                # The name was relative to the root of its own source.
+                name = str(pathlib.Path(os.path.relpath(one.root, root), name))
+            section = dataclasses.replace(section, name=name, source=number)
+            identity = (os.path.realpath(section.path), section.split, section.field)
+            sections.setdefault(identity, section)
+    specs = tuple(spec for one in opened for spec in one.specs)
+    return Source(
+        specs, tuple(sections.values()), root, num_repeated=num_named - len(sections)
+    )
+
+
+def _open_one(spec: str, docs_dir: pathlib.Path | None, num_workers: int) -> Source:
     kind, colon, rest = spec.partition(":")
     if colon and kind in KINDS:
         return KINDS[kind].open(Request(spec, rest, docs_dir, num_workers))

@@ -13,6 +13,20 @@ _LOOK_BACK_BYTES = 1 << 16
 # Apart from white space, a separator is empty or </doc>.
 _MAX_MARK_BYTES = len(b"</doc>")
 _SPACE = re.compile(rb"\s*")
+# A character of UTF-8 that leaves a line blank: white space of Unicode, and what has no
+# width (zero-width spaces and joiners, marks of direction, byte order marks).
+BLANK = (
+    rb"(?:[ \t\r\v\f]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe1\xa0\x8e|\xe3\x80\x80|\xef\xbb\xbf"
+    rb"|\xe2\x80[\x80-\x8f\xa8\xa9\xaf]|\xe2\x81[\x9f\xa0])"
+)
+_BLANK_OR_CUT = (
+    " \t\r\v\f\n\x85\xa0\u1680\u180e\u202f\u205f\u2060\u3000\ufeff\u2028\u2029"
+    + ("".join(map(chr, [*range(0x2000, 0x2010), *range(0xDC80, 0xDD00)])))
+)
+_BLANKS = re.compile(rb"(?:%b|\n)*" % BLANK)
+_BEGINNING_OF_BLANK = re.compile(
+    rb"(?:\xc2|\xe1[\x9a\xa0]?|\xe2[\x80\x81]?|\xe3\x80?|\xef\xbb?)?\Z"
+)
 _LONG_SPACE_BYTES = 1 << 16
 
 
@@ -44,8 +58,8 @@ def split(
     Args:
         stream: read from its present position.
         separator: a pattern that begins with a newline and takes all white space that
-            follows; its only newlines are the first and those of that white space. If
-            `None`, the whole stream is one record.
+            follows, or all of `BLANK`; its only newlines are the first and those of
+            that white space. If `None`, the whole stream is one record.
         limit: most bytes of a fragment; a longer record becomes several, see `cut`.
         read: bytes that have been read from the stream before; they come first.
         base: offset of the first byte of `read`, or of the stream if `read` is empty.
@@ -68,9 +82,13 @@ def split(
     searched = number = 0
     is_last = False
     while True:
-        position = 0
+        position, is_pending = 0, False
         for match in separator.finditer(buffer, searched) if separator else ():
-            if match.end() == len(buffer) and not is_last:
+            # The next block can make the separator longer.
+            is_pending = not is_last and bool(
+                _BEGINNING_OF_BLANK.match(buffer, match.end())
+            )
+            if is_pending:
                 searched = match.start()
                 break
             if offset >= start:
@@ -96,7 +114,7 @@ def split(
             # Reading began in the middle of a record, which reaches beyond the end.
             return
         while len(buffer) > limit:
-            known, rest = _known(buffer, searched)
+            known, rest = _known(buffer, searched, is_pending)
             if len(known) <= limit:
                 break
             length = cut(known, limit)
@@ -156,8 +174,8 @@ def line_start(stream: IO[bytes], position: int) -> int:
     """Where to begin reading so that `split` finds all records from `position` on.
 
     Returns:
-        The offset of a newline, or 0. Of the bytes before `position`, the last one that
-        is not white space stands in a line; the newline is the one before that line.
+        The offset of a newline, or 0. Of the characters before `position`, the last one
+        that is not blank stands in a line; the newline is the one before that line.
     """
     is_blank = True
     while position > 0:
@@ -166,7 +184,9 @@ def line_start(stream: IO[bytes], position: int) -> int:
         block = stream.read(size)
         position -= size
         if is_blank:
-            block = block.rstrip()
+            # What is not UTF-8 counts as blank, because a block can cut a character.
+            text = block.decode("utf-8", "surrogateescape").rstrip(_BLANK_OR_CUT)
+            block = text.encode("utf-8", "surrogateescape")
             is_blank = not block
         if not is_blank and (newline := block.rfind(b"\n")) >= 0:
             return position + newline
@@ -185,9 +205,17 @@ def _fragments(text: bytes, offset: int, number: int, limit: int) -> Iterator[Fr
         yield Fragment(offset, number, text[begin:], "separator")
 
 
-def _known(buffer: bytes, searched: int) -> tuple[bytes, bytes]:
-    """(what belongs to the record whatever follows, the rest of the buffer)."""
-    if len(buffer[searched:].strip()) <= _MAX_MARK_BYTES:
+def _known(buffer: bytes, searched: int, is_pending: bool) -> tuple[bytes, bytes]:
+    """(what belongs to the record whatever follows, the rest of the buffer).
+
+    Args:
+        buffer: the record and what follows.
+        searched: where a separator can begin, of which the end is not known yet.
+        is_pending: whether one does begin there.
+    """
+    blank = _BLANKS.match(buffer, searched)
+    tail = buffer[blank.end() :].rstrip()  # type: ignore[union-attr]
+    if is_pending or len(tail) <= _MAX_MARK_BYTES:
         end = len(buffer[:searched].rstrip())
     else:
         end = len(buffer.rstrip())

@@ -69,7 +69,7 @@ def open_tfds(request: Request) -> Source:
         split=named.split,
         field=named.field,
     )
-    return Source(spec, (section,))
+    return Source((spec,), (section,))
 
 
 def read_tfds(section: Section, options: ReadOptions) -> Iterator[Record]:

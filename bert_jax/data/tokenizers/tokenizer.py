@@ -191,4 +191,5 @@ def _find_special(pieces: list[str]) -> SpecialIds:
             f"The vocabulary of {len(pieces)} pieces lacks {sorted(missing)}; BERT "
             f"needs all of {list(SPECIAL_PIECES.values())}."
         )
-    return SpecialIds(**{n: pieces.index(piece) for n, piece in SPECIAL_PIECES.items()})
+    ids = {piece: index for index, piece in enumerate(pieces)}
+    return SpecialIds(**{name: ids[piece] for name, piece in SPECIAL_PIECES.items()})

@@ -5,16 +5,19 @@ its result already.
 """
 
 import dataclasses
+import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from bert_jax.config import TokenizerOptions
+from bert_jax.data.source_description import describe_sources
 from bert_jax.data.text.documents import ReadStats
-from bert_jax.data.text.reading import read_source
+from bert_jax.data.text.reading import read_section
 from bert_jax.data.text.sections import Source
 from bert_jax.data.text.sentences import sentences
+from bert_jax.data.text.source_counts import source_counts
 from bert_jax.data.text.sources import open_source
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.data.tokenizers.tokenizer import METADATA_FILE, Tokenizer
@@ -23,6 +26,8 @@ from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.data.whole_directory import whole_directory
 
 TRAINING_FILE = "bert_jax_tokenizer_training.json"
+# The key in that file for what was read; it is no setting.
+_READ = "read_from_sources"
 
 Progress = Callable[[int, int], None]
 
@@ -33,17 +38,27 @@ class MadeTokenizer(NamedTuple):
     tokenizer: Tokenizer
     directory: pathlib.Path
     is_new: bool
+    read: Sequence[str] = ()
+    """What was read of each source, in a line each."""
 
-    def describe(self) -> str:
-        """One line with the directory, the size of the vocabulary and the hash."""
-        return (
+    def describe(self) -> list[str]:
+        """What was read, the directory, its size and hash, and what its rules lose."""
+        lines = [
+            *self.read,
             f"{self.directory} {'written' if self.is_new else 'is there already'}: "
-            f"{self.tokenizer.vocab_size:,} pieces, sha256 {self.tokenizer.sha256[:16]}"
-        )
+            f"{self.tokenizer.vocab_size:,} pieces, sha256 {self.tokenizer.sha256[:16]}",
+        ]
+        if self.tokenizer.normalization.get("strip_accents"):
+            lines.append(
+                "It removes accents and vowel signs, as BERT's uncased vocabularies do. "
+                "Words that differ in nothing else become the same, for example schön "
+                "and schon, or में and म."
+            )
+        return lines
 
 
 def train_tokenizer(
-    source: str,
+    source: str | Sequence[str],
     output: pathlib.Path,
     options: TokenizerOptions,
     progress: Progress | None = None,
@@ -51,7 +66,7 @@ def train_tokenizer(
     """Trains a vocabulary on a source and saves it.
 
     Args:
-        source: where the text is, as `open_source` takes it.
+        source: where the text is, one or more names as `open_source` takes them.
         output: directory of the tokenizer; one that was trained with the same settings
             is read and left as it is.
         options: everything else that decides the vocabulary.
@@ -63,21 +78,31 @@ def train_tokenizer(
             vocabulary.
     """
     opened = open_source(source, num_workers=options.num_threads)
+    files = "\n".join(opened.files()).encode()
     settings = {
-        "source": source,
+        "source": list(opened.specs),
         "source_bytes": opened.size_bytes,
+        "source_files": f"{len(opened.sections)} of hash {_short_hash(files)}",
         **dataclasses.asdict(options),
     }
     if (output / METADATA_FILE).exists():
-        _check_settings(output, settings)
-        return MadeTokenizer(load_tokenizer(output), output, is_new=False)
+        read = _check_settings(output, settings)
+        return MadeTokenizer(load_tokenizer(output), output, is_new=False, read=read)
     with whole_directory(output, overwrite=False) as partial:
-        lines = _sentences(opened, options, progress or (lambda done, total: None))
+        stats = [ReadStats() for _ in opened.specs]
+        lines = _sentences(
+            opened, stats, options, progress or (lambda done, total: None)
+        )
         tokenizer = _train(lines, options)
+        read = describe_sources(source_counts(opened, stats), opened.num_repeated)
         tokenizer.save(partial)
-        text = json.dumps(settings, indent=2) + "\n"
+        text = json.dumps({**settings, _READ: read}, indent=2) + "\n"
         (partial / TRAINING_FILE).write_text(text, encoding="utf-8")
-    return MadeTokenizer(tokenizer, output, is_new=True)
+    return MadeTokenizer(tokenizer, output, is_new=True, read=read)
+
+
+def _short_hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def wrap_vocab(
@@ -114,7 +139,8 @@ def wrap_vocab(
     return MadeTokenizer(tokenizer, output, is_new=True)
 
 
-def _check_settings(output: pathlib.Path, settings: dict[str, Any]) -> None:
+def _check_settings(output: pathlib.Path, settings: dict[str, Any]) -> list[str]:
+    """Raises ValueError for other settings; returns what was read under these."""
     path = output / TRAINING_FILE
     if not path.is_file():
         raise ValueError(
@@ -122,6 +148,7 @@ def _check_settings(output: pathlib.Path, settings: dict[str, Any]) -> None:
             "another --output."
         )
     before = json.loads(path.read_text(encoding="utf-8"))
+    read: list[str] = before.pop(_READ, [])
     differs = sorted(
         name for name in {*before, *settings} if before.get(name) != settings.get(name)
     )
@@ -134,15 +161,25 @@ def _check_settings(output: pathlib.Path, settings: dict[str, Any]) -> None:
             f"{output} holds a tokenizer of other settings: {changes}; delete it or "
             "choose another --output."
         )
+    return read
 
 
 def _sentences(
-    source: Source, options: TokenizerOptions, progress: Progress
+    source: Source,
+    stats: Sequence[ReadStats],
+    options: TokenizerOptions,
+    progress: Progress,
 ) -> Iterator[str]:
-    stats = ReadStats()
-    for document in read_source(source, stats, options.read):
-        yield from sentences(document.text, options.language)
-        progress(min(stats.disk_bytes, source.size_bytes - 1), source.size_bytes)
+    """The sentences of all sections; `stats` counts what is read, one a source."""
+    done = 0
+    for section in source.sections:
+        counted = stats[section.source]
+        before = counted.disk_bytes
+        for document in read_section(section, counted, options.read):
+            yield from sentences(document.text, options.language)
+            read = done + counted.disk_bytes - before
+            progress(min(read, source.size_bytes - 1), source.size_bytes)
+        done += section.size_bytes
     progress(source.size_bytes, source.size_bytes)
 
 

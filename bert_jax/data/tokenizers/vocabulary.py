@@ -87,7 +87,7 @@ def train_wordpiece(
     *,
     vocab_size: int,
     lowercase: bool,
-    strip_accents: bool | None = None,
+    strip_accents: bool = False,
     max_sentences: int = MAX_SENTENCES,
     max_bytes: int = MAX_BYTES,
 ) -> WordPieceTokenizer:
@@ -102,8 +102,9 @@ def train_wordpiece(
         sentences: the text, read once; empty sentences are skipped, long ones are cut.
         vocab_size: V, special tokens included; the result has exactly so many pieces.
         lowercase: whether text is put in lower case.
-        strip_accents: whether accents are removed; `None` does what `lowercase` says,
-            as in BERT.
+        strip_accents: whether every combining mark is removed, the accents of Latin
+            letters and the vowel signs of other scripts alike. BERT's uncased
+            vocabularies were made so; it makes different words the same.
         max_sentences: if there are more, a uniform sample of so many is used.
         max_bytes: if the text is larger, a uniform sample of sentences is used.
 

@@ -23,6 +23,10 @@ WORDPIECE_MAX_CHARS_PER_WORD = 200
 _CACHED_ASCII_WORDS = 1 << 17
 _ASCII_WORD = re.compile("[A-Za-z0-9]+|[^A-Za-z0-9]")
 
+# Patterns of the `tokenizers` library, see `bert_rules`.
+_REMOVED = r"[[\x{0}\x{FFFD}\p{Cc}\p{Cf}]&&[^\t\n\r]]"
+_IDEOGRAPH = r"[\x{2B820}-\x{2B91F}]"
+
 
 class WordPieceTokenizer(Tokenizer):
     """Cuts words and punctuation into the longest possible pieces from the left.
@@ -40,19 +44,29 @@ class WordPieceTokenizer(Tokenizer):
         """Takes the content of a `vocab.txt`.
 
         Args:
-            vocab: UTF-8 text with one piece per line; its id is the line's number.
+            vocab: UTF-8 text with one piece per line; its id is the line's number. If
+                a piece stands on several lines, text gets the id of the last one, as in
+                google-research/bert and transformers.
             lowercase: whether text is put in lower case; true for an uncased
                 vocabulary.
             strip_accents: whether accents are removed; `None` does what `lowercase`
                 says, as in BERT.
 
         Raises:
-            ValueError: a special token is missing, or a piece stands there twice.
+            ValueError: a special token is missing, or this is no UTF-8 text.
         """
         from tokenizers import Tokenizer as FastTokenizer
         from tokenizers import models
 
-        pieces = vocab.decode("utf-8").replace("\r\n", "\n").rstrip("\n").split("\n")
+        try:
+            text = vocab.decode("utf-8")
+        except UnicodeDecodeError as error:
+            line = vocab.count(b"\n", 0, error.start) + 1
+            raise ValueError(
+                f"The vocabulary is no UTF-8 text: byte 0x{vocab[error.start]:02x} on "
+                f"line {line}. Save it as UTF-8, or fetch it again."
+            ) from error
+        pieces = text.replace("\r\n", "\n").rstrip("\n").split("\n")
         self.strip_accents = lowercase if strip_accents is None else strip_accents
         super().__init__(
             # Built from the pieces again, so that line ends do not change the hash.
@@ -69,12 +83,6 @@ class WordPieceTokenizer(Tokenizer):
             splits_by_word=True,
         )
         ids = {piece: index for index, piece in enumerate(pieces)}
-        if len(ids) < len(pieces):
-            double = next(p for i, p in enumerate(pieces) if ids[p] != i)
-            raise ValueError(
-                f"The vocabulary of {len(pieces)} lines holds {double!r} twice; every "
-                "piece needs one id. Remove the second line."
-            )
         self._fast = FastTokenizer(
             models.WordPiece(
                 ids,
@@ -139,12 +147,25 @@ class WordPieceTokenizer(Tokenizer):
 
 
 def bert_rules(lowercase: bool, strip_accents: bool | None) -> tuple[Any, Any]:
-    """BERT's normaliser and pre-tokeniser from the `tokenizers` library."""
-    from tokenizers import normalizers, pre_tokenizers
+    """BERT's normaliser and pre-tokeniser, made of the `tokenizers` library's.
+
+    That library's `BertNormalizer` differs from google-research/bert (tokenization.py)
+    in two points, which are put right here: it removes characters for private use as if
+    they were control characters, so that "a\uf059b" would become the word "ab", and it
+    does not make words of the ideographs U+2B820 to U+2B91F. Which characters are marks
+    or punctuation follows that library's tables (about Unicode 8), whatever Python's.
+    """
+    from tokenizers import Regex, normalizers, pre_tokenizers
 
     if strip_accents == lowercase:
         strip_accents = None  # The files of published models have it so.
-    normalizer = normalizers.BertNormalizer(
-        lowercase=lowercase, strip_accents=strip_accents
+    normalizer = normalizers.Sequence(
+        [
+            normalizers.Replace(Regex(_REMOVED), ""),
+            normalizers.Replace(Regex(rf"(?={_IDEOGRAPH})|(?<={_IDEOGRAPH})"), " "),
+            normalizers.BertNormalizer(
+                clean_text=False, lowercase=lowercase, strip_accents=strip_accents
+            ),
+        ]
     )
     return normalizer, pre_tokenizers.BertPreTokenizer()

@@ -12,13 +12,13 @@ from bert_jax.batch import ClassifyBatch
 from bert_jax.config import TaskConfig
 from bert_jax.config.finetune import Split
 from bert_jax.data.labelled.examples import EncodedExamples, Examples
-from bert_jax.data.labelled.texts import (
-    LabelledTexts,
-    encode_texts,
-    label_names,
-    label_numbers,
-    read_texts,
+from bert_jax.data.labelled.labels import (
+    numbers_of,
+    ordered,
+    say_counts,
+    spelling_warnings,
 )
+from bert_jax.data.labelled.texts import LabelledTexts, encode_texts, read_texts
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.train.losses import Mean, cross_entropy
 from bert_jax.train.tasks.intervals import wilson
@@ -44,7 +44,17 @@ class Classification(TextTask):
         return read_texts(path, cfg, split)
 
     def outputs(self, train: LabelledTexts) -> tuple[str, ...]:
-        return label_names(train)
+        return ordered(train.labels)
+
+    def sample(self, examples: LabelledTexts, count: int | None) -> LabelledTexts:
+        """Every class keeps its share, and at least one example if `count` allows it."""
+        return examples.sample(count, examples.labels)
+
+    def counts(self, examples: LabelledTexts, outputs: Sequence[str]) -> str:
+        return f"classes: {say_counts(examples.labels, outputs)}"
+
+    def warnings(self, examples: LabelledTexts) -> list[str]:
+        return spelling_warnings(examples.labels)
 
     def encode(
         self,
@@ -55,7 +65,7 @@ class Classification(TextTask):
     ) -> EncodedExamples:
         labels = np.zeros(len(examples), np.int32)
         if examples.labels:
-            labels = label_numbers(examples, tuple(outputs))
+            labels = numbers_of(examples.labels, outputs)
         return encode_texts(tokenizer, examples.texts, labels, sequence_length)
 
     def loss(self, logits: jax.Array, batch: ClassifyBatch) -> dict[str, Mean]:
@@ -85,7 +95,9 @@ class Classification(TextTask):
         )
         return {"confusion": counts.tolist()}
 
-    def baselines(self, train: Examples, held_out: Examples) -> dict[str, Any]:
+    def baselines(
+        self, train: Examples, held_out: Examples, outputs: Sequence[str]
+    ) -> dict[str, Any]:
         """Scores of the majority class, and of logistic regression on TF-IDF.
 
         The majority class is that of the held-out examples, so it is the best constant
@@ -98,13 +110,12 @@ class Classification(TextTask):
 
         assert isinstance(train, LabelledTexts)
         assert isinstance(held_out, LabelledTexts)
-        names = label_names(train)
-        truth = label_numbers(held_out, names)
+        truth = numbers_of(held_out.labels, outputs)
         vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
         model = LogisticRegression(max_iter=1_000)
         model.fit(
             vectorizer.fit_transform([" ".join(text) for text in train.texts]),
-            label_numbers(train, names),
+            numbers_of(train.labels, outputs),
         )
         found = model.predict(
             vectorizer.transform([" ".join(text) for text in held_out.texts])

@@ -40,6 +40,10 @@ class Regression(TextTask):
     def outputs(self, train: LabelledTexts) -> tuple[str, ...]:
         return ("score",)
 
+    def counts(self, examples: LabelledTexts, outputs: Sequence[str]) -> str:
+        numbers = _numbers(examples)
+        return f"scores from {numbers.min():g} to {numbers.max():g}, mean {numbers.mean():.4g}"
+
     def encode(
         self,
         tokenizer: Tokenizer,

@@ -20,6 +20,7 @@ from bert_jax.data.labelled.questions import (
     encode_questions,
     read_questions,
 )
+from bert_jax.data.labelled.unlabelled import Unlabelled, read_lines
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.model import question_answering
 from bert_jax.model.rows import MASKED_SCORE
@@ -50,7 +51,22 @@ class Spans(Task):
         self, path: pathlib.Path | None, cfg: TaskConfig, split: Split
     ) -> Questions:
         cfg.refuse_columns()
-        return read_questions(path)
+        return read_questions(path, cfg.encoding)
+
+    def read_unlabelled(
+        self, path: pathlib.Path, cfg: TaskConfig, outputs: Sequence[str]
+    ) -> Unlabelled:
+        """A .json in the form of SQuAD; a .txt has a question, a tab and a passage a line."""
+        cfg.refuse_columns()
+        if path.suffix.lower() == ".txt":
+            return read_lines(path, cfg)
+        found = read_questions(path, cfg.encoding, answered=False)
+        texts = list(zip(found.questions, found.passages, strict=True))
+        return Unlabelled(texts, list(found.ids), how=found.reading.how)
+
+    def counts(self, examples: Questions, outputs: Sequence[str]) -> str:
+        num_none = sum(not answers for answers in examples.answers)
+        return f"{len(set(examples.passages)):,} passages, {num_none:,} without answer"
 
     def num_texts(self, cfg: TaskConfig) -> int:
         """2: a question and a passage."""

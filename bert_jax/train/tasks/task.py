@@ -15,6 +15,7 @@ from bert_jax.batch import ClassifyBatch
 from bert_jax.config import ComputeConfig, DropoutConfig, ModelConfig, TaskConfig
 from bert_jax.config.finetune import Split
 from bert_jax.data.labelled.examples import EncodedExamples, Examples, Text
+from bert_jax.data.labelled.unlabelled import Unlabelled
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.train.losses import Mean
 
@@ -62,6 +63,28 @@ class Task(abc.ABC):
             FileNotFoundError: there is no such file.
             ValueError: the file, or a line of it, has a wrong format.
         """
+
+    @abc.abstractmethod
+    def read_unlabelled(
+        self, path: pathlib.Path, cfg: TaskConfig, outputs: Sequence[str]
+    ) -> Unlabelled:
+        """Reads the texts of a file to predict on, which may have labels or not.
+
+        Raises:
+            FileNotFoundError, ValueError: as for `read`.
+        """
+
+    def sample(self, examples: Any, count: int | None) -> Any:
+        """At most `count` of the examples, equal in every run."""
+        return examples.sample(count)
+
+    @abc.abstractmethod
+    def counts(self, examples: Any, outputs: Sequence[str]) -> str:
+        """What the labels are and how often each occurs, in words."""
+
+    def warnings(self, examples: Any) -> list[str]:
+        """What looks wrong with the labels. Default: nothing."""
+        return []
 
     def num_texts(self, cfg: TaskConfig) -> int:
         """Number of texts in an example."""
@@ -151,8 +174,13 @@ class Task(abc.ABC):
         """Further entries for results.json. Default: none."""
         return {}
 
-    def baselines(self, train: Examples, held_out: Examples) -> dict[str, Any]:
+    def baselines(
+        self, train: Examples, held_out: Examples, outputs: Sequence[str]
+    ) -> dict[str, Any]:
         """The scores of models without a neural network, by the name of the model.
+
+        Args:
+            outputs: `outputs` of all training examples, of which `train` may be a part.
 
         Raises:
             ValueError: this task has no baselines.

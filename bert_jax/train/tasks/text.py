@@ -1,5 +1,6 @@
 """What tasks over whole texts share: rows of one text or one pair, a head over [CLS]."""
 
+import pathlib
 from collections.abc import Sequence
 
 import jax
@@ -8,6 +9,7 @@ from bert_jax.batch import ClassifyBatch
 from bert_jax.config import TaskConfig
 from bert_jax.data.labelled.examples import Text
 from bert_jax.data.labelled.texts import LabelledTexts
+from bert_jax.data.labelled.unlabelled import Unlabelled, read_unlabelled
 from bert_jax.model import classification
 from bert_jax.train.tasks.task import Task
 
@@ -21,7 +23,12 @@ class TextTask(Task):
     pooled = True
 
     def num_texts(self, cfg: TaskConfig) -> int:
-        return len(cfg.text_columns)
+        return len(cfg.text_columns) or 1
+
+    def read_unlabelled(
+        self, path: pathlib.Path, cfg: TaskConfig, outputs: Sequence[str]
+    ) -> Unlabelled:
+        return read_unlabelled(path, cfg)
 
     def unlabelled(self, texts: Sequence[Text]) -> LabelledTexts:
         return LabelledTexts(tuple(texts), ())

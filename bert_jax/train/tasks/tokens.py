@@ -12,11 +12,13 @@ from bert_jax.batch import IGNORED_LABEL, ClassifyBatch
 from bert_jax.config import TaskConfig
 from bert_jax.config.finetune import Split
 from bert_jax.data.labelled.examples import EncodedExamples, Text
+from bert_jax.data.labelled.labels import ordered, say_counts, spelling_warnings
+from bert_jax.data.labelled.unlabelled import Unlabelled
 from bert_jax.data.labelled.words import (
     TaggedSentences,
     encode_words,
     read_tagged_sentences,
-    tag_names,
+    read_words,
 )
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.model import token_classification
@@ -48,7 +50,13 @@ class Tokens(Task):
         self, path: pathlib.Path | None, cfg: TaskConfig, split: Split
     ) -> TaggedSentences:
         cfg.refuse_columns()
-        return read_tagged_sentences(path)
+        return read_tagged_sentences(path, cfg.encoding)
+
+    def read_unlabelled(
+        self, path: pathlib.Path, cfg: TaskConfig, outputs: Sequence[str]
+    ) -> Unlabelled:
+        cfg.refuse_columns()
+        return read_words(path, cfg, outputs)
 
     def unlabelled(self, texts: Sequence[Text]) -> TaggedSentences:
         """Makes examples without tags. Blanks separate the words of a text."""
@@ -56,7 +64,14 @@ class Tokens(Task):
         return TaggedSentences(words, None)
 
     def outputs(self, train: TaggedSentences) -> tuple[str, ...]:
-        return tag_names(train)
+        return ordered(_all_tags(train), "tag")
+
+    def counts(self, examples: TaggedSentences, outputs: Sequence[str]) -> str:
+        tags = _all_tags(examples)
+        return f"{len(tags):,} words with tags: {say_counts(tags, outputs)}"
+
+    def warnings(self, examples: TaggedSentences) -> list[str]:
+        return spelling_warnings(_all_tags(examples))
 
     def encode(
         self,
@@ -101,7 +116,7 @@ class Tokens(Task):
         }
 
     def constant_scores(self, examples: TaggedSentences) -> dict[str, float]:
-        tags = np.array([tag for sentence in examples.tags or () for tag in sentence])
+        tags = np.array(_all_tags(examples))
         _, counts = np.unique(tags, return_counts=True)
         return {"accuracy": float(counts.max() / tags.size)}
 
@@ -128,6 +143,10 @@ class Tokens(Task):
     def say(self, prediction: Mapping[str, Any], top: int) -> str:
         pairs = zip(prediction["words"], prediction["tags"], strict=True)
         return " ".join(f"{word}/{tag}" for word, tag in pairs)
+
+
+def _all_tags(examples: TaggedSentences) -> list[str]:
+    return [tag for sentence in examples.tags or () for tag in sentence]
 
 
 def _label_weights(batch: ClassifyBatch) -> jax.Array:

@@ -1,19 +1,20 @@
-"""`--checkpoint` brings its architecture, says so, and lets no flag be ignored."""
+"""What a run takes from a checkpoint and a dataset is said, and no flag is ignored."""
 
 import dataclasses
 import re
 
 import pytest
-from prepared_corpus import other_tokenizer
+from prepared_corpus import make_corpus, other_tokenizer, prepared
 
 from bert_jax import cli
-from bert_jax.commands.architecture import take_architecture
+from bert_jax.commands.settled import settle
 from bert_jax.config import (
     ComputeConfig,
     DataConfig,
     DropoutConfig,
     FinetuneConfig,
     ModelConfig,
+    PhaseConfig,
     PretrainConfig,
 )
 from bert_jax.train.run import RunInfo, start_run
@@ -30,6 +31,9 @@ def get_config():
 """
 IN_FILE = ModelConfig(num_layers=2, gelu="tanh", max_positions=64)
 TRAINED = dataclasses.replace(IN_FILE, num_layers=4, gelu="exact", max_positions=32)
+
+
+FILE = PretrainConfig(model=IN_FILE, data=DataConfig(sequence_length=32))
 
 
 def begun(folder, kind="pretrain"):
@@ -66,7 +70,7 @@ def config(run, model=IN_FILE, **changes):
 
 def test_it_says_what_it_takes(run, capsys):
     cfg = config(run)
-    taken = take_architecture(cfg, IN_FILE)
+    taken = settle(cfg, FILE, ())
     assert taken == dataclasses.replace(cfg, model=TRAINED)
     assert capsys.readouterr().out == (
         f"architecture of {run}: num_layers=4 (the config says 2), max_positions=32 "
@@ -76,14 +80,14 @@ def test_it_says_what_it_takes(run, capsys):
 
 def test_it_says_nothing_where_nothing_changes(run, capsys):
     cfg = config(run, TRAINED)
-    assert take_architecture(cfg, TRAINED) == cfg
+    assert settle(cfg, cfg, ()) == cfg
     assert capsys.readouterr().out == ""
 
 
 def test_it_takes_nothing_else_from_the_checkpoint(run):
     compute, dropout = ComputeConfig(remat="full"), DropoutConfig(hidden=0.3)
     cfg = config(run, compute=compute, dropout=dropout, seed=5)
-    taken = take_architecture(cfg, IN_FILE)
+    taken = settle(cfg, FILE, ())
     assert (taken.compute, taken.dropout, taken.seed) == (compute, dropout, 5)
 
 
@@ -95,18 +99,18 @@ def test_a_flag_that_would_be_ignored_is_refused(run):
         "Leave --model.num-layers out."
     )
     with pytest.raises(ValueError, match=re.escape(message)):
-        take_architecture(config(run, asked), IN_FILE)
+        settle(config(run, asked), FILE, ())
 
 
 def test_a_flag_that_says_what_the_checkpoint_has_is_welcome(run):
     asked = dataclasses.replace(IN_FILE, num_layers=4)
-    assert take_architecture(config(run, asked), IN_FILE).model == TRAINED
+    assert settle(config(run, asked), FILE, ()).model == TRAINED
 
 
 def test_settings_that_do_not_fit_the_architecture_are_refused(run):
     cfg = config(run, data=DataConfig(sequence_length=64))
     with pytest.raises(ValueError, match=r"sequence_length=64 exceeds .*positions=32"):
-        take_architecture(cfg, IN_FILE)
+        settle(cfg, FILE, ())
 
 
 @pytest.mark.parametrize("kind", ["finetune", None])
@@ -115,7 +119,7 @@ def test_only_a_pretraining_run_has_it(tmp_path, kind):
     if kind is not None:
         begun(folder, kind)
     with pytest.raises((ValueError, FileNotFoundError), match=r"expected (a|one)"):
-        take_architecture(config(folder), IN_FILE)
+        settle(config(folder), FILE, ())
 
 
 def test_the_command_line_takes_it(parse, capsys):
@@ -129,3 +133,77 @@ def test_the_command_line_takes_it(parse, capsys):
 def test_the_command_line_refuses_an_ignored_flag(parse):
     with pytest.raises(ValueError, match=r"--model.num-layers 3 would be ignored"):
         parse("--model.num-layers", "3")
+
+
+def test_rows_may_be_as_long_as_the_checkpoint_allows(run, tmp_path):
+    """The config's own rows need not fit: flags and the checkpoint decide."""
+    file = tmp_path / "long.py"
+    file.write_text(CONFIG_FILE.replace("sequence_length=32", "sequence_length=64"))
+    args = [str(file), "--output", "new", "--checkpoint", str(run)]
+    settings = cli.parse("pretrain", [*args, "--data.sequence-length", "32"]).settings
+    assert settings.model.max_positions == settings.data.sequence_length == 32
+    with pytest.raises(ValueError, match=r"sequence_length=64 exceeds .*positions=32"):
+        cli.parse("pretrain", args)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dataset")
+    prepared(make_corpus(folder), folder / "dataset")
+    return folder / "dataset"
+
+
+@pytest.mark.parametrize("command", ["pretrain", "compile"])
+def test_the_dataset_decides_the_vocabulary(dataset, command, capsys):
+    where = ("--output", "new") if command == "pretrain" else ("--topology", "cpu:1")
+    args = ["bert_tiny", *where, "--data.dataset", str(dataset)]
+    assert cli.parse(command, args).settings.model.vocab_size == 44
+    assert "vocabulary: 44 pieces, from the tokenizer of" in capsys.readouterr().out
+    for flag in ("--model.vocab-size", "--model.vocab_size"):
+        asked = cli.parse(command, [*args, flag, "30522"]).settings
+        assert asked.model.vocab_size == 30_522  # refused where the dataset is read
+    assert capsys.readouterr().out == ""
+
+
+PHASES = """
+from bert_jax.config import PhaseConfig, PretrainConfig
+
+
+def get_config():
+    return PretrainConfig(next_phases=(PhaseConfig(num_steps=70, sequence_length=512),))
+"""
+
+
+def test_later_phases_are_never_trained_unnoticed(tmp_path):
+    file = tmp_path / "phases.py"
+    file.write_text(PHASES)
+    args = [str(file), "--output", "new"]
+    assert cli.parse("pretrain", args).settings.next_phases
+    with pytest.raises(
+        ValueError, match=r"goes on with 70 steps of 512 .*--first-phase"
+    ):
+        cli.parse("pretrain", [*args, "--num-steps", "200"])
+    with pytest.raises(ValueError, match="sets the first phase only"):
+        cli.parse("pretrain", [*args, "--num_steps=200"])
+    short = [*args, "--num-steps", "200", "--first-phase-only"]
+    settings = cli.parse("pretrain", short).settings
+    assert (settings.num_steps, settings.next_phases) == (200, ())
+    both = [*args, "--num-steps", "200", "--next-phases.0.num-steps", "9"]
+    settings = cli.parse("pretrain", both).settings
+    assert (settings.num_steps, settings.next_phases) == (
+        200,
+        (PhaseConfig(num_steps=9, sequence_length=512),),
+    )
+
+
+def test_small_models_need_no_flag_for_phases_set_aside(tmp_path):
+    small = ["--model.max-positions", "64", "--data.sequence-length", "64"]
+    args = ["bert_base", "--output", "new", *small]
+    with pytest.raises(ValueError, match=r"next_phases\[0\]: .*sequence_length=512"):
+        cli.parse("pretrain", args)
+    settings = cli.parse("pretrain", [*args, "--first-phase-only"]).settings
+    assert settings.model.max_positions == 64
+    # A shorter run of a shipped config warms up for the same share of its steps.
+    short = [*args, "--first-phase-only", "--num-steps", "300"]
+    settings = cli.parse("pretrain", short).settings
+    assert settings.optimizer.warmup_updates(settings.num_steps) == 3

@@ -1,0 +1,97 @@
+"""The settings of a run, from a config file, a checkpoint, a dataset and flags together."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from bert_jax.commands.raw_flags import is_given
+from bert_jax.config import ModelConfig, PretrainConfig
+from bert_jax.data.prepared.dataset import open_dataset
+from bert_jax.train.run import load_run
+
+
+def settle(
+    cfg: PretrainConfig, from_file: PretrainConfig, args: Sequence[str]
+) -> PretrainConfig:
+    """Returns the settings of a run, and prints what was taken from elsewhere.
+
+    The architecture comes from the checkpoint, if there is one; else the size of the
+    vocabulary comes from the dataset.
+
+    Args:
+        cfg: settings from the command line.
+        from_file: settings of the config file, before the flags.
+        args: flags as they were given.
+
+    Raises:
+        FileNotFoundError, ValueError: checkpoint or dataset are none, a flag would be
+            ignored, or the settings do not fit together.
+    """
+    if cfg.checkpoint is not None:
+        cfg = _take_architecture(cfg, from_file.model)
+    elif cfg.data.dataset is not None and not is_given("--model.vocab-size", args):
+        cfg = _take_vocabulary(cfg)
+    cfg.check()
+    return cfg
+
+
+def check_length(cfg: PretrainConfig, args: Sequence[str]) -> None:
+    """Refuses --num-steps where later phases of the config would follow unnoticed.
+
+    Raises:
+        ValueError: the flag is given, and nothing is said of the later phases; or
+            --minutes is given too.
+    """
+    if is_given("--minutes", args) and is_given("--num-steps", args):
+        raise ValueError(
+            f"--num-steps {cfg.num_steps} would be ignored: --minutes plans the number of "
+            "steps. Pass one of the two."
+        )
+    said = any(arg.replace("_", "-").startswith("--next-phases") for arg in args)
+    if not cfg.next_phases or not is_given("--num-steps", args) or said:
+        return
+    later = " and ".join(
+        f"{phase.num_steps:,} steps of {phase.sequence_length} tokens"
+        for phase in cfg.next_phases
+    )
+    raise ValueError(
+        f"--num-steps {cfg.num_steps} sets the first phase only, and the config goes on "
+        f"with {later}. Add --first-phase-only to leave that out, or set its length too: "
+        f"--next-phases.0.num-steps {cfg.next_phases[0].num_steps}."
+    )
+
+
+def _take_vocabulary(cfg: PretrainConfig) -> PretrainConfig:
+    assert cfg.data.dataset is not None
+    size = open_dataset(cfg.data.dataset).tokenizer.vocab_size
+    if size == cfg.model.vocab_size:
+        return cfg
+    print(
+        f"vocabulary: {size:,} pieces, from the tokenizer of {cfg.data.dataset} (the "
+        f"config says {cfg.model.vocab_size:,})",
+        flush=True,
+    )
+    model = dataclasses.replace(cfg.model, vocab_size=size)
+    return dataclasses.replace(cfg, model=model)
+
+
+def _take_architecture(cfg: PretrainConfig, default: ModelConfig) -> PretrainConfig:
+    assert cfg.checkpoint is not None
+    model = load_run(cfg.checkpoint, kind="pretrain", for_weights=True).model
+    here, there = dataclasses.asdict(cfg.model), dataclasses.asdict(model)
+    asked = {name for name, x in dataclasses.asdict(default).items() if here[name] != x}
+    for name in here:
+        if name in asked and here[name] != there[name]:
+            flag = f"--model.{name.replace('_', '-')}"
+            raise ValueError(
+                f"{flag} {here[name]} would be ignored: the checkpoint {cfg.checkpoint} "
+                f"has {name}={there[name]!r}, and a run takes over the architecture of "
+                f"the checkpoint that it starts from. Leave {flag} out."
+            )
+    taken = [
+        f"{name}={there[name]!r} (the config says {here[name]!r})"
+        for name in here
+        if here[name] != there[name]
+    ]
+    if taken:
+        print(f"architecture of {cfg.checkpoint}: {', '.join(taken)}", flush=True)
+    return dataclasses.replace(cfg, model=model)

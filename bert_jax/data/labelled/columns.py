@@ -1,0 +1,151 @@
+"""Which columns of a table hold the texts and the label: as given, or by usual names."""
+
+from typing import NamedTuple
+
+from bert_jax.config import FileConfig
+from bert_jax.config.finetune import Split
+from bert_jax.data.labelled.tables import DELIMITERS, Table
+
+_PAIRS = (
+    ("text", "text_pair"),
+    ("text_a", "text_b"),
+    ("text1", "text2"),
+    ("sentence1", "sentence2"),
+    ("question1", "question2"),
+    ("premise", "hypothesis"),
+    ("question", "sentence"),
+    ("question", "passage"),
+    ("#1 string", "#2 string"),
+)
+_TEXTS = (
+    *("text", "sentence", "content", "review", "comment", "tweet", "document"),
+    *("utterance", "query", "question", "message", "body"),
+)
+_LABELS = (
+    *("label", "labels", "class", "category", "target", "sentiment", "intent"),
+    *(
+        "gold_label",
+        "is_duplicate",
+        "quality",
+        "score",
+        "similarity",
+        "rating",
+        "stars",
+    ),
+)
+_ADVICE: dict[Split | None, str] = {
+    "train": "Set --task.text-columns and --task.label-column (by number, with "
+    "--task.no-header, where no line names them)",
+    "validation": "Set --task.text-columns and --task.label-column; `finetune` also takes "
+    "--task.validation-text-columns and --task.validation-label-column, where only its "
+    "validation file has these names",
+    None: "Set --task.text-columns (by number, with --task.no-header, where no line names "
+    "them)",
+}
+
+
+class Columns(NamedTuple):
+    texts: tuple[str, ...]
+    label: str | None
+    """`None` where no label is read."""
+    guessed: tuple[str, ...]
+    """Those that were found by their usual names."""
+
+    def __str__(self) -> str:
+        said = "text from " + " and ".join(map(self._say, self.texts))
+        return (
+            said
+            if self.label is None
+            else f"{said}, label from {self._say(self.label)}"
+        )
+
+    def _say(self, name: str) -> str:
+        return f"{name!r} (by its name)" if name in self.guessed else repr(name)
+
+
+def find_columns(
+    table: Table, cfg: FileConfig, split: Split | None, *, labelled: bool = True
+) -> Columns:
+    """The columns that `cfg` gives; those that it leaves out, by their usual names.
+
+    Args:
+        split: for advice; `None` for a file to predict on.
+
+    Raises:
+        ValueError: a column is not there, or several could be meant, or none.
+    """
+    texts = cfg.text_columns
+    label = cfg.label_column if labelled else None
+    if not cfg.header:
+        _check_bare(table, cfg, split, labelled=labelled)
+    given = {*texts, *filter(None, [label])}
+    for name in (*texts, *filter(None, [label])):
+        if name not in table.columns:
+            raise ValueError(_missing(table, f"no column {name!r}", split))
+    free = {name.lower(): name for name in table.columns if name not in given}
+    if not texts:
+        texts = _usual_texts(table, free, split)
+    if labelled and label is None:
+        label = _only(table, [free[x] for x in _LABELS if x in free], "label", split)
+    found = tuple(x for x in (*texts, label) if x is not None and x not in given)
+    return Columns(texts, label, found)
+
+
+def _usual_texts(
+    table: Table, free: dict[str, str], split: Split | None
+) -> tuple[str, ...]:
+    for pair in _PAIRS:
+        if all(name in free for name in pair):
+            return tuple(free[name] for name in pair)
+    return (_only(table, [free[x] for x in _TEXTS if x in free], "text", split),)
+
+
+def _only(table: Table, found: list[str], what: str, split: Split | None) -> str:
+    if what in found:
+        return what
+    if len(found) == 1:
+        return found[0]
+    if found:
+        several = f"several columns that could be the {what} ({', '.join(found)})"
+        raise ValueError(_missing(table, several, split))
+    raise ValueError(_missing(table, f"no column with a usual name of a {what}", split))
+
+
+def _missing(table: Table, what: str, split: Split | None) -> str:
+    message = f"{table.path} has {what}; the columns are {', '.join(table.columns)}"
+    if len(table.columns) == 1:
+        first = str(next(iter(table.rows[0].fields.values()))) if table.rows else ""
+        signs = [x for x in DELIMITERS if x in table.columns[0] or x in first]
+        message += f", and the first row is {first[:60]!r}"
+        for sign in signs:
+            flag = "tab" if sign == "\t" else f"'{sign}'"
+            message += f". If its fields are separated, pass --task.delimiter {flag}"
+    return f"{message}. {_ADVICE[split]}."
+
+
+def _check_bare(
+    table: Table, cfg: FileConfig, split: Split | None, *, labelled: bool
+) -> None:
+    """Without a header, columns go by number, and the first line must hold an example."""
+    if not cfg.text_columns or (labelled and cfg.label_column is None):
+        raise ValueError(
+            f"{table.path} is read without a header, so nothing names its columns; give "
+            "--task.text-columns and --task.label-column by number. The first line has "
+            f"the fields {_shown(table)}."
+        )
+    if not table.rows:
+        return
+    fields = table.rows[0].fields
+    texts = [str(fields.get(name)).strip().lower() for name in cfg.text_columns]
+    usual = {*_TEXTS, *(name for pair in _PAIRS for name in pair)}
+    label = str(fields.get(cfg.label_column or "")).strip().lower()
+    if all(text in usual for text in texts) and (not labelled or label in _LABELS):
+        raise ValueError(
+            f"{table.path}, {table.rows[0].place}: {_shown(table)} reads like the names of "
+            "columns, but --task.no-header makes it an example; leave that flag out."
+        )
+
+
+def _shown(table: Table) -> str:
+    fields = table.rows[0].fields if table.rows else {}
+    return ", ".join(f"{name}: {str(value)[:40]!r}" for name, value in fields.items())

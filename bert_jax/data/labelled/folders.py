@@ -1,0 +1,59 @@
+"""A folder of text files for each class, such as `train/pos/1.txt`."""
+
+import pathlib
+from typing import NamedTuple
+
+from bert_jax.config import FileConfig
+from bert_jax.data.labelled.decoding import read_text
+
+
+class ClassFile(NamedTuple):
+    name: str
+    """Such as "pos/1.txt"."""
+    text: str
+    label: str
+
+
+def read_folders(path: pathlib.Path, cfg: FileConfig) -> tuple[list[ClassFile], str]:
+    """The files of every folder in `path`, and how they were read, in words.
+
+    The name of a folder is the label of its files.
+
+    Files and folders whose names begin with a dot are left out. Files come in the order
+    of their names, so that any machine gets the same order.
+
+    Raises:
+        ValueError: there are no such folders, a folder has folders in it, or columns are
+            given.
+    """
+    if cfg.text_columns not in ((), ("text",)) or cfg.label_column not in (
+        None,
+        "label",
+    ):
+        raise ValueError(
+            f"{path} is a folder, whose classes are its folders, so "
+            f"text_columns={cfg.text_columns} and label_column={cfg.label_column!r} would "
+            "be ignored; leave --task.text-columns and --task.label-column out."
+        )
+    found = []
+    inside = sorted(x for x in path.iterdir() if not x.name.startswith("."))
+    loose = [x for x in inside if not x.is_dir()]
+    for folder in (x for x in inside if x.is_dir()):
+        files = sorted(x for x in folder.iterdir() if not x.name.startswith("."))
+        for file in files:
+            if file.is_dir():
+                raise ValueError(
+                    f"{file} is a folder inside of {folder}; expected "
+                    f"{path}/CLASS/FILE. Give the folder that holds the classes."
+                )
+            text = read_text(file, cfg.encoding).text
+            found.append(ClassFile(f"{folder.name}/{file.name}", text, folder.name))
+    if not found:
+        raise ValueError(
+            f"{path} is a folder without folders of text files; expected one for each "
+            f"class, such as {path}/pos/1.txt. Give a file, or such a folder."
+        )
+    how = f"{cfg.encoding.upper()}, one file a text, folders are classes"
+    if loose:
+        how += f", {len(loose):,} files outside of the folders not read"
+    return found, how

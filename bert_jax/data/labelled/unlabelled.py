@@ -1,0 +1,80 @@
+"""Texts to predict on: the rows of a file or the lines of a stream, in their order."""
+
+import io
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from bert_jax.config import FileConfig
+from bert_jax.data.labelled.columns import find_columns
+from bert_jax.data.labelled.decoding import read_text
+from bert_jax.data.labelled.examples import Text, require_file
+from bert_jax.data.labelled.tables import SUFFIXES, first_line, read_table
+from bert_jax.data.labelled.texts import text_of
+
+_IDS = ("id", "idx", "index", "guid", "qid")
+
+
+class Unlabelled(NamedTuple):
+    texts: list[Text]
+    """One for each row or line; a row without text has one that is empty."""
+    ids: list[Any] | None = None
+    """Of each row, where the file has a column such as "id"."""
+    labels: list[Any] | None = None
+    """Of each row, as they stand in the file, where a label column is given."""
+    how: str = ""
+    """How the file was read, in words."""
+    warnings: tuple[str, ...] = ()
+
+
+def from_lines(lines: Sequence[str]) -> Unlabelled:
+    """A text a line; a tab separates the two of a pair."""
+    return Unlabelled([tuple(line.split("\t")) for line in lines], how="a text a line")
+
+
+def read_lines(path: pathlib.Path, cfg: FileConfig) -> Unlabelled:
+    """A file with a text a line; the end of the last line begins no further one."""
+    decoded = read_text(path, cfg.encoding)
+    lines = [x.rstrip("\n") for x in io.StringIO(decoded.text, newline=None)]
+    found = from_lines(lines)
+    how = f"{decoded.encoding}, {found.how}"
+    return found._replace(how=how, warnings=decoded.warnings)
+
+
+def read_unlabelled(path: pathlib.Path, cfg: FileConfig) -> Unlabelled:
+    """Reads the texts of a table. Labels are not needed.
+
+    A .txt whose first line does not have the text columns holds a text a line.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: not a file of its kind, or without the text columns, or a text column
+            holds something else (the line is named), or the file holds no row.
+    """
+    path = require_file(path, SUFFIXES)
+    if path.suffix.lower() == ".txt" and not _has_columns(path, cfg):
+        return read_lines(path, cfg)
+    table = read_table(path, cfg)
+    if not table.rows:
+        raise ValueError(f"{path} holds no rows; expected texts to predict on.")
+    labelled = cfg.label_column is not None
+    chosen = find_columns(table, cfg, None, labelled=labelled)
+    texts = [
+        tuple(
+            text_of(row.fields.get(name), f"{path}, {row.place}: column {name!r}")
+            for name in chosen.texts
+        )
+        for row in table.rows
+    ]
+    id_column = next((name for name in table.columns if name.lower() in _IDS), None)
+    ids = [row.fields.get(id_column) for row in table.rows] if id_column else None
+    labels = [r.fields.get(chosen.label) for r in table.rows] if chosen.label else None
+    return Unlabelled(texts, ids, labels, f"{table.how}; {chosen}", table.warnings)
+
+
+def _has_columns(path: pathlib.Path, cfg: FileConfig) -> bool:
+    first = first_line(read_text(path, cfg.encoding).text)
+    fields = [field.strip() for field in first.split(cfg.separator or "\t")]
+    if cfg.header:
+        return {*cfg.text_columns} <= {*fields}
+    return max(map(int, cfg.text_columns)) <= len(fields)

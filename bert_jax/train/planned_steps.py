@@ -1,0 +1,159 @@
+"""How many updates fit into some minutes, by the measured speed of this machine."""
+
+import dataclasses
+import functools
+import itertools
+import math
+import pathlib
+import time
+from typing import NamedTuple
+
+import jax
+
+from bert_jax.config import PretrainConfig
+from bert_jax.data.batches.loader import train_batches
+from bert_jax.data.batches.rows import open_rows
+from bert_jax.data.prepared.dataset import open_dataset
+from bert_jax.runtime.agreement import on_first_host
+from bert_jax.runtime.jax_settings import our_settings
+from bert_jax.train.held_out import PretrainEvaluator, held_out_rows
+from bert_jax.train.mesh import make_mesh
+from bert_jax.train.placement import row_parts, to_devices
+from bert_jax.train.program import pretrain_program
+from bert_jax.train.run import is_new_run, load_run_config
+
+# Steps and seconds that the measurement takes at least. The longer of the two counts.
+_STEPS, _SECS = 5, 5.0
+# Checkpoints, log lines and what a short measurement does not show.
+_RESERVE = 0.03
+
+
+class PlannedSteps(NamedTuple):
+    """The steps that fit, and what was measured to find them."""
+
+    num_steps: int
+    step_secs: float
+    """Seconds of one update, compiled."""
+    overhead_secs: float
+    """Seconds beside the updates: compiling, and all evaluations."""
+
+
+@our_settings()
+def planned_steps(cfg: PretrainConfig, minutes: float) -> PlannedSteps:
+    """Measures some updates and one evaluation, and plans a run of this length.
+
+    Nothing is written. All processes of a job must call it; they get the same plan.
+
+    Args:
+        cfg: settings of a run of one phase; its `num_steps` is not used.
+        minutes: wall time of the run, its compilation and its evaluations included.
+
+    Raises:
+        ValueError: dataset, model and mesh do not fit together, or the time is too short
+            for ten updates.
+    """
+    cfg = dataclasses.replace(cfg, next_phases=())
+    dataset = open_dataset(cfg.data.dataset)
+    mesh = make_mesh(cfg.mesh)
+    vocabulary = dataset.tokenizer.mask_vocabulary
+    program = pretrain_program(cfg, mesh, vocabulary)
+    rows = open_rows(
+        dataset, "train", cfg.data, seed=cfg.seed, batch_size=cfg.batch_size
+    )
+    batches = train_batches(
+        rows,
+        batch_size=cfg.batch_size,
+        first_step=0,
+        num_steps=1_000_000,
+        **row_parts(mesh)._asdict(),
+    )
+    began = time.perf_counter()
+    state = program.make_state()
+    state, _ = program.step(state, to_devices(mesh, next(batches)))
+    jax.block_until_ready(state)
+    compile_secs = time.perf_counter() - began
+
+    began = time.perf_counter()
+    for done in itertools.count(1):
+        state, _ = program.step(state, to_devices(mesh, next(batches)))
+        jax.block_until_ready(state)
+        step_secs = (time.perf_counter() - began) / done
+        if on_first_host(
+            "the time of some steps", functools.partial(_enough, done, began)
+        ):
+            break
+    batches.close()
+
+    held_out = held_out_rows(dataset, cfg.data)
+    evaluator = PretrainEvaluator(
+        dataclasses.replace(cfg, eval_batches=1), held_out, vocabulary, mesh
+    )
+    began = time.perf_counter()
+    evaluator(state.params)
+    compile_secs += time.perf_counter() - began
+    began = time.perf_counter()
+    evaluator(state.params)
+    num_batches = min(cfg.eval_batches, -(-held_out.size(0).num_rows // cfg.batch_size))
+    judge_secs = (time.perf_counter() - began) * num_batches
+    plan = _fitting(cfg, minutes, step_secs, compile_secs, judge_secs)
+    return PlannedSteps(**on_first_host("the planned steps", plan._asdict))
+
+
+def with_planned_steps(
+    cfg: PretrainConfig, minutes: float, run: pathlib.Path
+) -> PretrainConfig:
+    """The settings with the planned number of steps, or with that of the run so far.
+
+    Args:
+        cfg: settings of a run of one phase.
+        minutes: as for `planned_steps`.
+        run: run directory; if it holds a run, that run's number of steps is taken.
+
+    Raises:
+        ValueError: as for `planned_steps`, or the run has several phases.
+    """
+    if cfg.next_phases:
+        raise ValueError(
+            f"--minutes {minutes:g} plans a run of one phase, and the config has "
+            f"{1 + len(cfg.next_phases)}. Add --first-phase-only."
+        )
+    if not is_new_run(run):
+        before = load_run_config(run)
+        assert isinstance(before, PretrainConfig)
+        print(f"{run} was planned for {before.num_steps:,} steps", flush=True)
+        return dataclasses.replace(cfg, num_steps=before.num_steps)
+    plan = planned_steps(cfg, minutes)
+    print(
+        f"{plan.num_steps:,} steps fit into {minutes:g} minutes: a step takes "
+        f"{plan.step_secs:.3g} s, compiling and evaluating {plan.overhead_secs:.0f} s",
+        flush=True,
+    )
+    return dataclasses.replace(cfg, num_steps=plan.num_steps)
+
+
+def _enough(done: int, began: float) -> bool:
+    return done >= _STEPS and time.perf_counter() - began >= _SECS
+
+
+def _fitting(
+    cfg: PretrainConfig,
+    minutes: float,
+    step_secs: float,
+    compile_secs: float,
+    judge_secs: float,
+) -> PlannedSteps:
+    room = 60.0 * minutes * (1.0 - _RESERVE) - compile_secs - 2.0 * judge_secs
+    every = cfg.loop.eval_every_steps
+    each = step_secs + (judge_secs / every if every else 0.0)
+    steps = int(room / each)
+    if steps < 10:
+        least = (10 * each + compile_secs + 2.0 * judge_secs) / (1.0 - _RESERVE) / 60.0
+        raise ValueError(
+            f"--minutes {minutes:g} leaves time for {max(steps, 0)} steps of "
+            f"{step_secs:.3g} s beside {compile_secs:.0f} s to compile and "
+            f"{2.0 * judge_secs:.0f} s to evaluate before and after; give "
+            f"{math.ceil(10.0 * least) / 10.0:g} or "
+            "more, fewer --eval-batches, or a smaller model."
+        )
+    judged = 2 + (steps // every if every else 0)
+    return PlannedSteps(steps, step_secs, compile_secs + judged * judge_secs)

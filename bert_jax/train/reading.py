@@ -1,0 +1,42 @@
+"""Says what was read from labelled files, so that a wrong reading is seen at once."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from bert_jax.data.labelled.examples import EncodedExamples
+from bert_jax.data.labelled.lengths import LengthBatches, padding_share
+from bert_jax.train.tasks.task import Task
+
+
+def show_reading(
+    task: Task,
+    split: str,
+    examples: Any,
+    outputs: Sequence[str],
+) -> None:
+    """Prints the number of examples, how the file was read, and the labels with counts."""
+    reading = examples.reading
+    lines = [
+        f"{split}: {len(examples):,} examples of {reading.path} ({reading.how})",
+        f"  {task.counts(examples, outputs)}",
+    ]
+    if reading.num_skipped:
+        lines.append(f"  left out: {reading.num_skipped:,} rows without text or label")
+    warnings = [*reading.warnings, *task.warnings(examples)]
+    lines += [f"  warning: {warning}" for warning in warnings]
+    print("\n".join(lines), flush=True)
+
+
+def show_rows(encoded: EncodedExamples, batches: LengthBatches) -> None:
+    """Prints the lengths of rows, their share of padding, and how many texts were cut."""
+    lengths = ", ".join(str(length) for length in sorted(set(batches.lengths.tolist())))
+    text = (
+        f"  {len(encoded):,} rows in batches of {lengths} tokens, "
+        f"{padding_share(encoded.num_tokens, batches):.0%} padding"
+    )
+    if encoded.num_cut:
+        text += (
+            f"; {encoded.num_cut:,} texts lost their end, at {encoded.input_ids.shape[1]} "
+            "tokens (--sequence-length)"
+        )
+    print(text, flush=True)

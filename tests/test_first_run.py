@@ -1,0 +1,249 @@
+"""A newcomer's first small run, through the commands: what it says, and what it keeps."""
+
+import contextlib
+import json
+import os
+import shutil
+
+import jax
+import pytest
+from prepared_corpus import make_corpus, prepared
+
+from bert_jax import cli
+from bert_jax.runtime.jax_settings import OURS
+from bert_jax.train import planned_steps
+from bert_jax.train.metrics import read_metrics
+from bert_jax.train.planned_steps import PlannedSteps
+
+SMALL = (
+    *("--model.hidden-size", "16", "--model.num-layers", "1", "--model.num-heads", "2"),
+    *("--model.mlp-size", "32", "--model.max-positions", "16"),
+    *("--data.sequence-length", "16", "--batch-size", "8", "--eval-batches", "2"),
+    *(
+        "--loop.log-every-steps",
+        "4",
+        "--first-phase-only",
+        "--compute.dtype",
+        "float32",
+    ),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+    """Programs for one device compile in a fraction of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        first = jax.devices()[:1]
+        patch.setattr(jax, "devices", lambda *_: first)
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("first_run")
+    corpus = make_corpus(folder)
+    prepared(corpus, folder / "dataset")
+    prepared(corpus, folder / "other" / "dataset", validation_fraction=0.6)
+    return folder
+
+
+def pretrain(output, *flags, dataset="dataset"):
+    cli.main(
+        [
+            *("pretrain", "bert_base", "--output", str(output)),
+            *("--data.dataset", str(dataset), *SMALL, *map(str, flags)),
+        ]
+    )
+
+
+def evaluate(capsys, *args) -> tuple[str, dict[str, str]]:
+    """What `evaluate` says first, and its figures as they are printed."""
+    capsys.readouterr()
+    cli.main(["evaluate", *map(str, args)])
+    first, *lines = capsys.readouterr().out.splitlines()
+    return first, dict(line.split(": ") for line in lines)
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    """A finished run of eight steps, whose dataset was given as a relative path."""
+    with contextlib.chdir(folder):
+        pretrain("run", "--num-steps", 8)
+    return folder / "run"
+
+
+def test_the_first_line_is_that_of_random_weights(run):
+    first = read_metrics(run)[0]
+    assert (first["kind"], first["step"]) == ("eval", 0)
+    assert first["mlm_loss"] == pytest.approx(3.78, abs=0.1)  # ln 44
+
+
+def test_the_run_keeps_its_dataset_wherever_it_is_looked_at(run, folder, capsys):
+    with contextlib.chdir(folder / "other"):
+        said, figures = evaluate(capsys, run)
+    assert f"held-out rows of {folder / 'dataset'} (the dataset of its train" in said
+    last = read_metrics(run)[-1]
+    assert figures["mlm_loss"] == f"{last['mlm_loss']:.6g}"
+    said, others = evaluate(capsys, run, folder / "other" / "dataset")
+    assert "(not the dataset of its training)" in said
+    assert others != figures
+
+
+def test_a_moved_run_is_judged_the_same(run, tmp_path, capsys):
+    _, figures = evaluate(capsys, run)
+    shutil.copytree(run, tmp_path / "moved")
+    assert evaluate(capsys, tmp_path / "moved")[1] == figures
+
+
+def test_another_dataset_in_the_place_of_the_old_one_is_seen(folder, tmp_path, capsys):
+    shutil.copytree(folder / "dataset", tmp_path / "dataset")
+    pretrain(tmp_path / "run", "--num-steps", 1, dataset=tmp_path / "dataset")
+    shutil.rmtree(tmp_path / "dataset")
+    shutil.copytree(folder / "other" / "dataset", tmp_path / "dataset")
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", str(tmp_path / "run")])
+    assert "is not the dataset any more that" in capsys.readouterr().err
+    said, _ = evaluate(capsys, tmp_path / "run", tmp_path / "dataset")
+    assert "(not the dataset of its training)" in said
+
+
+def test_few_batches_are_judged_on_request(run, capsys):
+    _, figures = evaluate(capsys, run)
+    said, one = evaluate(capsys, run, "--batches", 1)
+    assert "on 8 of" in said
+    assert one != figures
+
+
+def test_no_setting_of_jax_changes_the_figures(run, capsys):
+    _, figures = evaluate(capsys, run)
+    others = {
+        "jax_threefry_partitionable": False,
+        "jax_default_prng_impl": "rbg",
+        "jax_enable_x64": True,
+        "jax_random_seed_offset": 7,
+    }
+    for name, value in others.items():
+        jax.config.update(name, value)
+        try:
+            cli.main(["evaluate", str(run)])
+        finally:
+            jax.config.update(name, OURS[name])
+        lines = capsys.readouterr().out.splitlines()
+        assert f"{name}={value!r} is put aside" in lines[0]
+        assert dict(line.split(": ") for line in lines[2:]) == figures
+
+
+def test_one_held_out_document_is_refused_before_the_first_step(
+    folder, tmp_path, capsys
+):
+    """As when a source of whole books holds out one book."""
+    dataset = held_out_one(folder / "tokenizer", tmp_path)
+    few = ("--num-steps", 2)
+    with pytest.raises(SystemExit):
+        pretrain(tmp_path / "run", *few, dataset=dataset)
+    said = capsys.readouterr().err
+    assert "holds out too little text to evaluate on" in said
+    assert "--validation-fraction" in said
+    assert not (tmp_path / "run").exists()
+    # Single segments can be judged within one document.
+    pretrain(tmp_path / "run", *few, "--data.pairs", "none", dataset=dataset)
+
+
+def held_out_one(tokenizer, folder):
+    """A dataset with one held-out document; which ones are held out follows a hash."""
+    for number in range(4, 30):
+        text = [f"The river was long, the stones old: {n}. " * 3 for n in range(number)]
+        file, output = folder / f"{number}.txt", folder / f"dataset-{number}"
+        file.write_text("\n\n".join(text))
+        with contextlib.suppress(ValueError):
+            made = prepared(
+                (f"files:{file}", text, tokenizer), output, validation_fraction=0.05
+            )
+            if made["splits"]["validation"]["documents"] == 1:
+                return output
+    raise AssertionError("no corpus holds out one document")
+
+
+def test_a_step_that_ends_in_nan_is_not_saved(folder, tmp_path, capsys):
+    rates = ("--optimizer.learning-rate", "1e38", "--optimizer.warmup-steps", "0")
+    with pytest.raises(SystemExit) as ended:
+        pretrain(
+            *(tmp_path / "run", "--num-steps", 1, *rates), dataset=folder / "dataset"
+        )
+    assert ended.value.code == 1
+    assert " is nan in the evaluation at step 1" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+CONSTANT = ("--optimizer.schedule", "constant", "--optimizer.warmup-steps", "2")
+
+
+def test_a_run_of_a_constant_rate_can_be_made_longer(folder, tmp_path, capsys):
+    dataset = folder / "dataset"
+    pretrain(tmp_path / "run", "--num-steps", 4, *CONSTANT, dataset=dataset)
+    pretrain(tmp_path / "run", "--num-steps", 8, *CONSTANT, dataset=dataset)
+    assert "goes on to step 8 instead of 4" in capsys.readouterr().out
+    pretrain(tmp_path / "whole", "--num-steps", 8, *CONSTANT, dataset=dataset)
+    there, here = (
+        json.loads((tmp_path / name / "results.json").read_text())
+        for name in ("run", "whole")
+    )
+    assert (there["step"], there["eval"]) == (8, here["eval"])
+    with pytest.raises(SystemExit):
+        pretrain(tmp_path / "run", "--num-steps", 6, *CONSTANT, dataset=dataset)
+
+
+def test_another_run_says_how_to_train_on(run, folder, capsys):
+    with pytest.raises(SystemExit):
+        pretrain(run, "--num-steps", 12, dataset=folder / "dataset")
+    said = capsys.readouterr().err
+    assert "holds a run of 8 steps with 0 of warm-up and schedule 'linear'" in said
+    assert f"--checkpoint {run} --moments keep --num-steps STEPS --output" in said
+
+
+def test_minutes_are_planned_once(folder, tmp_path, monkeypatch, capsys):
+    dataset, plan = folder / "dataset", PlannedSteps(5, 0.5, 12.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(planned_steps, "planned_steps", lambda cfg, minutes: plan)
+        pretrain(tmp_path / "run", "--minutes", 0.4, dataset=dataset)
+    assert "5 steps fit into 0.4 minutes: a step takes" in capsys.readouterr().out
+    # Whoever measures again now takes too long.
+    monkeypatch.setattr(planned_steps, "planned_steps", pytest.fail)
+    pretrain(tmp_path / "run", "--minutes", 0.4, dataset=dataset)
+    said = capsys.readouterr().out
+    assert "was planned for 5 steps" in said
+    assert "is finished at step 5; nothing to do" in said
+
+
+def test_steps_fill_the_minutes():
+    fitting = planned_steps._fitting
+    cfg = cli.parse("pretrain", ["bert_tiny", "--output", "x"]).settings
+    # 600 s less 3 %, 12 s to compile and two evaluations of 10 s leave 550 s for steps of
+    # 0.5 s and an evaluation each 2,000 of them.
+    assert fitting(cfg, 10.0, 0.5, 12.0, 10.0) == PlannedSteps(1_089, 0.5, 32.0)
+    with pytest.raises(ValueError, match=r"time for 0 steps .* give 0.8 or more"):
+        fitting(cfg, 0.5, 1.0, 12.0, 10.0)
+
+
+@pytest.mark.slow
+def test_a_planned_run_takes_its_minutes(folder, tmp_path):
+    pretrain(tmp_path / "run", "--minutes", 1, dataset=folder / "dataset")
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert 30 < results["goodput"]["wall_secs"] < 75
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--minutes", "1", "--num-steps", "5"), "--num-steps 5 would be ignored"),
+        (("--minutes", "1"), "plans a run of one phase, and the config has 2"),
+    ],
+)
+def test_minutes_that_mean_nothing_are_refused(
+    folder, tmp_path, flags, message, capsys
+):
+    args = ["pretrain", "bert_base", "--output", str(tmp_path / "run"), *flags]
+    with pytest.raises(SystemExit):
+        cli.main([*args, "--data.dataset", str(folder / "dataset")])
+    assert message in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,164 @@
+"""What goes wrong in a run: bad numbers, kills and signals between two steps."""
+
+import json
+import os
+import signal
+import time
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from bert_jax.config import LoopConfig, MeshConfig
+from bert_jax.train.checkpoint import Identity
+from bert_jax.train.loop import Stage, run_loop
+from bert_jax.train.losses import Mean
+from bert_jax.train.mesh import make_mesh
+from bert_jax.train.metrics import NotFiniteError, read_metrics
+from bert_jax.train.sharding import replicated
+from bert_jax.train.step import TrainState
+from bert_jax.train.stop_request import InterruptedRunError
+
+
+@jax.jit
+def step(state, batch):
+    one = jnp.ones(())
+    params = {"w": state.params["w"] + 1.0}
+    new = TrainState(state.step + 1, params, state.opt_state, state.key)
+    return new, {"loss": Mean(state.params["w"].sum(), one)}
+
+
+@pytest.fixture
+def train(tmp_path, tiny, make_batch):
+    """train(...): two stages of four steps each; returns what the loop returns."""
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    place = replicated(mesh)
+    zero = TrainState(
+        jnp.int32(0), {"w": jnp.zeros(4)}, {"m": jnp.zeros(4)}, jnp.zeros(2, jnp.uint32)
+    )
+
+    def train(evaluate=lambda params: {"score": float(params["w"][0])}, step=step):
+        def stage():
+            batch = make_batch(rows=2, length=16, pairs=1)
+            return Stage(
+                num_steps=4,
+                step=step,
+                batches=lambda first: (batch for _ in range(first, 4)),
+                evaluate=evaluate,
+                rates={},
+                flops=None,
+                check=lambda batch: None,
+            )
+
+        return run_loop(
+            run=tmp_path,
+            identity=Identity(tiny, "0"),
+            cfg=LoopConfig(
+                log_every_steps=8, eval_every_steps=2, checkpoint_every_steps=2
+            ),
+            mesh=mesh,
+            stages=[stage(), stage()],
+            make_state=lambda: jax.device_put(zero, place),
+            abstract=jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), zero
+            ),
+            show=str,
+            learning_rate=lambda step: 0.5,
+            began=time.time(),
+            judge_first=True,
+        )
+
+    return train
+
+
+def evaluations(run):
+    lines = [line for line in read_metrics(run) if line["kind"] == "eval"]
+    return [(line["step"], line["score"]) for line in lines]
+
+
+WHOLE = [(0, 0.0), (2, 2.0), (4, 4.0), (6, 6.0), (8, 8.0)]
+
+
+def test_the_weights_of_step_0_are_judged_and_the_time_is_estimated(
+    train, tmp_path, capsys
+):
+    assert train().evaluation == {"score": 8.0}
+    assert evaluations(tmp_path) == WHOLE
+    said = capsys.readouterr().out
+    assert said.index("held out at step 0:") < said.index("about 0:00 until step 4:")
+
+
+@pytest.mark.parametrize("killed_at", [0, 2, 4, 6, 8])
+def test_an_evaluation_that_a_kill_took_is_made_up(train, tmp_path, killed_at):
+    """A kill between the checkpoint of a step and the evaluation of that step."""
+
+    class KilledError(Exception):
+        pass
+
+    def evaluate(params):
+        if params["w"][0] == killed_at:
+            raise KilledError
+        return {"score": float(params["w"][0])}
+
+    with pytest.raises(KilledError):
+        train(evaluate)
+    assert evaluations(tmp_path) == [x for x in WHOLE if x[0] < killed_at]
+    assert train().evaluation == {"score": 8.0}
+    assert evaluations(tmp_path) == WHOLE
+
+
+def test_a_kill_after_an_evaluation_leaves_one_line_of_it(train, tmp_path):
+    train()
+    assert train().evaluation == {"score": 8.0}
+    assert evaluations(tmp_path) == WHOLE
+
+
+@pytest.mark.parametrize("where", ["params", "opt_state"])
+def test_no_state_with_nan_is_saved(train, tmp_path, where):
+    """The loss of a step is that of the weights before it, so it does not show this."""
+
+    def bad_step(state, batch):
+        new, metrics = step(state, batch)
+        broken = jax.tree.map(
+            lambda x: jnp.where(new.step == 4, jnp.nan, x), getattr(new, where)
+        )
+        parts = vars(new) | {where: broken}
+        return TrainState(**parts), metrics
+
+    with pytest.raises(
+        NotFiniteError, match=r"NaN or infinite at step 4\. This state was"
+    ):
+        train(step=jax.jit(bad_step))
+    saved = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert saved == ["2"]
+
+
+def test_a_score_that_is_no_number_ends_the_run(train, tmp_path):
+    def evaluate(params):
+        done = float(params["w"][0])
+        return {"score": float("nan") if done == 2 else done}
+
+    with pytest.raises(
+        NotFiniteError, match="score is nan in the evaluation at step 2"
+    ):
+        train(evaluate)
+    assert evaluations(tmp_path) == [(0, 0.0)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("when", [0, 2, 8])
+def test_a_signal_stops_an_evaluation_at_once(train, tmp_path, number, when, capsys):
+    def evaluate(params):
+        if params["w"][0] == when:
+            os.kill(os.getpid(), number)
+            for _ in range(1_000):
+                time.sleep(0.01)
+            pytest.fail("the evaluation went on")
+        return {"score": float(params["w"][0])}
+
+    with pytest.raises(InterruptedRunError, match=f"stopped at step {when} of 8"):
+        train(evaluate)
+    assert "stopping now" in capsys.readouterr().out
+    assert train().evaluation == {"score": 8.0}
+    assert evaluations(tmp_path) == WHOLE
+    assert json.loads((tmp_path / "goodput.json").read_text())
