@@ -14,7 +14,7 @@ from bert_jax.config import DataConfig, MeshConfig, OptimizerConfig, PretrainCon
 from bert_jax.config_json import to_json
 from bert_jax.model import pretraining
 from bert_jax.train.checkpoint import Checkpoints
-from bert_jax.train.initial import start_pretraining
+from bert_jax.train.initial import encoder_hashes, start_encoder, start_pretraining
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.optimizer import (
     Moments,
@@ -126,3 +126,16 @@ def assert_placed(leaf, like):
     assert leaf.shape == like.shape
     if leaf.ndim:
         assert leaf.sharding.is_equivalent_to(like.sharding, leaf.ndim)
+
+
+def test_the_encoder_of_a_run_is_known_by_its_hash(before):
+    """With its pooler, as a classifier takes it, and without, as a tagger does."""
+    run, _ = before
+    [path] = (run / "checkpoints").iterdir()
+    step = int(path.name)
+    hashes = encoder_hashes(run, step)
+    for parts in (("embed", "layers", "pooler"), ("embed", "layers")):
+        origin = start_encoder(run, make_mesh(MeshConfig()), parts).origin
+        assert hashes[origin["num_tensors"]] == origin["sha256"]
+        assert origin["run"] == str(run.resolve())
+    assert encoder_hashes(run, step + 1) == {}

@@ -251,7 +251,11 @@ def test_spot_nodes_and_the_account_that_may_use_the_bucket(capsys):
         ({"command": [*PRETRAIN, "--cluster.kind", "tpu"]}, "leave it out"),
         ({"command": [*PRETRAIN, "--mesh.slices", "2"]}, "the job has 1"),
         ({"command": [*PRETRAIN, "--batch-sise", "2"]}, "batch-sise"),
-        ({"command": [*PRETRAIN, "--config", "unknown"]}, "no such file"),
+        ({"command": [*PRETRAIN, "--config", "unknown"]}, "--config is given twice"),
+        (
+            {"command": ["pretrain", "unknown", "--output", "/data/run"]},
+            "no config of this name is shipped",
+        ),
     ],
     ids=str,
 )

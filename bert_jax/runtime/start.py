@@ -128,10 +128,19 @@ def _catch_signals() -> None:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     global _was_interrupted
-    if not _is_running or _was_interrupted:
+    if not _is_running or _was_interrupted or _imports(frame):
         _end()
     _was_interrupted = True
     raise KeyboardInterrupt
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported: native code makes other errors of an interrupt."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _look_at_lost(lost: Any) -> None:

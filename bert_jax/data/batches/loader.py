@@ -6,7 +6,6 @@ import gc
 import signal
 import time
 from collections.abc import Callable, Generator, Iterator
-from multiprocessing import resource_tracker
 from typing import Any, Generic, TypeVar
 
 import grain
@@ -16,10 +15,11 @@ from grain.multiprocessing import SharedMemoryArray
 
 from bert_jax.batch import PretrainBatch
 from bert_jax.data.batches.rows import PretrainRows, joined, runs
-from bert_jax.data.worker_lifetime import end_with_the_parent
+from bert_jax.data.worker_lifetime import end_with_the_parent, kept_from
 
 Batch = TypeVar("Batch")
 
+# A run that saves a checkpoint before it ends still needs its workers until then.
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Grain 0.2.18 reads this flag even if absl's flags were not parsed, and then fails
 # (google/grain#1355).
@@ -160,7 +160,7 @@ def prefetched(
         )
     iterator = iter(batches)
     try:
-        with _stop_signals_blocked() if num_workers else contextlib.nullcontext():
+        with kept_from(_STOP_SIGNALS) if num_workers else contextlib.nullcontext():
             batch = next(iterator, None)
         while batch is not None:
             # Each array of a worker holds shared memory and a file descriptor.
@@ -172,21 +172,6 @@ def prefetched(
             # Grain's last exception refers to a batch in a cycle. Without this, its
             # shared memory would be reported as leaked at exit.
             gc.collect()
-
-
-@contextlib.contextmanager
-def _stop_signals_blocked() -> Iterator[None]:
-    """Processes that are started meanwhile never get SIGINT and SIGTERM.
-
-    A terminal and many schedulers send these signals to every process of a group. A run
-    that saves a checkpoint before it ends still needs its workers until then.
-    """
-    resource_tracker.ensure_running()  # Starting it later would unblock the signals.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin_worker(index: int, count: int) -> None:

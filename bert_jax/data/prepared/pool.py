@@ -3,10 +3,15 @@
 import concurrent.futures
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from bert_jax.data.worker_lifetime import end_with_the_parent
+from bert_jax.data.worker_lifetime import (
+    end_with_the_parent,
+    kept_from,
+    terminate_workers,
+)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -53,7 +58,8 @@ def map_in_workers(
         initializer=_begin_worker,
         initargs=(counter,),
     ) as pool:
-        futures = [pool.submit(_in_worker, work, item) for item in items]
+        with kept_from([signal.SIGINT]):
+            futures = [pool.submit(_in_worker, work, item) for item in items]
         try:
             left = set(futures)
             while left:
@@ -73,6 +79,7 @@ def map_in_workers(
             ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            terminate_workers()
             raise
         return [future.result() for future in futures]
 

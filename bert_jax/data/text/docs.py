@@ -15,6 +15,7 @@ import os
 import pathlib
 import platform
 import re
+import signal
 import sysconfig
 import time
 import warnings
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 
 from bert_jax.data.atomic_file import write_atomically
 from bert_jax.data.text.docstrings import prose
+from bert_jax.data.worker_lifetime import kept_from
 
 FILE_PATTERN = "documents-?????-of-?????.jsonl"
 STANDARD_LIBRARY = "python"
@@ -237,7 +239,9 @@ def _extract_all(
         yield from counted(map(_extract_file, files))
         return
     # A forked child would be unsafe, because JAX has threads.
-    with multiprocessing.get_context("spawn").Pool(num_workers) as pool:
+    with kept_from([signal.SIGINT]):
+        pool = multiprocessing.get_context("spawn").Pool(num_workers)
+    with pool:
         yield from counted(pool.imap(_extract_file, files, chunksize=16))
 
 
