@@ -58,3 +58,8 @@ def fitting(cfg, tokenizer, params):
 
 def labels_of(head):
     return LABELS if head in ("classifier", "tokens") else None
+
+
+def worst(differences):
+    """The largest difference of all outputs, or NaN."""
+    return float(np.max(list(differences.values())))

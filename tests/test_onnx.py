@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import portable_models
 import pytest
+from exchange_models import worst
 from portable_models import LABELS, TOKENIZER, make_ids, make_model
 
 from bert_jax.exchange.tensors import flatten, unflatten
@@ -88,7 +89,7 @@ def run(folder, ids) -> dict:
 def test_logits_match_ours_and_the_reference_for_every_shape(export, case):
     model, folder = export(case)
     ids = make_ids(rows=3, length=20)
-    difference = verify_onnx(folder, model.probe(ids))
+    difference = worst(verify_onnx(folder, model.probe(ids)))
     assert 0.0 < difference < TOLERANCE
     for rows, length in ((3, 20), (1, 5), (7, 12), (1, 24), (2, 1)):
         ids = make_ids(rows, length)
@@ -162,7 +163,7 @@ def test_verification_sees_differences(export):
     logits = np.array(probe.outputs["logits"])
     logits[1, 3, 1] += 0.5
     changed = probe._replace(outputs={"logits": logits})
-    found = verify_onnx(folder, changed)
+    found = worst(verify_onnx(folder, changed))
     assert found == pytest.approx(0.5, abs=TOLERANCE)
 
 
@@ -175,7 +176,10 @@ def test_fresh_biases_need_not_be_in_the_graph(onnx, tiny, tmp_path):
     model = dataclasses.replace(model, params=unflatten(flat))
     write_onnx(model, tmp_path)
     check_onnx(tmp_path, model)
-    assert verify_onnx(tmp_path, model.probe(make_ids(rows=3, length=9))) < TOLERANCE
+    assert (
+        worst(verify_onnx(tmp_path, model.probe(make_ids(rows=3, length=9))))
+        < TOLERANCE
+    )
 
 
 def test_hidden_states_come_on_request(onnx, tiny, tmp_path):
@@ -184,7 +188,7 @@ def test_hidden_states_come_on_request(onnx, tiny, tmp_path):
     ids = make_ids(rows=3, length=20)
     names = {"start_logits", "end_logits", "last_hidden_state"}
     assert run(tmp_path, ids).keys() == names
-    assert verify_onnx(tmp_path, model.probe(ids)) < TOLERANCE
+    assert worst(verify_onnx(tmp_path, model.probe(ids))) < TOLERANCE
     check_onnx(tmp_path, model)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import portable_models
 import pytest
 import reference
+from exchange_models import worst
 from portable_models import HEADS, LABELS, TOKENIZER, make_ids, make_model
 from safetensors.numpy import load_file, save_file
 
@@ -66,7 +67,7 @@ def test_logits_match_the_reference(write, head, gelu):
 def test_logits_match_ours(write, head):
     model, folder = write(head, gelu="tanh")
     ids = make_ids(rows=3, length=20)
-    difference = write_stablehlo.verify_stablehlo(folder, model.probe(ids))
+    difference = worst(write_stablehlo.verify_stablehlo(folder, model.probe(ids)))
     assert difference < TOLERANCE
 
 
@@ -182,7 +183,7 @@ def test_the_weights_are_those_of_the_file(write, tmp_path):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     save_file(weights, tmp_path / "model.safetensors")
     ids = make_ids(rows=3, length=20)
-    changed = write_stablehlo.verify_stablehlo(tmp_path, model.probe(ids))
+    changed = worst(write_stablehlo.verify_stablehlo(tmp_path, model.probe(ids)))
     assert changed == pytest.approx(0.25, abs=TOLERANCE)
 
 
@@ -206,7 +207,7 @@ def test_hidden_states_come_on_request(write, head):
         columns = (ids.input_ids[row, real], ids.segment_ids[row, real], real)
         hidden = reference.encode(model.cfg, params, *columns)
         np.testing.assert_allclose(found[row, real], hidden, atol=TOLERANCE)
-    assert write_stablehlo.verify_stablehlo(folder, model.probe(ids)) < TOLERANCE
+    assert worst(write_stablehlo.verify_stablehlo(folder, model.probe(ids))) < TOLERANCE
     returns = load_meta(folder)["returns"]
     assert returns["last_hidden_state"] == "float32 [batch, length, hidden]"
 

@@ -46,13 +46,10 @@ class Probe(NamedTuple):
     segment_ids: np.ndarray  # int32 [B, T]
     mask: np.ndarray  # int32 [B, T], 1 on real tokens
 
-    @property
-    def largest(self) -> float:
-        """The largest absolute number among our outputs of real tokens."""
-        return max(
-            float(np.abs(_real_tokens(x, self.outputs[x.name], self.mask)).max())
-            for x in self.signature
-        )
+    def largest(self, output: Output) -> float:
+        """The largest absolute number of one of our outputs, on real tokens."""
+        ours = self.outputs[output.name]
+        return float(np.abs(_real_tokens(output, ours, self.mask)).max())
 
 
 def make_probe(model: PortableModel) -> Probe:
@@ -69,23 +66,25 @@ def make_probe(model: PortableModel) -> Probe:
     return Probe(model.head, model.outputs, outputs, ids_BT, segments_BT, mask_BT)
 
 
-def allowed_difference(model: PortableModel, probe: Probe) -> float:
-    """The largest difference between outputs that rounding explains.
+def allowed_differences(model: PortableModel, probe: Probe) -> dict[str, float]:
+    """The largest difference that rounding explains, by the name of the output.
 
     Raises:
         ValueError: the outputs are not finite.
     """
     ids = (probe.input_ids, probe.mask, probe.segment_ids)
-    moved = []
+    # One unit in the last place of the largest number is always allowed.
+    unit = float(np.finfo(np.float32).eps)
+    moved = {x.name: [probe.largest(x) * unit] for x in probe.signature}
     for params in _with_neighbours(model.params):
         found = _our_run(model, params)(*ids)
         for output in probe.signature:
             change = np.abs(found[output.name] - probe.outputs[output.name])
-            moved.append(float(_real_tokens(output, change, probe.mask).max()))
-    # One unit in the last place of the largest number is always allowed.
-    least = probe.largest * float(np.finfo(np.float32).eps)
-    allowed = ALLOWED * float(np.max([*moved, least]))  # NaN stays NaN
-    if not np.isfinite(allowed):
+            change = _real_tokens(output, change, probe.mask)
+            moved[output.name].append(float(change.max()))
+    # NumPy's maximum, unlike Python's, of something with NaN is NaN.
+    allowed = {name: ALLOWED * float(np.max(found)) for name, found in moved.items()}
+    if not all(map(np.isfinite, allowed.values())):
         raise ValueError(
             "The model's outputs of random ids are not finite, so no export can be "
             "compared with it; its weights are too large or damaged."
@@ -93,8 +92,8 @@ def allowed_difference(model: PortableModel, probe: Probe) -> float:
     return allowed
 
 
-def largest_difference(run: Run, probe: Probe) -> float:
-    """How far an exported model lies from our outputs where tokens are real.
+def differences(run: Run, probe: Probe) -> dict[str, float]:
+    """How far each output of an exported model lies from ours, on real tokens.
 
     It runs twice: on the batch, and on its shortest row alone, cut to its real tokens.
     Our outputs of that row serve for both, because padding must not matter, so another
@@ -107,7 +106,8 @@ def largest_difference(run: Run, probe: Probe) -> float:
             padding.
 
     Returns:
-        The largest absolute difference; NaN when either side has one.
+        The largest absolute difference by the name of the output; NaN when either side
+        has one.
 
     Raises:
         ValueError: names or shapes disagree, or a row has padding before real tokens.
@@ -120,7 +120,7 @@ def largest_difference(run: Run, probe: Probe) -> float:
     row = int(lengths.argmin())
     alone = (slice(row, row + 1), slice(0, int(lengths[row])))
     cuts = [(slice(None), slice(None)), alone]
-    differences = []
+    worst: dict[str, list[float]] = {x.name: [] for x in probe.signature}
     for rows, tokens in cuts if lengths[row] else cuts[:1]:
         found = run(*(x[rows, tokens] for x in (ids, mask, segments)))
         if odd := sorted(probe.outputs.keys() ^ found.keys()):
@@ -139,8 +139,8 @@ def largest_difference(run: Run, probe: Probe) -> float:
                     "the export; are these outputs of the same model and ids?"
                 )
             difference = _real_tokens(output, np.abs(ours - theirs), real[rows, tokens])
-            differences.append(difference.max(initial=0.0))
-    return float(np.max(differences))
+            worst[name].append(float(difference.max(initial=0.0)))
+    return {name: float(np.max(found)) for name, found in worst.items()}
 
 
 def _real_tokens(output: Output, array: np.ndarray, mask: np.ndarray) -> np.ndarray:

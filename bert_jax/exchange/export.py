@@ -13,7 +13,7 @@ from bert_jax.data.whole_directory import whole_directory
 from bert_jax.exchange.comparison import (
     ALLOWED,
     Probe,
-    allowed_difference,
+    allowed_differences,
     make_probe,
 )
 from bert_jax.exchange.heads import MLM_PARTS, head_of_run, problem_type_of_run
@@ -46,8 +46,8 @@ class _Form(NamedTuple):
     """Writes a directory; returns sentences for the user."""
     check: Callable[[pathlib.Path, PortableModel], None]
     """Raises ValueError unless every weight is in the files, bit by bit."""
-    verify: Callable[[pathlib.Path, Probe], float]
-    """Runs what was written and returns the largest difference from our outputs."""
+    verify: Callable[[pathlib.Path, Probe], dict[str, float]]
+    """Runs what was written: output -> its largest difference from ours."""
     verify_needs: tuple[str, ...]
     """Modules without which the export is not run."""
     extra: str
@@ -125,7 +125,7 @@ def export_run(
     manifest = {
         "format_version": FORMAT_VERSION,
         "format": to,
-        "run": str(run.absolute()),
+        "run": str(run),
         "step": model.step,
         "head": model.head,
         "outputs": [output.name for output in model.outputs],
@@ -197,20 +197,27 @@ def _compare(
         ValueError: the outputs differ by more than rounding explains.
     """
     probe = make_probe(model)
-    allowed = allowed_difference(model, probe)
-    difference = form.verify(directory, probe)
-    if not difference <= allowed:
-        raise ValueError(
-            f"The export gives outputs that differ from ours by {difference:.1e}; "
-            f"rounding explains {allowed:.1e} in this model, whose outputs reach "
-            f"{probe.largest:.3g}. Nothing was written. Please report this."
-        )
+    allowed = allowed_differences(model, probe)
+    found = form.verify(directory, probe)
+    for output in probe.signature:
+        name, reach = output.name, probe.largest(output)
+        if not found[name] <= allowed[name]:
+            raise ValueError(
+                f"The {name} of the export differ from ours by {found[name]:.1e}; "
+                f"rounding explains {allowed[name]:.1e} in this model, where they reach "
+                f"{reach:.3g}. Nothing was written. Please report this."
+            )
     return {
-        "max_logit_difference": difference,
-        "allowed_difference": allowed,
-        "largest_output": probe.largest,
-        "rule": f"allowed_difference is {ALLOWED:g} times the largest change of our own "
-        "outputs when every weight is moved to a neighbouring float32 number",
+        "differences": {
+            output.name: {
+                "largest": found[output.name],
+                "allowed": allowed[output.name],
+                "largest_output": probe.largest(output),
+            }
+            for output in probe.signature
+        },
+        "rule": f"allowed is {ALLOWED:g} times the largest change of our own outputs when "
+        "every weight is moved to a neighbouring float32 number",
     }
 
 
@@ -220,15 +227,15 @@ def _read_manifest(directory: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _verdict(manifest: dict[str, Any], form: _Form) -> str:
-    if "max_logit_difference" not in manifest:
+    if "differences" not in manifest:
         return (
             "every weight was read back, but nothing was compared: "
             f"{' and '.join(form.verify_needs)} are needed to run it (pip install "
             f"'bert_jax[{form.extra}]'); export again to compare"
         )
-    return (
-        f"{form.what}: every weight bit by bit, largest difference of logits "
-        f"{manifest['max_logit_difference']:.1e} where rounding explains "
-        f"{manifest['allowed_difference']:.1e} (outputs reach "
-        f"{manifest['largest_output']:.3g})"
+    said = (
+        f"{name} (to {x['largest_output']:.3g}) differ by at most {x['largest']:.1e} "
+        f"where rounding explains {x['allowed']:.1e}"
+        for name, x in manifest["differences"].items()
     )
+    return f"{form.what}: every weight bit by bit; {'; '.join(said)}"

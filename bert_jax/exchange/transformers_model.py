@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.exchange.comparison import Probe, largest_difference
+from bert_jax.exchange.comparison import Probe, differences
 from bert_jax.exchange.libraries import library
 from bert_jax.exchange.portable import INPUTS
 from bert_jax.exchange.tensors import Head, Tensors
@@ -54,10 +54,10 @@ def load_model(directory: pathlib.Path, head: Head, **options: Any) -> Any:
     return model.eval()
 
 
-def verify_huggingface(directory: pathlib.Path, probe: Probe) -> float:
-    """Largest difference between our logits and transformers' on the same ids.
+def verify_huggingface(directory: pathlib.Path, probe: Probe) -> dict[str, float]:
+    """Largest differences between our logits and transformers' on the same ids.
 
-    See `comparison.largest_difference`.
+    See `comparison.differences`.
 
     Raises:
         ValueError: `load_model` refuses the directory, or shapes disagree.
@@ -74,4 +74,4 @@ def verify_huggingface(directory: pathlib.Path, probe: Probe) -> float:
             found = model(**inputs)
         return {output.name: found[output.name].numpy() for output in probe.signature}
 
-    return largest_difference(run, probe)
+    return differences(run, probe)

@@ -9,7 +9,7 @@ import pathlib
 
 import numpy as np
 
-from bert_jax.exchange.comparison import Probe, largest_difference, our_run
+from bert_jax.exchange.comparison import Probe, differences, our_run
 from bert_jax.exchange.families.google_bert import (
     config_from_google,
     config_to_google,
@@ -109,13 +109,13 @@ def check_google(directory: pathlib.Path, model: PortableModel) -> None:
     check_bits(directory / CHECKPOINT, google_variables(model), stored)
 
 
-def verify_google(directory: pathlib.Path, probe: Probe) -> float:
+def verify_google(directory: pathlib.Path, probe: Probe) -> dict[str, float]:
     """Our own logits from the stored variables: no library runs such models any more."""
     path = directory / CONFIG_FILE
     cfg, _ = config_from_google(path, load_json(path), [])
     variables = load_variables(directory / CHECKPOINT, cfg, [])
     params = from_tensors(cfg, variables, google_rows(cfg, probe.head)).params
-    return largest_difference(our_run(cfg, params, probe.head), probe)
+    return differences(our_run(cfg, params, probe.head), probe)
 
 
 def _save_variables(prefix: pathlib.Path, variables: Tensors) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.exchange.comparison import Probe, largest_difference
+from bert_jax.exchange.comparison import Probe, differences
 from bert_jax.exchange.families.registry import family_of_model
 from bert_jax.exchange.libraries import library
 from bert_jax.exchange.portable import INPUTS, PortableModel
@@ -101,10 +101,10 @@ def _hash(array: np.ndarray) -> tuple[tuple[int, ...], bytes]:
     return array.shape, hashlib.sha256(array.tobytes()).digest()
 
 
-def verify_onnx(directory: pathlib.Path, probe: Probe) -> float:
-    """Largest difference between our outputs and ONNX Runtime's, on the CPU.
+def verify_onnx(directory: pathlib.Path, probe: Probe) -> dict[str, float]:
+    """Largest differences between our outputs and ONNX Runtime's, on the CPU.
 
-    See `comparison.largest_difference`: a second run of one short row shows that batch
+    See `comparison.differences`: a second run of one short row shows that batch
     and length are free and that padding does not matter.
 
     Raises:
@@ -120,7 +120,7 @@ def verify_onnx(directory: pathlib.Path, probe: Probe) -> float:
         found = session.run(names, {name: x.astype(np.int64) for name, x in feeds})
         return dict(zip(names, found, strict=True))
 
-    return largest_difference(run, probe)
+    return differences(run, probe)
 
 
 def _export(module: Any, model: PortableModel, path: pathlib.Path) -> None:

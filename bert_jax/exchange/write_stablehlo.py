@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import bert_jax
-from bert_jax.exchange.comparison import Probe, largest_difference
+from bert_jax.exchange.comparison import Probe, differences
 from bert_jax.exchange.json_files import save_json
 from bert_jax.exchange.logits import PLAIN, forward, param_shapes
 from bert_jax.exchange.portable import INPUTS, PortableModel
@@ -125,10 +125,10 @@ def check_stablehlo(directory: pathlib.Path, model: PortableModel) -> None:
     check_bits(directory, flatten(model.params), load_file(directory / WEIGHTS_FILE))
 
 
-def verify_stablehlo(directory: pathlib.Path, probe: Probe) -> float:
-    """Largest difference between our outputs and those of the files on disk.
+def verify_stablehlo(directory: pathlib.Path, probe: Probe) -> dict[str, float]:
+    """Largest differences between our outputs and those of the files on disk.
 
-    See `largest_difference`: a second run of one short row shows that batch
+    See `comparison.differences`: a second run of one short row shows that batch
     and length are free and that padding does not matter.
 
     Raises:
@@ -148,7 +148,7 @@ def verify_stablehlo(directory: pathlib.Path, probe: Probe) -> float:
     def run(*arrays: np.ndarray) -> dict[str, jax.Array]:
         return exported.call(weights, *(x.astype(np.int32) for x in arrays))
 
-    return largest_difference(run, probe)
+    return differences(run, probe)
 
 
 def _export(model: PortableModel, weights: Params) -> jax.export.Exported:
