@@ -97,7 +97,9 @@ def _evaluate_pretraining(
         f"of {dataset.directory} ({'the' if same else 'not the'} dataset of its training)",
         flush=True,
     )
-    return PretrainEvaluator(cfg, rows, vocabulary, mesh)(params, progress)
+    total = -(-judged // cfg.batch_size)
+    evaluator = PretrainEvaluator(cfg, rows, vocabulary, mesh)
+    return evaluator(params, lambda done: progress(done, total))
 
 
 def _evaluate_task(

@@ -91,17 +91,15 @@ class PretrainEvaluator:
         return {**metrics, "nsp_ones": weighted(ones, batch.nsp_weights)}
 
     def __call__(
-        self, params: Any, progress: Callable[[int, int], None] = lambda *_: None
+        self, params: Any, progress: Callable[[int], None] = lambda _: None
     ) -> dict[str, float]:
         """Held-out losses in nats, accuracies, and the fraction of the larger NSP class.
 
         Args:
             params: parameters of the model.
-            progress: called after each batch with the numbers of batches done and of all.
+            progress: called after each batch with the number of batches that are done.
         """
         found: list[dict[str, Mean]] = []
-        num_rows = self.rows.size(0).num_rows
-        total = min(self.cfg.eval_batches, -(-num_rows // self.cfg.batch_size))
         batches = evaluation_batches(
             self.rows,
             batch_size=self.cfg.batch_size,
@@ -117,9 +115,9 @@ class PretrainEvaluator:
             # One batch is computed while the next is made; more in flight would make a
             # signal wait for all of them.
             jax.block_until_ready(found[:-1][-1:])
-            progress(number, total)
+            progress(number)
         means = means_of(found)
-        progress(total, total)
+        progress(len(found))
         share = means.pop("nsp_ones")
         return {
             **means,
