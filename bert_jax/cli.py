@@ -123,7 +123,7 @@ def _run(argv: list[str]) -> None:
     start.command_begins(name)
     command = parse(name, rest)
     check_paths(name, command)
-    command.run()
+    settled(name, command, rest).run()
 
 
 def parse(name: str, rest: list[str]) -> Any:
@@ -131,7 +131,7 @@ def parse(name: str, rest: list[str]) -> Any:
 
     Raises:
         FlagError: a flag is given twice.
-        ValueError, OSError: the config file, the checkpoint or a value is wrong.
+        ValueError, OSError: the config file or a value is wrong.
         SystemExit: a flag is wrong; stderr says which one.
     """
     command = COMMANDS[name]
@@ -168,19 +168,38 @@ def parse(name: str, rest: list[str]) -> Any:
     }
     default = command(**required, config_file=file, settings=settings)
     parsed = tyro.cli(command, args=rest, default=default, prog=f"bert-jax {name}")
-    if name != "compile" and parsed.settings.checkpoint is not None:
+    if kinds[name] is PretrainConfig and parsed.settings.checkpoint is None:
+        parsed.settings.check()
+    return parsed
+
+
+def settled(name: str, command: Any, rest: list[str]) -> Any:
+    """The command with all that its checkpoint and its dataset decide.
+
+    Args:
+        name: of the command.
+        command: what `parse` made of `rest`.
+        rest: the flags as they were given.
+
+    Raises:
+        ValueError, OSError: checkpoint or dataset cannot be read, a flag would be
+            ignored, or the settings do not fit together.
+    """
+    if not hasattr(command, "settings"):
+        return command
+    settings = command.settings
+    if name != "compile" and settings.checkpoint is not None:
         from bert_jax.commands.foreign_checkpoint import import_checkpoint
 
-        own = import_checkpoint(parsed.settings, parsed.output, parsed.cluster)
-        parsed = dataclasses.replace(parsed, settings=own)
-    if kinds[name] is not PretrainConfig:
-        return parsed
-    from bert_jax.commands.settled import check_length, settle
+        settings = import_checkpoint(settings, command.output, command.cluster)
+    if isinstance(settings, PretrainConfig):
+        from bert_jax.commands.settled import check_length, settle
 
-    if name == "pretrain":
-        check_length(parsed.settings, rest)
-    settled = settle(parsed.settings, settings, rest)
-    return dataclasses.replace(parsed, settings=settled)
+        if name == "pretrain":
+            check_length(settings, rest)
+        from_file = load_config(command.config_file, PretrainConfig)
+        settings = settle(settings, from_file, rest)
+    return dataclasses.replace(command, settings=settings)
 
 
 def _overview() -> str:

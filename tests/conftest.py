@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import warnings
@@ -40,6 +41,9 @@ IN_CI = os.environ.get("CI") == "true"
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell's background jobs ignore SIGINT, and so would all that the tests start.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # XLA's newer emitters of fused loops take twice as long to compile for a CPU as the
     # older ones (measured: 6.4 s and 2.5 s for a gradient of `tiny`). CI tries what users
     # run. XLA ends a process that gives it a flag it does not know.

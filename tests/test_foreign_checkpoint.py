@@ -7,7 +7,7 @@ import pytest
 import reference
 from exchange_models import LABELS, fitting, make_tokenizer
 
-from bert_jax.cli import main, parse
+from bert_jax import cli
 from bert_jax.exchange.portable import PortableModel
 from bert_jax.exchange.write_huggingface import write_huggingface
 from bert_jax.train.run import load_run
@@ -40,7 +40,7 @@ def source(written, tmp_path):
 
 def take(command, source, output, *flags):
     args = ["--output", str(output), "--checkpoint", str(source), *flags]
-    return parse(command, args).settings
+    return cli.settled(command, cli.parse(command, args), args).settings
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_job_of_several_processes_must_import_first(source, tmp_path):
 )
 def test_other_commands_say_how_to_import(source, tmp_path, capsys, command):
     with pytest.raises(SystemExit):
-        main([part.format(source) for part in command])
+        cli.main([part.format(source) for part in command])
     said = capsys.readouterr().err
     assert f"`bert-jax import {source} --output RUN`" in said
 
@@ -131,8 +131,8 @@ def test_fine_tuning_from_it_goes_on_after_a_stop(source, tmp_path):
     command = ["finetune", "--output", str(run), "--checkpoint", str(source)]
     command += ["--task.train", str(data), "--task.validation", str(data)]
     command += ["--sequence-length", "16", "--batch-size", "8", "--num-epochs", "1"]
-    main(command)
+    cli.main(command)
     first = json.loads((run / "results.json").read_text())
     assert first["encoder"]["num_tensors"] > 0
-    main(command)
+    cli.main(command)
     assert json.loads((run / "results.json").read_text())["eval"] == first["eval"]

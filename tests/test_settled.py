@@ -36,6 +36,11 @@ TRAINED = dataclasses.replace(IN_FILE, num_layers=4, gelu="exact", max_positions
 FILE = PretrainConfig(model=IN_FILE, data=DataConfig(sequence_length=32))
 
 
+def settings_of(command, args):
+    """What the command runs with, from the command line."""
+    return cli.settled(command, cli.parse(command, args), args).settings
+
+
 def begun(folder, kind="pretrain"):
     config = PretrainConfig() if kind == "pretrain" else FinetuneConfig()
     tokenizer = other_tokenizer()
@@ -58,7 +63,7 @@ def parse(run, tmp_path):
 
     def parse(*flags: str) -> PretrainConfig:
         args = [str(file), "--output", "new", "--checkpoint", str(run), *flags]
-        return cli.parse("pretrain", args).settings
+        return settings_of("pretrain", args)
 
     return parse
 
@@ -140,10 +145,10 @@ def test_rows_may_be_as_long_as_the_checkpoint_allows(run, tmp_path):
     file = tmp_path / "long.py"
     file.write_text(CONFIG_FILE.replace("sequence_length=32", "sequence_length=64"))
     args = [str(file), "--output", "new", "--checkpoint", str(run)]
-    settings = cli.parse("pretrain", [*args, "--data.sequence-length", "32"]).settings
+    settings = settings_of("pretrain", [*args, "--data.sequence-length", "32"])
     assert settings.model.max_positions == settings.data.sequence_length == 32
     with pytest.raises(ValueError, match=r"sequence_length=64 exceeds .*positions=32"):
-        cli.parse("pretrain", args)
+        settings_of("pretrain", args)
 
 
 @pytest.fixture(scope="module")
@@ -157,10 +162,10 @@ def dataset(tmp_path_factory):
 def test_the_dataset_decides_the_vocabulary(dataset, command, capsys):
     where = ("--output", "new") if command == "pretrain" else ("--topology", "cpu:1")
     args = ["bert_tiny", *where, "--data.dataset", str(dataset)]
-    assert cli.parse(command, args).settings.model.vocab_size == 44
+    assert settings_of(command, args).model.vocab_size == 44
     assert "vocabulary: 44 pieces, from the tokenizer of" in capsys.readouterr().out
     for flag in ("--model.vocab-size", "--model.vocab_size"):
-        asked = cli.parse(command, [*args, flag, "30522"]).settings
+        asked = settings_of(command, [*args, flag, "30522"])
         assert asked.model.vocab_size == 30_522  # refused where the dataset is read
     assert capsys.readouterr().out == ""
 
@@ -178,18 +183,18 @@ def test_later_phases_are_never_trained_unnoticed(tmp_path):
     file = tmp_path / "phases.py"
     file.write_text(PHASES)
     args = [str(file), "--output", "new"]
-    assert cli.parse("pretrain", args).settings.next_phases
+    assert settings_of("pretrain", args).next_phases
     with pytest.raises(
         ValueError, match=r"goes on with 70 steps of 512 .*--first-phase"
     ):
-        cli.parse("pretrain", [*args, "--num-steps", "200"])
+        settings_of("pretrain", [*args, "--num-steps", "200"])
     with pytest.raises(ValueError, match="sets the first phase only"):
-        cli.parse("pretrain", [*args, "--num_steps=200"])
+        settings_of("pretrain", [*args, "--num_steps=200"])
     short = [*args, "--num-steps", "200", "--first-phase-only"]
-    settings = cli.parse("pretrain", short).settings
+    settings = settings_of("pretrain", short)
     assert (settings.num_steps, settings.next_phases) == (200, ())
     both = [*args, "--num-steps", "200", "--next-phases.0.num-steps", "9"]
-    settings = cli.parse("pretrain", both).settings
+    settings = settings_of("pretrain", both)
     assert (settings.num_steps, settings.next_phases) == (
         200,
         (PhaseConfig(num_steps=9, sequence_length=512),),
@@ -200,10 +205,10 @@ def test_small_models_need_no_flag_for_phases_set_aside(tmp_path):
     small = ["--model.max-positions", "64", "--data.sequence-length", "64"]
     args = ["bert_base", "--output", "new", *small]
     with pytest.raises(ValueError, match=r"next_phases\[0\]: .*sequence_length=512"):
-        cli.parse("pretrain", args)
-    settings = cli.parse("pretrain", [*args, "--first-phase-only"]).settings
+        settings_of("pretrain", args)
+    settings = settings_of("pretrain", [*args, "--first-phase-only"])
     assert settings.model.max_positions == 64
     # A shorter run of a shipped config warms up for the same share of its steps.
     short = [*args, "--first-phase-only", "--num-steps", "300"]
-    settings = cli.parse("pretrain", short).settings
+    settings = settings_of("pretrain", short)
     assert settings.optimizer.warmup_updates(settings.num_steps) == 3

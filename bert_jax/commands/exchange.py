@@ -36,8 +36,6 @@ class Import:
     def run(self) -> None:
         from bert_jax.exchange.importing import describe, import_run
 
-        if self.lowercase and self.no_lowercase:
-            raise ValueError("--lowercase and --no-lowercase are both given; pass one.")
         said = self.lowercase or self.no_lowercase
         imported = import_run(
             self.source,
