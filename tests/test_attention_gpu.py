@@ -196,6 +196,7 @@ def test_it_lowers_for_cuda(case, kernels):
     assert len(re.findall(r"custom_call @\S*triton", text)) == len(kernels) == 2
 
 
+@pytest.mark.slow
 def test_a_whole_pretraining_step_lowers_for_cuda(kernels, monkeypatch):
     placement = sharding.Placement
     monkeypatch.setattr(

@@ -55,6 +55,7 @@ def test_masks_do_not_depend_on_the_size_of_a_batch(judge, unit):
     assert judge(16, unit, devices=8) == pytest.approx(large, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_every_row_has_masks_of_its_own(make_batch, vocabulary):
     row = make_batch(rows=1)
     same = jax.tree.map(lambda x: np.repeat(x, 8, axis=0), row)

@@ -147,6 +147,7 @@ def test_every_task_is_learned(tuned, kind):
     assert losses[-1] < 0.7 * losses[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_judged_again_to_the_same_scores(tuned, kind):
     run, cfg, results = tuned(kind)
@@ -203,6 +204,7 @@ def test_texts_of_another_form_are_refused(tuned, kind, texts, message):
         Predictor(tuned(kind)[0])(texts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classification", "tokens", "spans"])
 def test_lengths_of_rows_change_no_logit(tuned, kind, monkeypatch):
     run, cfg, _ = tuned(kind)
@@ -266,6 +268,7 @@ def test_columns_of_a_file_without_columns_are_refused(tuned, kind):
         finetune(dataclasses.replace(cfg, task=task), run)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_needs_its_source_no_more(tuned, tmp_path, monkeypatch):
     source, cfg, _ = tuned("classification")
     shutil.copytree(source, tmp_path / "source")
