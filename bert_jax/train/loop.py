@@ -194,6 +194,7 @@ class _Loop:
             self._judge(stage)
         inputs = InputClock(stage.batches(self.done - start))
         self.compiled.clear()
+        self.pace = _Pace()  # a stage may have longer rows than the one before
         try:
             with self.goodput.during("start_up"):
                 batch = next(inputs, None)
@@ -323,7 +324,7 @@ class _Loop:
 
 
 class _Pace:
-    """The first estimate of how long a run takes, from its first steps."""
+    """The first estimate of how long a stage takes, from its first steps."""
 
     _STEPS = 2
 
