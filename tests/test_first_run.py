@@ -129,9 +129,10 @@ def test_no_setting_of_jax_changes_the_figures(run, capsys):
             cli.main(["evaluate", str(run)])
         finally:
             jax.config.update(name, OURS[name])
-        lines = capsys.readouterr().out.splitlines()
-        assert f"{name}={value!r} is put aside" in lines[0]
-        assert dict(line.split(": ") for line in lines[2:]) == figures
+        said = capsys.readouterr()
+        assert f"{name}={value!r} is put aside" in said.err
+        lines = said.out.splitlines()[1:]
+        assert dict(line.split(": ") for line in lines) == figures
 
 
 def test_one_held_out_document_is_refused_before_the_first_step(
@@ -240,6 +241,7 @@ def test_a_planned_run_takes_its_minutes(folder, tmp_path):
     [
         (("--minutes", "1", "--num-steps", "5"), "--num-steps 5 would be ignored"),
         (("--minutes", "1"), "plans a run of one phase, and the config has 2"),
+        (("--minutes", "nan"), "--minutes nan must be greater than 0"),
     ],
 )
 def test_minutes_that_mean_nothing_are_refused(

@@ -44,7 +44,7 @@ def test_every_setting_is_varied():
 
 def test_numbers_and_types_stay(other_settings, capsys):
     found = drawn()
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert all(
         f"{name}={value!r} is put aside" in said for name, value in OTHER.items()
     )
@@ -54,7 +54,7 @@ def test_numbers_and_types_stay(other_settings, capsys):
     for a, b in zip(found, drawn(), strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().err == ""
 
 
 def test_the_variable_is_named(capsys, monkeypatch):
@@ -64,7 +64,7 @@ def test_the_variable_is_named(capsys, monkeypatch):
         drawn()
     finally:
         jax.config.update("jax_random_seed_offset", 0)
-    assert "the variable JAX_RANDOM_SEED_OFFSET would change" in capsys.readouterr().out
+    assert "the variable JAX_RANDOM_SEED_OFFSET would change" in capsys.readouterr().err
 
 
 def test_a_context_that_cannot_be_left_is_refused():

@@ -6,6 +6,7 @@ seed would draw other masks, or weights would become float64.
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,7 +30,7 @@ OURS: dict[str, Any] = {
 def our_settings() -> Iterator[None]:
     """Within it, JAX has the settings of `OURS`; afterwards it has its own again.
 
-    It prints which settings it puts aside.
+    It says on standard error which settings it puts aside.
 
     Raises:
         RuntimeError: a setting cannot be changed, because a context manager of JAX such
@@ -41,7 +42,7 @@ def our_settings() -> Iterator[None]:
         print(
             f"note: JAX's setting {name}={_plain(before[name])!r} is put aside for "
             f"{OURS[name]!r}: {_source(name)} would change the numbers of a run",
-            flush=True,
+            file=sys.stderr,
         )
         jax.config.update(name, OURS[name])
     held = [n for n in changed if _plain(getattr(jax.config, n)) != OURS[n]]

@@ -112,6 +112,8 @@ def with_planned_steps(
     Raises:
         ValueError: as for `planned_steps`, or the run has several phases.
     """
+    if not 0 < minutes < math.inf:
+        raise ValueError(f"--minutes {minutes:g} must be greater than 0, and finite.")
     if cfg.next_phases:
         raise ValueError(
             f"--minutes {minutes:g} plans a run of one phase, and the config has "
