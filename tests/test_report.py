@@ -341,7 +341,7 @@ def test_masks_become_text_with_verdicts() -> None:
     assert "".join(x.space + x.text for x in pieces) == "the array multiplies soon"
     hidden = [piece for piece in pieces if piece.guesses]
     assert [piece.verdict for piece in hidden] == ["right", "near", "wrong"]
-    assert [x.text for x in hidden[1].guesses] == ["…ply", "…plies"]
+    assert [text for text, _, _ in hidden[1].guesses] == ["…ply", "…plies"]
 
 
 def test_wordpiece_masks_become_text() -> None:

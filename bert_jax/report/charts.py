@@ -63,7 +63,6 @@ _STYLE: dict[Any, Any] = {
     "ytick.major.size": 0,
     "legend.frameon": False,
     "legend.handlelength": 1.4,
-    "legend.columnspacing": 1.2,
     "legend.labelcolor": PALETTE["muted"],
     "lines.linewidth": 1.2,
     "path.simplify_threshold": 0.5,  # of a pixel, for curves of many log lines
@@ -95,41 +94,42 @@ def curves(name: str, metric: Metric, scores: Sequence[Score]) -> Chart | None:
     Returns:
         None where no run has logged the metric twice.
     """
-    runs = [score.run for score in scores if score.run is not None]
-    kinds = ("train", "eval")
-    if all(len(run.series(x, metric.name).steps) < 2 for run in runs for x in kinds):
+    train, held_out = (
+        [score.run.series(kind, metric.name) for score in scores if score.run]
+        for kind in ("train", "eval")
+    )
+    if all(len(series.steps) < 2 for series in (*train, *held_out)):
         return None
+    constant = [x for x in scores if not x.run and metric.name in x.values]
+    num_labels = len(constant) + sum(bool(series.steps) for series in held_out)
+
+    def label(score: Score, value: float) -> str:
+        return f"{formats.shorten(score.name, 42)} {value:{metric.form}}"
 
     def paint(axes: Axes) -> None:
-        dashes = itertools.cycle(_DASHES)
-        for score in scores:
-            label = formats.shorten(score.name, 42)
-            color = PALETTE[score.color]
-            if score.run is not None:
-                style: Any = {"color": color, "linestyle": next(dashes)}
-                axes.plot(*score.run.series("train", metric.name), alpha=0.6, **style)
-                steps, values = score.run.series("eval", metric.name)
-                if steps:
-                    label = f"{label} {values[-1]:{metric.form}}"
-                    axes.plot(
-                        steps, values, marker="o", markersize=4, label=label, **style
-                    )
-            elif metric.name in score.values:
-                value = score.values[metric.name]
-                label = f"{label} {value:{metric.form}}"
-                axes.axhline(value, color=color, dashes=(4, 3), label=label)
+        for score in constant:
+            value = score.values[metric.name]
+            style: Any = {"color": PALETTE[score.color], "dashes": (4, 3)}
+            axes.axhline(value, label=label(score, value), **style)
+        runs = [score for score in scores if score.run]
+        for score, dashes, *both in zip(
+            runs, itertools.cycle(_DASHES), train, held_out
+        ):
+            style = {"color": PALETTE[score.color], "linestyle": dashes}
+            axes.plot(*both[0], alpha=0.6, **style)
+            if both[1].steps:
+                style |= {"marker": "o", "markersize": 4}
+                axes.plot(*both[1], label=label(score, both[1].values[-1]), **style)
         axes.grid(axis="y")
         axes.set_xlabel("step")
         _number(axes.xaxis, ",")
         _number(axes.yaxis, metric.form)
-        if axes.get_legend_handles_labels()[1]:
-            columns = 1 if len(runs) > 1 else 2
-            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns)
+        if num_labels:
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1))
 
-    judged = any(run.series("eval", metric.name).steps for run in runs)
-    caption = "Dots are held-out data, thin lines are training." if judged else ""
-    height = _HEIGHT + 0.19 * (len(scores) - 1)
-    return _draw(name, metric.title, caption, paint, (_WIDTH, height))
+    caption = "Dots are held-out data, thin lines are training." if num_labels else ""
+    size = (_WIDTH, _HEIGHT + 0.19 * num_labels)
+    return _draw(name, metric.title, caption, paint, size)
 
 
 def bars(name: str, metric: Metric, scores: Sequence[Score]) -> Chart | None:
@@ -188,9 +188,8 @@ def matrix(name: str, run: str, results: Mapping[str, Any]) -> Chart | None:
         for (row, column), number in np.ndenumerate(numbers):
             color = PALETTE["on-accent" if shares[row, column] > 0.5 else "ink"]
             place = (column + 0.5, row + 0.5)
-            axes.annotate(
-                f"{number or ''}", place, ha="center", va="center", color=color
-            )
+            style: Any = {"ha": "center", "va": "center", "fontsize": 8}
+            axes.annotate(f"{number or ''}", place, color=color, **style)
         axes.invert_yaxis()
         axes.set_aspect("equal")
         axes.set_xticks(np.arange(len(short)) + 0.5, short, rotation=45, ha="right")

@@ -51,23 +51,23 @@ def _section(corpus: Corpus, warnings: Sequence[str]) -> Section:
         (line, {"times": times, "share": times / max(audit["lines"], 1)})
         for line, times in audit["most_repeated_lines"]
     ]
-    at_least = (
-        f"Of {formats.plural(audit['lines'], 'line')}. Each stands there at least so "
-        "often; long lines are told apart by how they begin."
-    )
     cards = [
         _table("Sources", [(source["source"], source) for source in corpus["sources"]]),
         _table("Splits, by document", list(corpus["splits"].items())),
-        _list("Audit of the text", audit, "" if problems else sound),
-        _list("Reading", corpus["read"]),
-        _table(
-            "Lines that repeat most",
-            repeated,
-            at_least if repeated else "No line was seen to repeat within a shard.",
+        Table(
+            title="Audit of the text",
+            rows=list(_numbers(audit).items()),
+            caption="" if problems else sound,
+            wide=False,
         ),
+        Table(title="Reading", rows=list(_numbers(corpus["read"]).items()), wide=False),
+        _table("Lines that repeat most, at least so often", repeated),
     ]
-    warnings = [*warnings, *problems]
-    return Section(title="What it was made from", warnings=warnings, cards=cards)
+    return Section(
+        title="What it was made from",
+        warnings=[*warnings, *problems],
+        cards=[card for card in cards if card.rows],
+    )
 
 
 def origins(corpus: Corpus) -> list[tuple[str, str, str]]:
@@ -82,20 +82,12 @@ def origins(corpus: Corpus) -> list[tuple[str, str, str]]:
     ]
 
 
-def _table(
-    title: str, records: Sequence[tuple[str, Mapping[str, Any]]], caption: str = ""
-) -> Table:
+def _table(title: str, records: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
     """One row for each record, one column for each number in it."""
     numbers = [(name, _numbers(record)) for name, record in records]
     columns = dict.fromkeys(column for _, record in numbers for column in record)
     rows = [[name, *(x.get(column, "–") for column in columns)] for name, x in numbers]
-    return Table(title=title, columns=["", *columns], rows=rows, caption=caption)
-
-
-def _list(title: str, record: Mapping[str, Any], caption: str = "") -> Table:
-    """One row for each number of a record."""
-    rows = list(_numbers(record).items())
-    return Table(title=title, rows=rows, caption=caption, wide=False)
+    return Table(title=title, columns=["", *columns], rows=rows)
 
 
 def _numbers(record: Mapping[str, Any]) -> dict[str, str]:

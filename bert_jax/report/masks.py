@@ -12,27 +12,20 @@ _CLOSING = frozenset(".,;:!?%)]}'’”")
 _OPENING = frozenset("([{'‘“")
 
 
-class Guess(NamedTuple):
-    """One guess for a hidden piece."""
-
-    text: str
-    percent: str
-    right: bool
-
-
 class Piece(NamedTuple):
     """One piece of an example, with the space before it."""
 
     space: str
     text: str
     special: bool
-    guesses: Sequence[Guess]
-    """From the likeliest down; empty for a piece that was not hidden."""
+    guesses: Sequence[tuple[str, str, bool]]
+    """Text, share in percent, and whether it is right; the likeliest first. Empty for a
+    piece that was not hidden."""
 
     @property
     def verdict(self) -> str:
         """right, near (a later guess is right) or wrong."""
-        right = [guess.right for guess in self.guesses]
+        right = [hit for _, _, hit in self.guesses]
         return "wrong" if True not in right else "right" if right[0] else "near"
 
 
@@ -62,7 +55,7 @@ def pieces(tokens: Sequence[dict[str, Any]]) -> list[Piece]:
             apart = False  # WordPiece forgets the spaces; most text has these
         apart = apart or special or bool(_SPECIAL.fullmatch(previous))
         guesses = [
-            Guess(_guess(guess, sentencepiece), f"{share:.1%}", guess == text)
+            (_guess(guess, sentencepiece), f"{share:.1%}", guess == text)
             for guess, share in token["guesses"] or ()
         ]
         made.append(Piece(" " if apart and made else "", _bare(text), special, guesses))
