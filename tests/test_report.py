@@ -20,6 +20,7 @@ from report_runs import (
 )
 
 from bert_jax.report import charts, formats, masks, pretraining
+from bert_jax.report.provenance import origin as origin_of
 from bert_jax.report.provenance import start_of
 from bert_jax.report.runs import Run, Series, read_run
 
@@ -228,6 +229,12 @@ def test_a_score_told_by_a_path_alone_says_so(
     assert "The path tells so; " in text
 
 
+def test_weights_of_unknown_origin_are_not_called_random(tuned: Path) -> None:
+    run = read_run(tuned, "finetune")
+    unknown = dataclasses.replace(run, info=dataclasses.replace(run.info, encoder=None))
+    assert origin_of(unknown, None)[0].startswith("Origin of weights not recorded.")
+
+
 def test_an_encoder_that_was_replaced_is_pointed_out(
     tmp_path: Path, tuned: Path
 ) -> None:
@@ -245,9 +252,6 @@ def test_a_pretraining_run_without_results(tmp_path: Path) -> None:
     assert "step 200 of 20,000" in text
     assert "masked-token loss, nats6.90" in text
     assert "not measured" not in text.split("Settings")[0]
-    empty = put_pretrain(tmp_path / "empty", [], None)
-    text = text_of(report(tmp_path / "out", pretrain=empty))
-    assert "The run has logged too little for a curve yet." in text
 
 
 def test_a_fine_tuned_run_without_results(tmp_path: Path) -> None:

@@ -37,41 +37,48 @@ def compare(
         baselines: results.json of `baselines`, which stands beside the runs of its data.
         pretrain: the pretraining run that the page shows.
     """
-    keys = [(str(run.info.task), run.info.data.get("validation")) for run in runs]
-    theirs = None
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        key = (str(run.info.task), str(run.info.data.get("validation")))
+        groups.setdefault(key, []).append(run)
+    known = {}
     if baselines is not None:
-        theirs = (baselines["task"], baselines["data"]["validation"])
-    parts = []
-    for key in dict.fromkeys([*keys, *([theirs] if theirs else [])]):
-        group = [run for run, its in zip(runs, keys, strict=True) if its == key]
-        known = baselines if baselines and key == theirs else {}
-        scores = _simple_scores(known, group) + _tuned_scores(group, pretrain)
-        task, data = task_named(key[0]), (key[1] or "")[:6]
-        file = group[0].config["task"]["validation"] if group else None
-        subject = formats.heading(task.name)
-        if file is not None:
-            subject += f" of {'/'.join(Path(file).parts[-2:])}"
-        if number := next((x.num_examples for x in scores if x.num_examples), None):
-            subject += f", {formats.plural(number, 'held-out example')}"
-        tuned = {score.name: score.run for score in scores if score.run}
-        configs = {name: run.config for name, run in tuned.items()}
-        section = Section(
-            title=subject,
-            warnings=warnings(group, pretrain),
-            cards=_cards(
-                task, scores, "-".join(filter(None, ["finetune", task.name, data]))
-            ),
-        )
-        parts.append(
-            Part(
-                subject=subject,
-                figures=_figures(task, scores),
-                sections=[section],
-                settings=[settings_table(subject, configs)] if configs else [],
-                runs=tuned,
-            )
-        )
-    return parts
+        key = (baselines["task"], baselines["data"]["validation"])
+        groups.setdefault(key, [])
+        known[key] = baselines
+    return [
+        _part(task_named(key[0]), key[1], group, known.get(key, {}), pretrain)
+        for key, group in groups.items()
+    ]
+
+
+def _part(
+    task: Task,
+    data: str,
+    runs: Sequence[Run],
+    baselines: dict[str, Any],
+    pretrain: Run | None,
+) -> Part:
+    scores = _simple_scores(baselines, runs) + _tuned_scores(runs, pretrain)
+    subject = formats.heading(task.name)
+    if runs and (file := runs[0].config["task"]["validation"]):
+        subject += f" of {'/'.join(Path(file).parts[-2:])}"
+    if number := next((x.num_examples for x in scores if x.num_examples), None):
+        subject += f", {formats.plural(number, 'held-out example')}"
+    section = Section(
+        title=subject,
+        warnings=warnings(runs, pretrain),
+        cards=_cards(task, scores, f"finetune-{task.name}-{data[:6]}"),
+    )
+    tuned = {score.name: score.run for score in scores if score.run}
+    configs = {name: run.config for name, run in tuned.items()}
+    return Part(
+        subject=subject,
+        figures=_figures(task, scores),
+        sections=[section],
+        settings=[settings_table(subject, configs)] if configs else [],
+        runs=tuned,
+    )
 
 
 def _simple_scores(baselines: dict[str, Any], runs: Sequence[Run]) -> list[Score]:

@@ -53,24 +53,24 @@ def origin(run: Run, pretrain: Run | None) -> tuple[str, str]:
         pretrain: the pretraining run of the page.
     """
     encoder, found = run.info.encoder, run.results
-    lines = ["Weights drawn at random."]
+    cfg = run.cfg
+    fresh = cfg.from_scratch if isinstance(cfg, FinetuneConfig) else not cfg.checkpoint
+    lines = ["Weights drawn at random." if fresh else "Origin of weights not recorded."]
     if encoder is not None:
         tensors = formats.plural(encoder["num_tensors"], "tensor")
         lines = [f"{encoder['run']}, step {encoder['step']:,}, {tensors}"]
-    if isinstance(run.cfg, FinetuneConfig):
+    if isinstance(cfg, FinetuneConfig):
         if encoder is not None and pretrain is not None:
             lines += _verdict(encoder, start_of(run, pretrain), pretrain)
         number = f", {found['num_train']:,} examples" if found else ""
-        lines.append(f"Training: {run.cfg.task.train or 'embedded example'}{number}")
-        lines.append(f"Held out: {run.cfg.task.validation or 'embedded example'}")
+        lines.append(f"Training: {cfg.task.train or 'embedded example'}{number}")
+        lines.append(f"Held out: {cfg.task.validation or 'embedded example'}")
     if "device" in found:
         use = run.series("train", "mfu").values
         peak = f", {statistics.median(use):.1%} of its peak FLOP/s" if use else ""
         lines.append(f"Device: {found['device']}{peak}")
     if versions := found.get("versions"):
-        lines.append(
-            ", ".join(f"{name} {version}" for name, version in versions.items())
-        )
+        lines.append(", ".join(map(" ".join, versions.items())))
     return "\n".join(lines), "" if encoder is None else encoder["sha256"]
 
 
