@@ -55,7 +55,7 @@ def test_problems_stay_text_and_a_sound_dataset_has_none(tmp_path: Path) -> None
     manifest["audit"]["duplicates"]["leaked"] = 0
     page = report(tmp_path / "out", dataset=put_dataset(tmp_path / "ok", manifest))[0]
     assert "found nothing that would spoil training" in Page(page).text
-    assert "repeat most" not in Page(page).text
+    assert "repeat at least" not in Page(page).text
     assert 'class="warning"' not in page.read_text()
 
 

@@ -61,7 +61,7 @@ def _section(corpus: Corpus, warnings: Sequence[str]) -> Section:
             wide=False,
         ),
         Table(title="Reading", rows=list(_numbers(corpus["read"]).items()), wide=False),
-        _table("Lines that repeat most, at least so often", repeated),
+        _table("Lines that repeat at least so often", repeated),
     ]
     return Section(
         title="What it was made from",
