@@ -1,164 +1,180 @@
-"""Comparisons of fine-tuned runs: those of one task that were judged on the same data."""
+"""Fine-tuned runs and baselines of one task that were judged on the same examples."""
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from bert_jax.report import formats
-from bert_jax.report.provenance import start_of
-from bert_jax.report.runs import Run
+from bert_jax.report import charts, formats
+from bert_jax.report.cards import Figure, Part, Section, Table, settings_table
+from bert_jax.report.provenance import start_of, warnings
+from bert_jax.report.runs import Run, Score
 from bert_jax.train.tasks import task_named
 from bert_jax.train.tasks.task import Metric, Task
 
-_COLORS = {
-    "pretrained": "accent",
-    "earlier": "accent",
-    "foreign": "third",
-    "random": "other",
-}
-GROUPS = {
-    "accent": "with pretraining",
-    "third": "with another encoder",
-    "other": "without pretraining",
-    "plain": "without a neural network",
+# The name and colour of what a run began with.
+_STARTS = {
+    "random": ("without pretraining", "other"),
+    "foreign": ("with another encoder", "third"),
+    "earlier": ("with less pretraining", "accent"),
+    "pretrained": ("with pretraining", "accent"),
 }
 _BASELINES = {
+    "constant": "Best constant answer",
     "majority": "Majority class",
     "tfidf_logistic_regression": "TF-IDF + logistic regression",
 }
-
-
-class Score(NamedTuple):
-    """What one run, baseline or constant answer achieves."""
-
-    name: str
-    color: str
-    values: Mapping[str, float]
-    num_examples: int | None
-
-    def interval(self, metric: Metric) -> tuple[float, float] | None:
-        """95% of the value of a metric, where that can be had."""
-        value = self.values.get(metric.name)
-        if value is None or metric.interval is None or not self.num_examples:
-            return None
-        return metric.interval(value, self.num_examples)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """All runs of one task that were judged on the same held-out examples."""
-
-    task: Task
-    runs: list[Run]
-    baselines: dict[str, Any]
-    """results.json of the baselines of that task and data; else empty."""
-    pretrain: Run | None
-    """The pretraining run that the page shows."""
-
-    @property
-    def metric(self) -> Metric:
-        """The one that decides."""
-        return self.task.metrics[0]
-
-    @property
-    def num_examples(self) -> int | None:
-        """Of the held-out data."""
-        found = [*(run.results for run in self.runs), self.baselines]
-        return next((x["num_validation"] for x in found if x), None)
-
-    @property
-    def subject(self) -> str:
-        """The task and the file that it is judged on."""
-        task = formats.heading(self.task.name)
-        file = self.runs[0].config["task"]["validation"] if self.runs else None
-        return task if file is None else f"{task} of {'/'.join(Path(file).parts[-2:])}"
-
-    @property
-    def title(self) -> str:
-        """The same, and how much it is judged on."""
-        if self.num_examples is None:
-            return self.subject
-        examples = formats.plural(self.num_examples, "held-out example")
-        return f"{self.subject}, {examples}"
-
-    def names(self) -> list[str]:
-        """Of each run, by its encoder; the directory is added where two begin alike."""
-        kinds = [self._kind(run) for run in self.runs]
-        folders = _short_paths([run.path for run in self.runs])
-        return [
-            kind
-            + (f" ({folder})" if kinds.count(kind) > 1 else "")
-            + ("" if run.results else f", step {run.step:,} so far")
-            for kind, folder, run in zip(kinds, folders, self.runs, strict=True)
-        ]
-
-    def _kind(self, run: Run) -> str:
-        start = start_of(run, self.pretrain)
-        text = formats.heading(GROUPS[_COLORS[start]])
-        if start == "earlier" and run.info.encoder:
-            text += f" to step {run.info.encoder['step']:,}"
-        return text
-
-    def color(self, run: Run) -> str:
-        return _COLORS[start_of(run, self.pretrain)]
-
-    def scores(self) -> list[Score]:
-        """What needs no network, then the runs without pretraining, then with it."""
-        rows = [
-            Score(_BASELINES.get(key, key), "plain", values, self.num_examples)
-            for key, values in self.baselines.get("baselines", {}).items()
-        ]
-        constant: dict[str, float] = next(
-            (r.results["constant"] for r in self.runs if r.results), {}
-        )
-        if constant and not rows:
-            rows = [Score("Best constant answer", "plain", constant, self.num_examples)]
-        tuned = [
-            Score(name, self.color(run), run.scores, run.results.get("num_validation"))
-            for name, run in zip(self.names(), self.runs, strict=True)
-        ]
-        order = list(reversed(GROUPS))
-        return rows + sorted(tuned, key=lambda score: order.index(score.color))
-
-    def best(self) -> list[Score]:
-        """Of each group, the one with the best value of the deciding metric."""
-        name, found = self.metric.name, []
-        for color in GROUPS:
-            group = [x for x in self.scores() if x.color == color and name in x.values]
-            if group:
-                best = max if self.metric.larger_is_better else min
-                found.append(best(group, key=lambda score: score.values[name]))
-        return found
+_LOSS = Metric("loss", "fine-tuning loss", ".2f")
 
 
 def compare(
     runs: Sequence[Run], baselines: dict[str, Any] | None, pretrain: Run | None
-) -> list[Comparison]:
-    """Sorts runs by task and held-out data, in the order in which they were given."""
-    groups: dict[tuple[str, Any], list[Run]] = {}
+) -> list[Part]:
+    """One part for each task and its held-out data, in the order of the runs.
+
+    Args:
+        runs: fine-tuned runs.
+        baselines: results.json of `baselines`, which stands beside the runs of its data.
+        pretrain: the pretraining run that the page shows.
+    """
+    groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        key = (str(run.info.task), run.info.data.get("validation"))
+        key = (str(run.info.task), str(run.info.data.get("validation")))
         groups.setdefault(key, []).append(run)
-    theirs = None
+    known = {}
     if baselines is not None:
-        theirs = (baselines["task"], baselines["data"]["validation"])
-        groups.setdefault(theirs, [])
+        key = (baselines["task"], baselines["data"]["validation"])
+        groups.setdefault(key, [])
+        known[key] = baselines
     return [
-        Comparison(
-            task=task_named(key[0]),
-            runs=group,
-            baselines=baselines if baselines and key == theirs else {},
-            pretrain=pretrain,
-        )
+        _part(task_named(key[0]), key[1], group, known.get(key, {}), pretrain)
         for key, group in groups.items()
     ]
 
 
-def _short_paths(paths: Sequence[Path]) -> list[str]:
-    """Directory names, with as many parents as it takes to tell them apart."""
-    for depth in range(1, max((len(path.parts) for path in paths), default=0) + 1):
-        short = [Path(*path.parts[-depth:]).as_posix() for path in paths]
-        if len(set(short)) == len(paths):
-            return short
-    return [path.as_posix() for path in paths]
+def _part(
+    task: Task,
+    data: str,
+    runs: Sequence[Run],
+    baselines: dict[str, Any],
+    pretrain: Run | None,
+) -> Part:
+    scores = _simple_scores(baselines, runs) + _tuned_scores(runs, pretrain)
+    subject = formats.heading(task.name)
+    if runs and (file := runs[0].config["task"]["validation"]):
+        subject += f" of {'/'.join(Path(file).parts[-2:])}"
+    if number := next((x.num_examples for x in scores if x.num_examples), None):
+        subject += f", {formats.plural(number, 'held-out example')}"
+    section = Section(
+        title=subject,
+        warnings=warnings(runs, pretrain),
+        cards=_cards(task, scores, f"finetune-{task.name}-{data[:6]}"),
+    )
+    tuned = {score.name: score.run for score in scores if score.run}
+    configs = {name: run.config for name, run in tuned.items()}
+    return Part(
+        subject=subject,
+        figures=_figures(task, scores),
+        sections=[section],
+        settings=[settings_table(subject, configs)] if configs else [],
+        runs=tuned,
+    )
+
+
+def _simple_scores(baselines: dict[str, Any], runs: Sequence[Run]) -> list[Score]:
+    """The baselines; where there are none, the best constant answer."""
+    results = next((run.results for run in runs if run.results), {})
+    answers = baselines.get("baselines") or {"constant": results.get("constant")}
+    number = (baselines or results).get("num_validation")
+    group = "without a neural network"
+    return [
+        Score(_BASELINES.get(name, name), group, "plain", values, number)
+        for name, values in answers.items()
+        if values
+    ]
+
+
+def _tuned_scores(runs: Sequence[Run], pretrain: Run | None) -> list[Score]:
+    """Of the runs, named by their encoders; the directory is added where two are alike."""
+    paths = [run.path.resolve() for run in runs]
+    starts = [start_of(run, pretrain) for run in runs]
+    names = [
+        f"With pretraining to step {run.info.encoder['step']:,}"
+        if start == "earlier" and run.info.encoder
+        else formats.heading(_STARTS[start][0])
+        for run, start in zip(runs, starts, strict=True)
+    ]
+    made = []
+    for run, path, start, name in zip(runs, paths, starts, names, strict=True):
+        if names.count(name) > 1:
+            name += f" ({os.path.relpath(path, os.path.commonpath(paths))})"
+        if not run.results:
+            name += f", step {run.step:,} so far"
+        number = run.results.get("num_validation")
+        made.append(Score(name, *_STARTS[start], run.scores, number, run))
+    return sorted(made, key=lambda score: list(_STARTS.values()).index(score[1:3]))
+
+
+def _figures(task: Task, scores: Sequence[Score]) -> list[Figure]:
+    """The deciding metric of the best of each group; all metrics of a group alone."""
+    first = task.metrics[0]
+    choose = max if first.larger_is_better else min
+    groups: dict[str, list[Score]] = {}
+    for score in scores:
+        if first.name in score.values:
+            groups.setdefault(score.group, []).append(score)
+    figures = []
+    for group, members in reversed(groups.items()):
+        best = choose(members, key=lambda score: score.values[first.name])
+        note = "" if best.name == formats.heading(group) else best.name
+        figures += [
+            Figure(f"{best.values[x.name]:{x.form}}", f"{x.title} {group}", note)
+            for x in task.metrics[: 1 if len(groups) > 1 else None]
+            if x.name in best.values
+        ]
+    return figures
+
+
+def _cards(task: Task, scores: Sequence[Score], key: str) -> list[Any]:
+    """Bars, table, curves and confusion matrices, whose pictures are named by `key`."""
+    curves = (charts.curves(f"{key}-{x.name}", x, scores) for x in task.metrics)
+    matrices = (
+        charts.matrix(f"{key}-confusion-{number}", score.name, score.run.results)
+        for number, score in enumerate(scores, start=1)
+        if score.run
+    )
+    cards = [
+        charts.bars(f"{key}-comparison", task.metrics[0], scores),
+        _table(task, scores),
+        charts.curves(f"{key}-loss", _LOSS, scores),
+        # Some metrics have no curve, but their end alone.
+        next(filter(None, curves), None),
+        *matrices,
+    ]
+    return [card for card in cards if card is not None]
+
+
+def _table(task: Task, scores: Sequence[Score]) -> Table:
+    """Every metric that something was measured by."""
+    metrics = [x for x in task.metrics if any(x.name in s.values for s in scores)]
+    caption = (
+        "Below a score, and as a line on its bar, stands its 95% interval, where it can "
+        "be had."
+    )
+    if lower := [metric.title for metric in metrics if not metric.larger_is_better]:
+        caption += f" Lower is better: {', '.join(lower)}."
+    return Table(
+        title="Scores on the held-out examples",
+        columns=["", *(formats.heading(metric.title) for metric in metrics)],
+        rows=[[s.name, *(_cell(s, metric) for metric in metrics)] for s in scores],
+        caption=caption,
+    )
+
+
+def _cell(score: Score, metric: Metric) -> str:
+    """A value, and its interval in a second line."""
+    if metric.name not in score.values:
+        return "–"
+    ends = [f"{end:{metric.form}}" for end in score.interval(metric) or ()]
+    value = f"{score.values[metric.name]:{metric.form}}"
+    return "\n".join(filter(None, [value, " to ".join(ends)]))

@@ -9,19 +9,23 @@ import jinja2
 from bert_jax.data.atomic_file import write_atomically
 from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.data.prepared.summary import summarize
-from bert_jax.report import corpus, finetuning, formats, pretraining, provenance
+from bert_jax.report import corpus, formats, pretraining, provenance
+from bert_jax.report.cards import Part, Section, Table
 from bert_jax.report.charts import Chart
-from bert_jax.report.comparison import Comparison, compare
+from bert_jax.report.comparison import compare
 from bert_jax.report.runs import Run, read_run
-from bert_jax.report.sections import (
-    Facts,
-    Headline,
-    Origins,
-    Section,
-    settings_card,
-    settings_table,
-)
 from bert_jax.train.run import load_results
+
+# Parts of `goodput` in results.json.
+_TIMES = {
+    "train_secs": "Training",
+    "input_wait_secs": "Batches",
+    "compile_secs": "Compiling",
+    "evaluate_secs": "Evaluating",
+    "checkpoint_secs": "Saving",
+    "start_up_secs": "Starting",
+    "lost_secs": "Lost",
+}
 
 
 def write_report(
@@ -66,123 +70,77 @@ def write_report(
     pretrained = None if pretrain is None else read_run(pretrain, "pretrain")
     tuned = [read_run(path, "finetune") for path in finetunes]
     known = None if baselines is None else _read_baselines(baselines)
-    comparisons = compare(tuned, known, pretrained)
-    manifest = None if dataset is None else open_dataset(dataset).manifest
-    text = None if pretrained is None else pretrained.results.get("corpus")
+    parts = compare(tuned, known, pretrained)
+    text = None
+    if pretrained is not None:
+        parts.insert(0, pretraining.part(pretrained))
+        text = pretrained.results.get("corpus")
     foreign = []
-    if manifest is not None:
+    if dataset is not None:
+        manifest = open_dataset(dataset).manifest
         text = summarize(manifest)
         if pretrained and pretrained.info.data.get("sha256") != manifest["sha256"]:
             foreign.append(f"{pretrain} was not trained on the text shown here.")
+    if text is not None:
+        parts.append(corpus.part(text, foreign))
+    settings = [table for part in parts for table in part.settings]
     sections = [
-        *(pretraining.sections(pretrained) if pretrained else ()),
-        *(finetuning.section(comparison) for comparison in comparisons),
-        *([corpus.section(text, foreign)] if text else ()),
-        _provenance(pretrained, comparisons, text),
-        _settings(pretrained, comparisons, text),
+        *(section for part in parts for section in part.sections),
+        _provenance(parts, pretrained, text),
+        Section(title="Settings", cards=settings),
     ]
-    leads = [
-        pretraining.lead(pretrained) if pretrained else "",
-        corpus.lead(text) if text and not pretrained else "",
-        _tuning_lead(comparisons),
-    ]
-    html = _template().render(
-        title=title,
-        lead=" ".join(filter(None, leads)),
-        headlines=_headlines(pretrained, comparisons, text),
-        sections=sections,
-        absent=formats.NOT_MEASURED,
-    )
+    html = _template().render(title=title, parts=parts, sections=sections)
     output.mkdir(parents=True, exist_ok=True)
     cards = [card for section in sections for card in section.cards]
-    drawings = [
-        _write(output / f"{card.name}.png", card.png)
-        for card in cards
-        if isinstance(card, Chart)
-    ]
-    return [_write(output / "report.html", html.encode("utf-8")), *drawings]
-
-
-def _tuning_lead(comparisons: Sequence[Comparison]) -> str:
-    number = sum(len(comparison.runs) for comparison in comparisons)
-    if not number:
-        return ""
-    tasks = list(dict.fromkeys(comparison.task.name for comparison in comparisons))
-    runs = formats.plural(number, "fine-tuning run")
-    return f"{runs} for {formats.listed(tasks)}."
+    files = {"report.html": html.encode("utf-8")}
+    files |= {f"{card.name}.png": card.png for card in cards if isinstance(card, Chart)}
+    for name, content in files.items():
+        write_atomically(output / name, content)
+    return [output / name for name in files]
 
 
 def _read_baselines(directory: Path) -> dict[str, Any]:
-    results = load_results(directory)
-    if results is None:
-        raise FileNotFoundError(
-            f"{directory} holds no results.json; expected a directory that "
-            "`bert-jax baselines` has written."
-        )
+    results = load_results(directory) or {}
     if results.get("kind") != "baselines":
         raise ValueError(
-            f"{directory} holds the results of a {results.get('kind')} run; expected "
-            "a directory that `bert-jax baselines` has written."
+            f"{directory} holds no results of baselines; expected a directory that "
+            "`bert-jax baselines` has written."
         )
     return results
 
 
-def _headlines(
-    pretrained: Run | None, comparisons: Sequence[Comparison], text: Any
-) -> list[Headline]:
-    """One for each subject, so that no number stands under another run than its own."""
-    made = [
-        *([pretraining.headline(pretrained)] if pretrained else ()),
-        *map(finetuning.headline, comparisons),
-    ]
-    if text and not made:
-        made = [corpus.headline(text)]
-    return [headline for headline in made if headline.figures]
-
-
-def _provenance(
-    pretrained: Run | None, comparisons: Sequence[Comparison], text: Any
-) -> Section:
-    """Where everything came from, and every number that has no chart."""
-    tuned = [
-        (f"{comparison.subject}: {name}" if len(comparisons) > 1 else name, run)
-        for comparison in comparisons
-        for name, run in zip(comparison.names(), comparison.runs, strict=True)
-    ]
-    runs = [("Pretraining", pretrained), *tuned] if pretrained else tuned
-    origins = provenance.origins(tuned, pretrained)
-    origins = corpus.origins(text) + origins if text else origins
-    lists = [
-        *(corpus.facts(text) if text else ()),
-        *((f"Labels, {x.subject}", finetuning.data_facts(x)) for x in comparisons),
-        *((f"Machine, {name}", provenance.hardware_facts(run)) for name, run in runs),
-    ]
-    cards = [
-        Origins(rows=origins) if origins else None,
-        provenance.time_table(runs),
-        Facts(lists=[entry for entry in lists if entry[1]]),
-    ]
-    return Section(
-        title="Where it came from", cards=[card for card in cards if card is not None]
+def _provenance(parts: Sequence[Part], pretrain: Run | None, text: Any) -> Section:
+    """Where text, weights, labels and numbers came from, and where the time went."""
+    origins = corpus.origins(text) if text else []
+    times = []
+    for part in parts:
+        for run_name, run in part.runs.items():
+            name = f"{part.subject.split(',')[0]}: {run_name}"
+            origins.append((name, *provenance.origin(run, pretrain)))
+            if spent := run.results.get("goodput"):
+                wall = max(spent["wall_secs"], 1e-9)
+                cells = [
+                    f"{formats.duration(spent[x])}\n{spent[x] / wall:.1%}"
+                    for x in _TIMES
+                ]
+                times.append([name, formats.duration(wall), *cells])
+    known = Table(
+        title="Text, weights, labels and machines",
+        columns=("", "From", "sha256"),
+        rows=origins,
+        cells="texts",
     )
-
-
-def _settings(
-    pretrained: Run | None, comparisons: Sequence[Comparison], text: Any
-) -> Section:
-    cards: list[Any] = []
-    if text:
-        cards.append(settings_card(text["options"], "Preparation of the text"))
-    if pretrained:
-        cards.append(settings_card(pretrained.config, "Pretraining"))
-    for comparison in comparisons:
-        configs = [run.config for run in comparison.runs]
-        if len(configs) == 1:
-            cards.append(settings_card(configs[0], comparison.title))
-        elif configs:
-            names = comparison.names()
-            cards.append(settings_table(configs, names, comparison.title))
-    return Section(title="Settings", cards=cards)
+    goodput = Table(
+        title="Where the time went",
+        columns=["Run", "Since it began", *_TIMES.values()],
+        rows=times,
+        caption=(
+            "In hours, minutes and seconds. The share of the training steps is the "
+            "goodput of a run."
+        ),
+    )
+    cards = [table for table in (known, goodput) if table.rows]
+    return Section(title="Where it came from", cards=cards)
 
 
 def _template() -> jinja2.Template:
@@ -194,8 +152,3 @@ def _template() -> jinja2.Template:
         undefined=jinja2.StrictUndefined,
     )
     return environment.get_template("page.html.jinja")
-
-
-def _write(path: Path, content: bytes) -> Path:
-    write_atomically(path, content)
-    return path

@@ -1,138 +1,88 @@
 """What the page says about a pretraining run."""
 
+from typing import Any
+
 from bert_jax.config import PretrainConfig
-from bert_jax.report import formats, masks
-from bert_jax.report.charts import Chart
-from bert_jax.report.curves import Curve, Reference, Shown, curve_chart
-from bert_jax.report.runs import Run
-from bert_jax.report.sections import Figure, Headline, Section
+from bert_jax.report import charts, formats, masks
+from bert_jax.report.cards import Figure, Part, Section, settings_table
+from bert_jax.report.runs import Run, Score
+from bert_jax.train.tasks.task import Metric
 
-# What the sentence pairs of `DataConfig.pairs` are learnt for.
-_SENTENCE_TASKS = {"next_sentence": "next-sentence", "sentence_order": "sentence-order"}
-
-
-def lead(run: Run) -> str:
-    """A sentence on what was made, as far as it is known."""
-    found = run.results
-    what = f"A {run.info.model.num_layers}-layer encoder"
-    if not found:
-        if not run.lines and run.info.encoder:
-            return f"{what}, taken over from {run.info.encoder['run']}."
-        assert isinstance(run.cfg, PretrainConfig)
-        total = sum(phase.num_steps for phase in run.cfg.phases)
-        return (
-            f"{what} on its way: step {run.step:,} of {total:,}. The run has no results "
-            "yet, and this page shows its course so far."
-        )
-    return (
-        f"{what} of {formats.compact(found['num_parameters'])} parameters, pretrained "
-        f"for {formats.plural(found['step'], 'step')} on "
-        f"{formats.plural(found['num_documents'], 'document')} "
-        f"({formats.compact(found['num_tokens'])} tokens) in "
-        f"{formats.duration(found['elapsed_secs'])}."
-    )
+_COURSE = (
+    Metric("learning_rate", "learning rate", ".2g"),
+    Metric("tokens_per_sec", "throughput, tokens a second", ",.0f"),
+    Metric("grad_norm", "gradient norm", ".2f"),
+)
 
 
-def headline(run: Run) -> Headline:
-    """The numbers of the newest evaluation, then the size and the time."""
-    scores, found = run.scores, run.results
-    figures = [
-        Figure(
-            formats.number(scores.get("mlm_loss"), ".2f"),
-            "masked-token loss, nats",
-            _note("unigram entropy", found.get("unigram_entropy"), ".2f"),
-        ),
-        Figure(
-            formats.number(scores.get("mlm_accuracy"), ".1%"),
-            "hidden tokens guessed right",
-            _note("perplexity", scores.get("mlm_perplexity"), ",.1f"),
-        ),
-    ]
-    if task := _sentence_task(run):
-        figures.append(
-            Figure(
-                formats.number(scores.get("nsp_accuracy"), ".1%"),
-                f"{task} accuracy",
-                _note("larger class", scores.get("nsp_majority"), ".1%"),
-            )
-        )
-    figures += [
-        Figure(formats.compact(found.get("num_parameters")), "parameters"),
-        Figure(formats.duration(run.elapsed_secs), "pretraining time"),
-    ]
-    # What an unfinished run cannot say yet is left out.
-    known = [figure for figure in figures if figure.value != formats.NOT_MEASURED]
-    return Headline(f"Pretraining, {run.path} at step {run.step:,}", known)
+def part(run: Run) -> Part:
+    """The newest evaluation, the curves, and what the model puts in the place of masks.
 
-
-def _note(name: str, value: float | None, form: str) -> str:
-    return "" if value is None else f"{name} {formats.number(value, form)}"
-
-
-def sections(run: Run) -> list[Section]:
-    """The curves, and what the model puts in the place of hidden tokens."""
-    drawn = _charts(run)
-    warnings = [] if drawn else ["The run has logged nothing yet."]
-    made = [Section(title="How pretraining went", cards=drawn, warnings=warnings)]
-    if stored := run.results.get("mask_examples"):
-        card = masks.mask_examples(stored)
-        title = "What it puts in the gaps"
-        made.append(Section(title=title, intro=card.caption, cards=[card]))
-    return made
-
-
-def _sentence_task(run: Run) -> str | None:
+    What an unfinished run cannot say yet is left out.
+    """
     assert isinstance(run.cfg, PretrainConfig)
-    return _SENTENCE_TASKS.get(run.cfg.data.pairs)
-
-
-def _charts(run: Run) -> list[Chart]:
-    """Those that the run has values for, in reading order."""
-    entropy = run.results.get("unigram_entropy")
-    majority = run.scores.get("nsp_majority")
-    guessing: dict[str, Reference] = {}
-    if entropy is not None:
-        guessing["mlm_loss"] = Reference(
-            entropy,
-            f"unigram entropy {entropy:.2f}",
-            "the entropy of the token frequencies, which is what guessing without "
-            "context costs",
-        )
-    if majority is not None:
-        guessing["nsp_accuracy"] = Reference(
-            majority, f"larger class {majority:.1%}", "always naming the larger class"
-        )
-    curves = [
-        Curve(metric="mlm_loss", title="Masked-token loss (nats)", from_zero=False),
-        Curve(metric="mlm_accuracy", title="Masked-token accuracy", form=".1%"),
+    subject = f"Pretraining, {run.path}: {run.info.model.num_layers} layers"
+    if run.info.encoder and not run.lines:
+        subject += f", taken over from {run.info.encoder['run']}"
+    else:
+        total = sum(phase.num_steps for phase in run.cfg.phases)
+        subject += f", step {run.step:,} of {total:,}"
+        subject += "" if run.results else " so far"
+    metrics = [
+        Metric("mlm_loss", "masked-token loss, nats", ".2f"),
+        Metric("mlm_accuracy", "hidden tokens guessed right", ".1%"),
     ]
-    if task := _sentence_task(run):
-        title = f"{formats.heading(task)} accuracy"
-        curves.append(
-            Curve(metric="nsp_accuracy", title=title, form=".1%", from_zero=False)
-        )
-    curves += [
-        Curve(
-            metric="learning_rate",
-            title="Learning rate",
-            say=formats.scientific,
-            ticks=formats.scientific,
-        ),
-        Curve(
-            metric="tokens_per_sec",
-            title="Throughput (tokens a second)",
-            say=formats.compact,
-        ),
-        Curve(metric="grad_norm", title="Gradient norm"),
+    if run.cfg.data.pairs != "none":
+        pairs = run.cfg.data.pairs.replace("_", "-")
+        metrics.append(Metric("nsp_accuracy", f"{pairs} accuracy", ".1%"))
+    scores = [Score("held out", "", "accent", run.scores, run=run), *_guesses(run)]
+    drawn = [
+        charts.curves(f"pretrain-{metric.name.replace('_', '-')}", metric, scores)
+        for metric in (*metrics, *_COURSE)
     ]
-    shown = [Shown(run, "", "accent")]
-    made = (
-        curve_chart(
-            curve,
-            shown,
-            f"pretrain-{curve.metric.replace('_', '-')}",
-            guessing.get(curve.metric),
-        )
-        for curve in curves
+    cards = [chart for chart in drawn if chart is not None]
+    warnings = [] if cards else ["The run has logged too little for a curve yet."]
+    sections = [Section(title="How pretraining went", cards=cards, warnings=warnings)]
+    if stored := run.results.get("mask_examples"):
+        card = masks.Examples([masks.pieces(example["tokens"]) for example in stored])
+        sections.append(Section(title="What it puts in the gaps", cards=[card]))
+    return Part(
+        subject=subject,
+        figures=_figures(run, metrics),
+        sections=sections,
+        settings=[settings_table("Pretraining", {"": run.config})],
+        runs={"Encoder": run},
     )
-    return [chart for chart in made if chart is not None]
+
+
+def _figures(run: Run, metrics: list[Metric]) -> list[Figure]:
+    figures = []
+    for metric in metrics:
+        if metric.name in run.scores:
+            notes = [
+                f"{guess.name} {guess.values[metric.name]:{metric.form}}"
+                for guess in _guesses(run)
+                if metric.name in guess.values
+            ]
+            value = f"{run.scores[metric.name]:{metric.form}}"
+            figures.append(Figure(value, metric.title, " ".join(notes)))
+    if run.results:
+        number = formats.compact(run.results["num_parameters"])
+        figures.append(Figure(number, "parameters"))
+    if run.elapsed_secs is not None:
+        time = formats.duration(run.elapsed_secs)
+        figures.append(Figure(time, "hours, minutes and seconds of pretraining"))
+    return figures
+
+
+def _guesses(run: Run) -> list[Score]:
+    """What guessing without a look at the text achieves."""
+    known: dict[str, dict[str, Any]] = {
+        "unigram entropy": {"mlm_loss": run.results.get("unigram_entropy")},
+        "larger class": {"nsp_accuracy": run.scores.get("nsp_majority")},
+    }
+    return [
+        Score(name, "", "ink", values)
+        for name, values in known.items()
+        if None not in values.values()
+    ]

@@ -1,4 +1,4 @@
-"""Where the encoders of runs came from, and where the time of a run went."""
+"""Where the encoders of runs came from, seen from the pretraining run of the page."""
 
 import statistics
 from collections import defaultdict
@@ -9,29 +9,17 @@ from typing import Any, Literal
 from bert_jax.config import FinetuneConfig
 from bert_jax.report import formats
 from bert_jax.report.runs import Run
-from bert_jax.report.sections import Fact, Origin, Row, Table
 
 Start = Literal["pretrained", "earlier", "foreign", "random"]
 
-# Parts of `goodput` in results.json.
-_TIMES = {
-    "train_secs": "Training",
-    "input_wait_secs": "Batches",
-    "compile_secs": "Compiling",
-    "evaluate_secs": "Evaluating",
-    "checkpoint_secs": "Saving",
-    "start_up_secs": "Starting",
-    "lost_secs": "Lost",
-}
-
 
 def start_of(run: Run, pretrain: Run | None) -> Start:
-    """What a fine-tuned run began with, seen from the pretraining run of the page.
+    """What a fine-tuned run began with.
 
     Returns:
-        "pretrained": its encoder, as the page shows it (or no such run is shown);
-        "earlier": its encoder at an earlier step; "foreign": the encoder of another
-        run; "random": fresh weights.
+        "pretrained": the encoder of `pretrain`, as the page shows it (or no such run is
+        shown); "earlier": its encoder at an earlier step; "foreign": the encoder of
+        another run; "random": fresh weights.
     """
     assert isinstance(run.cfg, FinetuneConfig)
     if run.cfg.from_scratch:
@@ -57,34 +45,48 @@ def _is_encoder_of(encoder: dict[str, Any], pretrain: Run) -> bool:
     return is_its_path and encoder["step"] <= pretrain.step
 
 
-def origins(named: Sequence[tuple[str, Run]], pretrain: Run | None) -> list[Origin]:
-    """Where each encoder came from.
+def origin(run: Run, pretrain: Run | None) -> tuple[str, str]:
+    """Lines on what a run was made from and where, and the hash of its first encoder.
 
     Args:
-        named: fine-tuned runs with their names on the page.
+        run: a run of any kind.
         pretrain: the pretraining run of the page.
     """
-    rows = []
-    if pretrain is not None and pretrain.info.encoder is not None:
-        rows.append(_origin("Start of pretraining", pretrain.info.encoder))
-    for name, run in named:
-        encoder, start = run.info.encoder, start_of(run, pretrain)
-        if encoder is None:
-            known = "weights drawn at random" if start == "random" else "not recorded"
-            rows.append(Origin(name, known))
-            continue
-        note = ""
-        if pretrain is not None and start == "earlier":
-            note = f"This page shows step {pretrain.step:,}."
-        if pretrain is not None and not pretrain.encoder_hashes(encoder["step"]):
-            note += (
-                f" The path tells so; {pretrain.path} keeps no checkpoint of that step to "
-                "compare with."
-            )
-        if pretrain is not None and start == "foreign":
-            note = f"Foreign: this is not the encoder of {pretrain.path}."
-        rows.append(_origin(name, encoder, note.strip()))
-    return rows
+    encoder, found = run.info.encoder, run.results
+    cfg = run.cfg
+    fresh = cfg.from_scratch if isinstance(cfg, FinetuneConfig) else not cfg.checkpoint
+    lines = ["Weights drawn at random." if fresh else "Origin of weights not recorded."]
+    if encoder is not None:
+        tensors = formats.plural(encoder["num_tensors"], "tensor")
+        lines = [f"{encoder['run']}, step {encoder['step']:,}, {tensors}"]
+    if isinstance(cfg, FinetuneConfig):
+        if encoder is not None and pretrain is not None:
+            lines += _verdict(encoder, start_of(run, pretrain), pretrain)
+        number = f", {found['num_train']:,} examples" if found else ""
+        lines.append(f"Training: {cfg.task.train or 'embedded example'}{number}")
+        lines.append(f"Held out: {cfg.task.validation or 'embedded example'}")
+    if "device" in found:
+        use = run.series("train", "mfu").values
+        peak = f", {statistics.median(use):.1%} of its peak FLOP/s" if use else ""
+        lines.append(f"Device: {found['device']}{peak}")
+    if versions := found.get("versions"):
+        lines.append(", ".join(map(" ".join, versions.items())))
+    return "\n".join(lines), "" if encoder is None else encoder["sha256"]
+
+
+def _verdict(encoder: dict[str, Any], start: Start, pretrain: Run) -> list[str]:
+    """How an encoder is related to the pretraining run of the page."""
+    lines = []
+    if start == "foreign":
+        lines.append(f"Foreign: this is not the encoder of {pretrain.path}.")
+    if start == "earlier":
+        lines.append(f"This page shows step {pretrain.step:,}.")
+    if not pretrain.encoder_hashes(encoder["step"]):
+        lines.append(
+            f"The path tells so; {pretrain.path} keeps no checkpoint of that step to "
+            "compare with."
+        )
+    return lines
 
 
 def warnings(runs: Sequence[Run], pretrain: Run | None) -> list[str]:
@@ -110,41 +112,3 @@ def warnings(runs: Sequence[Run], pretrain: Run | None) -> list[str]:
         if len(digests) > 1
     ]
     return found
-
-
-def hardware_facts(run: Run) -> list[Fact]:
-    """The machine and the versions, as far as the run has recorded them."""
-    facts = []
-    if "device" in run.results:
-        facts.append(("Device", run.results["device"]))
-    if use := run.series("train", "mfu").values:
-        median = formats.number(statistics.median(use), ".1%")
-        facts.append(("Model FLOP/s utilisation, median", median))
-    return [*facts, *sorted(run.results.get("versions", {}).items())]
-
-
-def time_table(named: Sequence[tuple[str, Run]]) -> Table | None:
-    """Where the wall time of finished runs went; None where there are none."""
-    rows = []
-    for name, run in named:
-        if spent := run.results.get("goodput"):
-            wall = max(spent["wall_secs"], 1e-9)
-            cells = [
-                f"{formats.duration(spent[x])}\n{spent[x] / wall:.1%}" for x in _TIMES
-            ]
-            rows.append(Row(name, [formats.duration(wall), *cells]))
-    if not rows:
-        return None
-    return Table(
-        title="Where the time went",
-        columns=["Run", "Since it began", *_TIMES.values()],
-        rows=rows,
-        caption="The share of the training steps is the goodput of a run.",
-        wide=True,
-    )
-
-
-def _origin(name: str, encoder: dict, note: str = "") -> Origin:
-    where = f"{encoder['run']}, step {encoder['step']:,}"
-    tensors = formats.plural(encoder["num_tensors"], "tensor")
-    return Origin(name, f"{where}, {tensors}", encoder["sha256"], note)

@@ -4,14 +4,16 @@ import dataclasses
 import functools
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bert_jax import config_json
 from bert_jax.config import FinetuneConfig, PretrainConfig
-from bert_jax.train.initial import encoder_hashes
+from bert_jax.train import initial
 from bert_jax.train.metrics import read_metrics
 from bert_jax.train.run import RunInfo, load_results, load_run, load_run_config
+from bert_jax.train.tasks.task import Metric
 
 
 class Series(NamedTuple):
@@ -61,7 +63,7 @@ class Run:
 
     def encoder_hashes(self, step: int) -> dict[int, str]:
         """Hashes of the encoder at a step, by number of tensors; empty if it is gone."""
-        return _hashes(self.path.resolve(), step)
+        return _encoder_hashes(self.path.resolve(), step)
 
     def series(self, kind: str, metric: str) -> Series:
         """The finite values of a metric.
@@ -78,9 +80,29 @@ class Run:
         return Series(list(found), list(found.values()))
 
 
-@functools.cache
-def _hashes(path: Path, step: int) -> dict[int, str]:
-    return encoder_hashes(path, step)
+class Score(NamedTuple):
+    """What a run, a baseline or a constant answer achieves on held-out data."""
+
+    name: str
+    group: str
+    """What it shares with others that began alike: "with pretraining"."""
+    color: str
+    """A role of `charts.PALETTE`."""
+    values: Mapping[str, float]
+    num_examples: int | None = None
+    """Of the held-out data."""
+    run: Run | None = None
+
+    def interval(self, metric: Metric) -> tuple[float, float] | None:
+        """95% of the value of a metric, where that can be had."""
+        value = self.values.get(metric.name)
+        if value is None or metric.interval is None or not self.num_examples:
+            return None
+        return metric.interval(value, self.num_examples)
+
+
+# They are asked for several times, and to read a checkpoint takes a while.
+_encoder_hashes = functools.cache(initial.encoder_hashes)
 
 
 def read_run(path: Path, kind: str) -> Run:
