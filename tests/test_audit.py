@@ -42,25 +42,6 @@ def test_counts():
         "train": {"documents": 3, "sentences": 6, "tokens": 85, "bytes": 24},
         "validation": {"documents": 1, "sentences": 2, "tokens": 16, "bytes": 9},
     }
-    # Lengths 12, 1, 16, 72, and 3 4 5 1 8 8 2 70.
-    assert merged["documents_by_length"] == {
-        "1": 1,
-        "2": 0,
-        "4": 0,
-        "8": 1,
-        "16": 1,
-        "32": 0,
-        "64": 1,
-    }
-    assert merged["sentences_by_length"] == {
-        "1": 1,
-        "2": 2,
-        "4": 2,
-        "8": 2,
-        "16": 0,
-        "32": 0,
-        "64": 1,
-    }
     assert merged["lines"] == 8
     assert merged["most_repeated_lines"] == [["one", 3], ["two", 2]]
     assert merged["one_sentence_documents"] == 1
@@ -70,7 +51,7 @@ def test_counts():
 def test_shards_add_up(cut):
     whole = merge([audited(DOCUMENTS)])
     parts = merge([audited(DOCUMENTS[:cut]), audited(DOCUMENTS[cut:])])
-    for name in ("splits", "documents_by_length", "sentences_by_length", "lines"):
+    for name in ("splits", "lines"):
         assert parts[name] == whole[name]
 
 

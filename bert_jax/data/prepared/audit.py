@@ -20,7 +20,6 @@ _LINE_CHARACTERS = 200
 _LINES_COUNTED = 200_000
 _LINES_KEPT = 1_000
 _LINES_SHOWN = 10
-_HISTOGRAM_BINS = 32
 
 
 class ShardAudit:
@@ -38,8 +37,6 @@ class ShardAudit:
             dict.fromkeys(("documents", "sentences", "tokens", "bytes"), 0)
             for _ in SPLITS
         ]
-        self._documents_by_length = np.zeros(_HISTOGRAM_BINS, np.int64)
-        self._sentences_by_length = np.zeros(_HISTOGRAM_BINS, np.int64)
         self._content = [hashlib.sha256() for _ in SPLITS]
         self._lines: collections.Counter[str] = collections.Counter()
         self._num_lines = 0
@@ -69,9 +66,6 @@ class ShardAudit:
         total["sentences"] += lengths.size
         total["tokens"] += tokens.size
         total["bytes"] += num_bytes
-        self._documents_by_length[int(tokens.size).bit_length() - 1] += 1
-        powers = np.frexp(lengths.astype(np.float32))[1] - 1
-        self._sentences_by_length += np.bincount(powers, minlength=_HISTOGRAM_BINS)
         self._content[split].update(tokens.tobytes())
         self._num_one_sentence += lengths.size == 1
         lines = [line[:_LINE_CHARACTERS] for line in text.split("\n") if line]
@@ -95,8 +89,6 @@ class ShardAudit:
         repeated.sort(key=lambda item: (-item[1], item[0]))
         return {
             "splits": dict(zip(SPLITS, self._splits, strict=True)),
-            "documents_by_length": self._documents_by_length.tolist(),
-            "sentences_by_length": self._sentences_by_length.tolist(),
             "content_sha256": [digest.hexdigest() for digest in self._content],
             "lines": self._num_lines,
             "repeated_lines": repeated[:_LINES_KEPT],
@@ -114,8 +106,6 @@ def merge(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     Returns:
         `splits`: documents, sentences, tokens and bytes of each split.
         `lines`, `one_sentence_documents`, `documents_without_tokens`: sums.
-        `documents_by_length`, `sentences_by_length`: histograms of lengths in tokens,
-        `{"1": n, "2": n, "4": n, ...}`; the entry "4" counts lengths 4 to 7.
         `most_repeated_lines`: [line, count] of the ten most frequent lines; a count can
         be too low, because rare lines are forgotten on the way.
         `duplicate_shards`: pairs of shard numbers with the same tokens.
@@ -139,18 +129,9 @@ def merge(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "splits": splits,
         **totals,
-        "documents_by_length": _histogram(results, "documents_by_length"),
-        "sentences_by_length": _histogram(results, "sentences_by_length"),
         "most_repeated_lines": [list(item) for item in top[:_LINES_SHOWN]],
         "duplicate_shards": _duplicate_shards(results),
     }
-
-
-def _histogram(results: Sequence[dict[str, Any]], name: str) -> dict[str, int]:
-    counts = np.sum([result[name] for result in results], axis=0)
-    used = np.flatnonzero(counts)
-    bins = range(used[0], used[-1] + 1) if used.size else ()
-    return {str(2**power): int(counts[power]) for power in bins}
 
 
 def _duplicate_shards(results: Sequence[dict[str, Any]]) -> list[list[int]]:
