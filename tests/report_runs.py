@@ -83,8 +83,6 @@ MANIFEST: dict[str, Any] = {
         "lines": 31_411,
         "one_sentence_documents": 24,
         "documents_without_tokens": 7,
-        "documents_by_length": {"512": 300, "1024": 1_500, "2048": 0, "4096": 600},
-        "sentences_by_length": {"1": 2_000, "2": 10_000, "4": 8_000, "8": 4_000},
         "most_repeated_lines": [[HOSTILE, 314], ["\u202egnidaer", 2]],
         "duplicate_shards": [[0, 4], [1, 5]],
         "duplicates": {"exact": 19, "near": 37, "leaked": 9, "dropped": False},

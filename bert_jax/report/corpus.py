@@ -91,11 +91,11 @@ def _table(title: str, records: Sequence[tuple[str, Mapping[str, Any]]]) -> Tabl
 
 
 def _numbers(record: Mapping[str, Any]) -> dict[str, str]:
-    """What is no list, text or histogram, as people read it."""
+    """What is no list or text, as people read it."""
     written: dict[str, str] = {}
     for name, value in record.items():
         label = formats.heading(name.replace("_", " "))
-        if isinstance(value, dict) and not name.endswith("_by_length"):
+        if isinstance(value, dict):
             inner = _numbers(value).items()
             written |= {f"{label}: {key.lower()}": text for key, text in inner}
         elif name.endswith("bytes"):
