@@ -57,14 +57,10 @@ def check():
     ).validate
 
 
-GPU = ("--gpu", "h100:8", "--nodes", "4", *BUCKET)
 MANIFESTS = {
     "one slice": {},
     "two slices": {"options": ("--slices", "2", "--stage", "/data/wiki")},
     "one host": {"where": ("--topology", "v6e:2x2", *BUCKET)},
-    "claim": {"where": ("--topology", "v5p:2x2x2", "--claim", "filestore")},
-    "gpus": {"where": GPU},
-    "one gpu node": {"where": ("--gpu", "b200:8", *BUCKET)},
     "spot": {"options": ("--spot", "--service-account", "trainer")},
 }
 
@@ -171,50 +167,18 @@ def test_storage_is_mounted_and_a_dataset_is_staged(capsys):
     assert container["command"][:5] == [
         *("bash", IN_IMAGE, "/data/wiki", "/local/dataset", "--")
     ]
+    assert {"name": "JAX_PLATFORMS", "value": "tpu,cpu"} in container["env"]
+    shared = pod(manifest)["volumes"][0]["csi"]["volumeAttributes"]
+    assert shared["bucketName"] == "runs"
     mounts = {m["name"]: m["mountPath"] for m in container["volumeMounts"]}
     assert mounts == {"shared": "/data", "local": "/local", "memory": "/dev/shm"}
     assert mounts.keys() == {volume["name"] for volume in pod(manifest)["volumes"]}
 
-    claimed = of_case(capsys, MANIFESTS["claim"])
-    template = replicated(claimed)["template"]["spec"]["template"]
-    assert template["metadata"]["annotations"] == {}
-    assert pod(claimed)["volumes"][0]["persistentVolumeClaim"] == {
-        "claimName": "filestore"
-    }
 
-
-def test_gpu_nodes_find_their_first(capsys):
-    manifest = rendered(capsys, where=GPU)
-    (container,) = pod(manifest)["containers"]
-    assert container["command"][:3] == [
-        *("bash", "-c", 'source /opt/bert_jax/launch/gpu.env && exec "$@"')
-    ]
-    settings = {entry["name"]: entry["value"] for entry in container["env"]}
-    # <jobset>-<job>-<number of the job>-<number of the pod>.<headless service>
-    assert settings["JAX_COORDINATOR_ADDRESS"] == "bert-workers-0-0.bert:8482"
-    assert settings["JAX_NUM_PROCESSES"] == "4"
-    assert replicated(manifest)["template"]["spec"]["completionMode"] == "Indexed"
-    assert container["command"][-2:] == ["--cluster.kind", "gke"]
-    assert "annotations" not in manifest["metadata"]
-
-    alone = rendered(capsys, where=("--gpu", "h100:8", *BUCKET))
-    assert pod(alone)["containers"][0]["command"][-2:] == ["--cluster.kind", "none"]
-
-
-def test_gpu_nodes_are_read_by_bert_jax_as_they_are_rendered(capsys, monkeypatch):
-    from bert_jax.config import ClusterConfig
-    from bert_jax.runtime.job import find_job
-
-    (container,) = pod(rendered(capsys, where=GPU))["containers"]
-    for entry in container["env"]:
-        monkeypatch.setenv(entry["name"], entry["value"])
-    monkeypatch.setenv("JOB_COMPLETION_INDEX", "3")  # Kubernetes, for an Indexed Job
-    job = find_job(ClusterConfig(kind="gke"))
-    assert (job.coordinator, job.num_processes, job.process_id) == (
-        "bert-workers-0-0.bert:8482",
-        4,
-        3,
-    )
+def test_a_run_that_only_the_cluster_has_is_evaluated(capsys):
+    manifest = rendered(capsys, command=["evaluate", "/data/run"])
+    command = pod(manifest)["containers"][0]["command"]
+    assert command == ["bert-jax", "evaluate", "/data/run", "--cluster.kind", "gke"]
 
 
 def test_spot_nodes_and_the_account_that_may_use_the_bucket(capsys):
@@ -226,18 +190,12 @@ def test_spot_nodes_and_the_account_that_may_use_the_bucket(capsys):
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ({"where": BUCKET}, "one of --topology and --gpu"),
         ({"where": ["--topology", "v5e:3x3", *BUCKET]}, "no topology 'v5e:3x3'"),
         ({"where": ["--topology", "cpu:8", *BUCKET]}, "expected a TPU"),
         (
             {"where": ["--topology", "v6e:2x2", *BUCKET, "--slices", "2"]},
             "several hosts",
         ),
-        ({"options": ["--nodes", "2"]}, "no --nodes"),
-        ({"where": [*GPU, "--slices", "2"]}, "no --slices"),
-        ({"where": ["--gpu", "h100", *BUCKET]}, "KIND:NUMBER"),
-        ({"where": TPU}, "give --bucket or --claim"),
-        ({"where": [*TPU, *BUCKET, "--claim", "x"]}, "give --bucket or --claim"),
         ({"where": [*TPU, "--bucket", "gs://runs"]}, "no gs://"),
         ({"options": ["--image", "repo/bert_jax"]}, "fixed tag or a digest"),
         ({"options": ["--image", "repo/bert_jax:latest"]}, "fixed tag or a digest"),
