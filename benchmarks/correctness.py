@@ -4,6 +4,7 @@ The whole model on packed rows, each kernel and type of ours, against Hugging Fa
 BertForPreTraining in float32 on the CPU with the same weights: losses and gradients.
 """
 
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -44,29 +45,38 @@ class Results(NamedTuple):
     """By Hugging Face's names."""
 
 
-class Check:
-    """A runner whose facts are differences: [what was compared, quantity, value, bound]."""
+def compare(
+    kernels: list[Any], task: dict[str, Any] | None = None
+) -> list[tuple[str, str, float, float]]:
+    """Differences of kernels in both types, each with its bound.
 
-    def __init__(self, kernels: list[Any], task: dict[str, Any] | None = None) -> None:
-        """Compares kernels in both types; `task` holds fields of a `Task`."""
-        self._task = _TASK if task is None else Task(**task)
-        cfg = self._task.model()
-        params = random_params(cfg)
-        tensors = to_tensors(cfg, params, rows_of(cfg, "pretraining"))
-        expected = torch_results(self._task, tensors)
-        self.facts: list[tuple[str, str, float, float]] = []
-        for kernel in kernels:
-            for dtype, (loss_bound, gradient_bound) in _BOUNDS.items():
-                compute = ComputeConfig(attention=kernel, dtype=dtype)  # type: ignore[arg-type]
-                found = jax_results(self._task, params, compute)
-                rounding = 0.0 if kernel == "xla" else _KERNEL_ROUNDING
-                mean = dtype == "bfloat16" or kernel != "xla"
-                loss, gradient = differences(found, expected, mean=mean)
-                of = f'attention "{kernel}", {dtype}, beside PyTorch in float32'
-                bound = loss_bound + rounding
-                self.facts.append((of, "loss, relative difference", loss, bound))
-                bound = max(gradient_bound, rounding)
-                self.facts.append((of, "gradients, worst difference", gradient, bound))
+    Args:
+        kernels: values of `ComputeConfig.attention`.
+        task: fields of a `Task`.
+
+    Returns:
+        What was compared, the quantity, its value, and the largest that is correct.
+    """
+    shape = _TASK if task is None else Task(**task)
+    cfg = shape.model()
+    params = random_params(cfg)
+    tensors = to_tensors(cfg, params, rows_of(cfg, "pretraining"))
+    expected = torch_results(shape, tensors)
+    results = []
+    for kernel, dtype in itertools.product(kernels, _BOUNDS):
+        compute = ComputeConfig(attention=kernel, dtype=dtype)  # type: ignore[arg-type]
+        found = jax_results(shape, params, compute)
+        rounding = 0.0 if kernel == "xla" else _KERNEL_ROUNDING
+        mean = dtype == "bfloat16" or kernel != "xla"
+        loss, gradient = differences(found, expected, mean=mean)
+        loss_bound, gradient_bound = _BOUNDS[dtype]
+        of = f'attention "{kernel}", {dtype}, beside PyTorch in float32'
+        bound = max(gradient_bound, rounding)
+        results += [
+            (of, "loss, relative difference", loss, loss_bound + rounding),
+            (of, "gradients, worst difference", gradient, bound),
+        ]
+    return results
 
 
 def check(platform: str, table: Table, seconds: float) -> None:
@@ -74,7 +84,7 @@ def check(platform: str, table: Table, seconds: float) -> None:
     so many seconds."""
     candidate = Candidate(
         name="correctness",
-        runner="benchmarks.correctness:Check",
+        runner="benchmarks.correctness:compare",
         arguments={"kernels": KERNELS[platform]},
     )
     for of, what, value, bound in ask(candidate, table, seconds) or ():

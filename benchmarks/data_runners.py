@@ -66,8 +66,6 @@ class Tokenize:
     A cache of words is then worth what it is worth while a corpus goes by.
     """
 
-    facts = None
-
     def __init__(
         self, folder: pathlib.Path, tokenizer: pathlib.Path, way: str, num_parts: int
     ) -> None:
@@ -100,8 +98,6 @@ class Tokenize:
 class Prepare:
     """Makes a prepared dataset of the sample, in a fresh folder each turn."""
 
-    facts = None
-
     def __init__(
         self, folder: pathlib.Path, tokenizer: pathlib.Path, num_workers: int
     ) -> None:
@@ -129,8 +125,6 @@ class Prepare:
 class PrepareWithDatasets:
     """Tokenises and groups the sample into blocks with `datasets`, in one process."""
 
-    facts = None
-
     def __init__(self, folder: pathlib.Path, tokenizer: pathlib.Path) -> None:
         """Imports the libraries, which is not measured."""
         import datasets  # noqa: F401
@@ -150,8 +144,6 @@ class PrepareWithDatasets:
 
 class Load:
     """Real tokens in batches of packed rows, in host memory."""
-
-    facts = None
 
     def __init__(
         self, folder: pathlib.Path, tokenizer: pathlib.Path, num_workers: int
@@ -180,8 +172,6 @@ class Load:
 
 class LoadWithCollator:
     """Masked batches from `datasets`, torch's DataLoader and the collator of `transformers`."""
-
-    facts = None
 
     def __init__(self, folder: pathlib.Path, tokenizer: pathlib.Path) -> None:
         """Makes the blocks. The collator has its NumPy mode, the faster one."""

@@ -36,22 +36,20 @@ _LIBRARIES = (
 )
 
 
-class Device:
-    """A runner whose facts say what JAX runs on: platform, kind and count.
+def find_device() -> dict[str, Any]:
+    """What JAX runs on: platform, kind and count.
 
-    It lives in a process of its own, because a process that has started JAX holds the
-    device, and on a GPU its memory.
+    For a process of its own, because a process that has started JAX holds the device, and
+    on a GPU its memory.
     """
+    import jax
 
-    def __init__(self) -> None:
-        import jax
-
-        first, *others = jax.devices()
-        self.facts = {
-            "platform": first.platform,
-            "kind": first.device_kind,
-            "count": 1 + len(others),
-        }
+    first, *others = jax.devices()
+    return {
+        "platform": first.platform,
+        "kind": first.device_kind,
+        "count": 1 + len(others),
+    }
 
 
 def describe_machine() -> dict[str, Any]:
@@ -65,7 +63,10 @@ def describe_machine() -> dict[str, Any]:
     Raises:
         RuntimeError: JAX finds no device, or does not start.
     """
-    asked, table = Candidate(name="JAX", runner="benchmarks.machine:Device"), Table("")
+    asked, table = (
+        Candidate(name="JAX", runner="benchmarks.machine:find_device"),
+        Table(""),
+    )
     device = ask(asked, table, _DEVICE_SECS)
     if device is None:
         raise RuntimeError(f"no device was found: {table.left_out[0]}")
@@ -157,25 +158,25 @@ def start_report(
         print("written:", *report.write(output))
 
 
-class Peak:
-    """A runner whose facts are the best rates of a large matrix product, in FLOP/s."""
+def peaks_of(library: str, platform: str) -> dict[str, float]:
+    """The best rates of a large matrix product in FLOP/s, by type.
 
-    def __init__(self, library: str, platform: str) -> None:
-        """Measures products of "JAX" or "PyTorch"; float32 ones are true, not TF32."""
-        product = {"JAX": _jax_products, "PyTorch": _torch_products}[library]
-        # In a row, so that a device never waits for the host.
-        count = 1 if platform == "cpu" else 20
-        self.facts = {"float32": 0.0, "bfloat16": 0.0}
-        size = _SIZES[platform]
-        for dtype in self.facts:
-            run = product(dtype, size, platform)
-            run(1)
-            for _ in range(_REPETITIONS):
-                started = time.perf_counter()
-                run(count)
-                seconds = time.perf_counter() - started
-                flops = 2.0 * count * size**3 / seconds
-                self.facts[dtype] = max(flops, self.facts[dtype])
+    The library is "JAX" or "PyTorch"; float32 products are true ones, not TF32.
+    """
+    product = {"JAX": _jax_products, "PyTorch": _torch_products}[library]
+    # In a row, so that a device never waits for the host.
+    count, size = 1 if platform == "cpu" else 20, _SIZES[platform]
+    peaks = {}
+    for dtype in ("float32", "bfloat16"):
+        run = product(dtype, size, platform)
+        run(1)
+        seconds = []
+        for _ in range(_REPETITIONS):
+            started = time.perf_counter()
+            run(count)
+            seconds.append(time.perf_counter() - started)
+        peaks[dtype] = 2.0 * count * size**3 / min(seconds)
+    return peaks
 
 
 def measure_peaks(platform: str, table: Table) -> dict[str, float]:
@@ -188,7 +189,7 @@ def measure_peaks(platform: str, table: Table) -> dict[str, float]:
     for library in ("JAX", "PyTorch"):
         candidate = Candidate(
             name=library,
-            runner="benchmarks.machine:Peak",
+            runner="benchmarks.machine:peaks_of",
             arguments={"library": library, "platform": platform},
         )
         for dtype, flops in (ask(candidate, table, _PEAK_SECS) or {}).items():

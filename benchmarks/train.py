@@ -23,6 +23,7 @@ from benchmarks.workload import Task, synthetic_batch, work_of
 from bert_jax.train.flops import train_flops
 
 _CORRECTNESS_SECS = 90.0
+_TURN_SECS = {"cpu": 4.0, "gpu": 2.0, "tpu": 2.0}
 _ABOUT = (
     "Whole steps: forward and backward pass, clipping and AdamW, with dropout 0.1; ours "
     "also draws new masks in every step. FLOPs are those of the sequences, with the "
@@ -172,7 +173,6 @@ def measure_models(
         report: is given the tables.
         clock: of all of this.
     """
-    turn_secs = 4.0 if platform == "cpu" else 2.0
     groups_left = len(plans) * len(WAYS[platform])
     for plan in plans:
         table = report.table(plan.title, _ABOUT)
@@ -180,7 +180,7 @@ def measure_models(
         for group in WAYS[platform]:
             some = [way.candidate(plan.task, plan.rows, platform) for way in group]
             part = clock.part(1.0 / groups_left)
-            measured += measure(some, table, part, turn_secs=turn_secs)
+            measured += measure(some, table, part, turn_secs=_TURN_SECS[platform])
             groups_left -= 1
         add_figures(plan, WAYS[platform], measured, peaks, table)
         table.end()

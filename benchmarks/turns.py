@@ -67,7 +67,7 @@ class Candidate:
     name: str
     """Its row in the table."""
     runner: str
-    """`module:name` of a class or function that makes a `Runner`."""
+    """`module:name` of a class that makes a `Runner`, or of a function for `ask`."""
     arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Keyword arguments for it."""
     one_core: bool = False
@@ -78,9 +78,6 @@ class Candidate:
 
 class Runner(Protocol):
     """What a worker process makes and drives. It comes ready: loaded and compiled."""
-
-    facts: Any
-    """What making it showed, as plain values."""
 
     def turn(self, number: int, seconds: float) -> dict[str, float]:
         """Works for one turn.
@@ -100,7 +97,6 @@ class RepeatedStep:
     A subclass defines `run`, and calls `warm_up` at the end of its constructor.
     """
 
-    facts: Any = None
     _step_secs = 1.0
 
     def run(self, count: int) -> None:
@@ -139,12 +135,12 @@ class WorkerError(RuntimeError):
 class Worker:
     """The process of one candidate, seen from its parent.
 
-    The process sends the facts of its runner, and then a dict for each turn that it was
-    told to take. A text in place of either is an error.
+    The process sends what its function returned; or `None` when its runner is made, and
+    then a dict for each turn that it was told to take. A text is an error.
     """
 
     def __init__(self, candidate: Candidate) -> None:
-        """Starts the process; `pipe` has something to read when its runner is made."""
+        """Starts the process; `pipe` has something to read when it is ready."""
         self.candidate = candidate
         context = multiprocessing.get_context("spawn")
         self.pipe, its = context.Pipe()
@@ -215,10 +211,11 @@ def _work(candidate: Candidate, pipe: Connection) -> None:
             os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         module, _, name = candidate.runner.partition(":")
         make = getattr(importlib.import_module(module), name)
-        runner: Runner = make(**candidate.arguments)
-        pipe.send(runner.facts)
-        while True:
-            pipe.send(runner.turn(*pipe.recv()))
+        made = make(**candidate.arguments)
+        is_runner = hasattr(made, "turn")
+        pipe.send(None if is_runner else made)
+        while is_runner:
+            pipe.send(made.turn(*pipe.recv()))
     except EOFError:
         return  # the parent has ended
     except Exception as error:
@@ -231,7 +228,6 @@ class Measured:
     """A candidate and its turns."""
 
     candidate: Candidate
-    facts: Any
     turns: list[dict[str, float]] = dataclasses.field(default_factory=list)
 
     def rates(self, amount: str, factor: float = 1.0) -> tuple[float, ...]:
@@ -275,7 +271,8 @@ def measure(
     """
     with contextlib.ExitStack() as workers:
         ready = _start(candidates, table, clock.part(_WARM_UP_SHARE), workers)
-        found = [measured for _, measured in ready]
+        running = [(worker, Measured(worker.candidate)) for worker, _ in ready]
+        found = [measured for _, measured in running]
         slowest = 0.0
         for number in range(ROUNDS if found else 0):
             if number and clock.left < _SLACK * slowest:
@@ -283,8 +280,8 @@ def measure(
                 table.leave_out(left, "the time was over")
                 break
             began = time.monotonic()
-            share = clock.left / (ROUNDS - number) / max(1, len(ready)) / _SLACK
-            for worker, measured in list(ready):
+            share = clock.left / (ROUNDS - number) / max(1, len(running)) / _SLACK
+            for worker, measured in list(running):
                 try:
                     limit = max(1.0, clock.left)
                     done = worker.turn(number, min(turn_secs, share), limit)
@@ -292,20 +289,21 @@ def measure(
                 except WorkerError as error:
                     name = worker.candidate.name
                     table.leave_out(f"{name}, from turn {number + 1} on", error)
-                    ready.remove((worker, measured))
+                    running.remove((worker, measured))
             slowest = max(slowest, time.monotonic() - began)
     return [one for one in found if one.turns]
 
 
 def ask(candidate: Candidate, table: Table, seconds: float) -> Any:
-    """The facts of a runner that has no turns.
+    """What a function returns in a process of its own.
 
     Returns:
-        `None` if it failed or was not ready after so many seconds, which the table is told.
+        Plain values; `None` if it failed or took longer than so many seconds, which the
+        table is told.
     """
     with contextlib.ExitStack() as workers:
         ready = _start([candidate], table, Clock.of(seconds), workers)
-    return ready[0][1].facts if ready else None
+    return ready[0][1] if ready else None
 
 
 def _start(
@@ -313,20 +311,20 @@ def _start(
     table: Table,
     clock: Clock,
     workers: contextlib.ExitStack,
-) -> list[tuple[Worker, Measured]]:
-    """Those who are ready before the clock ends, in the order of `candidates`."""
+) -> list[tuple[Worker, Any]]:
+    """Those who are ready before the clock ends, in the order of `candidates`, and what
+    they sent."""
     waiting: dict[Any, Worker] = {}
     for candidate in candidates:
         worker = Worker(candidate)
         workers.callback(worker.close)
         waiting[worker.pipe] = worker
-    ready: dict[str, tuple[Worker, Measured]] = {}
+    ready: dict[str, tuple[Worker, Any]] = {}
     while waiting and (heard := wait(list(waiting), max(0.0, clock.left))):
         for pipe in heard:
             worker = waiting.pop(pipe)
             try:
-                measured = Measured(worker.candidate, worker.answer(0.0))
-                ready[worker.candidate.name] = worker, measured
+                ready[worker.candidate.name] = worker, worker.answer(0.0)
             except WorkerError as error:
                 table.leave_out(worker.candidate.name, error)
     for worker in waiting.values():

@@ -34,7 +34,7 @@ class Toy:
         if fails == "to start":
             time.sleep(600)
         wait = "import time; time.sleep(600)"
-        self.facts = {
+        self._about = {
             "cores": len(os.sched_getaffinity(0)),
             "huge pages": os.environ.get("GLIBC_TUNABLES"),
             "child": subprocess.Popen([sys.executable, "-c", wait]).pid if child else 0,
@@ -46,7 +46,7 @@ class Toy:
             time.sleep(600)
         if self._fails == "in turn 1" and number == 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        return {"seconds": 2.0, "number": number, "given": seconds}
+        return {"seconds": 2.0, "number": number, "given": seconds, **self._about}
 
 
 def toy(name: str, **more: object) -> Candidate:
@@ -76,15 +76,15 @@ def test_candidates_have_their_turns_in_processes():
     good, dying = measure(candidates, table, Clock.of(240.0), turn_secs=0.25)
     assert [turn["number"] for turn in good.turns] == [0, 1, 2, 3, 4]
     assert good.rates("given") == (0.125,) * 5
-    assert good.facts["cores"] == 1
-    assert good.facts["huge pages"] == "glibc.malloc.hugetlb=1"
+    assert good.turns[0]["cores"] == 1
+    assert good.turns[0]["huge pages"] == "glibc.malloc.hugetlb=1"
     assert len(dying.turns) == 1
     assert table.left_out == [
         "bad: ValueError: no such thing",
         "dying, from turn 2 on: its process ended with exit code -9",
     ]
     deadline = time.monotonic() + 20.0
-    while is_running(good.facts["child"]):
+    while is_running(good.turns[0]["child"]):
         assert time.monotonic() < deadline
 
 
@@ -154,7 +154,7 @@ def test_train(tmp_path, monkeypatch, started, transformers):
         return {"float32": 1e9}
 
     monkeypatch.setattr(train, "correct_and_peaks", shortly)
-    monkeypatch.setattr(train, "measure", functools.partial(measure, turn_secs=0.1))
+    monkeypatch.setitem(train._TURN_SECS, "cpu", 0.1)
     argv = ["train", "--minutes", "60", "--output", str(tmp_path)]
     monkeypatch.setattr("sys.argv", argv)
     assert train.main() == 0
@@ -194,7 +194,7 @@ def test_gpu_is_for_gpus(tmp_path, monkeypatch, started, capsys):
 def test_peaks_are_of_the_faster_library(started, transformers, monkeypatch):
     monkeypatch.setitem(machine._SIZES, "cpu", 32)
     for library in ("JAX", "PyTorch"):
-        found = machine.Peak(library, "cpu").facts
+        found = machine.peaks_of(library, "cpu")
         assert found.keys() == {"float32", "bfloat16"}
         assert min(found.values()) > 0.0
 
