@@ -205,11 +205,13 @@ def test_peaks_are_of_the_faster_library(started, transformers, monkeypatch):
 
 @pytest.fixture
 def text(tmp_path):
-    """A file of text in eight words."""
+    """A file of text in a few hundred words."""
     rng = np.random.default_rng(0)
+    letters = rng.choice(list("abcdefghijkl"), (300, 6))
+    words = [*WORDS, *map("".join, letters)]
     documents = []
     for _ in range(400):
-        rows = rng.choice(WORDS, (8, 6))
+        rows = rng.choice(words, (8, 6))
         documents.append(" ".join(f"{' '.join(row).capitalize()}." for row in rows))
     path = tmp_path / "text.txt"
     path.write_text("\n\n".join(documents) + "\n")
@@ -218,7 +220,7 @@ def text(tmp_path):
 
 def test_data(tmp_path, text, monkeypatch, started):
     argv = ["data", "--source", f"files:{text}"]
-    argv += ["--output", str(tmp_path / "results"), "--vocab-size", "30"]
+    argv += ["--output", str(tmp_path / "results"), "--vocab-size", "100"]
     argv += ["--minutes", "60"]
     monkeypatch.setattr("sys.argv", argv)
     monkeypatch.setattr(data, "num_cores", lambda: 1)
@@ -286,7 +288,7 @@ def test_evidence_goes_on_where_it_was_stopped(
 ):
     pretrain, tuning = evidence.TINY.pretrain, evidence.TINY.finetune
     small = dataclasses.replace(
-        pretrain.model, vocab_size=30, num_layers=1, hidden_size=16, mlp_size=32
+        pretrain.model, vocab_size=100, num_layers=1, hidden_size=16, mlp_size=32
     )
     recipe = evidence.TINY._replace(
         pretrain=dataclasses.replace(pretrain, model=small),
