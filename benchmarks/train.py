@@ -233,9 +233,7 @@ def correct_and_peaks(report: Report) -> dict[str, float]:
         "the worst of all tensors, relative to its largest entry."
     )
     check(platform, report.table("Correctness here", about), _CORRECTNESS_SECS)
-    about = (
-        "The fastest of three. Shares of the peak below are of the faster library's."
-    )
+    about = "The fastest of at most three. Shares of the peak below are of the faster library's."
     table = report.table("Peak of a large matrix product", about)
     return measure_peaks(platform, table)
 
