@@ -28,6 +28,8 @@ ROUNDS = 5
 _WARM_UP_SHARE = 0.65
 # Where other work runs too, a turn may take so much longer than the one before.
 _SLACK = 1.3
+# Processes that start and compile at the same time: each keeps some cores busy.
+_AT_ONCE = max(2, (os.cpu_count() or 1) // 4)
 _PR_SET_PDEATHSIG = 1
 _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -255,10 +257,10 @@ def measure(
     *,
     turn_secs: float = 4.0,
 ) -> list[Measured]:
-    """Starts all candidates at once, then gives them turns, round after round.
+    """Starts all candidates, then gives them turns, round after round.
 
     Candidates that are not ready in time, fail, or have fewer turns are named in the
-    table.
+    table. The first candidates are started first, so they should be the most important.
 
     Args:
         candidates: whom to measure; all of them must fit into the memory.
@@ -314,14 +316,14 @@ def _start(
 ) -> list[tuple[Worker, Any]]:
     """Those who are ready before the clock ends, in the order of `candidates`, and what
     they sent."""
-    waiting: dict[Any, Worker] = {}
-    for candidate in candidates:
-        worker = Worker(candidate)
-        workers.callback(worker.close)
-        waiting[worker.pipe] = worker
+    queue, waiting = list(candidates), dict[Any, Worker]()
     ready: dict[str, tuple[Worker, Any]] = {}
-    while waiting and (heard := wait(list(waiting), max(0.0, clock.left))):
-        for pipe in heard:
+    while (queue or waiting) and clock.left > 0.0:
+        while queue and len(waiting) < _AT_ONCE:
+            worker = Worker(queue.pop(0))
+            workers.callback(worker.close)
+            waiting[worker.pipe] = worker
+        for pipe in wait(list(waiting), max(0.0, clock.left)):
             worker = waiting.pop(pipe)
             try:
                 ready[worker.candidate.name] = worker, worker.answer(0.0)
@@ -329,5 +331,6 @@ def _start(
                 table.leave_out(worker.candidate.name, error)
     for worker in waiting.values():
         worker.close()
-        table.leave_out(worker.candidate.name, "it was not ready in time")
+    for candidate in (*(worker.candidate for worker in waiting.values()), *queue):
+        table.leave_out(candidate.name, "it was not ready in time")
     return [ready[one.name] for one in candidates if one.name in ready]
