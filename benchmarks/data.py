@@ -16,42 +16,25 @@ from typing import Any
 
 import tyro
 
-from benchmarks.machine import num_cores, start_report
+from benchmarks.machine import RESULTS, num_cores, start_report
 from benchmarks.results import Report, Table
 from benchmarks.turns import ROUNDS, Candidate, Clock, Measured, measure, ratios
 from bert_jax.config import TokenizerOptions
 
-_HERE = pathlib.Path(__file__).resolve().parent
-_SHARED = _HERE.parents[1] / "shared" / "data"
-_ENWIKI = _SHARED / "enwiki" / "enwiki-2014-open.tar.xz"
-_BERT_VOCAB = _SHARED / "vocab" / "bert-base-uncased-vocab.txt"
 _KINDS: dict[str, Any] = {"WordPiece": "wordpiece", "SentencePiece": "unigram"}
-
-
-def default_source() -> str:
-    """English Wikipedia where it lies beside the repository, else installed documentation."""
-    return f"files:{_ENWIKI}" if _ENWIKI.exists() else "docs:"
-
-
-def default_vocab() -> pathlib.Path | None:
-    """BERT's vocabulary where it lies beside the repository."""
-    return _BERT_VOCAB if _BERT_VOCAB.exists() else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """Measures the way from text to batches."""
 
-    source: str = default_source()
-    """Text, as `bert-jax prepare` takes it."""
-    vocab: pathlib.Path | None = default_vocab()
-    """An uncased vocab.txt of WordPiece. Default: BERT's if it lies beside the repository,
-    else one is trained on the text."""
+    source: str = "docs:"
+    """Text, as `bert-jax prepare` takes it. Default: installed documentation."""
     minutes: float = 8.0
     """Most that the whole run takes. What does not fit is named as not measured."""
     only: tuple[str, ...] = ()
     """Parts to run: tokenize, prepare, or loader, which needs prepare. Default: all."""
-    output: pathlib.Path = _HERE / "results"
+    output: pathlib.Path = RESULTS
     """Folder of the two result files."""
     sample_bytes: int = 15_000_000
     """Bytes of the text that are used, from its beginning."""
@@ -62,14 +45,11 @@ class Options:
 def make_inputs(options: Options, folder: pathlib.Path) -> None:
     """Writes the sample of the text and both tokenizers."""
     from benchmarks.data_runners import write_sample
-    from bert_jax.data.tokenizers.tokenizer_training import train_tokenizer, wrap_vocab
+    from bert_jax.data.tokenizers.tokenizer_training import train_tokenizer
 
     sample = folder / "sample.jsonl"
     write_sample(options.source, sample, options.sample_bytes)
     for name, kind in _KINDS.items():
-        if kind == "wordpiece" and options.vocab is not None:
-            wrap_vocab(options.vocab, folder / name, lowercase=True)
-            continue
         settings = TokenizerOptions(
             kind=kind, vocab_size=options.vocab_size, num_threads=num_cores()
         )
@@ -80,12 +60,13 @@ def tokenize(folder: pathlib.Path, report: Report, clock: Clock) -> None:
     table = report.table(
         "Tokenising, one core",
         "In every turn, text that no candidate has seen. Ours encodes sentences, as "
-        "`prepare` does, with its cache of words; bare is the library alone.",
+        "`prepare` does, with its cache of words; bare is the library alone, which "
+        "encodes whole documents.",
     )
     for number, kind in enumerate(_KINDS):
         candidates = [
             _candidate(folder, f"{kind}, {way}", "Tokenize", way=way, num_parts=ROUNDS)
-            for way in ("ours", "bare, sentences", "bare, documents")
+            for way in ("ours", "bare")
         ]
         measured = measure(candidates, table, clock.part((1 + number) / len(_KINDS)))
         add_rates(table, measured, "bytes")
@@ -100,37 +81,33 @@ def prepare(folder: pathlib.Path, report: Report, clock: Clock) -> None:
         "core.",
     )
 
-    def ours(kind: str, workers: int) -> Candidate:
-        name = f"{kind}, ours, {workers} worker{'s' * (workers > 1)}"
+    def ours(workers: int) -> Candidate:
+        name = f"WordPiece, ours, {workers} worker{'s' * (workers > 1)}"
         return _candidate(
             folder, name, "Prepare", one_core=workers == 1, num_workers=workers
         )
 
     candidates = [
-        ours("WordPiece", 1),
+        ours(1),
         _candidate(folder, "WordPiece, datasets", "PrepareWithDatasets"),
-        *([ours("WordPiece", num_cores())] if num_cores() > 1 else []),
-        ours("SentencePiece", 1),
+        *([ours(num_cores())] if num_cores() > 1 else []),
     ]
     measured = measure(candidates, table, clock)
     add_rates(table, measured, "bytes")
-    for one in measured:
-        stored = (turn["stored"] for turn in one.turns)
-        table.add(one.candidate.name, "stored", "bytes a token", *stored)
     table.end()
 
 
 def load(folder: pathlib.Path, report: Report, clock: Clock) -> None:
     table = report.table(
         "Loading batches of 64 rows of 512 tokens",
-        "Real tokens in host memory. The collator of `transformers` masks there; ours "
-        "masks on the device, inside the step. One core, but for several workers.",
+        "Real tokens in host memory. The collator of `transformers` masks there, in its "
+        "NumPy mode; ours masks on the device, inside the step. One core, but for several "
+        "workers.",
     )
-    workers, runner = num_cores(), "LoadWithCollator"
+    workers = num_cores()
     candidates = [
         _candidate(folder, "WordPiece, ours", "Load", num_workers=0),
-        _candidate(folder, "WordPiece, collator, PyTorch", runner, tensors="pt"),
-        _candidate(folder, "WordPiece, collator, NumPy", runner, tensors="np"),
+        _candidate(folder, "WordPiece, collator", "LoadWithCollator"),
         _candidate(
             folder,
             f"WordPiece, ours, {workers} worker processes",
@@ -141,9 +118,6 @@ def load(folder: pathlib.Path, report: Report, clock: Clock) -> None:
     ]
     measured = measure(candidates, table, clock)
     add_rates(table, measured, "tokens")
-    for one in measured:
-        for (what, unit), value in (one.facts or {}).items():
-            table.add(one.candidate.name, what, unit, value)
     table.end()
 
 

@@ -31,8 +31,6 @@ LENGTH = 512
 _BATCH_SIZE = 64
 # After so many batches, the buffers that filled while nobody read are used up.
 _WARM_UP_BATCHES = 24
-# As in bert_jax: with the 100 of `tokenizers`, a few ids of long words would differ.
-_MAX_CHARS_PER_WORD = 200
 _SAMPLE = "sample.jsonl"
 
 
@@ -68,37 +66,26 @@ class Tokenize:
     A cache of words is then worth what it is worth while a corpus goes by.
     """
 
-    facts = None
-
     def __init__(
         self, folder: pathlib.Path, tokenizer: pathlib.Path, way: str, num_parts: int
     ) -> None:
         """Loads the tokenizer, and the texts in a part for each turn.
 
-        The way is "ours" (sentence by sentence, as `prepare` does), "bare, sentences" or
-        "bare, documents" (the library alone, over the same vocabulary).
+        The way is "ours" (sentence by sentence, as `prepare` does), or "bare" (whole
+        documents, the library alone over the same vocabulary).
         """
         self._parts = read_parts(folder, num_parts)
         self._units: list[list[Any]] = self._parts
-        if way != "bare, documents":
+        if way == "ours":
             self._units = [[sentences(text) for text in part] for part in self._parts]
         ours, bare = load_tokenizer(tokenizer), bare_tokenizer(tokenizer)
 
-        def join(documents: Sequence[list[str]]) -> int:
+        def join(documents: list[list[str]]) -> int:
             return sum(ours.encode_joined(cut)[0].size for cut in documents if cut)
 
-        def by_sentence(documents: Sequence[list[str]]) -> int:
-            return sum(len(ids) for cut in documents for ids in bare(cut))
-
-        def by_document(texts: list[str]) -> int:
-            return sum(map(len, bare(texts)))
-
-        ways: dict[str, Callable[[Any], int]] = {
-            "ours": join,
-            "bare, sentences": by_sentence,
-            "bare, documents": by_document,
-        }
-        self._encode = ways[way]
+        self._encode: Callable[[Any], int] = join
+        if way == "bare":
+            self._encode = lambda texts: sum(map(len, bare(texts)))
 
     def turn(self, number: int, seconds: float) -> dict[str, float]:
         started = time.perf_counter()
@@ -110,8 +97,6 @@ class Tokenize:
 
 class Prepare:
     """Makes a prepared dataset of the sample, in a fresh folder each turn."""
-
-    facts = None
 
     def __init__(
         self, folder: pathlib.Path, tokenizer: pathlib.Path, num_workers: int
@@ -134,16 +119,11 @@ class Prepare:
             sum(split[name] for split in manifest["splits"].values())
             for name in ("bytes", "tokens")
         )
-        files = (path for path in self._output.rglob("*") if path.is_file())
-        stored = sum(path.stat().st_size for path in files) / tokens
-        done = {"bytes": num_bytes, "tokens": tokens, "stored": stored}
-        return {"seconds": elapsed, **done}
+        return {"seconds": elapsed, "bytes": num_bytes, "tokens": tokens}
 
 
 class PrepareWithDatasets:
     """Tokenises and groups the sample into blocks with `datasets`, in one process."""
-
-    facts = None
 
     def __init__(self, folder: pathlib.Path, tokenizer: pathlib.Path) -> None:
         """Imports the libraries, which is not measured."""
@@ -159,10 +139,7 @@ class PrepareWithDatasets:
         blocks = make_blocks(self._folder, self._tokenizer, f"datasets-{number}")
         elapsed = time.perf_counter() - started
         tokens = len(blocks) * LENGTH
-        files = (pathlib.Path(file["filename"]) for file in blocks.cache_files)
-        stored = sum(path.stat().st_size for path in files) / tokens
-        done = {"bytes": self._num_bytes, "tokens": tokens, "stored": stored}
-        return {"seconds": elapsed, **done}
+        return {"seconds": elapsed, "bytes": self._num_bytes, "tokens": tokens}
 
 
 class Load:
@@ -171,7 +148,7 @@ class Load:
     def __init__(
         self, folder: pathlib.Path, tokenizer: pathlib.Path, num_workers: int
     ) -> None:
-        """Plans an epoch, which its facts describe, and starts the loader.
+        """Plans an epoch, which is not measured, and starts the loader.
 
         The dataset is a copy of that of `Prepare` with one worker: loaders lock the plans
         beside a dataset, and one that is stopped must not hold up another. Without worker
@@ -181,16 +158,7 @@ class Load:
         own = folder / f"loader-{num_workers}"
         shutil.copytree(folder / f"dataset-{tokenizer.name}-1", own)
         dataset = open_dataset(own)
-        num_sentences = dataset.load_split("train").sentence_starts.size - 1
         rows = open_rows(dataset, "train", cfg, seed=0)
-        started = time.perf_counter()
-        size = rows.size(0)
-        speed = num_sentences / (time.perf_counter() - started) / 1e6
-        density = 100.0 * size.num_tokens / size.num_places
-        self.facts = {
-            ("real tokens in packed rows", "%"): density,
-            ("planning an epoch", "M sentences/s"): speed,
-        }
         self._batches = train_batches(
             rows, batch_size=_BATCH_SIZE, first_step=0, num_steps=10**6
         )
@@ -205,18 +173,14 @@ class Load:
 class LoadWithCollator:
     """Masked batches from `datasets`, torch's DataLoader and the collator of `transformers`."""
 
-    facts = None
-
-    def __init__(
-        self, folder: pathlib.Path, tokenizer: pathlib.Path, tensors: str
-    ) -> None:
-        """Makes the blocks; the collator gives `tensors` "pt", its default, or "np"."""
+    def __init__(self, folder: pathlib.Path, tokenizer: pathlib.Path) -> None:
+        """Makes the blocks. The collator has its NumPy mode, the faster one."""
         import torch
         from transformers import DataCollatorForLanguageModeling
 
-        blocks = make_blocks(folder, tokenizer, f"blocks-{tensors}")
+        blocks = make_blocks(folder, tokenizer, "blocks")
         collator = DataCollatorForLanguageModeling(
-            transformers_tokenizer(tokenizer), return_tensors=tensors
+            fast_tokenizer(tokenizer), return_tensors="np"
         )
         self._loader = torch.utils.data.DataLoader(
             blocks, batch_size=_BATCH_SIZE, shuffle=True, collate_fn=collator
@@ -255,26 +219,17 @@ def bare_tokenizer(directory: pathlib.Path) -> Callable[[list[str]], list[list[i
 
 
 def bare_wordpiece(vocab: pathlib.Path) -> Any:
-    """A `tokenizers.Tokenizer` with BERT's uncased rules and no special tokens."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    """A `tokenizers.Tokenizer` with BERT's uncased rules, [CLS] and [SEP]."""
+    from tokenizers import BertWordPieceTokenizer
 
-    pieces = vocab.read_text(encoding="utf-8").split("\n")
-    ids = {piece: number for number, piece in enumerate(pieces) if piece}
-    limit = {"max_input_chars_per_word": _MAX_CHARS_PER_WORD}
-    bare = Tokenizer(models.WordPiece(ids, unk_token="[UNK]", **limit))
-    bare.normalizer = normalizers.BertNormalizer(lowercase=True)
-    bare.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    return bare
+    return BertWordPieceTokenizer(str(vocab), lowercase=True)._tokenizer
 
 
-def transformers_tokenizer(directory: pathlib.Path) -> Any:
-    """The fast tokenizer of `transformers` over a saved WordPiece one, with [CLS] and [SEP]."""
-    from tokenizers import processors
+def fast_tokenizer(directory: pathlib.Path) -> Any:
+    """The fast tokenizer of `transformers` over a saved WordPiece one."""
     from transformers import PreTrainedTokenizerFast
 
     bare = bare_wordpiece(directory / load_tokenizer(directory).model_file)
-    cls, sep = (bare.token_to_id(piece) for piece in ("[CLS]", "[SEP]"))
-    bare.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
     names = ("pad", "unk", "cls", "sep", "mask")
     special = {f"{name}_token": f"[{name.upper()}]" for name in names}
     return PreTrainedTokenizerFast(tokenizer_object=bare, **special)
@@ -289,7 +244,7 @@ def make_blocks(folder: pathlib.Path, tokenizer: pathlib.Path, cache: str) -> An
     """
     import datasets
 
-    fast = transformers_tokenizer(tokenizer)
+    fast = fast_tokenizer(tokenizer)
     datasets.disable_progress_bars()
 
     def group(batch: dict[str, list[str]]) -> dict[str, list[Any]]:

@@ -1,40 +1,29 @@
 """What some minutes of this machine buy: a BERT, pretrained and judged on four tasks.
 
-    python -m benchmarks.evidence [--model base|small|mini|tiny] [--minutes 20]
+    python -m benchmarks.evidence --tasks GLUE [--source SPEC] [--minutes 16]
 
 Prepares text, measures the speed of a step, pretrains for a fixed number of minutes, and
 fine-tunes on SST-2, CoLA, MRPC and STS-B, each from these weights and from random ones with
-the same settings and seeds. Writes `evidence-MACHINE-DATE.md` and `.json`. Stopped by Ctrl-C
-or SIGTERM, it writes what there is, and the same command goes on.
+the same settings and seeds. The model is BERT-tiny on a CPU, BERT-base on a GPU or TPU. Writes
+`evidence-MACHINE-DATE.md` and `.json`. Stopped by Ctrl-C or SIGTERM, it writes what there
+is, and the same command goes on.
 """
 
 import dataclasses
 import itertools
-import json
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import tyro
 
-from benchmarks.data import default_source, default_vocab
-from benchmarks.machine import measure_peaks, start_report
-from benchmarks.recipes import (
-    RECIPES,
-    TASKS,
-    Model,
-    Recipe,
-    Task,
-    constant_score,
-)
+from benchmarks.machine import RESULTS, measure_peaks, start_report
+from benchmarks.recipes import BASE, TASKS, TINY, Recipe, Task
 from benchmarks.results import Report, Table
 from bert_jax.config import PrepareOptions, PretrainConfig, TokenizerOptions
-from bert_jax.data.atomic_file import write_atomically
 from bert_jax.runtime.start import HUGE_PAGES
 
-_HERE = pathlib.Path(__file__).resolve().parent
 # Thousands of pieces need no more text than this.
 _MOST_VOCAB_BYTES = 16 << 20
 _HELD_OUT = 0.02
@@ -45,26 +34,24 @@ _ARMS = ("random weights", "pretrained")
 class Options:
     """Pretrains for some minutes, fine-tunes on four tasks, records scores and cost."""
 
-    model: Model | None = None
-    """Size of the model. Default: base on a GPU or TPU, tiny on a CPU."""
-    minutes: float | None = None
-    """Length of the pretraining, compiling included; all else comes on top. Default: 20
-    for base, 16 for the others."""
-    source: str = default_source()
-    """Text, as `bert-jax prepare` takes it."""
-    tasks: pathlib.Path = _HERE.parents[1] / "shared" / "data"
+    tasks: pathlib.Path
     """Folder with the folders sst2, cola, mrpc and stsb, each with train.tsv and dev.tsv."""
     only: tuple[str, ...] = ()
     """Names of tasks to fine-tune on. Default: all four."""
+    source: str = "docs:"
+    """Text, as `bert-jax prepare` takes it. Default: installed documentation."""
+    minutes: float | None = None
+    """Length of the pretraining, compiling included; all else comes on top. Default: 16
+    on a CPU, 20 elsewhere."""
     seeds: int = 1
     """Fine-tunings of each task from either kind of weights."""
     folder: pathlib.Path = pathlib.Path("evidence")
     """Directory of everything that is made. Started again with it, the run goes on."""
-    output: pathlib.Path = _HERE / "results"
+    output: pathlib.Path = RESULTS
     """Folder of the two result files."""
 
     def chosen(self) -> dict[str, Task]:
-        """The tasks to fine-tune on.
+        """The tasks to fine-tune on, with their files.
 
         Raises:
             ValueError: there is no task of a name, no seed or no time.
@@ -78,10 +65,22 @@ class Options:
             raise ValueError(
                 f"--only {' '.join(unknown)}: no such task; there are {', '.join(TASKS)}."
             )
-        chosen = {x: TASKS[x] for x in TASKS if not self.only or x in self.only}
-        for name, task in chosen.items():
-            task.located(self.tasks / name, None)
-        return chosen
+        chosen = [name for name in TASKS if not self.only or name in self.only]
+        return {name: self._located(name) for name in chosen}
+
+    def _located(self, name: str) -> Task:
+        """The task with its files."""
+        folder, task = self.tasks.resolve() / name, TASKS[name]
+        train, dev = folder / "train.tsv", folder / "dev.tsv"
+        for path in (train, dev):
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"{path} does not exist; it should hold examples of {task.title}. "
+                    "Give the folder of the tasks with --tasks, or choose among them with "
+                    "--only."
+                )
+        config = dataclasses.replace(task.config, train=train, validation=dev)
+        return task._replace(config=config)
 
 
 @dataclasses.dataclass
@@ -91,9 +90,7 @@ class Evidence:
     options: Options
     recipe: Recipe
     tasks: dict[str, Task]
-    platform: str
     peak_tflops: float
-    plan: dict[str, float] = dataclasses.field(default_factory=dict)
     pretrained: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Results of the pretraining."""
     tuned: dict[tuple[str, str], list[dict[str, Any]]] = dataclasses.field(
@@ -109,23 +106,12 @@ class Evidence:
             InterruptedRunError: a signal came; a checkpoint was written.
         """
         from bert_jax.train.finetune import finetune
+        from bert_jax.train.planned_steps import with_planned_steps
         from bert_jax.train.pretrain import pretrain
 
         folder = self.options.folder
-        dataset, vocab_size = self._prepare()
-
-        def config(num_steps: int) -> PretrainConfig:
-            return self.recipe.pretraining(
-                dataset,
-                vocab_size=vocab_size,
-                platform=self.platform,
-                peak_tflops=self.peak_tflops,
-                num_steps=num_steps,
-                seed=0,
-            )
-
-        self.plan = self._planned(config(num_steps=100_000))
-        cfg = config(int(self.plan["num_steps"]))
+        minutes = self.options.minutes or self.recipe.minutes
+        cfg = with_planned_steps(self._prepare(), minutes, folder / "pretrain")
         self.pretrained = pretrain(cfg, folder / "pretrain")
         seeds = range(self.options.seeds)
         for name, seed, arm in itertools.product(self.tasks, seeds, _ARMS):
@@ -134,8 +120,8 @@ class Evidence:
                 self.recipe.finetune,
                 checkpoint=folder / "pretrain",
                 from_scratch=arm != "pretrained",
-                task=self.tasks[name].located(
-                    self.options.tasks / name, self.recipe.max_train
+                task=dataclasses.replace(
+                    self.tasks[name].config, max_train=self.recipe.max_train
                 ),
                 compute=cfg.compute,
                 seed=seed,
@@ -143,39 +129,28 @@ class Evidence:
             results = finetune(tuning, folder / f"{name}-{arm.split()[0]}-{seed}")
             self.tuned.setdefault((name, arm), []).append(results)
 
-    def _prepare(self) -> tuple[pathlib.Path, int]:
-        """(directory of the dataset, pieces of its tokenizer)."""
+    def _prepare(self) -> PretrainConfig:
+        """Makes tokenizer and dataset; the recipe's settings with these."""
         from bert_jax.data.prepared.prepare import prepare
-        from bert_jax.data.tokenizers.tokenizer_training import (
-            train_tokenizer,
-            wrap_vocab,
+        from bert_jax.data.tokenizers.tokenizer_training import train_tokenizer
+
+        folder, source = self.options.folder, self.options.source
+        cfg = self.recipe.pretrain
+        settings = TokenizerOptions(
+            kind="wordpiece",
+            vocab_size=cfg.model.vocab_size,
+            max_bytes=_MOST_VOCAB_BYTES,
         )
-
-        vocab = default_vocab() if self.recipe.vocab_size is None else None
-        folder = self.options.folder
-        tokenizer, dataset = folder / "tokenizer", folder / "dataset"
-        if vocab is None:
-            settings = TokenizerOptions(
-                kind="wordpiece",
-                vocab_size=self.recipe.vocab_size or TokenizerOptions().vocab_size,
-                max_bytes=_MOST_VOCAB_BYTES,
-            )
-            made = train_tokenizer(self.options.source, tokenizer, settings)
-        else:
-            made = wrap_vocab(vocab, tokenizer, lowercase=True)
+        made = train_tokenizer(source, folder / "tokenizer", settings)
         held_out = PrepareOptions(validation_fraction=_HELD_OUT)
-        prepare(self.options.source, tokenizer, dataset, held_out)
-        return dataset, made.tokenizer.vocab_size
-
-    def _planned(self, cfg: PretrainConfig) -> dict[str, float]:
-        """The number of steps that fit, which a later call finds on disk."""
-        from bert_jax.train.planned_steps import planned_steps
-
-        path = self.options.folder / "plan.json"
-        if not path.exists():
-            plan = planned_steps(cfg, self.recipe.minutes)
-            write_atomically(path, json.dumps(plan._asdict()))
-        return json.loads(path.read_text())
+        prepare(source, folder / "tokenizer", folder / "dataset", held_out)
+        size = made.tokenizer.vocab_size
+        return dataclasses.replace(
+            cfg,
+            model=dataclasses.replace(cfg.model, vocab_size=size),
+            data=dataclasses.replace(cfg.data, dataset=folder / "dataset"),
+            loop=dataclasses.replace(cfg.loop, peak_tflops=self.peak_tflops),
+        )
 
 
 def add_scores(evidence: Evidence, table: Table) -> None:
@@ -185,13 +160,14 @@ def add_scores(evidence: Evidence, table: Table) -> None:
         first = next((x for results in arms.values() for x in results), None)
         if first is None:
             continue
-        for measure, title in task.measures.items():
-            of = f"{task.title}, {title}"
+        for score in task.scores:
+            of = f"{task.title}, {score}"
             table.add(of, "training examples", "", first["num_train"])
-            constant = 100.0 * constant_score(measure, first)
-            table.add(of, "one answer for all", "%", constant)
+            if score in first["constant"]:
+                constant = 100.0 * first["constant"][score]
+                table.add(of, "one answer for all", "%", constant)
             values = {
-                arm: [100.0 * one["eval"][measure] for one in results]
+                arm: [100.0 * one["eval"][score] for one in results]
                 for arm, results in arms.items()
             }
             for arm in filter(values.get, _ARMS):
@@ -203,64 +179,42 @@ def add_scores(evidence: Evidence, table: Table) -> None:
     table.end()
 
 
-def add_curve(lines: Sequence[dict[str, Any]], table: Table) -> None:
-    """A row for each evaluation of a pretraining."""
-    minutes = 0.0
-    for line in lines:
-        if line["kind"] == "train":
-            minutes = line["elapsed_secs"] / 60.0
-        elif line["kind"] == "eval":
-            of = f"step {line['step']:,}"
-            table.add(of, "training", "minutes", minutes)
-            table.add(of, "held-out MLM loss", "nats", line["mlm_loss"])
-            for name, said in (("mlm", "MLM"), ("nsp", "NSP")):
-                accuracy = 100.0 * line[f"{name}_accuracy"]
-                table.add(of, f"{said} accuracy", "%", accuracy)
-    table.end()
+def add_pretraining(evidence: Evidence, table: Table) -> None:
+    """Quality and cost of the pretraining; the run's own report shows its course."""
+    from bert_jax.train.metrics import read_metrics
 
-
-def add_cost(evidence: Evidence, lines: Sequence[dict[str, Any]], table: Table) -> None:
-    """Seconds by kind, speed and MFU of the pretraining, and seconds of a fine-tuning."""
-    for name, seconds in evidence.pretrained["goodput"].items():
-        if name != "share":
-            words = name.removesuffix("_secs").replace("_", " ")
-            table.add("pretraining", words, "s", seconds)
+    lines = read_metrics(evidence.options.folder / "pretrain")
+    last = [line for line in lines if line["kind"] == "eval"][-1]
+    wall = evidence.pretrained["goodput"]["wall_secs"]
+    of = f"{last['step']:,} steps"
+    table.add(of, "wall", "minutes", wall / 60.0)
+    table.add(of, "held-out MLM loss", "nats", last["mlm_loss"])
+    table.add(of, "MLM accuracy", "%", 100.0 * last["mlm_accuracy"])
+    table.add(of, "NSP accuracy", "%", 100.0 * last["nsp_accuracy"])
     # The first window compiles.
     timed = [line for line in lines if line["kind"] == "train" and "mfu" in line][1:]
     if timed:
         rates = [line["tokens_per_sec"] for line in timed]
-        table.add("pretraining", "real tokens", "/s", *rates)
-        table.add("pretraining", "MFU", "%", *(100.0 * line["mfu"] for line in timed))
-    tuned = [one for results in evidence.tuned.values() for one in results]
-    if tuned:
-        seconds = [one["goodput"]["wall_secs"] for one in tuned]
-        table.add("a fine-tuning", "wall", "s", *seconds)
+        table.add(of, "real tokens", "/s", *rates)
+        table.add(of, "MFU", "%", *(100.0 * line["mfu"] for line in timed))
     table.end()
 
 
 def report_on(evidence: Evidence, report: Report) -> None:
     """Adds the tables of what there is, once the pretraining has ended."""
-    from bert_jax.train.metrics import read_metrics
-
-    results, plan = evidence.pretrained, evidence.plan
-    lines = read_metrics(evidence.options.folder / "pretrain")
     about = (
         "Medians and ranges over the seeds. Settings and seeds are the same for both kinds "
         "of weights, and none was chosen by a score."
     )
     add_scores(evidence, report.table("Scores on the dev sets", about))
+    results = evidence.pretrained
     about = (
         f"{results['num_parameters']:,} parameters, {results['num_tokens'] / 1e6:,.1f} M "
         "tokens of text. A model that knows only how often each piece occurs has a loss of "
-        f"{results['unigram_entropy']:.3f} nats."
-    )
-    add_curve(lines, report.table("Pretraining", about))
-    about = (
-        f"A measurement before the run found {plan['step_secs']:.3g} s a step and "
-        f"{plan['overhead_secs']:.0f} s to compile and evaluate. MFU is the share of the measured "
+        f"{results['unigram_entropy']:.3f} nats. MFU is the share of the measured "
         f"{evidence.peak_tflops:.3g} TFLOP/s of one device."
     )
-    add_cost(evidence, lines, report.table("Cost", about))
+    add_pretraining(evidence, report.table("Pretraining", about))
 
 
 def run(options: Options) -> int:
@@ -271,13 +225,11 @@ def run(options: Options) -> int:
     with start_report("evidence", settings, options.output) as report:
         tasks = options.chosen()
         platform = report.machine["accelerator"]["platform"]
-        model = options.model or ("tiny" if platform == "cpu" else "base")
-        recipe = RECIPES[model]
-        recipe = recipe._replace(minutes=options.minutes or recipe.minutes)
-        settings |= {"model": model, "minutes": recipe.minutes}
-        peaks = measure_peaks(platform, Table("peak"))
-        peak = peaks["float32" if platform == "cpu" else "bfloat16"] / 1e12
-        evidence = Evidence(options, recipe, tasks, platform, peak)
+        recipe = TINY if platform == "cpu" else BASE
+        settings["minutes"] = options.minutes or recipe.minutes
+        peaks = measure_peaks(platform, Table("Peak of a large matrix product"))
+        peak = peaks[recipe.pretrain.compute.dtype] / 1e12
+        evidence = Evidence(options, recipe, tasks, peak)
         try:
             evidence.go_through()
         except InterruptedRunError as error:

@@ -8,7 +8,6 @@ Prints both. The other benchmarks state them beside their figures.
 import contextlib
 import datetime
 import importlib.metadata
-import itertools
 import os
 import pathlib
 import platform
@@ -20,12 +19,14 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from benchmarks.results import Report, Table, describe_lines
+from benchmarks.results import Report, Table
 from benchmarks.turns import Candidate, ask
 
-# Square sizes of the products; a CPU has its peak at one of the two.
-_SIZES = {"cpu": (2_048, 4_096), "gpu": (8_192,), "tpu": (8_192,)}
-_REPETITIONS, _SECS_A_SIZE = 5, 1.0
+RESULTS = pathlib.Path(__file__).resolve().parent / "results"
+"""Where the programs write, if they are not told another folder."""
+# Rows and columns of the products.
+_SIZES = {"cpu": 2_048, "gpu": 8_192, "tpu": 8_192}
+_REPETITIONS, _ENOUGH_SECS = 3, 1.0
 _DEVICE_SECS, _PEAK_SECS = 120.0, 60.0
 _PRODUCT_FLAGS = r"avx2|avx512f|avx512_bf16|avx512_fp16|avx512_vnni|amx_\w+"
 _LIBRARIES = (
@@ -35,22 +36,20 @@ _LIBRARIES = (
 )
 
 
-class Device:
-    """A runner whose facts say what JAX runs on: platform, kind and count.
+def find_device() -> dict[str, Any]:
+    """What JAX runs on: platform, kind and count.
 
-    It lives in a process of its own, because a process that has started JAX holds the
-    device, and on a GPU its memory.
+    For a process of its own, because a process that has started JAX holds the device, and
+    on a GPU its memory.
     """
+    import jax
 
-    def __init__(self) -> None:
-        import jax
-
-        first, *others = jax.devices()
-        self.facts = {
-            "platform": first.platform,
-            "kind": first.device_kind,
-            "count": 1 + len(others),
-        }
+    first, *others = jax.devices()
+    return {
+        "platform": first.platform,
+        "kind": first.device_kind,
+        "count": 1 + len(others),
+    }
 
 
 def describe_machine() -> dict[str, Any]:
@@ -64,8 +63,11 @@ def describe_machine() -> dict[str, Any]:
     Raises:
         RuntimeError: JAX finds no device, or does not start.
     """
-    asked, table = Candidate(name="JAX", runner="benchmarks.machine:Device"), Table("")
-    device = ask([asked], table, _DEVICE_SECS).get("JAX")
+    asked, table = (
+        Candidate(name="JAX", runner="benchmarks.machine:find_device"),
+        Table(""),
+    )
+    device = ask(asked, table, _DEVICE_SECS)
     if device is None:
         raise RuntimeError(f"no device was found: {table.left_out[0]}")
     platforms = {"gpu": "cuda,cpu"}.get(device["platform"], device["platform"])
@@ -90,6 +92,28 @@ def describe_machine() -> dict[str, Any]:
         "commit": _said("git", "describe", "--always", "--dirty=+", "--abbrev=40"),
         "date": datetime.date.today().isoformat(),
     }
+
+
+def in_sentences(machine: dict[str, Any]) -> str:
+    """What `describe_machine` found, for a reader."""
+    sentences = []
+    device = machine["accelerator"]
+    if device["platform"] != "cpu":
+        driver = f"; driver: {device['driver']}" if device.get("driver") else ""
+        sentences.append(f"{device['count']} x {device['kind']}{driver}.")
+    flags = f" ({', '.join(machine['cpu_flags'])})" if machine["cpu_flags"] else ""
+    versions = [f"{name} {x}" for name, x in machine["versions"].items() if x]
+    sentences += [
+        f"{machine['cores']} cores of {machine['cpu']}{flags}, {machine['memory_gib']} "
+        f"GiB, {machine['system']}, commit {machine['commit'] or 'unknown'}.",
+        f"Python {machine['python']}, {', '.join(versions)}.",
+    ]
+    if machine["load_before"] > 0.5:
+        sentences.append(
+            f"**Other work was running**: the load was {machine['load_before']:.1f} "
+            "before the start, so the figures are lower than those of a quiet machine."
+        )
+    return "\n\n".join(sentences)
 
 
 def short_name(device: dict[str, Any], cpu: str, cores: int) -> str:
@@ -118,42 +142,41 @@ def start_report(
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        report = Report(name, describe_machine(), settings)
+        machine = describe_machine()
     except RuntimeError as error:
         raise SystemExit(f"error: {error}") from None
-    print("\n".join(describe_lines(report.machine)), flush=True)
+    report = Report(name, machine, in_sentences(machine), settings)
+    print(*report.remarks, flush=True)
     try:
         yield report
     except KeyboardInterrupt:
-        report.end(130, "**Interrupted**: these are the figures until then.")
+        report.stop(130, "**Interrupted**: these are the figures until then.")
     except (ValueError, OSError, ArithmeticError) as error:
         print(f"error: {error}", file=sys.stderr)
-        report.end(1, f"**Not complete**: {error}")
+        report.stop(1, f"**Not complete**: {error}")
     if report.tables:
         print("written:", *report.write(output))
 
 
-class Peak:
-    """A runner whose facts are the best rates of a large matrix product, in FLOP/s."""
+def peaks_of(library: str, platform: str) -> dict[str, float]:
+    """The best rates of a large matrix product in FLOP/s, by type.
 
-    def __init__(self, library: str, platform: str) -> None:
-        """Measures products of "JAX" or "PyTorch"; float32 ones are true, not TF32."""
-        product = {"JAX": _jax_products, "PyTorch": _torch_products}[library]
-        # In a row, so that a device never waits for the host.
-        count = 1 if platform == "cpu" else 20
-        self.facts = {"float32": 0.0, "bfloat16": 0.0}
-        for dtype, size in itertools.product(self.facts, _SIZES[platform]):
-            run = product(dtype, size, platform)
-            run(1)
-            end = time.monotonic() + _SECS_A_SIZE
-            for number in range(_REPETITIONS):
-                if number and time.monotonic() > end:
-                    break
-                started = time.perf_counter()
-                run(count)
-                seconds = time.perf_counter() - started
-                flops = 2.0 * count * size**3 / seconds
-                self.facts[dtype] = max(flops, self.facts[dtype])
+    The library is "JAX" or "PyTorch"; float32 products are true ones, not TF32.
+    """
+    product = {"JAX": _jax_products, "PyTorch": _torch_products}[library]
+    # In a row, so that a device never waits for the host.
+    count, size = 1 if platform == "cpu" else 20, _SIZES[platform]
+    peaks = {}
+    for dtype in ("float32", "bfloat16"):
+        run = product(dtype, size, platform)
+        run(1)
+        seconds: list[float] = []
+        while len(seconds) < _REPETITIONS and sum(seconds) < _ENOUGH_SECS:
+            started = time.perf_counter()
+            run(count)
+            seconds.append(time.perf_counter() - started)
+        peaks[dtype] = 2.0 * count * size**3 / min(seconds)
+    return peaks
 
 
 def measure_peaks(platform: str, table: Table) -> dict[str, float]:
@@ -166,20 +189,19 @@ def measure_peaks(platform: str, table: Table) -> dict[str, float]:
     for library in ("JAX", "PyTorch"):
         candidate = Candidate(
             name=library,
-            runner="benchmarks.machine:Peak",
+            runner="benchmarks.machine:peaks_of",
             arguments={"library": library, "platform": platform},
         )
-        peaks = ask([candidate], table, _PEAK_SECS).get(library, {})
-        for dtype, flops in peaks.items():
+        for dtype, flops in (ask(candidate, table, _PEAK_SECS) or {}).items():
             table.add(library, f"peak, {dtype}", "GFLOP/s", flops / 1e9)
             best[dtype] = max(flops, best.get(dtype, 0.0))
+    table.end()
     return best
 
 
 def _jax_products(dtype: str, size: int, platform: str) -> Callable[[int], None]:
     import jax
 
-    del platform
     # By default a GPU multiplies float32 as TF32.
     precision = jax.lax.Precision.HIGHEST if dtype == "float32" else None
     matrix = jax.random.normal(jax.random.key(0), (size, size), dtype) / size**0.5
@@ -242,10 +264,9 @@ def _said(*command: str) -> str | None:
 
 def main() -> int:
     machine = describe_machine()
-    print("\n".join(describe_lines(machine)), flush=True)
+    print(in_sentences(machine), flush=True)
     table = Table("Peak of a large matrix product")
     measure_peaks(machine["accelerator"]["platform"], table)
-    table.end()
     return 0
 
 

@@ -1,14 +1,13 @@
 """What a benchmark found: figures with all their repetitions, as a table and as JSON.
 
 A result is two files in `results/`: `NAME-MACHINE-DATE.md` with tables of medians and
-ranges, and `NAME-MACHINE-DATE.json` with every repetition, one figure a line.
+ranges, and `NAME-MACHINE-DATE.json` with every repetition.
 """
 
 import dataclasses
 import json
 import pathlib
 import statistics
-import time
 from typing import Any
 
 
@@ -45,6 +44,12 @@ class Figure:
             text += f" ({verdict} {_number(self.at_most)})"
         return text
 
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; values have five digits."""
+        fields = dataclasses.asdict(self)
+        fields["values"] = [float(f"{value:.5g}") for value in self.values]
+        return fields
+
 
 class Table:
     """One part of a benchmark: its figures, and what it could not measure."""
@@ -54,8 +59,6 @@ class Table:
         self.title, self.about = title, about
         self.figures: list[Figure] = []
         self.left_out: list[str] = []
-        self._started = time.perf_counter()
-        self.seconds = 0.0
 
     def add(self, of: str, what: str, unit: str, *values: float, **more: Any) -> None:
         """Adds a figure; `more` are further fields of `Figure`."""
@@ -66,15 +69,19 @@ class Table:
         self.left_out.append(f"{what}: {reason}")
 
     def end(self) -> None:
-        """Stops the clock of this part and prints it."""
-        self.seconds = time.perf_counter() - self._started
-        print("\n".join(self.to_markdown()), flush=True)
+        """Prints the table."""
+        print(self.to_markdown(), flush=True)
 
-    @property
-    def is_correct(self) -> bool:
-        return not any(figure.is_wrong for figure in self.figures)
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        figures = [figure.to_dict() for figure in self.figures]
+        return {
+            "title": self.title,
+            "not_measured": self.left_out,
+            "figures": figures,
+        }
 
-    def to_markdown(self) -> list[str]:
+    def to_markdown(self) -> str:
         """Lines of text: a row for each thing, a column for each quantity."""
         lines = [f"### {self.title}", ""]
         if self.about:
@@ -90,25 +97,36 @@ class Table:
             lines.append("")
         if self.left_out:
             lines += [f"- not measured: {text}" for text in self.left_out] + [""]
-        return lines
+        return "\n".join(lines)
 
 
 class Report:
     """All parts of one run of a benchmark."""
 
     def __init__(
-        self, name: str, machine: dict[str, Any], settings: dict[str, Any]
+        self, name: str, machine: dict[str, Any], about: str, settings: dict[str, Any]
     ) -> None:
-        """A report without parts; `machine` is what `describe_machine` says."""
+        """A report without parts.
+
+        Args:
+            name: of the benchmark; files begin with it.
+            machine: what `machine.describe_machine` says.
+            about: the machine in sentences.
+            settings: what the user chose, as JSON can hold it.
+        """
         self.name, self.machine, self.settings = name, machine, settings
-        self.remarks: list[str] = []
+        self.remarks = [about]
         self.tables: list[Table] = []
         self._code = 0
 
-    def end(self, code: int, remark: str) -> None:
+    def stop(self, code: int, remark: str) -> None:
         """Notes that the run ended early: its exit code, and a sentence for the reader."""
         self._code = code
         self.remarks.append(remark)
+
+    @property
+    def is_correct(self) -> bool:
+        return not any(f.is_wrong for table in self.tables for f in table.figures)
 
     @property
     def exit_code(self) -> int:
@@ -121,86 +139,32 @@ class Report:
         self.tables.append(Table(title, about))
         return self.tables[-1]
 
-    @property
-    def is_correct(self) -> bool:
-        return all(table.is_correct for table in self.tables)
-
     def write(self, folder: pathlib.Path) -> list[pathlib.Path]:
         """Writes the JSON and the Markdown file, in place of those of the same day."""
+        if not self.is_correct:
+            self.remarks.append(
+                "**Not correct on this machine**: a figure below is marked as wrong. The "
+                "speeds are those of a wrong computation."
+            )
         folder.mkdir(parents=True, exist_ok=True)
-        stem = f"{self.name}-{self.machine['machine']}-{self.machine['date']}"
-        paths = [folder / f"{stem}.json", folder / f"{stem}.md"]
-        paths[0].write_text(self.to_json())
-        paths[1].write_text("\n".join(self.to_markdown()).rstrip() + "\n")
-        return paths
-
-    def to_markdown(self) -> list[str]:
-        """The whole Markdown file in lines."""
-        lines = [f"# {self.name}, {self.machine['machine']}, {self.machine['date']}"]
-        for text in (*describe_lines(self.machine), *self._warnings(), *self.remarks):
-            lines += ["", text]
-        lines.append("")
-        for table in self.tables:
-            lines += table.to_markdown()
-        return lines
-
-    def to_json(self) -> str:
-        """The whole JSON file: one figure a line, values with five digits."""
-        head = {
+        machine, date = self.machine["machine"], self.machine["date"]
+        written = {
             "benchmark": self.name,
             "machine": self.machine,
             "settings": self.settings,
-            "remarks": [*self._warnings(), *self.remarks],
+            "remarks": self.remarks,
+            "tables": [table.to_dict() for table in self.tables],
         }
-        lines = [f"{json.dumps(name)}: {json.dumps(x)}," for name, x in head.items()]
-        tables = []
-        for table in self.tables:
-            about = {
-                "title": table.title,
-                "seconds": round(table.seconds, 1),
-                "not_measured": table.left_out,
-            }
-            figures = ",\n".join(json.dumps(_compact(f)) for f in table.figures)
-            tables.append(f'{json.dumps(about)[:-1]}, "figures": [\n{figures}\n]}}')
-        body = ",\n".join(tables)
-        return "{\n" + "\n".join(lines) + '\n"tables": [\n' + body + "\n]\n}\n"
-
-    def _warnings(self) -> list[str]:
-        if self.is_correct:
-            return []
-        return [
-            "**Not correct on this machine**: a figure below is marked as wrong. The "
-            "speeds are those of a wrong computation."
+        parts = [
+            f"# {self.name}, {machine}, {date}\n",
+            *map("{}\n".format, self.remarks),
         ]
-
-
-def describe_lines(machine: dict[str, Any]) -> list[str]:
-    """What `describe_machine` found, in a few sentences."""
-    lines = []
-    device = machine["accelerator"]
-    if device is not None and device["platform"] != "cpu":
-        driver = f"; driver: {device['driver']}" if device.get("driver") else ""
-        lines.append(f"{device['count']} x {device['kind']}{driver}.")
-    flags = f" ({', '.join(machine['cpu_flags'])})" if machine["cpu_flags"] else ""
-    versions = [f"{name} {x}" for name, x in machine["versions"].items() if x]
-    lines += [
-        f"{machine['cores']} cores of {machine['cpu']}{flags}, {machine['memory_gib']} "
-        f"GiB, {machine['system']}, commit {machine['commit'] or 'unknown'}.",
-        f"Python {machine['python']}, {', '.join(versions)}.",
-    ]
-    load = machine["load_before"]
-    if load is not None and load > 0.5:
-        lines.append(
-            f"**Other work was running**: the load was {load:.1f} before the start, so "
-            "the figures are lower than those of a quiet machine."
-        )
-    return lines
-
-
-def _compact(figure: Figure) -> dict[str, Any]:
-    fields = dataclasses.asdict(figure)
-    fields["values"] = [float(f"{value:.5g}") for value in figure.values]
-    return {name: value for name, value in fields.items() if value is not None}
+        parts += [table.to_markdown() for table in self.tables]
+        stem = f"{self.name}-{machine}-{date}"
+        paths = [folder / f"{stem}.json", folder / f"{stem}.md"]
+        paths[0].write_text(json.dumps(written) + "\n")
+        paths[1].write_text("\n".join(parts).rstrip() + "\n")
+        return paths
 
 
 def _number(value: float) -> str:

@@ -44,7 +44,7 @@ def run_config(task: Task, dtype: str, rows: int, **options: Any) -> PretrainCon
         data=DataConfig(
             sequence_length=task.length,
             layout="packed" if task.packed else "padded",
-            max_pairs_per_row=task.pairs_per_row,
+            max_pairs_per_row=task.pairs,
         ),
         optimizer=OptimizerConfig(learning_rate=LEARNING_RATE, warmup_steps=0),
         batch_size=rows,

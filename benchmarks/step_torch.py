@@ -32,9 +32,7 @@ class TorchStep(RepeatedStep):
         platform: str,
         dtype: str,
         rows: int,
-        *,
         compile: bool = False,
-        mode: str | None = None,
     ) -> None:
         """Builds the model and takes two steps.
 
@@ -44,7 +42,6 @@ class TorchStep(RepeatedStep):
             dtype: "float32" (not TF32), or "bfloat16" by autocast.
             rows: of a batch.
             compile: whether model and loss go through `torch.compile`.
-            mode: of `torch.compile`.
 
         Raises:
             ValueError: this build of PyTorch cannot use the platform.
@@ -62,7 +59,7 @@ class TorchStep(RepeatedStep):
             fused=True,
         )
         self._inputs = inputs_of(self._task, rows, self._device)
-        self._loss: Any = torch.compile(loss_of, mode=mode) if compile else loss_of
+        self._loss: Any = torch.compile(loss_of) if compile else loss_of
         self._bfloat16 = dtype == "bfloat16"
         self.warm_up()
 
@@ -133,8 +130,8 @@ def inputs_of(task: Task, rows: int, device: torch.device) -> dict[str, torch.Te
     apart; the library takes it as it is.
     """
     batch = synthetic_batch(task, rows)
-    masked = mask_rows(task, batch)
-    mask: np.ndarray = (batch.sequence_ids > 0).astype(np.int64)
+    masked = mask_rows(batch)
+    mask: np.ndarray = np.ones_like(batch.input_ids)
     if task.packed:
         mask = (batch.sequence_ids[:, :, None] == batch.sequence_ids[:, None])[:, None]
     arrays: dict[str, Any] = {
@@ -143,11 +140,11 @@ def inputs_of(task: Task, rows: int, device: torch.device) -> dict[str, torch.Te
         "position_ids": batch.position_ids,
         "attention_mask": mask,
         "slots": masked.positions,
-        "labels": np.where(masked.weights > 0, masked.labels, -100),
+        "labels": masked.labels,
         "cls_positions": batch.cls_positions,
-        "next_labels": np.where(batch.nsp_weights > 0, batch.nsp_labels, -100),
+        "next_labels": batch.nsp_labels,
     }
-    tensors = {name: torch.from_numpy(np.array(x)) for name, x in arrays.items()}
+    tensors = {name: torch.from_numpy(x) for name, x in arrays.items()}
     return {
         name: (x if x.dtype == torch.bool else x.long()).to(device)
         for name, x in tensors.items()

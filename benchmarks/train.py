@@ -16,25 +16,18 @@ from typing import Any
 
 import tyro
 
-from benchmarks.machine import measure_peaks, start_report
+from benchmarks.machine import RESULTS, measure_peaks, start_report
 from benchmarks.results import Report, Table
-from benchmarks.turns import (
-    Candidate,
-    Clock,
-    Measured,
-    fastest,
-    measure,
-    ratios,
-)
+from benchmarks.turns import Candidate, Clock, Measured, fastest, measure, ratios
 from benchmarks.workload import Task, synthetic_batch, work_of
 from bert_jax.train.flops import train_flops
 
-_HERE = pathlib.Path(__file__).resolve().parent
 _CORRECTNESS_SECS = 90.0
+_TURN_SECS = {"cpu": 4.0, "gpu": 2.0, "tpu": 2.0}
 _ABOUT = (
     "Whole steps: forward and backward pass, clipping and AdamW, with dropout 0.1; ours "
-    "also draws new masks in every step. Sequences and FLOPs are the useful ones: real "
-    "tokens, and the masked-LM head on the masked positions. A ratio is taken turn by turn."
+    "also draws new masks in every step. FLOPs are those of the sequences, with the "
+    "masked-LM head on the masked positions. A ratio is taken turn by turn."
 )
 
 
@@ -47,7 +40,7 @@ class Way:
     dtype: str
     """Of the products: float32, bfloat16, or fp8 (ours only)."""
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Fields of `ComputeConfig` for ours; `compile` and `mode` for PyTorch."""
+    """Fields of `ComputeConfig` for ours; `compile` for PyTorch."""
 
     @property
     def name(self) -> str:
@@ -56,6 +49,11 @@ class Way:
             for name, value in self.options.items()
         ]
         return ", ".join([self.library, self.dtype, *said])
+
+    @property
+    def peer_dtype(self) -> str:
+        """What it stands beside: PyTorch has nothing below bfloat16 here."""
+        return "bfloat16" if self.dtype == "fp8" else self.dtype
 
     def candidate(self, task: Task, rows: int, platform: str) -> Candidate:
         """The process that trains `task` so."""
@@ -78,14 +76,10 @@ class Way:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """One model and the ways to train it, the most important first."""
+    """A model and the rows of its batches."""
 
     task: Task
     rows: int
-    """Of a batch."""
-    weight: float
-    """Its share of the time, beside the other plans of the platform."""
-    ways: tuple[Way, ...]
 
     @property
     def title(self) -> str:
@@ -93,54 +87,43 @@ class Plan:
         return f"BERT-{self.task.size}, {self.rows} rows of {self.task.length} tokens{packed}"
 
 
-def _ours(dtype: str, **options: Any) -> Way:
-    return Way("bert_jax", dtype, options)
+def _beside_peers(dtype: str, **options: Any) -> tuple[Way, ...]:
+    """Ours, and both ways of PyTorch."""
+    peers = Way("PyTorch", dtype), Way("PyTorch", dtype, {"compile": True})
+    return (Way("bert_jax", dtype, options), *peers)
 
 
-def _torch(dtype: str, **options: Any) -> Way:
-    return Way("PyTorch", dtype, options)
-
-
-_CPU = (
-    _ours("float32"),
-    _torch("float32"),
-    _ours("bfloat16"),
-    _torch("bfloat16"),
-    # These take as long to be warm as all others together.
-    _torch("float32", compile=True),
-    _torch("bfloat16", compile=True),
-)
-# Two neighbours at a time share the memory of a GPU. What compiles for long comes later.
-_GPU = (
-    _ours("bfloat16", attention="triton"),
-    _torch("bfloat16"),
-    _ours("bfloat16", attention="xla"),
-    _torch("bfloat16", compile=True),
-    _ours("fp8", attention="triton"),
-    _ours("bfloat16", attention="triton", scan_layers=False),
-    _ours("fp8", attention="triton", scan_layers=False),
-    _torch("bfloat16", compile=True, mode="max-autotune-no-cudagraphs"),
-    _ours("float32", attention="triton"),
-    _torch("float32", compile=True),
-)
-# PyTorch has no build for TPUs.
-_TPU = (_ours("bfloat16", attention="fused"), _ours("bfloat16", attention="xla"))
-
+_TRITON = {"attention": "triton"}
+_UNROLLED = {**_TRITON, "scan_layers": False}
+WAYS: dict[str, tuple[tuple[Way, ...], ...]] = {
+    "cpu": (_beside_peers("float32"), _beside_peers("bfloat16")),
+    "gpu": (
+        _beside_peers("bfloat16", **_TRITON),
+        (
+            Way("bert_jax", "bfloat16", _UNROLLED),
+            Way("bert_jax", "fp8", _TRITON),
+            Way("bert_jax", "fp8", _UNROLLED),
+        ),
+        _beside_peers("float32", **_TRITON),
+    ),
+    # PyTorch has no build for TPUs.
+    "tpu": ((Way("bert_jax", "bfloat16"), Way("bert_jax", "float32")),),
+}
+"""By JAX's name of the platform: groups that share the device's memory and have their
+turns together, the most important first."""
 PLANS: dict[str, tuple[Plan, ...]] = {
     "cpu": (
-        Plan(Task(size="mini", length=128), 32, 85.0, _CPU),
-        Plan(Task(size="small", length=128), 16, 55.0, _CPU),
-        Plan(Task(size="base", length=128), 8, 110.0, _CPU),
-        Plan(Task(size="base", length=512), 2, 130.0, _CPU),
+        Plan(Task(size="mini", length=128), 32),
+        Plan(Task(size="base", length=128), 8),
+        Plan(Task(size="base", length=512), 2),
     ),
     "gpu": (
-        Plan(Task(size="base", length=128), 256, 80.0, _GPU),
-        Plan(Task(size="large", length=512, packed=True), 16, 150.0, _GPU),
-        Plan(Task(size="large", length=128), 64, 110.0, _GPU),
+        Plan(Task(size="base", length=128), 256),
+        Plan(Task(size="large", length=512, packed=True), 16),
     ),
     "tpu": (
-        Plan(Task(size="base", length=128), 64, 80.0, _TPU),
-        Plan(Task(size="large", length=512, packed=True), 8, 150.0, _TPU),
+        Plan(Task(size="base", length=128), 64),
+        Plan(Task(size="large", length=512, packed=True), 8),
     ),
 }
 """By JAX's name of the platform."""
@@ -155,7 +138,7 @@ class Options:
     only: tuple[str, ...] = ()
     """Models to measure, such as mini-128; a wrong name lists those of this machine.
     Default: all of them."""
-    output: pathlib.Path = _HERE / "results"
+    output: pathlib.Path = RESULTS
     """Folder of the two result files."""
 
 
@@ -181,7 +164,7 @@ def measure_models(
     report: Report,
     clock: Clock,
 ) -> None:
-    """Adds a table for each plan; a plan may take its share of the time that is left.
+    """Adds a table for each plan; each group may take an equal share of the time left.
 
     Args:
         plans: the most important first.
@@ -190,59 +173,53 @@ def measure_models(
         report: is given the tables.
         clock: of all of this.
     """
-    for number, plan in enumerate(plans):
-        weights = [coming.weight for coming in plans[number:]]
-        part = clock.part(weights[0] / sum(weights))
+    groups_left = len(plans) * len(WAYS[platform])
+    for plan in plans:
         table = report.table(plan.title, _ABOUT)
-        candidates = [
-            way.candidate(plan.task, plan.rows, platform) for way in plan.ways
-        ]
-        on_cpu = platform == "cpu"
-        alive, turn_secs = (len(candidates), 4.0) if on_cpu else (2, 2.0)
         measured: list[Measured] = []
-        for first in range(0, len(candidates), alive):
-            some = candidates[first : first + alive]
-            measured += measure(some, table, part, turn_secs=turn_secs, at_once=2)
-        add_figures(plan, measured, peaks, table)
+        for group in WAYS[platform]:
+            some = [way.candidate(plan.task, plan.rows, platform) for way in group]
+            part = clock.part(1.0 / groups_left)
+            measured += measure(some, table, part, turn_secs=_TURN_SECS[platform])
+            groups_left -= 1
+        add_figures(plan, WAYS[platform], measured, peaks, table)
         table.end()
 
 
 def add_figures(
-    plan: Plan, measured: Sequence[Measured], peaks: Mapping[str, float], table: Table
+    plan: Plan,
+    groups: Sequence[Sequence[Way]],
+    measured: Sequence[Measured],
+    peaks: Mapping[str, float],
+    table: Table,
 ) -> None:
     """Speeds of all ways, and our fastest over PyTorch's fastest, by type."""
-    ways = {way.name: way for way in plan.ways}
+    ways = {way.name: way for group in groups for way in group}
     work = work_of(synthetic_batch(plan.task, plan.rows))
     flops = train_flops(plan.task.model(), work)
     for one in measured:
         name = one.candidate.name
         table.add(name, "sequences", "/s", *one.rates("steps", float(work.sequences)))
         table.add(name, "useful", "GFLOP/s", *one.rates("steps", flops / 1e9))
-        peak = peaks.get(_peer_dtype(ways[name].dtype))
+        peak = peaks.get(ways[name].peer_dtype)
         if peak is not None:
             shares = one.rates("steps", 100.0 * flops / peak)
             table.add(name, "of the peak", "%", *shares)
-    for dtype in dict.fromkeys(way.dtype for way in plan.ways):
-        mine, theirs = (
-            fastest(
-                [
-                    one
-                    for one in measured
-                    if ways[one.candidate.name].library == library
-                    and ways[one.candidate.name].dtype == its
-                ],
-                "steps",
-            )
-            for library, its in (("bert_jax", dtype), ("PyTorch", _peer_dtype(dtype)))
-        )
+
+    def best(library: str, dtype: str) -> Measured | None:
+        some = [
+            one
+            for one in measured
+            if (way := ways[one.candidate.name]).library == library
+            and way.dtype == dtype
+        ]
+        return fastest(some, "steps")
+
+    for dtype, peer in {way.dtype: way.peer_dtype for way in ways.values()}.items():
+        mine, theirs = best("bert_jax", dtype), best("PyTorch", peer)
         if mine is not None and theirs is not None:
             of = f"**{mine.candidate.name} / {theirs.candidate.name}**"
             table.add(of, "ratio", "x", *ratios(mine, theirs, "steps"))
-
-
-def _peer_dtype(dtype: str) -> str:
-    """What 8-bit floats stand beside: PyTorch has nothing below bfloat16 here."""
-    return "bfloat16" if dtype == "fp8" else dtype
 
 
 def correct_and_peaks(report: Report) -> dict[str, float]:
@@ -251,32 +228,38 @@ def correct_and_peaks(report: Report) -> dict[str, float]:
     from benchmarks.correctness import check
 
     platform = report.machine["accelerator"]["platform"]
-    table = report.table(
-        "Correctness on this machine",
+    about = (
         "The whole model on packed rows with the same weights, without dropout. Gradients: "
-        "the worst of all tensors, relative to its largest entry.",
+        "the worst of all tensors, relative to its largest entry."
     )
-    check(platform, table, _CORRECTNESS_SECS)
-    table.end()
-    table = report.table(
-        "Peak of a large matrix product",
-        "The fastest of five. Shares of the peak below are of the faster library's.",
-    )
-    peaks = measure_peaks(platform, table)
-    table.end()
-    return peaks
+    check(platform, report.table("Correctness here", about), _CORRECTNESS_SECS)
+    about = "The fastest of at most three. Shares of the peak below are of the faster library's."
+    table = report.table("Peak of a large matrix product", about)
+    return measure_peaks(platform, table)
 
 
-def main() -> int:
-    options = tyro.cli(Options, description=__doc__)
+def run(name: str, options: Options, needed: str | None = None) -> int:
+    """The whole benchmark under a name for its files; returns the exit code.
+
+    Where a platform is needed, another one is an error that is printed.
+    """
     clock = Clock.of(60.0 * options.minutes)
     settings = {"minutes": options.minutes}
-    with start_report("train", settings, options.output) as report:
+    with start_report(name, settings, options.output) as report:
         platform = report.machine["accelerator"]["platform"]
+        if platform != (needed or platform):
+            raise ValueError(
+                f"JAX found a {platform} here, not an NVIDIA GPU. Install jax[cuda13], or "
+                "measure this machine with `python -m benchmarks.train`."
+            )
         plans = choose(platform, options.only)
         peaks = correct_and_peaks(report)
         measure_models(plans, platform, peaks, report, clock)
     return report.exit_code
+
+
+def main() -> int:
+    return run("train", tyro.cli(Options, description=__doc__))
 
 
 if __name__ == "__main__":

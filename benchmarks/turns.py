@@ -11,14 +11,12 @@ import dataclasses
 import importlib
 import multiprocessing
 import os
-import pathlib
-import resource
 import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
+from collections.abc import Sequence
+from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple, Protocol
 
 from benchmarks.results import Table
@@ -30,6 +28,8 @@ ROUNDS = 5
 _WARM_UP_SHARE = 0.65
 # Where other work runs too, a turn may take so much longer than the one before.
 _SLACK = 1.3
+# Processes that start and compile at the same time: each keeps some cores busy.
+_AT_ONCE = max(2, (os.cpu_count() or 1) // 4)
 _PR_SET_PDEATHSIG = 1
 _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -69,7 +69,7 @@ class Candidate:
     name: str
     """Its row in the table."""
     runner: str
-    """`module:name` of a class or function that makes a `Runner`."""
+    """`module:name` of a class that makes a `Runner`, or of a function for `ask`."""
     arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Keyword arguments for it."""
     one_core: bool = False
@@ -80,9 +80,6 @@ class Candidate:
 
 class Runner(Protocol):
     """What a worker process makes and drives. It comes ready: loaded and compiled."""
-
-    facts: Any
-    """What making it showed, as plain values."""
 
     def turn(self, number: int, seconds: float) -> dict[str, float]:
         """Works for one turn.
@@ -102,7 +99,6 @@ class RepeatedStep:
     A subclass defines `run`, and calls `warm_up` at the end of its constructor.
     """
 
-    facts: Any = None
     _step_secs = 1.0
 
     def run(self, count: int) -> None:
@@ -115,8 +111,7 @@ class RepeatedStep:
     def warm_up(self) -> None:
         """Does a first step, which may compile, and times a second one."""
         self.run(1)
-        self.check()
-        self._step_secs = _seconds(self.run, 1)
+        self.turn(0, 0.0)
 
     def turn(self, number: int, seconds: float) -> dict[str, float]:
         """Does one step that is not measured, then as many as `seconds` allow.
@@ -127,16 +122,12 @@ class RepeatedStep:
         """
         self.run(1)
         count = max(1, int(seconds / self._step_secs) - 1)
-        elapsed = _seconds(self.run, count)
+        started = time.perf_counter()
+        self.run(count)
+        elapsed = time.perf_counter() - started
         self._step_secs = elapsed / count
         self.check()
         return {"seconds": elapsed, "steps": count}
-
-
-def _seconds(run: Callable[[int], None], count: int) -> float:
-    started = time.perf_counter()
-    run(count)
-    return time.perf_counter() - started
 
 
 class WorkerError(RuntimeError):
@@ -144,13 +135,17 @@ class WorkerError(RuntimeError):
 
 
 class Worker:
-    """The process of one candidate, seen from its parent."""
+    """The process of one candidate, seen from its parent.
+
+    The process sends what its function returned; or `None` when its runner is made, and
+    then a dict for each turn that it was told to take. A text is an error.
+    """
 
     def __init__(self, candidate: Candidate) -> None:
-        """Starts the process; `is_ready` says when its runner is made."""
-        self.candidate, self.facts, self.peak_bytes = candidate, None, 0
+        """Starts the process; `pipe` has something to read when it is ready."""
+        self.candidate = candidate
         context = multiprocessing.get_context("spawn")
-        self._pipe, its = context.Pipe()
+        self.pipe, its = context.Pipe()
         self._process = context.Process(target=_work, args=(candidate, its))
         given = os.environ.get("GLIBC_TUNABLES")
         if candidate.huge_pages and given is None:
@@ -161,60 +156,43 @@ class Worker:
             os.environ.pop("GLIBC_TUNABLES", None)
         its.close()
 
-    def is_ready(self, seconds: float) -> bool:
-        """Waits so long for the runner, which is then stopped until its first turn.
-
-        Raises:
-            WorkerError: it failed.
-        """
-        if not self._pipe.poll(max(0.0, seconds)):
-            return False
-        self.facts, self.peak_bytes = self._receive(0.0)
-        self._signal(signal.SIGSTOP)
-        return True
-
-    def turn(self, number: int, seconds: float, limit: float) -> dict[str, float]:
-        """Lets the runner work for one turn, and stops the process again.
+    def answer(self, limit: float) -> Any:
+        """Waits for what the process sends next, and stops the process.
 
         Raises:
             WorkerError: it failed, or took longer than `limit` seconds.
         """
-        self._signal(signal.SIGCONT)
-        with contextlib.suppress(BrokenPipeError):
-            self._pipe.send((number, seconds))
-        done = self._receive(limit)
-        self._signal(signal.SIGSTOP)
-        return done
-
-    def close(self) -> None:
-        """Ends the process at once, with all that it has started."""
-        for send in (os.killpg, os.kill):  # it has a group once it has begun
-            with contextlib.suppress(ProcessLookupError):
-                send(self._pid, signal.SIGKILL)
-        self._process.join()
-        self._pipe.close()
-
-    @property
-    def _pid(self) -> int:
-        assert self._process.pid is not None
-        return self._process.pid
-
-    def _signal(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._pid, number)
-
-    def _receive(self, seconds: float) -> Any:
-        if not self._pipe.poll(seconds):
-            raise WorkerError(f"it was not done after {seconds:.0f} s")
+        if not self.pipe.poll(limit):
+            raise WorkerError(f"it was not done after {limit:.0f} s")
         try:
-            answer = self._pipe.recv()
+            answer = self.pipe.recv()
         except (EOFError, ConnectionError):
             self._process.join()
             code = self._process.exitcode
             raise WorkerError(f"its process ended with exit code {code}") from None
         if isinstance(answer, str):
             raise WorkerError(answer)
+        self._signal(signal.SIGSTOP)
         return answer
+
+    def turn(self, number: int, seconds: float, limit: float) -> dict[str, float]:
+        """Lets the runner work for one turn; errors are those of `answer`."""
+        self._signal(signal.SIGCONT)
+        with contextlib.suppress(BrokenPipeError):
+            self.pipe.send((number, seconds))
+        return self.answer(limit)
+
+    def close(self) -> None:
+        """Ends the process at once, with all that it has started."""
+        self._signal(signal.SIGKILL)
+        self._process.kill()  # it has a group only once it has begun
+        self._process.join()
+        self.pipe.close()
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process.pid is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
 
 
 def _work(candidate: Candidate, pipe: Connection) -> None:
@@ -235,11 +213,11 @@ def _work(candidate: Candidate, pipe: Connection) -> None:
             os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         module, _, name = candidate.runner.partition(":")
         make = getattr(importlib.import_module(module), name)
-        runner: Runner = make(**candidate.arguments)
-        peak_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        pipe.send((runner.facts, peak_bytes))
-        while True:
-            pipe.send(runner.turn(*pipe.recv()))
+        made = make(**candidate.arguments)
+        is_runner = hasattr(made, "turn")
+        pipe.send(None if is_runner else made)
+        while is_runner:
+            pipe.send(made.turn(*pipe.recv()))
     except EOFError:
         return  # the parent has ended
     except Exception as error:
@@ -252,7 +230,6 @@ class Measured:
     """A candidate and its turns."""
 
     candidate: Candidate
-    facts: Any
     turns: list[dict[str, float]] = dataclasses.field(default_factory=list)
 
     def rates(self, amount: str, factor: float = 1.0) -> tuple[float, ...]:
@@ -278,9 +255,7 @@ def measure(
     table: Table,
     clock: Clock,
     *,
-    rounds: int = ROUNDS,
     turn_secs: float = 4.0,
-    at_once: int = 1,
 ) -> list[Measured]:
     """Starts all candidates, then gives them turns, round after round.
 
@@ -288,28 +263,27 @@ def measure(
     table. The first candidates are started first, so they should be the most important.
 
     Args:
-        candidates: whom to measure.
+        candidates: whom to measure; all of them must fit into the memory.
         table: told what is left out.
         clock: of all of this.
-        rounds: turns of each, time permitting.
         turn_secs: about how long a turn takes at most, where a runner can choose.
-        at_once: how many are started at the same time.
 
     Returns:
         Those with at least one turn, in the order of `candidates`.
     """
     with contextlib.ExitStack() as workers:
-        ready = _start(candidates, table, clock.part(_WARM_UP_SHARE), at_once, workers)
-        found = [measured for _, measured in ready]
+        ready = _start(candidates, table, clock.part(_WARM_UP_SHARE), workers)
+        running = [(worker, Measured(worker.candidate)) for worker, _ in ready]
+        found = [measured for _, measured in running]
         slowest = 0.0
-        for number in range(rounds if found else 0):
+        for number in range(ROUNDS if found else 0):
             if number and clock.left < _SLACK * slowest:
-                left = f"{rounds - number} of {rounds} turns of each"
+                left = f"{ROUNDS - number} of {ROUNDS} turns of each"
                 table.leave_out(left, "the time was over")
                 break
             began = time.monotonic()
-            share = clock.left / (rounds - number) / max(1, len(ready)) / _SLACK
-            for worker, measured in list(ready):
+            share = clock.left / (ROUNDS - number) / max(1, len(running)) / _SLACK
+            for worker, measured in list(running):
                 try:
                     limit = max(1.0, clock.left)
                     done = worker.turn(number, min(turn_secs, share), limit)
@@ -317,66 +291,46 @@ def measure(
                 except WorkerError as error:
                     name = worker.candidate.name
                     table.leave_out(f"{name}, from turn {number + 1} on", error)
-                    ready.remove((worker, measured))
+                    running.remove((worker, measured))
             slowest = max(slowest, time.monotonic() - began)
     return [one for one in found if one.turns]
 
 
-def ask(
-    candidates: Sequence[Candidate], table: Table, seconds: float, *, at_once: int = 1
-) -> dict[str, Any]:
-    """The facts of runners that have no turns, by the candidate's name.
+def ask(candidate: Candidate, table: Table, seconds: float) -> Any:
+    """What a function returns in a process of its own.
 
-    Those who are not ready after so many seconds in all, or fail, are named in the table.
+    Returns:
+        Plain values; `None` if it failed or took longer than so many seconds, which the
+        table is told.
     """
     with contextlib.ExitStack() as workers:
-        ready = _start(candidates, table, Clock.of(seconds), at_once, workers)
-    return {measured.candidate.name: measured.facts for _, measured in ready}
+        ready = _start([candidate], table, Clock.of(seconds), workers)
+    return ready[0][1] if ready else None
 
 
 def _start(
     candidates: Sequence[Candidate],
     table: Table,
     clock: Clock,
-    at_once: int,
     workers: contextlib.ExitStack,
-) -> list[tuple[Worker, Measured]]:
-    """Those who are ready before the clock ends, in the order of `candidates`."""
-    waiting, starting = list(candidates), list[Worker]()
-    ready: list[tuple[Worker, Measured]] = []
-    while waiting or starting:
-        while waiting and len(starting) < at_once and clock.left > 0:
-            candidate = waiting.pop(0)
-            largest = max((worker.peak_bytes for worker, _ in ready), default=0)
-            if (free := _free_bytes()) < _SLACK * largest:
-                text = (
-                    f"{free / 2**30:.1f} GiB of memory are free, and another one took "
-                )
-                table.leave_out(candidate.name, f"{text}{largest / 2**30:.1f}")
-                continue
-            starting.append(Worker(candidate))
-            workers.callback(starting[-1].close)
-        for worker in list(starting):
+) -> list[tuple[Worker, Any]]:
+    """Those who are ready before the clock ends, in the order of `candidates`, and what
+    they sent."""
+    queue, waiting = list(candidates), dict[Any, Worker]()
+    ready: dict[str, tuple[Worker, Any]] = {}
+    while (queue or waiting) and clock.left > 0.0:
+        while queue and len(waiting) < _AT_ONCE:
+            worker = Worker(queue.pop(0))
+            workers.callback(worker.close)
+            waiting[worker.pipe] = worker
+        for pipe in wait(list(waiting), max(0.0, clock.left)):
+            worker = waiting.pop(pipe)
             try:
-                if worker.is_ready(min(0.1, clock.left)):
-                    ready.append((worker, Measured(worker.candidate, worker.facts)))
-                    starting.remove(worker)
+                ready[worker.candidate.name] = worker, worker.answer(0.0)
             except WorkerError as error:
                 table.leave_out(worker.candidate.name, error)
-                starting.remove(worker)
-        if clock.left <= 0:
-            for candidate in (*(worker.candidate for worker in starting), *waiting):
-                table.leave_out(candidate.name, "it was not ready in time")
-            for worker in starting:
-                worker.close()
-            break
-    return sorted(ready, key=lambda one: candidates.index(one[1].candidate))
-
-
-def _free_bytes() -> float:
-    info = pathlib.Path("/proc/meminfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024.0 * float(line.split()[1])
-    return float("inf")
+    for worker in waiting.values():
+        worker.close()
+    for candidate in (*(worker.candidate for worker in waiting.values()), *queue):
+        table.leave_out(candidate.name, "it was not ready in time")
+    return [ready[one.name] for one in candidates if one.name in ready]

@@ -9,14 +9,12 @@ reach every process once; when one process fails, all end.
 """
 
 import argparse
+import asyncio
 import os
 import pathlib
 import signal
 import socket
-import subprocess
 import sys
-import threading
-import time
 from collections.abc import Sequence
 from typing import IO
 
@@ -25,10 +23,9 @@ COMMANDS = ("pretrain", "finetune", "evaluate")
 
 # Gloo's C++ begins so what it prints about every group of devices.
 _CHATTER = "[Gloo] Rank "
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # When one process has failed, the others end by themselves in this time, or are killed.
 _GRACE_SECS = 30.0
-_LOOK_EVERY_SECS = 0.05
+_LONGEST_LINE = 1 << 24  # bytes
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,38 +52,72 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     if any(word.startswith("--cluster.") for word in args.command):
         parser.error("leave out the flags of --cluster; this launcher sets them")
-    return run_job(
-        args.command, num_processes=args.processes, devices_each=args.devices
-    )
+    job = run_job(args.command, num_processes=args.processes, devices_each=args.devices)
+    return asyncio.run(job)
 
 
-def run_job(command: Sequence[str], *, num_processes: int, devices_each: int) -> int:
+async def run_job(
+    command: Sequence[str], *, num_processes: int, devices_each: int
+) -> int:
     """Runs one command of `bert-jax` as a job, its output to this process's own.
 
     Returns:
         0, or the exit code of the process that failed first; 128 + n for signal n.
     """
-    received: list[int] = []
-    before = {
-        number: signal.signal(number, lambda which, _: received.append(which))
-        for number in _SIGNALS
-    }
-    lifeline, held = os.pipe()
-    members: list[Member] = []
-    try:
-        port = free_port()
-        for number in range(num_processes):
-            flags = cluster_flags(port, num_processes, number)
-            own_env = environment(port, devices_each)
-            members.append(Member(number, [*command, *flags], own_env, lifeline))
-        return _wait(members, received)
-    finally:
+    port, loop = free_port(), asyncio.get_running_loop()
+    # The processes end when nobody holds the other end of this pipe any more.
+    lifeline, _ = os.pipe()
+    members = [
+        await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "launch.member", str(lifeline), *command),
+            *cluster_flags(port, num_processes, number),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=environment(port, devices_each),
+            pass_fds=[lifeline],
+            start_new_session=True,  # a terminal's Ctrl-C comes through here only
+            limit=_LONGEST_LINE,
+        )
+        for number in range(num_processes)
+    ]
+
+    def send_all(signal_number: int) -> None:
         for member in members:
-            member.send(signal.SIGKILL)  # only where this process itself has failed
-        os.close(lifeline)
-        os.close(held)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+            if member.returncode is None:
+                member.send_signal(signal_number)
+
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signal_number, send_all, signal_number)
+    failed: list[tuple[int, int]] = []
+
+    async def attend(number: int) -> None:
+        member = members[number]
+        assert member.stdout is not None
+        assert member.stderr is not None
+        await asyncio.gather(
+            _pass_on(number, member.stdout, sys.stdout),
+            _pass_on(number, member.stderr, sys.stderr),
+        )
+        if code := await member.wait():
+            failed.append((number, code))
+            loop.call_later(_GRACE_SECS, send_all, signal.SIGKILL)
+
+    await asyncio.gather(*map(attend, range(num_processes)))
+    if not failed:
+        return 0
+    number, code = failed[0]
+    first = f"process {number} of {num_processes}"
+    print(f"{first} ended first, with exit code {code}", file=sys.stderr, flush=True)
+    return 128 - code if code < 0 else code
+
+
+async def _pass_on(number: int, lines: asyncio.StreamReader, to: IO[str]) -> None:
+    async for line in lines:
+        text = line.decode(errors="replace")
+        if not text.startswith(_CHATTER):
+            to.write(f"[{number}] {text}")
+            to.flush()
 
 
 def cluster_flags(port: int, num_processes: int, number: int) -> list[str]:
@@ -118,75 +149,6 @@ def free_port() -> int:
     with socket.socket() as asked:
         asked.bind(("127.0.0.1", 0))
         return asked.getsockname()[1]
-
-
-class Member:
-    """One process of the job, and the threads that pass its output on."""
-
-    def __init__(
-        self, number: int, command: list[str], env: dict[str, str], lifeline: int
-    ) -> None:
-        self.number = number
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "launch.member", str(lifeline), *command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=env,
-            pass_fds=[lifeline],
-            start_new_session=True,  # a terminal's Ctrl-C comes through here only
-            text=True,
-            errors="replace",
-        )
-        pairs = ((self.process.stdout, sys.stdout), (self.process.stderr, sys.stderr))
-        self._readers = [
-            threading.Thread(target=self._pass_on, args=pair, daemon=True)
-            for pair in pairs
-        ]
-        for reader in self._readers:
-            reader.start()
-
-    def _pass_on(self, lines: IO[str], to: IO[str]) -> None:
-        for line in lines:
-            if not line.startswith(_CHATTER):
-                to.write(f"[{self.number}] {line}")
-                to.flush()
-
-    def send(self, number: int) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-
-    def has_ended(self) -> bool:
-        """True once the process and its output are at their end."""
-        if self.process.poll() is None:
-            return False
-        for reader in self._readers:
-            reader.join()
-        return True
-
-
-def _wait(members: Sequence[Member], received: list[int]) -> int:
-    running, first_failed, deadline = list(members), None, float("inf")
-    while running:
-        time.sleep(_LOOK_EVERY_SECS)
-        while received:
-            number = received.pop(0)
-            for member in members:
-                member.send(number)
-        for member in [member for member in running if member.has_ended()]:
-            running.remove(member)
-            if member.process.returncode and first_failed is None:
-                first_failed = member
-                deadline = time.monotonic() + _GRACE_SECS
-        if time.monotonic() > deadline:
-            for member in running:
-                member.send(signal.SIGKILL)
-    if first_failed is None:
-        return 0
-    code = first_failed.process.returncode
-    first = f"process {first_failed.number} of {len(members)}"
-    print(f"{first} ended first, with exit code {code}", file=sys.stderr, flush=True)
-    return 128 - code if code < 0 else code
 
 
 if __name__ == "__main__":

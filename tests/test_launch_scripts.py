@@ -1,7 +1,5 @@
-"""What holds for all of launch/: clean scripts, help, commands that are not stale, pins."""
+"""What holds for all of launch/: clean scripts, help, commands that are not stale."""
 
-import configparser
-import importlib.metadata
 import os
 import pathlib
 import re
@@ -12,10 +10,7 @@ import sys
 import pytest
 from conftest import IN_CI
 from launch_tools import LAUNCH, ROOT, run
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
-from bert_jax import cli
 from launch.gke import render
 
 SCRIPTS = sorted([*LAUNCH.rglob("*.sh"), *LAUNCH.rglob("*.sbatch")])
@@ -72,7 +67,7 @@ def test_no_command_in_launch_is_stale(name, number):
     commands = commands_in(LAUNCH / name)
     assert len(commands) >= number
     for command in commands:
-        cli.parse(command[0], command[1:])
+        render.check_flags(command)
 
 
 def launchers_in(path: pathlib.Path, what: str) -> list[list[str]]:
@@ -101,37 +96,6 @@ def test_launchers_take_what_their_documentation_types(capsys, what, source, num
         else:
             dry = [*call[:at], "--dry-run", *call[at:]]
             assert "gcloud" in run(LAUNCH / source, *dry).stdout
-
-
-def pins() -> dict[str, str]:
-    lines = (LAUNCH / "constraints.txt").read_text().splitlines()
-    return dict(line.split("==") for line in lines if not line.startswith("#"))
-
-
-def test_every_package_that_bert_jax_needs_is_pinned_within_its_range():
-    setup = configparser.ConfigParser()
-    setup.read(ROOT / "setup.cfg")
-    needs = setup["options"]["install_requires"].split()
-    pinned = pins()
-    assert len(needs) > 20
-    for need in map(Requirement, needs):
-        version = pinned[canonicalize_name(need.name)]
-        assert need.specifier.contains(version), f"{need} and {version}"
-
-
-def test_no_package_that_these_need_is_left_out():
-    pinned = pins()
-    for name in pinned:
-        try:
-            needs = importlib.metadata.requires(name) or []
-        except importlib.metadata.PackageNotFoundError:
-            continue  # of another Python or platform
-        if importlib.metadata.version(name) != pinned[name]:
-            continue  # a newer one may need others
-        for text in needs:
-            need = Requirement(text)
-            if need.marker is None:
-                assert canonicalize_name(need.name) in pinned, f"{name} needs {text}"
 
 
 def test_the_image_is_made_of_what_is_here():

@@ -272,7 +272,8 @@ _KINDS: dict[str, tuple[Callable[[], bool], Callable[[], Job], str]] = {
         _on_gke,
         _gke,
         f"neither {' and '.join(_GKE_TPU)} (with libtpu installed) nor "
-        f"{', '.join(_GKE_GPU)} are set; start the command as launch/gke does.",
+        f"{', '.join(_GKE_GPU)} are set; start TPU pods as launch/gke does, and set "
+        "the latter in GPU pods.",
     ),
     "tpu": (
         _on_tpu_vm,

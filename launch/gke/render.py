@@ -5,7 +5,7 @@
         pretrain --config bert_large --data.dataset /local/dataset --output /data/run >job.yaml
     kubectl apply -f job.yaml
 
-GPU nodes: `--gpu h100:8 --nodes 4` in place of --topology. The storage appears in every pod
+The storage appears in every pod
 at /data. bert-jax's own parser checks the command after --, so that a wrong flag is found
 here and not after hours in a queue. Everything else can be edited in the manifest.
 """
@@ -16,7 +16,7 @@ import pathlib
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import tyro
 import yaml
@@ -35,41 +35,22 @@ _TPUS = {
     "v5p": ("tpu-v5p-slice", "ct5p-hightpu-{}t"),
     "v6e": ("tpu-v6e-slice", "ct6e-standard-{}t"),
 }
-# Kind -> label cloud.google.com/gke-accelerator.
-# Source: https://docs.cloud.google.com/kubernetes-engine/docs/concepts/gpus
-_GPUS = {
-    "a100": "nvidia-tesla-a100",
-    "a100-80gb": "nvidia-a100-80gb",
-    "h100": "nvidia-h100-80gb",
-    "h100-mega": "nvidia-h100-mega-80gb",
-    "h200": "nvidia-h200-141gb",
-    "b200": "nvidia-b200",
-}
-# No host may work with an older listing than another, such as one without the newest
-# checkpoint.
-_MOUNT = "implicit-dirs,metadata-cache:ttl-secs:0,metadata-cache:negative-ttl-secs:0"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """One bert-jax command on TPU slices or GPU nodes."""
+    """One bert-jax command on TPU slices."""
 
     name: str
     """Name of the JobSet, with which the names of its pods begin."""
     image: str
     """Image made by launch/gke/Dockerfile, with a fixed tag or a digest."""
-    topology: str | None = None
+    topology: str
     """Shape of one TPU slice: v5e:4x4, v6e:16x16, v5p:2x2x2, v4:2x2x4 ..."""
     slices: int = 1
     """Number of slices, each a node pool, joined by the data-center network."""
-    gpu: str | None = None
-    """In place of a topology: kind of GPU and number a node, such as h100:8."""
-    nodes: int = 1
-    """Number of GPU nodes."""
-    bucket: str | None = None
+    bucket: str
     """Cloud Storage bucket to mount at /data; it needs a hierarchical namespace."""
-    claim: str | None = None
-    """PersistentVolumeClaim (ReadWriteMany) to mount at /data, in place of a bucket."""
     stage: str | None = None
     """Dataset below /data that every host copies to /local/dataset before the start."""
     service_account: str | None = None
@@ -78,45 +59,26 @@ class Options:
     """Use Spot nodes. They may be taken away; the job then starts again."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Pool:
-    """Equal hosts: those of one slice, or all GPU nodes of the job."""
+class Pool(NamedTuple):
+    """The hosts of one slice, which are a node pool of the cluster."""
 
     selector: dict[str, str]
-    resource: str
-    devices_per_host: int
+    chips_per_host: int
     num_hosts: int
-    create: str = ""
-    """Flags of `gcloud container node-pools create` for such a pool of TPUs."""
+    create: str
+    """Flags of `gcloud container node-pools create` for such a pool."""
 
 
 def pool_of(options: Options) -> Pool:
-    """The hosts of one slice, or of all GPU nodes.
+    """The hosts of one slice.
 
     Raises:
-        ValueError: GKE has no such hosts, or an option would be ignored.
+        ValueError: GKE has no such hosts.
     """
-    if (options.topology is None) == (options.gpu is None):
-        raise ValueError("give one of --topology and --gpu.")
-    if options.gpu is not None:
-        kind, _, number = options.gpu.partition(":")
-        if kind not in _GPUS or not number.isdigit() or options.slices != 1:
-            raise ValueError(
-                f"--gpu {options.gpu} --slices {options.slices}: expected KIND:NUMBER, "
-                f"such as h100:8, with KIND one of {', '.join(_GPUS)}, and no --slices."
-            )
-        return Pool(
-            selector={"cloud.google.com/gke-accelerator": _GPUS[kind]},
-            resource="nvidia.com/gpu",
-            devices_per_host=int(number),
-            num_hosts=options.nodes,
-        )
-    assert options.topology is not None
     topology = parse_topology(options.topology, options.slices)
-    if topology.kind not in _TPUS or options.nodes != 1:
+    if topology.kind not in _TPUS:
         raise ValueError(
-            f"--topology {options.topology} --nodes {options.nodes}: expected a TPU "
-            f"({', '.join(_TPUS)}) and no --nodes; a topology says its own hosts."
+            f"--topology {options.topology}: expected a TPU ({', '.join(_TPUS)})."
         )
     chips = math.prod(topology.shape)
     each = min(chips, 4)
@@ -134,8 +96,7 @@ def pool_of(options: Options) -> Pool:
             "cloud.google.com/gke-tpu-accelerator": accelerator,
             "cloud.google.com/gke-tpu-topology": sides,
         },
-        resource="google.com/tpu",
-        devices_per_host=each,
+        chips_per_host=each,
         num_hosts=hosts,
         create=create + (f" --tpu-topology={sides}" if hosts > 1 else ""),
     )
@@ -143,9 +104,7 @@ def pool_of(options: Options) -> Pool:
 
 def check(options: Options) -> None:
     """Raises ValueError where the storage or the image cannot be used."""
-    if (options.bucket is None) == (options.claim is None):
-        raise ValueError("give --bucket or --claim: all hosts write into one storage.")
-    if options.bucket is not None and "/" in options.bucket:
+    if "/" in options.bucket:
         raise ValueError(f"--bucket {options.bucket}: give the bare name, no gs://.")
     if options.stage is not None and not options.stage.startswith(f"{_SHARED}/"):
         raise ValueError(f"--stage {options.stage} is not below {_SHARED}.")
@@ -156,9 +115,6 @@ def check(options: Options) -> None:
 
 def checked_command(command: Sequence[str], options: Options) -> list[str]:
     """The command with the flags of its job added, after bert-jax's parser has read it.
-
-    A command that starts from a checkpoint in the cluster cannot be read here, since the
-    checkpoint decides what the flags may be; that is said on stderr.
 
     Raises:
         ValueError: what is wrong, and what to do.
@@ -189,19 +145,37 @@ def checked_command(command: Sequence[str], options: Options) -> list[str]:
     dataset = cli.value_of("--data.dataset", words)
     if options.stage is not None and dataset != _STAGED:
         raise ValueError(f"--data.dataset is {dataset}; with --stage it is {_STAGED}.")
-    single = options.gpu is not None and options.nodes == 1
-    words += ["--cluster.kind", "none" if single else "gke"]
+    words += ["--cluster.kind", "gke"]
     slices = cli.value_of("--mesh.slices", words)
     if slices is None and options.slices > 1 and words[0] != "evaluate":
         words += ["--mesh.slices", str(options.slices)]
     elif slices is not None and slices != str(options.slices):
         raise ValueError(f"--mesh.slices {slices}: the job has {options.slices}.")
+    check_flags(words)
+    return words
+
+
+def check_flags(words: Sequence[str]) -> None:
+    """Lets bert-jax's parser read a command whose files are on other machines.
+
+    A checkpoint or a finished run decides what the flags may be. Where it is not on this
+    machine, stderr says that nothing was checked.
+
+    Raises:
+        ValueError: a value is wrong.
+        SystemExit: the parser refused a flag, and said why.
+    """
     start = cli.value_of("--checkpoint", words)
+    if words[0] == "evaluate":
+        start = next((word for word in words[1:] if not word.startswith("-")), None)
     if start is not None and not pathlib.Path(start).exists():
         print(f"flags not checked: {start} is not on this machine", file=sys.stderr)
-    else:
-        cli.parse(words[0], words[1:])
-    return words
+        return
+    flags = list(words[1:])
+    for place, word in enumerate(words[1:]):
+        if word.partition("=")[0] == "--data.dataset":
+            del flags[place : place + 1 + ("=" not in word)]
+    cli.parse(words[0], flags)
 
 
 def jobset(options: Options, pool: Pool, words: list[str]) -> dict[str, Any]:
@@ -221,43 +195,14 @@ def jobset(options: Options, pool: Pool, words: list[str]) -> dict[str, Any]:
         pod["nodeSelector"]["cloud.google.com/gke-spot"] = "true"
     if options.service_account:
         pod["serviceAccountName"] = options.service_account
-    if options.bucket is not None:
-        spec["template"]["metadata"]["annotations"]["gke-gcsfuse/volumes"] = "true"
-        attributes = {"bucketName": options.bucket, "mountOptions": _MOUNT}
-        driver = "gcsfuse.csi.storage.gke.io"
-        pod["volumes"][0]["csi"] = {"driver": driver, "volumeAttributes": attributes}
-    else:
-        claim = {"claimName": options.claim}
-        pod["volumes"][0]["persistentVolumeClaim"] = claim
+    pod["volumes"][0]["csi"]["volumeAttributes"]["bucketName"] = options.bucket
     container["image"] = options.image
     container["command"] = ["bert-jax", *words]
     if options.stage is not None:
         stage = [*_STAGE, options.stage, _STAGED, "--"]
         container["command"] = stage + container["command"]
-    resources = {pool.resource: pool.devices_per_host}
+    resources = {"google.com/tpu": pool.chips_per_host}
     container["resources"] = {"requests": resources, "limits": dict(resources)}
-    env = {"PYTHONUNBUFFERED": "1"}
-    if pool.resource == "google.com/tpu":
-        env["JAX_PLATFORMS"] = "tpu,cpu"  # without a usable TPU, JAX would take the CPU
-        # A slice is a node pool: no two Jobs may share one, none may be spread.
-        manifest["metadata"]["annotations"] = {
-            "alpha.jobset.sigs.k8s.io/exclusive-topology": (
-                "cloud.google.com/gke-nodepool"
-            )
-        }
-        # libtpu talks over these to other hosts and to other slices.
-        container["ports"] = [{"containerPort": 8471}, {"containerPort": 8080}]
-        container["securityContext"] = {"privileged": True}  # some GKE versions need it
-    else:
-        container["command"] = [
-            *("bash", "-c", 'source /opt/bert_jax/launch/gpu.env && exec "$@"', "bash"),
-            *container["command"],
-        ]
-        if pool.num_hosts > 1:
-            first = f"{options.name}-{job['name']}-0-0.{options.name}"
-            env["JAX_COORDINATOR_ADDRESS"] = f"{first}:8482"
-            env["JAX_NUM_PROCESSES"] = str(pool.num_hosts)
-    container["env"] = [{"name": n, "value": v} for n, v in sorted(env.items())]
     return manifest
 
 
@@ -270,7 +215,7 @@ def render(options: Options, command: Sequence[str]) -> str:
     lines = [
         f"# gcloud container node-pools create {options.name}-{number} "
         f"--cluster=CLUSTER {pool.create}{' --spot' if options.spot else ''}"
-        for number in range(options.slices if pool.create else 0)
+        for number in range(options.slices)
     ]
     lines.append(f"# runs in every pod: bert-jax {shlex.join(words)}")
     return "\n".join([*lines, yaml.safe_dump(manifest, sort_keys=False, width=10_000)])

@@ -10,7 +10,6 @@
 #   up       asks for the slices, waits for them, installs bert_jax on every worker, and starts
 #            `bert-jax ...` there, detached. Typed again, it goes on: it asks anew for slices that
 #            were lost, and the run continues from its newest checkpoint
-#   watch    `up`, and again whenever the slices are lost, until the run is finished
 #   status   state of the slices, and of the run on every worker
 #   logs     shows the log of the first worker, and follows it
 #   stop     SIGTERM to every worker, so that a checkpoint is written
@@ -26,7 +25,6 @@
 #   --bucket BUCKET       mounted on every worker at /mnt/BUCKET; else mount shared storage yourself
 #   --stage FROM TO       a dataset to copy to every worker's own disk before the start
 #   --internal-ip         connect to the VMs by their internal addresses
-#   --poll SECS           between looks at the state (default 30)
 #   --dry-run             print the commands, run nothing
 #
 # gcloud connects to several workers at a time only with its key in an agent:
@@ -45,11 +43,11 @@ say() { printf 'tpu.sh: %s\n' "$1" >&2; }
 
 # --- what was given
 
-name='' zone='' project='' accelerator='' slices=1 source='' bucket='' poll=30 internal='' dry=''
+name='' zone='' project='' accelerator='' slices=1 source='' bucket='' internal='' dry=''
 stage=() create_flags=() arguments=()
 action=${1:---help}
 [[ $action != --help && $action != -h ]] || { sed -n '2,/^$/s/^# \{0,1\}//p' "$0" && exit 0; }
-[[ $action =~ ^(up|watch|status|logs|stop|delete)$ ]] || fail "'$action' is no command; see --help"
+[[ $action =~ ^(up|status|logs|stop|delete)$ ]] || fail "'$action' is no command; see --help"
 shift
 while (($#)); do
   case $1 in
@@ -62,7 +60,7 @@ while (($#)); do
       stage=(--stage "$2" "$3") && shift 3
       ;;
     --create-flag) create_flags+=("${2:?tpu.sh: --create-flag needs a value}") && shift 2 ;;
-    --name | --zone | --project | --accelerator | --slices | --source | --bucket | --poll)
+    --name | --zone | --project | --accelerator | --slices | --source | --bucket)
       [[ -n ${2:-} && ${2:0:2} != -- ]] || fail "$1 needs a value"
       printf -v "${1#--}" %s "$2" && shift 2
       ;;
@@ -73,8 +71,7 @@ done
   fail "--name '$name': 1 to 40 lower-case letters, digits and hyphens are needed, a letter first"
 [[ -n $zone ]] || fail "$action needs --zone"
 [[ $slices =~ ^[1-9][0-9]*$ ]] || fail "--slices $slices is not a number from 1"
-[[ $poll =~ ^[0-9]+$ ]] || fail "--poll $poll is not a whole number of seconds"
-if [[ $action == up || $action == watch ]]; then
+if [[ $action == up ]]; then
   case $accelerator in
     v4-*) runtime=tpu-ubuntu2204-base ;;
     v5litepod-*) runtime=v2-alpha-tpuv5-lite ;;
@@ -164,12 +161,12 @@ await() {
       ABSENT) create ;;
       SUSPENDED | FAILED) delete && create ;;
     esac
-    sleep "$poll"
+    sleep 30
   done
 }
 
 start_on() {
-  local files=("$here"/worker.sh "$here"/../{supervise.sh,stage.sh,constraints.txt}) given=$source
+  local files=("$here"/worker.sh "$here"/../{supervise.sh,stage.sh}) given=$source
   if [[ $source == *.whl ]]; then
     files+=("$source")
     given=${source##*/}
@@ -192,27 +189,9 @@ up() {
   fi
 }
 
-watch() {
-  local now run_state
-  up
-  while [[ -z $dry ]]; do
-    sleep "$poll"
-    # A connection that fails says nothing about the slices or the run.
-    now=$(state) || continue
-    [[ $now == ACTIVE ]] || { up && continue; }
-    run_state=$(on "${nodes[0]}" 0 status 2>/dev/null) || continue
-    case $run_state in
-      running) ;;
-      finished) say "the run is finished; 'delete' gives the slices back" && return ;;
-      stopped) say "the run was stopped; 'up' goes on with it" && return ;;
-      *) fail "the run ended: $run_state; see 'logs'" ;;
-    esac
-  done
-}
-
 case $action in
   status) queued describe --format='value(state.state)' && every_slice status_on ;;
   logs) on "${nodes[0]}" 0 logs ;;
   stop) every_slice stop_on ;;
-  *) "$action" ;;
+  up | delete) "$action" ;;
 esac

@@ -17,6 +17,8 @@ root=$HOME/bert-jax
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # The images of TPU VMs have Python 3.10; bert_jax needs 3.11 or newer, which uv brings.
 python=3.12 uv='uv>=0.9,<0.14'
+# All hosts get the newest packages that setup.cfg allows and PyPI had on this day, so they get the same.
+day=2026-11-24
 
 fail() {
   printf 'worker.sh on %s: %s\n' "$(hostname)" "$1" >&2
@@ -29,7 +31,7 @@ install() {
   python3 -m pip install --quiet --user "$uv"
   [[ -x $root/venv/bin/python ]] || python3 -m uv venv --quiet --python "$python" "$root/venv"
   python3 -m uv pip install --quiet --python "$root/venv/bin/python" \
-    --constraint "$here/constraints.txt" --reinstall-package bert_jax "bert_jax[tpu] @ $source"
+    --exclude-newer "$day" --reinstall-package bert_jax "bert_jax[tpu] @ $source"
 }
 
 mount_bucket() {
