@@ -158,24 +158,19 @@ def checked_command(command: Sequence[str], options: Options) -> list[str]:
 def check_flags(words: Sequence[str]) -> None:
     """Lets bert-jax's parser read a command whose files are on other machines.
 
-    A checkpoint or a finished run decides what the flags may be. Where it is not on this
-    machine, stderr says that nothing was checked.
+    A run says how `evaluate` reads files. Where the run is not on this machine, stderr
+    says that nothing was checked.
 
     Raises:
         ValueError: a value is wrong.
         SystemExit: the parser refused a flag, and said why.
     """
-    start = cli.value_of("--checkpoint", words)
     if words[0] == "evaluate":
-        start = next((word for word in words[1:] if not word.startswith("-")), None)
-    if start is not None and not pathlib.Path(start).exists():
-        print(f"flags not checked: {start} is not on this machine", file=sys.stderr)
-        return
-    flags = list(words[1:])
-    for place, word in enumerate(words[1:]):
-        if word.partition("=")[0] == "--data.dataset":
-            del flags[place : place + 1 + ("=" not in word)]
-    cli.parse(words[0], flags)
+        run = next((word for word in words[1:] if not word.startswith("-")), None)
+        if run is not None and not pathlib.Path(run).exists():
+            print(f"flags not checked: {run} is not on this machine", file=sys.stderr)
+            return
+    cli.parse(words[0], list(words[1:]))
 
 
 def jobset(options: Options, pool: Pool, words: list[str]) -> dict[str, Any]:
