@@ -19,7 +19,11 @@ import jax
 import jaxlib
 import numpy as np
 import pytest
+from hypothesis import settings
 
+# A busy machine is no failure; CI times whole suites.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -103,7 +103,7 @@ def assert_same(one: PretrainBatch, other: PretrainBatch) -> None:
 
 
 @given(CORPORA, st.integers(16, 64), LAYOUTS, KINDS, SEEDS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_an_epoch_holds_each_pair_once(
     make_store, special, documents, length, layout, kind, seed
 ):
@@ -139,7 +139,7 @@ def num_used_by_rule(documents: list[list[int]], length: int, kind: str) -> int:
 
 @pytest.mark.parametrize("kind", ["sentence_order", "none"])
 @given(CORPORA, st.integers(16, 64), LAYOUTS, SEEDS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_no_token_is_lost_but_by_rule_and_none_comes_twice(
     make_store, special, kind, documents, length, layout, seed
 ):
@@ -162,7 +162,7 @@ def test_no_token_is_lost_but_by_rule_and_none_comes_twice(
 
 
 @given(CORPORA, LAYOUTS, KINDS, SEEDS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_nothing_is_lost_of_documents_that_fit(
     make_store, special, documents, layout, kind, seed
 ):
@@ -186,7 +186,7 @@ def test_nothing_is_lost_of_documents_that_fit(
 
 
 @given(CORPORA, st.integers(16, 200), SEEDS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_labels_say_where_b_comes_from(make_store, special, documents, length, seed):
     store = make_store(documents)
     ends = store.sentence_starts[store.document_starts][1:]
@@ -234,7 +234,7 @@ def test_labels_are_balanced(make_store, special, layout, kind):
 
 
 @given(CORPORA, LAYOUTS, KINDS, SEEDS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_a_run_can_be_resumed_at_every_step(
     make_store, special, documents, layout, kind, seed
 ):
@@ -257,7 +257,7 @@ def test_a_run_can_be_resumed_at_every_step(
 
 
 @given(CORPORA, LAYOUTS, KINDS, SEEDS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_hosts_share_one_batch(make_store, special, documents, layout, kind, seed):
     corpus = Corpus(
         make_store(documents),

@@ -37,7 +37,7 @@ def batches_of(found: Buckets) -> list[tuple[int, list[int], int]]:
 
 
 @given(problems(), SEEDS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @example(([], [16], 4), 0)
 @example(([16] * 8, [16, 32], 4), 0)
 @example(([8] * 9, [8, 16], 4), 0)  # one goes up and is alone
@@ -56,7 +56,7 @@ def test_every_pair_has_one_row_that_holds_it(problem, seed):
 
 
 @given(problems(), SEEDS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_only_what_fills_no_batch_goes_up(problem, seed):
     lengths, buckets, batch_size = problem
     batches = batches_of(fill(*problem, seed))

@@ -18,7 +18,7 @@ CORPORA = st.lists(
 
 
 @given(CORPORA, st.integers(1, 60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_blocks_hold_every_document_once(make_store, documents, size):
     store = make_store(documents)
     with pytest.MonkeyPatch.context() as patch:
@@ -38,7 +38,7 @@ def test_blocks_hold_every_document_once(make_store, documents, size):
 
 
 @given(CORPORA, SEEDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_chunk_ends_where_a_loop_ends_it(make_store, documents, seed):
     (block,) = chunks.blocks(make_store(documents))
     targets = np.random.default_rng(seed).integers(1, 200, len(documents))
@@ -55,7 +55,7 @@ def test_a_chunk_ends_where_a_loop_ends_it(make_store, documents, seed):
 
 
 @given(CORPORA, SEEDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_sentences_are_visited_as_by_walking(make_store, documents, seed):
     (block,) = chunks.blocks(make_store(documents))
     rng = np.random.default_rng(seed)
@@ -72,7 +72,7 @@ def test_sentences_are_visited_as_by_walking(make_store, documents, seed):
 
 
 @given(CORPORA, SEEDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_runs_end_where_a_loop_ends_them(make_store, documents, seed):
     store = make_store(documents)
     rng = np.random.default_rng(seed)

@@ -53,7 +53,7 @@ def test_later_copies_are_found_in_any_shard(find, monkeypatch, at_once):
     assert not found.near.any()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(texts=st.lists(st.sampled_from("abcdefgh"), max_size=40), cut=st.integers(0, 40))
 def test_exactly_the_repeats_are_found(tmp_path_factory, texts, cut):
     folder = tmp_path_factory.mktemp("hashes")

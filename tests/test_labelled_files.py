@@ -249,7 +249,7 @@ def test_the_meaning_of_quotes_can_be_given(load):
         min_size=1,
     )
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @pytest.mark.parametrize(("name", "delimiter"), [("x.tsv", "\t"), ("x.csv", ",")])
 def test_what_a_csv_writer_wrote_comes_back(tmp_path_factory, name, delimiter, rows):
     rows = [row for row in rows if row[0].strip()]

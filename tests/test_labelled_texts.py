@@ -309,7 +309,7 @@ def test_layout_of_a_pair(words):
     st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=9),
     st.integers(5, 90),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_pairs_lose_the_end_of_the_longer_text(words, sizes, length):
     texts = [
         (

@@ -52,7 +52,7 @@ def assert_sound(lengths, row_length, pairs_per_row, seed) -> list[list[int]]:
 
 
 @given(problems(), SEEDS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @example(([], 16, 4), 0)
 @example(([16], 16, 4), 0)
 @example(([1] * 250, 96, 3), 0)
@@ -104,7 +104,7 @@ def test_neither_rows_nor_pairs_stay_in_order():
     ),
     seed=SEEDS,
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_rows_decode_to_their_pairs(make_store, special, layout, kind, documents, seed):
     cfg = DataConfig(sequence_length=40, layout=layout, max_pairs_per_row=5, pairs=kind)
     # An id that no other token has, or padding could hide as [PAD] = 0.

@@ -117,21 +117,21 @@ def assert_bert(documents, store: TokenStore, cfg: DataConfig, seed: int) -> Non
 
 
 @given(CORPORA, st.integers(8, 200), SEEDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_plan_is_one_that_bert_could_make(make_store, documents, length, seed):
     cfg = DataConfig(sequence_length=length, short_pair_rate=0.0)
     assert_bert(documents, make_store(documents), cfg, seed)
 
 
 @given(CORPORA, st.integers(8, 60), SEEDS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_short_documents_keep_one_target(make_store, documents, length, seed):
     cfg = DataConfig(sequence_length=length, short_pair_rate=0.9)
     assert_bert(documents, make_store(documents), cfg, seed)
 
 
 @given(CORPORA, SEEDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_unused_sentences_are_put_back(make_store, documents, seed):
     # Nothing is cut in such rows, so A and a B that follows must tile every document.
     store = make_store(documents)

@@ -46,7 +46,7 @@ def inside(start: int, length: int, low: int, high: int) -> bool:
 
 
 @given(CORPORA, st.integers(8, 120), SEEDS)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_every_chunk_is_a_pair_in_one_of_two_orders(
     make_store, documents, length, seed
 ):
@@ -80,7 +80,7 @@ def test_every_chunk_is_a_pair_in_one_of_two_orders(
 
 
 @given(CORPORA, SEEDS, st.sampled_from(["sentence_order", "none"]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_sentence_is_used_once(make_store, documents, seed, kind):
     # Rows are so long that nothing is cut, though some documents have a short target.
     store = make_store(documents)
@@ -98,7 +98,7 @@ def test_every_sentence_is_used_once(make_store, documents, seed, kind):
 
 
 @given(CORPORA, st.integers(8, 60), SEEDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_single_segments_fit_their_row(make_store, documents, length, seed):
     cfg = DataConfig(sequence_length=length, short_pair_rate=0.0, pairs="none")
     pairs = make_pairs(make_store(documents), cfg, seed=seed, epoch=0)
