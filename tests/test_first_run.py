@@ -57,11 +57,11 @@ def pretrain(output, *flags, dataset="dataset"):
 
 
 def evaluate(capsys, *args) -> tuple[str, dict[str, str]]:
-    """What `evaluate` says first, and its figures as they are printed."""
+    """What `evaluate` says beside its figures, and these as they are printed."""
     capsys.readouterr()
     cli.main(["evaluate", *map(str, args)])
-    first, *lines = capsys.readouterr().out.splitlines()
-    return first, dict(line.split(": ") for line in lines)
+    shown = capsys.readouterr()
+    return shown.err, dict(line.split(": ") for line in shown.out.splitlines())
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_no_setting_of_jax_changes_the_figures(run, capsys):
             jax.config.update(name, OURS[name])
         said = capsys.readouterr()
         assert f"{name}={value!r} is put aside" in said.err
-        lines = said.out.splitlines()[1:]
+        lines = said.out.splitlines()
         assert dict(line.split(": ") for line in lines) == figures
 
 

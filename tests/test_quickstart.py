@@ -141,7 +141,7 @@ def test_run_directories_are_complete(done):
 def test_the_report_is_one_page_without_anything_outside(done):
     folder, _ = done
     page = (folder / "qs/report/report.html").read_text()
-    assert "Lines that repeat most" in page
+    assert "Lines that repeat at least so often" in page
     html.parser.HTMLParser().feed(page)
     assert "TF-IDF" in page
     assert "unigram" in page
@@ -157,9 +157,8 @@ def test_predictions_are_labelled_with_probabilities(done):
 def test_fine_tuning_says_where_its_encoder_came_from(done):
     folder, output = done
     origin = json.loads((folder / "qs/finetune/run.json").read_text())["encoder"]
-    assert (
-        f"{origin['num_tensors']} tensors of qs/pretrain at step {NUM_STEPS}" in output
-    )
+    source = folder / "qs/pretrain"
+    assert f"{origin['num_tensors']} tensors of {source} at step {NUM_STEPS}" in output
     assert origin["sha256"][:16] in output
     assert origin["sha256"] == params_hash(folder / "qs/pretrain")
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Callable
 
 from bert_jax.config import FileConfig, FinetuneConfig, MeshConfig, PretrainConfig
@@ -28,7 +29,7 @@ def evaluate_run(
     batches: int | None = None,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> dict[str, float]:
-    """Scores of the newest checkpoint of a run. It prints what it judges on.
+    """Scores of the newest checkpoint of a run. It says on standard error what it judges on.
 
     Args:
         run: run directory of `pretrain`, `finetune` or `import`.
@@ -95,7 +96,7 @@ def _evaluate_pretraining(
     print(
         f"step {step:,} of {run}, on {judged:,} of {rows.size(0).num_rows:,} held-out rows "
         f"of {dataset.directory} ({'the' if same else 'not the'} dataset of its training)",
-        flush=True,
+        file=sys.stderr,
     )
     total = -(-judged // cfg.batch_size)
     evaluator = PretrainEvaluator(cfg, rows, vocabulary, mesh)
@@ -128,7 +129,7 @@ def _evaluate_task(
             f"have SHA-256 {held_out.sha256()[:16]}, and those of the run {str(own)[:16]}. "
             "Restore the file, or name it as DATA to judge on it as it is."
         )
-    show_reading(task, "judged on", held_out, predictor.outputs)
+    show_reading(task, "judged on", held_out, predictor.outputs, sys.stderr)
     _agree(run, held_out.sha256())
     encoded = predictor.encode(held_out)
     logits = predictor.logits(encoded, progress)

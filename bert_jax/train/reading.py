@@ -1,7 +1,7 @@
 """Says what was read from labelled files, so that a wrong reading is seen at once."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from bert_jax.data.labelled.examples import EncodedExamples
 from bert_jax.data.labelled.lengths import LengthBatches, padding_share
@@ -13,8 +13,13 @@ def show_reading(
     split: str,
     examples: Any,
     outputs: Sequence[str],
+    file: TextIO | None = None,
 ) -> None:
-    """Prints the number of examples, how the file was read, and the labels with counts."""
+    """Prints the number of examples, how the file was read, and the labels with counts.
+
+    Args:
+        file: stream to print to. Default: standard output.
+    """
     reading = examples.reading
     lines = [
         f"{split}: {len(examples):,} examples of {reading.path} ({reading.how})",
@@ -24,7 +29,7 @@ def show_reading(
         lines.append(f"  left out: {reading.num_skipped:,} rows without text or label")
     warnings = [*reading.warnings, *task.warnings(examples)]
     lines += [f"  warning: {warning}" for warning in warnings]
-    print("\n".join(lines), flush=True)
+    print("\n".join(lines), file=file, flush=True)
 
 
 def show_rows(encoded: EncodedExamples, batches: LengthBatches) -> None:
