@@ -17,7 +17,7 @@ from bert_jax.commands import compile as compile_command
 from bert_jax.commands import data, exchange, report, tokenizer, training
 from bert_jax.commands.config_files import load_config
 from bert_jax.commands.outputs import check_paths
-from bert_jax.commands.raw_flags import is_given, value_of
+from bert_jax.commands.raw_flags import check_length, is_given, value_of
 from bert_jax.commands.repeated_flags import FlagError, refuse_repeated
 from bert_jax.config import FinetuneConfig, PretrainConfig
 from bert_jax.quickstart import Size, quickstart
@@ -123,7 +123,7 @@ def _run(argv: list[str]) -> None:
     start.command_begins(name)
     command = parse(name, rest)
     check_paths(name, command)
-    settled(name, command, rest).run()
+    command.run()
 
 
 def parse(name: str, rest: list[str]) -> Any:
@@ -168,38 +168,11 @@ def parse(name: str, rest: list[str]) -> Any:
     }
     default = command(**required, config_file=file, settings=settings)
     parsed = tyro.cli(command, args=rest, default=default, prog=f"bert-jax {name}")
+    if name == "pretrain":
+        check_length(parsed.settings, rest)
     if kinds[name] is PretrainConfig and parsed.settings.checkpoint is None:
         parsed.settings.check()
-    return parsed
-
-
-def settled(name: str, command: Any, rest: list[str]) -> Any:
-    """The command with all that its checkpoint and its dataset decide.
-
-    Args:
-        name: of the command.
-        command: what `parse` made of `rest`.
-        rest: the flags as they were given.
-
-    Raises:
-        ValueError, OSError: checkpoint or dataset cannot be read, a flag would be
-            ignored, or the settings do not fit together.
-    """
-    if not hasattr(command, "settings"):
-        return command
-    settings = command.settings
-    if name != "compile" and settings.checkpoint is not None:
-        from bert_jax.commands.foreign_checkpoint import import_checkpoint
-
-        settings = import_checkpoint(settings, command.output, command.cluster)
-    if isinstance(settings, PretrainConfig):
-        from bert_jax.commands.settled import check_length, settle
-
-        if name == "pretrain":
-            check_length(settings, rest)
-        from_file = load_config(command.config_file, PretrainConfig)
-        settings = settle(settings, from_file, rest)
-    return dataclasses.replace(command, settings=settings)
+    return dataclasses.replace(parsed, args=tuple(rest))
 
 
 def _overview() -> str:

@@ -86,9 +86,9 @@ def make_folder(folder: pathlib.Path) -> None:
         (folder / f"{name}.py").write_text(text)
 
 
-def pretrain_args(output: str, *more: object) -> list[str]:
+def pretrain_args(output: str, *more: object, dataset: str = "dataset") -> list[str]:
     args = ("pretrain", "--config", "pretrain_config.py", "--output", output)
-    return [*args, "--data.dataset", "dataset", *map(str, more)]
+    return [*args, "--data.dataset", dataset, *map(str, more)]
 
 
 def finetune_args(output: str, checkpoint: str) -> list[str]:

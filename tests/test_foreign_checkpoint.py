@@ -8,6 +8,7 @@ import reference
 from exchange_models import LABELS, fitting, make_tokenizer
 
 from bert_jax import cli
+from bert_jax.commands.settled import settled
 from bert_jax.exchange.portable import PortableModel
 from bert_jax.exchange.write_huggingface import write_huggingface
 from bert_jax.train.run import load_run
@@ -40,7 +41,7 @@ def source(written, tmp_path):
 
 def take(command, source, output, *flags):
     args = ["--output", str(output), "--checkpoint", str(source), *flags]
-    return cli.settled(command, cli.parse(command, args), args).settings
+    return settled(cli.parse(command, args))
 
 
 @pytest.mark.parametrize(

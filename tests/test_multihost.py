@@ -179,7 +179,7 @@ def outcomes(members: list[subprocess.Popen[str]]) -> list[str]:
 
 def test_a_host_with_other_settings_and_data_is_named_by_all(folder):
     same_args = jobs.pretrain_args("differ")
-    other = [*same_args, "--seed", "1", "--data.dataset", "other"]
+    other = jobs.pretrain_args("differ", "--seed", "1", dataset="other")
     members = jobs.hosts(folder, [same_args, same_args, other])
     for number, error in enumerate(outcomes(members)):
         assert f"process {number} of 3: pretrain: The processes of this job" in error
@@ -191,7 +191,7 @@ def test_a_host_with_other_settings_and_data_is_named_by_all(folder):
 
 def test_a_host_that_fails_alone_ends_the_others(folder):
     args = jobs.pretrain_args("alone")
-    broken = [*args, "--data.dataset", "nowhere"]
+    broken = jobs.pretrain_args("alone", dataset="nowhere")
     first, second = outcomes(jobs.hosts(folder, [args, broken]))
     assert "process 1 of 2: pretrain: nowhere" in second
     host = socket.gethostname()

@@ -52,11 +52,13 @@ def done(tmp_path_factory):
     return folder, finished.stdout
 
 
-def pretrain_args(workdir: str) -> tuple[object, ...]:
+def pretrain_args(
+    workdir: str, *, num_steps: int = NUM_STEPS, warmup_steps: int = NUM_STEPS // 10
+) -> tuple[object, ...]:
     """As quickstart calls it, with checkpoints every ten steps."""
     return (
         *("pretrain", "--config", "quickstart", "--model.vocab-size", 800),
-        *("--num-steps", NUM_STEPS, "--optimizer.warmup-steps", NUM_STEPS // 10),
+        *("--num-steps", num_steps, "--optimizer.warmup-steps", warmup_steps),
         *("--data.dataset", "qs/dataset", "--output", workdir),
         *("--loop.log-every-steps", 5, "--loop.checkpoint-every-steps", 10),
     )
@@ -290,10 +292,10 @@ def test_an_export_comes_back_and_training_goes_on_from_it(done):
     # A Hugging Face directory has no place for the step.
     for start, step in (("back", 0), ("qs/pretrain", NUM_STEPS)):
         name = f"from_{start.replace('/', '_')}"
-        args = (*pretrain_args(name), "--checkpoint", start, "--num-steps", 10)
-        out = bert_jax(*args, "--optimizer.warmup-steps", 2, cwd=folder)
+        args = pretrain_args(name, num_steps=10, warmup_steps=2)
+        out = bert_jax(*args, "--checkpoint", start, cwd=folder)
         assert out.returncode == 0, out.stderr
-        assert f"tensors of {start} at step {step}, sha256" in out.stdout
+        assert f"tensors of {folder / start} at step {step}, sha256" in out.stdout
         first_losses[start] = metrics_without_time(folder / name)[0]["mlm_loss"]
     fresh = metrics_without_time(folder / "qs/pretrain")[0]["mlm_loss"]
     assert first_losses["back"] == first_losses["qs/pretrain"] < fresh
@@ -301,17 +303,15 @@ def test_an_export_comes_back_and_training_goes_on_from_it(done):
 
 def test_a_second_phase_keeps_the_moments(done):
     folder, _ = done
-    args = ("--checkpoint", "qs/pretrain", "--moments", "keep", "--num-steps", 5)
+    args = ("--checkpoint", "qs/pretrain", "--moments", "keep")
     layout = ("--data.layout", "buckets")  # BERT's phases differ in their rows too
-    out = bert_jax(
-        *(*pretrain_args("phase2"), *args, *layout, "--optimizer.warmup-steps", 1),
-        cwd=folder,
-    )
+    short = {"num_steps": 5, "warmup_steps": 1}
+    out = bert_jax(*pretrain_args("phase2", **short), *args, *layout, cwd=folder)
     assert out.returncode == 0, out.stderr
     assert " rows of 32 an epoch (buckets, " in out.stdout
     assert f"at step {NUM_STEPS} and the moments, sha256" in out.stdout
     other = ("--model.gelu", "exact", "--model.hidden-size", 64)
-    out = bert_jax(*pretrain_args("phase2b"), *args, *other, cwd=folder)
+    out = bert_jax(*pretrain_args("phase2b", **short), *args, *other, cwd=folder)
     assert out.returncode == 1
     assert "--model.hidden-size 64 would be ignored" in out.stderr
     assert not (folder / "phase2b").exists()

@@ -7,7 +7,7 @@ import pytest
 from prepared_corpus import make_corpus, other_tokenizer, prepared
 
 from bert_jax import cli
-from bert_jax.commands.settled import settle
+from bert_jax.commands.settled import settle, settled
 from bert_jax.config import (
     ComputeConfig,
     DataConfig,
@@ -38,7 +38,7 @@ FILE = PretrainConfig(model=IN_FILE, data=DataConfig(sequence_length=32))
 
 def settings_of(command, args):
     """What the command runs with, from the command line."""
-    return cli.settled(command, cli.parse(command, args), args).settings
+    return settled(cli.parse(command, args))
 
 
 def begun(folder, kind="pretrain"):

@@ -46,8 +46,11 @@ class Compile:
     finds them if it has the same settings, dataset (--data.dataset) and versions of JAX
     and libtpu. This is tested on one CPU device, and untested on a TPU."""
     settings: Annotated[PretrainConfig, tyro.conf.arg(name="")] = PretrainConfig()
+    args: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """The flags as they were given."""
 
     def run(self) -> None:
+        from bert_jax.commands.settled import settled
         from bert_jax.runtime.compile_cache import use_compile_cache
         from bert_jax.topology.compiled import compile_step, vocabulary_of
         from bert_jax.topology.devices import devices_of, parse_topology
@@ -63,11 +66,12 @@ class Compile:
         from bert_jax.topology.variants import variants_of
         from bert_jax.train.program import phases_schedule
 
+        settings = settled(self)
         topology = parse_topology(self.topology, self.slices)
         # JAX must not start earlier: its start fixes the number of CPU devices.
         use_compile_cache(self.compile_cache, devices_of(topology))
-        vocabulary = vocabulary_of(self.settings)
-        if self.compile_cache is not None and self.settings.data.dataset is None:
+        vocabulary = vocabulary_of(settings)
+        if self.compile_cache is not None and settings.data.dataset is None:
             print(
                 "--compile-cache without --data.dataset: the ids of the special tokens are "
                 "constants of the program, so only a run with the same made-up ids would "
@@ -75,7 +79,7 @@ class Compile:
             )
         print(f"config: {config_path(self.config_file)}", flush=True)
         variants = variants_of(
-            self.settings,
+            settings,
             topology,
             remats=self.try_remat,
             micro_batches=self.try_micro_batches,

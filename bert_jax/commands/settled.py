@@ -2,11 +2,35 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
+from bert_jax.commands.config_files import load_config
+from bert_jax.commands.foreign_checkpoint import import_checkpoint
 from bert_jax.commands.raw_flags import is_given
 from bert_jax.config import ModelConfig, PretrainConfig
 from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.train.run import load_run
+
+
+def settled(command: Any) -> Any:
+    """The settings of a command with all that its checkpoint and its dataset decide.
+
+    A process of a job calls this when it has joined: if it fails, the others must know.
+
+    Args:
+        command: `Pretrain`, `Finetune` or `Compile`, as it was parsed.
+
+    Raises:
+        ValueError, OSError: checkpoint or dataset cannot be read, a flag would be
+            ignored, or the settings do not fit together.
+    """
+    settings = command.settings
+    if settings.checkpoint is not None and hasattr(command, "cluster"):
+        settings = import_checkpoint(settings, command.output, command.cluster)
+    if isinstance(settings, PretrainConfig):
+        from_file = load_config(command.config_file, PretrainConfig)
+        settings = settle(settings, from_file, command.args)
+    return settings
 
 
 def settle(
@@ -32,32 +56,6 @@ def settle(
         cfg = _take_vocabulary(cfg)
     cfg.check()
     return cfg
-
-
-def check_length(cfg: PretrainConfig, args: Sequence[str]) -> None:
-    """Refuses --num-steps where later phases of the config would follow unnoticed.
-
-    Raises:
-        ValueError: the flag is given, and nothing is said of the later phases; or
-            --minutes is given too.
-    """
-    if is_given("--minutes", args) and is_given("--num-steps", args):
-        raise ValueError(
-            f"--num-steps {cfg.num_steps} would be ignored: --minutes plans the number of "
-            "steps. Pass one of the two."
-        )
-    said = any(arg.replace("_", "-").startswith("--next-phases") for arg in args)
-    if not cfg.next_phases or not is_given("--num-steps", args) or said:
-        return
-    later = " and ".join(
-        f"{phase.num_steps:,} steps of {phase.sequence_length} tokens"
-        for phase in cfg.next_phases
-    )
-    raise ValueError(
-        f"--num-steps {cfg.num_steps} sets the first phase only, and the config goes on "
-        f"with {later}. Add --first-phase-only to leave that out, or set its length too: "
-        f"--next-phases.0.num-steps {cfg.next_phases[0].num_steps}."
-    )
 
 
 def _take_vocabulary(cfg: PretrainConfig) -> PretrainConfig:

@@ -37,10 +37,13 @@ class Pretrain:
     """Directory that keeps compiled programs, so that the next start need not compile.
     `bert-jax compile` can fill it."""
     settings: Annotated[PretrainConfig, Inline] = PretrainConfig()
+    args: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """The flags as they were given."""
 
     def run(self) -> None:
         import jax
 
+        from bert_jax.commands.settled import settled
         from bert_jax.runtime.compile_cache import use_compile_cache
         from bert_jax.runtime.distributed import taking_part
         from bert_jax.train.planned_steps import with_planned_steps
@@ -50,7 +53,7 @@ class Pretrain:
             print(f"config: {config_path(self.config_file)}", flush=True)
             if self.compile_cache is not None:
                 use_compile_cache(self.compile_cache, jax.devices())
-            settings = self.settings
+            settings = settled(self)
             if self.minutes is not None:
                 settings = with_planned_steps(settings, self.minutes, self.output)
             pretrain(settings, self.output)
@@ -68,10 +71,13 @@ class Finetune:
     compile_cache: pathlib.Path | None = None
     """Directory that keeps compiled programs, so that the next start need not compile."""
     settings: Annotated[FinetuneConfig, Inline] = FinetuneConfig()
+    args: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """The flags as they were given."""
 
     def run(self) -> None:
         import jax
 
+        from bert_jax.commands.settled import settled
         from bert_jax.runtime.compile_cache import use_compile_cache
         from bert_jax.runtime.distributed import taking_part
         from bert_jax.train.finetune import finetune
@@ -80,7 +86,7 @@ class Finetune:
             print(f"config: {config_path(self.config_file)}", flush=True)
             if self.compile_cache is not None:
                 use_compile_cache(self.compile_cache, jax.devices())
-            finetune(self.settings, self.output)
+            finetune(settled(self), self.output)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
