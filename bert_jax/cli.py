@@ -148,10 +148,11 @@ def parse(name: str, rest: list[str]) -> Any:
         parsed = tyro.cli(command, args=rest, default=default, prog=f"bert-jax {name}")
         if name in ("evaluate", "predict"):
             # The run says how files are read, so it is read before its flags count.
-            default = command(
-                run_dir=tyro.MISSING_NONPROP,
-                task=training.file_settings(parsed.run_dir, parsed.task, name),
-            )
+            try:
+                reading = training.file_settings(parsed.run_dir, parsed.task, name)
+            except FileNotFoundError:
+                return parsed  # the command says so, in a job to all processes
+            default = command(run_dir=tyro.MISSING_NONPROP, task=reading)
             return tyro.cli(
                 command, args=rest, default=default, prog=f"bert-jax {name}"
             )

@@ -11,6 +11,7 @@ import pytest
 from conftest import IN_CI
 from launch_tools import LAUNCH, ROOT, run
 
+from bert_jax import cli
 from launch.gke import render
 
 SCRIPTS = sorted([*LAUNCH.rglob("*.sh"), *LAUNCH.rglob("*.sbatch")])
@@ -67,7 +68,7 @@ def test_no_command_in_launch_is_stale(name, number):
     commands = commands_in(LAUNCH / name)
     assert len(commands) >= number
     for command in commands:
-        render.check_flags(command)
+        cli.parse(command[0], command[1:])
 
 
 def launchers_in(path: pathlib.Path, what: str) -> list[list[str]]:

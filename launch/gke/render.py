@@ -151,26 +151,8 @@ def checked_command(command: Sequence[str], options: Options) -> list[str]:
         words += ["--mesh.slices", str(options.slices)]
     elif slices is not None and slices != str(options.slices):
         raise ValueError(f"--mesh.slices {slices}: the job has {options.slices}.")
-    check_flags(words)
+    cli.parse(words[0], words[1:])
     return words
-
-
-def check_flags(words: Sequence[str]) -> None:
-    """Lets bert-jax's parser read a command whose files are on other machines.
-
-    A run says how `evaluate` reads files. Where the run is not on this machine, stderr
-    says that nothing was checked.
-
-    Raises:
-        ValueError: a value is wrong.
-        SystemExit: the parser refused a flag, and said why.
-    """
-    if words[0] == "evaluate":
-        run = next((word for word in words[1:] if not word.startswith("-")), None)
-        if run is not None and not pathlib.Path(run).exists():
-            print(f"flags not checked: {run} is not on this machine", file=sys.stderr)
-            return
-    cli.parse(words[0], list(words[1:]))
 
 
 def jobset(options: Options, pool: Pool, words: list[str]) -> dict[str, Any]:
