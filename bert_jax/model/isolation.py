@@ -10,7 +10,7 @@ Shape suffixes: B rows, T tokens, N heads, H head width.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -109,6 +109,25 @@ def prove_isolation(
             interpret=interpret,
         )
     )
+
+
+def prove_for_lengths(
+    cfg: ModelConfig,
+    compute: ComputeConfig,
+    dropout: DropoutConfig,
+    lengths: Collection[int],
+) -> None:
+    """Tries the attention for rows of all these lengths, the longest first.
+
+    XLA's kernel does the same operations for rows of any length, so one will do for it.
+
+    Raises:
+        IsolationError, ValueError: as for `prove_isolation`.
+    """
+    for length in sorted(lengths, reverse=True):
+        proof = prove_isolation(cfg, compute, dropout, num_tokens=length)
+        if proof.kernel == "xla":
+            return
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from bert_jax.data.batches.loader import prefetched
 from bert_jax.data.labelled.examples import EncodedExamples, Examples
 from bert_jax.data.labelled.lengths import LengthBatches, epoch_batches, row_lengths
 from bert_jax.limits import check_ids
-from bert_jax.model.isolation import prove_isolation
+from bert_jax.model.isolation import prove_for_lengths
 from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train import sharding
 from bert_jax.train.flops import counted_flops
@@ -143,8 +143,8 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         print(f"{run} is finished at step {finished['step']:,}; nothing to do")
         return finished
 
-    for length in sorted({*lengths.tolist(), *held_out_plan.lengths.tolist()}):
-        prove_isolation(model, cfg.compute, cfg.dropout, num_tokens=length)
+    used = {*lengths.tolist(), *held_out_plan.lengths.tolist()}
+    prove_for_lengths(model, cfg.compute, cfg.dropout, used)
     schedule = make_schedule(cfg.optimizer, num_steps)
     optimizer = make_optimizer(cfg.optimizer, schedule)
     objective = stop_frozen(

@@ -18,7 +18,7 @@ from bert_jax.data.batches.rows import open_rows
 from bert_jax.data.prepared.dataset import PreparedDataset, open_dataset
 from bert_jax.data.prepared.summary import summarize
 from bert_jax.limits import check_ids
-from bert_jax.model.isolation import prove_isolation
+from bert_jax.model.isolation import prove_for_lengths
 from bert_jax.model.products_fp8 import multiplies_fp8
 from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train.flops import counted_flops
@@ -114,14 +114,7 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         print(f"{run} is finished at step {finished['step']:,}; nothing to do")
         return finished
 
-    for num_tokens in _row_lengths(cfg):
-        if (
-            prove_isolation(
-                cfg.model, cfg.compute, cfg.dropout, num_tokens=num_tokens
-            ).kernel
-            == "xla"
-        ):
-            break  # XLA's kernel does the same operations for rows of any length
+    prove_for_lengths(cfg.model, cfg.compute, cfg.dropout, _row_lengths(cfg))
     device = mesh.devices.flat[0]
     if cfg.compute.fp8 and not multiplies_fp8(device):
         print(
@@ -193,13 +186,13 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
     return results
 
 
-def _row_lengths(cfg: PretrainConfig) -> list[int]:
-    """The lengths of all rows in all phases, the longest first."""
+def _row_lengths(cfg: PretrainConfig) -> set[int]:
+    """The lengths of all rows in all phases."""
     lengths: set[int] = set()
     for data in (phase.data for phase in cfg.phases):
         buckets = data.buckets if data.layout == "buckets" else ()
         lengths.update(buckets or (data.sequence_length,))
-    return sorted(lengths, reverse=True)
+    return lengths
 
 
 def _stage(
