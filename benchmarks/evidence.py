@@ -79,7 +79,7 @@ class Options:
                     "Give the folder of the tasks with --tasks, or choose among them with "
                     "--only."
                 )
-        config = dataclasses.replace(task.config, train=train, validation=dev)
+        config = dataclasses.replace(task.config, train=train, dev=dev)
         return task._replace(config=config)
 
 

@@ -95,24 +95,24 @@ TASKS: dict[str, Task] = {
     "sst2": Task(
         "SST-2",
         ("accuracy",),
-        TaskConfig(text_columns=("sentence",), validation_text_columns=("content",)),
+        TaskConfig(text=("sentence",), dev_text=("content",)),
     ),
     "cola": Task(
         "CoLA",
         ("matthews",),
-        TaskConfig(header=False, text_columns=("4",), label_column="2"),
+        TaskConfig(header=False, text=("4",), label="2"),
     ),
     "mrpc": Task(
         "MRPC",
         ("accuracy", "f1"),
-        TaskConfig(text_columns=("#1 String", "#2 String"), label_column="Quality"),
+        TaskConfig(text=("#1 String", "#2 String"), label="Quality"),
     ),
     "stsb": Task(
         "STS-B",
         ("pearson", "spearman"),
         TaskConfig(
-            text_columns=("sentence1", "sentence2"),
-            label_column="score",
+            text=("sentence1", "sentence2"),
+            label="score",
             kind="regression",
         ),
     ),

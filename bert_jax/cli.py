@@ -137,7 +137,7 @@ def parse(name: str, rest: list[str]) -> Any:
     command = COMMANDS[name]
     default: Any = tyro.MISSING_NONPROP
     if hasattr(command, "config_file") and rest and not rest[0].startswith("-"):
-        rest = ["--config", *rest]
+        rest = ["--checkpoint" if name == "finetune" else "--config", *rest]
     refuse_repeated(command, rest)
     kinds = {
         "pretrain": PretrainConfig,

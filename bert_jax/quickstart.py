@@ -64,8 +64,8 @@ def steps(output: pathlib.Path, size: Size) -> list[Chapter]:
     }
     source = f"files:{at['corpus']}/documents-*.jsonl"
     task = (
-        *("--task.train", f"{at['corpus']}/library/train.tsv"),
-        *("--task.validation", f"{at['corpus']}/library/validation.tsv"),
+        *("--train", f"{at['corpus']}/library/train.tsv"),
+        *("--dev", f"{at['corpus']}/library/validation.tsv"),
     )
     tune = (
         *("finetune", "--config", "quickstart_finetune", *task),

@@ -1,7 +1,7 @@
 """Which library does a sentence of documentation come from? Part of the quickstart.
 
-    bert-jax finetune --config quickstart_finetune --checkpoint RUN --output DIR \\
-        --task.train train.tsv --task.validation validation.tsv
+    bert-jax finetune RUN --config quickstart_finetune --output DIR \\
+        --train train.tsv --dev validation.tsv
 
 Measured as part of the quickstart on two cores of an AMD EPYC, 2026-11-25: accuracy
 39.2 % pretrained, 37.6 % from scratch, TF-IDF 45.4 %, majority 18.4 % of 9 libraries.

@@ -57,7 +57,7 @@ def pretrain_config() -> PretrainConfig:
 def finetune_config() -> FinetuneConfig:
     return FinetuneConfig(
         task=TaskConfig(
-            train=pathlib.Path("train.tsv"), validation=pathlib.Path("validation.tsv")
+            train=pathlib.Path("train.tsv"), dev=pathlib.Path("validation.tsv")
         ),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=0.1),
         loop=LOOP,

@@ -266,7 +266,7 @@ def put_finetune(
     cfg = FinetuneConfig(
         checkpoint=Path("runs/p"),
         from_scratch=encoder is None,
-        task=TaskConfig(kind=task, validation=Path("dev.tsv")),
+        task=TaskConfig(kind=task, dev=Path("dev.tsv")),
     )
     return put(path, info, cfg, lines, results if finished else None)
 

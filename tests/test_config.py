@@ -72,7 +72,7 @@ def test_json_keeps_every_bit_of_a_number(number):
 
 @pytest.mark.parametrize("text", [" a b ", 'q"\\', "\n\t", "é\u2028😀", "1.5", "null"])
 def test_json_keeps_every_character(text):
-    task = TaskConfig(train=pathlib.Path(text), text_columns=(text, "b"))
+    task = TaskConfig(train=pathlib.Path(text), text=(text, "b"))
     assert_exact(FinetuneConfig(task=task))
 
 
@@ -280,11 +280,11 @@ REFUSED = [
     bad(PretrainConfig, "moments='keep' needs a checkpoint", moments="keep"),
     bad(FileConfig, "delimiter='::' is not one character", delimiter="::"),
     bad(FileConfig, "encoding='utf-9' is no encoding", encoding="utf-9"),
-    bad(FileConfig, "name one column twice", text_columns=("a",), label_column="a"),
+    bad(FileConfig, "name one column twice", text=("a",), label="a"),
     bad(
         TaskConfig,
-        "TaskConfig.text_columns=('a', 'b', 'c') must",
-        text_columns=("a", "b", "c"),
+        "TaskConfig.text=('a', 'b', 'c') must",
+        text=("a", "b", "c"),
     ),
     *no_number_below(FinetuneConfig, "batch_size", "num_epochs"),
     bad(FinetuneConfig, "sequence_length=7 is too short", sequence_length=7),
@@ -359,8 +359,8 @@ def test_derived_numbers():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"task": {"text_columns": "ab"}}', "text_columns: expected a list, got 'ab'"),
-        ('{"task": {"text_columns": [1]}}', r"text_columns\[0\]=1 is a int"),
+        ('{"task": {"text": "ab"}}', "text: expected a list, got 'ab'"),
+        ('{"task": {"text": [1]}}', r"text\[0\]=1 is a int"),
         ('{"task": {"train": 3}}', "train=3 is a int"),
         ('{"seed": -1}', "seed=-1 is not in"),
         ('{"sequence_length": 1}', "sequence_length=1 is too short"),

@@ -55,11 +55,11 @@ def write_files(folder, kind):
             labels = [5.0 * x if kind == "regression" else x > 0.3 for x in shares]
             lines = [f"{' '.join(r)}\t{x}" for r, x in zip(rows, labels, strict=True)]
             path.write_text("\n".join(["a\tmark", *lines]) + "\n")
-    columns = {"text_columns": ("a",), "label_column": "mark"}
+    columns = {"text": ("a",), "label": "mark"}
     return TaskConfig(
         kind=kind,
         train=folder / f"{kind}-train.{suffix}",
-        validation=folder / f"{kind}-dev.{suffix}",
+        dev=folder / f"{kind}-dev.{suffix}",
         **(columns if suffix == "tsv" else {}),
     )
 
@@ -153,7 +153,7 @@ def test_it_is_judged_again_to_the_same_scores(tuned, kind):
     run, cfg, results = tuned(kind)
     # One device here, eight there: sums in another order.
     assert evaluate_run(run, None) == pytest.approx(results["eval"], rel=1e-4)
-    assert evaluate_run(run, cfg.task.validation) == evaluate_run(run, None)
+    assert evaluate_run(run, cfg.task.dev) == evaluate_run(run, None)
 
 
 def test_held_out_examples_are_judged_once_at_the_end(tuned):
@@ -210,7 +210,7 @@ def test_lengths_of_rows_change_no_logit(tuned, kind, monkeypatch):
     run, cfg, _ = tuned(kind)
     predictor = Predictor(run, batch_size=8)
     encoded = predictor.encode(
-        predictor.task.read(cfg.task.validation, cfg.task, "validation")
+        predictor.task.read(cfg.task.dev, cfg.task, "validation")
     )
     found = predictor.logits(encoded)
     monkeypatch.setattr(
@@ -229,7 +229,7 @@ def test_batches_by_length_go_on_exactly(tuned, encoder, tmp_path, capsys, monke
     lines = [" ".join(rng.choice(WORDS, n)) for n in rng.choice([2, 12, 60], 96)]
     content = "".join(f"{line};{is_early(line)}\n" for line in lines)
     (folder / "mixed.csv").write_text(f"text;label\n{content}")
-    task = TaskConfig(train=folder / "mixed.csv", validation=folder / "mixed.csv")
+    task = TaskConfig(train=folder / "mixed.csv", dev=folder / "mixed.csv")
     cfg = dataclasses.replace(
         tuned("classification")[1], task=task, num_epochs=2, batch_size=16
     )
@@ -254,7 +254,7 @@ def test_batches_by_length_go_on_exactly(tuned, encoder, tmp_path, capsys, monke
     assert json.loads(whole) == json.loads(parts)
     # Found again from any working directory, and only as it was.
     monkeypatch.chdir(tmp_path)
-    assert load_run_config(tmp_path / "whole").task.text_columns == ("text",)
+    assert load_run_config(tmp_path / "whole").task.text == ("text",)
     (folder / "mixed.csv").write_text(f"text;label\n{content}new;True\n")
     with pytest.raises(ValueError, match=r"is not the file that .* was judged on"):
         evaluate_run(tmp_path / "whole", None)
@@ -263,8 +263,8 @@ def test_batches_by_length_go_on_exactly(tuned, encoder, tmp_path, capsys, monke
 @pytest.mark.parametrize("kind", ["tokens", "spans"])
 def test_columns_of_a_file_without_columns_are_refused(tuned, kind):
     run, cfg, _ = tuned(kind)
-    task = dataclasses.replace(cfg.task, label_column="mark")
-    with pytest.raises(ValueError, match="label_column='mark' would be ignored"):
+    task = dataclasses.replace(cfg.task, label="mark")
+    with pytest.raises(ValueError, match="label='mark' would be ignored"):
         finetune(dataclasses.replace(cfg, task=task), run)
 
 

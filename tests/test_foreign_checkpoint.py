@@ -130,7 +130,7 @@ def test_fine_tuning_from_it_goes_on_after_a_stop(source, tmp_path):
     data.write_text(f"text\tlabel\n{rows}")
     run = tmp_path / "run"
     command = ["finetune", "--output", str(run), "--checkpoint", str(source)]
-    command += ["--task.train", str(data), "--task.validation", str(data)]
+    command += ["--train", str(data), "--dev", str(data)]
     command += ["--sequence-length", "16", "--batch-size", "8", "--num-epochs", "1"]
     cli.main(command)
     first = json.loads((run / "results.json").read_text())

@@ -190,7 +190,7 @@ def pretraining(base):
 
 def finetuning(base):
     cfg = FinetuneConfig(
-        task=TaskConfig(train=base / "task.csv", validation=base / "task.csv"),
+        task=TaskConfig(train=base / "task.csv", dev=base / "task.csv"),
         checkpoint=base / "run",
         from_scratch=True,
         sequence_length=24,

@@ -97,7 +97,7 @@ def test_a_folder_for_each_class(tmp_path):
     assert found.labels == ("neg", "pos", "pos")
     assert "1 files outside of the folders not read" in found.reading.how
     with pytest.raises(ValueError, match="would be ignored"):
-        read_texts(tmp_path, TaskConfig(text_columns=("a",)))
+        read_texts(tmp_path, TaskConfig(text=("a",)))
     (tmp_path / "pos/deep").mkdir()
     with pytest.raises(ValueError, match="is a folder inside of"):
         read_texts(tmp_path, TaskConfig())
@@ -106,7 +106,7 @@ def test_a_folder_for_each_class(tmp_path):
 
 
 def test_delimiter_encoding_and_header_have_flags(load):
-    bare = {"header": False, "text_columns": ("1",), "label_column": "2"}
+    bare = {"header": False, "text": ("1",), "label": "2"}
     found = load("x.csv", "a;1\nb;0\n", delimiter=";", **bare)
     assert (found.texts, found.labels) == AB
     assert load("x.csv", "a^1\nb^0\n", delimiter="^", **bare) == found
@@ -128,7 +128,7 @@ def test_rows_without_text_or_label_are_left_out_on_request(load):
     found = load("x.csv", content, skip_incomplete=True)
     assert (found.texts, found.labels) == AB
     assert found.reading.num_skipped == 4
-    with pytest.raises(ValueError, match=r"line 3: nothing.* --task\.skip-incomplete"):
+    with pytest.raises(ValueError, match=r"line 3: nothing.* --skip-incomplete"):
         load("x.csv", content)
 
 
@@ -165,10 +165,10 @@ def test_rows_without_text_or_label_are_left_out_on_request(load):
         (
             "x.tsv",
             "a fine film\t1\nbad\t0\n",
-            "the columns are a fine film, 1. Set --task.",
+            "the columns are a fine film, 1. Set --text",
         ),
         ("x.csv", "text label\na 1\n", "and the first row is 'a 1'"),
-        ("x.csv", "a;b|c\nd;e|f\n", "pass --task.delimiter ';'. If"),
+        ("x.csv", "a;b|c\nd;e|f\n", "pass --delimiter ';'. If"),
         ("x.csv", "text,label\na,1\ntext,label\nb,0\n", "line 3 repeats the header"),
         (
             "x.csv",
@@ -176,9 +176,9 @@ def test_rows_without_text_or_label_are_left_out_on_request(load):
             "line 3: more fields (3) than the header",
         ),
         ("x.tsv", "text\tlabel\na\0b\t1\n", "line 2: the text holds a NUL character"),
-        ("x.tsv", "text\tlabel\n".encode("utf-16-le"), "--task.encoding utf-16-le"),
+        ("x.tsv", "text\tlabel\n".encode("utf-16-le"), "--encoding utf-16-le"),
         ("x.csv", b"text,label\na,1\n\xe9,0\n", "line 3: byte 0xE9 is not UTF-8"),
-        ("x.csv", b"text,label\na,1\n\xe9,0\n", "--task.encoding latin-1"),
+        ("x.csv", b"text,label\na,1\n\xe9,0\n", "--encoding latin-1"),
         ("x.csv", "\n\n", "holds no rows"),
         ("x.jsonl", "", "holds no rows"),
     ],
@@ -194,7 +194,7 @@ def test_what_cannot_be_meant_is_refused(load, tmp_path, name, content, message)
     [
         (
             "text\tlabel\na\t1\n",
-            {"text_columns": ("1",), "label_column": "2"},
+            {"text": ("1",), "label": "2"},
             "reads like",
         ),
         ("a\t1\nb\t0\n", {}, "The first line has the fields 1: 'a', 2: '1'"),
@@ -329,13 +329,13 @@ def test_a_sample_keeps_every_class_in_its_share(load):
 )
 def test_files_without_labels(tmp_path, name, content, texts, ids):
     (tmp_path / name).write_text(content, newline="")
-    found = read_unlabelled(tmp_path / name, TaskConfig(text_columns=("text",)))
+    found = read_unlabelled(tmp_path / name, TaskConfig(text=("text",)))
     assert [text for (text,) in found.texts] == texts
     assert found.ids == ids
 
 
 def test_a_pair_is_two_columns_or_has_a_tab_between(tmp_path):
-    cfg = TaskConfig(text_columns=("a", "b"))
+    cfg = TaskConfig(text=("a", "b"))
     (tmp_path / "x.txt").write_text("one\ttwo\n")
     (tmp_path / "y.jsonl").write_text(json.dumps({"b": "two", "a": "one"}))
     for name in ("x.txt", "y.jsonl"):

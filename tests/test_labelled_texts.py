@@ -13,7 +13,7 @@ from bert_jax.data.labelled.labels import numbers_of, ordered
 from bert_jax.data.labelled.texts import LabelledTexts, encode_texts, read_texts
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 
-PAIR = TaskConfig(text_columns=("one", "two"))
+PAIR = TaskConfig(text=("one", "two"))
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_pairs_keep_the_order_of_the_columns(load):
     ("name", "content", "message"),
     [
         ("x.tsv", "text\tmark\na\tb\n", "no column with a usual name of a label; the "),
-        ("x.tsv", "words\tlabel\na\tb\n", "columns are words, label. Set --task"),
+        ("x.tsv", "words\tlabel\na\tb\n", "columns are words, label. Set --text"),
         ("x.tsv", "class\ttarget\ttext\na\tb\tc\n", "be the label (class, target)"),
         ("x.tsv", "text\tlabel\na\tb\nc\t\n", "line 3: nothing in column 'label'"),
         ("x.tsv", "text\tlabel\na\tb\nc\n", "line 3: nothing in column 'label'"),
@@ -99,7 +99,7 @@ def test_what_cannot_be_read_is_named(load, tmp_path, name, content, message):
 
 
 def test_a_file_must_be_given_and_there(tmp_path):
-    with pytest.raises(ValueError, match=r"--task\.train FILE"):
+    with pytest.raises(ValueError, match=r"--train FILE"):
         read_texts(None, TaskConfig())
     with pytest.raises(FileNotFoundError, match=r"no\.tsv does not exist"):
         read_texts(tmp_path / "no.tsv", TaskConfig())
@@ -115,7 +115,7 @@ def test_a_file_must_be_given_and_there(tmp_path):
     ],
 )
 def test_real_tasks_are_read_whole(shared_data, name, columns, label, count, positives):
-    cfg = TaskConfig(text_columns=columns, label_column=label)
+    cfg = TaskConfig(text=columns, label=label)
     found = read_texts(shared_data / name, cfg)
     assert len(found) == count
     assert ordered(found.labels) == ("0", "1")
@@ -128,31 +128,29 @@ def test_real_tasks_are_read_whole(shared_data, name, columns, label, count, pos
 
 
 def test_sst2_calls_its_columns_otherwise_to_judge(shared_data):
-    cfg = TaskConfig(text_columns=("sentence",), validation_text_columns=("content",))
+    cfg = TaskConfig(text=("sentence",), dev_text=("content",))
     train = read_texts(shared_data / "sst2/train.tsv", cfg)
     held_out = read_texts(shared_data / "sst2/dev.tsv", cfg, "validation")
     assert (len(train), len(held_out)) == (67_349, 872)
-    with pytest.raises(ValueError, match=r"--task\.validation-text-c"):
+    with pytest.raises(ValueError, match=r"--dev-text"):
         read_texts(shared_data / "sst2/train.tsv", cfg, "validation")
 
 
 def test_cola_has_no_header(shared_data):
-    cfg = TaskConfig(header=False, text_columns=("4",), label_column="2")
+    cfg = TaskConfig(header=False, text=("4",), label="2")
     train = read_texts(shared_data / "cola/train.tsv", cfg)
     held_out = read_texts(shared_data / "cola/dev.tsv", cfg, "validation")
     assert (len(train), len(held_out)) == (8_551, 527)
     assert held_out.texts[0] == ("The sailors rode the breeze clear of the rocks.",)
     assert held_out.labels.count("1") == 365
     assert ordered(train.labels) == ("0", "1")
-    named = TaskConfig(text_columns=("sentence",), label_column="label")
+    named = TaskConfig(text=("sentence",), label="label")
     with pytest.raises(ValueError, match=r"has no column 'sentence'.*no-h"):
         read_texts(shared_data / "cola/dev.tsv", named)
 
 
 def test_stsb_has_scores(shared_data):
-    cfg = TaskConfig(
-        text_columns=("sentence1", "sentence2"), label_column="score", kind="regression"
-    )
+    cfg = TaskConfig(text=("sentence1", "sentence2"), label="score", kind="regression")
     for name, count in (("train", 5_749), ("dev", 1_500)):
         found = read_texts(shared_data / f"stsb/{name}.tsv", cfg, numbers=True)
         assert len(found) == count
@@ -163,7 +161,7 @@ def test_stsb_has_scores(shared_data):
 
 # Files without a header, columns of two splits, fewer examples.
 
-BARE = TaskConfig(header=False, text_columns=("3",), label_column="1")
+BARE = TaskConfig(header=False, text=("3",), label="1")
 
 
 def test_columns_go_by_number_where_no_line_names_them(load):
@@ -179,7 +177,7 @@ def test_columns_go_by_number_where_no_line_names_them(load):
         ("x.tsv", "0\tx\n", "has no column '3'; the columns are 1, 2."),
         ("x.tsv", "0\t\ta\n1\tx\n", "line 2: nothing in column '3'"),
         ("x.tsv", "0\t\ta\n1\t\tb\tc\n", "line 2: more fields (4) than the first line"),
-        ("x.jsonl", '{"3": "a", "1": 0}\n', "leave --task.no-header out"),
+        ("x.jsonl", '{"3": "a", "1": 0}\n', "leave --no-header out"),
         ("x.tsv", "", "holds no rows"),
     ],
 )
@@ -191,7 +189,7 @@ def test_a_wrong_file_without_header_is_named(load, tmp_path, name, content, mes
 
 @pytest.mark.parametrize("label", ["high", "nan", "inf", "1,5"])
 def test_a_score_is_a_finite_number(tmp_path, label):
-    cfg = TaskConfig(label_column="score")
+    cfg = TaskConfig(label="score")
     (tmp_path / "x.tsv").write_text(f"text\tscore\na\t 1.5 \nb\t{label}\n")
     message = rf"x\.tsv, line 3: column 'score' holds '{label}', which is no finite"
     with pytest.raises(ValueError, match=message):
@@ -214,15 +212,14 @@ def test_fewer_examples_are_a_fixed_choice_in_file_order(load):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"header": False, "label_column": "text"}, "one is given as 'text'"),
-        ({"header": False, "text_columns": ("0",), "label_column": "1"}, "as '0'"),
+        ({"header": False, "label": "text"}, "one is given as 'text'"),
+        ({"header": False, "text": ("0",), "label": "1"}, "as '0'"),
         (
-            {"header": False, "text_columns": ("1",), "label_column": "2"}
-            | {"validation_label_column": "label"},
+            {"header": False, "text": ("1",), "label": "2"} | {"dev_label": "label"},
             "as 'label'",
         ),
         (
-            {"text_columns": ("t",), "validation_text_columns": ("a", "b")},
+            {"text": ("t",), "dev_text": ("a", "b")},
             "differ in number",
         ),
         ({"max_train": 0}, "max_train=0 must be greater"),

@@ -50,7 +50,7 @@ def run(tmp_path, monkeypatch):
 
     def make(kind="classification", **fields):
         if kind == "classification":
-            fields = {"text_columns": ("text",), "label_column": "label", **fields}
+            fields = {"text": ("text",), "label": "label", **fields}
         info = RunInfo(
             kind="finetune",
             model=ModelConfig(vocab_size=6),
@@ -97,7 +97,7 @@ def test_a_file_is_read_and_its_rows_come_back_in_order(run, tmp_path, capsys):
     assert "1 empty texts got no prediction" in said.err
     assert not said.out
     # With the column of the labels, both stand side by side.
-    flags = ("--task.label-column", "label")
+    flags = ("--label", "label")
     cli.main(["predict", run(), "dev.jsonl", "--output", "out.jsonl", *flags])
     found = written(tmp_path)
     assert [(line["given_label"], line["label"]) for line in found][:2] == [
@@ -128,7 +128,7 @@ def test_no_text_is_told(run, capsys, monkeypatch, stdin):
 
 
 def test_a_pair_is_two_arguments_or_two_columns(run, tmp_path, capsys):
-    pair = run(text_columns=("a", "b"))
+    pair = run(text=("a", "b"))
     for arguments in (["x", "y"], ["x\ty"]):
         cli.main(["predict", pair, *arguments])
         assert capsys.readouterr().out.endswith("|  x\ty\n")
@@ -140,14 +140,14 @@ def test_a_pair_is_two_arguments_or_two_columns(run, tmp_path, capsys):
 
 def test_the_same_flags_read_files_of_other_forms(run, tmp_path, capsys):
     (tmp_path / "x.csv").write_bytes("1;é, a\n".encode("latin-1"))
-    flags = ("--task.no-header", "--task.text-columns", "2", "--task.delimiter", ";")
-    cli.main(["predict", run(), "x.csv", *flags, "--task.encoding", "latin-1"])
+    flags = ("--no-header", "--text", "2", "--delimiter", ";")
+    cli.main(["predict", run(), "x.csv", *flags, "--encoding", "latin-1"])
     assert capsys.readouterr().out.endswith("|  é, a\n")
     assert "byte 0xE9 is not UTF-8" in failed(capsys, run(), "x.csv")
     (tmp_path / "y.csv").write_text("sentence\na\n")
     said = failed(capsys, run(), "y.csv")
     assert "has no column 'text'; the columns are sentence" in said
-    assert "Set --task.text-columns" in said
+    assert "Set --text" in said
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_the_same_flags_read_files_of_other_forms(run, tmp_path, capsys):
         ),
         (["here.csv", "a"], "'here.csv' names something on this disk"),
         (["folder"], "'folder' names something on this disk"),
-        (["a", "--task.encoding", "latin-1"], "would be ignored: no file is given"),
+        (["a", "--encoding", "latin-1"], "would be ignored: no file is given"),
         (["a", "--top", "0"], "--top 0 must be greater than 0"),
         (["a", "--output", "x.csv"], "give a name that ends in .jsonl"),
         (["a", "--output", "no/x.jsonl"], "there is no directory no"),

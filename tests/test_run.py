@@ -106,7 +106,7 @@ def test_paths_are_kept_absolute(tmp_path, kind, monkeypatch):
     if kind == "pretrain":
         config = PretrainConfig(data=DataConfig(dataset=data), checkpoint=data)
     else:
-        task = TaskConfig(train=data, validation=data)
+        task = TaskConfig(train=data, dev=data)
         config = FinetuneConfig(task=task, checkpoint=data)
     monkeypatch.chdir(tmp_path)
     begin(pathlib.Path("run"), config)

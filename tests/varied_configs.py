@@ -18,7 +18,7 @@ BESIDE: dict[type, dict[str, Any]] = {
         "process_id": 0,
     },
     DataConfig: {"layout": "buckets", "sequence_length": 16},
-    TaskConfig: {"text_columns": ("1",), "label_column": "2"},
+    TaskConfig: {"text": ("1",), "label": "2"},
 }
 
 

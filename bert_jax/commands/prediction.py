@@ -48,7 +48,7 @@ def predict(
     else:
         require(
             file == predictor.file_settings,
-            "Flags --task.* say how a file is read, and would be ignored: no file is "
+            "Flags that say how a file is read would be ignored: no file is "
             "given. Leave them out, or pass a file.",
         )
         given = _given(arguments if lines is None else lines, predictor.num_texts)
@@ -115,7 +115,7 @@ def _standard_input() -> list[str]:
     except UnicodeDecodeError as error:
         raise ValueError(
             f"Standard input is not {error.encoding.upper()} ({error.reason}); put the "
-            "texts into a file and pass it with --task.encoding."
+            "texts into a file and pass it with --encoding."
         ) from None
     if not lines:
         raise ValueError("No text given; pass texts as arguments or on stdin.")

@@ -61,7 +61,7 @@ class Pretrain:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finetune:
-    """Fine-tunes a pretrained encoder on labelled files."""
+    """Fine-tunes a pretrained encoder, `finetune RUN`, on labelled files."""
 
     config_file: Annotated[str, tyro.conf.arg(name="config")] = "finetune_classify"
     """Path of a Python file with get_config() (./my.py), or the bare name of a shipped config."""
@@ -93,7 +93,7 @@ class Finetune:
 class Baselines:
     """Scores models without a neural network on a task, such as the majority class."""
 
-    task: TaskConfig = TaskConfig()
+    task: Annotated[TaskConfig, Inline] = TaskConfig()
     output: pathlib.Path
     """Directory for results.json. If it holds the scores already, nothing is done."""
 
@@ -116,7 +116,7 @@ class Evaluate:
     data: Annotated[pathlib.Path | None, tyro.conf.Positional] = None
     """Dataset written by `prepare` (for a run of `pretrain`), or labelled file (for a run
     of `finetune`). Default: the held-out data of the run itself."""
-    task: FileConfig = FileConfig()
+    task: Annotated[FileConfig, Inline] = FileConfig()
     """How the labelled file is read. Default: as the run read its validation file."""
     batches: int | None = None
     """Most batches of held-out rows to judge a run of `pretrain` on. Default: what the
@@ -156,9 +156,9 @@ class Predict:
     top: int | None = None
     """Number of labels to show on the screen for each text, the most probable first.
     Default: 3."""
-    task: FileConfig = FileConfig()
+    task: Annotated[FileConfig, Inline] = FileConfig()
     """How the file is read. Default: as the run read its validation file. With
-    --task.label-column, the output holds the label of the file as given_label."""
+    --label, the output holds the label of the file as given_label."""
 
     def run(self) -> None:
         from bert_jax.commands.prediction import predict
@@ -182,6 +182,6 @@ def file_settings(run: pathlib.Path, given: FileConfig, command: str) -> FileCon
     if given != FileConfig():
         raise ValueError(
             f"{run} is a run of pretraining, which reads no labelled file, so the flags "
-            "--task.* would be ignored; leave them out."
+            "for reading one would be ignored; leave them out."
         )
     return given

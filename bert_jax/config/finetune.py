@@ -2,7 +2,9 @@
 
 import dataclasses
 import pathlib
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from bert_jax.config.checks import require, require_positive, require_seed
 from bert_jax.config.compute import ComputeConfig
@@ -18,10 +20,10 @@ Split = Literal["train", "validation"]
 class FileConfig:
     """How a file of labelled text is read: its columns, its signs and its bytes."""
 
-    text_columns: tuple[str, ...] = ()
+    text: tuple[str, ...] = ()
     """Column of the text, or the two columns of a pair of texts. Default: found by their
     usual names, such as text, sentence, or sentence1 and sentence2."""
-    label_column: str | None = None
+    label: str | None = None
     """Column of the label. Default: found by its usual names, such as label or class."""
     header: bool = True
     """Whether the first line of a .tsv, .csv or .txt names the columns. Without such a
@@ -43,16 +45,15 @@ class FileConfig:
 
     def __post_init__(self) -> None:
         require(
-            len(self.text_columns) <= 2,
-            f"{type(self).__name__}.text_columns={self.text_columns} must name one column "
-            "or two.",
+            len(self.text) <= 2,
+            f"{type(self).__name__}.text={self.text} must name one column or two.",
         )
-        columns = (*self.text_columns, *filter(None, [self.label_column]))
+        columns = (*self.text, *filter(None, [self.label]))
         require_numbers(self, columns)
         require(
             len(set(columns)) == len(columns),
-            f"{type(self).__name__}.text_columns={self.text_columns} and label_column="
-            f"{self.label_column!r} name one column twice; give each its own.",
+            f"{type(self).__name__}.text={self.text} and label="
+            f"{self.label!r} name one column twice; give each its own.",
         )
         require(
             self.delimiter is None or len(self.separator or "") == 1,
@@ -90,13 +91,16 @@ class TaskConfig(FileConfig):
     train: pathlib.Path | None = None
     """File to train on: texts with a label each in a .tsv, .csv, .txt, .jsonl or .parquet,
     or a folder that holds a folder of text files for each class."""
-    validation: pathlib.Path | None = None
+    dev: pathlib.Path | None = None
     """File of the same form to judge on. Nothing in it is trained on."""
-    validation_text_columns: tuple[str, ...] | None = None
+    dev_text: tuple[str, ...] | None = None
     """The text columns of the validation file, where it names them otherwise."""
-    validation_label_column: str | None = None
+    dev_label: str | None = None
     """The label column of the validation file, where it names it otherwise."""
-    kind: Literal["classification", "regression", "tokens", "spans"] = "classification"
+    kind: Annotated[
+        Literal["classification", "regression", "tokens", "spans"],
+        tyro.conf.arg(name="task"),
+    ] = "classification"
     """What is learned. classification: a class for each text or pair of texts.
     regression: a number for each, trained by its squared error. tokens: a tag for each
     word of a sentence, from a file with a word and its tag a line. spans: the words of a
@@ -107,19 +111,17 @@ class TaskConfig(FileConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        others = self.validation_text_columns
+        others = self.dev_text
         require(
-            others is None
-            or not self.text_columns
-            or len(others) == len(self.text_columns),
-            f"TaskConfig.validation_text_columns={others} and text_columns="
-            f"{self.text_columns} differ in number; both name one text, or both a pair.",
+            others is None or not self.text or len(others) == len(self.text),
+            f"TaskConfig.dev_text={others} and text="
+            f"{self.text} differ in number; both name one text, or both a pair.",
         )
         require(
             self.max_train is None or self.max_train > 0,
             f"TaskConfig.max_train={self.max_train} must be greater than 0.",
         )
-        label = self.validation_label_column
+        label = self.dev_label
         require_numbers(self, (*(others or ()), *filter(None, [label])))
 
     def refuse_columns(self) -> None:
@@ -128,26 +130,26 @@ class TaskConfig(FileConfig):
         Raises:
             ValueError: a field that names columns is set.
         """
-        ignored = ("header", "delimiter", "quotes", "skip_incomplete")
+        columns = ("text", "label", "dev_text", "dev_label")
+        ignored = (*columns, "header", "delimiter", "quotes", "skip_incomplete")
         for field in dataclasses.fields(self):
-            named = field.name in ignored or "column" in field.name
             value = getattr(self, field.name)
             require(
-                not named or value == field.default,
+                field.name not in ignored or value == field.default,
                 f"TaskConfig.{field.name}={value!r} would be ignored: the files of "
-                f"kind={self.kind!r} have no columns to choose from. Leave it out.",
+                f"--task {self.kind} have no columns to choose from. Leave it out.",
             )
 
     def of_split(self, split: Split) -> "TaskConfig":
-        """With the columns of that split's file as `text_columns` and `label_column`."""
+        """With the columns of that split's file as `text` and `label`."""
         if split == "train":
             return self
         return dataclasses.replace(
             self,
-            text_columns=self.validation_text_columns or self.text_columns,
-            label_column=self.validation_label_column or self.label_column,
-            validation_text_columns=None,
-            validation_label_column=None,
+            text=self.dev_text or self.text,
+            label=self.dev_label or self.label,
+            dev_text=None,
+            dev_label=None,
         )
 
     def with_file(self, file: FileConfig) -> "TaskConfig":
@@ -170,11 +172,11 @@ class FinetuneConfig:
     checkpoint: pathlib.Path | None = None
     """Run directory of `pretrain` or `import`, which gives architecture, tokenizer and
     weights, or a model of Hugging Face or Google, which is imported into
-    OUTPUT-checkpoint."""
+    OUTPUT-checkpoint. `finetune RUN` is short for `finetune --checkpoint RUN`."""
     from_scratch: bool = False
     """Take architecture and tokenizer of the checkpoint, but random weights. The score
     beside it shows what pretraining is worth."""
-    task: TaskConfig = TaskConfig()
+    task: Annotated[TaskConfig, tyro.conf.arg(name="")] = TaskConfig()
     compute: ComputeConfig = ComputeConfig()
     dropout: DropoutConfig = DropoutConfig()
     mesh: MeshConfig = MeshConfig()

@@ -110,22 +110,20 @@ def _evaluate_task(
     file: FileConfig,
     progress: Callable[[int, int], None],
 ) -> dict[str, float]:
-    if data is None and cfg.task.validation is None:
+    if data is None and cfg.task.dev is None:
         raise ValueError(
             f"{run} was imported and has no data of its own; pass a file of labelled "
-            f"text whose text stands in {' and '.join(file.text_columns)}, or name its "
-            "columns with --task.text-columns and --task.label-column."
+            f"text whose text stands in {' and '.join(file.text)}, or name its "
+            "columns with --text and --label."
         )
     mesh = None if process.this().count == 1 else make_mesh(MeshConfig())
     predictor = Predictor(run, batch_size=cfg.batch_size, mesh=mesh)
     task = predictor.task
-    held_out = task.read(
-        data or cfg.task.validation, cfg.task.with_file(file), "validation"
-    )
+    held_out = task.read(data or cfg.task.dev, cfg.task.with_file(file), "validation")
     own = predictor.info.data.get("validation")
     if data is None and held_out.sha256() != own:
         raise ValueError(
-            f"{cfg.task.validation} is not the file that {run} was judged on: its examples "
+            f"{cfg.task.dev} is not the file that {run} was judged on: its examples "
             f"have SHA-256 {held_out.sha256()[:16]}, and those of the run {str(own)[:16]}. "
             "Restore the file, or name it as DATA to judge on it as it is."
         )

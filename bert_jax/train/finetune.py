@@ -100,7 +100,7 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
     outputs = task.outputs(whole)
     train = task.sample(whole, cfg.task.max_train)
     show_reading(task, "train", train, outputs)
-    held_out = task.read(cfg.task.validation, cfg.task, "validation")
+    held_out = task.read(cfg.task.dev, cfg.task, "validation")
     show_reading(task, "validation", held_out, outputs)
     cfg = dataclasses.replace(cfg, task=_as_read(cfg.task, whole, held_out))
     train_rows, held_out_rows = (
@@ -230,7 +230,7 @@ def _as_read(cfg: TaskConfig, train: Examples, held_out: Examples) -> TaskConfig
     cfg = dataclasses.replace(
         cfg,
         train=pathlib.Path(train.reading.path).absolute(),
-        validation=pathlib.Path(held_out.reading.path).absolute(),
+        dev=pathlib.Path(held_out.reading.path).absolute(),
     )
     if not train.reading.columns:
         return cfg
@@ -238,10 +238,10 @@ def _as_read(cfg: TaskConfig, train: Examples, held_out: Examples) -> TaskConfig
     *held_out_texts, held_out_label = held_out.reading.columns
     return dataclasses.replace(
         cfg,
-        text_columns=tuple(texts),
-        label_column=label,
-        validation_text_columns=tuple(held_out_texts),
-        validation_label_column=held_out_label,
+        text=tuple(texts),
+        label=label,
+        dev_text=tuple(held_out_texts),
+        dev_label=held_out_label,
     )
 
 

@@ -34,13 +34,12 @@ _LABELS = (
     ),
 )
 _ADVICE: dict[Split | None, str] = {
-    "train": "Set --task.text-columns and --task.label-column (by number, with "
-    "--task.no-header, where no line names them)",
-    "validation": "Set --task.text-columns and --task.label-column; `finetune` also takes "
-    "--task.validation-text-columns and --task.validation-label-column, where only its "
+    "train": "Set --text and --label (by number, with "
+    "--no-header, where no line names them)",
+    "validation": "Set --text and --label; `finetune` also takes "
+    "--dev-text and --dev-label, where only its "
     "validation file has these names",
-    None: "Set --task.text-columns (by number, with --task.no-header, where no line names "
-    "them)",
+    None: "Set --text (by number, with --no-header, where no line names them)",
 }
 
 
@@ -74,8 +73,8 @@ def find_columns(
     Raises:
         ValueError: a column is not there, or several could be meant, or none.
     """
-    texts = cfg.text_columns
-    label = cfg.label_column if labelled else None
+    texts = cfg.text
+    label = cfg.label if labelled else None
     if not cfg.header:
         _check_bare(table, cfg, split, labelled=labelled)
     given = {*texts, *filter(None, [label])}
@@ -119,7 +118,7 @@ def _missing(table: Table, what: str, split: Split | None) -> str:
         message += f", and the first row is {first[:60]!r}"
         for sign in signs:
             flag = "tab" if sign == "\t" else f"'{sign}'"
-            message += f". If its fields are separated, pass --task.delimiter {flag}"
+            message += f". If its fields are separated, pass --delimiter {flag}"
     return f"{message}. {_ADVICE[split]}."
 
 
@@ -127,22 +126,22 @@ def _check_bare(
     table: Table, cfg: FileConfig, split: Split | None, *, labelled: bool
 ) -> None:
     """Without a header, columns go by number, and the first line must hold an example."""
-    if not cfg.text_columns or (labelled and cfg.label_column is None):
+    if not cfg.text or (labelled and cfg.label is None):
         raise ValueError(
             f"{table.path} is read without a header, so nothing names its columns; give "
-            "--task.text-columns and --task.label-column by number. The first line has "
+            "--text and --label by number. The first line has "
             f"the fields {_shown(table)}."
         )
     if not table.rows:
         return
     fields = table.rows[0].fields
-    texts = [str(fields.get(name)).strip().lower() for name in cfg.text_columns]
+    texts = [str(fields.get(name)).strip().lower() for name in cfg.text]
     usual = {*_TEXTS, *(name for pair in _PAIRS for name in pair)}
-    label = str(fields.get(cfg.label_column or "")).strip().lower()
+    label = str(fields.get(cfg.label or "")).strip().lower()
     if all(text in usual for text in texts) and (not labelled or label in _LABELS):
         raise ValueError(
             f"{table.path}, {table.rows[0].place}: {_shown(table)} reads like the names of "
-            "columns, but --task.no-header makes it an example; leave that flag out."
+            "columns, but --no-header makes it an example; leave that flag out."
         )
 
 

@@ -41,14 +41,14 @@ def read_text(path: pathlib.Path, encoding: str = "utf-8") -> Decoded:
         raise ValueError(
             f"{path}, line {line}: byte 0x{data[error.start]:02X} is not "
             f"{encoding.upper()} ({error.reason}). If the file has another encoding, name "
-            "it: --task.encoding latin-1 or cp1252 for files from Western Europe, gb18030 "
+            "it: --encoding latin-1 or cp1252 for files from Western Europe, gb18030 "
             "for Chinese, cp932 for Japanese; or convert it with iconv."
         ) from None
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
         raise ValueError(
             f"{path}, line {line}: the text holds a NUL character, so the file is binary, "
-            "damaged or UTF-16. Pass --task.encoding utf-16-le if it is UTF-16, or mend "
+            "damaged or UTF-16. Pass --encoding utf-16-le if it is UTF-16, or mend "
             "the file."
         )
     return Decoded(text, encoding.upper(), _doubts(path, data, given))
@@ -63,6 +63,6 @@ def _doubts(path: pathlib.Path, data: bytes, encoding: str) -> tuple[str, ...]:
     except UnicodeDecodeError:
         return ()
     return (
-        f"{path} is valid UTF-8, but was read as {encoding}, as --task.encoding says; "
+        f"{path} is valid UTF-8, but was read as {encoding}, as --encoding says; "
         "letters beyond ASCII may be wrong",
     )

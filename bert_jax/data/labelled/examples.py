@@ -175,9 +175,7 @@ def require_file(
         FileNotFoundError: nothing is there.
     """
     if path is None:
-        raise ValueError(
-            "The task has no file; pass --task.train FILE and --task.validation FILE."
-        )
+        raise ValueError("The task has no file; pass --train FILE and --dev FILE.")
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; it should hold labelled text.")
     if path.is_dir() and folder:

@@ -26,14 +26,14 @@ def read_folders(path: pathlib.Path, cfg: FileConfig) -> tuple[list[ClassFile], 
         ValueError: there are no such folders, a folder has folders in it, or columns are
             given.
     """
-    if cfg.text_columns not in ((), ("text",)) or cfg.label_column not in (
+    if cfg.text not in ((), ("text",)) or cfg.label not in (
         None,
         "label",
     ):
         raise ValueError(
             f"{path} is a folder, whose classes are its folders, so "
-            f"text_columns={cfg.text_columns} and label_column={cfg.label_column!r} would "
-            "be ignored; leave --task.text-columns and --task.label-column out."
+            f"text={cfg.text} and label={cfg.label!r} would "
+            "be ignored; leave --text and --label out."
         )
     found = []
     inside = sorted(x for x in path.iterdir() if not x.name.startswith("."))

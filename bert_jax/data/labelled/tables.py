@@ -53,7 +53,7 @@ def read_table(path: pathlib.Path, cfg: FileConfig) -> Table:
                 raise ValueError(
                     f"{path}: {type(cfg).__name__}.{name}={getattr(cfg, name)!r} would be "
                     f"ignored, since a {kind} names its columns and separates its fields "
-                    f"itself; leave --task.{flag} out."
+                    f"itself; leave --{flag} out."
                 )
     if kind == ".parquet":
         return _parquet(path)
@@ -170,7 +170,7 @@ def _cut(
         raise ValueError(
             f"{path}, line {line}: the quotes of the row that begins here do not close as "
             f"they should ({error}). A quote inside a quoted field must be doubled. Mend "
-            "the line, or pass --task.quotes text if quotes are part of the text."
+            "the line, or pass --quotes text if quotes are part of the text."
         ) from None
 
 

@@ -88,13 +88,13 @@ def read_texts(
             column = reading.columns[[*text, label].index("")]
             raise ValueError(
                 f"{where}: nothing in column {column!r}; mend the file, or pass "
-                "--task.skip-incomplete to leave out rows without text or label."
+                "--skip-incomplete to leave out rows without text or label."
             )
         if numbers and not is_number(label):
             raise ValueError(
                 f"{where}: column {label_column!r} holds {label!r}, which is no finite "
-                "number; a regression needs one. Set --task.label-column, mend the file, "
-                "or leave --task.kind regression out."
+                "number; a regression needs one. Set --label, mend the file, "
+                "or leave --task regression out."
             )
         texts.append(text)
         labels.append(label)
@@ -140,7 +140,7 @@ def text_of(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise ValueError(
             f"{where} holds {_shown(value)}, a {type(value).__name__}; expected a text. "
-            "Set --task.text-columns, or write the text as one string."
+            "Set --text, or write the text as one string."
         )
     try:
         value.encode()

@@ -57,7 +57,7 @@ def read_unlabelled(path: pathlib.Path, cfg: FileConfig) -> Unlabelled:
     table = read_table(path, cfg)
     if not table.rows:
         raise ValueError(f"{path} holds no rows; expected texts to predict on.")
-    labelled = cfg.label_column is not None
+    labelled = cfg.label is not None
     chosen = find_columns(table, cfg, None, labelled=labelled)
     texts = [
         tuple(
@@ -76,5 +76,5 @@ def _has_columns(path: pathlib.Path, cfg: FileConfig) -> bool:
     first = first_line(read_text(path, cfg.encoding).text)
     fields = [field.strip() for field in first.split(cfg.separator or "\t")]
     if cfg.header:
-        return {*cfg.text_columns} <= {*fields}
-    return max(map(int, cfg.text_columns)) <= len(fields)
+        return {*cfg.text} <= {*fields}
+    return max(map(int, cfg.text)) <= len(fields)

@@ -23,7 +23,7 @@ class TextTask(Task):
     pooled = True
 
     def num_texts(self, cfg: TaskConfig) -> int:
-        return len(cfg.text_columns) or 1
+        return len(cfg.text) or 1
 
     def read_unlabelled(
         self, path: pathlib.Path, cfg: TaskConfig, outputs: Sequence[str]
