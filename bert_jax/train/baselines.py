@@ -23,7 +23,7 @@ def baselines(cfg: TaskConfig, output: pathlib.Path) -> dict[str, Any]:
     whole = task.read(cfg.train, cfg, "train")
     outputs = task.outputs(whole)
     train = task.sample(whole, cfg.max_train)
-    held_out = task.read(cfg.validation, cfg, "validation")
+    held_out = task.read(cfg.dev, cfg, "validation")
     show_reading(task, "train", train, outputs)
     show_reading(task, "validation", held_out, outputs)
     identity = {"train": train.sha256(), "validation": held_out.sha256()}

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 import pathlib
 import time
 from collections.abc import Iterator, Sequence
@@ -13,10 +12,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax.batch import ClassifyBatch
-from bert_jax.config import FinetuneConfig, TaskConfig
+from bert_jax.config import FinetuneConfig
 from bert_jax.data.batches.loader import prefetched
-from bert_jax.data.labelled.examples import EncodedExamples, Examples
-from bert_jax.data.labelled.lengths import LengthBatches, epoch_batches, row_lengths
+from bert_jax.data.labelled.examples import EncodedExamples
 from bert_jax.limits import check_ids
 from bert_jax.model.isolation import prove_for_lengths
 from bert_jax.runtime.jax_settings import our_settings
@@ -24,13 +22,12 @@ from bert_jax.train import sharding
 from bert_jax.train.flops import counted_flops
 from bert_jax.train.freezing import stop_frozen
 from bert_jax.train.initial import start_encoder
-from bert_jax.train.logits import BatchedLogits, held_out_batches
+from bert_jax.train.logits import BatchedLogits
 from bert_jax.train.loop import Stage, run_loop
 from bert_jax.train.mesh import device_name, make_mesh
 from bert_jax.train.objectives import task_objective
 from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.placement import row_parts
-from bert_jax.train.reading import show_reading, show_rows
 from bert_jax.train.run import (
     RunInfo,
     agree_on_run,
@@ -44,7 +41,8 @@ from bert_jax.train.run import (
 from bert_jax.train.schedules import make_schedule
 from bert_jax.train.sinks import check_sinks
 from bert_jax.train.step import TrainState, abstract_state, compile_step, init_state
-from bert_jax.train.tasks import Task, task_named
+from bert_jax.train.task_data import TaskData, load_task_data
+from bert_jax.train.tasks import Task
 
 
 class Judge:
@@ -95,35 +93,15 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
     tokenizer = load_run_tokenizer(cfg.checkpoint)
     mesh = make_mesh(cfg.mesh)
     sharding.check_batch_size(mesh, cfg.batch_size)
-    task = task_named(cfg.task.kind)
-    whole = task.read(cfg.task.train, cfg.task, "train")
-    outputs = task.outputs(whole)
-    train = task.sample(whole, cfg.task.max_train)
-    show_reading(task, "train", train, outputs)
-    held_out = task.read(cfg.task.dev, cfg.task, "validation")
-    show_reading(task, "validation", held_out, outputs)
-    cfg = dataclasses.replace(cfg, task=_as_read(cfg.task, whole, held_out))
-    train_rows, held_out_rows = (
-        task.encode(tokenizer, part, outputs, cfg.sequence_length)
-        for part in (train, held_out)
-    )
-    num_steps = cfg.num_epochs * math.ceil(len(train_rows) / cfg.batch_size)
-    lengths = row_lengths(train_rows.num_tokens, cfg.sequence_length, num_steps)
-    epochs = [
-        epoch_batches(
-            train_rows.num_tokens, lengths, cfg.batch_size, seed=cfg.seed, epoch=epoch
-        )
-        for epoch in range(cfg.num_epochs)
-    ]
-    show_rows(train_rows, epochs[0])
-    held_out_plan = held_out_batches(held_out_rows, cfg.batch_size)
-    show_rows(held_out_rows, held_out_plan)
-    data = {"train": train.sha256(), "validation": held_out.sha256()}
+    data = load_task_data(cfg, tokenizer)
+    cfg = dataclasses.replace(cfg, task=data.as_read)
+    task, outputs = data.task, data.outputs
+    hashes = {"train": data.train.sha256(), "validation": data.held_out.sha256()}
     agree_on_run(
         run,
         cfg,
-        train_sha256=data["train"],
-        validation_sha256=data["validation"],
+        train_sha256=hashes["train"],
+        validation_sha256=hashes["validation"],
         tokenizer_sha256=tokenizer.sha256,
         task=task.name,
     )
@@ -131,7 +109,7 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         kind="finetune",
         model=model,
         tokenizer_sha256=tokenizer.sha256,
-        data=data,
+        data=hashes,
         task=task.name,
         labels=outputs,
         devices=device_name(mesh),
@@ -143,9 +121,8 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         print(f"{run} is finished at step {finished['step']:,}; nothing to do")
         return finished
 
-    used = {*lengths.tolist(), *held_out_plan.lengths.tolist()}
-    prove_for_lengths(model, cfg.compute, cfg.dropout, used)
-    schedule = make_schedule(cfg.optimizer, num_steps)
+    prove_for_lengths(model, cfg.compute, cfg.dropout, data.lengths)
+    schedule = make_schedule(cfg.optimizer, data.num_steps)
     optimizer = make_optimizer(cfg.optimizer, schedule)
     objective = stop_frozen(
         cfg.optimizer, task_objective(task, model, cfg.compute, cfg.dropout)
@@ -173,16 +150,16 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
     judge = Judge(
         task,
         BatchedLogits(task, model, cfg.compute, mesh, cfg.batch_size),
-        held_out_rows,
-        held_out,
+        data.held_out_rows,
+        data.held_out,
         outputs,
     )
     stage = Stage(
-        num_steps=num_steps,
+        num_steps=data.num_steps,
         step=compile_step(
             objective, optimizer, mesh, abstract, shard_update=shard_update
         ),
-        batches=lambda step: _train_batches(cfg, mesh, train_rows, epochs, step),
+        batches=lambda step: _train_batches(cfg, mesh, data, step),
         evaluate=judge,
         rates={"examples_per_sec": "sequences", "tokens_per_sec": "tokens"},
         flops=counted_flops(
@@ -208,13 +185,13 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         "task": task.name,
         "step": int(trained.state.step),
         "eval": trained.evaluation,
-        "constant": task.constant_scores(held_out),
+        "constant": task.constant_scores(data.held_out),
         "initial": "random" if cfg.from_scratch else "pretrained",
         "encoder": load_run(run).encoder,
         "labels": list(outputs),
-        **task.details(judge.logits, held_out_rows, outputs),
-        "num_train": len(train),
-        "num_validation": len(held_out),
+        **task.details(judge.logits, data.held_out_rows, outputs),
+        "num_train": len(data.train),
+        "num_validation": len(data.held_out),
         "elapsed_secs": trained.elapsed_secs,
         "goodput": trained.goodput,
     }
@@ -222,50 +199,22 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
     return results
 
 
-def _as_read(cfg: TaskConfig, train: Examples, held_out: Examples) -> TaskConfig:
-    """The task with whole paths and with the columns that were found.
-
-    `evaluate` and `predict` read files in this way, from any working directory.
-    """
-    cfg = dataclasses.replace(
-        cfg,
-        train=pathlib.Path(train.reading.path).absolute(),
-        dev=pathlib.Path(held_out.reading.path).absolute(),
-    )
-    if not train.reading.columns:
-        return cfg
-    *texts, label = train.reading.columns
-    *held_out_texts, held_out_label = held_out.reading.columns
-    return dataclasses.replace(
-        cfg,
-        text=tuple(texts),
-        label=label,
-        dev_text=tuple(held_out_texts),
-        dev_label=held_out_label,
-    )
-
-
 def _train_batches(
     cfg: FinetuneConfig,
     mesh: Mesh,
-    examples: EncodedExamples,
-    epochs: Sequence[LengthBatches],
+    data: TaskData,
     first_step: int,
 ) -> Iterator[ClassifyBatch]:
     """This host's rows of all steps from `first_step` on.
 
     A batch depends on the seed and the step only.
     """
-    steps_per_epoch = len(epochs[0].numbers)
-    num_steps = len(epochs) * steps_per_epoch
     parts, num_parts = row_parts(mesh)
 
     def of_step(step: int) -> ClassifyBatch:
-        epoch, place = divmod(step, steps_per_epoch)
-        numbers, lengths = epochs[epoch]
-        batch = examples.batch(numbers[place], cfg.batch_size, lengths[place])
+        batch = data.batch(step, cfg.batch_size)
         return ClassifyBatch(
             *(np.concatenate([np.split(x, num_parts)[n] for n in parts]) for x in batch)
         )
 
-    return prefetched(of_step, first_step, num_steps, num_threads=1)
+    return prefetched(of_step, first_step, data.num_steps, num_threads=1)
