@@ -19,6 +19,9 @@ from bert_jax.data.labelled.unlabelled import Unlabelled
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.train.losses import Mean
 
+PER_LABEL = ("precision", "recall", "f1", "support")
+"""Scores of one label in `per_label` of results.json; support is how often it occurs."""
+
 
 class Metric(NamedTuple):
     """A score of a task."""
@@ -169,10 +172,23 @@ class Task(abc.ABC):
         """The scores of the best constant answer, the same for all examples."""
 
     def details(
-        self, logits: np.ndarray, encoded: EncodedExamples, outputs: Sequence[str]
+        self,
+        logits: np.ndarray,
+        encoded: EncodedExamples,
+        examples: Any,
+        outputs: Sequence[str],
     ) -> dict[str, Any]:
         """Further entries for results.json. Default: none."""
         return {}
+
+    def example_losses(
+        self, logits: np.ndarray, encoded: EncodedExamples, examples: Any
+    ) -> np.ndarray | None:
+        """float64 [examples], how far each prediction is from the truth.
+
+        Default: `None`, and no list of the hardest examples is made.
+        """
+        return None
 
     def baselines(
         self, train: Examples, held_out: Examples, outputs: Sequence[str]
