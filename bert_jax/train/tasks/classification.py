@@ -18,12 +18,12 @@ from bert_jax.data.labelled.labels import (
     say_counts,
     spelling_warnings,
 )
-from bert_jax.data.labelled.texts import LabelledTexts, encode_texts, read_texts
-from bert_jax.data.tokenizers.tokenizer import Tokenizer
-from bert_jax.train.losses import Mean, cross_entropy
+from bert_jax.data.labelled.texts import LabelledTexts, read_texts
+from bert_jax.train.losses import Mean, cross_entropy, weighted
+from bert_jax.train.tasks.class_weights import class_weights
 from bert_jax.train.tasks.intervals import wilson
 from bert_jax.train.tasks.task import Metric, log_softmax
-from bert_jax.train.tasks.text import TextTask
+from bert_jax.train.tasks.text import TextTask, of_examples
 
 
 class Classification(TextTask):
@@ -31,6 +31,7 @@ class Classification(TextTask):
 
     name = "classification"
     problem_type = "single_label_classification"
+    settings = TextTask.settings | {"class_weights", "label_smoothing"}
     metrics = (
         Metric("accuracy", "accuracy", ".1%", interval=wilson),
         Metric("macro_f1", "macro-F1"),
@@ -46,9 +47,8 @@ class Classification(TextTask):
     def outputs(self, train: LabelledTexts) -> tuple[str, ...]:
         return ordered(train.labels)
 
-    def sample(self, examples: LabelledTexts, count: int | None) -> LabelledTexts:
-        """Every class keeps its share, and at least one example if `count` allows it."""
-        return examples.sample(count, examples.labels)
+    def classes(self, examples: LabelledTexts) -> Sequence[str]:
+        return examples.labels
 
     def counts(self, examples: LabelledTexts, outputs: Sequence[str]) -> str:
         return f"classes: {say_counts(examples.labels, outputs)}"
@@ -56,21 +56,32 @@ class Classification(TextTask):
     def warnings(self, examples: LabelledTexts) -> list[str]:
         return spelling_warnings(examples.labels)
 
-    def encode(
-        self,
-        tokenizer: Tokenizer,
-        examples: LabelledTexts,
-        outputs: Sequence[str],
-        sequence_length: int,
-    ) -> EncodedExamples:
-        labels = np.zeros(len(examples), np.int32)
-        if examples.labels:
-            labels = numbers_of(examples.labels, outputs)
-        return encode_texts(tokenizer, examples.texts, labels, sequence_length)
+    def targets(self, examples: LabelledTexts, outputs: Sequence[str]) -> np.ndarray:
+        return numbers_of(examples.labels, outputs)
+
+    def example_weights(
+        self, examples: LabelledTexts, outputs: Sequence[str]
+    ) -> np.ndarray | None:
+        """The class's weight of each example, float32 [examples]."""
+        if not self.cfg.class_weights:
+            return None
+        numbers = numbers_of(examples.labels, outputs)
+        return class_weights(self.cfg.class_weights, numbers, outputs)[numbers]
 
     def loss(self, logits: jax.Array, batch: ClassifyBatch) -> dict[str, Mean]:
-        """Mean cross-entropy of the labelled rows, in nats."""
-        loss, accuracy = cross_entropy(logits, batch.labels, batch.weights)
+        """Mean cross-entropy of the labelled rows, in nats, with smoothed labels if the
+        run has them. The accuracy counts all rows the same.
+
+        Source: Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7.
+        """
+        share = self.cfg.label_smoothing
+        loss, _ = cross_entropy(logits, batch.labels, batch.weights)
+        if share:
+            even = -jax.nn.log_softmax(logits).mean(axis=-1)
+            spread = weighted(even, batch.weights)
+            loss = Mean((1.0 - share) * loss.sum + share * spread.sum, loss.weight)
+        counted = (batch.weights > 0).astype(np.float32)
+        _, accuracy = cross_entropy(logits, batch.labels, counted)
         return {"loss": loss, "accuracy": accuracy}
 
     def scores(
@@ -80,7 +91,7 @@ class Classification(TextTask):
         examples: Any,
         outputs: Sequence[str],
     ) -> dict[str, float]:
-        return classification_scores(logits, encoded.labels)
+        return classification_scores(*of_examples(logits, encoded))
 
     def constant_scores(self, examples: LabelledTexts) -> dict[str, float]:
         _, counts = np.unique(np.array(examples.labels), return_counts=True)
@@ -90,8 +101,9 @@ class Classification(TextTask):
         self, logits: np.ndarray, encoded: EncodedExamples, outputs: Sequence[str]
     ) -> dict[str, Any]:
         """The confusion matrix: counts by true class (rows) and predicted class."""
+        logits, labels = of_examples(logits, encoded)
         counts = confusion_matrix(
-            encoded.labels, logits.argmax(axis=1), labels=range(len(outputs))
+            labels, logits.argmax(axis=1), labels=range(len(outputs))
         )
         return {"confusion": counts.tolist()}
 
@@ -133,6 +145,7 @@ class Classification(TextTask):
         examples: Any,
         outputs: Sequence[str],
     ) -> list[dict[str, Any]]:
+        logits, _ = of_examples(logits, encoded)
         probs = np.exp(log_softmax(logits.astype(np.float64)))
         return [
             {
