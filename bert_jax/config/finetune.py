@@ -121,6 +121,15 @@ class TaskConfig(FileConfig):
             "regression",
             "tokens",
             "spans",
+            "glue/cola",
+            "glue/sst2",
+            "glue/mrpc",
+            "glue/qqp",
+            "glue/stsb",
+            "glue/mnli",
+            "glue/qnli",
+            "glue/rte",
+            "glue/wnli",
         ],
         tyro.conf.arg(name="task"),
     ] = "classification"
@@ -128,7 +137,9 @@ class TaskConfig(FileConfig):
     multilabel: any number of labels for each, which do not exclude each other.
     regression: a number for each, trained by its squared error. tokens: a tag for each
     word of a sentence, from a file with a word and its tag a line. spans: the words of a
-    passage that answer a question, from a .json in the form of SQuAD."""
+    passage that answer a question, from a .json in the form of SQuAD. glue/NAME: a task
+    of GLUE with its official metrics; --train is the directory of its official files
+    (train.tsv, dev.tsv), or left out for the dataset of TFDS on this machine."""
     max_train: int | None = None
     """Largest number of examples to train on: a random choice of the file's examples,
     with every class in its share. Default: all of them."""

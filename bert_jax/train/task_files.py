@@ -30,6 +30,7 @@ def read_examples(task: Task, cfg: TaskConfig) -> TaskExamples:
         ValueError: a file has a wrong format, or holds nothing to learn, or too few
             examples for what is to be drawn.
     """
+    cfg = task.settled(cfg)
     whole = task.read(cfg.train, cfg, "train")
     outputs = task.outputs(whole)
     if isinstance(cfg.dev, float):

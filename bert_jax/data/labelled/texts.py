@@ -33,6 +33,7 @@ from bert_jax.data.labelled.label_sets import (
 from bert_jax.data.labelled.labels import is_number
 from bert_jax.data.labelled.long_texts import LONG_TEXTS, Row
 from bert_jax.data.labelled.tables import SUFFIXES, read_table
+from bert_jax.data.labelled.tfds_table import is_tfds, read_tfds_table
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 
 
@@ -72,7 +73,8 @@ def read_texts(
     numbers: bool = False,
     several: bool = False,
 ) -> LabelledTexts:
-    """Reads a table (`tables.SUFFIXES`), or a folder with a folder for each class.
+    """Reads a table (`tables.SUFFIXES`), a folder with a folder for each class, or a
+    dataset of TFDS.
 
     Blanks around a label are left out.
 
@@ -86,14 +88,15 @@ def read_texts(
             long row, a label that is no number where it must be one (line and column
             are named), or no rows.
     """
-    path = require_file(path, SUFFIXES, folder=not (numbers or several))
+    folder = path is not None and is_tfds(path)
+    path = require_file(path, SUFFIXES, folder=folder or not (numbers or several))
     if not several and (cfg.label_columns or cfg.label_separator):
         raise ValueError(
             f"label_columns={cfg.label_columns} and label_separator="
             f"{cfg.label_separator!r} would be ignored: {path} is read with one label for "
             "each text. Pass --task multilabel if a text may have several."
         )
-    read = _read_folders if path.is_dir() else _read_table
+    read = _read_folders if path.is_dir() and not folder else _read_table
     rows, reading = read(path, cfg.of_split(split), split)
     separator = None
     if several and not cfg.label_columns:
@@ -148,7 +151,7 @@ def _read_table(
     path: pathlib.Path, cfg: TaskConfig, split: Split
 ) -> tuple[_Rows, Reading]:
     """The place, the texts and the label of each row."""
-    table = read_table(path, cfg)
+    table = read_tfds_table(path, split) if path.is_dir() else read_table(path, cfg)
     if not table.rows:
         raise ValueError(f"{path} holds no rows; expected labelled text.")
     chosen = find_columns(table, cfg, split)

@@ -72,6 +72,25 @@ def open_tfds(request: Request) -> Source:
     return Source((spec,), (section,))
 
 
+def find_dataset(spec: str) -> pathlib.Path:
+    """The directory of the version that a source `tfds:...` names.
+
+    Raises:
+        ValueError: the dataset is not prepared on this machine.
+    """
+    return _find(spec, _parse(spec))
+
+
+def data_source(directory: str, split: str) -> tuple[Any, Any]:
+    """The builder of a dataset, and the raw records of a split with random access.
+
+    Raises:
+        ValueError: as for `open_tfds`.
+    """
+    builder = _builder(directory)
+    return builder, _data_source(builder, split, directory)
+
+
 def read_tfds(section: Section, options: ReadOptions) -> Iterator[Record]:
     """Yields the records [start, end) of a section.
 

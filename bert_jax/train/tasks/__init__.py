@@ -7,6 +7,7 @@ format, also write a reader in `data/labelled/`.
 from collections.abc import Mapping
 
 from bert_jax.train.tasks.classification import Classification
+from bert_jax.train.tasks.glue import GLUE
 from bert_jax.train.tasks.multilabel import MultiLabel
 from bert_jax.train.tasks.regression import Regression
 from bert_jax.train.tasks.spans import Spans
@@ -15,7 +16,10 @@ from bert_jax.train.tasks.tokens import Tokens
 
 TASKS: Mapping[str, Task] = {
     task.name: task
-    for task in (Classification(), MultiLabel(), Regression(), Tokens(), Spans())
+    for task in (
+        *(Classification(), MultiLabel(), Regression(), Tokens(), Spans()),
+        *GLUE,
+    )
 }
 
 

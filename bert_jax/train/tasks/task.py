@@ -87,6 +87,14 @@ class Task(abc.ABC):
 
     # Files.
 
+    def settled(self, cfg: TaskConfig) -> TaskConfig:
+        """The config with what this task knows of its files. Default: as it is.
+
+        Raises:
+            ValueError: no files are given, and none are known.
+        """
+        return cfg
+
     @abc.abstractmethod
     def read(self, path: pathlib.Path | None, cfg: TaskConfig, split: Split) -> Any:
         """Reads the labelled examples of a file.
