@@ -30,7 +30,7 @@ def head_and_tail(parts: Row, room: int, stride: int | None = None) -> list[Row]
     5.3.1: 128 tokens of 510 are the head.
     """
     sizes = _shares([len(part) for part in parts], room)
-    row = []
+    row: Row = []
     for part, size in zip(parts, sizes, strict=True):
         head = size // 4 if size < len(part) else size
         row.append([*part[:head], *part[len(part) - (size - head) :]])

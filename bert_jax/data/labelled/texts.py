@@ -275,8 +275,8 @@ def encode_texts(
         counts[number] = len(found)
         plan += found
     rows = RowBuilder(tokenizer.special, len(plan), sequence_length)
-    for number, parts in enumerate(plan):
-        rows.put(number, parts)
+    for number, row in enumerate(plan):
+        rows.put(number, row)
     values = np.asarray(labels)
     dtype = np.float32 if values.dtype.kind == "f" else np.int32
     example = np.repeat(np.arange(len(texts), dtype=np.int32), counts)

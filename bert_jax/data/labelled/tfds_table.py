@@ -9,12 +9,12 @@ from typing import Any
 
 from bert_jax.config.finetune import Split
 from bert_jax.data.labelled.tables import Row, Table
-from bert_jax.data.text.tfds_source import data_source, find_dataset
+from bert_jax.data.tfds_datasets import INFO, find_dataset, load_builder, records_of
 
 
 def is_tfds(path: pathlib.Path) -> bool:
     """Whether `path` is the directory of one version of a dataset."""
-    return (path / "dataset_info.json").is_file()
+    return (path / INFO).is_file()
 
 
 def tfds_directory(name: str) -> pathlib.Path:
@@ -23,7 +23,7 @@ def tfds_directory(name: str) -> pathlib.Path:
     Raises:
         ValueError: it is not prepared on this machine; the message says how it would be.
     """
-    return find_dataset(f"tfds:{name}")
+    return find_dataset(name, "", f"tfds:{name}")
 
 
 def read_tfds_table(path: pathlib.Path, split: Split) -> Table:
@@ -35,18 +35,18 @@ def read_tfds_table(path: pathlib.Path, split: Split) -> Table:
     Raises:
         ValueError: the dataset has no such split, or its format has no random access.
     """
-    builder, source = data_source(str(path), _split_of(path, split))
+    name = _split_of(path, split)
+    builder = load_builder(str(path))
     features = builder.info.features
     rows = [
         Row(f"record {number}", _plain(features.deserialize_example_np(record)))
-        for number, record in enumerate(source)
+        for number, record in enumerate(records_of(builder, name, str(path)))
     ]
-    name = builder.info.full_name
-    return Table(path, tuple(features), rows, f"TFDS {name}, {_split_of(path, split)}")
+    return Table(path, tuple(features), rows, f"TFDS {builder.info.full_name}, {name}")
 
 
 def _split_of(path: pathlib.Path, split: Split) -> str:
-    info = json.loads((path / "dataset_info.json").read_text(encoding="utf-8"))
+    info = json.loads((path / INFO).read_text(encoding="utf-8"))
     names = [entry["name"] for entry in info.get("splits", [])]
     return next((name for name in names if name.startswith(split)), split)
 

@@ -32,7 +32,7 @@ class Classification(TextTask):
     name = "classification"
     problem_type = "single_label_classification"
     settings = TextTask.settings | {"class_weights", "label_smoothing"}
-    metrics = (
+    metrics: tuple[Metric, ...] = (
         Metric("accuracy", "accuracy", ".1%", interval=wilson),
         Metric("macro_f1", "macro-F1"),
         Metric("f1", "F1"),
