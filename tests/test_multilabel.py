@@ -200,3 +200,15 @@ def test_a_text_without_a_label_says_so():
     )
     assert prediction["labels"] == []
     assert TASK.say(prediction, 1) == "no label (a 26.9%)"
+
+
+def test_a_regression_on_words_learns_each_label():
+    rng = np.random.default_rng(0)
+    draws = [rng.choice(["sun", "rain", "wind", "snow"], 3) for _ in range(80)]
+    examples = LabelledTexts(
+        tuple((" ".join(words),) for words in draws),
+        tuple(tuple({*words} & {"rain", "snow"}) for words in draws),
+    )
+    train, held_out = (examples.take(np.arange(n, n + 40)) for n in (0, 40))
+    found = TASK.baselines(train, held_out, ("rain", "snow"))
+    assert found["tfidf_logistic_regression"]["micro_f1"] > 0.95

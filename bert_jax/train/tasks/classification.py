@@ -22,6 +22,7 @@ from bert_jax.data.labelled.texts import LabelledTexts, read_texts
 from bert_jax.train.losses import Mean, cross_entropy, weighted
 from bert_jax.train.tasks.class_weights import class_weights
 from bert_jax.train.tasks.intervals import wilson
+from bert_jax.train.tasks.simple_models import tfidf
 from bert_jax.train.tasks.task import Metric, log_softmax
 from bert_jax.train.tasks.text import TextTask, of_examples
 
@@ -117,21 +118,15 @@ class Classification(TextTask):
         regression has scikit-learn's default regularisation. Nothing is tuned on the
         held-out examples.
         """
-        from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
 
         assert isinstance(train, LabelledTexts)
         assert isinstance(held_out, LabelledTexts)
         truth = numbers_of(held_out.labels, outputs)
-        vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+        features, held_out_features = tfidf(train, held_out)
         model = LogisticRegression(max_iter=1_000)
-        model.fit(
-            vectorizer.fit_transform([" ".join(text) for text in train.texts]),
-            numbers_of(train.labels, outputs),
-        )
-        found = model.predict(
-            vectorizer.transform([" ".join(text) for text in held_out.texts])
-        )
+        model.fit(features, numbers_of(train.labels, outputs))
+        found = model.predict(held_out_features)
         majority = np.full_like(truth, np.bincount(truth).argmax())
         return {
             "majority": _label_scores(truth, majority),

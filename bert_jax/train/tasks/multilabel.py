@@ -14,7 +14,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from bert_jax.batch import ClassifyBatch
 from bert_jax.config import TaskConfig
 from bert_jax.config.finetune import Split
-from bert_jax.data.labelled.examples import EncodedExamples
+from bert_jax.data.labelled.examples import EncodedExamples, Examples
 from bert_jax.data.labelled.label_sets import rarest
 from bert_jax.data.labelled.labels import (
     numbers_of,
@@ -25,6 +25,7 @@ from bert_jax.data.labelled.labels import (
 from bert_jax.data.labelled.texts import LabelledTexts, read_texts
 from bert_jax.train.losses import Mean, weighted
 from bert_jax.train.tasks.intervals import wilson
+from bert_jax.train.tasks.simple_models import tfidf
 from bert_jax.train.tasks.task import Metric
 from bert_jax.train.tasks.text import TextTask, of_examples
 
@@ -126,6 +127,26 @@ class MultiLabel(TextTask):
                 for output, row in zip(outputs, rows, strict=True)
             }
         }
+
+    def baselines(
+        self, train: Examples, held_out: Examples, outputs: Sequence[str]
+    ) -> dict[str, Any]:
+        """Scores of one logistic regression on TF-IDF for each label.
+
+        It has scikit-learn's default regularisation. Nothing is tuned on the held-out
+        examples.
+        """
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.multiclass import OneVsRestClassifier
+
+        assert isinstance(train, LabelledTexts)
+        assert isinstance(held_out, LabelledTexts)
+        features, held_out_features = tfidf(train, held_out)
+        model = OneVsRestClassifier(LogisticRegression(max_iter=1_000))
+        model.fit(features, self.targets(train, outputs))
+        logits = model.decision_function(held_out_features)
+        truth = self.targets(held_out, outputs)
+        return {"tfidf_logistic_regression": multilabel_scores(logits, truth)}
 
     def predictions(
         self,
