@@ -30,7 +30,15 @@ from bert_jax.train.predict import Predictor
 from bert_jax.train.run import RunInfo, load_run, load_run_config, start_run
 from bert_jax.train.stop_request import InterruptedRunError
 
-KINDS = ("classification", "regression", "tokens", "spans")
+KINDS = ("classification", "multilabel", "regression", "tokens", "spans")
+
+
+# Of the share of early words in a text; "early" and "late" may both be labels of it.
+LABEL_OF = {
+    "classification": lambda share: share > 0.3,
+    "multilabel": lambda share: "early|" * (share > 0.3) + "late" * (share < 0.4),
+    "regression": lambda share: 5.0 * share,
+}
 
 
 def is_early(word):
@@ -52,7 +60,7 @@ def write_files(folder, kind):
             path.write_text("\n".join(sentences))
         else:
             shares = [float(is_early(row).mean()) for row in rows]
-            labels = [5.0 * x if kind == "regression" else x > 0.3 for x in shares]
+            labels = [LABEL_OF[kind](x) for x in shares]
             lines = [f"{' '.join(r)}\t{x}" for r, x in zip(rows, labels, strict=True)]
             path.write_text("\n".join(["a\tmark", *lines]) + "\n")
     columns = {"text": ("a",), "label": "mark"}
@@ -135,13 +143,16 @@ def test_every_task_is_learned(tuned, kind):
     run, _, results = tuned(kind)
     assert results == json.loads((run / "results.json").read_text())
     assert (results["task"], load_run(run).task) == (kind, kind)
-    metric = {"regression": "pearson", "tokens": "f1"}.get(kind)
+    metric = {"regression": "pearson", "tokens": "f1", "multilabel": "micro_f1"}.get(
+        kind
+    )
     if metric:
         assert results["eval"][metric] > 0.7
     else:
         best = "accuracy" if kind == "classification" else "exact_match"
         assert results["eval"][best] > results["constant"][best] + 0.1
     assert ("confusion" in results) == (kind == "classification")
+    assert ("per_label" in results) == (kind in ("classification", "multilabel"))
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     losses = [line["loss"] for line in lines if line["kind"] == "train"]
     assert losses[-1] < 0.7 * losses[0]
@@ -169,9 +180,14 @@ def test_predictions_have_the_form_of_their_task(tuned, capsys):
     assert [x["label"] for x in found] == ["True", "False"]
     assert set(found[0]["probabilities"]) == set(results["labels"])
     assert sum(found[0]["probabilities"].values()) == pytest.approx(1.0)
+    capsys.readouterr()
     cli.main(["predict", str(run), letter, "--top", "1"])
     share = found[0]["probabilities"]["True"]
     assert capsys.readouterr().out == f"True {share:.1%}  |  {letter}\n"
+
+    [found] = Predictor(tuned("multilabel")[0])([(letter,)])
+    assert found["labels"] == ["early"]
+    assert found["probabilities"]["early"] > 0.5 > found["probabilities"]["late"]
 
     found = Predictor(tuned("regression")[0])([(letter,), (window,)])
     assert found[0]["score"] - found[1]["score"] > 1.0
@@ -328,6 +344,7 @@ def test_transformers_takes_each_task(tuned, tmp_path, kind, hf, silent):
     assert config["architectures"] == [expected]
     assert config.get("problem_type") == {
         "classification": "single_label_classification",
+        "multilabel": "multi_label_classification",
         "regression": "regression",
     }.get(kind)
 

@@ -25,6 +25,12 @@ class FileConfig:
     usual names, such as text, sentence, or sentence1 and sentence2."""
     label: str | None = None
     """Column of the label. Default: found by its usual names, such as label or class."""
+    label_columns: tuple[str, ...] = ()
+    """For --task multilabel: the columns that hold 1 or 0, one column for each label. The
+    names of the columns are the labels. Default: one column, --label, lists the labels."""
+    label_separator: str | None = None
+    """For --task multilabel: the character between two labels in one field. Default: the
+    one of | ; and , that the label column holds."""
     header: bool = True
     """Whether the first line of a .tsv, .csv or .txt names the columns. Without such a
     line, columns are given by their number, from 1."""
@@ -48,12 +54,22 @@ class FileConfig:
             len(self.text) <= 2,
             f"{type(self).__name__}.text={self.text} must name one column or two.",
         )
-        columns = (*self.text, *filter(None, [self.label]))
+        columns = (*self.text, *filter(None, [self.label]), *self.label_columns)
         require_numbers(self, columns)
         require(
             len(set(columns)) == len(columns),
-            f"{type(self).__name__}.text={self.text} and label="
-            f"{self.label!r} name one column twice; give each its own.",
+            f"{type(self).__name__}.text={self.text}, label={self.label!r} and "
+            f"label_columns={self.label_columns} name one column twice; give each its own.",
+        )
+        require(
+            self.label is None or not self.label_columns,
+            f"{type(self).__name__}.label={self.label!r} and label_columns="
+            f"{self.label_columns} both say where the labels are; give one of them.",
+        )
+        require(
+            self.label_separator is None or len(self.label_separator) == 1,
+            f"{type(self).__name__}.label_separator={self.label_separator!r} is not one "
+            "character; give one such as '|'.",
         )
         require(
             self.delimiter is None or len(self.separator or "") == 1,
@@ -91,23 +107,48 @@ class TaskConfig(FileConfig):
     train: pathlib.Path | None = None
     """File to train on: texts with a label each in a .tsv, .csv, .txt, .jsonl or .parquet,
     or a folder that holds a folder of text files for each class."""
-    dev: pathlib.Path | None = None
-    """File of the same form to judge on. Nothing in it is trained on."""
+    dev: float | pathlib.Path | None = None
+    """File of the same form to judge on, or the share of the training file's examples to
+    set aside for it, such as 0.1. Nothing that is judged on is trained on."""
     dev_text: tuple[str, ...] | None = None
     """The text columns of the validation file, where it names them otherwise."""
     dev_label: str | None = None
     """The label column of the validation file, where it names it otherwise."""
     kind: Annotated[
-        Literal["classification", "regression", "tokens", "spans"],
+        Literal[
+            "classification",
+            "multilabel",
+            "regression",
+            "tokens",
+            "spans",
+            "glue/cola",
+            "glue/sst2",
+            "glue/mrpc",
+            "glue/qqp",
+            "glue/stsb",
+            "glue/mnli",
+            "glue/qnli",
+            "glue/rte",
+            "glue/wnli",
+        ],
         tyro.conf.arg(name="task"),
     ] = "classification"
     """What is learned. classification: a class for each text or pair of texts.
+    multilabel: any number of labels for each, which do not exclude each other.
     regression: a number for each, trained by its squared error. tokens: a tag for each
     word of a sentence, from a file with a word and its tag a line. spans: the words of a
-    passage that answer a question, from a .json in the form of SQuAD."""
+    passage that answer a question, from a .json in the form of SQuAD. glue/NAME: a task
+    of GLUE with its official metrics; --train is the directory of its official files
+    (train.tsv, dev.tsv), or left out for the dataset of TFDS on this machine."""
     max_train: int | None = None
     """Largest number of examples to train on: a random choice of the file's examples,
-    equal in every run, with every class in its share. Default: all of them."""
+    with every class in its share. Default: all of them."""
+    shots: int | None = None
+    """Number of examples of each class to train on, drawn at random. Default: all of
+    them."""
+    draw_seed: int = 0
+    """Seed of the random choices that --dev SHARE, --max-train and --shots make. Runs with
+    the same --draw-seed have the same examples, whatever their --seed."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -121,6 +162,29 @@ class TaskConfig(FileConfig):
             self.max_train is None or self.max_train > 0,
             f"TaskConfig.max_train={self.max_train} must be greater than 0.",
         )
+        require(
+            self.shots is None or self.shots > 0,
+            f"TaskConfig.shots={self.shots} must be greater than 0.",
+        )
+        require(
+            self.shots is None or self.max_train is None,
+            f"TaskConfig.shots={self.shots} and max_train={self.max_train} both say how "
+            "many examples are trained on; give one of them.",
+        )
+        require(
+            not isinstance(self.dev, float) or 0.0 < self.dev <= 0.5,
+            f"TaskConfig.dev={self.dev} is no share of the training file from 0 to 0.5; "
+            "give one such as 0.1, or a file.",
+        )
+        require(
+            not isinstance(self.dev, float) or (others, self.dev_label) == (None, None),
+            f"TaskConfig.dev_text={others} and dev_label={self.dev_label!r} would be "
+            f"ignored: dev={self.dev} is a share of the training file. Leave them out.",
+        )
+        require(
+            0 <= self.draw_seed < 2**32,
+            f"TaskConfig.draw_seed={self.draw_seed} is not in [0, 2**32).",
+        )
         label = self.dev_label
         require_numbers(self, (*(others or ()), *filter(None, [label])))
 
@@ -130,8 +194,9 @@ class TaskConfig(FileConfig):
         Raises:
             ValueError: a field that names columns is set.
         """
-        columns = ("text", "label", "dev_text", "dev_label")
-        ignored = (*columns, "header", "delimiter", "quotes", "skip_incomplete")
+        columns = ("text", "label", "label_columns", "dev_text", "dev_label")
+        signs = ("label_separator", "header", "delimiter", "quotes")
+        ignored = (*columns, *signs, "skip_incomplete")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             require(
@@ -182,8 +247,24 @@ class FinetuneConfig:
     mesh: MeshConfig = MeshConfig()
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-5, warmup_steps=0.1)
     loop: LoopConfig = LoopConfig(log_every_steps=20, eval_every_steps=0)
-    sequence_length: int = 128
-    """Tokens of a row. Longer texts are cut."""
+    sequence_length: int | None = None
+    """Largest number of tokens of a row. Default: the length that 99 % of the training
+    examples fit into, at most the positions of the encoder."""
+    long_texts: Literal["cut", "head-tail", "windows"] = "cut"
+    """What is done with a text that does not fit into a row. cut: its end is left out.
+    head-tail: its middle is left out, so that a quarter of the row has its first tokens
+    and the rest its last tokens. windows: it becomes several rows that overlap, and the
+    mean of their logits is its answer."""
+    window_stride: int | None = None
+    """For --long-texts windows: tokens from the beginning of a window to that of the next
+    one. Default: half of a window."""
+    class_weights: tuple[str, ...] = ()
+    """How much an example of each class counts in the loss. balanced: each class counts
+    the same in total. LABEL=WEIGHT, for some classes or all: this weight, and 1 for the
+    others. Default: every example counts the same."""
+    label_smoothing: float = 0.0
+    """Share of the probability that the loss spreads over all classes, in place of
+    giving all of it to the label."""
     batch_size: int = 32
     """Rows of the global batch."""
     num_epochs: int = 3
@@ -195,7 +276,20 @@ class FinetuneConfig:
         require_positive(self, "batch_size", "num_epochs")
         require_seed(self)
         require(
-            self.sequence_length >= 8,
+            self.sequence_length is None or self.sequence_length >= 8,
             f"FinetuneConfig.sequence_length={self.sequence_length} is too short; a "
             "text with its special tokens needs at least 8.",
+        )
+        require(
+            self.window_stride is None or self.long_texts == "windows",
+            f"FinetuneConfig.window_stride={self.window_stride} would be ignored: "
+            f"long_texts={self.long_texts!r} makes no windows. Pass --long-texts windows.",
+        )
+        require(
+            self.window_stride is None or self.window_stride > 0,
+            f"FinetuneConfig.window_stride={self.window_stride} must be greater than 0.",
+        )
+        require(
+            0.0 <= self.label_smoothing < 1.0,
+            f"FinetuneConfig.label_smoothing={self.label_smoothing} is not in [0, 1).",
         )

@@ -27,7 +27,7 @@ def is_empty(text: Text) -> bool:
 
 def prediction_file(file: FileConfig) -> FileConfig:
     """Settings that read labelled files, for files whose labels do not matter."""
-    return dataclasses.replace(file, label=None)
+    return dataclasses.replace(file, label=None, label_columns=())
 
 
 class Predictor:
@@ -53,7 +53,7 @@ class Predictor:
         cfg = load_run_config(run)
         assert isinstance(cfg, FinetuneConfig)
         self.cfg = cfg
-        self.task = task_named(self.info.task)
+        self.task = task_named(self.info.task).configured(cfg)
         self.num_texts = self.task.num_texts(cfg.task)
         self.tokenizer = load_run_tokenizer(run)
         self._logits = BatchedLogits(

@@ -8,7 +8,7 @@ import functools
 import json
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,6 +52,10 @@ class Questions(Examples):
 
     def records(self) -> Iterator[object]:
         yield from zip(self.questions, self.passages, self.answers, strict=True)
+
+    def together(self) -> Sequence[str]:
+        """The questions about a passage stay together."""
+        return self.passages
 
     def take(self, numbers: np.ndarray) -> "Questions":
         return dataclasses.replace(
