@@ -103,14 +103,28 @@ class TaskConfig(FileConfig):
     ] = "classification"
     """What is learned. classification: a class for each text or pair of texts.
     regression: a number for each, trained by its squared error. tokens: a tag for each
-    word of a sentence, from a file with a word and its tag a line. spans: the words of a
-    passage that answer a question, from a .json in the form of SQuAD."""
+    word of a sentence, from a file with a word and its tag a line, CoNLL-U, or lists of
+    both in a .jsonl or .parquet. spans: the words of a passage that answer a question, from
+    SQuAD's .json, or a .jsonl or .parquet with its fields."""
     max_train: int | None = None
     """Largest number of examples to train on: a random choice of the file's examples,
     equal in every run, with every class in its share. Default: all of them."""
+    stride: int | None = None
+    """Tokens from the beginning of a row to that of the next, where a sentence (--task
+    tokens) or a passage (spans) is too long for one row. Default: half of what a row has
+    room for."""
+    max_answer_tokens: int = 30
+    """Most tokens of an answer that is predicted (--task spans)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_positive(self, "max_answer_tokens")
+        require(
+            self.stride is None or self.stride > 0,
+            f"TaskConfig.stride={self.stride} must be greater than 0.",
+        )
+        self._refuse("stride", ("tokens", "spans"))
+        self._refuse("max_answer_tokens", ("spans",))
         others = self.dev_text
         require(
             others is None or not self.text or len(others) == len(self.text),
@@ -124,21 +138,31 @@ class TaskConfig(FileConfig):
         label = self.dev_label
         require_numbers(self, (*(others or ()), *filter(None, [label])))
 
-    def refuse_columns(self) -> None:
-        """For tasks whose files have no columns to choose from.
+    def refuse_columns(self, *used: str) -> None:
+        """For tasks whose files are no tables of texts.
+
+        Args:
+            used: fields that the task has a use for.
 
         Raises:
-            ValueError: a field that names columns is set.
+            ValueError: another field that says how a table of texts is read is set.
         """
         columns = ("text", "label", "dev_text", "dev_label")
-        ignored = (*columns, "header", "delimiter", "quotes", "skip_incomplete")
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            require(
-                field.name not in ignored or value == field.default,
-                f"TaskConfig.{field.name}={value!r} would be ignored: the files of "
-                f"--task {self.kind} have no columns to choose from. Leave it out.",
-            )
+        ignored = {*columns, "header", "delimiter", "quotes", "skip_incomplete"} - {
+            *used
+        }
+        for name in sorted(ignored):
+            self._refuse(name)
+
+    def _refuse(self, name: str, kinds: tuple[str, ...] = ()) -> None:
+        """Requires that a field has its default, unless the task is one of `kinds`."""
+        [default] = (f.default for f in dataclasses.fields(self) if f.name == name)
+        value = getattr(self, name)
+        require(
+            self.kind in kinds or value == default,
+            f"TaskConfig.{name}={value!r} would be ignored: --task {self.kind} has no use "
+            "for it. Leave it out.",
+        )
 
     def of_split(self, split: Split) -> "TaskConfig":
         """With the columns of that split's file as `text` and `label`."""
@@ -198,4 +222,10 @@ class FinetuneConfig:
             self.sequence_length >= 8,
             f"FinetuneConfig.sequence_length={self.sequence_length} is too short; a "
             "text with its special tokens needs at least 8.",
+        )
+        require(
+            self.task.stride is None or self.task.stride <= self.sequence_length - 2,
+            f"TaskConfig.stride={self.task.stride} would leave gaps between rows of "
+            f"{self.sequence_length} tokens, two of them special; give at most "
+            f"{self.sequence_length - 2}.",
         )

@@ -46,7 +46,10 @@ from bert_jax.train.tasks import Task
 
 
 class Judge:
-    """Scores parameters on held-out examples. It keeps the logits of the last call."""
+    """Scores parameters on held-out examples.
+
+    It keeps the logits of the last call, and what the task has fitted to them.
+    """
 
     def __init__(
         self,
@@ -60,10 +63,13 @@ class Judge:
         self.outputs = outputs
         self._forward = logits
         self.logits: np.ndarray | None = None
+        self.fitted: dict[str, float] = {}
 
     def __call__(self, params: Any) -> dict[str, float]:
         self.logits = self._forward(params, self.encoded)
-        return self.task.scores(self.logits, self.encoded, self.examples, self.outputs)
+        given = self.logits, self.encoded, self.examples, self.outputs
+        self.fitted = self.task.fit(*given)
+        return self.task.with_fitted(self.fitted).scores(*given)
 
 
 @our_settings()
@@ -189,6 +195,7 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         "initial": "random" if cfg.from_scratch else "pretrained",
         "encoder": load_run(run).encoder,
         "labels": list(outputs),
+        "fitted": judge.fitted,
         **task.details(judge.logits, data.held_out_rows, outputs),
         "num_train": len(data.train),
         "num_validation": len(data.held_out),

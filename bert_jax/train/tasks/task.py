@@ -6,7 +6,7 @@ Shape suffixes: B rows, T tokens.
 import abc
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import numpy as np
@@ -52,6 +52,29 @@ class Task(abc.ABC):
     """True: the head reads the pooled [CLS]. False: it reads every token."""
     metrics: ClassVar[tuple[Metric, ...]]
     """Scores of the task. The first decides which of two models is better."""
+
+    # Settings.
+
+    def with_settings(self, cfg: TaskConfig) -> Self:
+        """This task with the settings of a run. Default: it has none."""
+        return self
+
+    def fit(
+        self,
+        logits: np.ndarray,
+        encoded: EncodedExamples,
+        examples: Any,
+        outputs: Sequence[str],
+    ) -> dict[str, float]:
+        """What scores and predictions need and held-out examples decide.
+
+        Such as a threshold. results.json keeps it as "fitted". Default: nothing.
+        """
+        return {}
+
+    def with_fitted(self, fitted: Mapping[str, float]) -> Self:
+        """This task with what `fit` found. Default: it needs nothing."""
+        return self
 
     # Files.
 

@@ -1,0 +1,112 @@
+"""Entities and their scores: by the rules of conlleval, and equal to seqeval's."""
+
+import json
+import pathlib
+import warnings
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given, settings
+
+from bert_jax.data.labelled.tags import entities, style_of
+from bert_jax.train.tasks.entity_scores import entity_scores, entity_table
+
+GOLDEN = pathlib.Path(__file__).parent / "golden" / "seqeval.json"
+# Sums of float64 in another order.
+ROUNDING = 1e-12
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        ("O B-PER I-PER O", [("PER", 1, 2)]),
+        ("B-PER B-PER", [("PER", 0, 0), ("PER", 1, 1)]),
+        ("I-PER I-PER O I-LOC", [("PER", 0, 1), ("LOC", 3, 3)]),  # IOB1
+        ("I-PER I-LOC", [("PER", 0, 0), ("LOC", 1, 1)]),
+        ("I-PER B-PER I-PER", [("PER", 0, 0), ("PER", 1, 2)]),
+        (
+            "S-LOC B-PER I-PER E-PER I-PER",
+            [("LOC", 0, 0), ("PER", 1, 3), ("PER", 4, 4)],
+        ),
+        ("U-LOC B-PER L-PER", [("LOC", 0, 0), ("PER", 1, 2)]),
+        ("B-creative-work I-creative-work", [("creative-work", 0, 1)]),
+        ("B I O B", [("_", 0, 1), ("_", 3, 3)]),
+        (
+            "PER PER O LOC creative-work",
+            [("PER", 0, 1), ("LOC", 3, 3), ("creative-work", 4, 4)],
+        ),
+        ("NOUN NOUN -LRB-", [("NOUN", 0, 0), ("NOUN", 1, 1), ("-LRB-", 2, 2)]),
+        ("O O", []),
+    ],
+)
+def test_entities_are_those_of_conlleval(tags, expected):
+    assert list(entities(tags.split(), style_of(tags.split()))) == expected
+
+
+def test_an_entity_counts_where_type_and_ends_are_right():
+    truth = [["B-PER", "I-PER", "O", "B-LOC"], ["O", "B-ORG"]]
+    found = [["B-PER", "O", "O", "B-LOC"], ["O", "B-PER"]]
+    scores = entity_scores(truth, found)  # one of three, three said
+    assert scores == pytest.approx(
+        {"precision": 1 / 3, "recall": 1 / 3, "f1": 1 / 3}, rel=ROUNDING
+    )
+    nothing = entity_scores(truth, [["O"] * 4, ["O"] * 2])
+    assert nothing == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
+
+
+def test_parts_of_speech_are_scored_by_words():
+    truth, found = [["NOUN", "NOUN", "VERB"]], [["NOUN", "VERB", "VERB"]]
+    scores = entity_scores(truth, found, "words")
+    assert list(scores.values()) == pytest.approx([2 / 3] * 3)
+    assert entity_table(truth, found, "words")["NOUN"]["recall"] == 0.5
+
+
+def as_seqeval(truth, found):
+    """Our scores under seqeval's names."""
+    report = {**entity_table(truth, found), "micro avg": entity_scores(truth, found)}
+    renamed = {"f1": "f1-score"}
+    return {
+        kind: {renamed.get(name, name): value for name, value in of_kind.items()}
+        for kind, of_kind in report.items()
+    }
+
+
+def agrees(ours, theirs):
+    theirs["micro avg"].pop("support", None)
+    assert set(ours) == set(theirs)
+    for kind, expected in theirs.items():
+        assert ours[kind] == pytest.approx(expected, rel=ROUNDING)
+
+
+def test_scores_are_those_that_seqeval_gave():
+    """BIO, IOB1 and broken sequences of both, letters without types, and BIOES."""
+    cases = json.loads(GOLDEN.read_text())["cases"]
+    for case in cases:
+        truth, found = (
+            [tags.split() for tags in case[name]] for name in ("truth", "found")
+        )
+        agrees(as_seqeval(truth, found), case["report"])
+        assert entity_table(truth, truth).keys() <= case["report"].keys()
+
+
+@given(st.data(), st.sampled_from(["BI", "BIES"]))
+@settings(max_examples=60)
+def test_scores_are_those_of_seqeval(data, letters):
+    seqeval = pytest.importorskip("seqeval.metrics", reason="seqeval is not installed")
+    tags = ["O", *(f"{letter}-{kind}" for letter in letters for kind in "XY")]
+    words = st.lists(
+        st.tuples(st.sampled_from(tags), st.sampled_from(tags)), min_size=1
+    )
+    pairs = data.draw(st.lists(words, min_size=1, max_size=4))
+    truth, found = (
+        [[pair[side] for pair in sentence] for sentence in pairs] for side in (0, 1)
+    )
+    if not any(tag != "O" for tags in truth for tag in tags):
+        truth[0][0] = "B-X"  # seqeval wants an entity
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        report = seqeval.classification_report(
+            truth, found, output_dict=True, zero_division=0
+        )
+    kinds = {k: v for k, v in report.items() if k not in ("macro avg", "weighted avg")}
+    agrees(as_seqeval(truth, found), kinds)
