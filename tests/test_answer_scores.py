@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from bert_jax.config import FileConfig, TaskConfig
+from bert_jax.config import FileConfig, FinetuneConfig, TaskConfig
 from bert_jax.data.labelled.examples import EncodedExamples
 from bert_jax.data.labelled.question_rows import encode_questions
 from bert_jax.data.labelled.questions import Answer, Questions, read_questions
@@ -218,13 +218,18 @@ def test_the_threshold_is_fitted_where_some_have_no_answer(pieces):
     assert "accuracy of those without 1.000" in said
     assert "(no answer from a margin of 0.50 on)" in said
     logits, rows, examples = case
+    start = -np.log(np.exp(3) / (np.exp(3) + np.exp(5) + 5))  # 7 tokens
+    end = -np.log(np.exp(3) / (np.exp(3) + 6))
+    losses = spans.example_losses(logits, rows, examples)
+    assert losses[0] == pytest.approx((start + end) / 2, rel=1e-6)
+    assert [truth for _, truth in examples.shown()] == ["w2", "no answer"]
     both = Questions(examples.questions, examples.passages, examples.answers[:1] * 2)
     assert spans.fit(logits, rows, both, ENDS) == {}
 
 
 def test_settings_of_the_task_reach_rows_and_answers(pieces):
     cfg = TaskConfig(kind="spans", stride=2, max_answer_tokens=1)
-    task = TASKS["spans"].with_settings(cfg)
+    task = TASKS["spans"].configured(FinetuneConfig(task=cfg))
     examples = Questions(("w9",), ("w1 w2 w3 w4 w5 w6 w7 w8",), ((),))
     rows = task.encode(pieces, examples, ENDS, 10)
     assert len(rows) == 2
@@ -283,7 +288,7 @@ def test_perfect_predictions_of_real_questions_score_100(shared_data):
     vocabulary = (shared_data / "vocab/bert-base-cased-vocab.txt").read_bytes()
     tokenizer = WordPieceTokenizer(vocabulary.rstrip(b"\n"), lowercase=False)
     cfg = TaskConfig(kind="spans", stride=64, max_answer_tokens=64)
-    task = TASKS["spans"].with_settings(cfg)
+    task = TASKS["spans"].configured(FinetuneConfig(task=cfg))
     rows = task.encode(tokenizer, examples, ENDS, 192)
     assert len(rows) > 1.3 * len(examples)
     logits = np.zeros((*rows.input_ids.shape, 2), np.float32)

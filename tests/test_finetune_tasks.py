@@ -143,7 +143,9 @@ def test_every_task_is_learned(tuned, kind):
         assert results["eval"][best] > results["constant"][best] + 0.1
     assert ("confusion" in results) == (kind == "classification")
     if kind == "tokens":
-        assert results["entities"]["EARLY"]["f1"] == results["eval"]["f1"]
+        [row] = results["per_label"]
+        assert (row["label"], row["f1"]) == ("EARLY", results["eval"]["f1"])
+    assert len(results["hardest"]) == 20
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     losses = [line["loss"] for line in lines if line["kind"] == "train"]
     assert losses[-1] < 0.7 * losses[0]

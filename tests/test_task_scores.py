@@ -149,9 +149,15 @@ def test_the_table_of_entities_is_that_of_all_words():
     task = TASKS["tokens"]
     scores = task.scores(logits, rows, examples, outputs)
     assert (scores["precision"], scores["recall"]) == (pytest.approx(2 / 3), 1.0)
-    table = task.details(logits, rows, outputs)["entities"]
-    assert table["X"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 1}
-    assert table["Y"]["precision"] == 0.5
+    table = task.details(logits, rows, examples, outputs)["per_label"]
+    assert [(x["label"], x["precision"], x["support"]) for x in table] == [
+        ("X", 1.0, 1),
+        ("Y", 0.5, 1),
+    ]
+    losses = task.example_losses(logits, rows, examples)
+    right = -np.log(np.exp(5) / (np.exp(5) + 3))
+    assert losses == pytest.approx([right + 5 / 3, right])
+    assert list(examples.shown()) == [("a b c", "X 'a b'"), ("d", "Y 'd'")]
     found = task.predictions(logits, rows, examples, outputs)
     share = np.exp(5) / (np.exp(5) + 3)
     assert found[0]["entities"][0] == {

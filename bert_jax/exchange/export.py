@@ -19,6 +19,11 @@ from bert_jax.exchange.comparison import (
 from bert_jax.exchange.heads import MLM_PARTS, head_of_run, problem_type_of_run
 from bert_jax.exchange.json_files import load_json, save_json
 from bert_jax.exchange.portable import LABELLED, PortableModel
+from bert_jax.exchange.quantized import (
+    describe_quantized,
+    measure_quantized,
+    quantize_onnx,
+)
 from bert_jax.exchange.transformers_model import verify_huggingface
 from bert_jax.exchange.write_google import check_google, verify_google, write_google
 from bert_jax.exchange.write_huggingface import check_huggingface, write_huggingface
@@ -35,6 +40,7 @@ from bert_jax.train.mesh import make_mesh
 from bert_jax.train.run import load_results, load_run_config, load_run_tokenizer
 
 Format = Literal["huggingface", "tensorflow", "onnx", "stablehlo"]
+Quantize = Literal["none", "int8"]
 EXPORT_MANIFEST = "bert_jax_export.json"
 FORMAT_VERSION = 2
 
@@ -92,6 +98,7 @@ def export_run(
     *,
     mlm_only: bool = False,
     hidden_states: bool = False,
+    quantize: Quantize = "none",
 ) -> str:
     """Writes a run for another library and says how far its logits lie from ours.
 
@@ -103,6 +110,8 @@ def export_run(
         mlm_only: of a pretraining run, leave out the pooler and the next-sentence head.
         hidden_states: the encoder's last hidden states become an output, too. For
             "onnx" and "stablehlo"; the other formats give them anyway.
+        quantize: for "onnx", "int8" adds a second graph in 8 bits, and measures both on
+            the run's held-out examples.
 
     Returns:
         One line for the user. Where the library to compare with is missing, it says
@@ -118,6 +127,11 @@ def export_run(
         raise ValueError(
             f"--hidden-states would be ignored: a {to} export holds the whole encoder, "
             "whose hidden states its library returns on request. Leave the flag out."
+        )
+    if quantize != "none" and to != "onnx":
+        raise ValueError(
+            f"--quantize {quantize} would be ignored: only ONNX exports are quantised. Add "
+            "--to onnx, or leave the flag out."
         )
     model = dataclasses.replace(
         _portable(run, mlm_only=mlm_only), hidden_states=hidden_states
@@ -135,8 +149,14 @@ def export_run(
     earlier = _read_manifest(directory)
     with whole_directory(directory, overwrite=earlier is not None) as partial:
         manifest |= export_model(model, partial, to)
+        said = f"{directory} written; {_verdict(manifest, form)}"
+        if quantize == "int8":
+            sizes = quantize_onnx(partial)
+            measured = measure_quantized(run, partial)
+            manifest["int8"] = {"bytes": sizes, **measured}
+            said += f". {describe_quantized(sizes, measured)}"
         save_json(partial / EXPORT_MANIFEST, manifest)
-    return f"{directory} written; {_verdict(manifest, form)}"
+    return said
 
 
 def export_model(

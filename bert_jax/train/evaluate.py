@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 from bert_jax.config import FileConfig, FinetuneConfig, MeshConfig, PretrainConfig
-from bert_jax.data.file_hash import file_sha256
+from bert_jax.data.hashes import file_sha256
 from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.runtime import process
 from bert_jax.runtime.agreement import agree

@@ -21,6 +21,7 @@ from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train import sharding
 from bert_jax.train.flops import counted_flops
 from bert_jax.train.freezing import stop_frozen
+from bert_jax.train.hardest import hardest
 from bert_jax.train.initial import start_encoder
 from bert_jax.train.logits import BatchedLogits
 from bert_jax.train.loop import Stage, run_loop
@@ -186,6 +187,7 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         began=began,
     )
     assert judge.logits is not None
+    task = task.with_fitted(judge.fitted)
     results = {
         "kind": "finetune",
         "task": task.name,
@@ -196,7 +198,10 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         "encoder": load_run(run).encoder,
         "labels": list(outputs),
         "fitted": judge.fitted,
-        **task.details(judge.logits, data.held_out_rows, outputs),
+        **task.details(judge.logits, data.held_out_rows, data.held_out, outputs),
+        "hardest": hardest(
+            task, judge.logits, data.held_out_rows, data.held_out, outputs
+        ),
         "num_train": len(data.train),
         "num_validation": len(data.held_out),
         "elapsed_secs": trained.elapsed_secs,

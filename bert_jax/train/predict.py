@@ -55,8 +55,7 @@ class Predictor:
         self.cfg = cfg
         # A run that has not finished has no results, and nothing fitted.
         fitted = (load_results(run) or {}).get("fitted", {})
-        task = task_named(self.info.task)
-        self.task = task.with_settings(cfg.task).with_fitted(fitted)
+        self.task = task_named(self.info.task).configured(cfg).with_fitted(fitted)
         self.num_texts = self.task.num_texts(cfg.task)
         self.tokenizer = load_run_tokenizer(run)
         self._logits = BatchedLogits(

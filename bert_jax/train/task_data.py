@@ -54,7 +54,7 @@ def load_task_data(cfg: FinetuneConfig, tokenizer: Tokenizer) -> TaskData:
         FileNotFoundError: a file is not there.
         ValueError: a file has a wrong format, or holds nothing to learn.
     """
-    task = task_named(cfg.task.kind).with_settings(cfg.task)
+    task = task_named(cfg.task.kind).configured(cfg)
     whole = task.read(cfg.task.train, cfg.task, "train")
     outputs = task.outputs(whole)
     train = task.sample(whole, cfg.task.max_train)

@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
 
 import numpy as np
@@ -42,8 +42,14 @@ class Examples(abc.ABC):
     def __len__(self) -> int: ...
 
     @abc.abstractmethod
-    def records(self) -> Iterable[object]:
+    def records(self) -> Iterable[Sequence[object]]:
         """Text and label of each example, as plain JSON values."""
+
+    def shown(self) -> Iterator[tuple[str, str]]:
+        """Text and label of each example, as people read them."""
+        for record in self.records():
+            *texts, truth = record
+            yield "\n".join(map(str, texts)), str(truth)
 
     @abc.abstractmethod
     def take(self, numbers: np.ndarray) -> Self:

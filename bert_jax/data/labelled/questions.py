@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,8 +40,15 @@ class Questions(Examples):
     def __len__(self) -> int:
         return len(self.questions)
 
-    def records(self) -> Iterator[object]:
+    def records(self) -> Iterator[Sequence[object]]:
         yield from zip(self.questions, self.passages, self.answers, strict=True)
+
+    def shown(self) -> Iterator[tuple[str, str]]:
+        for question, passage, answers in zip(
+            self.questions, self.passages, self.answers, strict=True
+        ):
+            accepted = dict.fromkeys(answer.text for answer in answers)
+            yield f"{question}\n{passage}", " | ".join(accepted) or "no answer"
 
     def take(self, numbers: np.ndarray) -> "Questions":
         return dataclasses.replace(

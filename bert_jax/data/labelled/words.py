@@ -12,6 +12,7 @@ from bert_jax.config import FileConfig
 from bert_jax.data.labelled import word_columns, word_tables
 from bert_jax.data.labelled.examples import Examples, Reading, require_file
 from bert_jax.data.labelled.tables import read_table
+from bert_jax.data.labelled.tags import entities, style_of
 from bert_jax.data.labelled.unlabelled import (
     Unlabelled,
     ids_of,
@@ -62,9 +63,19 @@ class TaggedSentences(Examples):
     def __len__(self) -> int:
         return len(self.words)
 
-    def records(self) -> Iterator[object]:
+    def records(self) -> Iterator[Sequence[object]]:
         for number, words in enumerate(self.words):
             yield [words, None if self.tags is None else self.tags[number]]
+
+    def shown(self) -> Iterator[tuple[str, str]]:
+        tags = self.tags or ()
+        style = style_of(tag for of_words in tags for tag in of_words)
+        for words, of_words in zip(self.words, tags, strict=True):
+            marked = (
+                f"{x.kind} {' '.join(words[x.first : x.last + 1])!r}"
+                for x in entities(of_words, style)
+            )
+            yield " ".join(words), ", ".join(marked) or "no entity"
 
     def take(self, numbers: np.ndarray) -> "TaggedSentences":
         tags, texts = self.tags, self.texts
@@ -140,7 +151,8 @@ def read_words(path: pathlib.Path, cfg: FileConfig, tags: Sequence[str]) -> Unla
         if column is None:
             return read_unlabelled(path, cfg)
         found = word_tables.words_of(table, column)
-        how, warnings, ids = f"{table.how}; words from {column!r}", (), ids_of(table)
+        how, warnings = f"{table.how}; words from {column!r}", table.warnings
+        ids = ids_of(table)
     else:
         rows = word_columns.rows(path, cfg)
         if kind == ".txt" and not rows.all_end_with(tags):

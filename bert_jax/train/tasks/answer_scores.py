@@ -41,8 +41,7 @@ def answer_scores(
         if not version_2 and not normalised(text):
             f1 = 0.0  # 1.1 counts shared words, of which there are none
         rows.append((exact, f1))
-    exact, f1 = np.array(rows, np.float64).reshape(-1, 2).T
-    return AnswerScores(exact, f1)
+    return AnswerScores(*np.array(rows, np.float64).reshape(-1, 2).T)
 
 
 def normalised(answer: str) -> str:

@@ -6,7 +6,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from sklearn.metrics import confusion_matrix, f1_score, matthews_corrcoef
+from sklearn.metrics import (
+    confusion_matrix,
+    f1_score,
+    matthews_corrcoef,
+    precision_recall_fscore_support,
+)
 
 from bert_jax.batch import ClassifyBatch
 from bert_jax.config import TaskConfig
@@ -21,8 +26,9 @@ from bert_jax.data.labelled.labels import (
 from bert_jax.data.labelled.texts import LabelledTexts, encode_texts, read_texts
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.train.losses import Mean, cross_entropy
+from bert_jax.train.tasks.calibration import calibration
 from bert_jax.train.tasks.intervals import wilson
-from bert_jax.train.tasks.task import Metric, log_softmax
+from bert_jax.train.tasks.task import PER_LABEL, Metric, log_softmax
 from bert_jax.train.tasks.text import TextTask
 
 
@@ -87,13 +93,38 @@ class Classification(TextTask):
         return {"accuracy": float(counts.max() / len(examples))}
 
     def details(
-        self, logits: np.ndarray, encoded: EncodedExamples, outputs: Sequence[str]
+        self,
+        logits: np.ndarray,
+        encoded: EncodedExamples,
+        examples: Any,
+        outputs: Sequence[str],
     ) -> dict[str, Any]:
-        """The confusion matrix: counts by true class (rows) and predicted class."""
-        counts = confusion_matrix(
-            encoded.labels, logits.argmax(axis=1), labels=range(len(outputs))
+        """The confusion matrix, scores of each class, and the calibration.
+
+        `confusion` has counts by true class (rows) and predicted class.
+        """
+        truth, found = encoded.labels, logits.argmax(axis=1)
+        classes = range(len(outputs))
+        scores = precision_recall_fscore_support(
+            truth, found, labels=classes, zero_division=0.0
         )
-        return {"confusion": counts.tolist()}
+        return {
+            "confusion": confusion_matrix(truth, found, labels=classes).tolist(),
+            "per_label": [
+                dict(zip(("label", *PER_LABEL), [name, *row], strict=True))
+                for name, row in zip(
+                    outputs, np.transpose(scores).tolist(), strict=True
+                )
+            ],
+            "calibration": calibration(logits, truth),
+        }
+
+    def example_losses(
+        self, logits: np.ndarray, encoded: EncodedExamples, examples: Any
+    ) -> np.ndarray:
+        """Cross-entropy of each example, in nats."""
+        log_probs = log_softmax(logits.astype(np.float64))
+        return -log_probs[np.arange(encoded.labels.size), encoded.labels]
 
     def baselines(
         self, train: Examples, held_out: Examples, outputs: Sequence[str]

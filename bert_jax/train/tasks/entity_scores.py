@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from bert_jax.data.labelled.tags import Style, entities
 
@@ -25,13 +26,17 @@ def entity_table(
     truth: Sequence[Sequence[str]],
     found: Sequence[Sequence[str]],
     style: Style = "letters",
-) -> dict[str, dict[str, float]]:
-    """The scores of each type that occurs or was found, and its number as "support"."""
+) -> list[dict[str, Any]]:
+    """A dict of "label" and the scores of `PER_LABEL` for each type there is or was found."""
     true, said, right = _counts(truth, found, style)
-    return {
-        kind: {**_scores(true[kind], said[kind], right[kind]), "support": true[kind]}
+    return [
+        {
+            "label": kind,
+            **_scores(true[kind], said[kind], right[kind]),
+            "support": true[kind],
+        }
         for kind in sorted(true | said)
-    }
+    ]
 
 
 def _counts(

@@ -70,6 +70,12 @@ class Regression(TextTask):
     ) -> dict[str, float]:
         return regression_scores(logits[:, 0], encoded.labels)
 
+    def example_losses(
+        self, logits: np.ndarray, encoded: EncodedExamples, examples: Any
+    ) -> np.ndarray:
+        """Squared error of each example."""
+        return np.square(logits[:, 0].astype(np.float64) - encoded.labels)
+
     def constant_scores(self, examples: LabelledTexts) -> dict[str, float]:
         return {"mse": float(_numbers(examples).var())}
 

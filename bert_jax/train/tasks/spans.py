@@ -1,9 +1,8 @@
 """Extractive question answering: finds the span of a passage that answers a question."""
 
-import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +29,6 @@ _ENDS = ("start", "end")
 _THRESHOLD = "no_answer_threshold"
 
 
-@dataclasses.dataclass(frozen=True)
 class Spans(Task):
     """The first and the last token of an answer.
 
@@ -40,13 +38,6 @@ class Spans(Task):
 
     Source: Devlin et al. 2018, sections 4.2 and 4.3.
     """
-
-    stride: int | None = None
-    """As in `TaskConfig`."""
-    max_answer_tokens: int = 30
-    """As in `TaskConfig`."""
-    threshold: float | None = None
-    """`None`: every question gets an answer."""
 
     name = "spans"
     head = "spans"
@@ -60,10 +51,10 @@ class Spans(Task):
         Metric("unanswerable_accuracy", "accuracy of those without"),
     )
 
-    def with_settings(self, cfg: TaskConfig) -> Self:
-        return dataclasses.replace(
-            self, stride=cfg.stride, max_answer_tokens=cfg.max_answer_tokens
-        )
+    @property
+    def threshold(self) -> float | None:
+        """`None`: every question gets an answer."""
+        return self.fitted.get(_THRESHOLD)
 
     def fit(
         self,
@@ -88,9 +79,6 @@ class Spans(Task):
         return {
             _THRESHOLD: best_threshold(margins[real], answered[real], unanswered[real])
         }
-
-    def with_fitted(self, fitted: Mapping[str, float]) -> Self:
-        return dataclasses.replace(self, threshold=fitted.get(_THRESHOLD))
 
     def read(
         self, path: pathlib.Path | None, cfg: TaskConfig, split: Split
@@ -131,7 +119,9 @@ class Spans(Task):
         outputs: Sequence[str],
         sequence_length: int,
     ) -> EncodedExamples:
-        return encode_questions(tokenizer, examples, sequence_length, self.stride)
+        return encode_questions(
+            tokenizer, examples, sequence_length, self.cfg.task.stride
+        )
 
     @staticmethod
     def init_params(cfg: ModelConfig, num_labels: int, key: jax.Array) -> dict:
@@ -188,17 +178,20 @@ class Spans(Task):
             }
         if self.threshold is not None:
             parts[_THRESHOLD] = self.threshold
-        real = encoded.input_mask[:, :, None] > 0
-        log_probs = log_softmax(
-            np.where(real, logits, MASKED_SCORE).astype(np.float64).swapaxes(1, 2)
-        )
-        chosen = np.take_along_axis(log_probs, encoded.labels[:, :, None], axis=2)
         return {
             "f1": float(f1.mean()),
             "exact_match": float(exact.mean()),
             **parts,
-            "loss": float(-chosen.mean()),
+            "loss": float(_row_losses(logits, encoded).mean()),
         }
+
+    def example_losses(
+        self, logits: np.ndarray, encoded: EncodedExamples, examples: Questions
+    ) -> np.ndarray:
+        """Cross-entropy of the rows of each question, in nats: that of the worst row."""
+        losses = np.zeros(len(examples))
+        np.maximum.at(losses, encoded.example, _row_losses(logits, encoded))
+        return losses
 
     def constant_scores(self, examples: Questions) -> dict[str, float]:
         """The scores of saying, for every question, that the passage has no answer."""
@@ -257,7 +250,10 @@ class Spans(Task):
         self, logits: np.ndarray, encoded: EncodedExamples, *, num_best: int
     ) -> list[Found]:
         return best_spans(
-            logits, encoded, num_best=num_best, max_tokens=self.max_answer_tokens
+            logits,
+            encoded,
+            num_best=num_best,
+            max_tokens=self.cfg.task.max_answer_tokens,
         )
 
     def _has_none(self, found: Found) -> bool:
@@ -275,6 +271,17 @@ class Spans(Task):
         if _THRESHOLD in line:
             said += f"  (no answer from a margin of {line[_THRESHOLD]:.2f} on)"
         return said
+
+
+def _row_losses(logits: np.ndarray, encoded: EncodedExamples) -> np.ndarray:
+    """Mean cross-entropy of both ends, float64 [rows]."""
+    real = encoded.input_mask[:, :, None] > 0
+    log_probs = log_softmax(
+        np.where(real, logits, MASKED_SCORE).astype(np.float64).swapaxes(1, 2)
+    )
+    chosen = np.take_along_axis(log_probs, encoded.labels[:, :, None], axis=2)
+    losses: np.ndarray = -chosen.mean(axis=(1, 2))
+    return losses
 
 
 def _accepted(examples: Questions) -> list[list[str]]:

@@ -4,20 +4,31 @@ Shape suffixes: B rows, T tokens.
 """
 
 import abc
+import copy
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import numpy as np
 
 from bert_jax.batch import ClassifyBatch
-from bert_jax.config import ComputeConfig, DropoutConfig, ModelConfig, TaskConfig
+from bert_jax.config import (
+    ComputeConfig,
+    DropoutConfig,
+    FinetuneConfig,
+    ModelConfig,
+    TaskConfig,
+)
 from bert_jax.config.finetune import Split
 from bert_jax.data.labelled.examples import EncodedExamples, Examples, Text
 from bert_jax.data.labelled.unlabelled import Unlabelled
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.train.losses import Mean
+
+PER_LABEL = ("precision", "recall", "f1", "support")
+"""Scores of one label in `per_label` of results.json; support is how often it occurs."""
 
 
 class Metric(NamedTuple):
@@ -55,9 +66,22 @@ class Task(abc.ABC):
 
     # Settings.
 
-    def with_settings(self, cfg: TaskConfig) -> Self:
-        """This task with the settings of a run. Default: it has none."""
-        return self
+    cfg: FinetuneConfig = FinetuneConfig()
+    """The settings of the run; `configured` sets them."""
+    fitted: Mapping[str, float] = MappingProxyType({})
+    """What `fit` found; `with_fitted` sets it."""
+
+    def configured(self, cfg: FinetuneConfig) -> Self:
+        """This task with the settings of a run."""
+        made = copy.copy(self)
+        made.cfg = cfg
+        return made
+
+    def with_fitted(self, fitted: Mapping[str, float]) -> Self:
+        """This task with what `fit` found on the held-out examples of a run."""
+        made = copy.copy(self)
+        made.fitted = fitted
+        return made
 
     def fit(
         self,
@@ -71,10 +95,6 @@ class Task(abc.ABC):
         Such as a threshold. results.json keeps it as "fitted". Default: nothing.
         """
         return {}
-
-    def with_fitted(self, fitted: Mapping[str, float]) -> Self:
-        """This task with what `fit` found. Default: it needs nothing."""
-        return self
 
     # Files.
 
@@ -192,10 +212,23 @@ class Task(abc.ABC):
         """The scores of the best constant answer, the same for all examples."""
 
     def details(
-        self, logits: np.ndarray, encoded: EncodedExamples, outputs: Sequence[str]
+        self,
+        logits: np.ndarray,
+        encoded: EncodedExamples,
+        examples: Any,
+        outputs: Sequence[str],
     ) -> dict[str, Any]:
         """Further entries for results.json. Default: none."""
         return {}
+
+    def example_losses(
+        self, logits: np.ndarray, encoded: EncodedExamples, examples: Any
+    ) -> np.ndarray | None:
+        """float64 [examples], how far each prediction is from the truth.
+
+        Default: `None`, and no list of the hardest examples is made.
+        """
+        return None
 
     def baselines(
         self, train: Examples, held_out: Examples, outputs: Sequence[str]

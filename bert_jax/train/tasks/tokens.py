@@ -1,10 +1,9 @@
 """Token classification: a tag for each word, such as the names of persons and places."""
 
-import dataclasses
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,15 +34,11 @@ from bert_jax.train.tasks.task import Metric, Task, log_softmax
 _COLUMNS = ("text", "label", "dev_text", "dev_label")
 
 
-@dataclasses.dataclass(frozen=True)
 class Tokens(Task):
     """A tag for each word, predicted at the word's first piece.
 
     Source: Devlin et al. 2018, section 5.3.
     """
-
-    stride: int | None = None
-    """As in `TaskConfig`."""
 
     name = "tokens"
     head = "tokens"
@@ -56,9 +51,6 @@ class Tokens(Task):
         Metric("recall", "recall"),
         Metric("accuracy", "accuracy of the words", ".1%"),
     )
-
-    def with_settings(self, cfg: TaskConfig) -> Self:
-        return dataclasses.replace(self, stride=cfg.stride)
 
     def read(
         self, path: pathlib.Path | None, cfg: TaskConfig, split: Split
@@ -98,7 +90,9 @@ class Tokens(Task):
         outputs: Sequence[str],
         sequence_length: int,
     ) -> EncodedExamples:
-        return encode_words(tokenizer, examples, outputs, sequence_length, self.stride)
+        return encode_words(
+            tokenizer, examples, outputs, sequence_length, self.cfg.task.stride
+        )
 
     def loss_weights(self, batch: ClassifyBatch) -> dict[str, jax.Array]:
         return {"loss": _label_weights(batch).sum()}
@@ -133,12 +127,25 @@ class Tokens(Task):
         }
 
     def details(
-        self, logits: np.ndarray, encoded: EncodedExamples, outputs: Sequence[str]
+        self,
+        logits: np.ndarray,
+        encoded: EncodedExamples,
+        examples: TaggedSentences,
+        outputs: Sequence[str],
     ) -> dict[str, Any]:
-        """Precision, recall, F1 and support of each type of entity, as "entities"."""
-        truth = _names(encoded.labels, encoded, outputs)
+        """Scores of each type of entity."""
+        assert examples.tags is not None
         found = _names(logits.argmax(axis=-1), encoded, outputs)
-        return {"entities": entity_table(truth, found, style_of(outputs))}
+        return {"per_label": entity_table(examples.tags, found, style_of(outputs))}
+
+    def example_losses(
+        self, logits: np.ndarray, encoded: EncodedExamples, examples: TaggedSentences
+    ) -> np.ndarray:
+        """Mean cross-entropy of the words of each sentence, in nats."""
+        labels_BT = np.where(encoded.labels == IGNORED_LABEL, 0, encoded.labels)
+        log_probs = log_softmax(logits.astype(np.float64))
+        chosen = np.take_along_axis(log_probs, labels_BT[..., None], axis=2)
+        return np.array([-np.mean(x) for x in _by_word(chosen[..., 0], encoded)])
 
     def constant_scores(self, examples: TaggedSentences) -> dict[str, float]:
         tags = np.array(_all_tags(examples))
