@@ -1,14 +1,22 @@
-"""Entities and their scores: by the rules of conlleval, and equal to seqeval's."""
+"""Entities, their scores and their characters; scores equal those of seqeval."""
 
 import json
 import pathlib
+import string
 import warnings
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 from hypothesis import given, settings
+from test_word_places import TEXTS
 
+from bert_jax.config import FileConfig, FinetuneConfig, TaskConfig
+from bert_jax.data.labelled.labels import ordered
 from bert_jax.data.labelled.tags import entities, style_of
+from bert_jax.data.labelled.words import GivenWords, read_tagged_sentences
+from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.train.tasks import TASKS
 from bert_jax.train.tasks.entity_scores import entity_scores, entity_table
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "seqeval.json"
@@ -116,3 +124,60 @@ def test_scores_are_those_of_seqeval(data, letters):
         )
     kinds = {k: v for k, v in report.items() if k not in ("macro avg", "weighted avg")}
     agrees(as_seqeval(truth, found), kinds)
+
+
+# From rows to scores and entities.
+
+
+@pytest.fixture(scope="module")
+def pieces():
+    """A tokenizer that knows the letters of ASCII, alone and behind others."""
+    known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    known += [*string.ascii_lowercase, *(f"##{x}" for x in string.ascii_lowercase)]
+    return WordPieceTokenizer("\n".join(known).encode(), lowercase=True)
+
+
+def with_stride(stride):
+    cfg = FinetuneConfig(task=TaskConfig(kind="tokens", stride=stride))
+    return TASKS["tokens"].configured(cfg)
+
+
+def test_perfect_tags_of_real_sentences_score_100(shared_data, pieces):
+    path = shared_data / "wnut17/dev.conll"
+    examples = read_tagged_sentences(path, FileConfig()).sample(200)
+    outputs = ordered(tag for tags in examples.tags for tag in tags)
+    rows = with_stride(7).encode(pieces, examples, outputs, 24)
+    # Each letter is a piece, so that most sentences have several rows.
+    assert len(rows) > 5 * len(examples)
+    logits = np.eye(len(outputs), dtype=np.float32)[np.maximum(rows.labels, 0)]
+    scores = with_stride(7).scores(logits, rows, examples, outputs)
+    names = ("precision", "recall", "f1", "accuracy")
+    assert [scores[name] for name in names] == [1.0] * 4
+    found = with_stride(7).predictions(logits, rows, examples, outputs)
+    assert [tuple(x["tags"]) for x in found] == list(examples.tags)
+    assert [tuple(x["words"]) for x in found] == list(examples.words)
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=3), st.integers(0, 999), st.integers(1, 6))
+@settings(max_examples=60)
+def test_entities_are_found_again_in_the_text(pieces, texts, seed, stride):
+    """In every script, in any windows, and for words that a file gives."""
+    outputs = ("B-X", "I-X", "O")
+    texts = [*texts, GivenWords([text for text in texts if text] or ["a"])]
+    task = with_stride(stride)
+    examples = task.unlabelled([(text,) for text in texts])
+    rows = task.encode(pieces, examples, outputs, 8)
+    shape = (*rows.input_ids.shape, 3)
+    logits = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    found = task.predictions(logits, rows, examples, outputs)
+    for text, said in zip(texts, found, strict=True):
+        assert len(said["words"]) == len(said["tags"]) == len(said["probabilities"])
+        marked = list(entities(said["tags"]))
+        assert len(marked) == len(said["entities"])
+        for entity, (_, first, last) in zip(said["entities"], marked, strict=True):
+            cut = text[entity["start"] : entity["end"]]
+            assert cut == entity["text"]
+            assert cut.startswith(said["words"][first])
+            assert cut.endswith(said["words"][last])
+            assert 0.0 < entity["probability"] <= 1.0
+    assert found[-1]["words"] == list(examples.words[-1])

@@ -173,6 +173,7 @@ def test_predictions_have_the_form_of_their_task(tuned, capsys):
     assert [x["label"] for x in found] == ["True", "False"]
     assert set(found[0]["probabilities"]) == set(results["labels"])
     assert sum(found[0]["probabilities"].values()) == pytest.approx(1.0)
+    capsys.readouterr()  # of the training
     cli.main(["predict", str(run), letter, "--top", "1"])
     share = found[0]["probabilities"]["True"]
     assert capsys.readouterr().out == f"True {share:.1%}  |  {letter}\n"

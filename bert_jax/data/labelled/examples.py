@@ -10,7 +10,7 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -42,7 +42,7 @@ class Examples(abc.ABC):
     def __len__(self) -> int: ...
 
     @abc.abstractmethod
-    def records(self) -> Iterable[Sequence[object]]:
+    def records(self) -> Iterable[Any]:
         """Text and label of each example, as plain JSON values."""
 
     def shown(self) -> Iterator[tuple[str, str]]:

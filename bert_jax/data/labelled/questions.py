@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,7 +40,7 @@ class Questions(Examples):
     def __len__(self) -> int:
         return len(self.questions)
 
-    def records(self) -> Iterator[Sequence[object]]:
+    def records(self) -> Iterator[object]:
         yield from zip(self.questions, self.passages, self.answers, strict=True)
 
     def shown(self) -> Iterator[tuple[str, str]]:

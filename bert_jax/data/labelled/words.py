@@ -63,7 +63,7 @@ class TaggedSentences(Examples):
     def __len__(self) -> int:
         return len(self.words)
 
-    def records(self) -> Iterator[Sequence[object]]:
+    def records(self) -> Iterator[object]:
         for number, words in enumerate(self.words):
             yield [words, None if self.tags is None else self.tags[number]]
 
