@@ -29,6 +29,7 @@ from bert_jax.train.finetune import finetune
 from bert_jax.train.predict import Predictor
 from bert_jax.train.run import RunInfo, load_run, load_run_config, start_run
 from bert_jax.train.stop_request import InterruptedRunError
+from bert_jax.train.tasks import TASKS
 
 KINDS = ("classification", "multilabel", "regression", "tokens", "spans")
 
@@ -152,7 +153,12 @@ def test_every_task_is_learned(tuned, kind):
         best = "accuracy" if kind == "classification" else "exact_match"
         assert results["eval"][best] > results["constant"][best] + 0.1
     assert ("confusion" in results) == (kind == "classification")
-    assert ("per_label" in results) == (kind in ("classification", "multilabel"))
+    labelled = ("classification", "multilabel", "tokens")
+    assert ("per_label" in results) == (kind in labelled)
+    if kind == "tokens":
+        [row] = results["per_label"]
+        assert (row["label"], row["f1"]) == ("EARLY", results["eval"]["f1"])
+    assert len(results["hardest"]) == 20
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     losses = [line["loss"] for line in lines if line["kind"] == "train"]
     assert losses[-1] < 0.7 * losses[0]
@@ -195,15 +201,29 @@ def test_predictions_have_the_form_of_their_task(tuned, capsys):
     [found] = Predictor(tuned("tokens")[0])([("window letter river",)])
     assert found["words"] == ["window", "letter", "river"]
     early = [
-        {"type": "EARLY", "text": word}
-        for word, tag in zip(found["words"], found["tags"], strict=True)
+        (word, share)
+        for word, tag, share in zip(
+            found["words"], found["tags"], found["probabilities"], strict=True
+        )
         if tag == "B-EARLY"
     ]
-    assert found["entities"] == early
+    assert [(x["text"], x["probability"]) for x in found["entities"]] == early
+    for entity in found["entities"]:
+        said = "window letter river"[entity["start"] : entity["end"]]
+        assert (entity["type"], entity["text"]) == ("EARLY", said)
 
-    [found] = Predictor(tuned("spans")[0])([("river", "window stone letter")])
-    assert found["answer"] in "window stone letter"
-    assert set(found) == {"answer", "score", "no_answer_score"}
+    run, _, results = tuned("spans")
+    # Some of the passages have no early word, and so no answer.
+    assert set(results["fitted"]) == {"no_answer_threshold"}
+    threshold = results["eval"]["no_answer_threshold"]
+    assert threshold == results["fitted"]["no_answer_threshold"]
+    passages = "window stone letter", "window stone river", "letter window letter"
+    for passage in passages:
+        [found] = Predictor(run)([("river", passage)])
+        best = next(x for x in found["nbest"] if x["answer"])
+        ahead = found["no_answer_score"] - best["score"] > threshold
+        assert found["answer"] == ("" if ahead else best["answer"])
+        assert best["answer"] == passage[best["start"] : best["end"]]
 
 
 @pytest.mark.parametrize(
@@ -276,12 +296,34 @@ def test_batches_by_length_go_on_exactly(tuned, encoder, tmp_path, capsys, monke
         evaluate_run(tmp_path / "whole", None)
 
 
-@pytest.mark.parametrize("kind", ["tokens", "spans"])
-def test_columns_of_a_file_without_columns_are_refused(tuned, kind):
+@pytest.mark.parametrize(
+    ("kind", "field", "value", "message"),
+    [
+        ("tokens", "label", "mark", "--label 'mark' is no column of"),
+        ("tokens", "text", ("1", "2"), "takes the column of the words alone"),
+        ("tokens", "delimiter", ";", "delimiter=';' would be ignored"),
+        ("spans", "label", "mark", "label='mark' would be ignored: --task spans"),
+    ],
+)
+def test_columns_of_a_file_without_columns_are_refused(
+    tuned, kind, field, value, message
+):
     run, cfg, _ = tuned(kind)
-    task = dataclasses.replace(cfg.task, label="mark")
-    with pytest.raises(ValueError, match="label='mark' would be ignored"):
+    task = dataclasses.replace(cfg.task, **{field: value})
+    with pytest.raises(ValueError, match=message):
         finetune(dataclasses.replace(cfg, task=task), run)
+
+
+def test_settings_of_windows_are_for_tasks_that_have_them():
+    with pytest.raises(ValueError, match="max_answer_tokens=3 would be ignored"):
+        TASKS["tokens"].configured(FinetuneConfig(max_answer_tokens=3))
+    with pytest.raises(ValueError, match="stride=0 must be greater than 0"):
+        FinetuneConfig(stride=0)
+    words = TASKS["tokens"].configured(FinetuneConfig(stride=64))
+    with pytest.raises(
+        ValueError, match="stride=64 would leave gaps between rows of 64"
+    ):
+        words.encode(None, words.unlabelled([("a b",)]), ("O",), 64)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from bert_jax.config import FinetuneConfig
 from bert_jax.data.labelled.long_texts import cut, head_and_tail, windows
 from bert_jax.data.labelled.texts import encode_texts
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.train.tasks import TASKS
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +66,7 @@ def test_windows_of_a_pair_move_over_the_longer_text(a, b, room):
 
 
 def test_a_stride_that_would_lose_tokens_is_refused():
-    with pytest.raises(
-        ValueError, match=r"window_stride=9 is longer than a window of 8"
-    ):
+    with pytest.raises(ValueError, match=r"stride=9 is longer than a window of 8"):
         windows([list(range(30))], 8, 9)
 
 
@@ -91,4 +90,4 @@ def test_what_a_long_text_lost_is_said(words):
 
 def test_a_stride_without_windows_is_refused():
     with pytest.raises(ValueError, match="long_texts='cut' makes no windows"):
-        FinetuneConfig(window_stride=4)
+        TASKS["classification"].configured(FinetuneConfig(stride=4))

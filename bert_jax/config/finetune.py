@@ -136,10 +136,11 @@ class TaskConfig(FileConfig):
     """What is learned. classification: a class for each text or pair of texts.
     multilabel: any number of labels for each, which do not exclude each other.
     regression: a number for each, trained by its squared error. tokens: a tag for each
-    word of a sentence, from a file with a word and its tag a line. spans: the words of a
-    passage that answer a question, from a .json in the form of SQuAD. glue/NAME: a task
-    of GLUE with its official metrics; --train is the directory of its official files
-    (train.tsv, dev.tsv), or left out for the dataset of TFDS on this machine."""
+    word of a sentence, from a file with a word and its tag a line, CoNLL-U, or lists of
+    both in a .jsonl or .parquet. spans: the words of a passage that answer a question, from
+    SQuAD's .json, or a .jsonl or .parquet with its fields. glue/NAME: a task of GLUE with
+    its official metrics; --train is the directory of its official files (train.tsv,
+    dev.tsv), or left out for the dataset of TFDS on this machine."""
     max_train: int | None = None
     """Largest number of examples to train on: a random choice of the file's examples,
     with every class in its share. Default: all of them."""
@@ -188,21 +189,24 @@ class TaskConfig(FileConfig):
         label = self.dev_label
         require_numbers(self, (*(others or ()), *filter(None, [label])))
 
-    def refuse_columns(self) -> None:
-        """For tasks whose files have no columns to choose from.
+    def refuse_columns(self, *used: str) -> None:
+        """For tasks whose files are no tables of texts.
+
+        Args:
+            used: fields that the task has a use for.
 
         Raises:
-            ValueError: a field that names columns is set.
+            ValueError: another field that says how a table of texts is read is set.
         """
         columns = ("text", "label", "label_columns", "dev_text", "dev_label")
         signs = ("label_separator", "header", "delimiter", "quotes")
-        ignored = (*columns, *signs, "skip_incomplete")
+        ignored = {*columns, *signs, "skip_incomplete"} - {*used}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             require(
                 field.name not in ignored or value == field.default,
-                f"TaskConfig.{field.name}={value!r} would be ignored: the files of "
-                f"--task {self.kind} have no columns to choose from. Leave it out.",
+                f"TaskConfig.{field.name}={value!r} would be ignored: --task {self.kind} "
+                "has no use for it. Leave it out.",
             )
 
     def of_split(self, split: Split) -> "TaskConfig":
@@ -255,9 +259,12 @@ class FinetuneConfig:
     head-tail: its middle is left out, so that a quarter of the row has its first tokens
     and the rest its last tokens. windows: it becomes several rows that overlap, and the
     mean of their logits is its answer."""
-    window_stride: int | None = None
-    """For --long-texts windows: tokens from the beginning of a window to that of the next
-    one. Default: half of a window."""
+    stride: int | None = None
+    """Tokens from the beginning of a row to that of the next, where a text becomes several
+    rows: a long sentence (--task tokens), a long passage (spans), or any text with
+    --long-texts windows. Default: half of what a row has room for."""
+    max_answer_tokens: int = 30
+    """Most tokens of an answer that is predicted (--task spans)."""
     class_weights: tuple[str, ...] = ()
     """How much an example of each class counts in the loss. balanced: each class counts
     the same in total. LABEL=WEIGHT, for some classes or all: this weight, and 1 for the
@@ -273,7 +280,7 @@ class FinetuneConfig:
     """Seed of every random choice: parameters of the head, order of examples, dropout."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "batch_size", "num_epochs")
+        require_positive(self, "batch_size", "num_epochs", "max_answer_tokens")
         require_seed(self)
         require(
             self.sequence_length is None or self.sequence_length >= 8,
@@ -281,13 +288,8 @@ class FinetuneConfig:
             "text with its special tokens needs at least 8.",
         )
         require(
-            self.window_stride is None or self.long_texts == "windows",
-            f"FinetuneConfig.window_stride={self.window_stride} would be ignored: "
-            f"long_texts={self.long_texts!r} makes no windows. Pass --long-texts windows.",
-        )
-        require(
-            self.window_stride is None or self.window_stride > 0,
-            f"FinetuneConfig.window_stride={self.window_stride} must be greater than 0.",
+            self.stride is None or self.stride > 0,
+            f"FinetuneConfig.stride={self.stride} must be greater than 0.",
         )
         require(
             0.0 <= self.label_smoothing < 1.0,

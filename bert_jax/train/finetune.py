@@ -47,7 +47,10 @@ from bert_jax.train.tasks import Task
 
 
 class Judge:
-    """Scores parameters on held-out examples. It keeps the logits of the last call."""
+    """Scores parameters on held-out examples.
+
+    It keeps the logits of the last call, and what the task has fitted to them.
+    """
 
     def __init__(
         self,
@@ -61,10 +64,13 @@ class Judge:
         self.outputs = outputs
         self._forward = logits
         self.logits: np.ndarray | None = None
+        self.fitted: dict[str, float] = {}
 
     def __call__(self, params: Any) -> dict[str, float]:
         self.logits = self._forward(params, self.encoded)
-        return self.task.scores(self.logits, self.encoded, self.examples, self.outputs)
+        given = self.logits, self.encoded, self.examples, self.outputs
+        self.fitted = self.task.fit(*given)
+        return self.task.with_fitted(self.fitted).scores(*given)
 
 
 @our_settings()
@@ -183,6 +189,7 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         began=began,
     )
     assert judge.logits is not None
+    task = task.with_fitted(judge.fitted)
     results = {
         "kind": "finetune",
         "task": task.name,
@@ -192,6 +199,7 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         "initial": "random" if cfg.from_scratch else "pretrained",
         "encoder": load_run(run).encoder,
         "labels": list(outputs),
+        "fitted": judge.fitted,
         **task.details(judge.logits, data.held_out_rows, data.held_out, outputs),
         "hardest": hardest(
             task, judge.logits, data.held_out_rows, data.held_out, outputs

@@ -33,18 +33,17 @@ def hardest(
         return []
     numbers = np.argsort(-losses, kind="stable")[:_COUNT]
     predictions = task.predictions(logits, encoded, examples, outputs)
-    records = list(examples.records())
+    shown = list(examples.shown())
     found = []
     for number in numbers.tolist():
-        *texts, truth = records[number]
-        text = "\n".join(map(str, texts))
+        text, truth = shown[number]
         if len(text) > _MOST_CHARACTERS:
             text = f"{text[:_MOST_CHARACTERS]}…"
         found.append(
             {
                 "number": number + 1,
                 "text": text,
-                "truth": str(truth),
+                "truth": truth,
                 "said": task.say(predictions[number], 2),
                 "loss": float(losses[number]),
             }

@@ -16,7 +16,7 @@ from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train.initial import load_params
 from bert_jax.train.logits import BatchedLogits
 from bert_jax.train.mesh import make_mesh
-from bert_jax.train.run import load_run_config, load_run_tokenizer
+from bert_jax.train.run import load_results, load_run_config, load_run_tokenizer
 from bert_jax.train.tasks import task_named
 
 
@@ -53,7 +53,9 @@ class Predictor:
         cfg = load_run_config(run)
         assert isinstance(cfg, FinetuneConfig)
         self.cfg = cfg
-        self.task = task_named(self.info.task).configured(cfg)
+        # A run that has not finished has no results, and nothing fitted.
+        fitted = (load_results(run) or {}).get("fitted", {})
+        self.task = task_named(self.info.task).configured(cfg).with_fitted(fitted)
         self.num_texts = self.task.num_texts(cfg.task)
         self.tokenizer = load_run_tokenizer(run)
         self._logits = BatchedLogits(

@@ -9,8 +9,8 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Hashable, Iterable, Sequence
-from typing import Self
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import Any, Self
 
 import numpy as np
 
@@ -42,8 +42,14 @@ class Examples(abc.ABC):
     def __len__(self) -> int: ...
 
     @abc.abstractmethod
-    def records(self) -> Iterable[object]:
+    def records(self) -> Iterable[Any]:
         """Text and label of each example, as plain JSON values."""
+
+    def shown(self) -> Iterator[tuple[str, str]]:
+        """Text and label of each example, as people read them."""
+        for record in self.records():
+            *texts, truth = record
+            yield "\n".join(map(str, texts)), str(truth)
 
     @abc.abstractmethod
     def take(self, numbers: np.ndarray) -> Self:

@@ -58,9 +58,9 @@ def windows(parts: Row, room: int, stride: int | None = None) -> list[Row]:
     stride = max(1, room // 2) if stride is None else stride
     if stride > room:
         raise ValueError(
-            f"FinetuneConfig.window_stride={stride} is longer than a window of {room} "
+            f"FinetuneConfig.stride={stride} is longer than a window of {room} "
             "tokens, so that tokens between two windows would be lost; pass a smaller "
-            "--window-stride or a larger --sequence-length."
+            "--stride or a larger --sequence-length."
         )
     whole = parts[moving]
     last = len(whole) - room

@@ -250,7 +250,7 @@ def encode_texts(
     labels: Sequence[int] | np.ndarray,
     sequence_length: int,
     long_texts: str = "cut",
-    window_stride: int | None = None,
+    stride: int | None = None,
 ) -> EncodedExamples:
     """[CLS] A [SEP], or [CLS] A [SEP] B [SEP], padded to `sequence_length`.
 
@@ -258,7 +258,7 @@ def encode_texts(
         labels: [texts, ...], int32 or float32, as the loss of the task takes them.
         long_texts: what is done with a text that does not fit, of `LONG_TEXTS`. A text
             of n rows counts 1/n in each, so that all texts count the same in the loss.
-        window_stride: tokens from one window of a text to the next one.
+        stride: tokens from one window of a text to the next one.
 
     Source: Devlin et al. 2018, section 3 and figure 4.
     """
@@ -270,7 +270,7 @@ def encode_texts(
     counts = np.zeros(len(texts), np.int32)
     num_cut = 0
     for number, parts in enumerate(zip(*columns, strict=True)):
-        found = how.rows(list(parts), room, window_stride)
+        found = how.rows(list(parts), room, stride)
         num_cut += sum(map(len, parts)) > room
         counts[number] = len(found)
         plan += found

@@ -7,6 +7,7 @@ import abc
 import copy
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
@@ -27,7 +28,10 @@ from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.train.losses import Mean
 
 _OF_SOME_TASKS = frozenset(
-    {"long_texts", "window_stride", "class_weights", "label_smoothing"}
+    {
+        *("long_texts", "stride", "max_answer_tokens"),
+        *("class_weights", "label_smoothing"),
+    }
 )
 
 
@@ -84,6 +88,28 @@ class Task(abc.ABC):
         made = copy.copy(self)
         made.cfg = cfg
         return made
+
+    fitted: Mapping[str, float] = MappingProxyType({})
+    """What `fit` found; `with_fitted` sets it."""
+
+    def with_fitted(self, fitted: Mapping[str, float]) -> Self:
+        """This task with what `fit` found on the held-out examples of a run."""
+        made = copy.copy(self)
+        made.fitted = fitted
+        return made
+
+    def fit(
+        self,
+        logits: np.ndarray,
+        encoded: EncodedExamples,
+        examples: Any,
+        outputs: Sequence[str],
+    ) -> dict[str, float]:
+        """What scores and predictions need and held-out examples decide.
+
+        Such as a threshold. results.json keeps it as "fitted". Default: nothing.
+        """
+        return {}
 
     # Files.
 

@@ -6,12 +6,13 @@ Shape suffixes: E examples, C outputs.
 import abc
 import pathlib
 from collections.abc import Sequence
+from typing import Self
 
 import jax
 import numpy as np
 
 from bert_jax.batch import ClassifyBatch
-from bert_jax.config import TaskConfig
+from bert_jax.config import FinetuneConfig, TaskConfig
 from bert_jax.data.labelled.examples import EncodedExamples, Text
 from bert_jax.data.labelled.texts import LabelledTexts, encode_texts
 from bert_jax.data.labelled.unlabelled import Unlabelled, read_unlabelled
@@ -27,7 +28,15 @@ class TextTask(Task):
     init_params = staticmethod(classification.init_params)
     apply = staticmethod(classification.apply)
     pooled = True
-    settings = frozenset({"long_texts", "window_stride"})
+    settings = frozenset({"long_texts", "stride"})
+
+    def configured(self, cfg: FinetuneConfig) -> Self:
+        if cfg.stride is not None and cfg.long_texts != "windows":
+            raise ValueError(
+                f"FinetuneConfig.stride={cfg.stride} would be ignored: long_texts="
+                f"{cfg.long_texts!r} makes no windows. Pass --long-texts windows."
+            )
+        return super().configured(cfg)
 
     def num_texts(self, cfg: TaskConfig) -> int:
         return len(cfg.text) or 1
@@ -57,7 +66,7 @@ class TextTask(Task):
             labels,
             sequence_length,
             self.cfg.long_texts,
-            self.cfg.window_stride,
+            self.cfg.stride,
         )
 
     @abc.abstractmethod
