@@ -98,16 +98,38 @@ class TaskConfig(FileConfig):
     dev_label: str | None = None
     """The label column of the validation file, where it names it otherwise."""
     kind: Annotated[
-        Literal["classification", "regression", "tokens", "spans"],
+        Literal[
+            "classification", "regression", "tokens", "spans", "choice", "embeddings"
+        ],
         tyro.conf.arg(name="task"),
     ] = "classification"
     """What is learned. classification: a class for each text or pair of texts.
     regression: a number for each, trained by its squared error. tokens: a tag for each
     word of a sentence, from a file with a word and its tag a line. spans: the words of a
-    passage that answer a question, from a .json in the form of SQuAD."""
+    passage that answer a question, from a .json in the form of SQuAD. choice: the right
+    one of several choices, given a text or two. embeddings: a vector for each text, from
+    pairs of texts; vectors of texts that belong together point the same way."""
     max_train: int | None = None
     """Largest number of examples to train on: a random choice of the file's examples,
     equal in every run, with every class in its share. Default: all of them."""
+    choices: tuple[str, ...] = ()
+    """For --task choice: the columns of the choices, or the one that holds a list of them.
+    Default: found by their usual names, such as ending0, ending1, … or choices."""
+    pairs: Literal["auto", "scored", "matching"] = "auto"
+    """For --task embeddings: what a row says of its two texts. scored: how similar they
+    are, by the number in the label column; the cosine of their vectors learns it.
+    matching: the second one belongs to the first; it learns to be nearer to the first
+    than the second texts of all other rows of the batch. auto: scored if there is a label
+    column, else matching."""
+    negative: str | None = None
+    """For --task embeddings: column of a third text that looks as if it belonged to the
+    first one, but does not. Default: found by its usual names, such as negative."""
+    score_range: tuple[float, float] | None = None
+    """For --task embeddings: the scores that mean a cosine of 0 and of 1. Default: 0 and 5
+    if a score of the file is greater than 1, else 0 and 1."""
+    pooling: Literal["mean", "cls"] = "mean"
+    """For --task embeddings: which vector a text gets. mean: the mean of its tokens'
+    vectors. cls: the vector of [CLS]."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -121,8 +143,30 @@ class TaskConfig(FileConfig):
             self.max_train is None or self.max_train > 0,
             f"TaskConfig.max_train={self.max_train} must be greater than 0.",
         )
+        self._refuse_fields_of_others()
+        low, high = self.score_range or (0.0, 1.0)
+        require(
+            low < high,
+            f"TaskConfig.score_range={self.score_range} must name a smaller number and "
+            "then a greater one.",
+        )
         label = self.dev_label
         require_numbers(self, (*(others or ()), *filter(None, [label])))
+
+    def _refuse_fields_of_others(self) -> None:
+        for kind, names in (
+            ("choice", ("choices",)),
+            ("embeddings", ("pairs", "negative", "score_range", "pooling")),
+        ):
+            for field in dataclasses.fields(self):
+                value = getattr(self, field.name)
+                require(
+                    field.name not in names
+                    or kind == self.kind
+                    or value == field.default,
+                    f"TaskConfig.{field.name}={value!r} would be ignored by --task "
+                    f"{self.kind}; it is for --task {kind}. Leave it out.",
+                )
 
     def refuse_columns(self) -> None:
         """For tasks whose files have no columns to choose from.

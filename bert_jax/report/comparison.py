@@ -117,7 +117,7 @@ def _tuned_scores(runs: Sequence[Run], pretrain: Run | None) -> list[Score]:
 
 def _figures(task: Task, scores: Sequence[Score]) -> list[Figure]:
     """The deciding metric of the best of each group; all metrics of a group alone."""
-    first = task.metrics[0]
+    first = _deciding(task, scores)
     choose = max if first.larger_is_better else min
     groups: dict[str, list[Score]] = {}
     for score in scores:
@@ -144,7 +144,7 @@ def _cards(task: Task, scores: Sequence[Score], key: str) -> list[Any]:
         if score.run
     )
     cards = [
-        charts.bars(f"{key}-comparison", task.metrics[0], scores),
+        charts.bars(f"{key}-comparison", _deciding(task, scores), scores),
         _table(task, scores),
         charts.curves(f"{key}-loss", _LOSS, scores),
         # Some metrics have no curve, but their end alone.
@@ -152,6 +152,10 @@ def _cards(task: Task, scores: Sequence[Score], key: str) -> list[Any]:
         *matrices,
     ]
     return [card for card in cards if card is not None]
+
+
+def _deciding(task: Task, scores: Sequence[Score]) -> Metric:
+    return task.deciding({name for score in scores for name in score.values})
 
 
 def _table(task: Task, scores: Sequence[Score]) -> Table:

@@ -12,7 +12,7 @@ from bert_jax.data.labelled.lengths import LengthBatches, epoch_batches, row_len
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.train.logits import held_out_batches
 from bert_jax.train.reading import show_reading, show_rows
-from bert_jax.train.tasks import Task, task_named
+from bert_jax.train.tasks import Task, task_of
 
 
 class TaskData(NamedTuple):
@@ -54,7 +54,7 @@ def load_task_data(cfg: FinetuneConfig, tokenizer: Tokenizer) -> TaskData:
         FileNotFoundError: a file is not there.
         ValueError: a file has a wrong format, or holds nothing to learn.
     """
-    task = task_named(cfg.task.kind)
+    task = task_of(cfg.task)
     whole = task.read(cfg.task.train, cfg.task, "train")
     outputs = task.outputs(whole)
     train = task.sample(whole, cfg.task.max_train)

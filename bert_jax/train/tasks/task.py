@@ -5,7 +5,7 @@ Shape suffixes: B rows, T tokens.
 
 import abc
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -51,7 +51,16 @@ class Task(abc.ABC):
     pooled: ClassVar[bool]
     """True: the head reads the pooled [CLS]. False: it reads every token."""
     metrics: ClassVar[tuple[Metric, ...]]
-    """Scores of the task. The first decides which of two models is better."""
+    """Scores of the task, the deciding one first; see `deciding`."""
+
+    def deciding(self, measured: Collection[str]) -> Metric:
+        """The first of `metrics` that was measured: it says which model is better.
+
+        Args:
+            measured: names of the scores that there are.
+        """
+        found = (metric for metric in self.metrics if metric.name in measured)
+        return next(found, self.metrics[0])
 
     # Files.
 
@@ -86,8 +95,12 @@ class Task(abc.ABC):
         """What looks wrong with the labels. Default: nothing."""
         return []
 
-    def num_texts(self, cfg: TaskConfig) -> int:
-        """Number of texts in an example."""
+    def configured(self, cfg: TaskConfig) -> "Task":
+        """This task with the settings that its forward pass needs. Default: none."""
+        return self
+
+    def num_texts(self, cfg: TaskConfig) -> int | None:
+        """Number of texts in an example; `None` if examples differ in it."""
         return 1
 
     @abc.abstractmethod
