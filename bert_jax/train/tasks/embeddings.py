@@ -35,7 +35,7 @@ from bert_jax.train.tasks.task import Metric, Task, log_softmax
 
 _SCALE = 20.0  # of the cosines in a softmax: a temperature of 0.05, as in SimCSE
 _ANCHORS_AT_ONCE = 1_000
-_SMALLEST_NORM = 1e-12
+_SMALLEST_NORM = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,9 +145,9 @@ class Embeddings(Task):
             logits: float32 [B, G, D], vectors of the texts.
             batch: labels are float32 [B], or int32 [B], which are not read.
         """
-        unit_BGD = logits / jnp.maximum(
-            jnp.linalg.norm(logits, axis=-1, keepdims=True), _SMALLEST_NORM
-        )
+        squares_BG1 = jnp.square(logits).sum(axis=-1, keepdims=True)
+        # Not the norm itself: it has no gradient at 0.
+        unit_BGD = logits * jax.lax.rsqrt(jnp.maximum(squares_BG1, _SMALLEST_NORM**2))
         if jnp.issubdtype(batch.labels.dtype, jnp.floating):
             cosines_B = (unit_BGD[:, 0] * unit_BGD[:, 1]).sum(axis=-1)
             return {
