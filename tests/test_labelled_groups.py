@@ -133,7 +133,7 @@ def test_a_dev_file_counts_as_the_training_file_does(write, letters):
     row = {"question": "a", "choices": ["x", "y", "z"], "answer": "2"}
     dev = choices_of(write("dev.jsonl", [row]))
     assert encode_choices(letters, dev, ("1", "2", "3"), 8).labels.tolist() == [1]
-    with pytest.raises(ValueError, match="label '2' .* does not occur"):
+    with pytest.raises(ValueError, match=r"label '2' .* does not occur"):
         encode_choices(letters, dev, ("A", "B", "C"), 8)
 
 
@@ -141,7 +141,10 @@ def test_a_dev_file_counts_as_the_training_file_does(write, letters):
     ("content", "message"),
     [
         ([{"question": "a", "choices": ["x"], "answer": 0}], "line 1: 1 choices"),
-        ([{"question": "a", "choices": "x y", "answer": 0}], "expected a list of texts"),
+        (
+            [{"question": "a", "choices": "x y", "answer": 0}],
+            "expected a list of texts",
+        ),
         ([{"question": "a", "choices": ["x", ""], "answer": 0}], "line 1: 1 choices"),
         ([{"question": "a", "choices": ["x", "y"]}], "no usual name for --label"),
         ([{"q": "a", "choices": ["x", "y"], "answer": 0}], "no usual name for --text"),
