@@ -9,6 +9,7 @@ from group_runs import bare_run, tuned
 from scipy.stats import spearmanr
 
 from bert_jax import cli
+from bert_jax.exchange.export import export_run
 from bert_jax.train.embed import Embedder
 from bert_jax.train.evaluate import evaluate_run
 from bert_jax.train.predict import Predictor
@@ -140,3 +141,16 @@ def test_what_cannot_be_embedded_is_told(
     with pytest.raises(SystemExit):
         cli.main(["embed", str(runs("scored")[0]), name, *flags])
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_sentence_transformers_gives_the_vectors_of_a_run(runs, tmp_path, transformers):
+    package = pytest.importorskip(
+        "sentence_transformers", reason="install .[export]", exc_type=ImportError
+    )
+    run, _, _ = runs("scored")
+    said = export_run(run, tmp_path / "st", "huggingface")
+    assert "loaded back by sentence-transformers: every weight bit by bit" in said
+    texts = ["letter music river", "window", "stone " * 30]
+    model = package.SentenceTransformer(str(tmp_path / "st"), device="cpu")
+    np.testing.assert_allclose(model.encode(texts), Embedder(run)(texts), atol=1e-5)

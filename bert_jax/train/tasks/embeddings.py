@@ -49,7 +49,6 @@ class Embeddings(Task):
     pooling: Pooling = "mean"
 
     name = "embeddings"
-    head = "embeddings"
     pooled = False
     metrics = (
         Metric("spearman", "Spearman"),
@@ -57,6 +56,10 @@ class Embeddings(Task):
         Metric("accuracy", "nearest is right", ".1%", interval=wilson),
         Metric("mrr", "mean reciprocal rank"),
     )
+
+    @property
+    def head(self) -> str:  # type: ignore[override]
+        return f"{self.pooling}_vector"
 
     def configured(self, cfg: TaskConfig) -> "Embeddings":
         return Embeddings(cfg.pooling)
