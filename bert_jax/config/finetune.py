@@ -119,8 +119,8 @@ class TaskConfig(FileConfig):
     """For --task embeddings: what a row says of its two texts. scored: how similar they
     are, by the number in the label column; the cosine of their vectors learns it.
     matching: the second one belongs to the first; it learns to be nearer to the first
-    than the second texts of all other rows of the batch. auto: scored if there is a label
-    column, else matching."""
+    than the second texts of all other rows of the batch (--batch-size, over all devices).
+    auto: scored if there is a label column, else matching."""
     negative: str | None = None
     """For --task embeddings: column of a third text that looks as if it belonged to the
     first one, but does not. Default: found by its usual names, such as negative."""
