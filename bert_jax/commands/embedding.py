@@ -4,16 +4,13 @@ import dataclasses
 import io
 import pathlib
 import sys
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-import numpy as np
 import tyro
 
 from bert_jax.commands.shared import Bar, RunDir
 from bert_jax.config import FileConfig
 from bert_jax.config.checks import require, require_positive
-from bert_jax.data.atomic_file import write_atomically
-from bert_jax.data.labelled.unlabelled import Unlabelled, read_lines, read_unlabelled
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +51,9 @@ class Embed:
             print(f"  warning: {warning}", file=sys.stderr)
 
         # JAX starts here: mistakes above are told at once.
+        import numpy as np
+
+        from bert_jax.data.atomic_file import write_atomically
         from bert_jax.train.embed import Embedder
         from bert_jax.train.tasks.embeddings import normalised
 
@@ -79,13 +79,15 @@ class Embed:
         )
 
 
-def _read(path: pathlib.Path, file: FileConfig) -> Unlabelled:
-    """Single texts, one tuple each.
+def _read(path: pathlib.Path, file: FileConfig) -> Any:
+    """`Unlabelled` with single texts, one tuple each.
 
     Raises:
         ValueError: two columns could be meant, or as for `read_unlabelled`.
         FileNotFoundError: nothing is there.
     """
+    from bert_jax.data.labelled.unlabelled import read_lines, read_unlabelled
+
     if path.suffix.lower() == ".txt" and not file.text and path.is_file():
         given = read_lines(path, file)
         # A tab is part of the text: there are no pairs here.
