@@ -260,7 +260,7 @@ def _candidates(texts: Sequence[Text]) -> tuple[np.ndarray, np.ndarray]:
     The number of the right candidate of each group is int [groups].
     """
     number_of: dict[str, int] = {}
-    places = []
+    places: list[tuple[int, int]] = []
     for group, (_, *others) in enumerate(texts):
         for place, text in enumerate(others, 1):
             if text not in number_of:
