@@ -261,7 +261,6 @@ CONFIGS = [
     ({"num_attention_heads": 5}, "num_heads=5"),
     ({"hidden_dropout_prob": 1.5}, "hidden=1.5"),
     ({"num_hidden_layers": 2}, "num_hidden_layers=2"),
-    ({"architectures": ["BertForMultipleChoice"]}, "multiple choice"),
 ]
 
 

@@ -148,8 +148,8 @@ class Predict:
     """Run directory of `finetune`."""
     texts: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """The texts, one argument each; a pair is two arguments, or one with a tab between A
-    and B. Or one file (.tsv, .csv, .txt, .jsonl, .parquet; .conll for tags, .json for
-    spans)."""
+    and B; a question with its choices is one argument with tabs. Or one file (.tsv, .csv,
+    .txt, .jsonl, .parquet; .conll for tags, .json for spans)."""
     output: pathlib.Path | None = None
     """File that gets one JSON object per text (.jsonl), with the text, its id if the file
     has one, and all numbers in full precision. Default: short lines on the screen."""

@@ -121,6 +121,8 @@ class TaskConfig(FileConfig):
             "regression",
             "tokens",
             "spans",
+            "choice",
+            "embeddings",
             "glue/cola",
             "glue/sst2",
             "glue/mrpc",
@@ -138,8 +140,10 @@ class TaskConfig(FileConfig):
     regression: a number for each, trained by its squared error. tokens: a tag for each
     word of a sentence, from a file with a word and its tag a line, CoNLL-U, or lists of
     both in a .jsonl or .parquet. spans: the words of a passage that answer a question, from
-    SQuAD's .json, or a .jsonl or .parquet with its fields. glue/NAME: a task of GLUE with
-    its official metrics; --train is the directory of its official files (train.tsv,
+    SQuAD's .json, or a .jsonl or .parquet with its fields. choice: the right one of several
+    choices, given a text or two. embeddings: a vector for each text, from pairs of texts;
+    vectors of texts that belong together point the same way. glue/NAME: a task of GLUE
+    with its official metrics; --train is the directory of its official files (train.tsv,
     dev.tsv), or left out for the dataset of TFDS on this machine."""
     max_train: int | None = None
     """Largest number of examples to train on: a random choice of the file's examples,
@@ -150,6 +154,24 @@ class TaskConfig(FileConfig):
     draw_seed: int = 0
     """Seed of the random choices that --dev SHARE, --max-train and --shots make. Runs with
     the same --draw-seed have the same examples, whatever their --seed."""
+    choices: tuple[str, ...] = ()
+    """For --task choice: the columns of the choices, or the one that holds a list of them.
+    Default: found by their usual names, such as ending0, ending1, … or choices."""
+    pairs: Literal["auto", "scored", "matching"] = "auto"
+    """For --task embeddings: what a row says of its two texts. scored: how similar they
+    are, by the number in the label column; the cosine of their vectors learns it.
+    matching: the second one belongs to the first; it learns to be nearer to the first
+    than the second texts of all other rows of the batch (--batch-size, over all devices).
+    auto: scored if there is a label column, else matching."""
+    negative: str | None = None
+    """For --task embeddings: column of a third text that looks as if it belonged to the
+    first one, but does not. Default: found by its usual names, such as negative."""
+    score_range: tuple[float, float] | None = None
+    """For --task embeddings: the scores that mean a cosine of 0 and of 1. Default: 0 and 5
+    if a score of the file is greater than 1, else 0 and 1."""
+    pooling: Literal["mean", "cls"] = "mean"
+    """For --task embeddings: which vector a text gets. mean: the mean of its tokens'
+    vectors. cls: the vector of [CLS]."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -181,6 +203,12 @@ class TaskConfig(FileConfig):
             not isinstance(self.dev, float) or (others, self.dev_label) == (None, None),
             f"TaskConfig.dev_text={others} and dev_label={self.dev_label!r} would be "
             f"ignored: dev={self.dev} is a share of the training file. Leave them out.",
+        )
+        low, high = self.score_range or (0.0, 1.0)
+        require(
+            low < high,
+            f"TaskConfig.score_range={self.score_range} must name a smaller number and "
+            "then a greater one.",
         )
         require(
             0 <= self.draw_seed < 2**32,

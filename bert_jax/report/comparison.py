@@ -119,7 +119,7 @@ def _tuned_scores(runs: Sequence[Run], pretrain: Run | None) -> list[Score]:
 
 def _figures(task: Task, scores: Sequence[Score]) -> list[Figure]:
     """The deciding metric of the best of each group; all metrics of a group alone."""
-    first = task.metrics[0]
+    first = _deciding(task, scores)
     choose = max if first.larger_is_better else min
     groups: dict[str, list[Score]] = {}
     for score in scores:
@@ -147,7 +147,7 @@ def _cards(task: Task, scores: Sequence[Score], key: str) -> list[Any]:
         for card in _run_cards(f"{key}-{number}", score.name, score.run.results)
     )
     cards = [
-        charts.bars(f"{key}-comparison", task.metrics[0], scores),
+        charts.bars(f"{key}-comparison", _deciding(task, scores), scores),
         _table(task, scores),
         charts.curves(f"{key}-loss", _LOSS, scores),
         # Some metrics have no curve, but their end alone.
@@ -189,6 +189,10 @@ def _run_cards(key: str, name: str, results: Mapping[str, Any]) -> list[Any]:
             )
         )
     return cards
+
+
+def _deciding(task: Task, scores: Sequence[Score]) -> Metric:
+    return task.deciding({name for score in scores for name in score.values})
 
 
 def _table(task: Task, scores: Sequence[Score]) -> Table:

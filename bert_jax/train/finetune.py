@@ -170,7 +170,7 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         ),
         batches=lambda step: _train_batches(cfg, mesh, data, step),
         evaluate=judge,
-        rates={"examples_per_sec": "sequences", "tokens_per_sec": "tokens"},
+        rates={"examples_per_sec": "examples", "tokens_per_sec": "tokens"},
         flops=counted_flops(
             model, cfg.optimizer, num_classes=len(outputs), pooled=task.pooled
         ),

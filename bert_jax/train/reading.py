@@ -35,13 +35,15 @@ def show_reading(
 def show_rows(split: str, encoded: EncodedExamples, batches: LengthBatches) -> None:
     """Prints the lengths of rows, their share of padding, and how many texts were cut."""
     lengths = ", ".join(str(length) for length in sorted(set(batches.lengths.tolist())))
+    # The mean over a group, whose rows are all as long as its longest.
+    num_tokens = encoded.input_mask.sum(axis=-1).reshape(len(encoded), -1).mean(axis=1)
     text = (
         f"{split}: {len(encoded):,} rows in batches of {lengths} tokens, "
-        f"{padding_share(encoded.num_tokens, batches):.0%} padding"
+        f"{padding_share(num_tokens, batches):.0%} padding"
     )
     if encoded.num_cut:
         text += (
-            f"; {encoded.num_cut:,} texts {encoded.lost}, at {encoded.input_ids.shape[1]} "
+            f"; {encoded.num_cut:,} texts {encoded.lost}, at {encoded.input_ids.shape[-1]} "
             "tokens (--sequence-length, --long-texts)"
         )
     print(text, flush=True)

@@ -55,8 +55,8 @@ PARAM_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"mlm/transform/kernel", ("embed", None)),
     (r"mlm/transform/bias", (None,)),
     (r"mlm/output_bias", ("vocab",)),
-    (r"(pooler|nsp|classifier|tokens|spans)/kernel", ("embed", None)),
-    (r"(pooler|nsp|classifier|tokens|spans)/bias", (None,)),
+    (r"(pooler|nsp|classifier|tokens|spans|choice)/kernel", ("embed", None)),
+    (r"(pooler|nsp|classifier|tokens|spans|choice)/bias", (None,)),
     (r"key", (None,)),  # the root of the random streams
 )
 

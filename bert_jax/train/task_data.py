@@ -13,7 +13,7 @@ from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.train.logits import held_out_batches
 from bert_jax.train.reading import show_rows
 from bert_jax.train.task_files import read_examples
-from bert_jax.train.tasks import Task, task_named
+from bert_jax.train.tasks import Task, task_of
 from bert_jax.train.tasks.class_weights import say_weights
 
 _NUM_MEASURED = 2_000  # examples whose lengths decide that of the rows
@@ -67,7 +67,7 @@ def load_task_data(
         FileNotFoundError: a file is not there.
         ValueError: a file has a wrong format, or holds nothing to learn.
     """
-    task = task_named(cfg.task.kind).configured(cfg)
+    task = task_of(cfg)
     outputs, train, held_out, as_read = read_examples(task, cfg.task)
     sequence_length = cfg.sequence_length
     if sequence_length is None:

@@ -16,6 +16,9 @@ _PAIRS = (
     ("question", "sentence"),
     ("question", "passage"),
     ("#1 string", "#2 string"),
+    ("anchor", "positive"),
+    ("sent0", "sent1"),
+    ("query", "positive"),
 )
 _TEXTS = (
     *("text", "sentence", "content", "review", "comment", "tweet", "document"),

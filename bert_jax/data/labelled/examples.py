@@ -1,6 +1,6 @@
 """What all labelled data has in common: examples, and the rows of ids made of them.
 
-Shape suffixes: B rows of a batch, T tokens.
+Shape suffixes: B rows of a batch, T tokens, G rows of a group.
 """
 
 import abc
@@ -106,12 +106,13 @@ def places_in_class(classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class EncodedExamples:
     """Examples as the model takes them: rows of ids, all padded to one length.
 
-    An example that does not fit a row may have several.
+    An example that does not fit a row may have several. If the rows of an example must
+    be computed together, they are a group, and everything below counts groups as rows.
     """
 
-    input_ids: np.ndarray  # int32 [rows, T]
-    segment_ids: np.ndarray  # int32 [rows, T]
-    input_mask: np.ndarray  # int32 [rows, T], 1 on real tokens
+    input_ids: np.ndarray  # int32 [rows, T]; with groups [rows, G, T]
+    segment_ids: np.ndarray  # int32, as input_ids
+    input_mask: np.ndarray  # int32, as input_ids, 1 on real tokens
     labels: np.ndarray  # [rows, ...], as the loss of the task takes them
     example: np.ndarray  # int32 [rows], number of the example that a row is of
     word: np.ndarray | None = None
@@ -130,8 +131,8 @@ class EncodedExamples:
 
     @functools.cached_property
     def num_tokens(self) -> np.ndarray:
-        """int [rows], tokens of each row without its padding."""
-        return self.input_mask.sum(axis=1)
+        """int [rows], tokens of each row without padding; of a group, its longest row."""
+        return self.input_mask.sum(axis=-1).reshape(len(self), -1).max(axis=1)
 
     def weighed(self, weights: np.ndarray) -> "EncodedExamples":
         """With these weights of the examples, float32 [examples], in their rows."""
@@ -153,9 +154,9 @@ class EncodedExamples:
         # As many labels as a row has tokens may also be the labels of a whole text.
         per_token = self.word is not None and self.labels.shape == self.input_ids.shape
         return ClassifyBatch(
-            input_ids=self.input_ids[every, :length],
-            segment_ids=self.segment_ids[every, :length],
-            input_mask=self.input_mask[every, :length],
+            input_ids=self.input_ids[every, ..., :length],
+            segment_ids=self.segment_ids[every, ..., :length],
+            input_mask=self.input_mask[every, ..., :length],
             labels=self.labels[every, :length] if per_token else self.labels[every],
             weights=weights,
         )

@@ -6,7 +6,7 @@ Shape suffixes: B rows, T tokens.
 import abc
 import copy
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -31,6 +31,7 @@ _OF_SOME_TASKS = frozenset(
     {
         *("long_texts", "stride", "max_answer_tokens"),
         *("class_weights", "label_smoothing"),
+        *("choices", "pairs", "negative", "score_range", "pooling"),
     }
 )
 
@@ -66,11 +67,13 @@ class Task(abc.ABC):
     pooled: ClassVar[bool]
     """True: the head reads the pooled [CLS]. False: it reads every token."""
     metrics: tuple[Metric, ...]
-    """Scores of the task. The first decides which of two models is better."""
+    """Scores of the task, the deciding one first; see `deciding`."""
     settings: ClassVar[frozenset[str]] = frozenset()
     """Which of `_OF_SOME_TASKS`, the settings that some tasks do not have, this one has."""
     cfg: FinetuneConfig = FinetuneConfig()
     """The settings of the run; `configured` sets them."""
+    fitted: Mapping[str, float] = MappingProxyType({})
+    """What `fit` found; `with_fitted` sets it."""
 
     def configured(self, cfg: FinetuneConfig) -> Self:
         """This task with the settings of a run.
@@ -79,24 +82,31 @@ class Task(abc.ABC):
             ValueError: a setting would be ignored.
         """
         for name in sorted(_OF_SOME_TASKS - self.settings):
-            value = getattr(cfg, name)
-            if value != getattr(FinetuneConfig(), name):
+            holder = cfg.task if hasattr(cfg.task, name) else cfg
+            value = getattr(holder, name)
+            if value != getattr(type(holder)(), name):
                 raise ValueError(
-                    f"FinetuneConfig.{name}={value!r} would be ignored: --task {self.name} "
-                    "has no such setting. Leave it out."
+                    f"{type(holder).__name__}.{name}={value!r} would be ignored: --task "
+                    f"{self.name} has no such setting. Leave it out."
                 )
         made = copy.copy(self)
         made.cfg = cfg
         return made
-
-    fitted: Mapping[str, float] = MappingProxyType({})
-    """What `fit` found; `with_fitted` sets it."""
 
     def with_fitted(self, fitted: Mapping[str, float]) -> Self:
         """This task with what `fit` found on the held-out examples of a run."""
         made = copy.copy(self)
         made.fitted = fitted
         return made
+
+    def deciding(self, measured: Collection[str]) -> Metric:
+        """The first of `metrics` that was measured: it says which model is better.
+
+        Args:
+            measured: names of the scores that there are.
+        """
+        found = (metric for metric in self.metrics if metric.name in measured)
+        return next(found, self.metrics[0])
 
     def fit(
         self,
@@ -155,8 +165,8 @@ class Task(abc.ABC):
         """What looks wrong with the labels. Default: nothing."""
         return []
 
-    def num_texts(self, cfg: TaskConfig) -> int:
-        """Number of texts in an example."""
+    def num_texts(self, cfg: TaskConfig) -> int | None:
+        """Number of texts in an example; `None` if examples differ in it."""
         return 1
 
     @abc.abstractmethod
