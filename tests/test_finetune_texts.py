@@ -1,5 +1,6 @@
 """From one file to a score: a dev share, long texts in windows, and what a run keeps."""
 
+import dataclasses
 import json
 import re
 
@@ -20,6 +21,7 @@ from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.train.predict import Predictor
 from bert_jax.train.run import RunInfo, load_run, load_run_config, start_run
 from bert_jax.train.task_data import fitting_length, load_task_data
+from bert_jax.train.task_files import read_examples
 from bert_jax.train.tasks import TASKS
 
 
@@ -70,7 +72,7 @@ def test_one_file_is_enough(encoder, documents, tmp_path, capsys, monkeypatch):
     said = capsys.readouterr().out
     assert "48 of the 60 examples of the file; a share of 0.2 is judged on" in said
     assert "class weights: no 1.5, yes 0.75" in said
-    assert re.search(r"rows have at most 64 tokens: .*the most the encoder takes", said)
+    assert re.search(r"at most 64 tokens: the most the encoder takes; \d+ of 48", said)
     assert re.search(r"\d+ texts became several rows, at 64 tokens", said)
     results = json.loads((output / "results.json").read_text())
     assert (results["num_train"], results["num_validation"]) == (48, 12)
@@ -82,7 +84,9 @@ def test_one_file_is_enough(encoder, documents, tmp_path, capsys, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     cli.main(["evaluate", str(output)])
-    found = dict(re.findall(r"(\w+): (\S+)", capsys.readouterr().out))
+    said = capsys.readouterr()
+    assert "a share of 0.2, drawn with --draw-seed 0" in said.err
+    found = dict(re.findall(r"(\w+): (\S+)", said.out))
     for name, value in results["eval"].items():
         assert float(found[name]) == pytest.approx(value, rel=1e-4, abs=1e-6)
     cli.main(["finetune", str(encoder), *flags, "--output", str(output)])
@@ -125,6 +129,16 @@ def test_shots_train_on_a_few_of_each_class(encoder, documents):
     assert len(load_task_data(FinetuneConfig(task=numbers), tokenizer, 64).train) == 8
 
 
+def test_a_task_without_classes_has_a_share_but_no_shots(tmp_path):
+    path = tmp_path / "x.conll"
+    path.write_text("\n".join(f"w{n}\tB-x\nv{n}\tO\n" for n in range(20)))
+    task, cfg = TASKS["tokens"], TaskConfig(kind="tokens", train=path, dev=0.25)
+    found = read_examples(task, cfg)
+    assert (len(found.train), len(found.held_out)) == (15, 5)
+    with pytest.raises(ValueError, match=r"--task tokens has no classes.*--max-train"):
+        read_examples(task, dataclasses.replace(cfg, shots=2))
+
+
 @pytest.mark.parametrize(
     ("longest", "positions", "expected"), [(21, 64, 24), (5, 64, 16), (200, 64, 64)]
 )
@@ -142,4 +156,6 @@ def test_rows_are_as_long_as_nearly_all_texts(
     )
     assert found == expected
     said = capsys.readouterr().out
-    assert f"rows have at most {expected} tokens: at least 99%" in said
+    assert f"rows have at most {expected} tokens: " in said
+    reason = "99% of 200 training examples fit into" if longest < 64 else "199 of 200"
+    assert reason in said

@@ -106,7 +106,8 @@ class TaskConfig(FileConfig):
 
     train: pathlib.Path | None = None
     """File to train on: texts with a label each in a .tsv, .csv, .txt, .jsonl or .parquet,
-    or a folder that holds a folder of text files for each class."""
+    a folder that holds a folder of text files for each class, or the directory of one
+    version of a dataset of TFDS."""
     dev: float | pathlib.Path | None = None
     """File of the same form to judge on, or the share of the training file's examples to
     set aside for it, such as 0.1. Nothing that is judged on is trained on."""

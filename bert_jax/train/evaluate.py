@@ -133,6 +133,11 @@ def _evaluate_task(
             "Restore the file, or name it as DATA to judge on it as it is."
         )
     show_reading(task, "judged on", held_out, predictor.outputs, sys.stderr)
+    if data is None and isinstance(cfg.task.dev, float):
+        drawn = (
+            f"a share of {cfg.task.dev:g}, drawn with --draw-seed {cfg.task.draw_seed}"
+        )
+        print(f"  {drawn}, that the run was not trained on", file=sys.stderr)
     _agree(run, held_out.sha256())
     encoded = predictor.encode(held_out)
     logits = predictor.logits(encoded, progress)

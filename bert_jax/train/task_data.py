@@ -118,17 +118,16 @@ def fitting_length(
     take them.
     """
     some = train.sample(_NUM_MEASURED)
-    num_tokens = task.encode(tokenizer, some, outputs, max_positions).num_tokens
-    needed = int(np.quantile(num_tokens, _FITTING_SHARE, method="higher"))
+    rows = task.encode(tokenizer, some, outputs, max_positions)
+    needed = int(np.quantile(rows.num_tokens, _FITTING_SHARE, method="higher"))
     length = min(max_positions, max(_SHORTEST, -(-needed // 8) * 8))
-    of = "the training examples"
-    if len(some) < len(train):
-        of = f"{len(some):,} random training examples"
+    of = f"{len(some):,} {'random ' * (len(some) < len(train))}training examples"
+    said = f"{_FITTING_SHARE:.0%} of {of} fit into {needed}"
+    if needed == max_positions:
+        said = f"the most the encoder takes; {rows.num_cut:,} of {of} are longer"
     print(
-        f"rows have at most {length} tokens: at least {_FITTING_SHARE:.0%} of {of} fit "
-        f"into {needed}, and the longest has {num_tokens.max()}"
-        + (", the most the encoder takes" if num_tokens.max() == max_positions else "")
-        + " (--sequence-length sets another length)",
+        f"rows have at most {length} tokens: {said} (--sequence-length sets another "
+        "length)",
         flush=True,
     )
     return length
