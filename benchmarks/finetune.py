@@ -124,7 +124,7 @@ def prepare(options: Options, folder: pathlib.Path) -> dict[str, int]:
     whole = task.read(options.train, cfg, "train")
     names = task.outputs(whole)
     splits = {
-        "train": task.sample(whole, options.max_train),
+        "train": whole.sample(options.max_train, task.classes(whole)),
         "dev": task.read(options.dev, cfg, "validation"),
     }
     examples = {

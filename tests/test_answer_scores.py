@@ -228,8 +228,8 @@ def test_the_threshold_is_fitted_where_some_have_no_answer(pieces):
 
 
 def test_settings_of_the_task_reach_rows_and_answers(pieces):
-    cfg = TaskConfig(kind="spans", stride=2, max_answer_tokens=1)
-    task = TASKS["spans"].configured(FinetuneConfig(task=cfg))
+    cfg = FinetuneConfig(task=TaskConfig(kind="spans"), stride=2, max_answer_tokens=1)
+    task = TASKS["spans"].configured(cfg)
     examples = Questions(("w9",), ("w1 w2 w3 w4 w5 w6 w7 w8",), ((),))
     rows = task.encode(pieces, examples, ENDS, 10)
     assert len(rows) == 2
@@ -287,8 +287,8 @@ def test_perfect_predictions_of_real_questions_score_100(shared_data):
     examples = read_questions(shared_data / "squad/dev.json", FileConfig()).sample(200)
     vocabulary = (shared_data / "vocab/bert-base-cased-vocab.txt").read_bytes()
     tokenizer = WordPieceTokenizer(vocabulary.rstrip(b"\n"), lowercase=False)
-    cfg = TaskConfig(kind="spans", stride=64, max_answer_tokens=64)
-    task = TASKS["spans"].configured(FinetuneConfig(task=cfg))
+    cfg = FinetuneConfig(task=TaskConfig(kind="spans"), stride=64, max_answer_tokens=64)
+    task = TASKS["spans"].configured(cfg)
     rows = task.encode(tokenizer, examples, ENDS, 192)
     assert len(rows) > 1.3 * len(examples)
     logits = np.zeros((*rows.input_ids.shape, 2), np.float32)

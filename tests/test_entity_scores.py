@@ -138,7 +138,7 @@ def pieces():
 
 
 def with_stride(stride):
-    cfg = FinetuneConfig(task=TaskConfig(kind="tokens", stride=stride))
+    cfg = FinetuneConfig(task=TaskConfig(kind="tokens"), stride=stride)
     return TASKS["tokens"].configured(cfg)
 
 

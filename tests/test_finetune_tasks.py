@@ -29,8 +29,17 @@ from bert_jax.train.finetune import finetune
 from bert_jax.train.predict import Predictor
 from bert_jax.train.run import RunInfo, load_run, load_run_config, start_run
 from bert_jax.train.stop_request import InterruptedRunError
+from bert_jax.train.tasks import TASKS
 
-KINDS = ("classification", "regression", "tokens", "spans")
+KINDS = ("classification", "multilabel", "regression", "tokens", "spans")
+
+
+# Of the share of early words in a text; "early" and "late" may both be labels of it.
+LABEL_OF = {
+    "classification": lambda share: share > 0.3,
+    "multilabel": lambda share: "early|" * (share > 0.3) + "late" * (share < 0.4),
+    "regression": lambda share: 5.0 * share,
+}
 
 
 def is_early(word):
@@ -52,7 +61,7 @@ def write_files(folder, kind):
             path.write_text("\n".join(sentences))
         else:
             shares = [float(is_early(row).mean()) for row in rows]
-            labels = [5.0 * x if kind == "regression" else x > 0.3 for x in shares]
+            labels = [LABEL_OF[kind](x) for x in shares]
             lines = [f"{' '.join(r)}\t{x}" for r, x in zip(rows, labels, strict=True)]
             path.write_text("\n".join(["a\tmark", *lines]) + "\n")
     columns = {"text": ("a",), "label": "mark"}
@@ -135,13 +144,17 @@ def test_every_task_is_learned(tuned, kind):
     run, _, results = tuned(kind)
     assert results == json.loads((run / "results.json").read_text())
     assert (results["task"], load_run(run).task) == (kind, kind)
-    metric = {"regression": "pearson", "tokens": "f1"}.get(kind)
+    metric = {"regression": "pearson", "tokens": "f1", "multilabel": "micro_f1"}.get(
+        kind
+    )
     if metric:
         assert results["eval"][metric] > 0.7
     else:
         best = "accuracy" if kind == "classification" else "exact_match"
         assert results["eval"][best] > results["constant"][best] + 0.1
     assert ("confusion" in results) == (kind == "classification")
+    labelled = ("classification", "multilabel", "tokens")
+    assert ("per_label" in results) == (kind in labelled)
     if kind == "tokens":
         [row] = results["per_label"]
         assert (row["label"], row["f1"]) == ("EARLY", results["eval"]["f1"])
@@ -173,10 +186,14 @@ def test_predictions_have_the_form_of_their_task(tuned, capsys):
     assert [x["label"] for x in found] == ["True", "False"]
     assert set(found[0]["probabilities"]) == set(results["labels"])
     assert sum(found[0]["probabilities"].values()) == pytest.approx(1.0)
-    capsys.readouterr()  # of the training
+    capsys.readouterr()
     cli.main(["predict", str(run), letter, "--top", "1"])
     share = found[0]["probabilities"]["True"]
     assert capsys.readouterr().out == f"True {share:.1%}  |  {letter}\n"
+
+    [found] = Predictor(tuned("multilabel")[0])([(letter,)])
+    assert found["labels"] == ["early"]
+    assert found["probabilities"]["early"] > 0.5 > found["probabilities"]["late"]
 
     found = Predictor(tuned("regression")[0])([(letter,), (window,)])
     assert found[0]["score"] - found[1]["score"] > 1.0
@@ -298,16 +315,15 @@ def test_columns_of_a_file_without_columns_are_refused(
 
 
 def test_settings_of_windows_are_for_tasks_that_have_them():
-    with pytest.raises(ValueError, match="stride=3 would be ignored: --task classif"):
-        TaskConfig(stride=3)
     with pytest.raises(ValueError, match="max_answer_tokens=3 would be ignored"):
-        TaskConfig(kind="tokens", max_answer_tokens=3)
+        TASKS["tokens"].configured(FinetuneConfig(max_answer_tokens=3))
     with pytest.raises(ValueError, match="stride=0 must be greater than 0"):
-        TaskConfig(kind="tokens", stride=0)
+        FinetuneConfig(stride=0)
+    words = TASKS["tokens"].configured(FinetuneConfig(stride=64))
     with pytest.raises(
         ValueError, match="stride=64 would leave gaps between rows of 64"
     ):
-        FinetuneConfig(task=TaskConfig(kind="tokens", stride=64), sequence_length=64)
+        words.encode(None, words.unlabelled([("a b",)]), ("O",), 64)
 
 
 @pytest.mark.slow
@@ -370,6 +386,7 @@ def test_transformers_takes_each_task(tuned, tmp_path, kind, hf, silent):
     assert config["architectures"] == [expected]
     assert config.get("problem_type") == {
         "classification": "single_label_classification",
+        "multilabel": "multi_label_classification",
         "regression": "regression",
     }.get(kind)
 

@@ -136,7 +136,7 @@ def export_run(
     model = dataclasses.replace(
         _portable(run, mlm_only=mlm_only), hidden_states=hidden_states
     )
-    manifest = {
+    manifest: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "format": to,
         "run": str(run),

@@ -30,13 +30,17 @@ def problem_type_of_run(info: RunInfo) -> str | None:
 def task_of_source(source: Source, *, encoder_only: bool) -> Task | None:
     """The task of the run that a foreign model becomes; None: a pretraining run.
 
+    It is the first one of the registry with the loss of the model.
+
     Args:
         source: the foreign model.
         encoder_only: whether a classifier's own head is left out.
     """
     if source.head != "classifier" or encoder_only:
         return None
-    return TASKS["classification"]
+    return next(
+        task for task in TASKS.values() if task.problem_type == source.problem_type
+    )
 
 
 def fresh_params(

@@ -306,7 +306,7 @@ def _write(
     if task is not None:
         columns = ("text",) if num_texts == 1 else ("text_a", "text_b")
         config = FinetuneConfig(
-            task=TaskConfig(text=columns),
+            task=TaskConfig(kind=task.name, text=columns),  # type: ignore[arg-type]
             dropout=source.dropout,
             sequence_length=info.sequence_length,
         )

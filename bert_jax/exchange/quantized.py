@@ -23,6 +23,7 @@ from bert_jax.exchange.write_onnx import MODEL_FILE
 from bert_jax.train.logits import held_out_batches
 from bert_jax.train.predict import Predictor
 from bert_jax.train.run import load_run_config
+from bert_jax.train.task_files import read_held_out
 
 QUANTIZED_FILE = "model_int8.onnx"
 _BATCH_SIZE = 32
@@ -78,7 +79,7 @@ def measure_quantized(run: pathlib.Path, directory: pathlib.Path) -> dict[str, A
         return {}
     predictor = Predictor(run)
     task = predictor.task
-    held_out = task.read(cfg.task.dev, cfg.task, "validation")
+    held_out = read_held_out(task, cfg.task)
     encoded = predictor.encode(held_out)
     sessions = {
         name: library("onnxruntime", "onnx", "Quantised exports").InferenceSession(

@@ -10,7 +10,8 @@ from bert_jax.report.cards import Figure, Part, Section, Table, settings_table
 from bert_jax.report.provenance import start_of, warnings
 from bert_jax.report.runs import Run, Score
 from bert_jax.train.tasks import task_named
-from bert_jax.train.tasks.task import PER_LABEL, Metric, Task
+from bert_jax.train.tasks.label_scores import PER_LABEL
+from bert_jax.train.tasks.task import Metric, Task
 
 # The name and colour of what a run began with.
 _STARTS = {

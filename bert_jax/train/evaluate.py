@@ -18,6 +18,7 @@ from bert_jax.train.predict import Predictor
 from bert_jax.train.reading import show_reading
 from bert_jax.train.run import load_run, load_run_config, load_run_tokenizer
 from bert_jax.train.sharding import check_batch_size
+from bert_jax.train.task_files import read_held_out
 
 
 @our_settings()
@@ -119,12 +120,16 @@ def _evaluate_task(
     mesh = None if process.this().count == 1 else make_mesh(MeshConfig())
     predictor = Predictor(run, batch_size=cfg.batch_size, mesh=mesh)
     task = predictor.task
-    held_out = task.read(data or cfg.task.dev, cfg.task.with_file(file), "validation")
+    as_given = cfg.task.with_file(file)
+    if data is None:
+        held_out = read_held_out(task, as_given)
+    else:
+        held_out = task.read(data, as_given, "validation")
     own = predictor.info.data.get("validation")
     if data is None and held_out.sha256() != own:
         raise ValueError(
-            f"{cfg.task.dev} is not the file that {run} was judged on: its examples "
-            f"have SHA-256 {held_out.sha256()[:16]}, and those of the run {str(own)[:16]}. "
+            f"{held_out.reading.path} is not the file that {run} was judged on: its "
+            f"examples have SHA-256 {held_out.sha256()[:16]}, and those of the run {str(own)[:16]}. "
             "Restore the file, or name it as DATA to judge on it as it is."
         )
     show_reading(task, "judged on", held_out, predictor.outputs, sys.stderr)

@@ -91,7 +91,7 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
             "`bert-jax pretrain`."
         )
     model = load_run(cfg.checkpoint, for_weights=True).model
-    if cfg.sequence_length > model.max_positions:
+    if cfg.sequence_length is not None and cfg.sequence_length > model.max_positions:
         raise ValueError(
             f"FinetuneConfig.sequence_length={cfg.sequence_length} exceeds the "
             f"{model.max_positions} positions of {cfg.checkpoint}; pass "
@@ -100,8 +100,10 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
     tokenizer = load_run_tokenizer(cfg.checkpoint)
     mesh = make_mesh(cfg.mesh)
     sharding.check_batch_size(mesh, cfg.batch_size)
-    data = load_task_data(cfg, tokenizer)
-    cfg = dataclasses.replace(cfg, task=data.as_read)
+    data = load_task_data(cfg, tokenizer, model.max_positions)
+    cfg = dataclasses.replace(
+        cfg, task=data.as_read, sequence_length=data.sequence_length
+    )
     task, outputs = data.task, data.outputs
     hashes = {"train": data.train.sha256(), "validation": data.held_out.sha256()}
     agree_on_run(
@@ -120,7 +122,7 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         task=task.name,
         labels=outputs,
         devices=device_name(mesh),
-        sequence_length=cfg.sequence_length,
+        sequence_length=data.sequence_length,
     )
     start_run(run, cfg, info, tokenizer)
     finished = load_results(run)

@@ -27,7 +27,7 @@ def is_empty(text: Text) -> bool:
 
 def prediction_file(file: FileConfig) -> FileConfig:
     """Settings that read labelled files, for files whose labels do not matter."""
-    return dataclasses.replace(file, label=None)
+    return dataclasses.replace(file, label=None, label_columns=())
 
 
 class Predictor:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,6 +42,10 @@ class Questions(Examples):
 
     def records(self) -> Iterator[object]:
         yield from zip(self.questions, self.passages, self.answers, strict=True)
+
+    def together(self) -> Sequence[str]:
+        """The questions about a passage stay together."""
+        return self.passages
 
     def shown(self) -> Iterator[tuple[str, str]]:
         for question, passage, answers in zip(

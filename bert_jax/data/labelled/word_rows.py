@@ -36,13 +36,18 @@ def encode_words(
             of the room in a row.
 
     Raises:
-        ValueError: a tag is not among `names`.
+        ValueError: a tag is not among `names`, or the stride leaves words out.
 
     Source: Devlin et al. 2018, section 5.3.
     """
     every = [tag for tags in examples.tags or () for tag in tags]
     labels = numbers_of(every, names, "tag")
     room = sequence_length - 2
+    if stride is not None and stride > room:
+        raise ValueError(
+            f"FinetuneConfig.stride={stride} would leave gaps between rows of "
+            f"{sequence_length} tokens, two of them special; give at most {room}."
+        )
     encoded = tokenizer.encode([word for words in examples.words for word in words])
     pieces = [(of_word or [tokenizer.special.unk])[:room] for of_word in encoded]
     plan = []

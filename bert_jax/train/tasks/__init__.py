@@ -7,13 +7,19 @@ format, also write a reader in `data/labelled/`.
 from collections.abc import Mapping
 
 from bert_jax.train.tasks.classification import Classification
+from bert_jax.train.tasks.glue import GLUE
+from bert_jax.train.tasks.multilabel import MultiLabel
 from bert_jax.train.tasks.regression import Regression
 from bert_jax.train.tasks.spans import Spans
 from bert_jax.train.tasks.task import Task
 from bert_jax.train.tasks.tokens import Tokens
 
 TASKS: Mapping[str, Task] = {
-    task.name: task for task in (Classification(), Regression(), Tokens(), Spans())
+    task.name: task
+    for task in (
+        *(Classification(), MultiLabel(), Regression(), Tokens(), Spans()),
+        *GLUE,
+    )
 }
 
 

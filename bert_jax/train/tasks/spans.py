@@ -47,6 +47,7 @@ class Spans(Task):
     head = "spans"
     apply = staticmethod(question_answering.apply)
     pooled = False
+    settings = frozenset({"stride", "max_answer_tokens"})
     metrics = (
         Metric("f1", "F1"),
         Metric("exact_match", "exact match", interval=wilson),
@@ -127,9 +128,7 @@ class Spans(Task):
         outputs: Sequence[str],
         sequence_length: int,
     ) -> EncodedExamples:
-        return encode_questions(
-            tokenizer, examples, sequence_length, self.cfg.task.stride
-        )
+        return encode_questions(tokenizer, examples, sequence_length, self.cfg.stride)
 
     @staticmethod
     def init_params(cfg: ModelConfig, num_labels: int, key: jax.Array) -> dict:
@@ -267,7 +266,7 @@ class Spans(Task):
             logits,
             encoded,
             num_best=num_best,
-            max_tokens=self.cfg.task.max_answer_tokens,
+            max_tokens=self.cfg.max_answer_tokens,
         )
 
     def _has_none(self, found: Found) -> bool:

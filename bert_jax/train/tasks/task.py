@@ -27,8 +27,12 @@ from bert_jax.data.labelled.unlabelled import Unlabelled
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.train.losses import Mean
 
-PER_LABEL = ("precision", "recall", "f1", "support")
-"""Scores of one label in `per_label` of results.json; support is how often it occurs."""
+_OF_SOME_TASKS = frozenset(
+    {
+        *("long_texts", "stride", "max_answer_tokens"),
+        *("class_weights", "label_smoothing"),
+    }
+)
 
 
 class Metric(NamedTuple):
@@ -53,7 +57,7 @@ class Metric(NamedTuple):
 class Task(abc.ABC):
     """One way of fine-tuning an encoder: its files, head, loss, scores and predictions."""
 
-    name: ClassVar[str]
+    name: str
     """Name of the task in configs and results."""
     head: ClassVar[str]
     """Key of the head in `exchange`, which says how other libraries name it."""
@@ -61,21 +65,32 @@ class Task(abc.ABC):
     """transformers' name of the loss, for tasks whose head is "classifier"."""
     pooled: ClassVar[bool]
     """True: the head reads the pooled [CLS]. False: it reads every token."""
-    metrics: ClassVar[tuple[Metric, ...]]
+    metrics: tuple[Metric, ...]
     """Scores of the task. The first decides which of two models is better."""
-
-    # Settings.
-
+    settings: ClassVar[frozenset[str]] = frozenset()
+    """Which of `_OF_SOME_TASKS`, the settings that some tasks do not have, this one has."""
     cfg: FinetuneConfig = FinetuneConfig()
     """The settings of the run; `configured` sets them."""
-    fitted: Mapping[str, float] = MappingProxyType({})
-    """What `fit` found; `with_fitted` sets it."""
 
     def configured(self, cfg: FinetuneConfig) -> Self:
-        """This task with the settings of a run."""
+        """This task with the settings of a run.
+
+        Raises:
+            ValueError: a setting would be ignored.
+        """
+        for name in sorted(_OF_SOME_TASKS - self.settings):
+            value = getattr(cfg, name)
+            if value != getattr(FinetuneConfig(), name):
+                raise ValueError(
+                    f"FinetuneConfig.{name}={value!r} would be ignored: --task {self.name} "
+                    "has no such setting. Leave it out."
+                )
         made = copy.copy(self)
         made.cfg = cfg
         return made
+
+    fitted: Mapping[str, float] = MappingProxyType({})
+    """What `fit` found; `with_fitted` sets it."""
 
     def with_fitted(self, fitted: Mapping[str, float]) -> Self:
         """This task with what `fit` found on the held-out examples of a run."""
@@ -98,6 +113,14 @@ class Task(abc.ABC):
 
     # Files.
 
+    def settled(self, cfg: TaskConfig) -> TaskConfig:
+        """The config with what this task knows of its files. Default: as it is.
+
+        Raises:
+            ValueError: no files are given, and none are known.
+        """
+        return cfg
+
     @abc.abstractmethod
     def read(self, path: pathlib.Path | None, cfg: TaskConfig, split: Split) -> Any:
         """Reads the labelled examples of a file.
@@ -117,9 +140,12 @@ class Task(abc.ABC):
             FileNotFoundError, ValueError: as for `read`.
         """
 
-    def sample(self, examples: Any, count: int | None) -> Any:
-        """At most `count` of the examples, equal in every run."""
-        return examples.sample(count)
+    def classes(self, examples: Any) -> Sequence[str] | None:
+        """The class of each example, so that random choices give each class its share.
+
+        Default: none, and choices do not look at labels.
+        """
+        return None
 
     @abc.abstractmethod
     def counts(self, examples: Any, outputs: Sequence[str]) -> str:
@@ -162,6 +188,16 @@ class Task(abc.ABC):
         Raises:
             ValueError: a label is not among `outputs`.
         """
+
+    def example_weights(
+        self, examples: Any, outputs: Sequence[str]
+    ) -> np.ndarray | None:
+        """How much each example counts in the loss, float32 [examples]. Default: 1.
+
+        Raises:
+            ValueError: the settings weigh something that is not there.
+        """
+        return None
 
     # The model.
 

@@ -45,6 +45,7 @@ class Tokens(Task):
     init_params = staticmethod(token_classification.init_params)
     apply = staticmethod(token_classification.apply)
     pooled = False
+    settings = frozenset({"stride"})
     metrics = (
         Metric("f1", "F1"),
         Metric("precision", "precision"),
@@ -91,7 +92,7 @@ class Tokens(Task):
         sequence_length: int,
     ) -> EncodedExamples:
         return encode_words(
-            tokenizer, examples, outputs, sequence_length, self.cfg.task.stride
+            tokenizer, examples, outputs, sequence_length, self.cfg.stride
         )
 
     def loss_weights(self, batch: ClassifyBatch) -> dict[str, jax.Array]:
