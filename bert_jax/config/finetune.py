@@ -181,13 +181,16 @@ class FinetuneConfig:
     dropout: DropoutConfig = DropoutConfig()
     mesh: MeshConfig = MeshConfig()
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-5, warmup_steps=0.1)
-    loop: LoopConfig = LoopConfig(log_every_steps=20, eval_every_steps=0)
+    loop: LoopConfig = LoopConfig(log_every_steps=20, eval_every_steps=None)
     sequence_length: int = 128
     """Tokens of a row. Longer texts are cut."""
     batch_size: int = 32
     """Rows of the global batch."""
     num_epochs: int = 3
     """How often training goes through all examples."""
+    patience: int | None = None
+    """End training after so many evaluations in a row without gain in the first metric of
+    the task. The best state counts in any case. Default: go through all epochs."""
     seed: int = 0
     """Seed of every random choice: parameters of the head, order of examples, dropout."""
 
@@ -198,4 +201,14 @@ class FinetuneConfig:
             self.sequence_length >= 8,
             f"FinetuneConfig.sequence_length={self.sequence_length} is too short; a "
             "text with its special tokens needs at least 8.",
+        )
+        require(
+            self.patience is None or self.patience > 0,
+            f"FinetuneConfig.patience={self.patience} must be greater than 0.",
+        )
+        require(
+            self.patience is None or self.loop.eval_every_steps != 0,
+            f"FinetuneConfig.patience={self.patience} would be ignored: with "
+            "LoopConfig.eval_every_steps=0 there is one evaluation, at the end. Leave one "
+            "of the two out.",
         )

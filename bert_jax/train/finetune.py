@@ -12,18 +12,19 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax.batch import ClassifyBatch
-from bert_jax.config import FinetuneConfig
+from bert_jax.config import FinetuneConfig, LoopConfig
 from bert_jax.data.batches.loader import prefetched
 from bert_jax.data.labelled.examples import EncodedExamples
 from bert_jax.limits import check_ids
 from bert_jax.model.isolation import prove_for_lengths
 from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train import sharding
+from bert_jax.train.best import Best, Selection
 from bert_jax.train.flops import counted_flops
 from bert_jax.train.freezing import stop_frozen
-from bert_jax.train.initial import start_encoder
+from bert_jax.train.initial import load_params, start_encoder
 from bert_jax.train.logits import BatchedLogits
-from bert_jax.train.loop import Stage, run_loop
+from bert_jax.train.loop import Stage, Trained, run_loop
 from bert_jax.train.mesh import device_name, make_mesh
 from bert_jax.train.objectives import task_objective
 from bert_jax.train.optimizer import make_optimizer
@@ -170,7 +171,7 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
     trained = run_loop(
         run=run,
         identity=info.identity,
-        cfg=cfg.loop,
+        cfg=_loop_config(cfg, data),
         mesh=mesh,
         stages=[stage],
         make_state=make_state,
@@ -178,13 +179,19 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         show=task.say_line,
         learning_rate=schedule,
         began=began,
+        selection=Selection(
+            metric=task.metrics[0].name,
+            larger_is_better=task.metrics[0].larger_is_better,
+            patience=cfg.patience,
+        ),
     )
-    assert judge.logits is not None
+    best = _judge_best(run, trained, judge, mesh)
     results = {
         "kind": "finetune",
         "task": task.name,
         "step": int(trained.state.step),
-        "eval": trained.evaluation,
+        "eval": best.evaluation,
+        **_best_and_last(task, trained, best, data),
         "constant": task.constant_scores(data.held_out),
         "initial": "random" if cfg.from_scratch else "pretrained",
         "encoder": load_run(run).encoder,
@@ -197,6 +204,41 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
     }
     save_results(run, results)
     return results
+
+
+def _loop_config(cfg: FinetuneConfig, data: TaskData) -> LoopConfig:
+    """With the number of updates between two evaluations; by default those of an epoch."""
+    if cfg.loop.eval_every_steps is not None:
+        return cfg.loop
+    return dataclasses.replace(cfg.loop, eval_every_steps=data.steps_per_epoch)
+
+
+def _judge_best(run: pathlib.Path, trained: Trained, judge: Judge, mesh: Mesh) -> Best:
+    """The best state of a run, whose logits `judge` holds afterwards."""
+    assert trained.best is not None
+    if trained.best.step != int(trained.state.step):
+        judge(load_params(run, mesh, step=trained.best.step).params)
+    return trained.best
+
+
+def _best_and_last(
+    task: Task, trained: Trained, best: Best, data: TaskData
+) -> dict[str, Any]:
+    """Which state counts, and what came out at the end, for results.json; it is said too."""
+    metric, last = task.metrics[0], int(trained.state.step)
+
+    def at(step: int, evaluation: dict[str, float]) -> tuple[dict[str, Any], str]:
+        epoch, value = step / data.steps_per_epoch, evaluation[metric.name]
+        found = {"step": step, "epoch": epoch, "metric": metric.name, "value": value}
+        return found, f"{metric.say(value)} at step {step:,} (epoch {epoch:.4g})"
+
+    (best_entry, best_said), (last_entry, last_said) = (
+        at(best.step, best.evaluation),
+        at(last, trained.evaluation),
+    )
+    beside = "the last state" if best.step == last else f"the last: {last_said}"
+    print(f"best state: {best_said}; {beside}", flush=True)
+    return {"best": best_entry, "last": {**last_entry, "eval": trained.evaluation}}
 
 
 def _train_batches(

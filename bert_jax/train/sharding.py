@@ -120,6 +120,22 @@ def shardings(mesh: Mesh, tree: Any) -> Any:
     return jax.tree_util.tree_map_with_path(one, tree, param_specs(tree))
 
 
+def abstract(shapes: Any, places: Any) -> Any:
+    """Shapes and types that know their places, to restore or to compile for.
+
+    Args:
+        shapes: tree of `jax.ShapeDtypeStruct`.
+        places: the same tree of shardings, such as `shardings` returns.
+    """
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=place
+        ),
+        shapes,
+        places,
+    )
+
+
 def update_shardings(mesh: Mesh, tree: Any) -> Any:
     """`shardings`, with large leaves also split over the copies of the model.
 
