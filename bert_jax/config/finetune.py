@@ -10,6 +10,7 @@ from bert_jax.config.checks import require, require_positive, require_seed
 from bert_jax.config.compute import ComputeConfig
 from bert_jax.config.dropout import DropoutConfig
 from bert_jax.config.loop import LoopConfig
+from bert_jax.config.lora import LoraConfig
 from bert_jax.config.mesh import MeshConfig
 from bert_jax.config.optimizer import OptimizerConfig
 
@@ -181,6 +182,11 @@ class FinetuneConfig:
     dropout: DropoutConfig = DropoutConfig()
     mesh: MeshConfig = MeshConfig()
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-5, warmup_steps=0.1)
+    head_only: bool = False
+    """Train the head alone, on top of the encoder as it is: fast, and for little data. It
+    needs a higher learning rate than training all weights, about 1e-3. To freeze less, name
+    parts in --optimizer.freeze and give --optimizer.freeze-layers."""
+    lora: Annotated[LoraConfig, tyro.conf.arg(name="")] = LoraConfig()
     loop: LoopConfig = LoopConfig(log_every_steps=20, eval_every_steps=None)
     sequence_length: int = 128
     """Tokens of a row. Longer texts are cut."""
@@ -201,6 +207,23 @@ class FinetuneConfig:
             self.sequence_length >= 8,
             f"FinetuneConfig.sequence_length={self.sequence_length} is too short; a "
             "text with its special tokens needs at least 8.",
+        )
+        require(
+            not self.head_only or not self.lora.rank,
+            f"FinetuneConfig.head_only and LoraConfig.rank={self.lora.rank} exclude each "
+            "other: LoRA changes the encoder. Leave one of the two out.",
+        )
+        freezes = self.optimizer.freeze or self.optimizer.freeze_layers
+        require(
+            not freezes or not (self.head_only or self.lora.rank),
+            f"OptimizerConfig.freeze={self.optimizer.freeze} and freeze_layers="
+            f"{self.optimizer.freeze_layers} would be ignored: --head-only and --lora-rank "
+            "freeze the whole encoder. Leave them out.",
+        )
+        require(
+            not self.head_only or self.optimizer.layer_decay == 1.0,
+            f"OptimizerConfig.layer_decay={self.optimizer.layer_decay} would be ignored: "
+            "with --head-only no layer is trained. Leave it out.",
         )
         require(
             self.patience is None or self.patience > 0,

@@ -21,13 +21,10 @@ from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train import sharding
 from bert_jax.train.best import Best, Selection
 from bert_jax.train.flops import counted_flops
-from bert_jax.train.freezing import stop_frozen
 from bert_jax.train.initial import load_params, start_encoder
 from bert_jax.train.logits import BatchedLogits
 from bert_jax.train.loop import Stage, Trained, run_loop
 from bert_jax.train.mesh import device_name, make_mesh
-from bert_jax.train.objectives import task_objective
-from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.placement import row_parts
 from bert_jax.train.run import (
     RunInfo,
@@ -39,11 +36,16 @@ from bert_jax.train.run import (
     save_results,
     start_run,
 )
-from bert_jax.train.schedules import make_schedule
 from bert_jax.train.sinks import check_sinks
-from bert_jax.train.step import TrainState, abstract_state, compile_step, init_state
+from bert_jax.train.step import TrainState, abstract_state, compile_step
 from bert_jax.train.task_data import TaskData, load_task_data
 from bert_jax.train.tasks import Task
+from bert_jax.train.trust import (
+    WatchedStep,
+    check_arrived,
+    no_gain_over_constant,
+)
+from bert_jax.train.tuning import make_tuning
 
 
 class Judge:
@@ -123,30 +125,19 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         return finished
 
     prove_for_lengths(model, cfg.compute, cfg.dropout, data.lengths)
-    schedule = make_schedule(cfg.optimizer, data.num_steps)
-    optimizer = make_optimizer(cfg.optimizer, schedule)
-    objective = stop_frozen(
-        cfg.optimizer, task_objective(task, model, cfg.compute, cfg.dropout)
-    )
-
-    def fresh_state() -> TrainState:
-        init = functools.partial(task.init_params, model, len(outputs))
-        return init_state(init, optimizer, cfg.seed)
-
+    tuning = make_tuning(cfg, model, task, len(outputs), data.num_steps)
+    print(tuning.describe(), flush=True)
+    fresh_state = functools.partial(tuning.fresh_state, cfg.seed)
     shard_update = cfg.mesh.shard_update
     abstract = abstract_state(fresh_state, mesh, shard_update=shard_update)
 
     def make_state() -> TrainState:
-        assert cfg.checkpoint is not None
         places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
         state = jax.jit(fresh_state, out_shardings=places)()
         if cfg.from_scratch:
             print("encoder: fresh random weights (--from-scratch)", flush=True)
             return state
-        encoder = start_encoder(cfg.checkpoint, mesh, parts=state.params.keys())
-        print(f"encoder: {encoder.describe()}", flush=True)
-        save_origin(run, encoder.origin)
-        return dataclasses.replace(state, params={**state.params, **encoder.params})
+        return _with_encoder(state, cfg, run, mesh)
 
     judge = Judge(
         task,
@@ -155,44 +146,54 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         data.held_out,
         outputs,
     )
-    stage = Stage(
-        num_steps=data.num_steps,
-        step=compile_step(
-            objective, optimizer, mesh, abstract, shard_update=shard_update
-        ),
-        batches=lambda step: _train_batches(cfg, mesh, data, step),
-        evaluate=judge,
-        rates={"examples_per_sec": "sequences", "tokens_per_sec": "tokens"},
-        flops=counted_flops(
-            model, cfg.optimizer, num_classes=len(outputs), pooled=task.pooled
-        ),
-        check=functools.partial(check_ids, model),
+    step = compile_step(
+        tuning.objective, tuning.optimizer, mesh, abstract, shard_update=shard_update
     )
+    metric = task.metrics[0]
     trained = run_loop(
         run=run,
         identity=info.identity,
         cfg=_loop_config(cfg, data),
         mesh=mesh,
-        stages=[stage],
+        stages=[
+            Stage(
+                num_steps=data.num_steps,
+                step=WatchedStep(step, mesh, task.fresh_loss(outputs)),
+                batches=lambda step: _train_batches(cfg, mesh, data, step),
+                evaluate=lambda params: judge(tuning.merged(params)),
+                rates={"examples_per_sec": "sequences", "tokens_per_sec": "tokens"},
+                flops=counted_flops(
+                    *(model, tuning.optimizer_cfg),
+                    num_classes=len(outputs),
+                    pooled=task.pooled,
+                ),
+                check=functools.partial(check_ids, model),
+            )
+        ],
         make_state=make_state,
         abstract=abstract,
         show=task.say_line,
-        learning_rate=schedule,
+        learning_rate=tuning.schedule,
         began=began,
         selection=Selection(
-            metric=task.metrics[0].name,
-            larger_is_better=task.metrics[0].larger_is_better,
+            metric=metric.name,
+            larger_is_better=metric.larger_is_better,
             patience=cfg.patience,
+            weights=tuning.merged,
         ),
     )
     best = _judge_best(run, trained, judge, mesh)
+    assert judge.logits is not None
+    constant = task.constant_scores(data.held_out)
+    if warning := no_gain_over_constant(task, best.evaluation, constant):
+        print(warning, flush=True)
     results = {
         "kind": "finetune",
         "task": task.name,
         "step": int(trained.state.step),
         "eval": best.evaluation,
         **_best_and_last(task, trained, best, data),
-        "constant": task.constant_scores(data.held_out),
+        "constant": constant,
         "initial": "random" if cfg.from_scratch else "pretrained",
         "encoder": load_run(run).encoder,
         "labels": list(outputs),
@@ -204,6 +205,19 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
     }
     save_results(run, results)
     return results
+
+
+def _with_encoder(
+    state: TrainState, cfg: FinetuneConfig, run: pathlib.Path, mesh: Mesh
+) -> TrainState:
+    """The state of step 0 with the encoder of the checkpoint, which is said and noted."""
+    assert cfg.checkpoint is not None
+    encoder = start_encoder(cfg.checkpoint, mesh, parts=state.params.keys())
+    state = dataclasses.replace(state, params={**state.params, **encoder.params})
+    check_arrived(state.params, encoder)
+    print(f"encoder: {encoder.describe()}, found again in the model", flush=True)
+    save_origin(run, encoder.origin)
+    return state
 
 
 def _loop_config(cfg: FinetuneConfig, data: TaskData) -> LoopConfig:

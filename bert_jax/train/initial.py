@@ -22,7 +22,8 @@ from bert_jax.train.run import RunInfo, load_run, load_run_config
 from bert_jax.train.tasks import task_named
 from bert_jax.train.tensors import tensors_sha256
 
-_ENCODER = ("embed", "layers", "pooler")
+ENCODER = ("embed", "layers", "pooler")
+"""The parts of a model that fine-tuning takes from a checkpoint."""
 
 
 class LoadedRun(NamedTuple):
@@ -98,7 +99,7 @@ def start_encoder(run: pathlib.Path, mesh: Mesh, parts: Collection[str]) -> Star
     loaded = load_params(run, mesh, for_weights=True)
     parts = {
         name: loaded.params[name]
-        for name in _ENCODER
+        for name in ENCODER
         if name in parts and name in loaded.params
     }
     return Start(parts, _origin(run, loaded.step, parts))
@@ -119,7 +120,7 @@ def encoder_hashes(run: pathlib.Path, step: int) -> dict[int, str]:
         params = load_params(run, mesh, step=step, for_weights=True).params
     except (ValueError, OSError):
         return {}
-    whole = {name: params[name] for name in _ENCODER if name in params}
+    whole = {name: params[name] for name in ENCODER if name in params}
     bare = {name: part for name, part in whole.items() if name != "pooler"}
     return {len(jax.tree.leaves(x)): tensors_sha256(fetch(x)) for x in (whole, bare)}
 

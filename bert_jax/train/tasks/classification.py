@@ -1,5 +1,6 @@
 """Text classification: one class for each text or pair of texts."""
 
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -72,6 +73,9 @@ class Classification(TextTask):
         """Mean cross-entropy of the labelled rows, in nats."""
         loss, accuracy = cross_entropy(logits, batch.labels, batch.weights)
         return {"loss": loss, "accuracy": accuracy}
+
+    def fresh_loss(self, outputs: Sequence[str]) -> float:
+        return math.log(len(outputs))
 
     def scores(
         self,
