@@ -1,4 +1,4 @@
-"""A run's newest checkpoint in the form of another library, compared before it counts."""
+"""A run's weights in the form of another library, compared before it counts."""
 
 import dataclasses
 import importlib.util

@@ -10,12 +10,12 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from bert_jax.config import MeshConfig, PretrainConfig
+from bert_jax.config import FinetuneConfig, MeshConfig, PretrainConfig
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.model import pretraining
 from bert_jax.runtime.distributed import fetch
 from bert_jax.train import sharding
-from bert_jax.train.checkpoint import Checkpoints, Identity, open_weights
+from bert_jax.train.checkpoint import BEST, Checkpoints, Identity, open_weights
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.optimizer import Moments, make_optimizer, moments_of
 from bert_jax.train.run import RunInfo, load_run, load_run_config
@@ -85,13 +85,26 @@ def load_params(
 
     Raises:
         FileNotFoundError: there is no run, or no complete checkpoint in it.
-        ValueError: the run has another kind, or its checkpoint does not fit it.
+        ValueError: the run has another kind, its checkpoint does not fit it, or it is one
+            of LoRA that has not been evaluated yet.
     """
     info = load_run(run, kind=kind, for_weights=for_weights)
     with open_weights(run, info.identity) as checkpoints:
+        if checkpoints.directory.name != BEST and _has_lora(run):
+            raise ValueError(
+                f"{run} was stopped before its first evaluation, so it has no weights yet "
+                "that LoRA's changes were added to. Start its command again."
+            )
         step = checkpoints.latest_step() if step is None else step
         params = checkpoints.restore_params(abstract_params(info, mesh), step)
     return LoadedRun(info, step or 0, params)
+
+
+def _has_lora(run: pathlib.Path) -> bool:
+    if load_run(run, for_weights=True).kind != "finetune":
+        return False
+    cfg = load_run_config(run)
+    return isinstance(cfg, FinetuneConfig) and cfg.lora.rank > 0
 
 
 def start_encoder(run: pathlib.Path, mesh: Mesh, parts: Collection[str]) -> Start:
