@@ -139,7 +139,12 @@ def run(cfg, model, make_classify_batch, mesh=None, num_steps=3):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"lora": LoraConfig(rank=2)}, {"head_only": True}], ids=str
+    "fields",
+    [
+        {"lora": LoraConfig(rank=2)},
+        pytest.param({"head_only": True}, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_the_encoder_stays_bit_by_bit_and_has_no_moments(
     tiny, make_classify_batch, fields
@@ -161,9 +166,18 @@ def test_the_encoder_stays_bit_by_bit_and_has_no_moments(
     assert losses[-1] < losses[0]
     count = {"lora": 2 * 2 * 2 * 32, "head_only": 0}[next(iter(fields))] + 3 * 32 + 3
     total = sum(x.size for x in jax.tree.leaves(before.params))
-    assert tuning.describe().startswith(
-        f"{count:,} of {total:,} parameters are trained"
-    )
+    said = tuning.describe()
+    assert said.startswith(f"{count:,} of {total:,} parameters are trained")
+    assert "note" not in said
+
+
+def test_a_rate_that_is_too_low_for_so_few_parameters_is_said(tiny):
+    for fields, said in (({}, False), ({"lora": LoraConfig(rank=2)}, True)):
+        cfg = FinetuneConfig(**fields)
+        text = make_tuning(cfg, tiny, TASK, 3, 20).describe()
+        assert (
+            "a learning rate of 5e-05 suits training of all weights" in text
+        ) == said
 
 
 @pytest.mark.slow

@@ -59,7 +59,9 @@ class WatchedStep:
         state, metrics = self._step(state, batch)
         self._calls += 1
         if is_first and self._fresh_loss is not None:
-            print(say_first_loss(float(metrics["loss"].value()), self._fresh_loss))
+            loss = jax.device_get(metrics["loss"])
+            text = say_first_loss(float(loss.sum / loss.weight), self._fresh_loss)
+            print(text, flush=True)
         if self._calls == _LOOK_AFTER:
             moved = jax.device_get(self._moved(moments_of(state.opt_state).mu))
             if parts := unreached(moved):

@@ -18,6 +18,10 @@ from bert_jax.train.schedules import make_schedule
 from bert_jax.train.step import TrainState, init_state
 from bert_jax.train.tasks import Task
 
+# The rate of BERT for training all weights (Devlin et al. 2018, appendix A.3); for far
+# fewer parameters, Hu et al. 2021 (table 9) take ten times as much.
+_RATE_OF_ALL_WEIGHTS = 5e-5
+
 
 class Tuning(NamedTuple):
     """The parts that fine-tuning is made of. All of them are pure functions."""
@@ -37,13 +41,20 @@ class Tuning(NamedTuple):
         return init_state(self.init_params, self.optimizer, seed)
 
     def describe(self) -> str:
-        """Says in one line how many parameters are trained."""
+        """Says how many parameters are trained, and when the rate is too low for so few."""
         shapes = jax.eval_shape(self.init_params, jax.random.key(0))
         total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
         trained = num_trained(self.optimizer_cfg, shapes)
-        return (
+        text = (
             f"{trained:,} of {total:,} parameters are trained ({trained / total:.2%})"
         )
+        rate = self.optimizer_cfg.learning_rate
+        if trained < total / 10 and rate <= _RATE_OF_ALL_WEIGHTS:
+            text += (
+                f"\n  note: a learning rate of {rate:g} suits training of all weights; so "
+                "few need about ten times as much (--optimizer.learning-rate)"
+            )
+        return text
 
 
 def make_tuning(
