@@ -15,7 +15,6 @@ from bert_jax.exchange.importing import describe, import_run
 from bert_jax.exchange.portable import PortableModel
 from bert_jax.exchange.tensors import flatten, unflatten
 from bert_jax.exchange.write_huggingface import write_huggingface
-from bert_jax.train.checkpoint import tensors_sha256
 from bert_jax.train.initial import (
     check_start,
     load_params,
@@ -24,6 +23,7 @@ from bert_jax.train.initial import (
 )
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.predict import Predictor
+from bert_jax.train.tensors import tensors_sha256
 
 LABELS = ("down", "level", "up")
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", ",", "b", "##b"]

@@ -52,7 +52,7 @@ class Import:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Export:
-    """Writes a run's newest checkpoint in the format of another library."""
+    """Writes a run's weights, of a fine-tuned run the best, for another library."""
 
     run_dir: RunDir
     """Run directory of `pretrain`, `finetune` or `import`."""

@@ -109,7 +109,7 @@ class Baselines:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Scores a run's newest checkpoint on held-out data."""
+    """Scores a run on held-out data: a fine-tuned one at its best state."""
 
     run_dir: RunDir
     """Run directory of `pretrain`, `finetune` or `import`."""

@@ -10,6 +10,7 @@ from bert_jax.config.checks import require, require_positive, require_seed
 from bert_jax.config.compute import ComputeConfig
 from bert_jax.config.dropout import DropoutConfig
 from bert_jax.config.loop import LoopConfig
+from bert_jax.config.lora import LoraConfig
 from bert_jax.config.mesh import MeshConfig
 from bert_jax.config.optimizer import OptimizerConfig
 
@@ -279,7 +280,12 @@ class FinetuneConfig:
     dropout: DropoutConfig = DropoutConfig()
     mesh: MeshConfig = MeshConfig()
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-5, warmup_steps=0.1)
-    loop: LoopConfig = LoopConfig(log_every_steps=20, eval_every_steps=0)
+    head_only: bool = False
+    """Train the head alone, on top of the encoder as it is: fast, and for little data. It
+    needs a higher learning rate than training all weights, about 1e-3. To freeze less, name
+    parts in --optimizer.freeze and give --optimizer.freeze-layers."""
+    lora: Annotated[LoraConfig, tyro.conf.arg(name="")] = LoraConfig()
+    loop: LoopConfig = LoopConfig(log_every_steps=20, eval_every_steps=None)
     sequence_length: int | None = None
     """Largest number of tokens of a row. Default: the length that 99 % of the training
     examples fit into, at most the positions of the encoder."""
@@ -305,6 +311,9 @@ class FinetuneConfig:
     """Rows of the global batch."""
     num_epochs: int = 3
     """How often training goes through all examples."""
+    patience: int | None = None
+    """End training after so many evaluations in a row without gain in the first metric of
+    the task. The best state counts in any case. Default: go through all epochs."""
     seed: int = 0
     """Seed of every random choice: parameters of the head, order of examples, dropout."""
 
@@ -323,4 +332,31 @@ class FinetuneConfig:
         require(
             0.0 <= self.label_smoothing < 1.0,
             f"FinetuneConfig.label_smoothing={self.label_smoothing} is not in [0, 1).",
+        )
+        require(
+            not self.head_only or not self.lora.rank,
+            f"FinetuneConfig.head_only and LoraConfig.rank={self.lora.rank} exclude each "
+            "other: LoRA changes the encoder. Leave one of the two out.",
+        )
+        freezes = self.optimizer.freeze or self.optimizer.freeze_layers
+        require(
+            not freezes or not (self.head_only or self.lora.rank),
+            f"OptimizerConfig.freeze={self.optimizer.freeze} and freeze_layers="
+            f"{self.optimizer.freeze_layers} would be ignored: --head-only and --lora-rank "
+            "freeze the whole encoder. Leave them out.",
+        )
+        require(
+            not self.head_only or self.optimizer.layer_decay == 1.0,
+            f"OptimizerConfig.layer_decay={self.optimizer.layer_decay} would be ignored: "
+            "with --head-only no layer is trained. Leave it out.",
+        )
+        require(
+            self.patience is None or self.patience > 0,
+            f"FinetuneConfig.patience={self.patience} must be greater than 0.",
+        )
+        require(
+            self.patience is None or self.loop.eval_every_steps != 0,
+            f"FinetuneConfig.patience={self.patience} would be ignored: with "
+            "LoopConfig.eval_every_steps=0 there is one evaluation, at the end. Leave one "
+            "of the two out.",
         )

@@ -1,4 +1,4 @@
-"""A run's newest checkpoint in the form of another library, compared before it counts."""
+"""A run's weights in the form of another library, compared before it counts."""
 
 import dataclasses
 import importlib.util
@@ -39,10 +39,10 @@ from bert_jax.exchange.write_stablehlo import (
     write_stablehlo,
 )
 from bert_jax.runtime.jax_settings import our_settings
-from bert_jax.train.checkpoint import tensors_sha256
 from bert_jax.train.initial import load_params
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.run import load_results, load_run_config, load_run_tokenizer
+from bert_jax.train.tensors import tensors_sha256
 
 Format = Literal["huggingface", "tensorflow", "onnx", "stablehlo"]
 Quantize = Literal["none", "int8"]

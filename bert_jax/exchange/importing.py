@@ -33,12 +33,13 @@ from bert_jax.exchange.tensors import (
     unflatten,
 )
 from bert_jax.runtime.jax_settings import our_settings
-from bert_jax.train.checkpoint import Checkpoints, tensors_sha256
+from bert_jax.train.checkpoint import Checkpoints
 from bert_jax.train.optimizer import Moments, make_optimizer, with_moments
 from bert_jax.train.run import RunInfo, start_run
 from bert_jax.train.schedules import make_schedule
 from bert_jax.train.step import TrainState, init_state
 from bert_jax.train.tasks import Task
+from bert_jax.train.tensors import tensors_sha256
 
 IMPORT_MANIFEST = "import.json"
 _READ_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")

@@ -1,4 +1,4 @@
-"""Scores a run's newest checkpoint, on its own held-out data or on other data."""
+"""Scores a run's weights, on its own held-out data or on other data."""
 
 import dataclasses
 import pathlib
@@ -30,7 +30,10 @@ def evaluate_run(
     batches: int | None = None,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> dict[str, float]:
-    """Scores of the newest checkpoint of a run. It says on standard error what it judges on.
+    """Scores of a run's weights. It says on standard error what it judges on.
+
+    Of a fine-tuned run these are the weights of its best state, else of the newest
+    checkpoint.
 
     Args:
         run: run directory of `pretrain`, `finetune` or `import`.

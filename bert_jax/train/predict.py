@@ -37,7 +37,7 @@ class Predictor:
     def __init__(
         self, run: pathlib.Path, *, batch_size: int = 32, mesh: Mesh | None = None
     ) -> None:
-        """Reads the newest checkpoint of a run.
+        """Reads the best state of a run.
 
         Args:
             run: run directory of `finetune`.

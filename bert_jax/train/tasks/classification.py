@@ -1,5 +1,6 @@
 """Text classification: one class for each text or pair of texts."""
 
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -90,6 +91,9 @@ class Classification(TextTask):
         counted = (batch.weights > 0).astype(np.float32)
         _, accuracy = cross_entropy(logits, batch.labels, counted)
         return {"loss": loss, "accuracy": accuracy}
+
+    def fresh_loss(self, outputs: Sequence[str]) -> float:
+        return math.log(len(outputs))
 
     def scores(
         self,

@@ -52,7 +52,11 @@ class Metric(NamedTuple):
 
     def say(self, value: float) -> str:
         """The value with its title, such as `accuracy 45.4%`."""
-        return f"{self.title} {value:{self.form}}"
+        return f"{self.title} {self.form_of(value)}"
+
+    def form_of(self, value: float) -> str:
+        """The value alone."""
+        return f"{value:{self.form}}"
 
 
 class Task(abc.ABC):
@@ -236,6 +240,11 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def loss(self, logits: jax.Array, batch: ClassifyBatch) -> dict[str, Mean]:
         """Undivided means by name; those that `loss_weights` names are among them."""
+
+    def fresh_loss(self, outputs: Sequence[str]) -> float | None:
+        """The loss of equal probabilities, which a fresh head nearly has. Default: `None`,
+        where it depends on more than the number of outputs."""
+        return None
 
     # Scores and predictions.
 
