@@ -62,42 +62,47 @@ def load_model(directory: pathlib.Path, head: Head, **options: Any) -> Any:
 
 
 def _by_rows(model: Any, head: Head) -> Any:
-    """A module that computes rows [B, T] alone, where the model does something else."""
+    """A module that computes each row of [B, T] by itself, as the others do."""
+    if head != "choice" and head not in VECTORS:
+        return model
     torch = library("torch", "export", "Models of transformers")
 
-    class Choices(torch.nn.Module):  # type: ignore[name-defined]
-        """Takes all rows as the choices of one example."""
-
+    class ByRows(torch.nn.Module):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.model = model
 
-        def forward(self, **inputs: Any) -> Any:
-            ids = {name: x[None] for name, x in inputs.items() if name in INPUTS}
-            found = self.model(**{**inputs, **ids})
-            found["logits"] = found["logits"].T
-            return found
-
-    class Vectors(torch.nn.Module):  # type: ignore[name-defined]
-        """Pools the hidden states of each row."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, **inputs: Any) -> Any:
-            found = self.model(**inputs)
-            hidden = found["last_hidden_state"]
-            real = inputs["attention_mask"][..., None].to(hidden.dtype)
-            mean = (hidden * real).sum(dim=1) / real.sum(dim=1).clamp(min=1.0)
-            found["last_hidden_state"] = (
-                mean if VECTORS[head] == "mean" else hidden[:, 0]
+        # PyTorch's exporter takes the inputs by the names of the arguments.
+        def forward(
+            self,
+            input_ids: Any,
+            attention_mask: Any,
+            token_type_ids: Any,
+            output_hidden_states: bool = False,
+        ) -> Any:
+            ids = (input_ids, attention_mask, token_type_ids)
+            if head == "choice":  # all rows are the choices of one example
+                ids = tuple(x[None] for x in ids)
+            found = self.model(
+                **dict(zip(INPUTS, ids, strict=True)),
+                output_hidden_states=output_hidden_states,
             )
+            if head == "choice":
+                found["logits"] = found["logits"].T
+            else:
+                hidden = found["last_hidden_state"]
+                found["last_hidden_state"] = _pooled(hidden, attention_mask, head)
             return found
 
-    if head == "choice":
-        return Choices()
-    return Vectors() if head in VECTORS else model
+    return ByRows()
+
+
+def _pooled(hidden: Any, mask: Any, head: Head) -> Any:
+    """The vector of each row, [B, D]."""
+    if VECTORS[head] == "cls":
+        return hidden[:, 0]
+    real = mask[..., None].to(hidden.dtype)
+    return (hidden * real).sum(dim=1) / real.sum(dim=1).clamp(min=1.0)
 
 
 def verify_huggingface(directory: pathlib.Path, probe: Probe) -> dict[str, float]:
