@@ -230,6 +230,7 @@ def test_ours_to_google_to_ours_is_bitwise(
             }
             for tree in trees
         ]
+    problem_type = "multi_label_classification" if head == "classifier" else None
     folder = tmp_path / "out"
     write_google(
         PortableModel(
@@ -238,6 +239,7 @@ def test_ours_to_google_to_ours_is_bitwise(
             head,
             tokenizer,
             labels=labels,
+            problem_type=problem_type,
             moments=(trees[1], trees[2]),
             step=41,
         ),
@@ -245,6 +247,7 @@ def test_ours_to_google_to_ours_is_bitwise(
     )
     source = read_google(folder)
     assert (source.model, source.head, source.labels) == (tiny, head, labels)
+    assert source.problem_type == problem_type
     assert (source.step, source.tokenizer.sha256) == (41, tokenizer.sha256)
     for tensors, tree in zip((source.tensors, *source.slots), trees, strict=True):
         read = from_tensors(tiny, tensors, google_rows(tiny, head))
