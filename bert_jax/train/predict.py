@@ -88,12 +88,7 @@ class Predictor:
                 task takes single texts, or the reverse.
         """
         for number, text in enumerate(texts, 1):
-            if is_empty(text):
-                raise ValueError(
-                    f"Text {number} is {text!r}; this run takes {self.num_texts} "
-                    "non-empty text(s) each."
-                )
-            self._check(number, text)
+            self.check(text, f"Text {number}")
         if not texts:
             raise ValueError(NO_TEXT)
         examples = self.task.unlabelled(texts)
@@ -144,15 +139,26 @@ class Predictor:
         full = [not is_empty(text) for text in texts]
         for number, text in enumerate(texts, first):
             if full[number - first]:
-                self._check(number, text)
+                self.check(text, f"Text {number}")
         found = iter(self(list(itertools.compress(texts, full))) if any(full) else ())
         return [next(found) if is_full else None for is_full in full]
 
-    def _check(self, number: int, text: Text) -> None:
+    def check(self, text: Text, where: str) -> None:
+        """Requires that a text can be predicted on; `where` names it.
+
+        Raises:
+            ValueError: it is empty, or a pair where the task takes single texts, or the
+                reverse.
+        """
+        if is_empty(text):
+            raise ValueError(
+                f"{where} is {text!r}; this run takes {self.num_texts} non-empty text(s) "
+                "each."
+            )
         if len(text) != self.num_texts:
             raise ValueError(
-                f"Text {number} is {text!r}; this run takes {self.num_texts} non-empty "
-                "text(s) each (a pair has a tab between its two, or is two arguments)."
+                f"{where} is {text!r}; this run takes {self.num_texts} non-empty text(s) "
+                "each (a pair has a tab between its two, or is two arguments)."
             )
 
     def encode(self, examples: Any) -> EncodedExamples:
