@@ -64,9 +64,7 @@ def random_run(
     params = jax.tree.map(lambda x: np.asarray(8.0 * x if x.ndim > 1 else x), params)
     start_run(folder, config, info, tokenizer)
     start = init_state(lambda _: {}, optax.identity(), 0)
-    state = TrainState(
-        step=np.int32(0), params=params, opt_state=None, key=start.key
-    )
+    state = TrainState(step=np.int32(0), params=params, opt_state=None, key=start.key)
     with Checkpoints(folder, info.identity) as checkpoints:
         checkpoints.save(jax.tree.map(jax.numpy.asarray, state))
         checkpoints.wait()

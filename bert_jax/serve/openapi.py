@@ -30,7 +30,7 @@ def describe(model: Served, limits: Limits) -> dict[str, Any]:
             "maxItems": number,
             "description": " and ".join(model.text_names),
         }
-    example: Any = model.example if len(model.text_names) > 1 else model.example[0]
+    example: Any = list(model.example) if len(model.example) > 1 else model.example[0]
     request = {
         "oneOf": [
             _object(texts={"type": "array", "items": text, "minItems": 1}),

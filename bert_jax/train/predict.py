@@ -150,14 +150,15 @@ class Predictor:
             ValueError: it is empty, or a pair where the task takes single texts, or the
                 reverse.
         """
+        given = repr(text[0] if len(text) == 1 else text)
         if is_empty(text):
             raise ValueError(
-                f"{where} is {text!r}; this run takes {self.num_texts} non-empty text(s) "
+                f"{where} is {given}; this run takes {self.num_texts} non-empty text(s) "
                 "each."
             )
         if len(text) != self.num_texts:
             raise ValueError(
-                f"{where} is {text!r}; this run takes {self.num_texts} non-empty text(s) "
+                f"{where} is {given}; this run takes {self.num_texts} non-empty text(s) "
                 "each (a pair has a tab between its two, or is two arguments)."
             )
 
