@@ -56,9 +56,12 @@ def test_guesses_are_those_of_the_pipeline_of_transformers(
     run = random_run(tmp_path / "run", TOKENIZERS[kind]())
     export_run(run, tmp_path / "hf", "huggingface")
     pipe = hf.pipeline("fill-mask", model=str(tmp_path / "hf"), top_k=4)
-    found = Filler(run, top=4)([(text,) for text in TEXTS])
+    # A Unigram model of transformers begins a word behind every mask. Ours goes on with
+    # the word, as pretraining has it, so the last text is another one there.
+    texts = TEXTS[:-1] if kind == "unigram" else TEXTS
+    found = Filler(run, top=4)([(text,) for text in texts])
     worst = 0.0
-    for text, ours in zip(TEXTS, found, strict=True):
+    for text, ours in zip(texts, found, strict=True):
         theirs = pipe(text)
         theirs = [theirs] if isinstance(theirs[0], dict) else theirs
         assert len(theirs) == len(ours["masks"]) == text.count("[MASK]")

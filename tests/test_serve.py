@@ -326,7 +326,7 @@ def test_a_signal_ends_it_after_the_answers_that_run(tmp_path):
     command = [sys.executable, "-m", "bert_jax", "serve", str(run), "--port", "0"]
     # The window is long, so that the request runs when the signal comes.
     server = subprocess.Popen(
-        [*command, "--wait-ms", "1500"],
+        [*command, "--wait-ms", "4000"],
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -339,7 +339,8 @@ def test_a_signal_ends_it_after_the_answers_that_run(tmp_path):
             target=lambda: answers.append(ask(port, body={"text": "a b"}))
         )
         asking.start()
-        time.sleep(0.5)
+        while ask(port, "GET", "/health")[1]["waiting_texts"] == 0:
+            assert asking.is_alive()
         server.send_signal(signal.SIGTERM)
         asking.join()
         assert answers[0][0] == 200
