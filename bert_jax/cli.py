@@ -14,7 +14,16 @@ import tyro
 
 import bert_jax
 from bert_jax.commands import compile as compile_command
-from bert_jax.commands import data, embedding, exchange, report, tokenizer, training
+from bert_jax.commands import (
+    data,
+    embedding,
+    exchange,
+    filling,
+    report,
+    serving,
+    tokenizer,
+    training,
+)
 from bert_jax.commands.config_files import load_config
 from bert_jax.commands.outputs import check_paths
 from bert_jax.commands.raw_flags import check_length, is_given, value_of
@@ -48,7 +57,9 @@ COMMANDS: dict[str, Any] = {
     "baselines": training.Baselines,
     "evaluate": training.Evaluate,
     "predict": training.Predict,
+    "fill": filling.Fill,
     "embed": embedding.Embed,
+    "serve": serving.Serve,
     "import": exchange.Import,
     "export": exchange.Export,
     "report": report.Report,

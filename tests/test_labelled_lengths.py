@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bert_jax.data.labelled.lengths import (
+    compiled_lengths,
     epoch_batches,
     length_batches,
     padding_share,
@@ -41,6 +42,13 @@ def test_no_other_lengths_have_less_padding(num_tokens):
     longest = int(found[-1])
     others = itertools.combinations(range(8, longest, 8), 2)
     assert places(found) == min(places([*pair, longest]) for pair in others)
+
+
+def test_compiled_lengths_are_few_and_near_each_other():
+    assert compiled_lengths(40).tolist() == [8, 16, 24, 32, 40]
+    found = compiled_lengths(512)
+    assert found.tolist() == [8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512]
+    assert compiled_lengths(5).tolist() == [5]
 
 
 def test_an_epoch_has_every_row_once_and_little_padding(num_tokens):

@@ -24,7 +24,7 @@ class Echo(predict.Predictor):
 
     def __call__(self, texts):
         for number, text in enumerate(texts, 1):
-            self._check(number, text)
+            self.check(text, f"Text {number}")
         if not texts:
             raise ValueError("No text given; pass texts as arguments or on stdin.")
         if self.task.name == "tokens":

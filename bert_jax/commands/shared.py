@@ -32,6 +32,6 @@ class Bar:
     def __exit__(self, *exc: object) -> None:
         self._bar.close()
 
-    def update(self, done: int, total: int) -> None:
+    def update(self, done: int, total: int | None) -> None:
         self._bar.total = total
         self._bar.update(done - self._bar.n)

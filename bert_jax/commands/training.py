@@ -159,11 +159,20 @@ class Predict:
     task: Annotated[FileConfig, Inline] = FileConfig()
     """How the file is read. Default: as the run read its validation file. With
     --label, the output holds the label of the file as given_label."""
+    compile_cache: pathlib.Path | None = None
+    """Directory that keeps compiled programs, so that the next start need not compile."""
 
     def run(self) -> None:
         from bert_jax.commands.prediction import predict
 
-        predict(self.run_dir, self.texts, self.output, self.top, self.task)
+        predict(
+            self.run_dir,
+            self.texts,
+            self.output,
+            self.top,
+            self.task,
+            self.compile_cache,
+        )
 
 
 def file_settings(run: pathlib.Path, given: FileConfig, command: str) -> FileConfig:

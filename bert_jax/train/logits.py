@@ -1,6 +1,7 @@
 """Computes logits of rows batch by batch, for scores and predictions."""
 
-from collections.abc import Callable
+import collections
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import jax
@@ -10,15 +11,29 @@ from jax.sharding import Mesh
 from bert_jax.batch import ClassifyBatch
 from bert_jax.config import ComputeConfig, ModelConfig
 from bert_jax.data.labelled.examples import EncodedExamples
-from bert_jax.data.labelled.lengths import LengthBatches, length_batches, row_lengths
+from bert_jax.data.labelled.lengths import (
+    LengthBatches,
+    compiled_lengths,
+    length_batches,
+    row_lengths,
+)
 from bert_jax.limits import check_ids
 from bert_jax.train import sharding
 from bert_jax.train.placement import global_batch
 from bert_jax.train.tasks.task import Task
 
+# A call with few rows, such as one text, has batches of the smallest size that holds all.
+_FEW_ROWS = (1, 8)
+# Batches that the device may have while the host makes the next one.
+_IN_FLIGHT = 2
+
 
 class BatchedLogits:
-    """The forward pass of a task on a mesh, compiled once for each length of rows."""
+    """The forward pass of a task on a mesh, compiled once for each form of a batch.
+
+    Whatever is asked of it, there are at most 3 sizes of a batch and `compiled_lengths`
+    of its rows: at most 36 programs for rows of 512 tokens, and in general far fewer.
+    """
 
     def __init__(
         self,
@@ -29,6 +44,7 @@ class BatchedLogits:
         batch_size: int,
     ) -> None:
         self.model, self.mesh, self.batch_size = model, mesh, batch_size
+        self._lengths: set[int] = set()
 
         def logits(params: Any, batch: ClassifyBatch) -> jax.Array:
             with sharding.on_mesh(mesh):
@@ -49,11 +65,19 @@ class BatchedLogits:
         """
         found: np.ndarray | None = None
         of_tokens = False
-        plan = held_out_batches(examples, self.batch_size)
-        for done, (numbers, length) in enumerate(zip(*plan, strict=True), 1):
-            batch = examples.batch(numbers, self.batch_size, length)
-            check_ids(self.model, batch)
-            out = np.asarray(self._logits(params, global_batch(self.mesh, batch)))
+        batch_size = self._batch_size(len(examples))
+        plan = held_out_batches(examples, batch_size, self._lengths)
+        self._lengths.update(plan.lengths.tolist())
+
+        def batches() -> Iterator[tuple[np.ndarray, int, jax.Array]]:
+            for numbers, length in zip(*plan, strict=True):
+                batch = examples.batch(numbers, batch_size, length)
+                check_ids(self.model, batch)
+                batch = global_batch(self.mesh, batch)
+                yield numbers, length, self._logits(params, batch)
+
+        for done, (numbers, length, computed) in enumerate(_ahead(batches()), 1):
+            out = np.asarray(computed)
             if found is None:
                 # Logits of tokens, as of texts, go back to the place of their row.
                 rest = out.shape[1:]
@@ -70,11 +94,36 @@ class BatchedLogits:
         assert found is not None, "no rows"
         return found
 
+    def _batch_size(self, num_rows: int) -> int:
+        if self.mesh.size > 1:  # every device takes its share of a batch
+            return self.batch_size
+        few = [size for size in _FEW_ROWS if num_rows <= size <= self.batch_size]
+        return few[0] if few else self.batch_size
 
-def held_out_batches(examples: EncodedExamples, batch_size: int) -> LengthBatches:
-    """Batches of rows of similar length, the shortest first."""
+
+def _ahead(batches: Iterator[Any]) -> Iterator[Any]:
+    """The same batches; the next one is begun before a batch is handed out."""
+    begun: collections.deque[Any] = collections.deque()
+    for batch in batches:
+        begun.append(batch)
+        if len(begun) == _IN_FLIGHT:
+            yield begun.popleft()
+    yield from begun
+
+
+def held_out_batches(
+    examples: EncodedExamples, batch_size: int, known: Collection[int] = ()
+) -> LengthBatches:
+    """Batches of rows of similar length, the shortest first.
+
+    Args:
+        known: lengths that have been compiled already, and so cost nothing.
+    """
     longest = examples.input_ids.shape[-1]
     num_batches = -(-len(examples) // batch_size)
     lengths = row_lengths(examples.num_tokens, longest, num_batches)
+    allowed = compiled_lengths(longest)
+    lengths = allowed[np.searchsorted(allowed, lengths)]
+    lengths = np.unique([*lengths, *(x for x in known if x <= longest)])
     order = np.arange(len(examples))
     return length_batches(examples.num_tokens, lengths, order, batch_size)

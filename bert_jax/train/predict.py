@@ -1,8 +1,9 @@
 """Predicts with a fine-tuned run."""
 
 import dataclasses
+import itertools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from jax.sharding import Mesh
 
 from bert_jax.config import FileConfig, FinetuneConfig, MeshConfig
 from bert_jax.data.labelled.examples import EncodedExamples, Text
-from bert_jax.data.labelled.unlabelled import Unlabelled
+from bert_jax.data.labelled.unlabelled import NO_TEXT, Unlabelled
 from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train.initial import load_params
 from bert_jax.train.logits import BatchedLogits
@@ -28,6 +29,18 @@ def is_empty(text: Text) -> bool:
 def prediction_file(file: FileConfig) -> FileConfig:
     """Settings that read labelled files, for files whose labels do not matter."""
     return dataclasses.replace(file, label=None, label_columns=())
+
+
+def _lines(
+    given: Unlabelled, predictions: Sequence[dict[str, Any] | None], keys: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    pairs = zip(given.texts, predictions, strict=True)
+    for number, (text, prediction) in enumerate(pairs):
+        line: dict[str, Any] = {} if given.ids is None else {"id": given.ids[number]}
+        line["text"] = text[0] if len(text) == 1 else list(text)
+        if given.labels is not None:
+            line["given_label"] = given.labels[number]
+        yield line | (prediction or dict.fromkeys(keys))
 
 
 class Predictor:
@@ -77,14 +90,9 @@ class Predictor:
                 task takes single texts, or the reverse.
         """
         for number, text in enumerate(texts, 1):
-            if is_empty(text):
-                raise ValueError(
-                    f"Text {number} is {text!r}; this run takes "
-                    f"{self.num_texts or 'some'} non-empty text(s) each."
-                )
-            self._check(number, text)
+            self.check(text, f"Text {number}")
         if not texts:
-            raise ValueError("No text given; pass texts as arguments or on stdin.")
+            raise ValueError(NO_TEXT)
         examples = self.task.unlabelled(texts)
         encoded = self.encode(examples)
         return self.task.predictions(
@@ -101,37 +109,59 @@ class Predictor:
         cfg = self.cfg.task.with_file(file or self.file_settings)
         return self.task.read_unlabelled(path, cfg, self.outputs)
 
-    def lines(self, given: Unlabelled) -> list[dict[str, Any]]:
+    def lines(self, parts: Iterable[Unlabelled]) -> Iterator[dict[str, Any]]:
         """One JSON object per text: its id and given label if it has them, the text, and
         the prediction, whose entries are null where the text is empty.
+
+        Args:
+            parts: the texts, some at a time; a part's predictions are in memory together.
 
         Raises:
             ValueError: all texts are empty, or as for a call.
         """
-        for number, text in enumerate(given.texts, 1):
-            if not is_empty(text):
-                self._check(number, text)
-        found = iter(self([text for text in given.texts if not is_empty(text)]))
-        predictions = [None if is_empty(text) else next(found) for text in given.texts]
-        keys = next(x for x in predictions if x is not None)
-        lines = []
-        for number, (text, prediction) in enumerate(
-            zip(given.texts, predictions, strict=True)
-        ):
-            line: dict[str, Any] = (
-                {} if given.ids is None else {"id": given.ids[number]}
-            )
-            line["text"] = text[0] if len(text) == 1 else list(text)
-            if given.labels is not None:
-                line["given_label"] = given.labels[number]
-            lines.append(line | (prediction or dict.fromkeys(keys)))
-        return lines
+        first, keys = 1, None
+        waiting = []  # parts before the first text that is not empty
+        for part in parts:
+            predictions = self._predictions(part.texts, first)
+            first += len(part.texts)
+            waiting.append((part, predictions))
+            keys = keys or next((tuple(x) for x in predictions if x is not None), None)
+            if keys is None:
+                continue
+            for given, found in waiting:
+                yield from _lines(given, found, keys)
+            waiting.clear()
+        if keys is None:
+            raise ValueError(NO_TEXT)
 
-    def _check(self, number: int, text: Text) -> None:
+    def _predictions(
+        self, texts: Sequence[Text], first: int
+    ) -> list[dict[str, Any] | None]:
+        """The prediction of each text, or `None` if it is empty; `first` is a number."""
+        full = [not is_empty(text) for text in texts]
+        for number, text in enumerate(texts, first):
+            if full[number - first]:
+                self.check(text, f"Text {number}")
+        found = iter(self(list(itertools.compress(texts, full))) if any(full) else ())
+        return [next(found) if is_full else None for is_full in full]
+
+    def check(self, text: Text, where: str) -> None:
+        """Requires that a text can be predicted on; `where` names it.
+
+        Raises:
+            ValueError: it is empty, or a pair where the task takes single texts, or the
+                reverse.
+        """
+        given = repr(text[0] if len(text) == 1 else text)
+        if is_empty(text):
+            raise ValueError(
+                f"{where} is {given}; this run takes {self.num_texts or 'some'} non-empty "
+                "text(s) each."
+            )
         if self.num_texts is not None and len(text) != self.num_texts:
             raise ValueError(
-                f"Text {number} is {text!r}; this run takes {self.num_texts} non-empty "
-                "text(s) each (a pair has a tab between its two, or is two arguments)."
+                f"{where} is {given}; this run takes {self.num_texts} non-empty text(s) "
+                "each (a pair has a tab between its two, or is two arguments)."
             )
 
     def encode(self, examples: Any) -> EncodedExamples:

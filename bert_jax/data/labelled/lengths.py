@@ -39,6 +39,18 @@ def row_lengths(num_tokens: np.ndarray, longest: int, num_batches: int) -> np.nd
     return np.minimum(np.array(chosen[-1]) * _STEP, longest)
 
 
+def compiled_lengths(longest: int) -> np.ndarray:
+    """The lengths that may be compiled for rows of any texts, int [lengths], ascending.
+
+    Each is at most 1.5 times the one before: 8, 16, 24, 32, 48, 64, 96, 128, 192 and so
+    on. The last one is `longest`.
+    """
+    lengths = [_STEP * x for x in (1, 2, 3)]
+    while lengths[-1] < longest:
+        lengths.append(2 * lengths[-2])
+    return np.array([*(x for x in lengths if x < longest), longest])
+
+
 class LengthBatches(NamedTuple):
     """Rows sorted into batches, each of rows of similar length."""
 

@@ -2,7 +2,7 @@
 
 import io
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from bert_jax.config import FileConfig
@@ -12,6 +12,7 @@ from bert_jax.data.labelled.examples import Text, require_file
 from bert_jax.data.labelled.tables import SUFFIXES, Table, first_line, read_table
 from bert_jax.data.labelled.texts import text_of
 
+NO_TEXT = "No text given; pass texts as arguments or on stdin."
 _IDS = ("id", "idx", "index", "guid", "qid")
 
 
@@ -25,6 +26,16 @@ class Unlabelled(NamedTuple):
     how: str = ""
     """How the file was read, in words."""
     warnings: tuple[str, ...] = ()
+
+    def parts(self, size: int) -> Iterator["Unlabelled"]:
+        """The same texts, at most `size` at a time."""
+        for first in range(0, len(self.texts), size):
+            some = slice(first, first + size)
+            yield self._replace(
+                texts=self.texts[some],
+                ids=None if self.ids is None else self.ids[some],
+                labels=None if self.labels is None else self.labels[some],
+            )
 
 
 def from_lines(lines: Sequence[str]) -> Unlabelled:

@@ -114,6 +114,9 @@ class Spans(Task):
         """2: a question and a passage."""
         return 2
 
+    def text_names(self, cfg: TaskConfig) -> tuple[str, ...]:
+        return ("Question", "Passage")
+
     def unlabelled(self, texts: Sequence[Text]) -> Questions:
         questions, passages = zip(*texts, strict=True) if texts else ((), ())
         return Questions(questions, passages, ((),) * len(texts))

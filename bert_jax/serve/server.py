@@ -1,0 +1,71 @@
+"""Runs a service until a signal ends it."""
+
+import socket
+import sys
+import threading
+
+import uvicorn
+
+from bert_jax.serve.app import make_app
+from bert_jax.serve.limits import Limits
+from bert_jax.serve.served import Served
+
+_LOOK_SECS = 0.2
+
+
+def serve(model: Served, limits: Limits, host: str, port: int) -> None:
+    """Answers requests until it is interrupted; prints the address when it is ready.
+
+    What runs at the interrupt is finished, and nothing new is taken.
+
+    Args:
+        model: what answers.
+        limits: of requests.
+        host: name or address to listen on.
+        port: 0 takes a free one.
+
+    Raises:
+        ValueError: the address cannot be used.
+        KeyboardInterrupt: a signal ended the service.
+    """
+    with _listen(host, port) as listening:
+        config = uvicorn.Config(
+            make_app(model, limits),
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=round(limits.timeout_secs) + 1,
+        )
+        server = uvicorn.Server(config)
+        # In a thread of its own, uvicorn leaves the signals to the command.
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            while thread.is_alive() and not server.started:
+                thread.join(_LOOK_SECS / 10)
+            print(f"{model.name} answers at {_address(listening, host)}", flush=True)
+            print("Ctrl-C ends it.", file=sys.stderr, flush=True)
+            while thread.is_alive():
+                thread.join(_LOOK_SECS)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        [found, *_] = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, *_, address = found
+        return socket.create_server(address[:2], family=family)
+    except OSError as error:
+        raise ValueError(
+            f"--host {host} --port {port}: the service cannot listen there "
+            f"({error.strerror}). Choose another --port (0 takes a free one), or an "
+            "address of this machine."
+        ) from None
+
+
+def _address(listening: socket.socket, host: str) -> str:
+    port = listening.getsockname()[1]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
