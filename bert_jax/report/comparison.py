@@ -61,7 +61,7 @@ def _part(
 ) -> Part:
     scores = _simple_scores(baselines, runs) + _tuned_scores(runs, pretrain)
     subject = formats.heading(task.name)
-    if runs and (file := runs[0].config["task"]["validation"]):
+    if runs and (file := runs[0].config["task"]["dev"]):
         subject += f" of {'/'.join(Path(file).parts[-2:])}"
     if number := next((x.num_examples for x in scores if x.num_examples), None):
         subject += f", {formats.plural(number, 'held-out example')}"
