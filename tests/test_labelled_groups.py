@@ -223,6 +223,13 @@ def test_a_wrong_file_of_pairs_is_told(write, content, fields, message):
         pairs_of(write("x.csv", content), **fields)
 
 
+def test_pairs_to_predict_on_may_be_lines(tmp_path):
+    (tmp_path / "x.txt").write_text("a b\tc\nd\te\n")
+    cfg = TaskConfig(kind="embeddings")
+    found = TASKS["embeddings"].read_unlabelled(tmp_path / "x.txt", cfg, ())
+    assert found.texts == [("a b", "c"), ("d", "e")]
+
+
 def test_fields_of_another_task_are_refused():
     with pytest.raises(ValueError, match="pooling='cls' would be ignored: --task cl"):
         task_of(FinetuneConfig(task=TaskConfig(pooling="cls")))

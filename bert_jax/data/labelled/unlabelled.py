@@ -55,7 +55,8 @@ def read_lines(path: pathlib.Path, cfg: FileConfig) -> Unlabelled:
 def read_unlabelled(path: pathlib.Path, cfg: FileConfig) -> Unlabelled:
     """Reads the texts of a table. Labels are not needed.
 
-    A .txt whose first line does not have the text columns holds a text a line.
+    A .txt whose first line does not have the text columns, or for which none are given,
+    holds a text a line.
 
     Raises:
         FileNotFoundError: nothing is there.
@@ -90,6 +91,8 @@ def ids_of(table: Table) -> list[Any] | None:
 
 
 def _has_columns(path: pathlib.Path, cfg: FileConfig) -> bool:
+    if not cfg.text:
+        return False
     first = first_line(read_text(path, cfg.encoding).text)
     fields = [field.strip() for field in first.split(cfg.separator or "\t")]
     if cfg.header:
