@@ -15,12 +15,14 @@ from bert_jax.batch import ClassifyBatch
 from bert_jax.config import FinetuneConfig
 from bert_jax.data.batches.loader import prefetched
 from bert_jax.data.labelled.examples import EncodedExamples
+from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.limits import check_ids
 from bert_jax.model.isolation import prove_for_lengths
 from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train import sharding
 from bert_jax.train.flops import counted_flops
 from bert_jax.train.freezing import stop_frozen
+from bert_jax.train.held_out_logits import save_logits
 from bert_jax.train.initial import start_encoder
 from bert_jax.train.logits import BatchedLogits
 from bert_jax.train.loop import Stage, run_loop
@@ -67,8 +69,16 @@ class Judge:
 
 
 @our_settings()
-def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
+def finetune(
+    cfg: FinetuneConfig, run: pathlib.Path, data: TaskData | None = None
+) -> dict[str, Any]:
     """Starts or continues one fine-tuning run and returns its results.
+
+    Args:
+        cfg: settings of the run.
+        run: run directory.
+        data: the examples, where they are not those of the files of `cfg`, such as a fold
+            of them. Default: those of the files.
 
     Raises:
         ValueError: checkpoint, task and settings do not fit together, or `run` holds
@@ -83,39 +93,14 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
             "No checkpoint given; pass --checkpoint RUN, a run directory of "
             "`bert-jax pretrain`."
         )
-    model = load_run(cfg.checkpoint, for_weights=True).model
-    if cfg.sequence_length > model.max_positions:
-        raise ValueError(
-            f"FinetuneConfig.sequence_length={cfg.sequence_length} exceeds the "
-            f"{model.max_positions} positions of {cfg.checkpoint}; pass "
-            f"--sequence-length {model.max_positions} or less."
-        )
     tokenizer = load_run_tokenizer(cfg.checkpoint)
     mesh = make_mesh(cfg.mesh)
     sharding.check_batch_size(mesh, cfg.batch_size)
-    data = load_task_data(cfg, tokenizer)
+    data = data or load_task_data(cfg, tokenizer)
     cfg = dataclasses.replace(cfg, task=data.as_read)
     task, outputs = data.task, data.outputs
-    hashes = {"train": data.train.sha256(), "validation": data.held_out.sha256()}
-    agree_on_run(
-        run,
-        cfg,
-        train_sha256=hashes["train"],
-        validation_sha256=hashes["validation"],
-        tokenizer_sha256=tokenizer.sha256,
-        task=task.name,
-    )
-    info = RunInfo(
-        kind="finetune",
-        model=model,
-        tokenizer_sha256=tokenizer.sha256,
-        data=hashes,
-        task=task.name,
-        labels=outputs,
-        devices=device_name(mesh),
-        sequence_length=cfg.sequence_length,
-    )
-    start_run(run, cfg, info, tokenizer)
+    info = begin_run(cfg, run, data, tokenizer, mesh)
+    model = info.model
     finished = load_results(run)
     if finished is not None:
         print(f"{run} is finished at step {finished['step']:,}; nothing to do")
@@ -180,21 +165,96 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
         began=began,
     )
     assert judge.logits is not None
+    return finish_run(
+        cfg,
+        run,
+        data,
+        judge.logits,
+        step=int(trained.state.step),
+        evaluation=trained.evaluation,
+        elapsed_secs=trained.elapsed_secs,
+        goodput=trained.goodput,
+    )
+
+
+def begin_run(
+    cfg: FinetuneConfig,
+    run: pathlib.Path,
+    data: TaskData,
+    tokenizer: Tokenizer,
+    mesh: Mesh,
+) -> RunInfo:
+    """Begins a run directory, or finds the run that continues there.
+
+    Raises:
+        ValueError: the rows are longer than the model allows, hosts differ, or `run`
+            holds another run.
+    """
+    assert cfg.checkpoint is not None
+    model = load_run(cfg.checkpoint, for_weights=True).model
+    if cfg.sequence_length > model.max_positions:
+        raise ValueError(
+            f"FinetuneConfig.sequence_length={cfg.sequence_length} exceeds the "
+            f"{model.max_positions} positions of {cfg.checkpoint}; pass "
+            f"--sequence-length {model.max_positions} or less."
+        )
+    hashes = {"train": data.train.sha256(), "validation": data.held_out.sha256()}
+    agree_on_run(
+        run,
+        cfg,
+        train_sha256=hashes["train"],
+        validation_sha256=hashes["validation"],
+        tokenizer_sha256=tokenizer.sha256,
+        task=data.task.name,
+    )
+    info = RunInfo(
+        kind="finetune",
+        model=model,
+        tokenizer_sha256=tokenizer.sha256,
+        data=hashes,
+        task=data.task.name,
+        labels=data.outputs,
+        devices=device_name(mesh),
+        sequence_length=cfg.sequence_length,
+    )
+    start_run(run, cfg, info, tokenizer)
+    return info
+
+
+def finish_run(
+    cfg: FinetuneConfig,
+    run: pathlib.Path,
+    data: TaskData,
+    logits: np.ndarray,
+    *,
+    step: int,
+    evaluation: dict[str, float],
+    **more: Any,
+) -> dict[str, Any]:
+    """Writes the results of a run, and the logits of its held-out examples.
+
+    Args:
+        logits: of the held-out rows, from the parameters that were judged last.
+        step: updates of the run.
+        evaluation: scores of these logits.
+        more: further entries of results.json.
+    """
+    task = data.task
     results = {
         "kind": "finetune",
         "task": task.name,
-        "step": int(trained.state.step),
-        "eval": trained.evaluation,
+        "step": step,
+        "eval": evaluation,
         "constant": task.constant_scores(data.held_out),
         "initial": "random" if cfg.from_scratch else "pretrained",
         "encoder": load_run(run).encoder,
-        "labels": list(outputs),
-        **task.details(judge.logits, data.held_out_rows, outputs),
+        "labels": list(data.outputs),
+        **task.details(logits, data.held_out_rows, data.outputs),
         "num_train": len(data.train),
         "num_validation": len(data.held_out),
-        "elapsed_secs": trained.elapsed_secs,
-        "goodput": trained.goodput,
+        **more,
     }
+    save_logits(run, logits)
     save_results(run, results)
     return results
 

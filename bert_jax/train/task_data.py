@@ -61,6 +61,18 @@ def load_task_data(cfg: FinetuneConfig, tokenizer: Tokenizer) -> TaskData:
     show_reading(task, "train", train, outputs)
     held_out = task.read(cfg.task.dev, cfg.task, "validation")
     show_reading(task, "validation", held_out, outputs)
+    return encode_task_data(cfg, tokenizer, task, outputs, train, held_out)
+
+
+def encode_task_data(
+    cfg: FinetuneConfig,
+    tokenizer: Tokenizer,
+    task: Task,
+    outputs: tuple[str, ...],
+    train: Any,
+    held_out: Any,
+) -> TaskData:
+    """Encodes the examples of a run, sorts them into batches, and prints their lengths."""
     train_rows, held_out_rows = (
         task.encode(tokenizer, part, outputs, cfg.sequence_length)
         for part in (train, held_out)
@@ -85,7 +97,7 @@ def load_task_data(cfg: FinetuneConfig, tokenizer: Tokenizer) -> TaskData:
         held_out_rows,
         epochs,
         frozenset([*lengths.tolist(), *held_out_plan.lengths.tolist()]),
-        _as_read(cfg.task, whole, held_out),
+        _as_read(cfg.task, train, held_out),
     )
 
 

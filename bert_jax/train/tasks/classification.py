@@ -22,6 +22,7 @@ from bert_jax.data.labelled.texts import LabelledTexts, encode_texts, read_texts
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.train.losses import Mean, cross_entropy
 from bert_jax.train.tasks.intervals import wilson
+from bert_jax.train.tasks.sums import Sums, confusions
 from bert_jax.train.tasks.task import Metric, log_softmax
 from bert_jax.train.tasks.text import TextTask
 
@@ -49,6 +50,9 @@ class Classification(TextTask):
     def sample(self, examples: LabelledTexts, count: int | None) -> LabelledTexts:
         """Every class keeps its share, and at least one example if `count` allows it."""
         return examples.sample(count, examples.labels)
+
+    def classes(self, examples: LabelledTexts) -> Sequence[str]:
+        return examples.labels
 
     def counts(self, examples: LabelledTexts, outputs: Sequence[str]) -> str:
         return f"classes: {say_counts(examples.labels, outputs)}"
@@ -81,6 +85,15 @@ class Classification(TextTask):
         outputs: Sequence[str],
     ) -> dict[str, float]:
         return classification_scores(logits, encoded.labels)
+
+    def sums(
+        self,
+        logits: np.ndarray,
+        encoded: EncodedExamples,
+        examples: Any,
+        outputs: Sequence[str],
+    ) -> Sums:
+        return confusions(encoded.labels, logits.argmax(axis=1), len(outputs))
 
     def constant_scores(self, examples: LabelledTexts) -> dict[str, float]:
         _, counts = np.unique(np.array(examples.labels), return_counts=True)

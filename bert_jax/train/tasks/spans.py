@@ -26,6 +26,7 @@ from bert_jax.model import question_answering
 from bert_jax.model.rows import MASKED_SCORE
 from bert_jax.train.losses import Mean, cross_entropy
 from bert_jax.train.tasks.intervals import wilson
+from bert_jax.train.tasks.sums import Sums, means
 from bert_jax.train.tasks.task import Metric, Task, log_softmax
 
 _MAX_ANSWER_TOKENS = 30
@@ -131,30 +132,25 @@ class Spans(Task):
 
         Source: Rajpurkar et al. 2016, section 6.1; Rajpurkar et al. 2018.
         """
-        may_be_none = not all(examples.answers)
-        found = [
-            "" if may_be_none and best.none_score > best.score else best.text
-            for best in _best_spans(logits, encoded, examples)
-        ]
-        pairs = list(zip(found, examples.answers, strict=True))
-
-        def mean_of(score: Callable[[str, str], float]) -> float:
-            best = (
-                max(score(text, answer) for answer in [x.text for x in answers] or [""])
-                for text, answers in pairs
-            )
-            return float(np.mean(list(best)))
-
+        values = _values(logits, encoded, examples)
         real = encoded.input_mask[:, :, None] > 0
         log_probs = log_softmax(
             np.where(real, logits, MASKED_SCORE).astype(np.float64).swapaxes(1, 2)
         )
         chosen = np.take_along_axis(log_probs, encoded.labels[:, :, None], axis=2)
         return {
-            "f1": mean_of(word_f1),
-            "exact_match": mean_of(exact_match),
+            **{name: float(x.mean()) for name, x in values.items()},
             "loss": float(-chosen.mean()),
         }
+
+    def sums(
+        self,
+        logits: np.ndarray,
+        encoded: EncodedExamples,
+        examples: Questions,
+        outputs: Sequence[str],
+    ) -> Sums:
+        return means(_values(logits, encoded, examples))
 
     def constant_scores(self, examples: Questions) -> dict[str, float]:
         """The scores of saying, for every question, that the passage has no answer."""
@@ -187,6 +183,27 @@ class Spans(Task):
             f"{super().say_line(line)}  start {line['start_accuracy']:.1%}  end "
             f"{line['end_accuracy']:.1%}"
         )
+
+
+def _values(
+    logits: np.ndarray, encoded: EncodedExamples, examples: Questions
+) -> dict[str, np.ndarray]:
+    """F1 and exact match of each question, the largest over its answers."""
+    may_be_none = not all(examples.answers)
+    found = [
+        "" if may_be_none and best.none_score > best.score else best.text
+        for best in _best_spans(logits, encoded, examples)
+    ]
+    pairs = list(zip(found, examples.answers, strict=True))
+
+    def values_of(score: Callable[[str, str], float]) -> np.ndarray:
+        best = [
+            max(score(text, answer) for answer in [x.text for x in answers] or [""])
+            for text, answers in pairs
+        ]
+        return np.array(best)
+
+    return {"f1": values_of(word_f1), "exact_match": values_of(exact_match)}
 
 
 class _Best(NamedTuple):

@@ -18,6 +18,7 @@ from bert_jax.data.labelled.examples import EncodedExamples, Examples, Text
 from bert_jax.data.labelled.unlabelled import Unlabelled
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.train.losses import Mean
+from bert_jax.train.tasks.sums import Sums
 
 
 class Metric(NamedTuple):
@@ -77,6 +78,13 @@ class Task(abc.ABC):
     def sample(self, examples: Any, count: int | None) -> Any:
         """At most `count` of the examples, equal in every run."""
         return examples.sample(count)
+
+    def classes(self, examples: Any) -> Sequence[str] | None:
+        """The class of each example, for draws that keep the share of each class.
+
+        Default: `None`, for tasks whose examples do not have one class each.
+        """
+        return None
 
     @abc.abstractmethod
     def counts(self, examples: Any, outputs: Sequence[str]) -> str:
@@ -163,6 +171,20 @@ class Task(abc.ABC):
         Args:
             logits: float32 [rows, ...], as `apply` gave them.
         """
+
+    def sums(
+        self,
+        logits: np.ndarray,
+        encoded: EncodedExamples,
+        examples: Any,
+        outputs: Sequence[str],
+    ) -> Sums | None:
+        """The `metrics` of `scores` as functions of sums over the examples.
+
+        Resampling is fast with them. Default: `None`, and every resample is scored by
+        `scores`; so is a metric that the sums do not give.
+        """
+        return None
 
     @abc.abstractmethod
     def constant_scores(self, examples: Any) -> dict[str, float]:
