@@ -14,7 +14,7 @@ import tyro
 
 import bert_jax
 from bert_jax.commands import compile as compile_command
-from bert_jax.commands import data, exchange, report, tokenizer, training
+from bert_jax.commands import data, exchange, report, sweeping, tokenizer, training
 from bert_jax.commands.config_files import load_config
 from bert_jax.commands.outputs import check_paths
 from bert_jax.commands.raw_flags import check_length, is_given, value_of
@@ -45,6 +45,8 @@ COMMANDS: dict[str, Any] = {
     "inspect": data.Inspect,
     "pretrain": training.Pretrain,
     "finetune": training.Finetune,
+    "sweep": sweeping.Sweep,
+    "compare": sweeping.Compare,
     "baselines": training.Baselines,
     "evaluate": training.Evaluate,
     "predict": training.Predict,
@@ -137,11 +139,13 @@ def parse(name: str, rest: list[str]) -> Any:
     command = COMMANDS[name]
     default: Any = tyro.MISSING_NONPROP
     if hasattr(command, "config_file") and rest and not rest[0].startswith("-"):
-        rest = ["--checkpoint" if name == "finetune" else "--config", *rest]
+        is_tuned = name in ("finetune", "sweep")
+        rest = ["--checkpoint" if is_tuned else "--config", *rest]
     refuse_repeated(command, rest)
     kinds = {
         "pretrain": PretrainConfig,
         "finetune": FinetuneConfig,
+        "sweep": FinetuneConfig,
         "compile": PretrainConfig,
     }
     if name not in kinds:

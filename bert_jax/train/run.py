@@ -2,8 +2,8 @@
 
 A run directory holds config.json (the whole config), run.json (kind, architecture,
 tokenizer, labels, where the encoder came from), tokenizer/, checkpoints/, metrics.jsonl,
-tensorboard/, goodput.json (where the time went) and results.json; on request also
-profile/ (traces), wandb/ and wandb.json.
+tensorboard/, goodput.json (where the time went) and results.json; a fine-tuned run also
+held_out_logits.npz, and on request there are profile/ (traces), wandb/ and wandb.json.
 """
 
 import dataclasses

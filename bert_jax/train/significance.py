@@ -98,7 +98,8 @@ def differences(
     ]
     return {
         name: _difference(
-            *(float(side[name][0]) for side in observed),
+            float(observed[0][name][0]),
+            float(observed[1][name][0]),
             np.concatenate([of_a[name] - of_b[name] for of_a, of_b in parts]),
         )
         for name in shared
