@@ -1,6 +1,7 @@
 """What one batch holds: the contract between data and training.
 
-Shape suffixes: B rows, T tokens in a row, P pairs that a row can hold.
+Shape suffixes: B rows or groups of rows, G rows of a group, T tokens in a row, P pairs
+that a row can hold.
 """
 
 import dataclasses
@@ -75,10 +76,14 @@ class PretrainBatch(NamedTuple):
 
 
 class ClassifyBatch(NamedTuple):
-    """Rows that each hold one labelled text, or one labelled pair of texts."""
+    """Labelled examples, each of one row: a text, or a pair of texts.
 
-    input_ids: Array  # int32 [B, T]
-    segment_ids: Array  # int32 [B, T]
-    input_mask: Array  # int32 [B, T], 1 on real tokens
+    An example of several rows that belong together, such as the choices of a question,
+    has them on an axis of its own: its arrays of tokens are [B, G, T].
+    """
+
+    input_ids: Array  # int32 [B, T] or [B, G, T]
+    segment_ids: Array  # int32 as input_ids
+    input_mask: Array  # int32 as input_ids, 1 on real tokens
     labels: Array  # int32 or float32 [B, ...], as the task encodes them
-    weights: Array  # float32 [B], 0 on rows that only fill up the batch
+    weights: Array  # float32 [B], 0 on examples that only fill up the batch

@@ -14,7 +14,15 @@ import tyro
 
 import bert_jax
 from bert_jax.commands import compile as compile_command
-from bert_jax.commands import data, exchange, report, sweeping, tokenizer, training
+from bert_jax.commands import (
+    data,
+    embedding,
+    exchange,
+    report,
+    sweeping,
+    tokenizer,
+    training,
+)
 from bert_jax.commands.config_files import load_config
 from bert_jax.commands.outputs import check_paths
 from bert_jax.commands.raw_flags import check_length, is_given, value_of
@@ -50,6 +58,7 @@ COMMANDS: dict[str, Any] = {
     "baselines": training.Baselines,
     "evaluate": training.Evaluate,
     "predict": training.Predict,
+    "embed": embedding.Embed,
     "import": exchange.Import,
     "export": exchange.Export,
     "report": report.Report,

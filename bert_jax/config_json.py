@@ -60,8 +60,13 @@ def _build(kind: Any, value: Any, where: str) -> Any:
     if origin in (types.UnionType, typing.Union):
         if value is None:
             return None
-        kind = next(a for a in typing.get_args(kind) if a is not types.NoneType)
-        return _build(kind, value, where)
+        *others, last = (a for a in typing.get_args(kind) if a is not types.NoneType)
+        for kind in others:
+            try:
+                return _build(kind, value, where)
+            except ValueError:
+                pass  # it may be one of the further types
+        return _build(last, value, where)
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise ValueError(f"{where}: expected a list, got {value!r}.")

@@ -56,7 +56,7 @@ def check_ids(cfg: ModelConfig, batch: Any) -> None:
     kind = type(batch).__name__
     if not isinstance(batch, PretrainBatch | ClassifyBatch):
         raise TypeError(f"{kind} is neither a PretrainBatch nor a ClassifyBatch.")
-    length = batch.input_ids.shape[1]
+    length = batch.input_ids.shape[-1]
     if length > cfg.max_positions:
         raise ValueError(
             f"{kind} holds rows of {length} tokens, more than ModelConfig.max_positions="

@@ -253,7 +253,34 @@ def put_finetune(
         "goodput": PRETRAIN_RESULTS["goodput"],
     }
     if task == "classification":
-        results["confusion"] = [[90, 10], [23, 77]]
+        results |= {
+            "confusion": [[90, 10], [23, 77]],
+            "per_label": [
+                {
+                    "label": label,
+                    "precision": 0.8,
+                    "recall": 0.9,
+                    "f1": 0.847,
+                    "support": 100,
+                }
+                for label in labels
+            ],
+            "calibration": {
+                "bins": [[40, 0.62, 0.55], [160, 0.95, 0.91]],
+                "ece": 0.046,
+                "temperature": 1.31,
+                "ece_at_temperature": 0.012,
+            },
+            "hardest": [
+                {
+                    "number": 17,
+                    "text": HOSTILE,
+                    "truth": HOSTILE,
+                    "said": "jax 99.1%",
+                    "loss": 4.71,
+                }
+            ],
+        }
     info = RunInfo(
         kind="finetune",
         model=model,

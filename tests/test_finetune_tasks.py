@@ -29,8 +29,20 @@ from bert_jax.train.finetune import finetune
 from bert_jax.train.predict import Predictor
 from bert_jax.train.run import RunInfo, load_run, load_run_config, start_run
 from bert_jax.train.stop_request import InterruptedRunError
+from bert_jax.train.tasks import TASKS
 
-KINDS = ("classification", "regression", "tokens", "spans")
+KINDS = (
+    *("classification", "regression", "tokens", "spans"),
+    pytest.param("multilabel", marks=pytest.mark.slow),
+)
+
+
+# Of the share of early words in a text; "early" and "late" may both be labels of it.
+LABEL_OF = {
+    "classification": lambda share: share > 0.3,
+    "multilabel": lambda share: "early|" * (share > 0.3) + "late" * (share < 0.4),
+    "regression": lambda share: 5.0 * share,
+}
 
 
 def is_early(word):
@@ -52,7 +64,7 @@ def write_files(folder, kind):
             path.write_text("\n".join(sentences))
         else:
             shares = [float(is_early(row).mean()) for row in rows]
-            labels = [5.0 * x if kind == "regression" else x > 0.3 for x in shares]
+            labels = [LABEL_OF[kind](x) for x in shares]
             lines = [f"{' '.join(r)}\t{x}" for r, x in zip(rows, labels, strict=True)]
             path.write_text("\n".join(["a\tmark", *lines]) + "\n")
     columns = {"text": ("a",), "label": "mark"}
@@ -135,13 +147,21 @@ def test_every_task_is_learned(tuned, kind):
     run, _, results = tuned(kind)
     assert results == json.loads((run / "results.json").read_text())
     assert (results["task"], load_run(run).task) == (kind, kind)
-    metric = {"regression": "pearson", "tokens": "f1"}.get(kind)
+    metric = {"regression": "pearson", "tokens": "f1", "multilabel": "micro_f1"}.get(
+        kind
+    )
     if metric:
         assert results["eval"][metric] > 0.7
     else:
         best = "accuracy" if kind == "classification" else "exact_match"
         assert results["eval"][best] > results["constant"][best] + 0.1
     assert ("confusion" in results) == (kind == "classification")
+    labelled = ("classification", "multilabel", "tokens")
+    assert ("per_label" in results) == (kind in labelled)
+    if kind == "tokens":
+        [row] = results["per_label"]
+        assert (row["label"], row["f1"]) == ("EARLY", results["eval"]["f1"])
+    assert len(results["hardest"]) == 20
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     losses = [line["loss"] for line in lines if line["kind"] == "train"]
     assert losses[-1] < 0.7 * losses[0]
@@ -169,6 +189,7 @@ def test_predictions_have_the_form_of_their_task(tuned, capsys):
     assert [x["label"] for x in found] == ["True", "False"]
     assert set(found[0]["probabilities"]) == set(results["labels"])
     assert sum(found[0]["probabilities"].values()) == pytest.approx(1.0)
+    capsys.readouterr()
     cli.main(["predict", str(run), letter, "--top", "1"])
     share = found[0]["probabilities"]["True"]
     assert capsys.readouterr().out == f"True {share:.1%}  |  {letter}\n"
@@ -179,15 +200,36 @@ def test_predictions_have_the_form_of_their_task(tuned, capsys):
     [found] = Predictor(tuned("tokens")[0])([("window letter river",)])
     assert found["words"] == ["window", "letter", "river"]
     early = [
-        {"type": "EARLY", "text": word}
-        for word, tag in zip(found["words"], found["tags"], strict=True)
+        (word, share)
+        for word, tag, share in zip(
+            found["words"], found["tags"], found["probabilities"], strict=True
+        )
         if tag == "B-EARLY"
     ]
-    assert found["entities"] == early
+    assert [(x["text"], x["probability"]) for x in found["entities"]] == early
+    for entity in found["entities"]:
+        said = "window letter river"[entity["start"] : entity["end"]]
+        assert (entity["type"], entity["text"]) == ("EARLY", said)
 
-    [found] = Predictor(tuned("spans")[0])([("river", "window stone letter")])
-    assert found["answer"] in "window stone letter"
-    assert set(found) == {"answer", "score", "no_answer_score"}
+    run, _, results = tuned("spans")
+    # Some of the passages have no early word, and so no answer.
+    assert set(results["fitted"]) == {"no_answer_threshold"}
+    threshold = results["eval"]["no_answer_threshold"]
+    assert threshold == results["fitted"]["no_answer_threshold"]
+    passages = "window stone letter", "window stone river", "letter window letter"
+    for passage in passages:
+        [found] = Predictor(run)([("river", passage)])
+        best = next(x for x in found["nbest"] if x["answer"])
+        ahead = found["no_answer_score"] - best["score"] > threshold
+        assert found["answer"] == ("" if ahead else best["answer"])
+        assert best["answer"] == passage[best["start"] : best["end"]]
+
+
+@pytest.mark.slow
+def test_a_text_has_the_labels_that_are_likely(tuned):
+    [found] = Predictor(tuned("multilabel")[0])([("letter music " * 3,)])
+    assert found["labels"] == ["early"]
+    assert found["probabilities"]["early"] > 0.5 > found["probabilities"]["late"]
 
 
 @pytest.mark.parametrize(
@@ -260,12 +302,34 @@ def test_batches_by_length_go_on_exactly(tuned, encoder, tmp_path, capsys, monke
         evaluate_run(tmp_path / "whole", None)
 
 
-@pytest.mark.parametrize("kind", ["tokens", "spans"])
-def test_columns_of_a_file_without_columns_are_refused(tuned, kind):
+@pytest.mark.parametrize(
+    ("kind", "field", "value", "message"),
+    [
+        ("tokens", "label", "mark", "--label 'mark' is no column of"),
+        ("tokens", "text", ("1", "2"), "takes the column of the words alone"),
+        ("tokens", "delimiter", ";", "delimiter=';' would be ignored"),
+        ("spans", "label", "mark", "label='mark' would be ignored: --task spans"),
+    ],
+)
+def test_columns_of_a_file_without_columns_are_refused(
+    tuned, kind, field, value, message
+):
     run, cfg, _ = tuned(kind)
-    task = dataclasses.replace(cfg.task, label="mark")
-    with pytest.raises(ValueError, match="label='mark' would be ignored"):
+    task = dataclasses.replace(cfg.task, **{field: value})
+    with pytest.raises(ValueError, match=message):
         finetune(dataclasses.replace(cfg, task=task), run)
+
+
+def test_settings_of_windows_are_for_tasks_that_have_them():
+    with pytest.raises(ValueError, match="max_answer_tokens=3 would be ignored"):
+        TASKS["tokens"].configured(FinetuneConfig(max_answer_tokens=3))
+    with pytest.raises(ValueError, match="stride=0 must be greater than 0"):
+        FinetuneConfig(stride=0)
+    words = TASKS["tokens"].configured(FinetuneConfig(stride=64))
+    with pytest.raises(
+        ValueError, match="stride=64 would leave gaps between rows of 64"
+    ):
+        words.encode(None, words.unlabelled([("a b",)]), ("O",), 64)
 
 
 @pytest.mark.slow
@@ -328,6 +392,7 @@ def test_transformers_takes_each_task(tuned, tmp_path, kind, hf, silent):
     assert config["architectures"] == [expected]
     assert config.get("problem_type") == {
         "classification": "single_label_classification",
+        "multilabel": "multi_label_classification",
         "regression": "regression",
     }.get(kind)
 

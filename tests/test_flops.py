@@ -134,7 +134,8 @@ def test_rows_that_fill_a_batch_up_are_no_work(make_classify_batch):
     batch = make_classify_batch()
     weights = np.array([1.0, 0.0, 1.0], np.float32)
     work = jax.jit(text_work)(batch._replace(weights=weights))
-    assert work == Work(25.0, 425.0, 2.0, 0.0)  # of lengths 20, 13 and 5
+    # Of lengths 20, 13 and 5.
+    assert work == Work(25.0, 425.0, 2.0, 0.0, examples=2.0)
 
 
 def test_flops_of_many_steps_add_up(tiny):

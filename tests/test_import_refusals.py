@@ -248,7 +248,7 @@ CONFIGS = [
     ({"pruned_heads": {"0": [1]}}, "pruned_heads"),
     ({"quantization_config": {"bits": 8}}, "quantization_config"),
     ({"auto_map": {"AutoModel": "jina.Bert"}}, "auto_map"),
-    ({"problem_type": "multi_label_classification"}, "problem_type"),
+    ({"problem_type": "ranking"}, "problem_type"),
     ({"hidden_act": "relu"}, "hidden_act='relu'"),
     ({"type_vocab_size": 1}, r"token_type_embeddings.* is \[2, 32\]"),
     ({"layer_norm_eps": "1e-12"}, "layer_norm_eps"),
@@ -261,7 +261,6 @@ CONFIGS = [
     ({"num_attention_heads": 5}, "num_heads=5"),
     ({"hidden_dropout_prob": 1.5}, "hidden=1.5"),
     ({"num_hidden_layers": 2}, "num_hidden_layers=2"),
-    ({"architectures": ["BertForMultipleChoice"]}, "multiple choice"),
 ]
 
 
@@ -324,7 +323,14 @@ def test_labels_must_name_every_logit(make_model, tmp_path, kind, head):
             read_huggingface(tmp_path)
 
 
-def test_a_regression_is_refused(make_model, tmp_path):
-    save(make_model("BertForSequenceClassification", num_labels=1), tmp_path)
-    with pytest.raises(ValueError, match="regression"):
+@pytest.mark.parametrize(
+    ("num_labels", "problem_type"),
+    [(1, "multi_label_classification"), (3, "regression")],
+)
+def test_a_loss_that_does_not_fit_the_logits_is_refused(
+    make_model, tmp_path, num_labels, problem_type
+):
+    save(make_model("BertForSequenceClassification", num_labels=num_labels), tmp_path)
+    edit_json(tmp_path / "config.json", problem_type=problem_type)
+    with pytest.raises(ValueError, match=f"{problem_type}' and a classifier with"):
         read_huggingface(tmp_path)

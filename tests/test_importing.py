@@ -15,7 +15,6 @@ from bert_jax.exchange.importing import describe, import_run
 from bert_jax.exchange.portable import PortableModel
 from bert_jax.exchange.tensors import flatten, unflatten
 from bert_jax.exchange.write_huggingface import write_huggingface
-from bert_jax.train.checkpoint import tensors_sha256
 from bert_jax.train.initial import (
     check_start,
     load_params,
@@ -24,6 +23,7 @@ from bert_jax.train.initial import (
 )
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.predict import Predictor
+from bert_jax.train.tensors import tensors_sha256
 
 LABELS = ("down", "level", "up")
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", ",", "b", "##b"]
@@ -117,6 +117,40 @@ def test_an_incomplete_encoder_is_refused_unless_told(published, tmp_path):
     assert not (tmp_path / "run").exists()
     result = import_run(published, tmp_path / "run", allow_incomplete=True)
     assert result.new == ("layers/mlp/down/kernel",)
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "task", "labels"),
+    [
+        ("multi_label_classification", "multilabel", LABELS),
+        ("regression", "regression", ("closeness",)),
+    ],
+)
+def test_other_classifiers_arrive_as_their_task(
+    cfg, tokenizer, tmp_path, hf, silent, problem_type, task, labels
+):
+    """Predictions are those of transformers' own pipeline."""
+    shapes = reference.classifier_shapes(cfg, len(labels))
+    head = without_padding(cfg, reference.random_params(shapes, seed=4))
+    model = PortableModel(
+        *(cfg, head, "classifier", tokenizer), labels=labels, problem_type=problem_type
+    )
+    write_huggingface(model, tmp_path / "hf")
+    import_run(tmp_path / "hf", tmp_path / "run")
+    predictor = Predictor(tmp_path / "run")
+    assert (predictor.task.name, predictor.outputs) == (task, labels)
+    texts = ["b b, bb.", "bbb"]
+    found = predictor([(text,) for text in texts])
+    theirs = hf.pipeline(
+        "text-classification",
+        model=hf.AutoModelForSequenceClassification.from_pretrained(tmp_path / "hf"),
+        tokenizer=hf.AutoTokenizer.from_pretrained(tmp_path / "hf"),
+        top_k=None,
+    )(texts)
+    for ours, of_text in zip(found, theirs, strict=True):
+        expected = {entry["label"]: entry["score"] for entry in of_text}
+        ours = ours.get("probabilities") or {"closeness": ours["score"]}
+        assert ours == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_classifier_predicts_at_once(cfg, classifier, tokenizer, tmp_path):

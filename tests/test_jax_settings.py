@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bert_jax.runtime import jax_settings
 from bert_jax.runtime.jax_settings import OURS, our_settings
 
 # Another value for each setting.
@@ -23,6 +24,7 @@ OTHER = {
 @pytest.fixture
 def other_settings():
     before = dict(jax.config.values)
+    jax_settings._say_once.cache_clear()
     for name, value in OTHER.items():
         jax.config.update(name, value)
     yield
@@ -49,6 +51,8 @@ def test_numbers_and_types_stay(other_settings, capsys):
         f"{name}={value!r} is put aside" in said for name, value in OTHER.items()
     )
     assert jax.config.jax_enable_x64  # the user's own settings are back
+    drawn()
+    assert capsys.readouterr().err == "", "a note is printed once in a process"
     for name in OTHER:
         jax.config.update(name, OURS[name])
     for a, b in zip(found, drawn(), strict=True):

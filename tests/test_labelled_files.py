@@ -152,7 +152,7 @@ def test_rows_without_text_or_label_are_left_out_on_request(load):
         ("x.jsonl", '{"text": {"a": 1}, "label": 0}', "a dict; expected a text"),
         ("x.jsonl", '{"text": "a\\ud800", "label": 0}', "holds half of a character"),
         ("x.jsonl", '{"text": 5, "label": 0}', "holds 5, a int; expected a text"),
-        ("x.jsonl", '{"text": "a", "label": ["x", "y"]}', "(multi-label) are not supp"),
+        ("x.jsonl", '{"text": "a", "label": ["x", "y"]}', "Pass --task multilabel"),
         ("x.jsonl", '{"text": "a", "label": NaN}', "line 1: column 'label' holds nan"),
         (
             "x.jsonl",
@@ -305,12 +305,13 @@ def test_a_sample_keeps_every_class_in_its_share(load):
     content = "text\tlabel\n" + "".join(f"t{n}\t{x}\n" for n, x in enumerate(names))
     whole = load("x.tsv", content)
     for count in (77, 100, 200):
-        sample = whole.sample(count, whole.labels)
-        assert len(sample) == count
-        assert set(sample.labels) == set(names)
-        assert {*sample.texts} <= {*whole.sample(count + 20, whole.labels).texts}
+        found = whole.sample(count, whole.labels)
+        assert len(found) == count
+        assert set(found.labels) == set(names)
+        more = whole.sample(count + 20, whole.labels)
+        assert {*found.texts} <= {*more.texts}
     # 7 of 77 classes hold 91 of 301 examples.
-    large = sum(int(label) < 7 for label in sample.labels)
+    large = sum(int(label) < 7 for label in found.labels)
     assert large == pytest.approx(200 * 91 / 301, abs=6)
 
 

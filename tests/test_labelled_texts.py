@@ -205,6 +205,7 @@ def test_fewer_examples_are_a_fixed_choice_in_file_order(load):
     assert numbers == sorted(set(numbers))
     assert numbers[-1] > 60  # not the first ones
     assert found == load("x.tsv", content).sample(30)
+    assert found != whole.sample(30, seed=1)
     assert found.labels == tuple(str(n % 2) for n in numbers)
     assert whole.sample(500) == whole.sample(None) == whole
 

@@ -21,13 +21,13 @@ import pytest
 from processes import is_running
 
 from bert_jax.config import MeshConfig
-from bert_jax.train.checkpoint import tensors_sha256
 from bert_jax.train.evaluate import evaluate_run
 from bert_jax.train.finetune import finetune
 from bert_jax.train.initial import load_params
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.predict import Predictor
 from bert_jax.train.pretrain import pretrain
+from bert_jax.train.tensors import tensors_sha256
 
 pytestmark = pytest.mark.slow
 

@@ -1,6 +1,7 @@
 """ONNX exports: run by ONNX Runtime, held against our model and the reference."""
 
 import dataclasses
+import json
 import os
 import sys
 import warnings
@@ -10,13 +11,34 @@ import portable_models
 import pytest
 from exchange_models import worst
 from portable_models import LABELS, TOKENIZER, make_ids, make_model
+from prepared_corpus import WORDS, make_corpus
 
+from bert_jax import cli
+from bert_jax.config import (
+    DataConfig,
+    FinetuneConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    TaskConfig,
+)
+from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
+from bert_jax.exchange.export import export_run
+from bert_jax.exchange.quantized import QUANTIZED_FILE
 from bert_jax.exchange.tensors import flatten, unflatten
-from bert_jax.exchange.write_onnx import check_onnx, verify_onnx, write_onnx
+from bert_jax.exchange.write_onnx import (
+    MODEL_FILE,
+    check_onnx,
+    verify_onnx,
+    write_onnx,
+)
+from bert_jax.train.finetune import finetune
+from bert_jax.train.run import RunInfo, start_run
 
 # PyTorch's exporter takes some seconds a layer.
 pytestmark = pytest.mark.slow
 
+FILES = (MODEL_FILE, QUANTIZED_FILE)
 # Float32 sums in another order: 3.7e-6 seen over five draws of each head.
 TOLERANCE = 1e-5
 # One layer each, since the exporter takes seconds a layer; the slow ones have three.
@@ -200,3 +222,68 @@ def test_a_missing_library_is_named(onnx, tiny, tmp_path, monkeypatch, name):
     with pytest.raises(ValueError, match=message):
         write_onnx(model, tmp_path / "export")
     assert not any(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def tuned_run(tmp_path_factory):
+    """A run of 20 steps on texts whose class a word tells."""
+    folder = tmp_path_factory.mktemp("int8")
+    make_corpus(folder)
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    model = ModelConfig(
+        vocab_size=44,
+        hidden_size=32,
+        num_layers=1,
+        num_heads=2,
+        mlp_size=64,
+        max_positions=64,
+    )
+    begun = RunInfo(
+        kind="pretrain", model=model, tokenizer_sha256=tokenizer.sha256, data={}
+    )
+    shown = PretrainConfig(model=model, data=DataConfig(sequence_length=32))
+    start_run(folder / "pretrain", shown, begun, tokenizer)
+    rng = np.random.default_rng(0)
+    rows = [rng.choice(WORDS, 6) for _ in range(160)]
+    lines = [f"{' '.join(row)}\t{WORDS[0] in row}" for row in rows]
+    (folder / "x.tsv").write_text("\n".join(["text\tlabel", *lines]) + "\n")
+    cfg = FinetuneConfig(
+        checkpoint=folder / "pretrain",
+        from_scratch=True,
+        task=TaskConfig(train=folder / "x.tsv", dev=folder / "x.tsv"),
+        optimizer=OptimizerConfig(learning_rate=5e-3, b2=0.98),
+        sequence_length=16,
+        num_epochs=4,
+    )
+    finetune(cfg, folder / "run")
+    return folder / "run"
+
+
+def test_eight_bits_are_measured_on_the_dev_set(onnx, tuned_run, tmp_path, capfd):
+    cli.main(
+        [
+            *("export", str(tuned_run), "--to", "onnx"),
+            *("--quantize", "int8", "--output", str(tmp_path / "out")),
+        ]
+    )
+    manifest = json.loads((tmp_path / "out" / "bert_jax_export.json").read_text())
+    whole, small = (manifest["int8"]["bytes"][x] for x in FILES)
+    assert small < whole
+    scores = manifest["int8"]["scores"]
+    results = json.loads((tuned_run / "results.json").read_text())["eval"]
+    # ONNX Runtime's float32 sums in another order than ours.
+    assert scores[FILES[0]] == pytest.approx(results, abs=1e-4)
+    changed = abs(scores[FILES[1]]["loss"] - scores[FILES[0]]["loss"])
+    assert 0.0 < changed < 0.1, "8 bits change the loss, but not much"
+    said = capfd.readouterr()
+    assert "accuracy" in said.out
+    assert "pre-processing" not in said.err
+    graph = onnx.load(tmp_path / "out" / FILES[1]).graph
+    kinds = [node.op_type for node in graph.node]
+    # Four of attention, two of the MLP, the pooler and the head.
+    assert kinds.count("MatMulInteger") == 8
+
+
+def test_only_onnx_is_quantised(tuned_run, tmp_path):
+    with pytest.raises(ValueError, match="--quantize int8 would be ignored"):
+        export_run(tuned_run, tmp_path / "out", "huggingface", quantize="int8")

@@ -30,6 +30,7 @@ SHAPES = {
     "mlm": {"output_bias": (16,)},
     "nsp": {"kernel": (8, 2)},
 }
+LORA = {"a": np.linspace(-1, 1, 24, dtype=np.float32).reshape(3, 4, 2)}
 FIRST = OptimizerConfig(learning_rate=0.02, warmup_steps=6, weight_decay=0.1)
 KINDS = {
     "adamw": {},
@@ -128,6 +129,52 @@ def test_corrected_adamw_is_optaxs_own():
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         # Optax works out 1 - 0.999 in float32, which is 1.3e-5 off: worst seen 3e-6.
         np.testing.assert_allclose(a, b, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+@pytest.mark.parametrize("num_frozen", [0, 1])
+def test_each_layer_has_a_rate_of_its_own(name, num_frozen):
+    """Layer i of L has the rate times 0.5 ** (L - i), weight decay included."""
+    cfg = dataclasses.replace(FIRST, name=name, freeze_layers=num_frozen)
+    schedule = make_schedule(cfg, 20)
+    params = draw(np.random.default_rng(0), 0.3)
+    if not num_frozen:  # LoRA freezes whole parts, never some layers
+        params["lora"] = LORA
+    grads = jax.tree.map(np.cos, params)
+
+    @jax.jit
+    def second_updates():
+        found = []
+        for decay in (1.0, 0.5):
+            decayed = dataclasses.replace(cfg, layer_decay=decay)
+            optimizer = make_optimizer(decayed, schedule)
+            _, state = optimizer.update(grads, optimizer.init(params), params)
+            found.append(optimizer.update(grads, state, params)[0])
+        return found
+
+    plain, found = second_updates()
+    for part, factors in (
+        ("embed", 0.5**4),
+        ("layers", [0.5**3, 0.5**2, 0.5]),
+        ("lora", [0.5**3, 0.5**2, 0.5]),
+        ("mlm", 1.0),
+        ("nsp", 1.0),
+    ):
+        if part not in params:
+            continue
+
+        def scaled(update, factors=factors):
+            return (np.asarray(update).T * np.array(factors, np.float32)).T
+
+        # Powers of a half lose no bit.
+        expected = jax.tree.map(scaled, plain[part])
+        jax.tree.map(np.testing.assert_array_equal, found[part], expected)
+    assert np.abs(found["layers"]["query"]["kernel"][1]).max() > 0
+
+
+def test_one_rate_for_all_layers_adds_nothing_to_the_state():
+    state = make_optimizer(FIRST, make_schedule(FIRST, 20)).init(LORA)
+    assert set(state) == {"clip", "rule", "rate"}
 
 
 def test_every_optimizer_of_the_config_has_a_rule():

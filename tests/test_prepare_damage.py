@@ -104,7 +104,14 @@ def test_an_index_of_another_dataset_is_refused(damaged):
     written = json.loads(record.read_text())
     record.write_text(json.dumps(written | {"dataset": "of another text"}))
     with pytest.raises(ValueError, match="does not belong to this dataset"):
-        opened.load_split("train")
+        open_dataset(damaged).load_split("train")
+
+
+def test_arrays_are_checked_once(damaged, monkeypatch):
+    opened = open_dataset(damaged)
+    first = opened.load_split("train")
+    monkeypatch.setattr(index, "_check", None)
+    assert opened.load_split("train") is first
 
 
 def flip(path: pathlib.Path, place: int) -> None:

@@ -80,8 +80,8 @@ def test_the_numbers_of_every_input_appear(everything: list[Path]) -> None:
 def test_each_chart_is_drawn_in_the_page_and_as_png(everything: list[Path]) -> None:
     page, *drawings = everything
     assert page.name == "report.html"
-    # Six of pretraining, three of scores, two matrices.
-    assert Page(page).tags.count("svg") == len(set(drawings)) == 11
+    # Six of pretraining, three of scores, a matrix and a calibration of both runs.
+    assert Page(page).tags.count("svg") == len(set(drawings)) == 13
     for path in drawings:
         assert path.read_bytes().startswith(b"\x89PNG")
     assert sorted(page.parent.iterdir()) == sorted(everything), "a file was left over"

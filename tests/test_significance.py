@@ -5,8 +5,9 @@ import pytest
 import scipy.stats
 
 from bert_jax.data.labelled.examples import EncodedExamples
-from bert_jax.data.labelled.questions import Answer, Questions, words_of
+from bert_jax.data.labelled.questions import Answer, Questions
 from bert_jax.data.labelled.texts import LabelledTexts
+from bert_jax.data.labelled.word_places import places_of_words
 from bert_jax.data.labelled.words import TaggedSentences
 from bert_jax.train.significance import Judged, _Scorer, differences, run_weights
 from bert_jax.train.tasks import task_named
@@ -63,7 +64,7 @@ def sentences(rng):
 
 def questions(rng):
     count, text = 20, "one two three four"
-    words = words_of(text)
+    words = places_of_words(text)
     places = rng.integers(4, size=count)
     gold = [Answer(text[slice(*words[n])], words[n][0]) for n in places]
     examples = Questions(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from report_runs import MANIFEST
 
-from bert_jax.data.file_hash import file_sha256
+from bert_jax.data.hashes import file_sha256
 from bert_jax.data.prepared.summary import describe, problems, summarize
 
 

@@ -22,7 +22,8 @@ from bert_jax.config import (
     SweepConfig,
     TaskConfig,
 )
-from bert_jax.data.labelled.folds import fold_numbers, shot_numbers
+from bert_jax.data.labelled.folds import fold_numbers
+from bert_jax.data.labelled.texts import LabelledTexts
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.train import finetune as finetuning
 from bert_jax.train import loop, sweep_at_once
@@ -97,7 +98,9 @@ def quick(monkeypatch):
 
     def answers(cfg, run, data):
         mesh = finetuning.make_mesh(cfg.mesh)
-        finetuning.begin_run(cfg, run, data, load_run_tokenizer(cfg.checkpoint), mesh)
+        model = load_run(cfg.checkpoint).model
+        tokenizer = load_run_tokenizer(cfg.checkpoint)
+        finetuning.begin_run(cfg, run, data, model, tokenizer, mesh)
         if finished := load_results(run):
             return finished
         if cfg.optimizer.learning_rate > 1:
@@ -270,28 +273,29 @@ def test_every_example_is_judged_once_over_the_folds(base, quick, tmp_path, caps
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_folds_and_shots_keep_classes(seed):
+def test_folds_keep_classes_and_what_belongs_together(seed):
     rng = np.random.default_rng(seed)
-    classes = rng.choice(["a", "b", "c"], 83, p=[0.6, 0.3, 0.1]).tolist()
-    folds = fold_numbers(83, 5, seed, classes)
+    classes = tuple(rng.choice(["a", "b", "c"], 83, p=[0.6, 0.3, 0.1]).tolist())
+    examples = LabelledTexts(tuple((f"text {n}",) for n in range(83)), classes)
+    folds = fold_numbers(examples, 5, seed, classes)
     assert np.ptp(np.bincount(folds, minlength=5)) <= 1
     for name in "abc":
         of_class = np.bincount(folds[np.array(classes) == name], minlength=5)
         assert np.ptp(of_class) <= 1
-    assert (folds != fold_numbers(83, 5, seed + 1, classes)).any()
-    assert (np.bincount(fold_numbers(7, 3, seed)) == [3, 2, 2]).all()
-    some, more = (shot_numbers(classes, shots, seed) for shots in (2, 3))
-    assert sorted(classes[n] for n in some) == ["a", "a", "b", "b", "c", "c"]
-    assert set(some) < set(more)
-    with pytest.raises(ValueError, match=r"--shots 80 .* 'c' has \d+; use fewer"):
-        shot_numbers(classes, 80, seed)
+    assert (folds != fold_numbers(examples, 5, seed + 1, classes)).any()
+    assert (folds == fold_numbers(examples, 5, seed, classes)).all()
+    twice = examples.take(np.repeat(np.arange(83), 2))
+    pairs = fold_numbers(twice, 5, seed).reshape(83, 2)
+    assert (pairs[:, 0] == pairs[:, 1]).all()
+    assert np.ptp(np.bincount(pairs[:, 0], minlength=5)) <= 1
     with pytest.raises(ValueError, match="--folds 9 needs as many examples"):
-        fold_numbers(5, 9, seed)
+        fold_numbers(examples.take(np.arange(5)), 9, seed)
 
 
 def test_each_seed_draws_its_own_shots(base, quick, tmp_path):
-    grid = SweepConfig(seeds=(0, 1), shots=3)
-    results = sweep(grid, base, tmp_path / "sweep")
+    task = dataclasses.replace(base.task, shots=3)
+    few = dataclasses.replace(base, task=task)
+    results = sweep(SweepConfig(seeds=(0, 1)), few, tmp_path / "sweep")
     assert [run["num_train"] for run in results["runs"]] == [6, 6]
     hashes = {
         json.loads((tmp_path / "sweep" / run["run"] / "run.json").read_text())["data"][

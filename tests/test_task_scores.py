@@ -10,12 +10,10 @@ import sklearn.metrics
 
 from bert_jax.batch import IGNORED_LABEL, ClassifyBatch
 from bert_jax.data.labelled.examples import EncodedExamples
-from bert_jax.data.labelled.questions import Answer, Questions
+from bert_jax.data.labelled.words import TaggedSentences
 from bert_jax.train.tasks import TASKS
 from bert_jax.train.tasks.classification import classification_scores
 from bert_jax.train.tasks.regression import pearson, regression_scores
-from bert_jax.train.tasks.spans import exact_match, word_f1
-from bert_jax.train.tasks.tokens import entities, entity_scores
 
 # Sums of float64 in another order.
 ROUNDING = 1e-12
@@ -134,37 +132,53 @@ def test_only_labelled_tokens_of_rows_that_count_cost_anything():
     np.testing.assert_array_equal(np.asarray(grads).any(-1), counted)
 
 
-@pytest.mark.parametrize(
-    ("tags", "expected"),
-    [
-        ("O B-PER I-PER O", [("PER", 1, 2)]),
-        ("B-PER B-PER", [("PER", 0, 0), ("PER", 1, 1)]),
-        ("I-PER I-PER O I-LOC", [("PER", 0, 1), ("LOC", 3, 3)]),  # IOB1
-        ("I-PER I-LOC", [("PER", 0, 0), ("LOC", 1, 1)]),
-        ("I-PER B-PER I-PER", [("PER", 0, 0), ("PER", 1, 2)]),
-        (
-            "S-LOC B-PER I-PER E-PER I-PER",
-            [("LOC", 0, 0), ("PER", 1, 3), ("PER", 4, 4)],
-        ),
-        ("U-LOC B-PER L-PER", [("LOC", 0, 0), ("PER", 1, 2)]),
-        ("B-creative-work I-creative-work", [("creative-work", 0, 1)]),
-        ("PER PER O", [("PER", 0, 1)]),
-        ("O O", []),
-    ],
-)
-def test_entities_are_those_of_conlleval(tags, expected):
-    assert list(entities(tags.split())) == expected
+def test_the_table_of_entities_is_that_of_all_words():
+    words = (("a", "b", "c"), ("d",))
+    tags = (("B-X", "I-X", "O"), ("B-Y",))
+    outputs = ("B-X", "B-Y", "I-X", "O")
+    labels = np.full((2, 5), IGNORED_LABEL, np.int32)
+    word = np.full((2, 5), -1, np.int32)
+    word[0, 1:4], word[1, 1] = [0, 1, 2], 0
+    labels[word >= 0] = [0, 2, 3, 1]
+    mask = np.ones((2, 5), np.int32)
+    rows = EncodedExamples(mask, mask, mask, labels, np.arange(2, dtype=np.int32), word)
+    logits = np.zeros((2, 5, 4), np.float32)
+    for place, tag in (((0, 1), 0), ((0, 2), 2), ((0, 3), 1), ((1, 1), 1)):
+        logits[(*place, tag)] = 5.0  # "c" is said to be B-Y
+    examples = TaggedSentences(words, tags)
+    task = TASKS["tokens"]
+    scores = task.scores(logits, rows, examples, outputs)
+    assert (scores["precision"], scores["recall"]) == (pytest.approx(2 / 3), 1.0)
+    table = task.details(logits, rows, examples, outputs)["per_label"]
+    assert [(x["label"], x["precision"], x["support"]) for x in table] == [
+        ("X", 1.0, 1),
+        ("Y", 0.5, 1),
+    ]
+    losses = task.example_losses(logits, rows, examples)
+    right = -np.log(np.exp(5) / (np.exp(5) + 3))
+    assert losses == pytest.approx([right + 5 / 3, right])
+    assert list(examples.shown()) == [("a b c", "X 'a b'"), ("d", "Y 'd'")]
+    found = task.predictions(logits, rows, examples, outputs)
+    share = np.exp(5) / (np.exp(5) + 3)
+    assert found[0]["entities"][0] == {
+        "type": "X",
+        "text": "a b",
+        "start": 0,
+        "end": 3,
+        "probability": pytest.approx(share**2),
+    }
+    assert found[0]["probabilities"] == pytest.approx([share] * 3)
+    assert task.say(found[0], 3) == "X 'a b' 96.1%, Y 'c' 98.0%"
 
 
-def test_an_entity_counts_where_type_and_ends_are_right():
-    truth = [["B-PER", "I-PER", "O", "B-LOC"], ["O", "B-ORG"]]
-    found = [["B-PER", "O", "O", "B-LOC"], ["O", "B-PER"]]
-    scores = entity_scores(truth, found)  # one of three, three said
-    assert scores == pytest.approx(
-        {"precision": 1 / 3, "recall": 1 / 3, "f1": 1 / 3}, rel=ROUNDING
-    )
-    nothing = entity_scores(truth, [["O"] * 4, ["O"] * 2])
-    assert nothing == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
+def test_parts_of_speech_are_said_word_by_word():
+    entities = [
+        {"type": "NOUN", "text": "Oslo", "probability": 0.5},
+        {"type": "VERB", "text": "is", "probability": 0.5},
+    ]
+    said = TASKS["tokens"].say({"tags": ["NOUN", "VERB"], "entities": entities}, 3)
+    assert said == "Oslo/NOUN is/VERB"
+    assert TASKS["tokens"].say({"tags": ["O"], "entities": []}, 3) == "no entity"
 
 
 # Spans.
@@ -202,52 +216,3 @@ def test_padding_further_changes_no_span_loss(spans):
     wide = batch._replace(input_mask=np.pad(batch.input_mask, ((0, 0), (0, 4))))
     wider = total(TASKS["spans"], np.concatenate([logits, noise], 1), wide)
     np.testing.assert_allclose(wider, total(TASKS["spans"], logits, batch), rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("found", "answer", "exact", "f1"),
-    [
-        ("The Eiffel Tower!", "eiffel tower", 1.0, 1.0),
-        ("in Paris", "Paris", 0.0, 2 / 3),
-        ("a b b", "b c", 0.0, 2 / 4),  # "a" is an article
-        ("", "", 1.0, 1.0),
-        ("x", "", 0.0, 0.0),
-        ("London", "Paris", 0.0, 0.0),
-    ],
-)
-def test_answers_are_compared_as_the_official_script_does(found, answer, exact, f1):
-    assert exact_match(found, answer) == exact
-    assert word_f1(found, answer) == pytest.approx(f1, rel=ROUNDING)
-
-
-def span_case(ends, answers):
-    """(logits, rows, questions): one passage in one row, its best ends as given."""
-    passage = "Oxygen was found by Scheele in 1772."
-    words = 8  # seven words and the point
-    word = np.full((1, 12), -1, np.int32)
-    word[0, 3 : 3 + words] = np.arange(words)
-    logits = np.zeros((1, 12, 2), np.float32)
-    for place, end, value in ends:
-        logits[0, place, end] = value
-    mask = np.ones((1, 12), np.int32)
-    labels = np.zeros((1, 2), np.int32)
-    rows = EncodedExamples(mask, mask, mask, labels, np.zeros(1, np.int32), word)
-    return logits, rows, Questions(("Who?",), (passage,), (answers,))
-
-
-def test_the_best_span_is_read_from_the_passage():
-    answers = (Answer("Scheele", 20), Answer("Scheele in 1772", 20))
-    # The best end lies before the best start; the best pair in order is the name alone.
-    case = span_case([(7, 0, 5.0), (7, 1, 3.0), (4, 1, 4.0)], answers)
-    scores = TASKS["spans"].scores(*case, ("start", "end"))
-    assert (scores["exact_match"], scores["f1"]) == (1.0, 1.0)
-    [said] = TASKS["spans"].predictions(*case, ("start", "end"))
-    assert said == {"answer": "Scheele", "score": 8.0, "no_answer_score": 0.0}
-
-
-def test_cls_may_say_that_there_is_no_answer():
-    ends = [(7, 0, 5.0), (7, 1, 3.0), (0, 0, 9.0)]
-    assert TASKS["spans"].scores(*span_case(ends, ()), ())["exact_match"] == 1.0
-    answered = span_case(ends, (Answer("Scheele", 20),))
-    # Every passage holds an answer there, so [CLS] has no say.
-    assert TASKS["spans"].scores(*answered, ())["exact_match"] == 1.0

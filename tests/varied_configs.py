@@ -1,6 +1,7 @@
 """Configs in which one field has another value than its default, by its type."""
 
 import dataclasses
+import itertools
 import pathlib
 import types
 import typing
@@ -34,8 +35,10 @@ def others(kind: Any, default: Any = None) -> Iterator[Any]:
         found = (x for part in args for x in others(part, default))
     elif kind is types.NoneType:
         found = iter([None])
-    elif origin is tuple:
+    elif origin is tuple and ... in args:
         found = ((item,) for item in others(args[0]))
+    elif origin is tuple:  # of a fixed number of values, the same ones for each
+        found = iter([tuple(itertools.islice(others(args[0]), len(args)))])
     elif origin is typing.Literal:
         found = iter(args)
     else:

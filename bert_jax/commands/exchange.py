@@ -52,7 +52,7 @@ class Import:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Export:
-    """Writes a run's newest checkpoint in the format of another library."""
+    """Writes a run's weights, of a fine-tuned run the best, for another library."""
 
     run_dir: RunDir
     """Run directory of `pretrain`, `finetune` or `import`."""
@@ -71,6 +71,9 @@ class Export:
     hidden_states: bool = False
     """For onnx and stablehlo: the exported model returns last_hidden_state, too, float32
     [batch, length, hidden]. The other formats hold the whole encoder anyway."""
+    quantize: Literal["none", "int8"] = "none"
+    """For onnx. int8: also write model_int8.onnx, whose weights have 8 bits, and measure
+    its scores and its speed beside model.onnx on the run's held-out examples."""
 
     def run(self) -> None:
         from bert_jax.exchange.export import export_run
@@ -79,5 +82,6 @@ class Export:
             *(self.run_dir, self.output, self.to),
             mlm_only=self.mlm_only,
             hidden_states=self.hidden_states,
+            quantize=self.quantize,
         )
         print(done)

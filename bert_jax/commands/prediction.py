@@ -66,7 +66,7 @@ def predict(
         print(f"{said}  |  " + "\t".join(text))
 
 
-def _given(texts: Sequence[str], num_texts: int) -> Unlabelled:
+def _given(texts: Sequence[str], num_texts: int | None) -> Unlabelled:
     if num_texts == len(texts) == 2 and not any("\t" in text for text in texts):
         return Unlabelled([tuple(texts)])
     return from_lines(texts)

@@ -109,7 +109,7 @@ class Baselines:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Scores a run's newest checkpoint on held-out data."""
+    """Scores a run on held-out data: a fine-tuned one at its best state."""
 
     run_dir: RunDir
     """Run directory of `pretrain`, `finetune` or `import`."""
@@ -148,8 +148,8 @@ class Predict:
     """Run directory of `finetune`."""
     texts: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """The texts, one argument each; a pair is two arguments, or one with a tab between A
-    and B. Or one file (.tsv, .csv, .txt, .jsonl, .parquet; .conll for tags, .json for
-    spans)."""
+    and B; a question with its choices is one argument with tabs. Or one file (.tsv, .csv,
+    .txt, .jsonl, .parquet; .conll for tags, .json for spans)."""
     output: pathlib.Path | None = None
     """File that gets one JSON object per text (.jsonl), with the text, its id if the file
     has one, and all numbers in full precision. Default: short lines on the screen."""

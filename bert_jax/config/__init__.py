@@ -10,6 +10,7 @@ from bert_jax.config.data import DataConfig, MaskingConfig
 from bert_jax.config.dropout import DropoutConfig
 from bert_jax.config.finetune import FileConfig, FinetuneConfig, TaskConfig
 from bert_jax.config.loop import LoopConfig
+from bert_jax.config.lora import LoraConfig
 from bert_jax.config.mesh import MeshConfig
 from bert_jax.config.model import ModelConfig
 from bert_jax.config.optimizer import OptimizerConfig
@@ -29,6 +30,7 @@ __all__ = [
     "FileConfig",
     "FinetuneConfig",
     "LoopConfig",
+    "LoraConfig",
     "MaskingConfig",
     "MeshConfig",
     "ModelConfig",

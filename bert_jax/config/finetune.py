@@ -10,6 +10,7 @@ from bert_jax.config.checks import require, require_positive, require_seed
 from bert_jax.config.compute import ComputeConfig
 from bert_jax.config.dropout import DropoutConfig
 from bert_jax.config.loop import LoopConfig
+from bert_jax.config.lora import LoraConfig
 from bert_jax.config.mesh import MeshConfig
 from bert_jax.config.optimizer import OptimizerConfig
 
@@ -25,6 +26,12 @@ class FileConfig:
     usual names, such as text, sentence, or sentence1 and sentence2."""
     label: str | None = None
     """Column of the label. Default: found by its usual names, such as label or class."""
+    label_columns: tuple[str, ...] = ()
+    """For --task multilabel: the columns that hold 1 or 0, one column for each label. The
+    names of the columns are the labels. Default: one column, --label, lists the labels."""
+    label_separator: str | None = None
+    """For --task multilabel: the character between two labels in one field. Default: the
+    one of | ; and , that the label column holds."""
     header: bool = True
     """Whether the first line of a .tsv, .csv or .txt names the columns. Without such a
     line, columns are given by their number, from 1."""
@@ -48,12 +55,22 @@ class FileConfig:
             len(self.text) <= 2,
             f"{type(self).__name__}.text={self.text} must name one column or two.",
         )
-        columns = (*self.text, *filter(None, [self.label]))
+        columns = (*self.text, *filter(None, [self.label]), *self.label_columns)
         require_numbers(self, columns)
         require(
             len(set(columns)) == len(columns),
-            f"{type(self).__name__}.text={self.text} and label="
-            f"{self.label!r} name one column twice; give each its own.",
+            f"{type(self).__name__}.text={self.text}, label={self.label!r} and "
+            f"label_columns={self.label_columns} name one column twice; give each its own.",
+        )
+        require(
+            self.label is None or not self.label_columns,
+            f"{type(self).__name__}.label={self.label!r} and label_columns="
+            f"{self.label_columns} both say where the labels are; give one of them.",
+        )
+        require(
+            self.label_separator is None or len(self.label_separator) == 1,
+            f"{type(self).__name__}.label_separator={self.label_separator!r} is not one "
+            "character; give one such as '|'.",
         )
         require(
             self.delimiter is None or len(self.separator or "") == 1,
@@ -90,24 +107,73 @@ class TaskConfig(FileConfig):
 
     train: pathlib.Path | None = None
     """File to train on: texts with a label each in a .tsv, .csv, .txt, .jsonl or .parquet,
-    or a folder that holds a folder of text files for each class."""
-    dev: pathlib.Path | None = None
-    """File of the same form to judge on. Nothing in it is trained on."""
+    a folder that holds a folder of text files for each class, or the directory of one
+    version of a dataset of TFDS."""
+    dev: float | pathlib.Path | None = None
+    """File of the same form to judge on, or the share of the training file's examples to
+    set aside for it, such as 0.1. Nothing that is judged on is trained on."""
     dev_text: tuple[str, ...] | None = None
     """The text columns of the validation file, where it names them otherwise."""
     dev_label: str | None = None
     """The label column of the validation file, where it names it otherwise."""
     kind: Annotated[
-        Literal["classification", "regression", "tokens", "spans"],
+        Literal[
+            "classification",
+            "multilabel",
+            "regression",
+            "tokens",
+            "spans",
+            "choice",
+            "embeddings",
+            "glue/cola",
+            "glue/sst2",
+            "glue/mrpc",
+            "glue/qqp",
+            "glue/stsb",
+            "glue/mnli",
+            "glue/qnli",
+            "glue/rte",
+            "glue/wnli",
+        ],
         tyro.conf.arg(name="task"),
     ] = "classification"
     """What is learned. classification: a class for each text or pair of texts.
+    multilabel: any number of labels for each, which do not exclude each other.
     regression: a number for each, trained by its squared error. tokens: a tag for each
-    word of a sentence, from a file with a word and its tag a line. spans: the words of a
-    passage that answer a question, from a .json in the form of SQuAD."""
+    word of a sentence, from a file with a word and its tag a line, CoNLL-U, or lists of
+    both in a .jsonl or .parquet. spans: the words of a passage that answer a question, from
+    SQuAD's .json, or a .jsonl or .parquet with its fields. choice: the right one of several
+    choices, given a text or two. embeddings: a vector for each text, from pairs of texts;
+    vectors of texts that belong together point the same way. glue/NAME: a task of GLUE
+    with its official metrics; --train is the directory of its official files (train.tsv,
+    dev.tsv), or left out for the dataset of TFDS on this machine."""
     max_train: int | None = None
     """Largest number of examples to train on: a random choice of the file's examples,
-    equal in every run, with every class in its share. Default: all of them."""
+    with every class in its share. Default: all of them."""
+    shots: int | None = None
+    """Number of examples of each class to train on, drawn at random. Default: all of
+    them."""
+    draw_seed: int = 0
+    """Seed of the random choices that --dev SHARE, --max-train and --shots make. Runs with
+    the same --draw-seed have the same examples, whatever their --seed."""
+    choices: tuple[str, ...] = ()
+    """For --task choice: the columns of the choices, or the one that holds a list of them.
+    Default: found by their usual names, such as ending0, ending1, … or choices."""
+    pairs: Literal["auto", "scored", "matching"] = "auto"
+    """For --task embeddings: what a row says of its two texts. scored: how similar they
+    are, by the number in the label column; the cosine of their vectors learns it.
+    matching: the second one belongs to the first; it learns to be nearer to the first
+    than the second texts of all other rows of the batch (--batch-size, over all devices).
+    auto: scored if there is a label column, else matching."""
+    negative: str | None = None
+    """For --task embeddings: column of a third text that looks as if it belonged to the
+    first one, but does not. Default: found by its usual names, such as negative."""
+    score_range: tuple[float, float] | None = None
+    """For --task embeddings: the scores that mean a cosine of 0 and of 1. Default: 0 and 5
+    if a score of the file is greater than 1, else 0 and 1."""
+    pooling: Literal["mean", "cls"] = "mean"
+    """For --task embeddings: which vector a text gets. mean: the mean of its tokens'
+    vectors. cls: the vector of [CLS]."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -121,23 +187,56 @@ class TaskConfig(FileConfig):
             self.max_train is None or self.max_train > 0,
             f"TaskConfig.max_train={self.max_train} must be greater than 0.",
         )
+        require(
+            self.shots is None or self.shots > 0,
+            f"TaskConfig.shots={self.shots} must be greater than 0.",
+        )
+        require(
+            self.shots is None or self.max_train is None,
+            f"TaskConfig.shots={self.shots} and max_train={self.max_train} both say how "
+            "many examples are trained on; give one of them.",
+        )
+        require(
+            not isinstance(self.dev, float) or 0.0 < self.dev <= 0.5,
+            f"TaskConfig.dev={self.dev} is no share of the training file from 0 to 0.5; "
+            "give one such as 0.1, or a file.",
+        )
+        require(
+            not isinstance(self.dev, float) or (others, self.dev_label) == (None, None),
+            f"TaskConfig.dev_text={others} and dev_label={self.dev_label!r} would be "
+            f"ignored: dev={self.dev} is a share of the training file. Leave them out.",
+        )
+        low, high = self.score_range or (0.0, 1.0)
+        require(
+            low < high,
+            f"TaskConfig.score_range={self.score_range} must name a smaller number and "
+            "then a greater one.",
+        )
+        require(
+            0 <= self.draw_seed < 2**32,
+            f"TaskConfig.draw_seed={self.draw_seed} is not in [0, 2**32).",
+        )
         label = self.dev_label
         require_numbers(self, (*(others or ()), *filter(None, [label])))
 
-    def refuse_columns(self) -> None:
-        """For tasks whose files have no columns to choose from.
+    def refuse_columns(self, *used: str) -> None:
+        """For tasks whose files are no tables of texts.
+
+        Args:
+            used: fields that the task has a use for.
 
         Raises:
-            ValueError: a field that names columns is set.
+            ValueError: another field that says how a table of texts is read is set.
         """
-        columns = ("text", "label", "dev_text", "dev_label")
-        ignored = (*columns, "header", "delimiter", "quotes", "skip_incomplete")
+        columns = ("text", "label", "label_columns", "dev_text", "dev_label")
+        signs = ("label_separator", "header", "delimiter", "quotes")
+        ignored = {*columns, *signs, "skip_incomplete"} - {*used}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             require(
                 field.name not in ignored or value == field.default,
-                f"TaskConfig.{field.name}={value!r} would be ignored: the files of "
-                f"--task {self.kind} have no columns to choose from. Leave it out.",
+                f"TaskConfig.{field.name}={value!r} would be ignored: --task {self.kind} "
+                "has no use for it. Leave it out.",
             )
 
     def of_split(self, split: Split) -> "TaskConfig":
@@ -181,21 +280,83 @@ class FinetuneConfig:
     dropout: DropoutConfig = DropoutConfig()
     mesh: MeshConfig = MeshConfig()
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-5, warmup_steps=0.1)
-    loop: LoopConfig = LoopConfig(log_every_steps=20, eval_every_steps=0)
-    sequence_length: int = 128
-    """Tokens of a row. Longer texts are cut."""
+    head_only: bool = False
+    """Train the head alone, on top of the encoder as it is: fast, and for little data. It
+    needs a higher learning rate than training all weights, about 1e-3. To freeze less, name
+    parts in --optimizer.freeze and give --optimizer.freeze-layers."""
+    lora: Annotated[LoraConfig, tyro.conf.arg(name="")] = LoraConfig()
+    loop: LoopConfig = LoopConfig(log_every_steps=20, eval_every_steps=None)
+    sequence_length: int | None = None
+    """Largest number of tokens of a row. Default: the length that 99 % of the training
+    examples fit into, at most the positions of the encoder."""
+    long_texts: Literal["cut", "head-tail", "windows"] = "cut"
+    """What is done with a text that does not fit into a row. cut: its end is left out.
+    head-tail: its middle is left out, so that a quarter of the row has its first tokens
+    and the rest its last tokens. windows: it becomes several rows that overlap, and the
+    mean of their logits is its answer."""
+    stride: int | None = None
+    """Tokens from the beginning of a row to that of the next, where a text becomes several
+    rows: a long sentence (--task tokens), a long passage (spans), or any text with
+    --long-texts windows. Default: half of what a row has room for."""
+    max_answer_tokens: int = 30
+    """Most tokens of an answer that is predicted (--task spans)."""
+    class_weights: tuple[str, ...] = ()
+    """How much an example of each class counts in the loss. balanced: each class counts
+    the same in total. LABEL=WEIGHT, for some classes or all: this weight, and 1 for the
+    others. Default: every example counts the same."""
+    label_smoothing: float = 0.0
+    """Share of the probability that the loss spreads over all classes, in place of
+    giving all of it to the label."""
     batch_size: int = 32
     """Rows of the global batch."""
     num_epochs: int = 3
     """How often training goes through all examples."""
+    patience: int | None = None
+    """End training after so many evaluations in a row without gain in the first metric of
+    the task. The best state counts in any case. Default: go through all epochs."""
     seed: int = 0
     """Seed of every random choice: parameters of the head, order of examples, dropout."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "batch_size", "num_epochs")
+        require_positive(self, "batch_size", "num_epochs", "max_answer_tokens")
         require_seed(self)
         require(
-            self.sequence_length >= 8,
+            self.sequence_length is None or self.sequence_length >= 8,
             f"FinetuneConfig.sequence_length={self.sequence_length} is too short; a "
             "text with its special tokens needs at least 8.",
+        )
+        require(
+            self.stride is None or self.stride > 0,
+            f"FinetuneConfig.stride={self.stride} must be greater than 0.",
+        )
+        require(
+            0.0 <= self.label_smoothing < 1.0,
+            f"FinetuneConfig.label_smoothing={self.label_smoothing} is not in [0, 1).",
+        )
+        require(
+            not self.head_only or not self.lora.rank,
+            f"FinetuneConfig.head_only and LoraConfig.rank={self.lora.rank} exclude each "
+            "other: LoRA changes the encoder. Leave one of the two out.",
+        )
+        freezes = self.optimizer.freeze or self.optimizer.freeze_layers
+        require(
+            not freezes or not (self.head_only or self.lora.rank),
+            f"OptimizerConfig.freeze={self.optimizer.freeze} and freeze_layers="
+            f"{self.optimizer.freeze_layers} would be ignored: --head-only and --lora-rank "
+            "freeze the whole encoder. Leave them out.",
+        )
+        require(
+            not self.head_only or self.optimizer.layer_decay == 1.0,
+            f"OptimizerConfig.layer_decay={self.optimizer.layer_decay} would be ignored: "
+            "with --head-only no layer is trained. Leave it out.",
+        )
+        require(
+            self.patience is None or self.patience > 0,
+            f"FinetuneConfig.patience={self.patience} must be greater than 0.",
+        )
+        require(
+            self.patience is None or self.loop.eval_every_steps != 0,
+            f"FinetuneConfig.patience={self.patience} would be ignored: with "
+            "LoopConfig.eval_every_steps=0 there is one evaluation, at the end. Leave one "
+            "of the two out.",
         )

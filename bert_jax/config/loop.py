@@ -11,8 +11,9 @@ class LoopConfig:
 
     log_every_steps: int = 100
     """Updates between two lines of metrics."""
-    eval_every_steps: int = 10_000
-    """Updates between two evaluations on held-out data. 0: evaluate at the end only."""
+    eval_every_steps: int | None = 10_000
+    """Updates between two evaluations on held-out data. 0: evaluate at the end only.
+    None: once an epoch; for fine-tuning only."""
     checkpoint_every_steps: int = 1_000
     """Updates between two checkpoints. One is also written at the end, and when the run
     is interrupted."""
@@ -45,7 +46,7 @@ class LoopConfig:
             "profile_steps",
         )
         require(
-            self.eval_every_steps >= 0,
+            self.eval_every_steps is None or self.eval_every_steps >= 0,
             f"LoopConfig.eval_every_steps={self.eval_every_steps} is negative.",
         )
         require(

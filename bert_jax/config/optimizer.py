@@ -47,6 +47,11 @@ class OptimizerConfig:
     clip_norm: float = 1.0
     """Largest global norm of the gradients; larger ones are scaled down to it. The
     gradients of frozen parameters do not count."""
+    layer_decay: float = 1.0
+    """Factor between the learning rates of a layer and of the one below it. Of L layers,
+    counted from 0 at the embeddings, layer i has the rate times layer_decay ** (L - i), the
+    embeddings have it times layer_decay ** (L + 1), and pooler and heads have it whole
+    (Howard & Ruder 2018; Clark et al. 2020). 1: one rate for all."""
     freeze: tuple[str, ...] = ()
     """Parts of the model that are not trained: embed, layers, pooler, or a head (mlm
     and nsp, or classifier). The masked-LM head shares the token table of embed, which
@@ -63,6 +68,11 @@ class OptimizerConfig:
                 getattr(self, name) >= 0,
                 f"OptimizerConfig.{name}={getattr(self, name)} is negative; expected 0 or more.",
             )
+        require(
+            0.0 < self.layer_decay <= 1.0,
+            f"OptimizerConfig.layer_decay={self.layer_decay} is not in (0, 1]; give a "
+            "factor such as 0.9, or 1 for one rate in all layers.",
+        )
         require(
             self.warmup_steps < 1 or float(self.warmup_steps).is_integer(),
             f"OptimizerConfig.warmup_steps={self.warmup_steps} is neither a whole number "

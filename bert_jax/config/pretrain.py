@@ -83,6 +83,11 @@ class PretrainConfig:
             "PretrainConfig.moments='keep' needs a checkpoint to keep them from.",
         )
         require(
+            self.loop.eval_every_steps is not None,
+            "LoopConfig.eval_every_steps=None means once an epoch, which is for "
+            "fine-tuning; give pretraining a number of updates, or 0.",
+        )
+        require(
             self.batch_size % self.micro_batches == 0,
             f"PretrainConfig.batch_size={self.batch_size} is not a multiple of "
             f"micro_batches={self.micro_batches}; every micro-batch has as many rows.",

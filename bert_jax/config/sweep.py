@@ -11,7 +11,7 @@ class SweepConfig:
 
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the runs of each setting. With --folds, each seed draws its own folds; with
-    --shots, its own examples."""
+    --shots, its own examples (it is --draw-seed too)."""
     learning_rates: tuple[float, ...] = ()
     """Highest learning rates to try. Default: the one of --optimizer.learning-rate."""
     epochs: tuple[int, ...] = ()
@@ -19,12 +19,12 @@ class SweepConfig:
     folds: int | None = None
     """Cross-validation: the training file is cut into so many folds, each of which is
     held out once, with every class in its share. There is no --dev file then."""
-    shots: int | None = None
-    """Train on so many examples of each class. Each seed draws others. Default: all."""
     at_once: int | None = None
     """Most runs to train at once on one device, by vmap. 1: one after the other, on all
-    devices. Default: as many as fit the memory of a GPU or TPU; 1 on a CPU, where several
-    at once are slower than one after the other, and where there are several devices."""
+    devices. Runs at once are judged at their end only, so they need
+    --loop.eval-every-steps 0. Default: with that, as many as fit the memory of a GPU or
+    TPU; 1 without it, where there are several devices, and on a CPU, where several at
+    once are slower than one after the other."""
     keep_weights: bool = False
     """Keep the weights of every run, so that predict, evaluate and export take it.
     Default: a run keeps its settings, its scores, its logs and its held-out logits."""
@@ -41,14 +41,7 @@ class SweepConfig:
             self.folds is None or self.folds >= 2,
             f"SweepConfig.folds={self.folds} is too few; cross-validation needs 2 or more.",
         )
-        for name in ("shots", "at_once"):
-            value = getattr(self, name)
-            require(
-                value is None or value > 0,
-                f"SweepConfig.{name}={value} must be greater than 0.",
-            )
         require(
-            self.folds is None or self.shots is None,
-            f"SweepConfig.folds={self.folds} and shots={self.shots} both say what is "
-            "trained on; give one of them.",
+            self.at_once is None or self.at_once > 0,
+            f"SweepConfig.at_once={self.at_once} must be greater than 0.",
         )

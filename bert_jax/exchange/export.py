@@ -1,4 +1,4 @@
-"""A run's newest checkpoint in the form of another library, compared before it counts."""
+"""A run's weights in the form of another library, compared before it counts."""
 
 import dataclasses
 import importlib.util
@@ -18,7 +18,17 @@ from bert_jax.exchange.comparison import (
 )
 from bert_jax.exchange.heads import MLM_PARTS, head_of_run, problem_type_of_run
 from bert_jax.exchange.json_files import load_json, save_json
-from bert_jax.exchange.portable import LABELLED, PortableModel
+from bert_jax.exchange.portable import LABELLED, VECTORS, PortableModel
+from bert_jax.exchange.quantized import (
+    describe_quantized,
+    measure_quantized,
+    quantize_onnx,
+)
+from bert_jax.exchange.sentence_transformers_model import (
+    verify_sentence_transformers,
+    write_sentence_transformers,
+)
+from bert_jax.exchange.tensors import Head
 from bert_jax.exchange.transformers_model import verify_huggingface
 from bert_jax.exchange.write_google import check_google, verify_google, write_google
 from bert_jax.exchange.write_huggingface import check_huggingface, write_huggingface
@@ -29,12 +39,13 @@ from bert_jax.exchange.write_stablehlo import (
     write_stablehlo,
 )
 from bert_jax.runtime.jax_settings import our_settings
-from bert_jax.train.checkpoint import tensors_sha256
 from bert_jax.train.initial import load_params
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.run import load_results, load_run_config, load_run_tokenizer
+from bert_jax.train.tensors import tensors_sha256
 
 Format = Literal["huggingface", "tensorflow", "onnx", "stablehlo"]
+Quantize = Literal["none", "int8"]
 EXPORT_MANIFEST = "bert_jax_export.json"
 FORMAT_VERSION = 2
 
@@ -84,6 +95,21 @@ _FORMS: dict[Format, _Form] = {
 }
 
 
+# What "huggingface" is for a model that gives vectors: the same files, and some more.
+_SENTENCE_TRANSFORMERS = _Form(
+    *(write_sentence_transformers, check_huggingface, verify_sentence_transformers),
+    verify_needs=("torch", "transformers", "sentence_transformers"),
+    extra="export",
+    what="loaded back by sentence-transformers",
+)
+
+
+def _form_of(to: Format, head: Head) -> _Form:
+    if to == "huggingface" and head in VECTORS:
+        return _SENTENCE_TRANSFORMERS
+    return _FORMS[to]
+
+
 @our_settings()
 def export_run(
     run: pathlib.Path,
@@ -92,6 +118,7 @@ def export_run(
     *,
     mlm_only: bool = False,
     hidden_states: bool = False,
+    quantize: Quantize = "none",
 ) -> str:
     """Writes a run for another library and says how far its logits lie from ours.
 
@@ -103,6 +130,8 @@ def export_run(
         mlm_only: of a pretraining run, leave out the pooler and the next-sentence head.
         hidden_states: the encoder's last hidden states become an output, too. For
             "onnx" and "stablehlo"; the other formats give them anyway.
+        quantize: for "onnx", "int8" adds a second graph in 8 bits, and measures both on
+            the run's held-out examples.
 
     Returns:
         One line for the user. Where the library to compare with is missing, it says
@@ -113,16 +142,20 @@ def export_run(
             library is missing, a weight is not in the files as it is here, or the
             outputs differ by more than rounding explains.
     """
-    form = _FORMS[to]
     if hidden_states and to not in ("onnx", "stablehlo"):
         raise ValueError(
             f"--hidden-states would be ignored: a {to} export holds the whole encoder, "
             "whose hidden states its library returns on request. Leave the flag out."
         )
+    if quantize != "none" and to != "onnx":
+        raise ValueError(
+            f"--quantize {quantize} would be ignored: only ONNX exports are quantised. Add "
+            "--to onnx, or leave the flag out."
+        )
     model = dataclasses.replace(
         _portable(run, mlm_only=mlm_only), hidden_states=hidden_states
     )
-    manifest = {
+    manifest: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "format": to,
         "run": str(run),
@@ -135,8 +168,14 @@ def export_run(
     earlier = _read_manifest(directory)
     with whole_directory(directory, overwrite=earlier is not None) as partial:
         manifest |= export_model(model, partial, to)
+        said = f"{directory} written; {_verdict(manifest, _form_of(to, model.head))}"
+        if quantize == "int8":
+            sizes = quantize_onnx(partial)
+            measured = measure_quantized(run, partial)
+            manifest["int8"] = {"bytes": sizes, **measured}
+            said += f". {describe_quantized(sizes, measured)}"
         save_json(partial / EXPORT_MANIFEST, manifest)
-    return f"{directory} written; {_verdict(manifest, form)}"
+    return said
 
 
 def export_model(
@@ -156,7 +195,7 @@ def export_model(
     Raises:
         ValueError: as for `export_run`.
     """
-    form = _FORMS[to]
+    form = _form_of(to, model.head)
     for note in form.write(model, directory) or ():
         print(f"note: {note}")
     form.check(directory, model)
@@ -168,7 +207,8 @@ def export_model(
 def _portable(run: pathlib.Path, *, mlm_only: bool) -> PortableModel:
     loaded = load_params(run, make_mesh(MeshConfig(), jax.local_devices()[:1]))
     params = jax.device_get(loaded.params)
-    head = head_of_run(loaded.info)
+    cfg = load_run_config(run)
+    head = head_of_run(cfg)
     if mlm_only:
         if head != "pretraining":
             raise ValueError(
@@ -180,11 +220,12 @@ def _portable(run: pathlib.Path, *, mlm_only: bool) -> PortableModel:
     scores = (load_results(run) or {}).get("eval", {})
     return PortableModel(
         *(loaded.info.model, params, head, load_run_tokenizer(run)),
-        dropout=load_run_config(run).dropout,
+        dropout=cfg.dropout,
         labels=loaded.info.labels if head in LABELLED else None,
         problem_type=problem_type_of_run(loaded.info),
         results={"held-out data": {k: round(v, 4) for k, v in scores.items()}},
         step=loaded.step,
+        sequence_length=loaded.info.sequence_length or None,
     )
 
 

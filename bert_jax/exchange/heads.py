@@ -2,23 +2,23 @@
 
 import jax
 
-from bert_jax.config import ModelConfig
+from bert_jax.config import FinetuneConfig, ModelConfig, PretrainConfig
 from bert_jax.exchange.source import Source
 from bert_jax.exchange.tensors import Head, Params
 from bert_jax.model import pretraining
 from bert_jax.model.random_bits import root_key
 from bert_jax.train.run import RunInfo
-from bert_jax.train.tasks import TASKS, Task, task_named
+from bert_jax.train.tasks import TASKS, Task, task_named, task_of
 
 # What is left of a pretraining model without pooler and next-sentence head.
 MLM_PARTS = ("embed", "layers", "mlm")
 
 
-def head_of_run(info: RunInfo) -> Head:
-    """The head that the run's parameters have."""
+def head_of_run(cfg: PretrainConfig | FinetuneConfig) -> Head:
+    """The head that the run's model has."""
     head: Head = "pretraining"
-    if info.task is not None:
-        head = task_named(info.task).head  # type: ignore[assignment]
+    if isinstance(cfg, FinetuneConfig):
+        head = task_of(cfg).head  # type: ignore[assignment]
     return head
 
 
@@ -30,13 +30,17 @@ def problem_type_of_run(info: RunInfo) -> str | None:
 def task_of_source(source: Source, *, encoder_only: bool) -> Task | None:
     """The task of the run that a foreign model becomes; None: a pretraining run.
 
+    It is the first one of the registry with the loss of the model.
+
     Args:
         source: the foreign model.
         encoder_only: whether a classifier's own head is left out.
     """
     if source.head != "classifier" or encoder_only:
         return None
-    return TASKS["classification"]
+    return next(
+        task for task in TASKS.values() if task.problem_type == source.problem_type
+    )
 
 
 def fresh_params(

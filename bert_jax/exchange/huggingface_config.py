@@ -26,7 +26,11 @@ _REFUSED: dict[str, list[Any]] = {
     "pruned_heads": [{}],
     "quantization_config": [],
     "auto_map": [{}],
-    "problem_type": ["single_label_classification"],
+    "problem_type": [
+        "single_label_classification",
+        "multi_label_classification",
+        "regression",
+    ],
 }
 # Keys that this file and `read_huggingface` look at.
 _READ = {
@@ -138,6 +142,37 @@ def read_head(
     return head
 
 
+def read_problem_type(
+    path: pathlib.Path,
+    config: Mapping[str, Any],
+    head: Head,
+    bias: np.ndarray | None,
+    notes: list[str],
+) -> str | None:
+    """What transformers calls the loss of a classifier, whose bias this is.
+
+    Raises:
+        ValueError: it is not one that a classifier with so many logits has here.
+    """
+    if head != "classifier" or bias is None:
+        return None
+    given = config.get("problem_type")
+    if given is None:
+        # So transformers decides it in training.
+        given = "regression" if bias.size == 1 else "single_label_classification"
+        if bias.size == 1:
+            notes.append(
+                f"{path} has no problem_type; a classifier with one logit is taken as a "
+                "regression, as transformers trains it. Its score is the logit itself."
+            )
+    if (given == "regression") != (bias.size == 1):
+        raise ValueError(
+            f"{path} has problem_type={given!r} and a classifier with {bias.size} logits; "
+            "expected one logit for a regression, and two or more for classes or labels."
+        )
+    return str(given)
+
+
 def read_labels(
     path: pathlib.Path,
     config: Mapping[str, Any],
@@ -152,11 +187,6 @@ def read_labels(
     """
     if head not in LABELLED or bias is None:
         return None
-    if head == "classifier" and bias.size == 1:
-        raise ValueError(
-            f"{path}: a classifier with one logit is a regression; expected two "
-            "classes or more. Regressions cannot be imported."
-        )
     given = config.get("id2label")
     if given is None:
         given = {str(index): f"LABEL_{index}" for index in range(bias.size)}

@@ -33,12 +33,13 @@ from bert_jax.exchange.tensors import (
     unflatten,
 )
 from bert_jax.runtime.jax_settings import our_settings
-from bert_jax.train.checkpoint import Checkpoints, tensors_sha256
+from bert_jax.train.checkpoint import Checkpoints
 from bert_jax.train.optimizer import Moments, make_optimizer, with_moments
 from bert_jax.train.run import RunInfo, start_run
 from bert_jax.train.schedules import make_schedule
 from bert_jax.train.step import TrainState, init_state
 from bert_jax.train.tasks import Task
+from bert_jax.train.tensors import tensors_sha256
 
 IMPORT_MANIFEST = "import.json"
 _READ_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")
@@ -306,7 +307,7 @@ def _write(
     if task is not None:
         columns = ("text",) if num_texts == 1 else ("text_a", "text_b")
         config = FinetuneConfig(
-            task=TaskConfig(text=columns),
+            task=TaskConfig(kind=task.name, text=columns),  # type: ignore[arg-type]
             dropout=source.dropout,
             sequence_length=info.sequence_length,
         )

@@ -6,13 +6,14 @@ import jax.numpy as jnp
 from bert_jax.batch import ClassifyBatch, PretrainBatch
 from bert_jax.config import ComputeConfig, DropoutConfig, ModelConfig
 from bert_jax.exchange.heads import MLM_PARTS
-from bert_jax.exchange.portable import HIDDEN_STATES, OUTPUTS
+from bert_jax.exchange.portable import HIDDEN_STATES, OUTPUTS, VECTORS
 from bert_jax.exchange.tensors import Head, Params
 from bert_jax.model import pretraining
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.encoder import encode_texts
 from bert_jax.model.heads import linear_head, pooler
 from bert_jax.model.masking import MaskedBatch
+from bert_jax.model.sentence_embedding import pooled
 from bert_jax.train.tasks import TASKS, Task
 
 # Float32 by operations that every platform has.
@@ -75,6 +76,8 @@ def param_shapes(
 
 def _task_of_head(head: Head) -> Task:
     """Any task with this head: its parameters depend on the head alone."""
+    if head in VECTORS:
+        return TASKS["embeddings"]
     return next(task for task in TASKS.values() if task.head == head)
 
 
@@ -83,11 +86,14 @@ def _text_task(
 ) -> dict[str, jax.Array]:
     no_dropout = Dropout.of(DropoutConfig(), None, batch.input_ids.shape[0])
     hidden_BTD = encode_texts(cfg, params, batch, PLAIN, no_dropout)
+    names = [output.name for output in OUTPUTS[head]]
+    if head in VECTORS:
+        vector_BD = pooled(hidden_BTD, batch.input_mask, VECTORS[head])
+        return {names[0]: vector_BD, HIDDEN_STATES.name: hidden_BTD}
     read = hidden_BTD
     if _task_of_head(head).pooled:
         read = pooler(cfg, PLAIN, params["pooler"])(hidden_BTD[:, 0])
     logits = linear_head(cfg, PLAIN, params[head])(read)
-    names = [output.name for output in OUTPUTS[head]]
     # One output has all logits; several have one each.
     split = [logits] if len(names) == 1 else jnp.moveaxis(logits, -1, 0)
     return {**dict(zip(names, split, strict=True)), HIDDEN_STATES.name: hidden_BTD}

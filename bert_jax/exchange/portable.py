@@ -12,6 +12,7 @@ import numpy as np
 from bert_jax.config import DropoutConfig, ModelConfig
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.exchange.tensors import Head, Params, flatten
+from bert_jax.model.sentence_embedding import Pooling
 
 
 class Output(NamedTuple):
@@ -35,7 +36,13 @@ OUTPUTS: dict[Head, tuple[Output, ...]] = {
         Output("start_logits", ("batch", "length")),
         Output("end_logits", ("batch", "length")),
     ),
+    # A row for each choice; the softmax is over the rows of an example.
+    "choice": (Output("logits", ("batch", "one")),),
+    "mean_vector": (Output("sentence_embedding", ("batch", "hidden")),),
+    "cls_vector": (Output("sentence_embedding", ("batch", "hidden")),),
 }
+# The heads without parameters, which give a text a vector.
+VECTORS: dict[Head, Pooling] = {"mean_vector": "mean", "cls_vector": "cls"}
 HIDDEN_STATES = Output("last_hidden_state", ("batch", "length", "hidden"))
 LABELLED = ("classifier", "tokens")
 
@@ -58,6 +65,7 @@ class PortableModel:
         moments: Adam's first and second, each a tree like `params`.
         hidden_states: whether the exported model returns the encoder's last hidden
             states, too.
+        sequence_length: tokens that texts are cut to. Default: all positions.
 
     Raises:
         ValueError: tokenizer or labels are not those of this model, or a parameter
@@ -78,6 +86,7 @@ class PortableModel:
     step: int = 0
     moments: tuple[Params, Params] | None = None
     hidden_states: bool = False
+    sequence_length: int | None = None
 
     def __post_init__(self) -> None:
         self._check_labels()

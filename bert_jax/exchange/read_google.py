@@ -83,6 +83,7 @@ def read_google(path: pathlib.Path, *, lowercase: bool | None = None) -> Source:
         rows=rows,
         head=head,
         labels=_read_labels(prefix, head, tensors, notes),
+        problem_type=_read_problem_type(prefix) if head == "classifier" else None,
         step=step,
         slots=slots,
         notes=tuple(notes),
@@ -172,6 +173,12 @@ def _read_labels(
         f"{len(weights) - 1}."
     )
     return tuple(str(index) for index in range(len(weights)))
+
+
+def _read_problem_type(prefix: pathlib.Path) -> str:
+    path = prefix.with_name(LABELS_FILE)
+    given = load_json(path).get("problem_type") if path.is_file() else None
+    return given or "single_label_classification"
 
 
 def _read_tokenizer(

@@ -15,7 +15,12 @@ import numpy as np
 from bert_jax.config import ModelConfig
 from bert_jax.exchange.families.family import Family
 from bert_jax.exchange.families.registry import family_of_config
-from bert_jax.exchange.huggingface_config import read_config, read_head, read_labels
+from bert_jax.exchange.huggingface_config import (
+    read_config,
+    read_head,
+    read_labels,
+    read_problem_type,
+)
 from bert_jax.exchange.json_files import load_json
 from bert_jax.exchange.read_tokenizer import read_tokenizer
 from bert_jax.exchange.read_weights import load_weights
@@ -85,6 +90,7 @@ def read_huggingface(
         rows=rows,
         head=head,
         labels=read_labels(path, config, head, bias, notes),
+        problem_type=read_problem_type(path, config, head, bias, notes),
         max_length=max_length,
         notes=tuple(notes),
     )

@@ -39,6 +39,7 @@ class Source:
         rows: head -> the names and layouts of a model with that head.
         head: what the source says is on top of the encoder.
         labels: of a classifier or tagger, in the order of its logits.
+        problem_type: of a classifier, what transformers calls its loss.
         max_length: tokens after which the source's tokenizer cuts a text, if it says so.
         step: number of updates behind it, where the source says so.
         slots: moments of the optimizer, where the source has them.
@@ -53,6 +54,7 @@ class Source:
     rows: Callable[[Head], tuple[Row, ...]]
     head: Head
     labels: tuple[str, ...] | None = None
+    problem_type: str | None = None
     max_length: int | None = None
     step: int = 0
     slots: Slots | None = None

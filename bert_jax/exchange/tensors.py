@@ -17,7 +17,16 @@ import numpy as np
 
 from bert_jax.config import ModelConfig
 
-Head = Literal["pretraining", "mlm", "classifier", "tokens", "spans"]
+Head = Literal[
+    "pretraining",
+    "mlm",
+    "classifier",
+    "tokens",
+    "spans",
+    "choice",
+    "mean_vector",
+    "cls_vector",
+]
 Params = dict[str, Any]
 Tensors = dict[str, np.ndarray]
 

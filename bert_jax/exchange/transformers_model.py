@@ -11,7 +11,7 @@ import numpy as np
 
 from bert_jax.exchange.comparison import Probe, differences
 from bert_jax.exchange.libraries import library
-from bert_jax.exchange.portable import INPUTS
+from bert_jax.exchange.portable import INPUTS, VECTORS
 from bert_jax.exchange.tensors import Head, Tensors
 
 # Classes of transformers that choose the model's own class by its config.json.
@@ -21,11 +21,16 @@ _AUTO_CLASSES: dict[Head, str] = {
     "classifier": "AutoModelForSequenceClassification",
     "tokens": "AutoModelForTokenClassification",
     "spans": "AutoModelForQuestionAnswering",
+    "choice": "AutoModelForMultipleChoice",
+    "mean_vector": "AutoModel",
+    "cls_vector": "AutoModel",
 }
 
 
 def load_model(directory: pathlib.Path, head: Head, **options: Any) -> Any:
     """The float32 model in a Hugging Face directory, ready to be evaluated.
+
+    It gives the outputs that `portable.OUTPUTS` names, each row by itself.
 
     Args:
         directory: with config.json and model.safetensors.
@@ -38,6 +43,8 @@ def load_model(directory: pathlib.Path, head: Head, **options: Any) -> Any:
     """
     torch = library("torch", "export", "Models of transformers")
     transformers = library("transformers", "export", "Models of transformers")
+    if head in VECTORS:
+        options["add_pooling_layer"] = False  # of BERT's pooler, which is not there
     # Misshapen tensors are reported beside the missing ones instead of raised at once.
     model, info = getattr(transformers, _AUTO_CLASSES[head]).from_pretrained(
         directory,
@@ -51,7 +58,46 @@ def load_model(directory: pathlib.Path, head: Head, **options: Any) -> Any:
             f"{directory} does not load cleanly as {type(model).__name__}: {problems}. "
             "Write it again; do not use it."
         )
-    return model.eval()
+    return _by_rows(model, head).eval()
+
+
+def _by_rows(model: Any, head: Head) -> Any:
+    """A module that computes rows [B, T] alone, where the model does something else."""
+    torch = library("torch", "export", "Models of transformers")
+
+    class Choices(torch.nn.Module):  # type: ignore[name-defined]
+        """Takes all rows as the choices of one example."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, **inputs: Any) -> Any:
+            ids = {name: x[None] for name, x in inputs.items() if name in INPUTS}
+            found = self.model(**{**inputs, **ids})
+            found["logits"] = found["logits"].T
+            return found
+
+    class Vectors(torch.nn.Module):  # type: ignore[name-defined]
+        """Pools the hidden states of each row."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, **inputs: Any) -> Any:
+            found = self.model(**inputs)
+            hidden = found["last_hidden_state"]
+            real = inputs["attention_mask"][..., None].to(hidden.dtype)
+            mean = (hidden * real).sum(dim=1) / real.sum(dim=1).clamp(min=1.0)
+            found["last_hidden_state"] = (
+                mean if VECTORS[head] == "mean" else hidden[:, 0]
+            )
+            return found
+
+    if head == "choice":
+        return Choices()
+    return Vectors() if head in VECTORS else model
 
 
 def verify_huggingface(directory: pathlib.Path, probe: Probe) -> dict[str, float]:

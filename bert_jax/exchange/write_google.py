@@ -88,7 +88,8 @@ def write_google(model: PortableModel, directory: pathlib.Path) -> tuple[str, ..
     casing = {"do_lower_case": tokenizer.lowercase, "strip_accents": accents}
     save_json(directory / TOKENIZER_CONFIG_FILE, casing)
     if model.labels is not None:
-        save_json(directory / LABELS_FILE, {"labels": list(model.labels)})
+        said = {"labels": list(model.labels), "problem_type": model.problem_type}
+        save_json(directory / LABELS_FILE, said)
     return tuple(notes)
 
 

@@ -68,7 +68,7 @@ def check_huggingface(directory: pathlib.Path, model: PortableModel) -> None:
 
 
 def _model_card(model: PortableModel, model_type: str, form: HeadForm) -> str:
-    name, task, usage = form
+    name, task, usage, library = form
     cfg, tokenizer = model.cfg, model.tokenizer
     rows = [
         f"| {_cell(of)} | {_cell(metric)} | {_cell(value)} |\n"
@@ -81,7 +81,7 @@ def _model_card(model: PortableModel, model_type: str, form: HeadForm) -> str:
         *rows,
     ]
     return f"""---
-library_name: transformers
+library_name: {library}
 pipeline_tag: {task}
 tags:
 - {model_type}

@@ -75,6 +75,9 @@ _SHOW: dict[Head, str] = {
     'in zip(text.tokens, found["logits"][0].argmax(-1))), sep="\\n")',
     "spans": "print(*(text.tokens[found[name][0].argmax()] "
     'for name in ("start_logits", "end_logits")), sep="\\n")',
+    "choice": 'print(found["logits"][0, 0].tolist())',
+    "mean_vector": 'print(found["sentence_embedding"][0].tolist())',
+    "cls_vector": 'print(found["sentence_embedding"][0].tolist())',
 }
 
 

@@ -28,8 +28,9 @@ class Table:
     caption: str = ""
     wide: bool = True
     cells: Literal["numbers", "texts", "settings"] = "numbers"
-    """What the cells hold. A table of settings is folded, and its rows are marked where
-    their cells differ."""
+    """What the cells hold. The rows of settings are marked where their cells differ."""
+    folded: bool = False
+    """Whether only the title is seen at first."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ def settings_table(title: str, configs: Mapping[str, Mapping[str, Any]]) -> Tabl
         for name in dict.fromkeys(name for config in flat for name in config)
     ]
     columns = ["Setting", *configs]
-    return Table(title=title, columns=columns, rows=rows, cells="settings")
+    return Table(title=title, columns=columns, rows=rows, cells="settings", folded=True)
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -206,6 +206,41 @@ def matrix(name: str, run: str, results: Mapping[str, Any]) -> Chart | None:
     )
 
 
+def reliability(name: str, run: str, results: Mapping[str, Any]) -> Chart | None:
+    """The share of right answers by confidence; None where a task has none.
+
+    Args:
+        name: file name of the PNG, without its ending.
+        run: name of the run.
+        results: its results.json.
+    """
+    if "calibration" not in results:
+        return None
+    found = results["calibration"]
+    counts, confidence, accuracy = np.array(found["bins"]).T
+
+    def paint(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], color=PALETTE["muted"], dashes=(4, 3))
+        axes.plot(confidence, accuracy, color=PALETTE["accent"])
+        areas = 8 + 160 * counts / counts.sum()
+        axes.scatter(confidence, accuracy, areas, color=PALETTE["accent"])
+        axes.grid(axis="y")
+        axes.set_xlim(min(confidence) - 0.05, 1.03)
+        axes.set_ylim(min(*accuracy, *confidence) - 0.05, 1.05)
+        axes.set_xlabel("probability of the answer")
+        axes.set_ylabel("share of right answers")
+        _number(axes.xaxis, ".1%")
+        _number(axes.yaxis, ".1%")
+
+    caption = (
+        "The larger a dot, the more examples. On the dashed line, probabilities are true. "
+        f"Expected calibration error {found['ece']:.1%}; logits divided by the temperature "
+        f"{found['temperature']:.2f}, which was fitted on these examples, would have "
+        f"{found['ece_at_temperature']:.1%}."
+    )
+    return _draw(name, f"Calibration: {run}", caption, paint, (_WIDTH, _HEIGHT))
+
+
 def _number(axis: Axis, form: str) -> None:
     """At most six round numbers on an axis, written like a value of this format."""
 

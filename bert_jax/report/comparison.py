@@ -1,7 +1,7 @@
 """Fine-tuned runs and baselines of one task that were judged on the same examples."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from bert_jax.report.cards import Figure, Part, Section, Table, settings_table
 from bert_jax.report.provenance import start_of, warnings
 from bert_jax.report.runs import Run, Score
 from bert_jax.train.tasks import task_named
+from bert_jax.train.tasks.label_scores import PER_LABEL
 from bert_jax.train.tasks.task import Metric, Task
 
 # The name and colour of what a run began with.
@@ -24,6 +25,7 @@ _BASELINES = {
     "majority": "Majority class",
     "tfidf_logistic_regression": "TF-IDF + logistic regression",
 }
+_MOST_LABELS = 20  # that a table shows unfolded
 _LOSS = Metric("loss", "fine-tuning loss", ".2f")
 
 
@@ -61,7 +63,7 @@ def _part(
 ) -> Part:
     scores = _simple_scores(baselines, runs) + _tuned_scores(runs, pretrain)
     subject = formats.heading(task.name)
-    if runs and (file := runs[0].config["task"]["validation"]):
+    if runs and (file := runs[0].config["task"]["dev"]):
         subject += f" of {'/'.join(Path(file).parts[-2:])}"
     if number := next((x.num_examples for x in scores if x.num_examples), None):
         subject += f", {formats.plural(number, 'held-out example')}"
@@ -117,7 +119,7 @@ def _tuned_scores(runs: Sequence[Run], pretrain: Run | None) -> list[Score]:
 
 def _figures(task: Task, scores: Sequence[Score]) -> list[Figure]:
     """The deciding metric of the best of each group; all metrics of a group alone."""
-    first = task.metrics[0]
+    first = _deciding(task, scores)
     choose = max if first.larger_is_better else min
     groups: dict[str, list[Score]] = {}
     for score in scores:
@@ -136,22 +138,61 @@ def _figures(task: Task, scores: Sequence[Score]) -> list[Figure]:
 
 
 def _cards(task: Task, scores: Sequence[Score], key: str) -> list[Any]:
-    """Bars, table, curves and confusion matrices, whose pictures are named by `key`."""
+    """Bars, table, curves and what each run leaves, with pictures named by `key`."""
     curves = (charts.curves(f"{key}-{x.name}", x, scores) for x in task.metrics)
-    matrices = (
-        charts.matrix(f"{key}-confusion-{number}", score.name, score.run.results)
+    of_runs = (
+        card
         for number, score in enumerate(scores, start=1)
         if score.run
+        for card in _run_cards(f"{key}-{number}", score.name, score.run.results)
     )
     cards = [
-        charts.bars(f"{key}-comparison", task.metrics[0], scores),
+        charts.bars(f"{key}-comparison", _deciding(task, scores), scores),
         _table(task, scores),
         charts.curves(f"{key}-loss", _LOSS, scores),
         # Some metrics have no curve, but their end alone.
         next(filter(None, curves), None),
-        *matrices,
+        *of_runs,
     ]
     return [card for card in cards if card is not None]
+
+
+def _run_cards(key: str, name: str, results: Mapping[str, Any]) -> list[Any]:
+    """How a run does on single classes and examples, as far as its task tells."""
+    cards: list[Any] = [charts.matrix(f"{key}-confusion", name, results)]
+    cards.append(charts.reliability(f"{key}-calibration", name, results))
+    if rows := results.get("per_label"):
+        cards.append(
+            Table(
+                title=f"Scores of each label: {name}",
+                columns=["", *(formats.heading(x) for x in PER_LABEL)],
+                rows=[
+                    [row["label"], *(f"{row[x]:.3g}" for x in PER_LABEL)]
+                    for row in rows
+                ],
+                folded=len(rows) > _MOST_LABELS,
+            )
+        )
+    if rows := results.get("hardest"):
+        cards.append(
+            Table(
+                title=f"Hardest held-out examples: {name}",
+                columns=("Text", "Truth", "Prediction", "Loss"),
+                rows=[
+                    [row["text"], row["truth"], row["said"], f"{row['loss']:.2f}"]
+                    for row in rows
+                ],
+                caption="The examples with the largest loss. Wrong labels are often "
+                "among them.",
+                cells="texts",
+                folded=True,
+            )
+        )
+    return cards
+
+
+def _deciding(task: Task, scores: Sequence[Score]) -> Metric:
+    return task.deciding({name for score in scores for name in score.values})
 
 
 def _table(task: Task, scores: Sequence[Score]) -> Table:

@@ -49,7 +49,8 @@ class Run:
 
     @property
     def scores(self) -> dict[str, float]:
-        """The final evaluation; of an unfinished run the newest one, if there is any."""
+        """Those of the state that others take: of a fine-tuned run the best one. Of an
+        unfinished run they are of the newest evaluation, if there is any."""
         if self.results:
             return dict(self.results["eval"])
         evals = [line for line in self.lines if line["kind"] == "eval"]

@@ -5,6 +5,7 @@ seed would draw other masks, or weights would become float64.
 """
 
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ OURS: dict[str, Any] = {
 def our_settings() -> Iterator[None]:
     """Within it, JAX has the settings of `OURS`; afterwards it has its own again.
 
-    It says on standard error which settings it puts aside.
+    It says on standard error which settings it puts aside, once in a process.
 
     Raises:
         RuntimeError: a setting cannot be changed, because a context manager of JAX such
@@ -39,10 +40,9 @@ def our_settings() -> Iterator[None]:
     before = {name: getattr(jax.config, name) for name in OURS}
     changed = [name for name in OURS if _plain(before[name]) != OURS[name]]
     for name in changed:
-        print(
+        _say_once(
             f"note: JAX's setting {name}={_plain(before[name])!r} is put aside for "
-            f"{OURS[name]!r}: {_source(name)} would change the numbers of a run",
-            file=sys.stderr,
+            f"{OURS[name]!r}: {_source(name)} would change the numbers of a run"
         )
         jax.config.update(name, OURS[name])
     held = [n for n in changed if _plain(getattr(jax.config, n)) != OURS[n]]
@@ -58,6 +58,11 @@ def our_settings() -> Iterator[None]:
         for name in changed:
             if name not in held:
                 jax.config.update(name, before[name])
+
+
+@functools.cache
+def _say_once(note: str) -> None:
+    print(note, file=sys.stderr)
 
 
 def _plain(value: Any) -> Any:

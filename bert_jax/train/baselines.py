@@ -5,8 +5,8 @@ import time
 from typing import Any
 
 from bert_jax.config import TaskConfig
-from bert_jax.train.reading import show_reading
 from bert_jax.train.run import load_results, save_results
+from bert_jax.train.task_files import read_examples
 from bert_jax.train.tasks import task_named
 
 
@@ -20,12 +20,7 @@ def baselines(cfg: TaskConfig, output: pathlib.Path) -> dict[str, Any]:
             holds the scores of other data.
     """
     task = task_named(cfg.kind)
-    whole = task.read(cfg.train, cfg, "train")
-    outputs = task.outputs(whole)
-    train = task.sample(whole, cfg.max_train)
-    held_out = task.read(cfg.dev, cfg, "validation")
-    show_reading(task, "train", train, outputs)
-    show_reading(task, "validation", held_out, outputs)
+    outputs, train, held_out, _ = read_examples(task, cfg)
     identity = {"train": train.sha256(), "validation": held_out.sha256()}
     finished = load_results(output)
     if finished is not None:

@@ -4,19 +4,18 @@ A checkpoint holds four items. `params` and `opt_state` are separate, so that th
 can be read without the moments. `rest` holds the step and the random key. `manifest`
 holds the architecture, the tokenizer's hash, the names, shapes and types of all tensors,
 and the hashes of all files; every restore is checked against it first.
+
+A run goes on from what stands in checkpoints/. The weights of the best state that
+fine-tuning has judged stand in best/, without moments.
 """
 
 import contextlib
 import dataclasses
-import hashlib
-import logging
 import pathlib
 import shutil
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from bert_jax.config import ModelConfig
@@ -29,31 +28,19 @@ from bert_jax.train.checkpoint_files import (
     is_whole,
     read_manifest,
 )
+from bert_jax.train.orbax_log import silence_expected_lines
 from bert_jax.train.step import TrainState
+from bert_jax.train.tensors import describe
 
 FORMAT_VERSION = 3
 # Formats whose weights can be read: files of the older ones have no hashes, and version 1
 # has another state of the optimizer.
 WEIGHTS_FORMATS = (1, 2, FORMAT_VERSION)
+NEWEST = "checkpoints"
+BEST = "best"
 _HALF_WRITTEN = ".orbax-checkpoint-tmp"  # the end of Orbax's names
 
-# Orbax warns each time a directory is opened read-only; these warnings are expected.
-_EXPECTED = ("CheckpointManagerOptions.read_only=True", "Given directory is read only")
-
-
-def _is_news(line: logging.LogRecord) -> bool:
-    """Whether a log line of Orbax or asyncio should be printed.
-
-    Each of Orbax's threads and tasks also logs the traceback of an error on its way to
-    `wait`, which raises it.
-    """
-    text = line.getMessage()
-    is_traceback = line.exc_info is not None and "orbax" in line.pathname + text
-    return not is_traceback and not text.startswith(_EXPECTED)
-
-
-for _logger in ("absl", "asyncio"):
-    logging.getLogger(_logger).addFilter(_is_news)
+silence_expected_lines()
 
 
 class Identity(NamedTuple):
@@ -92,6 +79,7 @@ class Checkpoints:
         identity: written to each manifest; checkpoints with another identity are refused.
         keep: number of newest checkpoints to keep.
         read_only: whether nothing may be written.
+        place: directory in the run, `NEWEST` or `BEST`.
 
     Raises:
         FileNotFoundError: `read_only` is set and there are no checkpoints.
@@ -105,9 +93,10 @@ class Checkpoints:
         *,
         keep: int = 1,
         read_only: bool = False,
+        place: str = NEWEST,
     ):
         self.identity = identity
-        self.directory = run / "checkpoints"
+        self.directory = run / place
         if read_only and not self.directory.is_dir():
             raise FileNotFoundError(
                 f"{run} holds no checkpoints; expected a run directory written by "
@@ -127,7 +116,7 @@ class Checkpoints:
         # Each host lists the directory itself, and a shared file system may show an old
         # list to some of them.
         agree(
-            f"the checkpoints of {run}",
+            f"the checkpoints in {self.directory}",
             {"steps": sorted(self._manager.all_steps())},
             remedy="Is it on storage that all hosts share? Start the command again.",
         )
@@ -147,11 +136,13 @@ class Checkpoints:
         """Step of the newest complete checkpoint, or `None` if there is none."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState) -> None:
+    def save(self, state: TrainState, **notes: Any) -> None:
         """Starts to write a checkpoint. Training may continue meanwhile.
 
-        A state whose `opt_state` is `None` gives weights to start another run from; a run
-        cannot continue from it.
+        Args:
+            state: what is saved. A state whose `opt_state` is `None` gives weights to
+                start another run from; a run cannot continue from it.
+            notes: further entries of the manifest, fit for JSON.
 
         Raises:
             OSError: this or the last checkpoint could not be written.
@@ -168,6 +159,7 @@ class Checkpoints:
                     "model": dataclasses.asdict(self.identity.model),
                     "tokenizer_sha256": self.identity.tokenizer_sha256,
                     "tensors": describe(state),
+                    **notes,
                 }
             ),
         }
@@ -175,6 +167,24 @@ class Checkpoints:
             items["opt_state"] = ocp.args.StandardSave(state.opt_state)
         with self._writing():
             self._manager.save(step, args=ocp.args.Composite(**items))
+
+    def note(self, name: str) -> Any:
+        """A note in the newest manifest; `None` if there is no checkpoint.
+
+        Raises:
+            ValueError: the manifest was changed.
+        """
+        step = self.latest_step()
+        if step is None:
+            return None
+
+        def read() -> Any:
+            try:
+                return read_manifest(self.directory / str(step))[name]
+            except ValueError as damage:
+                raise self._damaged(step, damage) from None
+
+        return on_first_host(f"the {name} in {self.directory}", read)
 
     def wait(self) -> None:
         """Returns when all checkpoints are on disk.
@@ -370,24 +380,21 @@ class Checkpoints:
         )
 
 
-def describe(tree: Any) -> dict[str, str]:
-    """A dict from the name of each tensor to its type and shape, e.g. `float32[2,128]`."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): (
-            f"{np.dtype(leaf.dtype).name}[{','.join(map(str, leaf.shape))}]"
-        )
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+def open_weights(run: pathlib.Path, identity: Identity) -> Checkpoints:
+    """Where the weights of a run stand that other runs and commands take: read-only.
 
+    They are those of the best state that fine-tuning has judged, if it has judged any;
+    else those of the newest checkpoint. The newest step in the place is the step to take.
 
-def tensors_sha256(tree: Any) -> str:
-    """One SHA-256 over the names and bytes of all tensors, sorted by name."""
-    digest = hashlib.sha256()
-    leaves = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-    for name in sorted(leaves):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(leaves[name]).tobytes())
-    return digest.hexdigest()
+    Raises:
+        FileNotFoundError: there are no checkpoints.
+        ValueError: the hosts of the job see different checkpoints.
+    """
+
+    def find() -> str:
+        steps = (run / BEST).glob("[0-9]*")
+        is_there = any(not path.name.endswith(_HALF_WRITTEN) for path in steps)
+        return BEST if is_there else NEWEST
+
+    place = on_first_host(f"a look for the best state of {run}", find)
+    return Checkpoints(run, identity, read_only=True, place=place)

@@ -7,14 +7,13 @@ checkpoint has them.
 """
 
 import concurrent.futures
-import hashlib
 import json
 import os
 import pathlib
 from collections.abc import Collection
 from typing import Any
 
-from bert_jax.data.file_hash import file_sha256
+from bert_jax.data.hashes import file_sha256, json_sha256
 
 MANIFEST = "manifest"
 _FILE = "metadata"  # of the manifest's item; Orbax's own name for a file of JSON
@@ -32,7 +31,9 @@ def add_hashes(checkpoint: pathlib.Path, manifest: pathlib.Path) -> None:
     }
     path = manifest / _FILE
     whole = {**json.loads(path.read_text(encoding="utf-8")), "files": hashes}
-    path.write_text(json.dumps({**whole, "sha256": _sha256(whole)}), encoding="utf-8")
+    path.write_text(
+        json.dumps({**whole, "sha256": json_sha256(whole)}), encoding="utf-8"
+    )
 
 
 def read_manifest(checkpoint: pathlib.Path) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def read_manifest(checkpoint: pathlib.Path) -> dict[str, Any]:
     except (ValueError, AttributeError):
         raise ValueError(f"{path} is not what was saved") from None
     # Without a hash it is of an older format, which the reader refuses by its version.
-    if told is not None and told != _sha256(manifest):
+    if told is not None and told != json_sha256(manifest):
         raise ValueError(f"{path} is not what was saved")
     return manifest
 
@@ -106,7 +107,3 @@ def _files(checkpoint: pathlib.Path, item: str) -> list[str]:
     paths = (path for path in (checkpoint / item).rglob("*") if path.is_file())
     names = (path.relative_to(checkpoint).as_posix() for path in paths)
     return sorted(name for name in names if not name.endswith(f"/{_COMMITTED}"))
-
-
-def _sha256(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

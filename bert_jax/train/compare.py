@@ -9,9 +9,10 @@ from bert_jax.config import FinetuneConfig
 from bert_jax.train.held_out_logits import load_logits
 from bert_jax.train.run import load_run, load_run_config, load_run_tokenizer
 from bert_jax.train.significance import Judged, differences
-from bert_jax.train.sweep_grid import Setting
-from bert_jax.train.sweep_summary import out_of_fold_path, whole_file
-from bert_jax.train.tasks import Task, task_named
+from bert_jax.train.sweep_grid import Setting, whole_file
+from bert_jax.train.sweep_summary import out_of_fold_path
+from bert_jax.train.task_files import read_held_out
+from bert_jax.train.tasks import Task, task_named, task_of
 
 
 class Side(NamedTuple):
@@ -160,7 +161,7 @@ def _side_of_sweep(path: pathlib.Path, found: dict[str, Any]) -> Side:
     places = [path / out_of_fold_path(setting, seed) for seed in found["seeds"]]
     what += f", all {found['folds']} folds together"
     cfg, task = _settings(path / of_setting[0]["run"])
-    examples, outputs = whole_file(task, cfg)
+    examples, outputs = whole_file(task, cfg.task)
     _check_file(examples, found["folds_sha256"], cfg.task.train)
     logits = [load_logits(place) for place in places]
     judged = _judged(path / of_setting[0]["run"], cfg, task, logits, examples, outputs)
@@ -178,7 +179,7 @@ def _side_of_runs(
         )
     (sha256,) = hashes
     cfg, task = _settings(runs[0])
-    examples = task.read(cfg.task.dev, cfg.task, "validation")
+    examples = read_held_out(task, cfg.task)
     _check_file(examples, sha256, cfg.task.dev)
     logits = [load_logits(run) for run in runs]
     outputs = load_run(runs[0]).labels or ()
@@ -189,7 +190,7 @@ def _side_of_runs(
 def _settings(run: pathlib.Path) -> tuple[FinetuneConfig, Task]:
     cfg = load_run_config(run)
     assert isinstance(cfg, FinetuneConfig)
-    return cfg, task_named(cfg.task.kind)
+    return cfg, task_of(cfg)
 
 
 def _judged(
@@ -201,6 +202,7 @@ def _judged(
     outputs: Sequence[str],
 ) -> Judged:
     tokenizer = load_run_tokenizer(run)
+    assert cfg.sequence_length is not None
     encoded = task.encode(tokenizer, examples, outputs, cfg.sequence_length)
     return Judged(logits, encoded, examples, outputs)
 

@@ -1,4 +1,4 @@
-"""Scores a run's newest checkpoint, on its own held-out data or on other data."""
+"""Scores a run's weights, on its own held-out data or on other data."""
 
 import dataclasses
 import pathlib
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 from bert_jax.config import FileConfig, FinetuneConfig, MeshConfig, PretrainConfig
-from bert_jax.data.file_hash import file_sha256
+from bert_jax.data.hashes import file_sha256
 from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.runtime import process
 from bert_jax.runtime.agreement import agree
@@ -18,6 +18,7 @@ from bert_jax.train.predict import Predictor
 from bert_jax.train.reading import show_reading
 from bert_jax.train.run import load_run, load_run_config, load_run_tokenizer
 from bert_jax.train.sharding import check_batch_size
+from bert_jax.train.task_files import read_held_out
 
 
 @our_settings()
@@ -29,7 +30,10 @@ def evaluate_run(
     batches: int | None = None,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> dict[str, float]:
-    """Scores of the newest checkpoint of a run. It says on standard error what it judges on.
+    """Scores of a run's weights. It says on standard error what it judges on.
+
+    Of a fine-tuned run these are the weights of its best state, else of the newest
+    checkpoint.
 
     Args:
         run: run directory of `pretrain`, `finetune` or `import`.
@@ -119,15 +123,24 @@ def _evaluate_task(
     mesh = None if process.this().count == 1 else make_mesh(MeshConfig())
     predictor = Predictor(run, batch_size=cfg.batch_size, mesh=mesh)
     task = predictor.task
-    held_out = task.read(data or cfg.task.dev, cfg.task.with_file(file), "validation")
+    as_given = cfg.task.with_file(file)
+    if data is None:
+        held_out = read_held_out(task, as_given)
+    else:
+        held_out = task.read(data, as_given, "validation")
     own = predictor.info.data.get("validation")
     if data is None and held_out.sha256() != own:
         raise ValueError(
-            f"{cfg.task.dev} is not the file that {run} was judged on: its examples "
-            f"have SHA-256 {held_out.sha256()[:16]}, and those of the run {str(own)[:16]}. "
+            f"{held_out.reading.path} is not the file that {run} was judged on: its "
+            f"examples have SHA-256 {held_out.sha256()[:16]}, and those of the run {str(own)[:16]}. "
             "Restore the file, or name it as DATA to judge on it as it is."
         )
     show_reading(task, "judged on", held_out, predictor.outputs, sys.stderr)
+    if data is None and isinstance(cfg.task.dev, float):
+        drawn = (
+            f"a share of {cfg.task.dev:g}, drawn with --draw-seed {cfg.task.draw_seed}"
+        )
+        print(f"  {drawn}, that the run was not trained on", file=sys.stderr)
     _agree(run, held_out.sha256())
     encoded = predictor.encode(held_out)
     logits = predictor.logits(encoded, progress)

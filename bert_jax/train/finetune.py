@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax.batch import ClassifyBatch
-from bert_jax.config import FinetuneConfig
+from bert_jax.config import FinetuneConfig, LoopConfig, ModelConfig
 from bert_jax.data.batches.loader import prefetched
 from bert_jax.data.labelled.examples import EncodedExamples
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
@@ -20,15 +20,14 @@ from bert_jax.limits import check_ids
 from bert_jax.model.isolation import prove_for_lengths
 from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train import sharding
+from bert_jax.train.best import Best, Selection
 from bert_jax.train.flops import counted_flops
-from bert_jax.train.freezing import stop_frozen
+from bert_jax.train.hardest import hardest
 from bert_jax.train.held_out_logits import save_logits
-from bert_jax.train.initial import start_encoder
+from bert_jax.train.initial import load_params, start_encoder
 from bert_jax.train.logits import BatchedLogits
-from bert_jax.train.loop import Stage, run_loop
+from bert_jax.train.loop import Stage, Trained, run_loop
 from bert_jax.train.mesh import device_name, make_mesh
-from bert_jax.train.objectives import task_objective
-from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.placement import row_parts
 from bert_jax.train.run import (
     RunInfo,
@@ -40,15 +39,23 @@ from bert_jax.train.run import (
     save_results,
     start_run,
 )
-from bert_jax.train.schedules import make_schedule
 from bert_jax.train.sinks import check_sinks
-from bert_jax.train.step import TrainState, abstract_state, compile_step, init_state
+from bert_jax.train.step import TrainState, abstract_state, compile_step
 from bert_jax.train.task_data import TaskData, load_task_data
 from bert_jax.train.tasks import Task
+from bert_jax.train.trust import (
+    WatchedStep,
+    check_arrived,
+    no_gain_over_constant,
+)
+from bert_jax.train.tuning import make_tuning
 
 
 class Judge:
-    """Scores parameters on held-out examples. It keeps the logits of the last call."""
+    """Scores parameters on held-out examples.
+
+    It keeps the logits of the last call, and what the task has fitted to them.
+    """
 
     def __init__(
         self,
@@ -62,10 +69,13 @@ class Judge:
         self.outputs = outputs
         self._forward = logits
         self.logits: np.ndarray | None = None
+        self.fitted: dict[str, float] = {}
 
     def __call__(self, params: Any) -> dict[str, float]:
         self.logits = self._forward(params, self.encoded)
-        return self.task.scores(self.logits, self.encoded, self.examples, self.outputs)
+        given = self.logits, self.encoded, self.examples, self.outputs
+        self.fitted = self.task.fit(*given)
+        return self.task.with_fitted(self.fitted).scores(*given)
 
 
 @our_settings()
@@ -93,44 +103,41 @@ def finetune(
             "No checkpoint given; pass --checkpoint RUN, a run directory of "
             "`bert-jax pretrain`."
         )
+    model = load_run(cfg.checkpoint, for_weights=True).model
+    if cfg.sequence_length is not None and cfg.sequence_length > model.max_positions:
+        raise ValueError(
+            f"FinetuneConfig.sequence_length={cfg.sequence_length} exceeds the "
+            f"{model.max_positions} positions of {cfg.checkpoint}; pass "
+            f"--sequence-length {model.max_positions} or less."
+        )
     tokenizer = load_run_tokenizer(cfg.checkpoint)
     mesh = make_mesh(cfg.mesh)
     sharding.check_batch_size(mesh, cfg.batch_size)
-    data = data or load_task_data(cfg, tokenizer)
-    cfg = dataclasses.replace(cfg, task=data.as_read)
+    data = data or load_task_data(cfg, tokenizer, model.max_positions)
+    cfg = dataclasses.replace(
+        cfg, task=data.as_read, sequence_length=data.sequence_length
+    )
     task, outputs = data.task, data.outputs
-    info = begin_run(cfg, run, data, tokenizer, mesh)
-    model = info.model
+    info = begin_run(cfg, run, data, model, tokenizer, mesh)
     finished = load_results(run)
     if finished is not None:
         print(f"{run} is finished at step {finished['step']:,}; nothing to do")
         return finished
 
     prove_for_lengths(model, cfg.compute, cfg.dropout, data.lengths)
-    schedule = make_schedule(cfg.optimizer, data.num_steps)
-    optimizer = make_optimizer(cfg.optimizer, schedule)
-    objective = stop_frozen(
-        cfg.optimizer, task_objective(task, model, cfg.compute, cfg.dropout)
-    )
-
-    def fresh_state() -> TrainState:
-        init = functools.partial(task.init_params, model, len(outputs))
-        return init_state(init, optimizer, cfg.seed)
-
+    tuning = make_tuning(cfg, model, task, len(outputs), data.num_steps)
+    print(tuning.describe(), flush=True)
+    fresh_state = functools.partial(tuning.fresh_state, cfg.seed)
     shard_update = cfg.mesh.shard_update
     abstract = abstract_state(fresh_state, mesh, shard_update=shard_update)
 
     def make_state() -> TrainState:
-        assert cfg.checkpoint is not None
         places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
         state = jax.jit(fresh_state, out_shardings=places)()
         if cfg.from_scratch:
             print("encoder: fresh random weights (--from-scratch)", flush=True)
             return state
-        encoder = start_encoder(cfg.checkpoint, mesh, parts=state.params.keys())
-        print(f"encoder: {encoder.describe()}", flush=True)
-        save_origin(run, encoder.origin)
-        return dataclasses.replace(state, params={**state.params, **encoder.params})
+        return _with_encoder(state, cfg, run, mesh)
 
     judge = Judge(
         task,
@@ -139,31 +146,41 @@ def finetune(
         data.held_out,
         outputs,
     )
-    stage = Stage(
-        num_steps=data.num_steps,
-        step=compile_step(
-            objective, optimizer, mesh, abstract, shard_update=shard_update
-        ),
-        batches=lambda step: _train_batches(cfg, mesh, data, step),
-        evaluate=judge,
-        rates={"examples_per_sec": "sequences", "tokens_per_sec": "tokens"},
-        flops=counted_flops(
-            model, cfg.optimizer, num_classes=len(outputs), pooled=task.pooled
-        ),
-        check=functools.partial(check_ids, model),
+    step = compile_step(
+        tuning.objective, tuning.optimizer, mesh, abstract, shard_update=shard_update
     )
     trained = run_loop(
         run=run,
         identity=info.identity,
-        cfg=cfg.loop,
+        cfg=_loop_config(cfg, data),
         mesh=mesh,
-        stages=[stage],
+        stages=[
+            Stage(
+                num_steps=data.num_steps,
+                step=WatchedStep(step, mesh, task.fresh_loss(outputs)),
+                batches=lambda step: _train_batches(cfg, mesh, data, step),
+                evaluate=lambda params: judge(tuning.merged(params)),
+                rates={"examples_per_sec": "examples", "tokens_per_sec": "tokens"},
+                flops=counted_flops(
+                    *(model, tuning.optimizer_cfg),
+                    num_classes=len(outputs),
+                    pooled=task.pooled,
+                ),
+                check=functools.partial(check_ids, model),
+            )
+        ],
         make_state=make_state,
         abstract=abstract,
         show=task.say_line,
-        learning_rate=schedule,
+        learning_rate=tuning.schedule,
         began=began,
+        selection=Selection(
+            deciding=task.deciding,
+            patience=cfg.patience,
+            weights=tuning.merged,
+        ),
     )
+    best = _judge_best(run, trained, judge, mesh)
     assert judge.logits is not None
     return finish_run(
         cfg,
@@ -171,7 +188,8 @@ def finetune(
         data,
         judge.logits,
         step=int(trained.state.step),
-        evaluation=trained.evaluation,
+        evaluation=best.evaluation,
+        **_best_and_last(task, trained, best, data),
         elapsed_secs=trained.elapsed_secs,
         goodput=trained.goodput,
     )
@@ -181,23 +199,15 @@ def begin_run(
     cfg: FinetuneConfig,
     run: pathlib.Path,
     data: TaskData,
+    model: ModelConfig,
     tokenizer: Tokenizer,
     mesh: Mesh,
 ) -> RunInfo:
     """Begins a run directory, or finds the run that continues there.
 
     Raises:
-        ValueError: the rows are longer than the model allows, hosts differ, or `run`
-            holds another run.
+        ValueError: hosts differ, or `run` holds another run.
     """
-    assert cfg.checkpoint is not None
-    model = load_run(cfg.checkpoint, for_weights=True).model
-    if cfg.sequence_length > model.max_positions:
-        raise ValueError(
-            f"FinetuneConfig.sequence_length={cfg.sequence_length} exceeds the "
-            f"{model.max_positions} positions of {cfg.checkpoint}; pass "
-            f"--sequence-length {model.max_positions} or less."
-        )
     hashes = {"train": data.train.sha256(), "validation": data.held_out.sha256()}
     agree_on_run(
         run,
@@ -215,7 +225,7 @@ def begin_run(
         task=data.task.name,
         labels=data.outputs,
         devices=device_name(mesh),
-        sequence_length=cfg.sequence_length,
+        sequence_length=data.sequence_length,
     )
     start_run(run, cfg, info, tokenizer)
     return info
@@ -231,7 +241,7 @@ def finish_run(
     evaluation: dict[str, float],
     **more: Any,
 ) -> dict[str, Any]:
-    """Writes the results of a run, and the logits of its held-out examples.
+    """Writes results and held-out logits of a run, and warns if it has learned nothing.
 
     Args:
         logits: of the held-out rows, from the parameters that were judged last.
@@ -239,17 +249,24 @@ def finish_run(
         evaluation: scores of these logits.
         more: further entries of results.json.
     """
-    task = data.task
+    judged = (logits, data.held_out_rows, data.held_out, data.outputs)
+    fitted = data.task.fit(*judged)
+    task = data.task.with_fitted(fitted)
+    constant = task.constant_scores(data.held_out)
+    if warning := no_gain_over_constant(task, evaluation, constant):
+        print(warning, flush=True)
     results = {
         "kind": "finetune",
         "task": task.name,
         "step": step,
         "eval": evaluation,
-        "constant": task.constant_scores(data.held_out),
+        "constant": constant,
         "initial": "random" if cfg.from_scratch else "pretrained",
         "encoder": load_run(run).encoder,
         "labels": list(data.outputs),
-        **task.details(logits, data.held_out_rows, data.outputs),
+        "fitted": fitted,
+        **task.details(*judged),
+        "hardest": hardest(task, *judged),
         "num_train": len(data.train),
         "num_validation": len(data.held_out),
         **more,
@@ -257,6 +274,54 @@ def finish_run(
     save_logits(run, logits)
     save_results(run, results)
     return results
+
+
+def _with_encoder(
+    state: TrainState, cfg: FinetuneConfig, run: pathlib.Path, mesh: Mesh
+) -> TrainState:
+    """The state of step 0 with the encoder of the checkpoint, which is said and noted."""
+    assert cfg.checkpoint is not None
+    encoder = start_encoder(cfg.checkpoint, mesh, parts=state.params.keys())
+    state = dataclasses.replace(state, params={**state.params, **encoder.params})
+    check_arrived(state.params, encoder)
+    print(f"encoder: {encoder.describe()}, found again in the model", flush=True)
+    save_origin(run, encoder.origin)
+    return state
+
+
+def _loop_config(cfg: FinetuneConfig, data: TaskData) -> LoopConfig:
+    """With the number of updates between two evaluations; by default those of an epoch."""
+    if cfg.loop.eval_every_steps is not None:
+        return cfg.loop
+    return dataclasses.replace(cfg.loop, eval_every_steps=data.steps_per_epoch)
+
+
+def _judge_best(run: pathlib.Path, trained: Trained, judge: Judge, mesh: Mesh) -> Best:
+    """The best state of a run, whose logits `judge` holds afterwards."""
+    assert trained.best is not None
+    if trained.best.step != int(trained.state.step):
+        judge(load_params(run, mesh, step=trained.best.step).params)
+    return trained.best
+
+
+def _best_and_last(
+    task: Task, trained: Trained, best: Best, data: TaskData
+) -> dict[str, Any]:
+    """Which state counts, and what came out at the end, for results.json; it is said too."""
+    metric, last = task.deciding(best.evaluation), int(trained.state.step)
+
+    def at(step: int, evaluation: dict[str, float]) -> tuple[dict[str, Any], str]:
+        epoch, value = step / data.steps_per_epoch, evaluation[metric.name]
+        found = {"step": step, "epoch": epoch, "metric": metric.name, "value": value}
+        return found, f"{metric.say(value)} at step {step:,} (epoch {epoch:.4g})"
+
+    (best_entry, best_said), (last_entry, last_said) = (
+        at(best.step, best.evaluation),
+        at(last, trained.evaluation),
+    )
+    beside = "the last state" if best.step == last else f"the last: {last_said}"
+    print(f"best state: {best_said}; {beside}", flush=True)
+    return {"best": best_entry, "last": {**last_entry, "eval": trained.evaluation}}
 
 
 def _train_batches(

@@ -31,9 +31,11 @@ class Work(NamedTuple):
     """Number of ordered pairs of tokens that attend to each other, pairs of a token with
     itself included. It is the sum of the squared lengths of the sequences."""
     sequences: jax.Array | float
-    """Number of sentence pairs, or of texts to classify."""
+    """Number of sentence pairs, or of rows that hold labelled text."""
     masked_slots: jax.Array | float
     """Number of hidden tokens to predict."""
+    examples: jax.Array | float = 0.0
+    """Number of labelled examples, each of one text or of a group; 0 in pretraining."""
 
 
 def pretrain_work(batch: PretrainBatch, slot_weights: jax.Array) -> Work:
@@ -51,8 +53,11 @@ def pretrain_work(batch: PretrainBatch, slot_weights: jax.Array) -> Work:
 
 def text_work(batch: ClassifyBatch) -> Work:
     """Counts the work in a batch of texts, on the device, without rows of weight 0."""
-    lengths = batch.input_mask.sum(axis=1, dtype=jnp.int32)
-    return _work(jnp.where(batch.weights > 0, lengths, 0)[:, None], jnp.zeros(()))
+    counted = batch.weights > 0
+    lengths = batch.input_mask.sum(axis=-1, dtype=jnp.int32)
+    lengths = lengths.reshape(counted.shape[0], -1)  # of the rows of each group
+    work = _work(jnp.where(counted[:, None], lengths, 0), jnp.zeros(()))
+    return work._replace(examples=counted.sum(dtype=jnp.float32))
 
 
 def _work(lengths: jax.Array, masked_slots: jax.Array) -> Work:

@@ -84,6 +84,23 @@ def frozen_tensors(cfg: OptimizerConfig, params: Any) -> Any:
     return frozen
 
 
+def num_trained(cfg: OptimizerConfig, params: Any) -> int:
+    """Number of parameters that `cfg` does not freeze.
+
+    Raises:
+        ValueError: as for `frozen_tensors`.
+    """
+
+    def one(path: tuple, frozen: bool, leaf: Any) -> int:
+        if frozen:
+            return 0
+        in_layer = leaf.size // leaf.shape[0] if _in_stack(path) else 0
+        return leaf.size - in_layer * cfg.freeze_layers
+
+    frozen = frozen_tensors(cfg, params)
+    return sum(jax.tree.leaves(jax.tree_util.tree_map_with_path(one, frozen, params)))
+
+
 def stop_frozen(cfg: OptimizerConfig, objective: Objective) -> Objective:
     """The same objective, from which no gradient reaches what `cfg` freezes.
 

@@ -10,22 +10,24 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from bert_jax.config import MeshConfig, PretrainConfig
+from bert_jax.config import FinetuneConfig, MeshConfig, PretrainConfig
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.model import pretraining
 from bert_jax.runtime.distributed import fetch
 from bert_jax.train import sharding
-from bert_jax.train.checkpoint import Checkpoints, Identity, tensors_sha256
+from bert_jax.train.checkpoint import BEST, Checkpoints, Identity, open_weights
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.optimizer import Moments, make_optimizer, moments_of
 from bert_jax.train.run import RunInfo, load_run, load_run_config
 from bert_jax.train.tasks import task_named
+from bert_jax.train.tensors import tensors_sha256
 
-_ENCODER = ("embed", "layers", "pooler")
+ENCODER = ("embed", "layers", "pooler")
+"""The parts of a model that fine-tuning takes from a checkpoint."""
 
 
 class LoadedRun(NamedTuple):
-    """All parameters in the newest checkpoint of a run."""
+    """All parameters of a run, at the step that others take from it."""
 
     info: RunInfo
     step: int
@@ -60,29 +62,49 @@ def abstract_params(info: RunInfo, mesh: Mesh) -> Any:
         outputs = len(info.labels or ())
         init = functools.partial(task_named(info.task).init_params, info.model, outputs)
     shapes = jax.eval_shape(init, jax.random.key(0))
-    return _placed(shapes, sharding.shardings(mesh, shapes))
+    return sharding.abstract(shapes, sharding.shardings(mesh, shapes))
 
 
 def load_params(
-    run: pathlib.Path, mesh: Mesh, kind: str | None = None, *, for_weights: bool = False
+    run: pathlib.Path,
+    mesh: Mesh,
+    kind: str | None = None,
+    *,
+    step: int | None = None,
+    for_weights: bool = False,
 ) -> LoadedRun:
-    """Reads the parameters of the newest checkpoint and places them on `mesh`.
+    """Reads the parameters of a run and places them on `mesh`.
 
     Args:
         run: run directory.
         mesh: devices to place the parameters on.
         kind: kind that the run must have, "pretrain" or "finetune". Default: either.
+        step: step that they must be of. Default: the best one of a fine-tuned run, else
+            that of the newest checkpoint (`open_weights`).
         for_weights: as for `load_run`.
 
     Raises:
         FileNotFoundError: there is no run, or no complete checkpoint in it.
-        ValueError: the run has another kind, or its checkpoint does not fit it.
+        ValueError: the run has another kind, its checkpoint does not fit it, or it is one
+            of LoRA that has not been evaluated yet.
     """
     info = load_run(run, kind=kind, for_weights=for_weights)
-    with Checkpoints(run, info.identity, read_only=True) as checkpoints:
-        step = checkpoints.latest_step()
+    with open_weights(run, info.identity) as checkpoints:
+        if checkpoints.directory.name != BEST and _has_lora(run):
+            raise ValueError(
+                f"{run} was stopped before its first evaluation, so it has no weights yet "
+                "that LoRA's changes were added to. Start its command again."
+            )
+        step = checkpoints.latest_step() if step is None else step
         params = checkpoints.restore_params(abstract_params(info, mesh), step)
     return LoadedRun(info, step or 0, params)
+
+
+def _has_lora(run: pathlib.Path) -> bool:
+    if load_run(run, for_weights=True).kind != "finetune":
+        return False
+    cfg = load_run_config(run)
+    return isinstance(cfg, FinetuneConfig) and cfg.lora.rank > 0
 
 
 def start_encoder(run: pathlib.Path, mesh: Mesh, parts: Collection[str]) -> Start:
@@ -90,7 +112,7 @@ def start_encoder(run: pathlib.Path, mesh: Mesh, parts: Collection[str]) -> Star
     loaded = load_params(run, mesh, for_weights=True)
     parts = {
         name: loaded.params[name]
-        for name in _ENCODER
+        for name in ENCODER
         if name in parts and name in loaded.params
     }
     return Start(parts, _origin(run, loaded.step, parts))
@@ -107,13 +129,11 @@ def encoder_hashes(run: pathlib.Path, step: int) -> dict[int, str]:
     """
     jax.config.update("jax_platforms", "cpu")
     mesh = make_mesh(MeshConfig(), jax.devices("cpu")[:1])
-    info = load_run(run, for_weights=True)
     try:
-        with Checkpoints(run, info.identity, read_only=True) as checkpoints:
-            params = checkpoints.restore_params(abstract_params(info, mesh), step)
+        params = load_params(run, mesh, step=step, for_weights=True).params
     except (ValueError, OSError):
         return {}
-    whole = {name: params[name] for name in _ENCODER if name in params}
+    whole = {name: params[name] for name in ENCODER if name in params}
     bare = {name: part for name, part in whole.items() if name != "pooler"}
     return {len(jax.tree.leaves(x)): tensors_sha256(fetch(x)) for x in (whole, bare)}
 
@@ -125,16 +145,8 @@ def check_start(cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh) -> None:
         FileNotFoundError: there is no run, or no complete checkpoint in it.
         ValueError: model or tokenizer do not fit, or there are no moments to keep.
     """
-    assert cfg.checkpoint is not None
-    info = dataclasses.replace(
-        load_run(cfg.checkpoint, for_weights=True), model=cfg.model
-    )
-    with _checkpoints(cfg, tokenizer) as checkpoints:
-        params = abstract_params(info, mesh)
-        checkpoints.check(params=params)
-        if cfg.moments == "keep":
-            state = _abstract_opt_state(cfg.checkpoint, params, cfg, mesh)
-            checkpoints.check(opt_state=state)
+    with _source(cfg, tokenizer) as checkpoints:
+        checkpoints.check(**_taken_over(cfg, mesh))
 
 
 def start_pretraining(cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh) -> Start:
@@ -150,26 +162,34 @@ def start_pretraining(cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh) -> 
         FileNotFoundError, ValueError: as for `check_start`.
     """
     assert cfg.checkpoint is not None
-    info = dataclasses.replace(
-        load_run(cfg.checkpoint, for_weights=True), model=cfg.model
-    )
-    with _checkpoints(cfg, tokenizer) as checkpoints:
+    wanted, moments = _taken_over(cfg, mesh), None
+    with _source(cfg, tokenizer) as checkpoints:
         step = checkpoints.latest_step()
-        abstract = abstract_params(info, mesh)
-        params = checkpoints.restore_params(abstract, step)
-        moments = None
-        if cfg.moments == "keep":
-            state = _abstract_opt_state(cfg.checkpoint, abstract, cfg, mesh)
-            moments = moments_of(checkpoints.restore_opt_state(state, step))
+        params = checkpoints.restore_params(wanted["params"], step)
+        if "opt_state" in wanted:
+            moments = moments_of(
+                checkpoints.restore_opt_state(wanted["opt_state"], step)
+            )
     return Start(params, _origin(cfg.checkpoint, step or 0, params), moments)
 
 
-def _checkpoints(cfg: PretrainConfig, tokenizer: Tokenizer) -> Checkpoints:
+def _source(cfg: PretrainConfig, tokenizer: Tokenizer) -> Checkpoints:
     """The checkpoints that a run starts from, with the identity that they must have."""
     assert cfg.checkpoint is not None
     load_run(cfg.checkpoint, kind="pretrain", for_weights=True)
     identity = Identity(cfg.model, tokenizer.sha256)
     return Checkpoints(cfg.checkpoint, identity, read_only=True)
+
+
+def _taken_over(cfg: PretrainConfig, mesh: Mesh) -> dict[str, Any]:
+    """Shapes and placements of the items of a checkpoint that a run takes over."""
+    assert cfg.checkpoint is not None
+    info = load_run(cfg.checkpoint, for_weights=True)
+    params = abstract_params(dataclasses.replace(info, model=cfg.model), mesh)
+    if cfg.moments != "keep":
+        return {"params": params}
+    state = _abstract_opt_state(cfg.checkpoint, params, cfg, mesh)
+    return {"params": params, "opt_state": state}
 
 
 def _abstract_opt_state(
@@ -189,17 +209,7 @@ def _abstract_opt_state(
     )
     shapes = jax.eval_shape(optimizer.init, params)
     place = sharding.update_shardings if cfg.mesh.shard_update else sharding.shardings
-    return _placed(shapes, place(mesh, shapes))
-
-
-def _placed(shapes: Any, places: Any) -> Any:
-    return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=place
-        ),
-        shapes,
-        places,
-    )
+    return sharding.abstract(shapes, place(mesh, shapes))
 
 
 def _origin(run: pathlib.Path, step: int, params: Any) -> dict[str, Any]:

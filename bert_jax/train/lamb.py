@@ -28,8 +28,8 @@ def trust_ratio(name: str, weights: jax.Array, direction: jax.Array) -> jax.Arra
     """Norm of a layer's weights over the norm of its update; 1 if either is zero.
 
     Args:
-        name: path of the parameter. Under `layers/`, layers are stacked, [L, ...], and
-            each layer has a ratio of its own, as if it were a separate parameter.
+        name: path of the parameter. Under `layers/` and `lora/`, layers are stacked,
+            [L, ...], and each layer has a ratio of its own, as if it were a separate parameter.
         weights: float32; may be sharded, the norm is that of the whole array.
         direction: float32, of the same shape: the update with its decay, before the
             learning rate.
@@ -39,7 +39,7 @@ def trust_ratio(name: str, weights: jax.Array, direction: jax.Array) -> jax.Arra
 
     Source: You et al. 2020, algorithm 2, with the identity as phi.
     """
-    first = 1 if name.startswith("layers/") else 0
+    first = 1 if name.startswith(("layers/", "lora/")) else 0
     axes = tuple(range(first, weights.ndim))
 
     def norm(x: jax.Array) -> jax.Array:

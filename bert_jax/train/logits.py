@@ -48,6 +48,7 @@ class BatchedLogits:
             ValueError: an id is outside its table.
         """
         found: np.ndarray | None = None
+        of_tokens = False
         plan = held_out_batches(examples, self.batch_size)
         for done, (numbers, length) in enumerate(zip(*plan, strict=True), 1):
             batch = examples.batch(numbers, self.batch_size, length)
@@ -56,12 +57,13 @@ class BatchedLogits:
             if found is None:
                 # Logits of tokens, as of texts, go back to the place of their row.
                 rest = out.shape[1:]
-                if out.ndim == 3:
-                    rest = (examples.input_ids.shape[1], *out.shape[2:])
+                of_tokens = out.ndim > examples.input_ids.ndim
+                if of_tokens:
+                    rest = (*examples.input_ids.shape[1:], out.shape[-1])
                 found = np.zeros((len(examples), *rest), out.dtype)
             out = out[: numbers.size]
-            if out.ndim == 3:
-                found[numbers, :length] = out
+            if of_tokens:
+                found[numbers, ..., :length, :] = out
             else:
                 found[numbers] = out
             progress(done, len(plan.numbers))
@@ -71,7 +73,7 @@ class BatchedLogits:
 
 def held_out_batches(examples: EncodedExamples, batch_size: int) -> LengthBatches:
     """Batches of rows of similar length, the shortest first."""
-    longest = examples.input_ids.shape[1]
+    longest = examples.input_ids.shape[-1]
     num_batches = -(-len(examples) // batch_size)
     lengths = row_lengths(examples.num_tokens, longest, num_batches)
     order = np.arange(len(examples))

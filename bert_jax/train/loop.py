@@ -4,6 +4,7 @@ The loop draws batches, trains, logs, evaluates, saves, and stops cleanly when i
 to. The caller says what a batch is, how parameters are scored and how progress reads.
 """
 
+import contextlib
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from bert_jax.config import LoopConfig
 from bert_jax.data.batches.loader import InputClock
 from bert_jax.runtime import process
 from bert_jax.runtime.agreement import any_host
+from bert_jax.train.best import Best, BestState, Selection
 from bert_jax.train.checkpoint import Checkpoints, Identity
 from bert_jax.train.flops import Work, peak_flops, speeds
 from bert_jax.train.goodput import Goodput
@@ -59,6 +61,8 @@ class Trained(NamedTuple):
     state: TrainState
     evaluation: dict[str, float]
     """Scores of the last state."""
+    best: Best | None
+    """The best state, which may not be the last one; None without a `Selection`."""
     elapsed_secs: float
     """Seconds of training in all sessions together."""
     goodput: dict[str, float]
@@ -80,6 +84,7 @@ def run_loop(
     learning_rate: Callable[[int], Any],
     began: float,
     judge_first: bool = False,
+    selection: Selection | None = None,
 ) -> Trained:
     """Trains through all stages, from the newest checkpoint if there is one.
 
@@ -95,6 +100,8 @@ def run_loop(
         learning_rate: gives the learning rate of an update of the run, counted from 0.
         began: `time.time()` when this session began.
         judge_first: whether the state of step 0 is evaluated too.
+        selection: how the best of the evaluated states is chosen and when training ends
+            early. None: the last state counts.
 
     Raises:
         ValueError: an id of a batch has no row in its table. The batch was not trained on.
@@ -104,6 +111,9 @@ def run_loop(
     """
     with (
         Checkpoints(run, identity, keep=cfg.keep_checkpoints) as checkpoints,
+        BestState(run, identity, selection)
+        if selection
+        else contextlib.nullcontext() as best,
         StopRequest() as stop,
     ):
         if checkpoints.latest_step() is None:
@@ -117,6 +127,7 @@ def run_loop(
             cfg=cfg,
             mesh=mesh,
             checkpoints=checkpoints,
+            best=best,
             stop=stop,
             state=state,
             total=total,
@@ -134,7 +145,12 @@ def run_loop(
         finally:
             goodput = loop.close()
         return Trained(
-            loop.state, loop.evaluation, loop.elapsed, goodput, loop.last_line
+            loop.state,
+            loop.evaluation,
+            best.best if best else None,
+            loop.elapsed,
+            goodput,
+            loop.last_line,
         )
 
 
@@ -148,6 +164,7 @@ class _Loop:
         cfg: LoopConfig,
         mesh: Mesh,
         checkpoints: Checkpoints,
+        best: BestState | None,
         stop: StopRequest,
         state: TrainState,
         total: int,
@@ -156,7 +173,7 @@ class _Loop:
         began: float,
     ) -> None:
         self.run, self.cfg, self.mesh = run, cfg, mesh
-        self.checkpoints, self.stop = checkpoints, stop
+        self.checkpoints, self.best, self.stop = checkpoints, best, stop
         self.state, self.total = state, total
         self.show, self.learning_rate = show, learning_rate
         self.done = int(state.step)
@@ -201,6 +218,8 @@ class _Loop:
             inputs.take()
             self.window.restart_clock()
             while batch is not None and self.done < end and not self._must_stop():
+                if self._is_over():
+                    break
                 self._train(stage, batch)
                 self._follow_up(stage, inputs, end)
                 batch = next(inputs, None)
@@ -210,9 +229,26 @@ class _Loop:
         self._save()
         with self.goodput.during("checkpoint"):
             self.checkpoints.wait()
-        if self.done < end:
+        if self.done < end and not self._is_over():
             raise self._interrupted()
-        self._judge(stage)
+        if self.done < end:
+            print(
+                f"training ends at step {self.done:,} of {self.total:,} without a better "
+                f"score: {self._best()}",
+                flush=True,
+            )
+        if self.done == end or not self.evaluation:
+            self._judge(stage)
+
+    def _is_over(self) -> bool:
+        """Whether there was no better state for so long that training ends early."""
+        every = self.cfg.eval_every_steps
+        return self.best is not None and self.best.is_over(self.done, every)
+
+    def _best(self) -> str:
+        assert self.best is not None
+        assert self.best.best is not None
+        return f"the best: {self.show(self.best.score)} at step {self.best.best.step:,}"
 
     def _interrupted(self) -> InterruptedRunError:
         return InterruptedRunError(
@@ -317,9 +353,13 @@ class _Loop:
         require_finite("in the evaluation at step", evaluation, self.done)
         self.evaluation = evaluation
         self.log.write("eval", self.done, self.evaluation)
-        print(
-            f"held out at step {self.done:,}:  {self.show(self.evaluation)}", flush=True
-        )
+        text = f"held out at step {self.done:,}:  {self.show(self.evaluation)}"
+        if self.best is not None:
+            with self.goodput.during("checkpoint"):
+                self.checkpoints.wait()  # Orbax writes one checkpoint at a time
+                is_best = self.best.consider(self.state, self.evaluation)
+            text += "  (the best so far)" if is_best else f"  ({self._best()})"
+        print(text, flush=True)
         self.window.restart_clock()
 
 

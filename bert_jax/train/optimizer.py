@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from bert_jax.config import OptimizerConfig
@@ -19,6 +20,8 @@ from bert_jax.train.lamb import scale_by_layer_trust_ratio
 # Parameters whose names end so are biases and scales of norms, which do not decay. The
 # number of axes does not tell them apart: a stack of biases has two.
 _NOT_DECAYED = ("bias", "scale")
+# Parts of the model whose tensors are stacked over the layers, [L, ...].
+_STACKED = ("layers", "lora")
 
 
 class Moments(NamedTuple):
@@ -35,7 +38,7 @@ class Moments(NamedTuple):
 def make_optimizer(
     cfg: OptimizerConfig, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-    """Clip by the global norm, then the rule, then the learning rate.
+    """Clip by the global norm, then the rule, then the learning rates.
 
     Whatever `cfg` freezes takes no part in it: it has no gradient in the global norm
     and no moments, and it stays equal bit by bit.
@@ -50,12 +53,48 @@ def make_optimizer(
         ValueError: from `init` and `update`, if `cfg` freezes a part or a layer that
             the model does not have, or everything.
     """
-    chain = optax.named_chain(
+    parts = [
         ("clip", optax.clip_by_global_norm(cfg.clip_norm)),
         ("rule", RULES[cfg.name](cfg)),
         ("rate", optax.scale_by_learning_rate(schedule)),
-    )
-    return without_frozen(cfg, chain)
+    ]
+    if cfg.layer_decay != 1.0:
+        parts.append(("depth", scale_by_depth(cfg.layer_decay, cfg.freeze_layers)))
+    return without_frozen(cfg, optax.named_chain(*parts))
+
+
+def scale_by_depth(
+    decay: float, num_frozen: int = 0
+) -> optax.GradientTransformationExtraArgs:
+    """Multiplies each update by decay ** n, where n counts the layers above.
+
+    Of L layers, n is 1 for the last one, L for the first one, L + 1 for the embeddings
+    and 0 for pooler and heads. Weight decay is a part of the update, and scaled with it.
+
+    Args:
+        decay: factor in (0, 1].
+        num_frozen: number of first layers that the updates do not hold.
+
+    Source: Clark et al. 2020 (ELECTRA), appendix B; Howard & Ruder 2018, section 3.2.
+    """
+
+    def update(updates: optax.Updates, params: Any) -> optax.Updates:
+        leaves = jax.tree_util.tree_leaves_with_path(updates)
+        stacks = [leaf.shape[0] for path, leaf in leaves if is_stacked(path)]
+
+        def scaled(path: tuple, update: jax.Array) -> jax.Array:
+            if is_stacked(path):
+                above = np.arange(update.shape[0], 0, -1)
+            elif path[0].key == "embed":
+                above = np.array([num_frozen + max(stacks, default=0) + 1])
+            else:
+                return update
+            factors = np.float32(decay**above)
+            return update * factors.reshape(-1, *[1] * (update.ndim - 1))
+
+        return jax.tree_util.tree_map_with_path(scaled, updates)
+
+    return optax.stateless(update)
 
 
 def adamw(cfg: OptimizerConfig) -> optax.GradientTransformation:
@@ -133,6 +172,11 @@ def with_moments(opt_state: Any, moments: Moments) -> Any:
         )
 
     return jax.tree.map(replaced, opt_state, is_leaf=_is_adam)
+
+
+def is_stacked(path: tuple) -> bool:
+    """Whether the tensor of this path is stacked over the layers, [L, ...]."""
+    return path[0].key in _STACKED
 
 
 def _scale_by_adam(

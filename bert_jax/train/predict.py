@@ -16,8 +16,8 @@ from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train.initial import load_params
 from bert_jax.train.logits import BatchedLogits
 from bert_jax.train.mesh import make_mesh
-from bert_jax.train.run import load_run_config, load_run_tokenizer
-from bert_jax.train.tasks import task_named
+from bert_jax.train.run import load_results, load_run_config, load_run_tokenizer
+from bert_jax.train.tasks import task_of
 
 
 def is_empty(text: Text) -> bool:
@@ -27,7 +27,7 @@ def is_empty(text: Text) -> bool:
 
 def prediction_file(file: FileConfig) -> FileConfig:
     """Settings that read labelled files, for files whose labels do not matter."""
-    return dataclasses.replace(file, label=None)
+    return dataclasses.replace(file, label=None, label_columns=())
 
 
 class Predictor:
@@ -37,7 +37,7 @@ class Predictor:
     def __init__(
         self, run: pathlib.Path, *, batch_size: int = 32, mesh: Mesh | None = None
     ) -> None:
-        """Reads the newest checkpoint of a run.
+        """Reads the best state of a run.
 
         Args:
             run: run directory of `finetune`.
@@ -53,7 +53,9 @@ class Predictor:
         cfg = load_run_config(run)
         assert isinstance(cfg, FinetuneConfig)
         self.cfg = cfg
-        self.task = task_named(self.info.task)
+        # A run that has not finished has no results, and nothing fitted.
+        fitted = (load_results(run) or {}).get("fitted", {})
+        self.task = task_of(cfg).with_fitted(fitted)
         self.num_texts = self.task.num_texts(cfg.task)
         self.tokenizer = load_run_tokenizer(run)
         self._logits = BatchedLogits(
@@ -77,8 +79,8 @@ class Predictor:
         for number, text in enumerate(texts, 1):
             if is_empty(text):
                 raise ValueError(
-                    f"Text {number} is {text!r}; this run takes {self.num_texts} "
-                    "non-empty text(s) each."
+                    f"Text {number} is {text!r}; this run takes "
+                    f"{self.num_texts or 'some'} non-empty text(s) each."
                 )
             self._check(number, text)
         if not texts:
@@ -126,7 +128,7 @@ class Predictor:
         return lines
 
     def _check(self, number: int, text: Text) -> None:
-        if len(text) != self.num_texts:
+        if self.num_texts is not None and len(text) != self.num_texts:
             raise ValueError(
                 f"Text {number} is {text!r}; this run takes {self.num_texts} non-empty "
                 "text(s) each (a pair has a tab between its two, or is two arguments)."

@@ -32,16 +32,18 @@ def show_reading(
     print("\n".join(lines), file=file, flush=True)
 
 
-def show_rows(encoded: EncodedExamples, batches: LengthBatches) -> None:
+def show_rows(split: str, encoded: EncodedExamples, batches: LengthBatches) -> None:
     """Prints the lengths of rows, their share of padding, and how many texts were cut."""
     lengths = ", ".join(str(length) for length in sorted(set(batches.lengths.tolist())))
+    # The mean over a group, whose rows are all as long as its longest.
+    num_tokens = encoded.input_mask.sum(axis=-1).reshape(len(encoded), -1).mean(axis=1)
     text = (
-        f"  {len(encoded):,} rows in batches of {lengths} tokens, "
-        f"{padding_share(encoded.num_tokens, batches):.0%} padding"
+        f"{split}: {len(encoded):,} rows in batches of {lengths} tokens, "
+        f"{padding_share(num_tokens, batches):.0%} padding"
     )
     if encoded.num_cut:
         text += (
-            f"; {encoded.num_cut:,} texts lost their end, at {encoded.input_ids.shape[1]} "
-            "tokens (--sequence-length)"
+            f"; {encoded.num_cut:,} texts {encoded.lost}, at {encoded.input_ids.shape[-1]} "
+            "tokens (--sequence-length, --long-texts)"
         )
     print(text, flush=True)

@@ -1,9 +1,10 @@
 """Reads and writes the run directory, except its checkpoints.
 
 A run directory holds config.json (the whole config), run.json (kind, architecture,
-tokenizer, labels, where the encoder came from), tokenizer/, checkpoints/, metrics.jsonl,
-tensorboard/, goodput.json (where the time went) and results.json; a fine-tuned run also
-held_out_logits.npz, and on request there are profile/ (traces), wandb/ and wandb.json.
+tokenizer, labels, where the encoder came from), tokenizer/, checkpoints/, best/ (the
+weights of the best state of fine-tuning), metrics.jsonl, tensorboard/, goodput.json
+(where the time went), results.json and held_out_logits.npz (of fine-tuning); on request
+also profile/ (traces), wandb/ and wandb.json.
 """
 
 import dataclasses

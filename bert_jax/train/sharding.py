@@ -50,13 +50,20 @@ PARAM_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"mlp/up/bias", ("layers", "mlp")),
     (r"mlp/down/kernel", ("layers", "mlp", "embed")),
     (r"mlp/down/bias", ("layers", None)),
+    (r"lora/attention/(query|key|value)/a", ("layers", "embed", None)),
+    (r"lora/attention/(query|key|value)/b", ("layers", None, "heads", "head_dim")),
+    (r"lora/attention/out/a", ("layers", "heads", "head_dim", None)),
+    (r"lora/(attention/out|mlp/down)/b", ("layers", None, "embed")),
+    (r"lora/mlp/up/a", ("layers", "embed", None)),
+    (r"lora/mlp/up/b", ("layers", None, "mlp")),
+    (r"lora/mlp/down/a", ("layers", "mlp", None)),
     (r"layers/.*norm/(scale|bias)", ("layers", None)),
     (r"norm/(scale|bias)", (None,)),
     (r"mlm/transform/kernel", ("embed", None)),
     (r"mlm/transform/bias", (None,)),
     (r"mlm/output_bias", ("vocab",)),
-    (r"(pooler|nsp|classifier|tokens|spans)/kernel", ("embed", None)),
-    (r"(pooler|nsp|classifier|tokens|spans)/bias", (None,)),
+    (r"(pooler|nsp|classifier|tokens|spans|choice)/kernel", ("embed", None)),
+    (r"(pooler|nsp|classifier|tokens|spans|choice)/bias", (None,)),
     (r"key", (None,)),  # the root of the random streams
 )
 
@@ -118,6 +125,22 @@ def shardings(mesh: Mesh, tree: Any) -> Any:
         return NamedSharding(mesh, leaf_spec)
 
     return jax.tree_util.tree_map_with_path(one, tree, param_specs(tree))
+
+
+def abstract(shapes: Any, places: Any) -> Any:
+    """Shapes and types that know their places, to restore or to compile for.
+
+    Args:
+        shapes: tree of `jax.ShapeDtypeStruct`.
+        places: the same tree of shardings, such as `shardings` returns.
+    """
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=place
+        ),
+        shapes,
+        places,
+    )
 
 
 def update_shardings(mesh: Mesh, tree: Any) -> Any:

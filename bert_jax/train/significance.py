@@ -143,8 +143,11 @@ class _Scorer:
     """Scores a run on resampled examples, by sums over them where the task has some."""
 
     def __init__(self, task: Task, logits: np.ndarray, judged: Judged) -> None:
-        self.task, self.logits, self.judged = task, logits, judged
+        self.logits, self.judged = logits, judged
         _, encoded, examples, outputs = judged
+        # Such as a threshold. It stays as it is in every resample.
+        self.task = task.with_fitted(task.fit(logits, encoded, examples, outputs))
+        task = self.task
         self.sums = task.sums(logits, encoded, examples, outputs)
         order = np.argsort(encoded.example, kind="stable")
         counts = np.bincount(encoded.example, minlength=len(examples))

@@ -123,13 +123,8 @@ def abstract_state(
     if shard_update:
         opt_places = sharding.update_shardings(mesh, shapes.opt_state)
         places = dataclasses.replace(places, opt_state=opt_places)
-    return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=place
-        ),
-        shapes,
-        places,
-    )
+    state: TrainState = sharding.abstract(shapes, places)
+    return state
 
 
 def compile_step(

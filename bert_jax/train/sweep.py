@@ -13,6 +13,7 @@ import jax
 from bert_jax.config import FinetuneConfig, SweepConfig
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.runtime.agreement import on_first_host
+from bert_jax.train.checkpoint import BEST, NEWEST
 from bert_jax.train.finetune import finetune
 from bert_jax.train.metrics import NotFiniteError, duration
 from bert_jax.train.run import load_results, load_run_tokenizer, save_results
@@ -35,7 +36,7 @@ from bert_jax.train.sweep_summary import (
     summary_of,
     table,
 )
-from bert_jax.train.tasks import task_named
+from bert_jax.train.tasks import task_of
 
 
 def sweep(
@@ -62,11 +63,12 @@ def sweep(
     members = members_of(cfg, base)
     _check_directory(cfg, members, output)
     tokenizer = load_run_tokenizer(base.checkpoint)
-    task = task_named(base.task.kind)
+    task = task_of(base)
     began = time.perf_counter()
     found = _Runs(cfg, base, output, tokenizer).all_of(members)
     outcomes = {outcome.member: outcome for outcome in found}
     ordered = [outcomes[member] for member in members]
+    measured = next((x.scores for x in ordered if x.results), {})
     pooled = score_out_of_fold(cfg, base, output, ordered, tokenizer)
     results = {
         "kind": "sweep",
@@ -74,11 +76,10 @@ def sweep(
         "seeds": list(cfg.seeds),
         "folds": cfg.folds,
         "folds_sha256": pooled and pooled.sha256,
-        "shots": cfg.shots,
-        **summary_of(ordered, task.metrics[0], pooled),
+        "shots": base.task.shots,
+        **summary_of(ordered, task.deciding(measured), pooled),
         "runs": [
-            x.record(has_weights=(output / x.member.path / "checkpoints").exists())
-            for x in ordered
+            x.record(has_weights=_has_weights(output / x.member.path)) for x in ordered
         ],
         "elapsed_secs": time.perf_counter() - began,
     }
@@ -105,7 +106,7 @@ def _check_directory(
     for member in members:
         run = output / member.path
         finished = (run / "results.json").exists()
-        if cfg.keep_weights and finished and not (run / "checkpoints").exists():
+        if cfg.keep_weights and finished and not _has_weights(run):
             raise ValueError(
                 f"--keep-weights: {run} was finished without keeping its weights. Delete "
                 "it to train it again, or leave --keep-weights out."
@@ -123,7 +124,6 @@ class _Runs(NamedTuple):
     def all_of(self, members: Sequence[Member]) -> Iterator[Outcome]:
         """Yields every run when it is finished, those first that were finished before."""
         data = load_member_data(self.cfg, members[0], self.base, self.tokenizer)
-        metric = data.task.metrics[0]
         left = []
         for member in members:
             results = load_results(self.output / member.path)
@@ -139,6 +139,7 @@ class _Runs(NamedTuple):
         for group in self.groups(left):
             progress.begin(group)
             for outcome in self.train(group):
+                metric = data.task.deciding(outcome.scores)
                 value = outcome.scores.get(metric.name)
                 said = outcome.failure if value is None else metric.say(value)
                 print(f"{outcome.member.say()}: {said}", flush=True)
@@ -174,7 +175,11 @@ class _Runs(NamedTuple):
     def part(self, member: Member) -> Part:
         """The settings, the directory and the examples of a run."""
         data = quietly_loaded(self.cfg, member, self.base, self.tokenizer)
-        run = dataclasses.replace(member.config(self.base), task=data.as_read)
+        run = dataclasses.replace(
+            member.config(self.base),
+            task=data.as_read,
+            sequence_length=data.sequence_length,
+        )
         return Part(run, self.output / member.path, data)
 
     def train(self, group: Sequence[Member]) -> list[Outcome]:
@@ -196,10 +201,18 @@ class _Runs(NamedTuple):
                 continue
             outcomes.append(Outcome(member, results))
             if not keep_weights:
-                weights = part.run / "checkpoints"
-                remove = functools.partial(shutil.rmtree, weights, ignore_errors=True)
-                on_first_host(f"removal of {weights}", remove)
+                remove = functools.partial(_remove_weights, part.run)
+                on_first_host(f"removal of the weights of {part.run}", remove)
         return outcomes
+
+
+def _has_weights(run: pathlib.Path) -> bool:
+    return any((run / place).exists() for place in (BEST, NEWEST))
+
+
+def _remove_weights(run: pathlib.Path) -> None:
+    for place in (BEST, NEWEST):
+        shutil.rmtree(run / place, ignore_errors=True)
 
 
 def _plan(

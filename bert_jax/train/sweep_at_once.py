@@ -5,7 +5,6 @@ updates that it would get alone, up to the rounding of float32.
 """
 
 import dataclasses
-import functools
 import pathlib
 import time
 from collections.abc import Callable, Sequence
@@ -22,20 +21,18 @@ from bert_jax.model.isolation import prove_for_lengths
 from bert_jax.runtime import process
 from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train import sharding
-from bert_jax.train.checkpoint import Checkpoints
+from bert_jax.train.checkpoint import BEST, Checkpoints
 from bert_jax.train.finetune import Judge, begin_run, finish_run
-from bert_jax.train.freezing import stop_frozen
 from bert_jax.train.initial import start_encoder
 from bert_jax.train.logits import BatchedLogits
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.metrics import MetricsLog, NotFiniteError, Window, duration
-from bert_jax.train.objectives import task_objective
 from bert_jax.train.optimizer import make_optimizer
-from bert_jax.train.run import save_origin
-from bert_jax.train.schedules import make_schedule
-from bert_jax.train.step import TrainState, init_state, is_finite, train_step
+from bert_jax.train.run import load_run, save_origin
+from bert_jax.train.step import TrainState, is_finite, train_step
 from bert_jax.train.stop_request import InterruptedRunError, StopRequest
 from bert_jax.train.task_data import TaskData
+from bert_jax.train.tuning import make_tuning
 
 _MEMORY_SHARE = 0.8  # of the device; the rest is for evaluation and fragments
 
@@ -80,17 +77,23 @@ class AtOnce:
         self.parts = parts
         self.cfg, _, self.data = parts[0]
         self.mesh = make_mesh(MeshConfig(), jax.local_devices()[:1])
+        assert self.cfg.checkpoint is not None
+        self.model = load_run(self.cfg.checkpoint, for_weights=True).model
         self.infos = [
-            begin_run(part.cfg, part.run, part.data, tokenizer, self.mesh)
+            begin_run(part.cfg, part.run, part.data, self.model, tokenizer, self.mesh)
             for part in parts
         ]
-        self.model = self.infos[0].model
-        self.schedules = [
-            make_schedule(part.cfg.optimizer, part.data.num_steps) for part in parts
+        self.tunings = [
+            make_tuning(
+                part.cfg,
+                self.model,
+                part.data.task,
+                len(part.data.outputs),
+                part.data.num_steps,
+            )
+            for part in parts
         ]
-        self._init = functools.partial(
-            self.data.task.init_params, self.model, len(self.data.outputs)
-        )
+        self.schedules = [tuning.schedule for tuning in self.tunings]
 
     def step(self, number: jax.Array, state: TrainState, batch: Any) -> Any:
         """The next state and the metrics of the run `number`, a pure function."""
@@ -98,35 +101,27 @@ class AtOnce:
         def rate(step: jax.typing.ArrayLike) -> jax.Array:
             return jnp.stack([schedule(step) for schedule in self.schedules])[number]
 
-        cfg = self.cfg
-        objective = stop_frozen(
-            cfg.optimizer,
-            task_objective(self.data.task, self.model, cfg.compute, cfg.dropout),
-        )
+        tuning = self.tunings[0]
+        optimizer = make_optimizer(tuning.optimizer_cfg, rate)
         with sharding.on_mesh(self.mesh):
-            optimizer = make_optimizer(cfg.optimizer, rate)
-            return train_step(objective, optimizer, state, batch)
+            return train_step(tuning.objective, optimizer, state, batch)
 
     def first_states(self) -> TrainState:
         """The states of step 0 of all runs, with a new first axis."""
-        encoder: dict[str, Any] = {}
-        shapes = jax.eval_shape(self._init, jax.random.key(0))
+        print(self.tunings[0].describe(), flush=True)
+        seeds = jnp.array([part.cfg.seed for part in self.parts], jnp.uint32)
+        states = jax.jit(jax.vmap(self.tunings[0].fresh_state))(seeds)
         if self.cfg.from_scratch:
             print("encoder: fresh random weights (--from-scratch)", flush=True)
-        else:
-            assert self.cfg.checkpoint is not None
-            found = start_encoder(self.cfg.checkpoint, self.mesh, parts=shapes.keys())
-            print(f"encoder: {found.describe()}", flush=True)
-            encoder = found.params
-            for part in self.parts:
-                save_origin(part.run, found.origin)
-        optimizer = make_optimizer(self.cfg.optimizer, self.schedules[0])
-        make = functools.partial(init_state, self._init, optimizer)
-        seeds = jnp.array([part.cfg.seed for part in self.parts], jnp.uint32)
-        states = jax.jit(jax.vmap(make))(seeds)
+            return states
+        assert self.cfg.checkpoint is not None
+        encoder = start_encoder(self.cfg.checkpoint, self.mesh, states.params.keys())
+        print(f"encoder: {encoder.describe()}", flush=True)
+        for part in self.parts:
+            save_origin(part.run, encoder.origin)
         num_runs = len(self.parts)
         taken = jax.tree.map(
-            lambda leaf: jnp.broadcast_to(leaf, (num_runs, *leaf.shape)), encoder
+            lambda leaf: jnp.broadcast_to(leaf, (num_runs, *leaf.shape)), encoder.params
         )
         return dataclasses.replace(states, params={**states.params, **taken})
 
@@ -144,8 +139,7 @@ class AtOnce:
             for number, epoch in enumerate(self.data.epochs)
         )
         step = longest[1] * self.data.steps_per_epoch + int(longest[2])
-        optimizer = make_optimizer(self.cfg.optimizer, self.schedules[0])
-        state = jax.eval_shape(lambda: init_state(self._init, optimizer, 0))
+        state = jax.eval_shape(lambda: self.tunings[0].fresh_state(0))
         batch = self.data.batch(step, self.cfg.batch_size)
         compiled = jax.jit(self.step, donate_argnums=1).lower(0, state, batch).compile()
         found = compiled.memory_analysis()
@@ -286,13 +280,15 @@ def _finish(
             f"A weight or a moment is NaN or infinite at step {data.num_steps:,}."
         )
     judge = Judge(data.task, forward, data.held_out_rows, data.held_out, data.outputs)
-    evaluation = judge(state.params)
+    params = group.tunings[number].merged(state.params)
+    evaluation = judge(params)
     log = MetricsLog(run, data.num_steps, cfg.loop)
     log.write("eval", data.num_steps, evaluation)
     log.close()
     if keep_weights:
-        with Checkpoints(run, group.infos[number].identity) as checkpoints:
-            checkpoints.save(dataclasses.replace(state, opt_state=None))
+        identity = group.infos[number].identity
+        with Checkpoints(run, identity, place=BEST) as checkpoints:
+            checkpoints.save(dataclasses.replace(state, params=params, opt_state=None))
             checkpoints.wait()
     assert judge.logits is not None
     return finish_run(

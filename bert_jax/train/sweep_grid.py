@@ -8,12 +8,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bert_jax.config import FinetuneConfig, SweepConfig
-from bert_jax.data.labelled.folds import fold_numbers, shot_numbers
+from bert_jax.config import FinetuneConfig, SweepConfig, TaskConfig
+from bert_jax.data.labelled.folds import fold_numbers
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.train.reading import show_reading
-from bert_jax.train.task_data import TaskData, encode_task_data, load_task_data
-from bert_jax.train.tasks import Task, task_named
+from bert_jax.train.run import load_run
+from bert_jax.train.task_data import (
+    TaskData,
+    encode_task_data,
+    fitting_length,
+    load_task_data,
+)
+from bert_jax.train.task_files import TaskExamples, as_read
+from bert_jax.train.tasks import Task, task_of
 
 
 class Setting(NamedTuple):
@@ -53,8 +60,17 @@ class Member(NamedTuple):
         return dataclasses.replace(
             base,
             optimizer=dataclasses.replace(base.optimizer, learning_rate=rate),
+            task=self._task(base.task),
             num_epochs=self.setting.num_epochs,
             seed=self.seed,
+        )
+
+    def _task(self, task: TaskConfig) -> TaskConfig:
+        """With --shots, each seed draws its own examples."""
+        return (
+            task
+            if task.shots is None
+            else dataclasses.replace(task, draw_seed=self.seed)
         )
 
 
@@ -69,6 +85,11 @@ def members_of(cfg: SweepConfig, base: FinetuneConfig) -> list[Member]:
         raise ValueError(
             f"--dev {base.task.dev} would be ignored: with --folds {cfg.folds}, every "
             "example of the training file is judged on once. Leave one of them out."
+        )
+    if cfg.folds is not None and base.task.shots is not None:
+        raise ValueError(
+            f"--folds {cfg.folds} and --shots {base.task.shots} both say what is trained "
+            "on; give one of them."
         )
     settings = [
         Setting(rate, num_epochs)
@@ -99,38 +120,41 @@ def load_member_data(
 
     Raises:
         FileNotFoundError, ValueError: as for `load_task_data`, or there are too few
-            examples for the folds or the shots.
+            examples for the folds.
     """
     run = member.config(base)
-    if cfg.folds is None and cfg.shots is None:
-        return load_task_data(run, tokenizer)
-    task = task_named(run.task.kind)
-    file = task.read(run.task.train, run.task, "train")
-    outputs = task.outputs(file)
-    whole = task.sample(file, run.task.max_train)
-    if member.fold is not None:
-        assert cfg.folds is not None
-        folds = folds_of(task, whole, cfg.folds, member.seed)
-        held_out = whole.take(np.flatnonzero(folds == member.fold))
-        train = whole.take(np.flatnonzero(folds != member.fold))
-    else:
-        assert cfg.shots is not None
-        classes = task.classes(whole)
-        if classes is None:
-            raise ValueError(
-                f"--shots {cfg.shots} draws examples of each class, but --task "
-                f"{task.name} has no classes. Pass --max-train instead."
-            )
-        train = whole.take(shot_numbers(classes, cfg.shots, member.seed))
-        held_out = task.read(run.task.dev, run.task, "validation")
+    assert run.checkpoint is not None
+    max_positions = load_run(run.checkpoint, for_weights=True).model.max_positions
+    if cfg.folds is None:
+        return load_task_data(run, tokenizer, max_positions)
+    task = task_of(run)
+    whole, outputs = whole_file(task, run.task)
+    if run.sequence_length is None:
+        length = fitting_length(task, tokenizer, whole, outputs, max_positions)
+        run = dataclasses.replace(run, sequence_length=length)
+    folds = folds_of(task, whole, cfg.folds, member.seed)
+    train, held_out = (
+        whole.take(np.flatnonzero(is_in))
+        for is_in in (folds != member.fold, folds == member.fold)
+    )
     show_reading(task, "train", train, outputs)
     show_reading(task, "validation", held_out, outputs)
-    return encode_task_data(run, tokenizer, task, outputs, train, held_out)
+    settled = task.settled(run.task)
+    examples = TaskExamples(outputs, train, held_out, as_read(settled, train, held_out))
+    return encode_task_data(run, tokenizer, max_positions, task, examples)
+
+
+def whole_file(task: Task, cfg: TaskConfig) -> tuple[Any, tuple[str, ...]]:
+    """The examples that folds are cut from, and the names of the logits."""
+    cfg = task.settled(cfg)
+    file = task.read(cfg.train, cfg, "train")
+    outputs = task.outputs(file)
+    return file.sample(cfg.max_train, task.classes(file), cfg.draw_seed), outputs
 
 
 def folds_of(task: Task, whole: Any, num_folds: int, seed: int) -> np.ndarray:
     """The number of the fold that holds each example out, int [examples], from 1."""
-    return 1 + fold_numbers(len(whole), num_folds, seed, task.classes(whole))
+    return 1 + fold_numbers(whole, num_folds, seed, task.classes(whole))
 
 
 def quietly_loaded(

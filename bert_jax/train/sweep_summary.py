@@ -9,8 +9,9 @@ import numpy as np
 from bert_jax.config import FinetuneConfig, SweepConfig
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.train.held_out_logits import load_logits, save_logits
-from bert_jax.train.sweep_grid import Member, Setting, folds_of
-from bert_jax.train.tasks import Task, task_named
+from bert_jax.train.run import load_run_config
+from bert_jax.train.sweep_grid import Member, Setting, folds_of, whole_file
+from bert_jax.train.tasks import Task, task_of
 from bert_jax.train.tasks.task import Metric
 
 
@@ -112,9 +113,15 @@ def score_out_of_fold(
     """Scores the predictions of all folds together, if there are, and keeps their logits."""
     if cfg.folds is None:
         return None
-    task = task_named(base.task.kind)
-    whole, outputs = whole_file(task, base)
-    encoded = task.encode(tokenizer, whole, outputs, base.sequence_length)
+    task = task_of(base)
+    whole, outputs = whole_file(task, base.task)
+    finished = [x.member.path for x in outcomes if x.results]
+    if not finished:
+        return OutOfFold({}, whole.sha256())
+    of_run = load_run_config(output / finished[0])
+    assert isinstance(of_run, FinetuneConfig)
+    assert of_run.sequence_length is not None
+    encoded = task.encode(tokenizer, whole, outputs, of_run.sequence_length)
     found: dict[Setting, dict[int, dict[str, float]]] = {}
     for setting in dict.fromkeys(x.member.setting for x in outcomes):
         for seed in cfg.seeds:
@@ -132,7 +139,8 @@ def score_out_of_fold(
             place = output / out_of_fold_path(setting, seed)
             place.mkdir(parents=True, exist_ok=True)
             save_logits(place, logits)
-            scores = task.scores(logits, encoded, whole, outputs)
+            judged = (logits, encoded, whole, outputs)
+            scores = task.with_fitted(task.fit(*judged)).scores(*judged)
             found.setdefault(setting, {})[seed] = scores
     return OutOfFold(found, whole.sha256())
 
@@ -140,12 +148,6 @@ def score_out_of_fold(
 def out_of_fold_path(setting: Setting, seed: int) -> pathlib.Path:
     """Where a sweep keeps the logits of all folds together."""
     return pathlib.Path("out-of-fold", setting.name, f"seed-{seed}")
-
-
-def whole_file(task: Task, base: FinetuneConfig) -> tuple[Any, tuple[str, ...]]:
-    """The examples that folds are cut from, and the names of the logits."""
-    file = task.read(base.task.train, base.task, "train")
-    return task.sample(file, base.task.max_train), task.outputs(file)
 
 
 def table(task: Task, outcomes: Sequence[Outcome], results: Mapping[str, Any]) -> str:
@@ -173,9 +175,7 @@ def table(task: Task, outcomes: Sequence[Outcome], results: Mapping[str, Any]) -
             if with_folds:
                 row.append(str(outcome.member.fold))
             scores = outcome.scores
-            row += [
-                f"{scores[m.name]:{m.form}}" if scores else "failed" for m in metrics
-            ]
+            row += [m.form_of(scores[m.name]) if scores else "failed" for m in metrics]
             rows.append(row)
         runs = entry["num_runs"] - entry["num_failed"]
         rows.append([*first, f"mean of {runs}", *empty, *_said(metrics, entry)])
@@ -191,8 +191,8 @@ def _said(metrics: Sequence[Metric], entry: Mapping[str, Any]) -> list[str]:
     said = []
     for metric in metrics:
         mean, std = (entry[name].get(metric.name) for name in ("mean", "std"))
-        text = "" if mean is None else f"{mean:{metric.form}}"
-        said.append(text if std is None else f"{text} ± {std:{metric.form}}")
+        text = "" if mean is None else metric.form_of(mean)
+        said.append(text if std is None else f"{text} ± {metric.form_of(std)}")
     return said
 
 
@@ -207,7 +207,8 @@ def conclusion(task: Task, results: Mapping[str, Any]) -> str:
     num_failed = sum(x["num_failed"] for x in results["settings"])
     if num_failed:
         lines.append(f"{num_failed} runs failed; their setting cannot be chosen.")
-    metric, chosen = task.metrics[0], results["chosen"]
+    metric = task.deciding([results["metric"]])
+    chosen = results["chosen"]
     if chosen and len(results["settings"]) > 1:
         best = "largest" if metric.larger_is_better else "smallest"
         lines.append(

@@ -1,18 +1,24 @@
 """The labelled examples of a fine-tuning run: read, encoded, and sorted into batches."""
 
-import dataclasses
 import math
-import pathlib
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from bert_jax.batch import ClassifyBatch
 from bert_jax.config import FinetuneConfig, TaskConfig
-from bert_jax.data.labelled.examples import EncodedExamples, Examples
+from bert_jax.data.labelled.examples import EncodedExamples
 from bert_jax.data.labelled.lengths import LengthBatches, epoch_batches, row_lengths
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.train.logits import held_out_batches
-from bert_jax.train.reading import show_reading, show_rows
-from bert_jax.train.tasks import Task, task_named
+from bert_jax.train.reading import show_rows
+from bert_jax.train.task_files import TaskExamples, read_examples
+from bert_jax.train.tasks import Task, task_of
+from bert_jax.train.tasks.class_weights import say_weights
+
+_NUM_MEASURED = 2_000  # examples whose lengths decide that of the rows
+_FITTING_SHARE = 0.99
+_SHORTEST = 16
 
 
 class TaskData(NamedTuple):
@@ -29,6 +35,8 @@ class TaskData(NamedTuple):
     """The batches of each epoch, by numbers of `train_rows`."""
     lengths: frozenset[int]
     """The lengths of rows in all batches, of training and of judging."""
+    sequence_length: int
+    """T, the largest length of a row."""
     as_read: TaskConfig
     """The task with whole paths and the columns that were found."""
 
@@ -47,47 +55,54 @@ class TaskData(NamedTuple):
         return self.train_rows.batch(numbers[place], batch_size, lengths[place])
 
 
-def load_task_data(cfg: FinetuneConfig, tokenizer: Tokenizer) -> TaskData:
-    """Reads and encodes both files of a run, and prints what was read.
+def load_task_data(
+    cfg: FinetuneConfig, tokenizer: Tokenizer, max_positions: int
+) -> TaskData:
+    """Reads and encodes the examples of a run, and prints what was read.
+
+    Args:
+        max_positions: of the encoder.
 
     Raises:
         FileNotFoundError: a file is not there.
         ValueError: a file has a wrong format, or holds nothing to learn.
     """
-    task = task_named(cfg.task.kind)
-    whole = task.read(cfg.task.train, cfg.task, "train")
-    outputs = task.outputs(whole)
-    train = task.sample(whole, cfg.task.max_train)
-    show_reading(task, "train", train, outputs)
-    held_out = task.read(cfg.task.dev, cfg.task, "validation")
-    show_reading(task, "validation", held_out, outputs)
-    return encode_task_data(cfg, tokenizer, task, outputs, train, held_out)
+    task = task_of(cfg)
+    examples = read_examples(task, cfg.task)
+    return encode_task_data(cfg, tokenizer, max_positions, task, examples)
 
 
 def encode_task_data(
     cfg: FinetuneConfig,
     tokenizer: Tokenizer,
+    max_positions: int,
     task: Task,
-    outputs: tuple[str, ...],
-    train: Any,
-    held_out: Any,
+    examples: TaskExamples,
 ) -> TaskData:
     """Encodes the examples of a run, sorts them into batches, and prints their lengths."""
+    outputs, train, held_out, as_read = examples
+    sequence_length = cfg.sequence_length
+    if sequence_length is None:
+        sequence_length = fitting_length(task, tokenizer, train, outputs, max_positions)
     train_rows, held_out_rows = (
-        task.encode(tokenizer, part, outputs, cfg.sequence_length)
+        task.encode(tokenizer, part, outputs, sequence_length)
         for part in (train, held_out)
     )
+    weights = task.example_weights(train, outputs)
+    if weights is not None:
+        print(f"  class weights: {say_weights(weights, train.labels)}", flush=True)
+        train_rows = train_rows.weighed(weights)
     num_steps = cfg.num_epochs * math.ceil(len(train_rows) / cfg.batch_size)
-    lengths = row_lengths(train_rows.num_tokens, cfg.sequence_length, num_steps)
+    lengths = row_lengths(train_rows.num_tokens, sequence_length, num_steps)
     epochs = tuple(
         epoch_batches(
             train_rows.num_tokens, lengths, cfg.batch_size, seed=cfg.seed, epoch=epoch
         )
         for epoch in range(cfg.num_epochs)
     )
-    show_rows(train_rows, epochs[0])
+    show_rows("train", train_rows, epochs[0])
     held_out_plan = held_out_batches(held_out_rows, cfg.batch_size)
-    show_rows(held_out_rows, held_out_plan)
+    show_rows("validation", held_out_rows, held_out_plan)
     return TaskData(
         task,
         outputs,
@@ -97,28 +112,34 @@ def encode_task_data(
         held_out_rows,
         epochs,
         frozenset([*lengths.tolist(), *held_out_plan.lengths.tolist()]),
-        _as_read(cfg.task, train, held_out),
+        sequence_length,
+        as_read,
     )
 
 
-def _as_read(cfg: TaskConfig, train: Examples, held_out: Examples) -> TaskConfig:
-    """The task with whole paths and with the columns that were found.
+def fitting_length(
+    task: Task,
+    tokenizer: Tokenizer,
+    train: Any,
+    outputs: tuple[str, ...],
+    max_positions: int,
+) -> int:
+    """The length that nearly all rows of the training examples fit into; it is printed.
 
-    `evaluate` and `predict` read files in this way, from any working directory.
+    It is judged on a random choice of the examples, encoded as long as the encoder can
+    take them.
     """
-    cfg = dataclasses.replace(
-        cfg,
-        train=pathlib.Path(train.reading.path).absolute(),
-        dev=pathlib.Path(held_out.reading.path).absolute(),
+    some = train.sample(_NUM_MEASURED)
+    rows = task.encode(tokenizer, some, outputs, max_positions)
+    needed = int(np.quantile(rows.num_tokens, _FITTING_SHARE, method="higher"))
+    length = min(max_positions, max(_SHORTEST, -(-needed // 8) * 8))
+    of = f"{len(some):,} {'random ' * (len(some) < len(train))}training examples"
+    said = f"{_FITTING_SHARE:.0%} of {of} fit into {needed}"
+    if needed == max_positions:
+        said = f"the most the encoder takes; {rows.num_cut:,} of {of} are longer"
+    print(
+        f"rows have at most {length} tokens: {said} (--sequence-length sets another "
+        "length)",
+        flush=True,
     )
-    if not train.reading.columns:
-        return cfg
-    *texts, label = train.reading.columns
-    *held_out_texts, held_out_label = held_out.reading.columns
-    return dataclasses.replace(
-        cfg,
-        text=tuple(texts),
-        label=label,
-        dev_text=tuple(held_out_texts),
-        dev_label=held_out_label,
-    )
+    return length

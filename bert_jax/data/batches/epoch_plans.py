@@ -12,7 +12,6 @@ whenever no run is using it.
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
 import json
 import os
 import pathlib
@@ -28,7 +27,7 @@ import numpy as np
 
 from bert_jax.data.batches.epochs import Epoch, EpochSize
 from bert_jax.data.batches.pairs import Pairs
-from bert_jax.data.file_hash import file_sha256
+from bert_jax.data.hashes import file_sha256, json_sha256
 
 # Version of the rules by which plans are made. With another number, files of earlier
 # versions are not used.
@@ -62,7 +61,7 @@ class EpochPlans:
         numpy = ".".join(np.__version__.split(".")[:2])
         key = {"version": PLAN_VERSION, "numpy": numpy, **decided_by}
         self._key = json.loads(json.dumps(key))  # as read: no tuples
-        self.folder = folder.absolute() / _sha256_of(self._key)[:16]
+        self.folder = folder.absolute() / json_sha256(self._key)[:16]
 
     def open(self, number: int, make: Callable[[], tuple[Epoch, EpochSize]]) -> Epoch:
         """Reads the plan of an epoch; if there is none, makes and writes it.
@@ -111,7 +110,7 @@ class EpochPlans:
         try:
             whole = json.loads(path.read_bytes())
             plan = whole["plan"]
-            sound = whole["sha256"] == _sha256_of(plan) and plan["key"] == self._key
+            sound = whole["sha256"] == json_sha256(plan) and plan["key"] == self._key
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, KeyError, TypeError):
@@ -163,7 +162,7 @@ class EpochPlans:
                 "size": size._asdict(),
                 "arrays": described,
             }
-            whole = {"plan": plan, "sha256": _sha256_of(plan)}
+            whole = {"plan": plan, "sha256": json_sha256(plan)}
             (partial / "description").write_text(json.dumps(whole, indent=2) + "\n")
             shutil.rmtree(self._arrays(number), ignore_errors=True)
             os.replace(partial / "arrays", self._arrays(number))
@@ -226,7 +225,3 @@ def _open_array(
             f"{expected['dtype']} {expected['shape']}"
         )
     return array
-
-
-def _sha256_of(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

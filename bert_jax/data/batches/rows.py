@@ -8,8 +8,6 @@ whatever the number of hosts. Hosts divide a batch into equal parts.
 
 import bisect
 import contextlib
-import hashlib
-import json
 import pathlib
 import shutil
 import tempfile
@@ -24,6 +22,7 @@ from bert_jax.config import DataConfig
 from bert_jax.data.batches.epoch_plans import EpochPlans
 from bert_jax.data.batches.epochs import Epoch, EpochSize, plan_epoch, size_of
 from bert_jax.data.batches.packing import assemble
+from bert_jax.data.hashes import json_sha256
 from bert_jax.data.prepared.store import TokenStore
 
 if TYPE_CHECKING:  # Worker processes need only the rows.
@@ -320,7 +319,6 @@ def open_rows(
 
     Plans are kept in `cfg.plan_dir`, or beside the arrays of the dataset.
     """
-    shards = json.dumps([split, dataset.manifest["sha256"]], sort_keys=True)
     return PretrainRows(
         dataset.load_split(split),
         cfg,
@@ -328,5 +326,5 @@ def open_rows(
         seed=seed,
         batch_size=batch_size,
         plan_dir=cfg.plan_dir or dataset.index_home / "plans",
-        identity=hashlib.sha256(shards.encode()).hexdigest(),
+        identity=json_sha256([split, dataset.manifest["sha256"]]),
     )

@@ -16,6 +16,9 @@ _PAIRS = (
     ("question", "sentence"),
     ("question", "passage"),
     ("#1 string", "#2 string"),
+    ("anchor", "positive"),
+    ("sent0", "sent1"),
+    ("query", "positive"),
 )
 _TEXTS = (
     *("text", "sentence", "content", "review", "comment", "tweet", "document"),
@@ -49,9 +52,13 @@ class Columns(NamedTuple):
     """`None` where no label is read."""
     guessed: tuple[str, ...]
     """Those that were found by their usual names."""
+    flags: tuple[str, ...] = ()
+    """Columns of 0 and 1 in place of one label column, each named like its label."""
 
     def __str__(self) -> str:
         said = "text from " + " and ".join(map(self._say, self.texts))
+        if self.flags:
+            said += f", labels from 0 and 1 in {', '.join(map(repr, self.flags))}"
         return (
             said
             if self.label is None
@@ -75,19 +82,20 @@ def find_columns(
     """
     texts = cfg.text
     label = cfg.label if labelled else None
+    flags = cfg.label_columns if labelled else ()
     if not cfg.header:
         _check_bare(table, cfg, split, labelled=labelled)
-    given = {*texts, *filter(None, [label])}
-    for name in (*texts, *filter(None, [label])):
+    given = {*texts, *filter(None, [label]), *flags}
+    for name in (*texts, *filter(None, [label]), *flags):
         if name not in table.columns:
             raise ValueError(_missing(table, f"no column {name!r}", split))
     free = {name.lower(): name for name in table.columns if name not in given}
     if not texts:
         texts = _usual_texts(table, free, split)
-    if labelled and label is None:
+    if labelled and label is None and not flags:
         label = _only(table, [free[x] for x in _LABELS if x in free], "label", split)
     found = tuple(x for x in (*texts, label) if x is not None and x not in given)
-    return Columns(texts, label, found)
+    return Columns(texts, label, found, flags)
 
 
 def _usual_texts(
@@ -126,7 +134,7 @@ def _check_bare(
     table: Table, cfg: FileConfig, split: Split | None, *, labelled: bool
 ) -> None:
     """Without a header, columns go by number, and the first line must hold an example."""
-    if not cfg.text or (labelled and cfg.label is None):
+    if not cfg.text or (labelled and cfg.label is None and not cfg.label_columns):
         raise ValueError(
             f"{table.path} is read without a header, so nothing names its columns; give "
             "--text and --label by number. The first line has "

@@ -1,6 +1,6 @@
 """What all labelled data has in common: examples, and the rows of ids made of them.
 
-Shape suffixes: B rows of a batch, T tokens.
+Shape suffixes: B rows of a batch, T tokens, G rows of a group.
 """
 
 import abc
@@ -9,8 +9,8 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterable, Sequence
-from typing import Self
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import Any, Self
 
 import numpy as np
 
@@ -42,8 +42,14 @@ class Examples(abc.ABC):
     def __len__(self) -> int: ...
 
     @abc.abstractmethod
-    def records(self) -> Iterable[object]:
+    def records(self) -> Iterable[Any]:
         """Text and label of each example, as plain JSON values."""
+
+    def shown(self) -> Iterator[tuple[str, str]]:
+        """Text and label of each example, as people read them."""
+        for record in self.records():
+            *texts, truth = record
+            yield "\n".join(map(str, texts)), str(truth)
 
     @abc.abstractmethod
     def take(self, numbers: np.ndarray) -> Self:
@@ -56,8 +62,17 @@ class Examples(abc.ABC):
             digest.update(json.dumps(record).encode())
         return digest.hexdigest()
 
-    def sample(self, count: int | None, classes: Sequence[str] | None = None) -> Self:
-        """At most `count` of them, drawn at random but equal in every run, in file order.
+    def together(self) -> Sequence[Hashable]:
+        """Of each example, what it has in common with those it may not be parted from.
+
+        Files to train on and to judge on share none of these. Default: nothing.
+        """
+        return range(len(self))
+
+    def sample(
+        self, count: int | None, classes: Sequence[str] | None = None, seed: int = 0
+    ) -> Self:
+        """At most `count` of them, drawn at random, in file order.
 
         Files may be sorted, so the first ones would not do. A smaller sample is part of
         every larger one.
@@ -69,35 +84,46 @@ class Examples(abc.ABC):
         """
         if count is None or count >= len(self):
             return self
-        order = np.random.default_rng(0).permutation(len(self))
+        order = np.random.default_rng(seed).permutation(len(self))
         if classes is not None:
-            _, of = np.unique(np.array(classes)[order], return_inverse=True)
-            sizes = np.bincount(of)
-            place = np.zeros(len(self))  # among the examples of its class
-            for number in range(sizes.size):
-                place[of == number] = np.arange(sizes[number])
-            share = np.where(place == 0, 0.0, (place + 0.5) / sizes[of])
+            place, size = places_in_class(np.array(classes)[order])
+            share = np.where(place == 0, 0.0, (place + 0.5) / size)
             order = order[np.argsort(share, kind="stable")]
         return self.take(np.sort(order[:count]))
+
+
+def places_in_class(classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each entry: its place among those of its class, and the size of the class."""
+    _, of = np.unique(classes, return_inverse=True)
+    sizes = np.bincount(of)
+    place = np.zeros(of.size, np.int64)
+    for number, size in enumerate(sizes):
+        place[of == number] = np.arange(size)
+    return place, sizes[of]
 
 
 @dataclasses.dataclass(frozen=True)
 class EncodedExamples:
     """Examples as the model takes them: rows of ids, all padded to one length.
 
-    An example that does not fit a row may have several.
+    An example that does not fit a row may have several. If the rows of an example must
+    be computed together, they are a group, and everything below counts groups as rows.
     """
 
-    input_ids: np.ndarray  # int32 [rows, T]
-    segment_ids: np.ndarray  # int32 [rows, T]
-    input_mask: np.ndarray  # int32 [rows, T], 1 on real tokens
+    input_ids: np.ndarray  # int32 [rows, T]; with groups [rows, G, T]
+    segment_ids: np.ndarray  # int32, as input_ids
+    input_mask: np.ndarray  # int32, as input_ids, 1 on real tokens
     labels: np.ndarray  # [rows, ...], as the loss of the task takes them
     example: np.ndarray  # int32 [rows], number of the example that a row is of
     word: np.ndarray | None = None
     """int32 [rows, T]: number of the word that a token belongs to; -1 where that does not
     matter. `None` for tasks that label whole texts."""
     num_cut: int = 0
-    """Number of texts that lost their end, because they are longer than a row."""
+    """Number of texts that are longer than a row."""
+    lost: str = "lost their end"
+    """What became of these texts, in words."""
+    weights: np.ndarray | None = None
+    """float32 [rows], how much a row counts in the loss. `None`: all count 1."""
 
     def __len__(self) -> int:
         """Rows."""
@@ -105,8 +131,13 @@ class EncodedExamples:
 
     @functools.cached_property
     def num_tokens(self) -> np.ndarray:
-        """int [rows], tokens of each row without its padding."""
-        return self.input_mask.sum(axis=1)
+        """int [rows], tokens of each row without padding; of a group, its longest row."""
+        return self.input_mask.sum(axis=-1).reshape(len(self), -1).max(axis=1)
+
+    def weighed(self, weights: np.ndarray) -> "EncodedExamples":
+        """With these weights of the examples, float32 [examples], in their rows."""
+        own = np.float32(1.0) if self.weights is None else self.weights
+        return dataclasses.replace(self, weights=own * weights[self.example])
 
     def batch(
         self, numbers: np.ndarray, batch_size: int, length: int | None = None
@@ -119,12 +150,13 @@ class EncodedExamples:
         filler = np.repeat(numbers[:1], batch_size - numbers.size)
         every = np.concatenate([numbers, filler])
         weights = np.zeros(batch_size, np.float32)
-        weights[: numbers.size] = 1.0
-        per_token = self.labels.shape == self.input_ids.shape
+        weights[: numbers.size] = 1.0 if self.weights is None else self.weights[numbers]
+        # As many labels as a row has tokens may also be the labels of a whole text.
+        per_token = self.word is not None and self.labels.shape == self.input_ids.shape
         return ClassifyBatch(
-            input_ids=self.input_ids[every, :length],
-            segment_ids=self.segment_ids[every, :length],
-            input_mask=self.input_mask[every, :length],
+            input_ids=self.input_ids[every, ..., :length],
+            segment_ids=self.segment_ids[every, ..., :length],
+            input_mask=self.input_mask[every, ..., :length],
             labels=self.labels[every, :length] if per_token else self.labels[every],
             weights=weights,
         )
@@ -175,7 +207,10 @@ def require_file(
         FileNotFoundError: nothing is there.
     """
     if path is None:
-        raise ValueError("The task has no file; pass --train FILE and --dev FILE.")
+        raise ValueError(
+            "The task lacks a file; pass --train FILE and --dev FILE, or --dev 0.1 to "
+            "judge on a random tenth of the training file, which is not trained on then."
+        )
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; it should hold labelled text.")
     if path.is_dir() and folder:

@@ -1,31 +1,21 @@
-"""Questions whose answer is a span of a passage: files in SQuAD's form to examples, to rows.
-
-Shape suffixes: B rows, T tokens.
-"""
+"""Questions whose answer is a span of a passage: files in SQuAD's form to examples."""
 
 import dataclasses
-import functools
 import json
 import pathlib
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from bert_jax.config import FileConfig
 from bert_jax.data.labelled.decoding import read_text
-from bert_jax.data.labelled.examples import (
-    EncodedExamples,
-    Examples,
-    Reading,
-    RowBuilder,
-    require_file,
-)
+from bert_jax.data.labelled.examples import Examples, Reading, require_file
+from bert_jax.data.labelled.tables import read_table
 from bert_jax.data.labelled.texts import text_of
-from bert_jax.data.tokenizers.tokenizer import Tokenizer
+from bert_jax.data.labelled.word_places import places_of_words
 
-# An answer begins and ends at a word or at a sign.
-_WORD = re.compile(r"\w+|[^\w\s]")
+SUFFIXES = (".json", ".jsonl", ".parquet")
 
 
 class Answer(NamedTuple):
@@ -53,6 +43,17 @@ class Questions(Examples):
     def records(self) -> Iterator[object]:
         yield from zip(self.questions, self.passages, self.answers, strict=True)
 
+    def together(self) -> Sequence[str]:
+        """The questions about a passage stay together."""
+        return self.passages
+
+    def shown(self) -> Iterator[tuple[str, str]]:
+        for question, passage, answers in zip(
+            self.questions, self.passages, self.answers, strict=True
+        ):
+            accepted = dict.fromkeys(answer.text for answer in answers)
+            yield f"{question}\n{passage}", " | ".join(accepted) or "no answer"
+
     def take(self, numbers: np.ndarray) -> "Questions":
         return dataclasses.replace(
             self,
@@ -62,63 +63,162 @@ class Questions(Examples):
             ids=(),
         )
 
-    def text_of(self, example: int, first_word: int, last_word: int) -> str:
-        """The passage from one word to another, both included."""
-        words = words_of(self.passages[example])
-        return self.passages[example][words[first_word][0] : words[last_word][1]]
+    def place_of(
+        self, example: int, first_word: int, last_word: int
+    ) -> tuple[int, int]:
+        """Where a span begins and ends in its passage, in characters.
 
-
-@functools.lru_cache(maxsize=1_024)
-def words_of(passage: str) -> list[tuple[int, int]]:
-    """Where each word or sign of a passage begins and ends, in characters."""
-    return [match.span() for match in _WORD.finditer(passage)]
+        Args:
+            first_word: by the places of `places_of_words`, as `last_word`, which belongs
+                to the span.
+        """
+        words = places_of_words(self.passages[example])
+        return words[first_word][0], words[last_word][1]
 
 
 def read_questions(
-    path: pathlib.Path | None, encoding: str = "utf-8", *, answered: bool = True
+    path: pathlib.Path | None, cfg: FileConfig, *, answered: bool = True
 ) -> Questions:
-    """Reads a .json in the form of SQuAD 1.1 or 2.0.
+    """Reads SQuAD 1.1 or 2.0: its .json, or its fields in a .jsonl or .parquet.
+
+    An answer that does not stand at its `answer_start`, or only as a part of a word, is
+    moved to the nearest place in the passage that holds it as whole words, or else to the
+    nearest that holds it; a warning says how many were. Where there is no such place, the
+    file is refused, or with `skip_incomplete` the question is left out.
 
     Args:
         answered: whether every question must say what its answers are.
 
     Raises:
-        ValueError: no path, not this form, or an answer that does not stand where it is
-            said to (the question is named).
+        ValueError: no path, not this form, an empty question or passage, or an answer
+            that is not in its passage (the question is named).
         FileNotFoundError: nothing is there.
     """
-    path = require_file(path, (".json",))
-    decoded = read_text(path, encoding)
-    questions, passages, answers, ids = [], [], [], []
+    path = require_file(path, SUFFIXES)
+    read = _Read()
+    form = 'the form of SQuAD, {"data": [{"paragraphs": [{"context": ..., "qas": [...]}]}]}'
     try:
-        for passage, qa in _questions_of(json.loads(decoded.text)):
-            questions.append(text_of(qa["question"], f"{path}: a question"))
-            passages.append(text_of(passage, f"{path}: a context"))
-            ids.append(qa.get("id"))
-            given = qa["answers"] if answered else qa.get("answers", ())
-            given = () if qa.get("is_impossible") else given
-            answers.append(
-                tuple(Answer(str(x["text"]), int(x["answer_start"])) for x in given)
+        if path.suffix.lower() == ".json":
+            decoded = read_text(path, cfg.encoding)
+            how, warnings = (
+                f"{decoded.encoding}, JSON in SQuAD's form",
+                decoded.warnings,
             )
-            for text, start in answers[-1]:
-                if passage[start : start + len(text)] != text:
-                    raise ValueError(
-                        f"{path}: question {questions[-1]!r} has the answer {text!r} at "
-                        f"character {start}, where the passage reads "
-                        f"{passage[start : start + len(text)]!r}; mend the file."
-                    )
+            for passage, qa in _questions_of(json.loads(decoded.text)):
+                read.add(path, passage, qa, cfg, answered=answered)
+        else:
+            form = (
+                'columns "question", "context" and "answers" (texts and answer_starts)'
+            )
+            table = read_table(path, cfg)
+            how, warnings = f"{table.how}, with the columns of SQuAD", table.warnings
+            for row in table.rows:
+                qa = _with_answers(row.fields)
+                read.add(path, row.fields["context"], qa, cfg, answered=answered)
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{path} is not in the form of SQuAD ({type(error).__name__}: {error}); "
-            'expected {"data": [{"paragraphs": [{"context": ..., "qas": [{"question": '
-            '..., "answers": [{"text": ..., "answer_start": ...}]}]}]}]}.'
+            f'expected {form} with "question" and "answers": [{{"text": ..., '
+            '"answer_start": ...}].'
         ) from None
-    if not questions:
+    if not read.questions:
         raise ValueError(f"{path} holds no question.")
-    how = f"{decoded.encoding}, JSON in the form of SQuAD"
-    reading = Reading(str(path), how, warnings=decoded.warnings)
     return Questions(
-        tuple(questions), tuple(passages), tuple(answers), tuple(ids), reading
+        tuple(read.questions),
+        tuple(read.passages),
+        tuple(read.answers),
+        tuple(read.ids),
+        Reading(
+            str(path),
+            how,
+            num_skipped=read.num_skipped,
+            warnings=(*warnings, *read.warnings()),
+        ),
+    )
+
+
+class _Read:
+    """The questions of a file, as far as it is read."""
+
+    def __init__(self) -> None:
+        self.questions: list[str] = []
+        self.passages: list[str] = []
+        self.answers: list[tuple[Answer, ...]] = []
+        self.ids: list[Any] = []
+        self.num_moved = self.num_skipped = 0
+
+    def add(
+        self,
+        path: pathlib.Path,
+        passage: str,
+        qa: Any,
+        cfg: FileConfig,
+        *,
+        answered: bool,
+    ) -> None:
+        question = text_of(qa["question"], f"{path}: a question")
+        passage = text_of(passage, f"{path}: a context")
+        given = qa["answers"] if answered else qa.get("answers") or ()
+        given = () if qa.get("is_impossible") else given
+        problem = None
+        if answered and not (question and passage):
+            empty = "question" if not question else "passage"
+            problem = f"the {empty} of question {qa.get('id') or question!r} is empty"
+        answers = []
+        # Some files say by an answer without text that there is none.
+        for text, start in ((str(x["text"]), int(x["answer_start"])) for x in given):
+            found = _place(passage, text, start)
+            if found is None:
+                problem = (
+                    f"question {question!r} has the answer {text!r} at character {start}, "
+                    f"where the passage reads {passage[max(0, start) :][: len(text)]!r}, and "
+                    "the passage does not hold that answer at all"
+                )
+            elif text.strip():
+                self.num_moved += found.start != start
+                answers.append(found)
+        if problem and not cfg.skip_incomplete:
+            raise ValueError(
+                f"{path}: {problem}; mend the file, or leave such questions out by "
+                "--skip-incomplete."
+            )
+        if problem:
+            self.num_skipped += 1
+            return
+        self.questions.append(question)
+        self.passages.append(passage)
+        self.answers.append(tuple(answers))
+        self.ids.append(qa.get("id"))
+
+    def warnings(self) -> list[str]:
+        if not self.num_moved:
+            return []
+        return [
+            f"{self.num_moved:,} answers do not stand at their answer_start as whole words; "
+            "the nearest places in the passage that hold them so are taken"
+        ]
+
+
+def _place(passage: str, text: str, start: int) -> Answer | None:
+    """The answer where the passage holds it, as whole words and as near as possible."""
+    if start < 0 or not passage.startswith(text, start):
+        text = text.strip()
+    elif _is_whole(passage, start, start + len(text)):
+        return Answer(text, start)
+    places = []
+    place = passage.find(text)
+    while place >= 0:
+        cut = not _is_whole(passage, place, place + len(text))
+        places.append((cut, abs(place - start), place))
+        place = passage.find(text, place + 1)
+    return Answer(text, min(places)[-1]) if places else None
+
+
+def _is_whole(passage: str, start: int, end: int) -> bool:
+    """Whether neither end of a span is inside a word."""
+    return not any(
+        0 < end < len(passage) and passage[end - 1 : end + 1].isalnum()
+        for end in (start, end)
     )
 
 
@@ -129,74 +229,11 @@ def _questions_of(document: Any) -> Iterator[tuple[str, Any]]:
                 yield paragraph["context"], qa
 
 
-def encode_questions(
-    tokenizer: Tokenizer, examples: Questions, sequence_length: int
-) -> EncodedExamples:
-    """`[CLS] question [SEP] passage [SEP]`; a long passage has several rows that overlap.
-
-    A question takes at most half of a row. The windows of a passage overlap by half, so
-    an answer that the cut of one window spoils is whole in the next, unless it is longer
-    than half a window. Labels are int32 [rows, 2]: the first and the last token of the
-    answer, or [CLS] twice where the row does not hold all of it.
-
-    Source: Devlin et al. 2018, section 4.2; google-research/bert, run_squad.py.
-    """
-    passage_pieces = functools.lru_cache(maxsize=64)(
-        lambda passage: _pieces_of(tokenizer, passage)
-    )
-    questions = tokenizer.encode(list(examples.questions))
-    plan = []
-    num_cut = 0
-    for number, passage in enumerate(examples.passages):
-        question = questions[number][: sequence_length // 2 - 2]
-        num_cut += len(question) < len(questions[number])
-        pieces, words = passage_pieces(passage)
-        room = sequence_length - 3 - len(question)
-        start = 0
-        while True:
-            plan.append((number, question, pieces, words, start, start + room))
-            if start + room >= len(pieces):
-                break
-            start += max(1, room // 2)
-    rows = RowBuilder(tokenizer.special, len(plan), sequence_length)
-    word_BT = np.full((len(plan), sequence_length), -1, np.int32)
-    labels_B2 = np.zeros((len(plan), 2), np.int32)
-    for row, (number, question, pieces, words, start, end) in enumerate(plan):
-        _, place = rows.put(row, [question, pieces[start:end]])
-        inside = words[start:end]
-        word_BT[row, place : place + len(inside)] = inside
-        answer = _answer_words(examples, number)
-        if answer is None:
-            continue
-        first, last = np.searchsorted(words, [answer[0], answer[1] + 1])
-        if start <= first and last <= min(end, len(pieces)) and first < last:
-            labels_B2[row] = place + first - start, place + last - 1 - start
-    return EncodedExamples(
-        rows.input_ids,
-        rows.segment_ids,
-        rows.input_mask,
-        labels=labels_B2,
-        example=np.array([number for number, *_ in plan], np.int32),
-        word=word_BT,
-        num_cut=num_cut,
-    )
-
-
-def _pieces_of(tokenizer: Tokenizer, passage: str) -> tuple[list[int], np.ndarray]:
-    """The pieces of a passage, and int32 [pieces]: the number of the word of each."""
-    encoded = tokenizer.encode([passage[start:end] for start, end in words_of(passage)])
-    words = np.repeat(np.arange(len(encoded)), [len(pieces) for pieces in encoded])
-    return [piece for pieces in encoded for piece in pieces], words.astype(np.int32)
-
-
-def _answer_words(examples: Questions, number: int) -> tuple[int, int] | None:
-    """First and last word of the answer to train on."""
-    if not examples.answers[number]:
-        return None
-    text, start = examples.answers[number][0]
-    touched = [
-        word
-        for word, (begin, end) in enumerate(words_of(examples.passages[number]))
-        if begin < start + len(text) and end > start
-    ]
-    return (touched[0], touched[-1]) if touched else None
+def _with_answers(fields: dict[str, Any]) -> dict[str, Any]:
+    """A row whose answers are a list, where it has lists of texts and of starts."""
+    answers = fields.get("answers")
+    if not isinstance(answers, dict):
+        return fields
+    pairs = zip(answers["text"], answers["answer_start"], strict=True)
+    listed = [{"text": text, "answer_start": start} for text, start in pairs]
+    return {**fields, "answers": listed}

@@ -4,6 +4,7 @@ Shape suffixes: B rows, T tokens.
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 
 from bert_jax.config import TaskConfig
 from bert_jax.config.finetune import Split
+from bert_jax.data.labelled import tables
 from bert_jax.data.labelled.columns import find_columns
 from bert_jax.data.labelled.examples import (
     EncodedExamples,
@@ -23,8 +25,15 @@ from bert_jax.data.labelled.examples import (
     require_file,
 )
 from bert_jax.data.labelled.folders import read_folders
+from bert_jax.data.labelled.label_sets import (
+    labels_of_columns,
+    separator_of,
+    split_labels,
+)
 from bert_jax.data.labelled.labels import is_number
+from bert_jax.data.labelled.long_texts import LONG_TEXTS, Row
 from bert_jax.data.labelled.tables import SUFFIXES, read_table
+from bert_jax.data.labelled.tfds_table import is_tfds, read_tfds_table
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 
 
@@ -33,7 +42,8 @@ class LabelledTexts(Examples):
     """Labelled texts in file order."""
 
     texts: tuple[Text, ...]
-    labels: tuple[str, ...]
+    labels: tuple[Any, ...]
+    """Of each text a label, or a `LabelSet` where texts have any number of labels."""
     reading: Reading = dataclasses.field(default=Reading(), compare=False)
 
     def __len__(self) -> int:
@@ -50,6 +60,10 @@ class LabelledTexts(Examples):
             labels=tuple(self.labels[n] for n in numbers),
         )
 
+    def together(self) -> Sequence[Text]:
+        """Equal texts stay together."""
+        return self.texts
+
 
 def read_texts(
     path: pathlib.Path | None,
@@ -57,30 +71,53 @@ def read_texts(
     split: Split = "train",
     *,
     numbers: bool = False,
+    several: bool = False,
 ) -> LabelledTexts:
-    """Reads a table (`tables.SUFFIXES`), or a folder with a folder for each class.
+    """Reads a table (`tables.SUFFIXES`), a folder with a folder for each class, or a
+    dataset of TFDS.
 
     Blanks around a label are left out.
 
     Args:
         split: which columns of `cfg` count.
         numbers: whether labels must be finite numbers.
+        several: whether a text has any number of labels (`label_sets`).
 
     Raises:
         ValueError: no path, an unknown kind, a missing column, an unlabelled, short or
             long row, a label that is no number where it must be one (line and column
             are named), or no rows.
     """
-    path = require_file(path, SUFFIXES, folder=not numbers)
-    read = _read_folders if path.is_dir() else _read_table
+    folder = path is not None and is_tfds(path)
+    path = require_file(path, SUFFIXES, folder=folder or not (numbers or several))
+    if not several and (cfg.label_columns or cfg.label_separator):
+        raise ValueError(
+            f"label_columns={cfg.label_columns} and label_separator="
+            f"{cfg.label_separator!r} would be ignored: {path} is read with one label for "
+            "each text. Pass --task multilabel if a text may have several."
+        )
+    read = _read_folders if path.is_dir() and not folder else _read_table
     rows, reading = read(path, cfg.of_split(split), split)
+    separator = None
+    if several and not cfg.label_columns:
+        fields = (values[-1] for _, values in rows)
+        separator = separator_of(fields, cfg.label_separator, path)
+        between = f", several between {separator!r}" if separator else ""
+        reading = dataclasses.replace(reading, how=f"{reading.how}{between}")
     texts, labels, places, num_skipped = [], [], [], 0
     for place, values in rows:
         where = f"{path}, {place}"
         named = list(zip(reading.columns, values, strict=True))
         *parts, (label_column, label) = named
         text = tuple(text_of(part, f"{where}: column {name!r}") for name, part in parts)
-        label = _label_of(label, f"{where}: column {label_column!r}")
+        if several:
+            one = functools.partial(
+                _label_of, where=f"{where}: column {label_column!r}"
+            )
+            label = split_labels(label, separator, one)
+            label = "" if label is None else label
+        else:
+            label = _label_of(label, f"{where}: column {label_column!r}")
         if "" in (*text, label):
             if cfg.skip_incomplete:
                 num_skipped += 1
@@ -101,31 +138,47 @@ def read_texts(
         places.append(where)
     if not texts:
         raise ValueError(f"{path} holds no row with text and label; expected some.")
-    _refuse_lost_numbers(labels, places)
+    if not several:
+        _refuse_lost_numbers(labels, places)
     reading = dataclasses.replace(reading, num_skipped=num_skipped)
     return LabelledTexts(tuple(texts), tuple(labels), reading)
 
 
+_Rows = list[tuple[str, list[Any]]]
+
+
 def _read_table(
     path: pathlib.Path, cfg: TaskConfig, split: Split
-) -> tuple[Iterator[tuple[str, list[Any]]], Reading]:
-    table = read_table(path, cfg)
+) -> tuple[_Rows, Reading]:
+    """The place, the texts and the label of each row."""
+    table = read_tfds_table(path, split) if path.is_dir() else read_table(path, cfg)
     if not table.rows:
         raise ValueError(f"{path} holds no rows; expected labelled text.")
     chosen = find_columns(table, cfg, split)
-    assert chosen.label is not None
-    columns = (*chosen.texts, chosen.label)
-    rows = ((r.place, [r.fields.get(name) for name in columns]) for r in table.rows)
+    label = chosen.label or ", ".join(chosen.flags)
+
+    def label_of(row: tables.Row) -> Any:
+        if not chosen.flags:
+            return row.fields.get(label)
+        return labels_of_columns(row.fields, chosen.flags, f"{path}, {row.place}")
+
+    rows = [
+        (row.place, [*(row.fields.get(name) for name in chosen.texts), label_of(row)])
+        for row in table.rows
+    ]
     return rows, Reading(
-        str(path), f"{table.how}; {chosen}", columns, warnings=table.warnings
+        str(path),
+        f"{table.how}; {chosen}",
+        (*chosen.texts, label),
+        warnings=table.warnings,
     )
 
 
 def _read_folders(
     path: pathlib.Path, cfg: TaskConfig, split: Split
-) -> tuple[Iterator[tuple[str, list[Any]]], Reading]:
+) -> tuple[_Rows, Reading]:
     files, how = read_folders(path, cfg)
-    rows = ((f"file {file.name}", [file.text, file.label]) for file in files)
+    rows: _Rows = [(f"file {file.name}", [file.text, file.label]) for file in files]
     return rows, Reading(str(path), how, ("text", "label"))
 
 
@@ -159,7 +212,7 @@ def _label_of(value: Any, where: str) -> str:
     if isinstance(value, list | dict | bytes):
         raise ValueError(
             f"{where} holds {_shown(value)}, a {type(value).__name__}; expected one label. "
-            "Several labels for one text (multi-label) are not supported."
+            "Pass --task multilabel if a text may have several."
         )
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(
@@ -196,41 +249,45 @@ def encode_texts(
     texts: Sequence[Text],
     labels: Sequence[int] | np.ndarray,
     sequence_length: int,
+    long_texts: str = "cut",
+    stride: int | None = None,
 ) -> EncodedExamples:
-    """[CLS] A [SEP], or [CLS] A [SEP] B [SEP], cut and padded to `sequence_length`.
-
-    Of a pair, the longer text loses its end first.
+    """[CLS] A [SEP], or [CLS] A [SEP] B [SEP], padded to `sequence_length`.
 
     Args:
-        labels: [texts], numbers of classes, or float32 of a regression.
+        labels: [texts, ...], int32 or float32, as the loss of the task takes them.
+        long_texts: what is done with a text that does not fit, of `LONG_TEXTS`. A text
+            of n rows counts 1/n in each, so that all texts count the same in the loss.
+        stride: tokens from one window of a text to the next one.
 
     Source: Devlin et al. 2018, section 3 and figure 4.
     """
     num_texts = len(texts[0]) if texts else 1
-    rows = RowBuilder(tokenizer.special, len(texts), sequence_length)
     columns = [tokenizer.encode([text[n] for text in texts]) for n in range(num_texts)]
     room = sequence_length - 1 - num_texts
+    how = LONG_TEXTS[long_texts]
+    plan: list[Row] = []
+    counts = np.zeros(len(texts), np.int32)
     num_cut = 0
-    for row, parts in enumerate(zip(*columns, strict=True)):
-        lengths = _fit([len(p) for p in parts], room)
+    for number, parts in enumerate(zip(*columns, strict=True)):
+        found = how.rows(list(parts), room, stride)
         num_cut += sum(map(len, parts)) > room
-        rows.put(row, [part[:n] for part, n in zip(parts, lengths, strict=True)])
+        counts[number] = len(found)
+        plan += found
+    rows = RowBuilder(tokenizer.special, len(plan), sequence_length)
+    for number, row in enumerate(plan):
+        rows.put(number, row)
     values = np.asarray(labels)
     dtype = np.float32 if values.dtype.kind == "f" else np.int32
+    example = np.repeat(np.arange(len(texts), dtype=np.int32), counts)
+    several = len(plan) > len(texts)
     return EncodedExamples(
         rows.input_ids,
         rows.segment_ids,
         rows.input_mask,
-        labels=values.astype(dtype),
-        example=np.arange(len(texts), dtype=np.int32),
+        labels=values.astype(dtype)[example],
+        example=example,
         num_cut=num_cut,
+        lost=how.lost,
+        weights=(1.0 / counts[example]).astype(np.float32) if several else None,
     )
-
-
-def _fit(lengths: list[int], room: int) -> list[int]:
-    if len(lengths) == 1:
-        return [min(lengths[0], room)]
-    a, b = lengths
-    b_fits = max(room // 2, room - a)
-    b = min(b, b_fits)
-    return [min(a, room - b), b]

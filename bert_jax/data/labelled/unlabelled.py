@@ -9,7 +9,7 @@ from bert_jax.config import FileConfig
 from bert_jax.data.labelled.columns import find_columns
 from bert_jax.data.labelled.decoding import read_text
 from bert_jax.data.labelled.examples import Text, require_file
-from bert_jax.data.labelled.tables import SUFFIXES, first_line, read_table
+from bert_jax.data.labelled.tables import SUFFIXES, Table, first_line, read_table
 from bert_jax.data.labelled.texts import text_of
 
 _IDS = ("id", "idx", "index", "guid", "qid")
@@ -66,10 +66,16 @@ def read_unlabelled(path: pathlib.Path, cfg: FileConfig) -> Unlabelled:
         )
         for row in table.rows
     ]
-    id_column = next((name for name in table.columns if name.lower() in _IDS), None)
-    ids = [row.fields.get(id_column) for row in table.rows] if id_column else None
     labels = [r.fields.get(chosen.label) for r in table.rows] if chosen.label else None
-    return Unlabelled(texts, ids, labels, f"{table.how}; {chosen}", table.warnings)
+    return Unlabelled(
+        texts, ids_of(table), labels, f"{table.how}; {chosen}", table.warnings
+    )
+
+
+def ids_of(table: Table) -> list[Any] | None:
+    """The id of each row, where the table has a column such as "id"."""
+    column = next((name for name in table.columns if name.lower() in _IDS), None)
+    return [row.fields.get(column) for row in table.rows] if column else None
 
 
 def _has_columns(path: pathlib.Path, cfg: FileConfig) -> bool:

@@ -1,35 +1,52 @@
-"""Sentences with a tag for each word: files in CoNLL's form to examples, to rows.
-
-Shape suffixes: B rows, T tokens.
-"""
+"""Sentences with a tag for each word: labelled files to examples, and texts to words."""
 
 import dataclasses
-import io
+import itertools
 import pathlib
-import re
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Self
 
 import numpy as np
 
-from bert_jax.batch import IGNORED_LABEL
 from bert_jax.config import FileConfig
-from bert_jax.data.labelled.decoding import read_text
-from bert_jax.data.labelled.examples import (
-    EncodedExamples,
-    Examples,
-    Reading,
-    RowBuilder,
-    require_file,
+from bert_jax.data.labelled import word_columns, word_tables
+from bert_jax.data.labelled.examples import Examples, Reading, require_file
+from bert_jax.data.labelled.tables import read_table
+from bert_jax.data.labelled.tags import entities, style_of
+from bert_jax.data.labelled.unlabelled import (
+    Unlabelled,
+    ids_of,
+    read_lines,
+    read_unlabelled,
 )
-from bert_jax.data.labelled.labels import numbers_of
-from bert_jax.data.labelled.unlabelled import Unlabelled, read_lines
-from bert_jax.data.tokenizers.tokenizer import Tokenizer
+from bert_jax.data.labelled.word_places import places_of_words
 
-# What CoNLL's files put between documents instead of a sentence.
-_DOCUMENT = "-DOCSTART-"
-# Such as "# text = ..." in CoNLL-U.
-_COMMENT = re.compile(r"# [\w.:]+ = ")
-SUFFIXES = (".conll", ".txt", ".tsv", ".iob", ".bio")
+Place = tuple[int, int]  # first character, and the one behind the last
+SUFFIXES = (*word_columns.SUFFIXES, *word_tables.SUFFIXES)
+
+
+class GivenWords(str):
+    """A text whose words are known: they are joined with a blank between two."""
+
+    places: tuple[Place, ...]
+
+    def __new__(cls, words: Sequence[str]) -> Self:
+        text = super().__new__(cls, " ".join(words))
+        ends = itertools.accumulate(
+            words, lambda end, word: end + 1 + len(word), initial=-1
+        )
+        starts = (end + 1 for end in ends)
+        text.places = tuple(
+            (start, start + len(word))
+            for start, word in zip(starts, words, strict=False)
+        )
+        return text
+
+
+class Sentence(NamedTuple):
+    text: str
+    places: Sequence[Place]
+    """Where each word is in the text."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +56,8 @@ class TaggedSentences(Examples):
     words: tuple[tuple[str, ...], ...]
     tags: tuple[tuple[str, ...], ...] | None
     """One for each word; `None` where the tags are to be found out."""
+    texts: tuple[str, ...] | None = dataclasses.field(default=None, compare=False)
+    """What the words were found in; `None` where the file gives words."""
     reading: Reading = dataclasses.field(default=Reading(), compare=False)
 
     def __len__(self) -> int:
@@ -48,22 +67,52 @@ class TaggedSentences(Examples):
         for number, words in enumerate(self.words):
             yield [words, None if self.tags is None else self.tags[number]]
 
+    def shown(self) -> Iterator[tuple[str, str]]:
+        tags = self.tags or ()
+        style = style_of(tag for of_words in tags for tag in of_words)
+        for words, of_words in zip(self.words, tags, strict=True):
+            marked = (
+                f"{x.kind} {' '.join(words[x.first : x.last + 1])!r}"
+                for x in entities(of_words, style)
+            )
+            yield " ".join(words), ", ".join(marked) or "no entity"
+
     def take(self, numbers: np.ndarray) -> "TaggedSentences":
-        tags = self.tags
+        tags, texts = self.tags, self.texts
         return dataclasses.replace(
             self,
             words=tuple(self.words[n] for n in numbers),
             tags=None if tags is None else tuple(tags[n] for n in numbers),
+            texts=None if texts is None else tuple(texts[n] for n in numbers),
         )
+
+    def sentence(self, number: int) -> Sentence:
+        """A sentence as text, and where its words are in it."""
+        text = (
+            GivenWords(self.words[number]) if self.texts is None else self.texts[number]
+        )
+        return Sentence(text, _places(text))
+
+
+def split_texts(texts: Sequence[str]) -> TaggedSentences:
+    """Sentences without tags. A text that is no `GivenWords` is cut by a rule.
+
+    The rule is that of `places_of_words`: punctuation stands alone.
+    """
+    words = tuple(
+        tuple(text[start:end] for start, end in _places(text)) for text in texts
+    )
+    return TaggedSentences(words, None, tuple(texts))
+
+
+def _places(text: str) -> Sequence[Place]:
+    return text.places if isinstance(text, GivenWords) else places_of_words(text)
 
 
 def read_tagged_sentences(
-    path: pathlib.Path | None, encoding: str = "utf-8"
+    path: pathlib.Path | None, cfg: FileConfig
 ) -> TaggedSentences:
-    """Reads a word a line with its tag in the last column, a blank line between sentences.
-
-    Columns are separated by tabs, or by blanks in lines without tabs; those between word
-    and tag are not read. Comments such as `# text = ...` are left out.
+    """Reads a file of words in columns, or a table with a list of words and of tags a row.
 
     Raises:
         ValueError: no path, an unknown kind, another encoding, a word without tag (line
@@ -71,126 +120,45 @@ def read_tagged_sentences(
         FileNotFoundError: nothing is there.
     """
     path = require_file(path, SUFFIXES)
-    decoded = read_text(path, encoding)
-    words: list[tuple[str, ...]] = []
-    tags: list[tuple[str, ...]] = []
-    for sentence in _sentences(decoded.text):
-        for number, columns in sentence:
-            if len(columns) == 1 or not columns[0]:
-                raise ValueError(
-                    f"{path}, line {number}: {columns[-1]!r} has no tag, or is a tag "
-                    "without a word; a line holds a word and, in its last column, its tag."
-                )
-        words.append(tuple(columns[0] for _, columns in sentence))
-        tags.append(tuple(columns[-1] for _, columns in sentence))
-    if not words:
+    if path.suffix.lower() in word_tables.SUFFIXES:
+        rows = word_tables.tagged_rows(path, cfg)
+    else:
+        rows = word_columns.tagged_rows(path, cfg)
+    if not rows.words:
         raise ValueError(
-            f"{path} holds no sentence; expected a word and its tag a line."
+            f"{path} holds no sentence; expected {word_tables.EXPECTED}."
+            if path.suffix.lower() in word_tables.SUFFIXES
+            else f"{path} holds no sentence; expected a word and its tag a line."
         )
-    how = f"{decoded.encoding}, a word a line, its tag in the last column"
-    reading = Reading(str(path), how, warnings=decoded.warnings)
-    return TaggedSentences(tuple(words), tuple(tags), reading)
+    reading = Reading(str(path), rows.how, warnings=rows.warnings)
+    return TaggedSentences(tuple(rows.words), tuple(rows.tags), reading=reading)
 
 
 def read_words(path: pathlib.Path, cfg: FileConfig, tags: Sequence[str]) -> Unlabelled:
-    """Reads sentences to tag, from a word a line (tagged or not) or a sentence a line.
+    """Reads sentences to tag: words as in labelled files, with tags or without, or texts.
 
-    A .txt holds a sentence a line, unless each of its words has one of the `tags` behind
-    it. Every other file holds a word a line.
+    A table without a column of words, and each .csv, holds texts. A .txt holds a text a
+    line, unless each of its lines ends with one of the `tags`.
 
     Raises:
         ValueError, FileNotFoundError: as for `read_tagged_sentences`.
     """
-    path = require_file(path, SUFFIXES)
-    decoded = read_text(path, cfg.encoding)
-    sentences = list(_sentences(decoded.text))
-    lines = [columns for sentence in sentences for _, columns in sentence]
-    tagged = bool(lines) and all(len(x) > 1 and x[-1] in tags for x in lines)
-    if path.suffix.lower() == ".txt" and not tagged:
-        return read_lines(path, cfg)
-    if not sentences:
+    path = require_file(path, (*SUFFIXES, ".csv"))
+    kind = path.suffix.lower()
+    if kind in (*word_tables.SUFFIXES, ".csv"):
+        table = read_table(path, cfg)
+        column = word_tables.word_column(table, cfg) if kind != ".csv" else None
+        if column is None:
+            return read_unlabelled(path, cfg)
+        found = word_tables.words_of(table, column)
+        how, warnings = f"{table.how}; words from {column!r}", table.warnings
+        ids = ids_of(table)
+    else:
+        rows = word_columns.rows(path, cfg)
+        if kind == ".txt" and not rows.all_end_with(tags):
+            return read_lines(path, cfg)
+        found, how, warnings, ids = rows.words(), rows.how, rows.warnings, None
+    if not found:
         raise ValueError(f"{path} holds no sentence; expected a word a line.")
-    texts = [(" ".join(columns[0] for _, columns in x),) for x in sentences]
-    how = f"{decoded.encoding}, a word a line"
-    return Unlabelled(texts, how=how, warnings=decoded.warnings)
-
-
-def _sentences(text: str) -> Iterator[list[tuple[int, list[str]]]]:
-    """For each sentence: the columns of its lines, and the numbers of the lines."""
-    sentence: list[tuple[int, list[str]]] = []
-    for number, line in enumerate(io.StringIO(text, newline=None), 1):
-        line = line.rstrip()
-        columns = line.split("\t") if "\t" in line else line.split()
-        columns = [column.strip() for column in columns]
-        comment = _COMMENT.match(line)
-        if comment or not any(columns) or columns[0] == _DOCUMENT:
-            if sentence and not comment:
-                yield sentence
-                sentence = []
-        else:
-            sentence.append((number, columns))
-    if sentence:
-        yield sentence
-
-
-def encode_words(
-    tokenizer: Tokenizer,
-    examples: TaggedSentences,
-    names: Sequence[str],
-    sequence_length: int,
-) -> EncodedExamples:
-    """`[CLS] words [SEP]`; a sentence that is too long goes on in the next row.
-
-    The first piece of a word bears its label, other tokens `IGNORED_LABEL`. A word of
-    which the tokenizer leaves nothing becomes [UNK], and one that is longer than a row
-    is cut, so that every word has a label. Labels are int32 [rows, T].
-
-    Args:
-        names: the tags, in the order of the logits.
-
-    Raises:
-        ValueError: a tag is not among `names`.
-
-    Source: Devlin et al. 2018, section 5.3.
-    """
-    every = [tag for tags in examples.tags or () for tag in tags]
-    labels = iter(numbers_of(every, names, "tag"))
-    room = sequence_length - 2
-    plan = list(_rows(tokenizer, examples, room))
-    rows = RowBuilder(tokenizer.special, len(plan), sequence_length)
-    shape = (len(plan), sequence_length)
-    labels_BT = np.full(shape, IGNORED_LABEL, np.int32)
-    word_BT = np.full(shape, -1, np.int32)
-    for row, (_, first, pieces) in enumerate(plan):
-        [place] = rows.put(row, [[piece for word in pieces for piece in word]])
-        for word, of_word in enumerate(pieces, first):
-            word_BT[row, place] = word
-            if examples.tags is not None:
-                labels_BT[row, place] = next(labels)
-            place += len(of_word)
-    return EncodedExamples(
-        rows.input_ids,
-        rows.segment_ids,
-        rows.input_mask,
-        labels=labels_BT,
-        example=np.array([sentence for sentence, *_ in plan], np.int32),
-        word=word_BT,
-    )
-
-
-def _rows(
-    tokenizer: Tokenizer, examples: TaggedSentences, room: int
-) -> Iterator[tuple[int, int, list[list[int]]]]:
-    """For each row: its sentence, the number of its first word, the pieces of its words."""
-    encoded = iter(tokenizer.encode([word for s in examples.words for word in s]))
-    for sentence, words in enumerate(examples.words):
-        first, used = 0, 0
-        row: list[list[int]] = []
-        for word in range(len(words)):
-            pieces = (next(encoded) or [tokenizer.special.unk])[:room]
-            if row and used + len(pieces) > room:
-                yield sentence, first, row
-                first, used, row = word, 0, []
-            row.append(pieces)
-            used += len(pieces)
-        yield sentence, first, row
+    texts = [(GivenWords(words),) for words in found]
+    return Unlabelled(texts, ids, how=how, warnings=warnings)

@@ -36,7 +36,7 @@ from tensorflow_datasets.core.utils import shard_utils
 
 from bert_jax.config import DEFAULT_OPTIONS, PrepareOptions
 from bert_jax.data.atomic_file import write_atomically
-from bert_jax.data.file_hash import file_sha256
+from bert_jax.data.hashes import file_sha256
 from bert_jax.data.prepared.duplicates import Duplicates
 from bert_jax.data.prepared.format import DATASET_NAME, MANIFEST, SPLITS, TOKENIZER
 from bert_jax.data.prepared.locking import locked

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.data.file_hash import file_sha256
+from bert_jax.data.hashes import file_sha256
 from bert_jax.data.prepared.format import MANIFEST, SPLITS, TOKENIZER
 from bert_jax.data.prepared.index import index_home, open_index
 from bert_jax.data.prepared.manifest import dataset_sha256, read_manifest
@@ -31,9 +31,14 @@ class PreparedDataset:
     directory: pathlib.Path
     manifest: dict[str, Any]
     tokenizer: Tokenizer
+    _opened: dict[str, TokenStore] = dataclasses.field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def load_split(self, split: str) -> TokenStore:
-        """The token stream of one split; the first call writes its arrays to disk.
+        """The token stream of one split; the first call ever writes its arrays to disk.
+
+        The first call of this object checks the arrays; later calls give the same ones.
 
         Raises:
             ValueError: the split is unknown, a shard file does not have the hash in the
@@ -42,13 +47,15 @@ class PreparedDataset:
         """
         if split not in SPLITS:
             raise ValueError(f"Unknown split {split!r}; there are {', '.join(SPLITS)}.")
-        return open_index(
-            self.directory,
-            self.sha256,
-            split,
-            _array_sizes(self, split),
-            functools.partial(_write_arrays, self, split),
-        )
+        if split not in self._opened:
+            self._opened[split] = open_index(
+                self.directory,
+                self.sha256,
+                split,
+                _array_sizes(self, split),
+                functools.partial(_write_arrays, self, split),
+            )
+        return self._opened[split]
 
     @property
     def sha256(self) -> str:

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 from bert_jax.data.atomic_file import AnyPath, write_atomically
+from bert_jax.data.hashes import json_sha256
 from bert_jax.data.prepared.format import FORMAT_VERSION, MANIFEST
 
 _OWN_HASH = "manifest_sha256"
@@ -12,7 +13,7 @@ _OWN_HASH = "manifest_sha256"
 
 def write_manifest(directory: AnyPath, manifest: dict[str, Any]) -> None:
     """Writes the manifest and its hash, the last file of a dataset."""
-    sealed = {**manifest, _OWN_HASH: _hash(manifest)}
+    sealed = {**manifest, _OWN_HASH: json_sha256(manifest)}
     write_atomically(directory / MANIFEST, json.dumps(sealed, indent=2) + "\n")
 
 
@@ -36,16 +37,12 @@ def read_manifest(directory: AnyPath) -> dict[str, Any]:
             f"{directory} has format version {version}; this version of bert_jax reads "
             f"{FORMAT_VERSION}. Prepare the dataset again."
         )
-    if manifest.pop(_OWN_HASH, None) != _hash(manifest):
+    if manifest.pop(_OWN_HASH, None) != json_sha256(manifest):
         raise ValueError(
             f"{path} was changed after it was written: its content does not have the "
             f"hash {_OWN_HASH!r} in it. Copy the file again or prepare the dataset again."
         )
     return manifest
-
-
-def _hash(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def dataset_sha256(manifest: dict[str, Any]) -> str:

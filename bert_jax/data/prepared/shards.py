@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bert_jax.data.atomic_file import write_atomically
-from bert_jax.data.file_hash import file_sha256
+from bert_jax.data.hashes import file_sha256
 from bert_jax.data.prepared.arrays import save_array
 from bert_jax.data.prepared.audit import ShardAudit
 from bert_jax.data.prepared.fingerprints import Fingerprints

@@ -7,7 +7,6 @@ SPLIT is "train" by default, and can be a slice such as train[:10%]. Nothing is
 downloaded, the code that made the dataset is not run, and TensorFlow is not needed.
 """
 
-import os
 import pathlib
 import re
 from collections.abc import Iterator
@@ -19,11 +18,15 @@ from bert_jax.config import ReadOptions
 from bert_jax.data.text.formats import Record
 from bert_jax.data.text.sections import Request, Section, Source
 from bert_jax.data.text.splitting import split_text
-from bert_jax.data.tfds_builder import ForeignClassError, open_builder
+from bert_jax.data.tfds_datasets import (
+    INFO,
+    VERSION,
+    find_dataset,
+    load_builder,
+    records_of,
+)
 
 _RECORDS_AT_ONCE = 64
-_INFO = "dataset_info.json"
-_VERSION = re.compile(r"\d+\.\d+\.\d+")
 # A colon outside of the brackets of a slice such as train[:10%].
 _COLON = re.compile(r":(?![^\[]*\])")
 
@@ -46,8 +49,8 @@ def open_tfds(request: Request) -> Source:
     spec = request.spec
     named = _parse(spec)
     directory = _find(spec, named)
-    builder = _builder(str(directory))
-    source = _data_source(builder, named.split, spec)
+    builder = load_builder(str(directory))
+    source = records_of(builder, named.split, spec)
     text_field(builder.info.features, named.field, default="", spec=spec)
     size_bytes = 0
     for shard in builder.info.splits[named.split].file_instructions:
@@ -82,12 +85,12 @@ def read_tfds(section: Section, options: ReadOptions) -> Iterator[Record]:
     """
     import tensorflow_datasets as tfds
 
-    builder = _builder(section.path)
+    builder = load_builder(section.path)
     features = builder.info.features
     field = text_field(features, section.field, options.text_field, spec=section.name)
     # Only this feature is decoded; others can be slow or need TensorFlow.
     decoder = tfds.features.FeaturesDict({field: features[field]})
-    source = _data_source(builder, section.split, section.name)
+    source = records_of(builder, section.split, section.name)
     end = len(source) if section.end is None else section.end
     for first in range(section.start, end, _RECORDS_AT_ONCE):
         numbers = range(first, min(first + _RECORDS_AT_ONCE, end))
@@ -145,7 +148,7 @@ def text_field(features: Any, field: str, default: str, *, spec: str) -> str:
 
 def _parse(spec: str) -> _Named:
     name, *rest = _COLON.split(spec.removeprefix("tfds:"))
-    version = rest.pop(0) if rest and _VERSION.fullmatch(rest[0]) else ""
+    version = rest.pop(0) if rest and VERSION.fullmatch(rest[0]) else ""
     if not name or len(rest) > 2:
         raise ValueError(
             f"Source {spec!r} is not understood; expected "
@@ -160,92 +163,11 @@ def _find(spec: str, named: _Named) -> pathlib.Path:
     """The directory of the named version, or of the newest one."""
     if named.name.startswith((".", "/", "~")):
         directory = pathlib.Path(named.name).expanduser()
-        if not (directory / _INFO).is_file():
+        if not (directory / INFO).is_file():
             raise ValueError(
-                f"{spec}: {directory} holds no prepared dataset ({_INFO} is missing); "
+                f"{spec}: {directory} holds no prepared dataset ({INFO} is missing); "
                 "name the directory of one version, for example "
                 "tfds:/data/wikipedia/20230601.en/1.0.0."
             )
         return directory
-    parent = _data_dir() / named.name
-    versions = _versions(parent)
-    if named.version:
-        versions = [version for version in versions if version.name == named.version]
-    if versions:
-        return versions[-1]
-    if (parent / _INFO).is_file():
-        return parent
-    full_name = f"{named.name}:{named.version}" if named.version else named.name
-    prepare = _prepare_command(full_name)
-    if parent.is_dir():
-        configs = [path.name for path in sorted(parent.iterdir()) if _versions(path)]
-        if configs:
-            raise ValueError(
-                f"{spec} has configurations; prepared here are {', '.join(configs)}. "
-                f"Name one: tfds:{named.name}/{configs[0]}."
-            )
-    raise ValueError(
-        f"{spec} is not prepared in {_data_dir()}, and nothing is downloaded here. "
-        f"Prepare it once with\n  {prepare}\nor set TFDS_DATA_DIR to where it is."
-    )
-
-
-def _data_dir() -> pathlib.Path:
-    home = pathlib.Path("~/tensorflow_datasets")
-    return pathlib.Path(os.environ.get("TFDS_DATA_DIR") or home).expanduser()
-
-
-def _versions(parent: pathlib.Path) -> list[pathlib.Path]:
-    """The directories of all finished versions, the newest last."""
-    if not parent.is_dir():
-        return []
-    found = [
-        path
-        for path in parent.iterdir()
-        if _VERSION.fullmatch(path.name) and (path / _INFO).is_file()
-    ]
-    return sorted(found, key=lambda path: [int(n) for n in path.name.split(".")])
-
-
-def _prepare_command(full_name: str) -> str:
-    return (
-        'python -c "import tensorflow_datasets as tfds; '
-        f"tfds.builder('{full_name}', file_format='array_record')"
-        '.download_and_prepare()"'
-    )
-
-
-def _builder(directory: str) -> Any:
-    try:
-        return open_builder(directory)
-    except ForeignClassError:
-        raise
-    except Exception as error:  # protobuf, JSON and TFDS raise errors of many kinds
-        raise ValueError(
-            f"{directory} holds no readable TFDS dataset ({error}); prepare it again."
-        ) from error
-
-
-def _data_source(builder: Any, split: str, spec: str) -> Any:
-    from tensorflow_datasets.core import decode
-
-    try:
-        source = builder.as_data_source(
-            split, deserialize_method=decode.DeserializeMethod.RAW_BYTES
-        )
-        len(source)
-    except NotImplementedError:
-        full_name = builder.info.full_name.rpartition("/")[0]
-        raise ValueError(
-            f"{spec} is stored as {builder.info.file_format.value}, which has no random "
-            "access; expected array_record. Convert it (with TensorFlow and mlcroissant "
-            f"installed) with\n  tfds convert_format --dataset_version_dir="
-            f"{builder.data_path} --out_file_format=array_record\nor prepare it again "
-            f"elsewhere, with TFDS_DATA_DIR set, with\n  {_prepare_command(full_name)}"
-        ) from None
-    except ValueError as error:
-        listed = ", ".join(builder.info.splits)
-        raise ValueError(
-            f"{spec} has no split {split!r} ({error}); there are {listed}."
-        ) from None
-    return source
+    return find_dataset(named.name, named.version, spec)

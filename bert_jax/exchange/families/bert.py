@@ -43,6 +43,9 @@ _HEADS: dict[Head, tuple[Row, ...]] = {
     "classifier": (*_POOLER, *dense("classifier", "classifier", "DC", "C")),
     "tokens": tuple(dense("tokens", "classifier", "DC", "C")),
     "spans": tuple(dense("spans", "qa_outputs", "D2", "2")),
+    "choice": (*_POOLER, *dense("choice", "classifier", "DC", "C")),
+    "mean_vector": (),
+    "cls_vector": (),
 }
 
 
@@ -50,6 +53,14 @@ def rows(cfg: ModelConfig, head: Head) -> tuple[Row, ...]:
     """The names and layouts of all tensors of a BERT with this head."""
     return (*_TABLES, *stacked(_ONE_LAYER, cfg.num_layers), *_HEADS[head])
 
+
+_VECTOR = HeadForm(
+    "BertModel",
+    "sentence-similarity",
+    """`SentenceTransformer(...)` of sentence-transformers loads the whole directory, and its
+`encode` gives the vectors of texts, pooled as they were trained.""",
+    library="sentence-transformers",
+)
 
 BERT = Family(
     model_type="bert",
@@ -106,13 +117,19 @@ left out.""",
             "question-answering",
             "Its start and end logits mark the answer to a question in a text.",
         ),
+        "choice": HeadForm(
+            "BertForMultipleChoice",
+            "multiple-choice",
+            "Its inputs have an axis for the choices; the highest logit is the right one.",
+        ),
+        **dict.fromkeys(("mean_vector", "cls_vector"), _VECTOR),
     },
     partial={
         "BertModel": "pretraining",
         "BertForMaskedLM": "pretraining",
         "BertForNextSentencePrediction": "pretraining",
     },
-    refused_classes={"BertForMultipleChoice": "multiple choice has no head here"},
+    refused_classes={},
     tokenizer_classes={"BertTokenizer", "BertTokenizerFast"},
     rows=rows,
     prefix="bert.",

@@ -33,6 +33,8 @@ class HeadForm(NamedTuple):
     """The task under which the Hub lists it."""
     usage: str
     """A sentence for the model card: how the model is tried."""
+    library: str = "transformers"
+    """The library under which the Hub lists it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

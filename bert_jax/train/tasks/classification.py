@@ -1,12 +1,17 @@
 """Text classification: one class for each text or pair of texts."""
 
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from sklearn.metrics import confusion_matrix, f1_score, matthews_corrcoef
+from sklearn.metrics import (
+    confusion_matrix,
+    f1_score,
+    matthews_corrcoef,
+)
 
 from bert_jax.batch import ClassifyBatch
 from bert_jax.config import TaskConfig
@@ -18,13 +23,16 @@ from bert_jax.data.labelled.labels import (
     say_counts,
     spelling_warnings,
 )
-from bert_jax.data.labelled.texts import LabelledTexts, encode_texts, read_texts
-from bert_jax.data.tokenizers.tokenizer import Tokenizer
-from bert_jax.train.losses import Mean, cross_entropy
+from bert_jax.data.labelled.texts import LabelledTexts, read_texts
+from bert_jax.train.losses import Mean, cross_entropy, weighted
+from bert_jax.train.tasks.calibration import calibration
+from bert_jax.train.tasks.class_weights import class_weights
 from bert_jax.train.tasks.intervals import wilson
+from bert_jax.train.tasks.label_scores import label_scores
+from bert_jax.train.tasks.simple_models import tfidf
 from bert_jax.train.tasks.sums import Sums, confusions
 from bert_jax.train.tasks.task import Metric, log_softmax
-from bert_jax.train.tasks.text import TextTask
+from bert_jax.train.tasks.text import TextTask, of_examples
 
 
 class Classification(TextTask):
@@ -32,7 +40,8 @@ class Classification(TextTask):
 
     name = "classification"
     problem_type = "single_label_classification"
-    metrics = (
+    settings = TextTask.settings | {"class_weights", "label_smoothing"}
+    metrics: tuple[Metric, ...] = (
         Metric("accuracy", "accuracy", ".1%", interval=wilson),
         Metric("macro_f1", "macro-F1"),
         Metric("f1", "F1"),
@@ -47,10 +56,6 @@ class Classification(TextTask):
     def outputs(self, train: LabelledTexts) -> tuple[str, ...]:
         return ordered(train.labels)
 
-    def sample(self, examples: LabelledTexts, count: int | None) -> LabelledTexts:
-        """Every class keeps its share, and at least one example if `count` allows it."""
-        return examples.sample(count, examples.labels)
-
     def classes(self, examples: LabelledTexts) -> Sequence[str]:
         return examples.labels
 
@@ -60,22 +65,36 @@ class Classification(TextTask):
     def warnings(self, examples: LabelledTexts) -> list[str]:
         return spelling_warnings(examples.labels)
 
-    def encode(
-        self,
-        tokenizer: Tokenizer,
-        examples: LabelledTexts,
-        outputs: Sequence[str],
-        sequence_length: int,
-    ) -> EncodedExamples:
-        labels = np.zeros(len(examples), np.int32)
-        if examples.labels:
-            labels = numbers_of(examples.labels, outputs)
-        return encode_texts(tokenizer, examples.texts, labels, sequence_length)
+    def targets(self, examples: LabelledTexts, outputs: Sequence[str]) -> np.ndarray:
+        return numbers_of(examples.labels, outputs)
+
+    def example_weights(
+        self, examples: LabelledTexts, outputs: Sequence[str]
+    ) -> np.ndarray | None:
+        """The class's weight of each example, float32 [examples]."""
+        if not self.cfg.class_weights:
+            return None
+        numbers = numbers_of(examples.labels, outputs)
+        return class_weights(self.cfg.class_weights, numbers, outputs)[numbers]
 
     def loss(self, logits: jax.Array, batch: ClassifyBatch) -> dict[str, Mean]:
-        """Mean cross-entropy of the labelled rows, in nats."""
-        loss, accuracy = cross_entropy(logits, batch.labels, batch.weights)
+        """Mean cross-entropy of the labelled rows, in nats, with smoothed labels if the
+        run has them. The accuracy counts all rows the same.
+
+        Source: Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7.
+        """
+        share = self.cfg.label_smoothing
+        loss, _ = cross_entropy(logits, batch.labels, batch.weights)
+        if share:
+            even = -jax.nn.log_softmax(logits).mean(axis=-1)
+            spread = weighted(even, batch.weights)
+            loss = Mean((1.0 - share) * loss.sum + share * spread.sum, loss.weight)
+        counted = (batch.weights > 0).astype(np.float32)
+        _, accuracy = cross_entropy(logits, batch.labels, counted)
         return {"loss": loss, "accuracy": accuracy}
+
+    def fresh_loss(self, outputs: Sequence[str]) -> float:
+        return math.log(len(outputs))
 
     def scores(
         self,
@@ -84,7 +103,7 @@ class Classification(TextTask):
         examples: Any,
         outputs: Sequence[str],
     ) -> dict[str, float]:
-        return classification_scores(logits, encoded.labels)
+        return classification_scores(*of_examples(logits, encoded))
 
     def sums(
         self,
@@ -93,20 +112,40 @@ class Classification(TextTask):
         examples: Any,
         outputs: Sequence[str],
     ) -> Sums:
-        return confusions(encoded.labels, logits.argmax(axis=1), len(outputs))
+        logits, labels = of_examples(logits, encoded)
+        return confusions(labels, logits.argmax(axis=1), len(outputs))
 
     def constant_scores(self, examples: LabelledTexts) -> dict[str, float]:
         _, counts = np.unique(np.array(examples.labels), return_counts=True)
         return {"accuracy": float(counts.max() / len(examples))}
 
     def details(
-        self, logits: np.ndarray, encoded: EncodedExamples, outputs: Sequence[str]
+        self,
+        logits: np.ndarray,
+        encoded: EncodedExamples,
+        examples: Any,
+        outputs: Sequence[str],
     ) -> dict[str, Any]:
-        """The confusion matrix: counts by true class (rows) and predicted class."""
-        counts = confusion_matrix(
-            encoded.labels, logits.argmax(axis=1), labels=range(len(outputs))
-        )
-        return {"confusion": counts.tolist()}
+        """The confusion matrix, scores of each class, and the calibration.
+
+        `confusion` has counts by true class (rows) and predicted class.
+        """
+        logits, truth = of_examples(logits, encoded)
+        found = logits.argmax(axis=1)
+        counts = confusion_matrix(truth, found, labels=range(len(outputs)))
+        return {
+            "confusion": counts.tolist(),
+            "per_label": label_scores(truth, found, outputs),
+            "calibration": calibration(logits, truth),
+        }
+
+    def example_losses(
+        self, logits: np.ndarray, encoded: EncodedExamples, examples: Any
+    ) -> np.ndarray:
+        """Cross-entropy of each example, in nats."""
+        logits, labels = of_examples(logits, encoded)
+        log_probs = log_softmax(logits.astype(np.float64))
+        return -log_probs[np.arange(labels.size), labels]
 
     def baselines(
         self, train: Examples, held_out: Examples, outputs: Sequence[str]
@@ -118,21 +157,15 @@ class Classification(TextTask):
         regression has scikit-learn's default regularisation. Nothing is tuned on the
         held-out examples.
         """
-        from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
 
         assert isinstance(train, LabelledTexts)
         assert isinstance(held_out, LabelledTexts)
         truth = numbers_of(held_out.labels, outputs)
-        vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+        features, held_out_features = tfidf(train, held_out)
         model = LogisticRegression(max_iter=1_000)
-        model.fit(
-            vectorizer.fit_transform([" ".join(text) for text in train.texts]),
-            numbers_of(train.labels, outputs),
-        )
-        found = model.predict(
-            vectorizer.transform([" ".join(text) for text in held_out.texts])
-        )
+        model.fit(features, numbers_of(train.labels, outputs))
+        found = model.predict(held_out_features)
         majority = np.full_like(truth, np.bincount(truth).argmax())
         return {
             "majority": _label_scores(truth, majority),
@@ -146,6 +179,7 @@ class Classification(TextTask):
         examples: Any,
         outputs: Sequence[str],
     ) -> list[dict[str, Any]]:
+        logits, _ = of_examples(logits, encoded)
         probs = np.exp(log_softmax(logits.astype(np.float64)))
         return [
             {

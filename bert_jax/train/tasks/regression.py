@@ -13,12 +13,11 @@ from bert_jax.batch import ClassifyBatch
 from bert_jax.config import TaskConfig
 from bert_jax.config.finetune import Split
 from bert_jax.data.labelled.examples import EncodedExamples
-from bert_jax.data.labelled.texts import LabelledTexts, encode_texts, read_texts
-from bert_jax.data.tokenizers.tokenizer import Tokenizer
+from bert_jax.data.labelled.texts import LabelledTexts, read_texts
 from bert_jax.train.losses import Mean, weighted
 from bert_jax.train.tasks.intervals import fisher
 from bert_jax.train.tasks.task import Metric
-from bert_jax.train.tasks.text import TextTask
+from bert_jax.train.tasks.text import TextTask, of_examples
 
 
 class Regression(TextTask):
@@ -44,16 +43,8 @@ class Regression(TextTask):
         numbers = _numbers(examples)
         return f"scores from {numbers.min():g} to {numbers.max():g}, mean {numbers.mean():.4g}"
 
-    def encode(
-        self,
-        tokenizer: Tokenizer,
-        examples: LabelledTexts,
-        outputs: Sequence[str],
-        sequence_length: int,
-    ) -> EncodedExamples:
-        labels = _numbers(examples) if examples.labels else np.zeros(len(examples))
-        labels = labels.astype(np.float32)
-        return encode_texts(tokenizer, examples.texts, labels, sequence_length)
+    def targets(self, examples: LabelledTexts, outputs: Sequence[str]) -> np.ndarray:
+        return _numbers(examples).astype(np.float32)
 
     def loss(self, logits: jax.Array, batch: ClassifyBatch) -> dict[str, Mean]:
         """Mean squared error of the labelled rows, whose labels are float32."""
@@ -68,7 +59,15 @@ class Regression(TextTask):
         examples: Any,
         outputs: Sequence[str],
     ) -> dict[str, float]:
-        return regression_scores(logits[:, 0], encoded.labels)
+        logits, labels = of_examples(logits, encoded)
+        return regression_scores(logits[:, 0], labels)
+
+    def example_losses(
+        self, logits: np.ndarray, encoded: EncodedExamples, examples: Any
+    ) -> np.ndarray:
+        """Squared error of each example."""
+        logits, labels = of_examples(logits, encoded)
+        return np.square(logits[:, 0].astype(np.float64) - labels)
 
     def constant_scores(self, examples: LabelledTexts) -> dict[str, float]:
         return {"mse": float(_numbers(examples).var())}
@@ -80,6 +79,7 @@ class Regression(TextTask):
         examples: Any,
         outputs: Sequence[str],
     ) -> list[dict[str, Any]]:
+        logits, _ = of_examples(logits, encoded)
         return [{"score": float(score)} for score in logits[:, 0]]
 
     def say(self, prediction: Mapping[str, Any], top: int) -> str:

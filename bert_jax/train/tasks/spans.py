@@ -1,11 +1,8 @@
 """Extractive question answering: finds the span of a passage that answers a question."""
 
 import pathlib
-import re
-import string
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,26 +12,34 @@ from bert_jax.batch import ClassifyBatch
 from bert_jax.config import ModelConfig, TaskConfig
 from bert_jax.config.finetune import Split
 from bert_jax.data.labelled.examples import EncodedExamples, Text
-from bert_jax.data.labelled.questions import (
-    Questions,
-    encode_questions,
-    read_questions,
-)
+from bert_jax.data.labelled.question_rows import encode_questions
+from bert_jax.data.labelled.questions import Questions, read_questions
 from bert_jax.data.labelled.unlabelled import Unlabelled, read_lines
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.model import question_answering
 from bert_jax.model.rows import MASKED_SCORE
 from bert_jax.train.losses import Mean, cross_entropy
+from bert_jax.train.tasks.answer_scores import (
+    AnswerScores,
+    answer_scores,
+    best_threshold,
+)
+from bert_jax.train.tasks.best_spans import Found, best_spans
 from bert_jax.train.tasks.intervals import wilson
 from bert_jax.train.tasks.sums import Sums, means
 from bert_jax.train.tasks.task import Metric, Task, log_softmax
 
-_MAX_ANSWER_TOKENS = 30
+_NUM_BEST = 10
 _ENDS = ("start", "end")
+_THRESHOLD = "no_answer_threshold"
 
 
 class Spans(Task):
     """The first and the last token of an answer.
+
+    If some held-out questions have no answer in their passage, a threshold is fitted to
+    them: a question gets no answer where the score of [CLS] is ahead of that of the best
+    span by more than it. If all have one, every question gets an answer.
 
     Source: Devlin et al. 2018, sections 4.2 and 4.3.
     """
@@ -43,25 +48,62 @@ class Spans(Task):
     head = "spans"
     apply = staticmethod(question_answering.apply)
     pooled = False
+    settings = frozenset({"stride", "max_answer_tokens"})
     metrics = (
         Metric("f1", "F1"),
         Metric("exact_match", "exact match", interval=wilson),
+        Metric("answerable_f1", "F1 of those with an answer"),
+        Metric("answerable_exact_match", "exact match of those with an answer"),
+        Metric("unanswerable_accuracy", "accuracy of those without"),
     )
+
+    @property
+    def threshold(self) -> float | None:
+        """`None`: every question gets an answer."""
+        return self.fitted.get(_THRESHOLD)
+
+    def fit(
+        self,
+        logits: np.ndarray,
+        encoded: EncodedExamples,
+        examples: Questions,
+        outputs: Sequence[str],
+    ) -> dict[str, float]:
+        """The threshold with the best F1, where some questions have no answer.
+
+        It is fitted to the questions that it is judged on, as the "best F1" of the official
+        script, so these scores flatter a little.
+        """
+        has_answer = np.array([bool(answers) for answers in examples.answers])
+        if has_answer.all() or not has_answer.any():
+            return {}
+        found = self._found(logits, encoded, num_best=1)
+        margins = np.array([each.margin for each in found])
+        texts = [_best_text(each, examples, n) for n, each in enumerate(found)]
+        answered = answer_scores(texts, _accepted(examples)).f1
+        unanswered = answer_scores([""] * len(texts), _accepted(examples)).f1
+        # Without a span there is nothing to weigh.
+        real = np.isfinite(margins)
+        if not real.any():
+            return {}
+        return {
+            _THRESHOLD: best_threshold(margins[real], answered[real], unanswered[real])
+        }
 
     def read(
         self, path: pathlib.Path | None, cfg: TaskConfig, split: Split
     ) -> Questions:
-        cfg.refuse_columns()
-        return read_questions(path, cfg.encoding)
+        cfg.refuse_columns("skip_incomplete")
+        return read_questions(path, cfg)
 
     def read_unlabelled(
         self, path: pathlib.Path, cfg: TaskConfig, outputs: Sequence[str]
     ) -> Unlabelled:
-        """A .json in the form of SQuAD; a .txt has a question, a tab and a passage a line."""
-        cfg.refuse_columns()
+        """SQuAD's form, or a .txt with a question, a tab and a passage a line."""
+        cfg.refuse_columns("skip_incomplete")
         if path.suffix.lower() == ".txt":
             return read_lines(path, cfg)
-        found = read_questions(path, cfg.encoding, answered=False)
+        found = read_questions(path, cfg, answered=False)
         texts = list(zip(found.questions, found.passages, strict=True))
         return Unlabelled(texts, list(found.ids), how=found.reading.how)
 
@@ -87,7 +129,7 @@ class Spans(Task):
         outputs: Sequence[str],
         sequence_length: int,
     ) -> EncodedExamples:
-        return encode_questions(tokenizer, examples, sequence_length)
+        return encode_questions(tokenizer, examples, sequence_length, self.cfg.stride)
 
     @staticmethod
     def init_params(cfg: ModelConfig, num_labels: int, key: jax.Array) -> dict:
@@ -127,20 +169,24 @@ class Spans(Task):
     ) -> dict[str, float]:
         """Exact match and F1 of the answers' words, as in the official script.
 
-        If some questions have no answer in their passage, the model may say so: it does
-        if [CLS] scores higher than every span.
-
-        Source: Rajpurkar et al. 2016, section 6.1; Rajpurkar et al. 2018.
+        Where some questions have no answer, also those of both parts, and the threshold.
         """
-        values = _values(logits, encoded, examples)
-        real = encoded.input_mask[:, :, None] > 0
-        log_probs = log_softmax(
-            np.where(real, logits, MASKED_SCORE).astype(np.float64).swapaxes(1, 2)
-        )
-        chosen = np.take_along_axis(log_probs, encoded.labels[:, :, None], axis=2)
+        exact, f1 = self._judged(logits, encoded, examples)
+        has_answer = np.array([bool(answers) for answers in examples.answers])
+        parts = {}
+        if not has_answer.all() and has_answer.any():
+            parts = {
+                "answerable_f1": float(f1[has_answer].mean()),
+                "answerable_exact_match": float(exact[has_answer].mean()),
+                "unanswerable_accuracy": float(exact[~has_answer].mean()),
+            }
+        if self.threshold is not None:
+            parts[_THRESHOLD] = self.threshold
         return {
-            **{name: float(x.mean()) for name, x in values.items()},
-            "loss": float(-chosen.mean()),
+            "f1": float(f1.mean()),
+            "exact_match": float(exact.mean()),
+            **parts,
+            "loss": float(_row_losses(logits, encoded).mean()),
         }
 
     def sums(
@@ -150,7 +196,23 @@ class Spans(Task):
         examples: Questions,
         outputs: Sequence[str],
     ) -> Sums:
-        return means(_values(logits, encoded, examples))
+        exact, f1 = self._judged(logits, encoded, examples)
+        all_of = np.ones(len(examples))
+        with_answer = np.array([float(bool(x)) for x in examples.answers])
+        parts = {"f1": (f1, all_of), "exact_match": (exact, all_of)}
+        if 0.0 < with_answer.mean() < 1.0:
+            parts["answerable_f1"] = f1, with_answer
+            parts["answerable_exact_match"] = exact, with_answer
+            parts["unanswerable_accuracy"] = exact, 1.0 - with_answer
+        return means(parts)
+
+    def example_losses(
+        self, logits: np.ndarray, encoded: EncodedExamples, examples: Questions
+    ) -> np.ndarray:
+        """Cross-entropy of the rows of each question, in nats: that of the worst row."""
+        losses = np.zeros(len(examples))
+        np.maximum.at(losses, encoded.example, _row_losses(logits, encoded))
+        return losses
 
     def constant_scores(self, examples: Questions) -> dict[str, float]:
         """The scores of saying, for every question, that the passage has no answer."""
@@ -164,100 +226,103 @@ class Spans(Task):
         examples: Questions,
         outputs: Sequence[str],
     ) -> list[dict[str, Any]]:
+        """The best answer with its characters in the passage, and the best ones beside it.
+
+        Without an answer, the answer is "" and has no characters. Probabilities are a
+        softmax of the scores of the best answers, among which is that of no answer if the
+        run has a threshold.
+        """
+        found = self._found(logits, encoded, num_best=_NUM_BEST)
         return [
-            {
-                "answer": best.text,
-                "score": best.score,
-                "no_answer_score": best.none_score,
-            }
-            for best in _best_spans(logits, encoded, examples)
+            self._prediction(each, examples, number)
+            for number, each in enumerate(found)
         ]
+
+    def _prediction(
+        self, found: Found, examples: Questions, number: int
+    ) -> dict[str, Any]:
+        passage = examples.passages[number]
+        best: list[dict[str, Any]] = []
+        for span in found.spans:
+            start, end = examples.place_of(number, span.first_word, span.last_word)
+            answer = passage[start:end]
+            best.append(
+                {"answer": answer, "start": start, "end": end, "score": span.score}
+            )
+        none = {"answer": "", "start": None, "end": None, "score": found.none_score}
+        if self.threshold is not None or not best:
+            best.append(none)
+        shares = np.exp(log_softmax(np.array([x["score"] for x in best])))
+        best = [
+            x | {"probability": float(p)} for x, p in zip(best, shares, strict=True)
+        ]
+        chosen = best[-1] if self._has_none(found) else best[0]
+        best.sort(key=lambda x: -x["score"])
+        return {**chosen, "no_answer_score": found.none_score, "nbest": best}
 
     def say(self, prediction: Mapping[str, Any], top: int) -> str:
-        return str(prediction["answer"])
+        said = [
+            f"{x['answer'] or 'no answer'} {x['probability']:.1%}"
+            for x in (prediction, *prediction["nbest"])
+        ]
+        return ", ".join(list(dict.fromkeys(said))[:top])
 
-    def say_line(self, line: Mapping[str, float]) -> str:
-        if "start_accuracy" not in line:
-            return super().say_line(line)
-        return (
-            f"{super().say_line(line)}  start {line['start_accuracy']:.1%}  end "
-            f"{line['end_accuracy']:.1%}"
+    def _judged(
+        self, logits: np.ndarray, encoded: EncodedExamples, examples: Questions
+    ) -> AnswerScores:
+        """The scores of each question."""
+        texts = [
+            "" if self._has_none(each) else _best_text(each, examples, number)
+            for number, each in enumerate(self._found(logits, encoded, num_best=1))
+        ]
+        return answer_scores(texts, _accepted(examples))
+
+    def _found(
+        self, logits: np.ndarray, encoded: EncodedExamples, *, num_best: int
+    ) -> list[Found]:
+        return best_spans(
+            logits,
+            encoded,
+            num_best=num_best,
+            max_tokens=self.cfg.max_answer_tokens,
         )
 
+    def _has_none(self, found: Found) -> bool:
+        """Whether a question gets no answer."""
+        return not found.spans or (
+            self.threshold is not None and found.margin > self.threshold
+        )
 
-def _values(
-    logits: np.ndarray, encoded: EncodedExamples, examples: Questions
-) -> dict[str, np.ndarray]:
-    """F1 and exact match of each question, the largest over its answers."""
-    may_be_none = not all(examples.answers)
-    found = [
-        "" if may_be_none and best.none_score > best.score else best.text
-        for best in _best_spans(logits, encoded, examples)
-    ]
-    pairs = list(zip(found, examples.answers, strict=True))
-
-    def values_of(score: Callable[[str, str], float]) -> np.ndarray:
-        best = [
-            max(score(text, answer) for answer in [x.text for x in answers] or [""])
-            for text, answers in pairs
-        ]
-        return np.array(best)
-
-    return {"f1": values_of(word_f1), "exact_match": values_of(exact_match)}
+    def say_line(self, line: Mapping[str, float]) -> str:
+        said = super().say_line(line)
+        if "start_accuracy" in line:
+            said += (
+                f"  start {line['start_accuracy']:.1%}  end {line['end_accuracy']:.1%}"
+            )
+        if _THRESHOLD in line:
+            said += f"  (no answer from a margin of {line[_THRESHOLD]:.2f} on)"
+        return said
 
 
-class _Best(NamedTuple):
-    text: str
-    score: float
-    """Sum of the logits of both ends."""
-    none_score: float
-    """Sum of both logits of [CLS]; the smallest over the rows of the passage."""
+def _row_losses(logits: np.ndarray, encoded: EncodedExamples) -> np.ndarray:
+    """Mean cross-entropy of both ends, float64 [rows]."""
+    real = encoded.input_mask[:, :, None] > 0
+    log_probs = log_softmax(
+        np.where(real, logits, MASKED_SCORE).astype(np.float64).swapaxes(1, 2)
+    )
+    chosen = np.take_along_axis(log_probs, encoded.labels[:, :, None], axis=2)
+    losses: np.ndarray = -chosen.mean(axis=(1, 2))
+    return losses
 
 
-def _best_spans(
-    logits: np.ndarray, encoded: EncodedExamples, examples: Questions
-) -> list[_Best]:
-    """The most probable span of each passage, over all rows of the passage."""
-    assert encoded.word is not None
-    best = [_Best("", -np.inf, np.inf)] * len(examples)
-    for row, example in enumerate(encoded.example):
-        (places,) = np.nonzero(encoded.word[row] >= 0)
-        none_score = float(logits[row, 0].sum())
-        before = best[example]
-        before = before._replace(none_score=min(before.none_score, none_score))
-        best[example] = before
-        if not places.size:
-            continue
-        starts, ends = logits[row, places].astype(np.float64).T
-        sums = starts[:, None] + ends[None, :]
-        length = np.arange(places.size)[None, :] - np.arange(places.size)[:, None]
-        sums[(length < 0) | (length >= _MAX_ANSWER_TOKENS)] = -np.inf
-        first, last = np.unravel_index(sums.argmax(), sums.shape)
-        if sums[first, last] > before.score:
-            words = encoded.word[row, places[[first, last]]]
-            text = examples.text_of(int(example), int(words[0]), int(words[1]))
-            best[example] = before._replace(text=text, score=float(sums[first, last]))
-    return best
+def _accepted(examples: Questions) -> list[list[str]]:
+    return [[answer.text for answer in answers] for answers in examples.answers]
 
 
-def normalised(answer: str) -> str:
-    """The answer in lower case, without punctuation, articles and repeated blanks."""
-    plain = "".join(x for x in answer.lower() if x not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", plain).split())
-
-
-def exact_match(found: str, answer: str) -> float:
-    """1 if both answers are equal after normalising, else 0."""
-    return float(normalised(found) == normalised(answer))
-
-
-def word_f1(found: str, answer: str) -> float:
-    """F1 of the words of two normalised answers.
-
-    If an answer has no words, it is 1 if the other has none either, else 0.
-    """
-    a, b = normalised(found).split(), normalised(answer).split()
-    if not a or not b:
-        return float(a == b)
-    shared = (Counter(a) & Counter(b)).total()
-    return 2.0 * shared / (len(a) + len(b))
+def _best_text(found: Found, examples: Questions, number: int) -> str:
+    """The best span of a passage as text, or "" without one."""
+    if not found.spans:
+        return ""
+    _, first, last = found.spans[0]
+    start, end = examples.place_of(number, first, last)
+    return examples.passages[number][start:end]

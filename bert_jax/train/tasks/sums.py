@@ -15,12 +15,21 @@ class Sums(NamedTuple):
     """Turns sums [..., K] over examples into scores [...] by name."""
 
 
-def means(values: dict[str, np.ndarray]) -> Sums:
-    """For scores that are the mean of a value per example, such as exact match."""
-    columns = [*values.values(), np.ones(len(next(iter(values.values()))))]
+def means(parts: dict[str, tuple[np.ndarray, np.ndarray]]) -> Sums:
+    """For scores that are weighted means of a value per example, such as exact match.
+
+    Args:
+        parts: of each score, values and weights [examples].
+    """
+    columns = [
+        x for values, weights in parts.values() for x in (values * weights, weights)
+    ]
 
     def scores(sums: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: sums[..., n] / sums[..., -1] for n, name in enumerate(values)}
+        return {
+            name: ratio(sums[..., 2 * n], sums[..., 2 * n + 1])
+            for n, name in enumerate(parts)
+        }
 
     return Sums(np.stack(columns, axis=1).astype(np.float64), scores)
 

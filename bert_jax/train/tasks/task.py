@@ -4,21 +4,37 @@ Shape suffixes: B rows, T tokens.
 """
 
 import abc
+import copy
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import numpy as np
 
 from bert_jax.batch import ClassifyBatch
-from bert_jax.config import ComputeConfig, DropoutConfig, ModelConfig, TaskConfig
+from bert_jax.config import (
+    ComputeConfig,
+    DropoutConfig,
+    FinetuneConfig,
+    ModelConfig,
+    TaskConfig,
+)
 from bert_jax.config.finetune import Split
 from bert_jax.data.labelled.examples import EncodedExamples, Examples, Text
 from bert_jax.data.labelled.unlabelled import Unlabelled
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.train.losses import Mean
 from bert_jax.train.tasks.sums import Sums
+
+_OF_SOME_TASKS = frozenset(
+    {
+        *("long_texts", "stride", "max_answer_tokens"),
+        *("class_weights", "label_smoothing"),
+        *("choices", "pairs", "negative", "score_range", "pooling"),
+    }
+)
 
 
 class Metric(NamedTuple):
@@ -37,13 +53,17 @@ class Metric(NamedTuple):
 
     def say(self, value: float) -> str:
         """The value with its title, such as `accuracy 45.4%`."""
-        return f"{self.title} {value:{self.form}}"
+        return f"{self.title} {self.form_of(value)}"
+
+    def form_of(self, value: float) -> str:
+        """The value alone."""
+        return f"{value:{self.form}}"
 
 
 class Task(abc.ABC):
     """One way of fine-tuning an encoder: its files, head, loss, scores and predictions."""
 
-    name: ClassVar[str]
+    name: str
     """Name of the task in configs and results."""
     head: ClassVar[str]
     """Key of the head in `exchange`, which says how other libraries name it."""
@@ -51,10 +71,70 @@ class Task(abc.ABC):
     """transformers' name of the loss, for tasks whose head is "classifier"."""
     pooled: ClassVar[bool]
     """True: the head reads the pooled [CLS]. False: it reads every token."""
-    metrics: ClassVar[tuple[Metric, ...]]
-    """Scores of the task. The first decides which of two models is better."""
+    metrics: tuple[Metric, ...]
+    """Scores of the task, the deciding one first; see `deciding`."""
+    settings: ClassVar[frozenset[str]] = frozenset()
+    """Which of `_OF_SOME_TASKS`, the settings that some tasks do not have, this one has."""
+    cfg: FinetuneConfig = FinetuneConfig()
+    """The settings of the run; `configured` sets them."""
+    fitted: Mapping[str, float] = MappingProxyType({})
+    """What `fit` found; `with_fitted` sets it."""
+
+    def configured(self, cfg: FinetuneConfig) -> Self:
+        """This task with the settings of a run.
+
+        Raises:
+            ValueError: a setting would be ignored.
+        """
+        for name in sorted(_OF_SOME_TASKS - self.settings):
+            holder = cfg.task if hasattr(cfg.task, name) else cfg
+            value = getattr(holder, name)
+            if value != getattr(type(holder)(), name):
+                raise ValueError(
+                    f"{type(holder).__name__}.{name}={value!r} would be ignored: --task "
+                    f"{self.name} has no such setting. Leave it out."
+                )
+        made = copy.copy(self)
+        made.cfg = cfg
+        return made
+
+    def with_fitted(self, fitted: Mapping[str, float]) -> Self:
+        """This task with what `fit` found on the held-out examples of a run."""
+        made = copy.copy(self)
+        made.fitted = fitted
+        return made
+
+    def deciding(self, measured: Collection[str]) -> Metric:
+        """The first of `metrics` that was measured: it says which model is better.
+
+        Args:
+            measured: names of the scores that there are.
+        """
+        found = (metric for metric in self.metrics if metric.name in measured)
+        return next(found, self.metrics[0])
+
+    def fit(
+        self,
+        logits: np.ndarray,
+        encoded: EncodedExamples,
+        examples: Any,
+        outputs: Sequence[str],
+    ) -> dict[str, float]:
+        """What scores and predictions need and held-out examples decide.
+
+        Such as a threshold. results.json keeps it as "fitted". Default: nothing.
+        """
+        return {}
 
     # Files.
+
+    def settled(self, cfg: TaskConfig) -> TaskConfig:
+        """The config with what this task knows of its files. Default: as it is.
+
+        Raises:
+            ValueError: no files are given, and none are known.
+        """
+        return cfg
 
     @abc.abstractmethod
     def read(self, path: pathlib.Path | None, cfg: TaskConfig, split: Split) -> Any:
@@ -75,14 +155,10 @@ class Task(abc.ABC):
             FileNotFoundError, ValueError: as for `read`.
         """
 
-    def sample(self, examples: Any, count: int | None) -> Any:
-        """At most `count` of the examples, equal in every run."""
-        return examples.sample(count)
-
     def classes(self, examples: Any) -> Sequence[str] | None:
-        """The class of each example, for draws that keep the share of each class.
+        """The class of each example, so that random choices give each class its share.
 
-        Default: `None`, for tasks whose examples do not have one class each.
+        Default: none, and choices do not look at labels.
         """
         return None
 
@@ -94,8 +170,8 @@ class Task(abc.ABC):
         """What looks wrong with the labels. Default: nothing."""
         return []
 
-    def num_texts(self, cfg: TaskConfig) -> int:
-        """Number of texts in an example."""
+    def num_texts(self, cfg: TaskConfig) -> int | None:
+        """Number of texts in an example; `None` if examples differ in it."""
         return 1
 
     @abc.abstractmethod
@@ -128,6 +204,16 @@ class Task(abc.ABC):
             ValueError: a label is not among `outputs`.
         """
 
+    def example_weights(
+        self, examples: Any, outputs: Sequence[str]
+    ) -> np.ndarray | None:
+        """How much each example counts in the loss, float32 [examples]. Default: 1.
+
+        Raises:
+            ValueError: the settings weigh something that is not there.
+        """
+        return None
+
     # The model.
 
     @staticmethod
@@ -155,6 +241,11 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def loss(self, logits: jax.Array, batch: ClassifyBatch) -> dict[str, Mean]:
         """Undivided means by name; those that `loss_weights` names are among them."""
+
+    def fresh_loss(self, outputs: Sequence[str]) -> float | None:
+        """The loss of equal probabilities, which a fresh head nearly has. Default: `None`,
+        where it depends on more than the number of outputs."""
+        return None
 
     # Scores and predictions.
 
@@ -191,10 +282,23 @@ class Task(abc.ABC):
         """The scores of the best constant answer, the same for all examples."""
 
     def details(
-        self, logits: np.ndarray, encoded: EncodedExamples, outputs: Sequence[str]
+        self,
+        logits: np.ndarray,
+        encoded: EncodedExamples,
+        examples: Any,
+        outputs: Sequence[str],
     ) -> dict[str, Any]:
         """Further entries for results.json. Default: none."""
         return {}
+
+    def example_losses(
+        self, logits: np.ndarray, encoded: EncodedExamples, examples: Any
+    ) -> np.ndarray | None:
+        """float64 [examples], how far each prediction is from the truth.
+
+        Default: `None`, and no list of the hardest examples is made.
+        """
+        return None
 
     def baselines(
         self, train: Examples, held_out: Examples, outputs: Sequence[str]

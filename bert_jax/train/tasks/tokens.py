@@ -1,8 +1,9 @@
 """Token classification: a tag for each word, such as the names of persons and places."""
 
+import math
 import operator
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,23 +12,28 @@ import numpy as np
 
 from bert_jax.batch import IGNORED_LABEL, ClassifyBatch
 from bert_jax.config import TaskConfig
+from bert_jax.config.checks import require
 from bert_jax.config.finetune import Split
 from bert_jax.data.labelled.examples import EncodedExamples, Text
 from bert_jax.data.labelled.labels import ordered, say_counts, spelling_warnings
+from bert_jax.data.labelled.tags import entities, scheme_of, style_of
 from bert_jax.data.labelled.unlabelled import Unlabelled
+from bert_jax.data.labelled.word_rows import encode_words
 from bert_jax.data.labelled.words import (
     TaggedSentences,
-    encode_words,
     read_tagged_sentences,
     read_words,
+    split_texts,
 )
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.model import token_classification
 from bert_jax.train.losses import Mean, cross_entropy
+from bert_jax.train.tasks.entity_scores import entity_scores, entity_table
 from bert_jax.train.tasks.sums import Sums, ratio
 from bert_jax.train.tasks.task import Metric, Task, log_softmax
 
-Entity = tuple[str, int, int]  # type, first word, last word
+# Fields of `TaskConfig` that name columns of words and tags.
+_COLUMNS = ("text", "label", "dev_text", "dev_label")
 
 
 class Tokens(Task):
@@ -41,6 +47,7 @@ class Tokens(Task):
     init_params = staticmethod(token_classification.init_params)
     apply = staticmethod(token_classification.apply)
     pooled = False
+    settings = frozenset({"stride"})
     metrics = (
         Metric("f1", "F1"),
         Metric("precision", "precision"),
@@ -51,26 +58,30 @@ class Tokens(Task):
     def read(
         self, path: pathlib.Path | None, cfg: TaskConfig, split: Split
     ) -> TaggedSentences:
-        cfg.refuse_columns()
-        return read_tagged_sentences(path, cfg.encoding)
+        cfg.refuse_columns(*_COLUMNS)
+        cfg = cfg.of_split(split)
+        require(
+            len(cfg.text) < 2,
+            f"TaskConfig.text={cfg.text} names two columns; --task tokens takes the column "
+            "of the words alone.",
+        )
+        return read_tagged_sentences(path, cfg)
 
     def read_unlabelled(
         self, path: pathlib.Path, cfg: TaskConfig, outputs: Sequence[str]
     ) -> Unlabelled:
-        cfg.refuse_columns()
         return read_words(path, cfg, outputs)
 
     def unlabelled(self, texts: Sequence[Text]) -> TaggedSentences:
-        """Makes examples without tags. Blanks separate the words of a text."""
-        words = tuple(tuple(" ".join(text).split()) for text in texts)
-        return TaggedSentences(words, None)
+        return split_texts([text for (text,) in texts])
 
     def outputs(self, train: TaggedSentences) -> tuple[str, ...]:
         return ordered(_all_tags(train), "tag")
 
     def counts(self, examples: TaggedSentences, outputs: Sequence[str]) -> str:
         tags = _all_tags(examples)
-        return f"{len(tags):,} words with tags: {say_counts(tags, outputs)}"
+        scheme = scheme_of(examples.tags or ())
+        return f"{len(tags):,} words, tags in {scheme}: {say_counts(tags, outputs)}"
 
     def warnings(self, examples: TaggedSentences) -> list[str]:
         return spelling_warnings(_all_tags(examples))
@@ -82,7 +93,9 @@ class Tokens(Task):
         outputs: Sequence[str],
         sequence_length: int,
     ) -> EncodedExamples:
-        return encode_words(tokenizer, examples, outputs, sequence_length)
+        return encode_words(
+            tokenizer, examples, outputs, sequence_length, self.cfg.stride
+        )
 
     def loss_weights(self, batch: ClassifyBatch) -> dict[str, jax.Array]:
         return {"loss": _label_weights(batch).sum()}
@@ -93,6 +106,9 @@ class Tokens(Task):
         loss, accuracy = cross_entropy(logits, labels, _label_weights(batch))
         return {"loss": loss, "accuracy": accuracy}
 
+    def fresh_loss(self, outputs: Sequence[str]) -> float:
+        return math.log(len(outputs))
+
     def scores(
         self,
         logits: np.ndarray,
@@ -102,17 +118,16 @@ class Tokens(Task):
     ) -> dict[str, float]:
         """Precision, recall and F1 of whole entities, and the accuracy of the words.
 
-        An entity counts as right if its type and both of its ends are right.
-
-        Source: Tjong Kim Sang & De Meulder 2003 (CoNLL-2003), the rules of conlleval.
+        Where tags mark no entities, as parts of speech, each word counts as one, so that
+        all four are equal.
         """
         assert examples.tags is not None
         labelled = encoded.labels != IGNORED_LABEL
         labels = encoded.labels[labelled]
-        found = _tags(logits, encoded, len(examples), outputs)
+        found = _names(logits.argmax(axis=-1), encoded, outputs)
         log_probs = log_softmax(logits[labelled].astype(np.float64))
         return {
-            **entity_scores(examples.tags, found),
+            **entity_scores(examples.tags, found, style_of(outputs)),
             "accuracy": float((logits[labelled].argmax(axis=1) == labels).mean()),
             "loss": float(-log_probs[np.arange(labels.size), labels].mean()),
         }
@@ -125,10 +140,11 @@ class Tokens(Task):
         outputs: Sequence[str],
     ) -> Sums:
         assert examples.tags is not None
-        found = _tags(logits, encoded, len(examples), outputs)
+        found = _names(logits.argmax(axis=-1), encoded, outputs)
+        style = style_of(outputs)
         values = np.zeros((len(examples), 5))
         for row, true, said in zip(values, examples.tags, found, strict=True):
-            of_true, of_said = set(entities(true)), set(entities(said))
+            of_true, of_said = set(entities(true, style)), set(entities(said, style))
             row[:3] = len(of_true & of_said), len(of_true), len(of_said)
             row[3:] = sum(map(operator.eq, true, said)), len(true)
 
@@ -143,6 +159,27 @@ class Tokens(Task):
 
         return Sums(values, scores)
 
+    def details(
+        self,
+        logits: np.ndarray,
+        encoded: EncodedExamples,
+        examples: TaggedSentences,
+        outputs: Sequence[str],
+    ) -> dict[str, Any]:
+        """Scores of each type of entity."""
+        assert examples.tags is not None
+        found = _names(logits.argmax(axis=-1), encoded, outputs)
+        return {"per_label": entity_table(examples.tags, found, style_of(outputs))}
+
+    def example_losses(
+        self, logits: np.ndarray, encoded: EncodedExamples, examples: TaggedSentences
+    ) -> np.ndarray:
+        """Mean cross-entropy of the words of each sentence, in nats."""
+        labels_BT = np.where(encoded.labels == IGNORED_LABEL, 0, encoded.labels)
+        log_probs = log_softmax(logits.astype(np.float64))
+        chosen = np.take_along_axis(log_probs, labels_BT[..., None], axis=2)
+        return np.array([-np.mean(x) for x in _by_word(chosen[..., 0], encoded)])
+
     def constant_scores(self, examples: TaggedSentences) -> dict[str, float]:
         tags = np.array(_all_tags(examples))
         _, counts = np.unique(tags, return_counts=True)
@@ -155,22 +192,48 @@ class Tokens(Task):
         examples: TaggedSentences,
         outputs: Sequence[str],
     ) -> list[dict[str, Any]]:
-        tags = _tags(logits, encoded, len(examples), outputs)
-        return [
-            {
-                "words": list(words),
-                "tags": list(of_words),
-                "entities": [
-                    {"type": kind, "text": " ".join(words[first : last + 1])}
-                    for kind, first, last in entities(of_words)
-                ],
-            }
-            for words, of_words in zip(examples.words, tags, strict=True)
-        ]
+        """Words, tags, and entities with their characters in the text.
+
+        The probability of an entity is that all of its tags are right, if they are right
+        independently of each other: the product of theirs.
+        """
+        tags = _names(logits.argmax(axis=-1), encoded, outputs)
+        best = np.exp(log_softmax(logits.astype(np.float64)).max(axis=-1))
+        shares = _by_word(best, encoded)
+        style = style_of(outputs)
+        found = []
+        for number, (of_words, probs) in enumerate(zip(tags, shares, strict=True)):
+            text, places = examples.sentence(number)
+            marked = []
+            for kind, first, last in entities(of_words, style):
+                start, end = places[first][0], places[last][1]
+                share = math.prod(probs[first : last + 1])
+                marked.append(
+                    {
+                        "type": kind,
+                        "text": text[start:end],
+                        "start": start,
+                        "end": end,
+                        "probability": share,
+                    }
+                )
+            found.append(
+                {
+                    "words": list(examples.words[number]),
+                    "tags": of_words,
+                    "probabilities": probs,
+                    "entities": marked,
+                }
+            )
+        return found
 
     def say(self, prediction: Mapping[str, Any], top: int) -> str:
-        pairs = zip(prediction["words"], prediction["tags"], strict=True)
-        return " ".join(f"{word}/{tag}" for word, tag in pairs)
+        marked = prediction["entities"]
+        if marked and [x["type"] for x in marked] == prediction["tags"]:
+            # Each word stands for itself.
+            return " ".join(f"{x['text']}/{x['type']}" for x in marked)
+        found = [f"{x['type']} {x['text']!r} {x['probability']:.1%}" for x in marked]
+        return ", ".join(found) or "no entity"
 
 
 def _all_tags(examples: TaggedSentences) -> list[str]:
@@ -183,55 +246,20 @@ def _label_weights(batch: ClassifyBatch) -> jax.Array:
     return labelled * batch.weights[:, None]
 
 
-def _tags(
-    logits: np.ndarray,
-    encoded: EncodedExamples,
-    num_examples: int,
-    names: Sequence[str],
-) -> list[list[str]]:
-    """The most probable tag of every word, for each sentence."""
+def _by_word(values_BT: np.ndarray, encoded: EncodedExamples) -> list[list[Any]]:
+    """The value of each word, for each sentence, as Python's numbers."""
     assert encoded.word is not None
-    tags: list[list[str]] = [[] for _ in range(num_examples)]
-    best = logits.argmax(axis=-1)
     # The rows of a sentence, and the words in them, keep their order.
-    for row, place in np.argwhere(encoded.word >= 0):
-        tags[encoded.example[row]].append(names[int(best[row, place])])
-    return tags
+    found: list[list[Any]] = [[] for _ in range(int(encoded.example[-1]) + 1)]
+    for row, number in enumerate(encoded.example):
+        found[number] += values_BT[row, encoded.word[row] >= 0].tolist()
+    return found
 
 
-def entity_scores(
-    truth: Sequence[Sequence[str]], found: Sequence[Sequence[str]]
-) -> dict[str, float]:
-    """Precision, recall and F1 over all entities. Without entities they are 0."""
-
-    def all_of(sentences: Sequence[Sequence[str]]) -> set[tuple[int, Entity]]:
-        return {
-            (n, entity) for n, tags in enumerate(sentences) for entity in entities(tags)
-        }
-
-    true, said = all_of(truth), all_of(found)
-    right = len(true & said)
-    precision = right / len(said) if said else 0.0
-    recall = right / len(true) if true else 0.0
-    total = precision + recall
-    f1 = 2.0 * precision * recall / total if total else 0.0
-    return {"precision": precision, "recall": recall, "f1": f1}
-
-
-def entities(tags: Sequence[str]) -> Iterator[Entity]:
-    """The entities of a sentence, tagged in BIO, IOB1, IOBES or BILOU.
-
-    The rules are those of conlleval. An entity begins at B, S or U, at any letter after O
-    or after another type, and after an entity that E, L, S or U has ended.
-    """
-    first, kind, ended = 0, "", True
-    for number, tag in enumerate([*tags, "O"]):
-        letter, dash, of = tag.partition("-")
-        if not dash:  # a type without a letter, or O
-            letter, of = "I", tag
-        if kind and (ended or of != kind or letter in "BSU"):
-            yield kind, first, number - 1
-            kind = ""
-        if of != "O" and not kind:
-            first, kind = number, of
-        ended = letter in "ELSU"
+def _names(
+    numbers_BT: np.ndarray, encoded: EncodedExamples, outputs: Sequence[str]
+) -> list[list[str]]:
+    """The tag of every word, for each sentence."""
+    return [
+        [outputs[n] for n in of_words] for of_words in _by_word(numbers_BT, encoded)
+    ]

@@ -1,0 +1,45 @@
+"""How LoRA changes an encoder."""
+
+import dataclasses
+from typing import Annotated, Literal
+
+import tyro
+
+from bert_jax.config.checks import require
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Low-rank changes of frozen weights (Hu et al. 2021)."""
+
+    rank: Annotated[int, tyro.conf.arg(name="lora-rank")] = 0
+    """Train low-rank changes of some weights of the encoder, and the head; the encoder's
+    own weights stay as they are. A change is the product of two matrices of this rank, and
+    is added to the weights that other commands take. It needs a higher learning rate than
+    training all weights, about 5e-4. 0: no LoRA."""
+    alpha: Annotated[float, tyro.conf.arg(name="lora-alpha")] = 8.0
+    """The change is multiplied by alpha / rank."""
+    targets: Annotated[
+        tuple[Literal["query", "key", "value", "out", "up", "down"], ...],
+        tyro.conf.arg(name="lora-targets"),
+    ] = ("query", "value")
+    """The weights of each layer that LoRA changes. query, key, value, out: those of the
+    attention. up, down: those of the feed-forward block."""
+
+    def __post_init__(self) -> None:
+        require(self.rank >= 0, f"LoraConfig.rank={self.rank} is negative.")
+        require(
+            self.alpha > 0, f"LoraConfig.alpha={self.alpha} must be greater than 0."
+        )
+        require(
+            0 < len(self.targets) == len(set(self.targets)),
+            f"LoraConfig.targets={self.targets} must name at least one kind of weights, "
+            "and each once.",
+        )
+        default = {f.name: f.default for f in dataclasses.fields(self)}
+        for name in ("alpha", "targets"):
+            require(
+                self.rank > 0 or getattr(self, name) == default[name],
+                f"LoraConfig.{name}={getattr(self, name)} would be ignored without LoRA; "
+                "give --lora-rank too, such as 8.",
+            )

@@ -1,0 +1,112 @@
+"""Any number of labels for a text, as they stand in a file: a list, or columns of 0 and 1."""
+
+import ast
+import pathlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+SEPARATORS = ("|", ";", ",")
+
+LabelSet = tuple[str, ...]
+
+
+def separator_of(
+    fields: Iterable[Any], given: str | None, path: pathlib.Path
+) -> str | None:
+    """The sign between two labels in a field: as given, or the only one that occurs.
+
+    Args:
+        fields: of the label column; those that are no text do not matter.
+        given: the separator that the user names.
+        path: of the file, for messages.
+
+    Returns:
+        `None` if no field holds such a sign, so that each field is one label.
+
+    Raises:
+        ValueError: several could be meant.
+    """
+    if given is not None:
+        return given
+    texts = [x for x in fields if isinstance(x, str) and _listed(x) is None]
+    found = [sign for sign in SEPARATORS if any(sign in text for text in texts)]
+    if len(found) > 1:
+        raise ValueError(
+            f"{path}: the labels hold {' and '.join(map(repr, found))}, and each could "
+            "separate two of them; pass the one that does, such as "
+            f"--label-separator '{found[0]}'."
+        )
+    return found[0] if found else None
+
+
+def split_labels(
+    field: Any, separator: str | None, one: Callable[[Any], str]
+) -> LabelSet | None:
+    """The labels of a field, each once, or `None` where nothing stands.
+
+    An empty text or an empty list is a text without labels.
+
+    Args:
+        field: a list of labels, a text with a separator between them, or a text that
+            writes a list as Python or JSON do.
+        one: makes a label of one entry, or "" of nothing.
+    """
+    if field is None:
+        return None
+    entries = field
+    if isinstance(field, str):
+        entries = _listed(field)
+        if entries is None:
+            entries = field.split(separator) if separator else [field]
+    elif not isinstance(field, list):
+        entries = [field]
+    labels = (one(entry) for entry in entries)
+    return tuple(dict.fromkeys(label for label in labels if label))
+
+
+def _listed(field: str) -> list[Any] | None:
+    """The entries of a list such as "['a', 'b']", which pandas writes into a CSV."""
+    plain = field.strip()
+    if not (plain.startswith("[") and plain.endswith("]")):
+        return None
+    try:
+        found = ast.literal_eval(plain)
+    except (ValueError, SyntaxError):
+        return None
+    return found if isinstance(found, list) else None
+
+
+def labels_of_columns(
+    fields: Mapping[str, Any], columns: Sequence[str], where: str
+) -> list[str] | None:
+    """The names of the columns that hold 1, or `None` if a column holds nothing.
+
+    Raises:
+        ValueError: a column holds neither 0 nor 1; `where` tells the place.
+    """
+    found = []
+    for name in columns:
+        value = "" if fields.get(name) is None else str(fields[name]).strip().lower()
+        if value == "":
+            return None
+        if value in ("1", "1.0", "true"):
+            found.append(name)
+        elif value not in ("0", "0.0", "false"):
+            raise ValueError(
+                f"{where}: column {name!r} holds {fields[name]!r}; expected 1 where the "
+                "text has this label, else 0. Set --label-columns, or mend the file."
+            )
+    return found
+
+
+def rarest(sets: Sequence[LabelSet]) -> tuple[str, ...]:
+    """Of each set the label that is rarest in all of them; "" where there is none.
+
+    It sorts examples into classes, so that a random share has its share of rare labels.
+    """
+    counts = Counter(label for labels in sets for label in labels)
+    return tuple(
+        min(labels, key=lambda label: (counts[label], label), default="")
+        for labels in sets
+    )

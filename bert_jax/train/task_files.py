@@ -1,0 +1,108 @@
+"""The labelled examples of a task: of two files, or of one that is parted."""
+
+import dataclasses
+import pathlib
+from typing import Any, NamedTuple
+
+from bert_jax.config import TaskConfig
+from bert_jax.data.labelled.draws import shots, split_share
+from bert_jax.data.labelled.examples import Examples
+from bert_jax.train.reading import show_reading
+from bert_jax.train.tasks import Task
+
+
+class TaskExamples(NamedTuple):
+    outputs: tuple[str, ...]
+    """Names of the logits."""
+    train: Any
+    """The examples that are trained on, in the form of the task."""
+    held_out: Any
+    """The examples that are judged on."""
+    as_read: TaskConfig
+    """The task with whole paths and the columns that were found."""
+
+
+def read_examples(task: Task, cfg: TaskConfig) -> TaskExamples:
+    """Reads what is trained on and what is judged on, and prints what was read.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        ValueError: a file has a wrong format, or holds nothing to learn, or too few
+            examples for what is to be drawn.
+    """
+    cfg = task.settled(cfg)
+    whole = task.read(cfg.train, cfg, "train")
+    outputs = task.outputs(whole)
+    if isinstance(cfg.dev, float):
+        rest, held_out = _parted(task, cfg, whole)
+    else:
+        rest = whole
+        held_out = task.read(cfg.dev, cfg, "validation")
+    classes = task.classes(rest)
+    if cfg.shots is None:
+        train = rest.sample(cfg.max_train, classes, cfg.draw_seed)
+    elif classes is None:
+        raise ValueError(
+            f"TaskConfig.shots={cfg.shots} would draw examples of each class, but --task "
+            f"{task.name} has no classes. Pass --max-train instead."
+        )
+    else:
+        train = shots(rest, cfg.shots, cfg.draw_seed, classes)
+    show_reading(task, "train", train, outputs)
+    if len(train) < len(whole):
+        print(f"  {_say_drawn(cfg, len(train), len(whole))}", flush=True)
+    show_reading(task, "validation", held_out, outputs)
+    return TaskExamples(outputs, train, held_out, as_read(cfg, whole, held_out))
+
+
+def read_held_out(task: Task, cfg: TaskConfig) -> Any:
+    """The examples that a run was judged on, read or drawn again.
+
+    Raises:
+        FileNotFoundError, ValueError: as for `read_examples`.
+    """
+    if isinstance(cfg.dev, float):
+        return _parted(task, cfg, task.read(cfg.train, cfg, "train"))[1]
+    return task.read(cfg.dev, cfg, "validation")
+
+
+def _parted(task: Task, cfg: TaskConfig, whole: Any) -> tuple[Any, Any]:
+    assert isinstance(cfg.dev, float)
+    return split_share(whole, cfg.dev, cfg.draw_seed, task.classes(whole))
+
+
+def _say_drawn(cfg: TaskConfig, num_train: int, num_all: int) -> str:
+    said = f"{num_train:,} of the {num_all:,} examples of the file"
+    if isinstance(cfg.dev, float):
+        said += f"; a share of {cfg.dev:g} is judged on and not trained on (--dev)"
+    if cfg.shots is not None:
+        said += f"; {cfg.shots:,} of each class (--shots)"
+    if cfg.max_train is not None:
+        said += f"; {cfg.max_train:,} at most (--max-train)"
+    return f"{said}; drawn with --draw-seed {cfg.draw_seed}"
+
+
+def as_read(cfg: TaskConfig, train: Examples, held_out: Examples) -> TaskConfig:
+    """The task with whole paths and with the columns that were found.
+
+    `evaluate` and `predict` read files in this way, from any working directory.
+    """
+    path = pathlib.Path(train.reading.path).absolute()
+    dev = cfg.dev
+    if not isinstance(dev, float):
+        dev = pathlib.Path(held_out.reading.path).absolute()
+    cfg = dataclasses.replace(cfg, train=path, dev=dev)
+    if not train.reading.columns:
+        return cfg
+    *texts, label = train.reading.columns
+    cfg = dataclasses.replace(
+        cfg, text=tuple(texts), label=None if cfg.label_columns else label
+    )
+    if isinstance(dev, float):
+        return cfg
+    *held_out_texts, held_out_label = held_out.reading.columns
+    return dataclasses.replace(
+        cfg,
+        dev_text=tuple(held_out_texts),
+        dev_label=None if cfg.label_columns else held_out_label,
+    )

@@ -1,0 +1,140 @@
+"""Multiple choice: which of several continuations or answers is the right one."""
+
+import pathlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from bert_jax.batch import ClassifyBatch
+from bert_jax.config import ModelConfig, TaskConfig
+from bert_jax.config.finetune import Split
+from bert_jax.data.labelled.choices import (
+    Choices,
+    choice_names,
+    encode_choices,
+    read_choices,
+    read_unlabelled_choices,
+)
+from bert_jax.data.labelled.examples import EncodedExamples, Text
+from bert_jax.data.labelled.unlabelled import Unlabelled
+from bert_jax.data.tokenizers.tokenizer import Tokenizer
+from bert_jax.model import multiple_choice
+from bert_jax.train.losses import Mean, cross_entropy
+from bert_jax.train.tasks.intervals import wilson
+from bert_jax.train.tasks.task import Metric, Task, log_softmax
+
+
+class Choice(Task):
+    """One logit for each choice, and a softmax over the choices of an example.
+
+    Source: Devlin et al. 2018, section 4.4.
+    """
+
+    name = "choice"
+    head = "choice"
+    apply = staticmethod(multiple_choice.apply)
+    pooled = True
+    settings = frozenset({"choices"})
+    metrics = (Metric("accuracy", "accuracy", ".1%", interval=wilson),)
+
+    def read(self, path: pathlib.Path | None, cfg: TaskConfig, split: Split) -> Choices:
+        return read_choices(path, cfg.of_split(split))
+
+    def read_unlabelled(
+        self, path: pathlib.Path, cfg: TaskConfig, outputs: Sequence[str]
+    ) -> Unlabelled:
+        return read_unlabelled_choices(path, cfg)
+
+    def num_texts(self, cfg: TaskConfig) -> None:
+        """A text and its choices, however many these are."""
+        return
+
+    def unlabelled(self, texts: Sequence[Text]) -> Choices:
+        for number, text in enumerate(texts, 1):
+            if len(text) < 3:
+                raise ValueError(
+                    f"Text {number} is {text!r}; expected a text and two choices or more, "
+                    "with tabs between them."
+                )
+        return Choices(tuple(texts), ())
+
+    def outputs(self, train: Choices) -> tuple[str, ...]:
+        """What the training file calls the choices."""
+        return choice_names(train)
+
+    def counts(self, examples: Choices, outputs: Sequence[str]) -> str:
+        sizes = Counter(examples.sizes.tolist())
+        choices = ", ".join(f"{size} ({sizes[size]:,})" for size in sorted(sizes))
+        right = Counter(examples.labels)
+        said = ", ".join(f"{name} ({right[name]:,})" for name in outputs)
+        return f"choices: {choices}; the right one: {said}"
+
+    def encode(
+        self,
+        tokenizer: Tokenizer,
+        examples: Choices,
+        outputs: Sequence[str],
+        sequence_length: int,
+    ) -> EncodedExamples:
+        return encode_choices(tokenizer, examples, outputs, sequence_length)
+
+    @staticmethod
+    def init_params(cfg: ModelConfig, num_labels: int, key: jax.Array) -> dict:
+        return multiple_choice.init_params(cfg, key)
+
+    def loss_weights(self, batch: ClassifyBatch) -> dict[str, jax.Array]:
+        return {"loss": batch.weights.sum()}
+
+    def loss(self, logits: jax.Array, batch: ClassifyBatch) -> dict[str, Mean]:
+        """Mean cross-entropy over the choices of the labelled examples, in nats."""
+        loss, accuracy = cross_entropy(logits, batch.labels, batch.weights)
+        return {"loss": loss, "accuracy": accuracy}
+
+    def scores(
+        self,
+        logits: np.ndarray,
+        encoded: EncodedExamples,
+        examples: Any,
+        outputs: Sequence[str],
+    ) -> dict[str, float]:
+        labels = encoded.labels
+        log_probs = log_softmax(logits)[np.arange(labels.size), labels]
+        return {
+            "accuracy": float((logits.argmax(axis=1) == labels).mean()),
+            "loss": float(-log_probs.mean()),
+        }
+
+    def constant_scores(self, examples: Choices) -> dict[str, float]:
+        """The score of always choosing the same place."""
+        [(_, count)] = Counter(examples.labels).most_common(1)
+        return {"accuracy": count / len(examples)}
+
+    def predictions(
+        self,
+        logits: np.ndarray,
+        encoded: EncodedExamples,
+        examples: Choices,
+        outputs: Sequence[str],
+    ) -> list[dict[str, Any]]:
+        found = []
+        for row, (_, *choices) in zip(logits, examples.texts, strict=True):
+            # A file to predict on may have more choices than that of training.
+            more = range(len(outputs) + 1, len(choices) + 1)
+            names = [*outputs, *(f"choice {number}" for number in more)]
+            probs = np.exp(log_softmax(row[: len(choices)].astype(np.float64)))
+            best = int(probs.argmax())
+            found.append(
+                {
+                    "label": names[best],
+                    "choice": choices[best],
+                    "probabilities": dict(zip(names, probs.tolist(), strict=False)),
+                }
+            )
+        return found
+
+    def say(self, prediction: Mapping[str, Any], top: int) -> str:
+        best, label = prediction["probabilities"], prediction["label"]
+        return f"{label} {best[label]:.1%}  {prediction['choice']}"

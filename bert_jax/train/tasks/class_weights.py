@@ -1,0 +1,55 @@
+"""How much an example of each class counts in the loss."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bert_jax.data.labelled.labels import is_number
+
+
+def class_weights(
+    given: Sequence[str], numbers: np.ndarray, outputs: Sequence[str]
+) -> np.ndarray:
+    """The weights that `FinetuneConfig.class_weights` gives, float32 [classes].
+
+    The weights of "balanced" are n / (C n_c) for n examples of C classes, n_c of them of
+    this class, as in scikit-learn. Their mean over the examples is 1.
+
+    Args:
+        given: "balanced" alone, or entries LABEL=WEIGHT.
+        numbers: int [examples], class of each training example.
+        outputs: names of the classes.
+
+    Raises:
+        ValueError: an entry is none of these, or no example has the class.
+    """
+    counts = np.bincount(numbers, minlength=len(outputs))
+    if tuple(given) == ("balanced",):
+        found = numbers.size / (len(outputs) * np.maximum(counts, 1))
+        return found.astype(np.float32)
+    weights = np.ones(len(outputs), np.float32)
+    for entry in given:
+        label, sign, weight = entry.rpartition("=")
+        if not sign or not is_number(weight) or float(weight) <= 0.0:
+            raise ValueError(
+                f"FinetuneConfig.class_weights has {entry!r}; expected the word balanced "
+                "alone, or entries such as yes=2.5, with a weight greater than 0."
+            )
+        if label not in outputs:
+            raise ValueError(
+                f"FinetuneConfig.class_weights gives a weight to {label!r}, which is no "
+                f"class of the training file; its classes are {', '.join(outputs)}."
+            )
+        weights[list(outputs).index(label)] = float(weight)
+    return weights
+
+
+def say_weights(weights: np.ndarray, examples: Sequence[str]) -> str:
+    """The weight of each class, such as `no 0.67, yes 2.00`.
+
+    Args:
+        weights: float32 [examples].
+        examples: class of each example.
+    """
+    of = dict(zip(examples, weights.tolist(), strict=True))
+    return ", ".join(f"{name} {of[name]:.3g}" for name in sorted(of))
