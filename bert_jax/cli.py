@@ -21,6 +21,7 @@ from bert_jax.commands import (
     filling,
     report,
     serving,
+    sweeping,
     tokenizer,
     training,
 )
@@ -54,6 +55,8 @@ COMMANDS: dict[str, Any] = {
     "inspect": data.Inspect,
     "pretrain": training.Pretrain,
     "finetune": training.Finetune,
+    "sweep": sweeping.Sweep,
+    "compare": sweeping.Compare,
     "baselines": training.Baselines,
     "evaluate": training.Evaluate,
     "predict": training.Predict,
@@ -149,11 +152,13 @@ def parse(name: str, rest: list[str]) -> Any:
     command = COMMANDS[name]
     default: Any = tyro.MISSING_NONPROP
     if hasattr(command, "config_file") and rest and not rest[0].startswith("-"):
-        rest = ["--checkpoint" if name == "finetune" else "--config", *rest]
+        is_tuned = name in ("finetune", "sweep")
+        rest = ["--checkpoint" if is_tuned else "--config", *rest]
     refuse_repeated(command, rest)
     kinds = {
         "pretrain": PretrainConfig,
         "finetune": FinetuneConfig,
+        "sweep": FinetuneConfig,
         "compile": PretrainConfig,
     }
     if name not in kinds:

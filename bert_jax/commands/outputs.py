@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-_WRITE_A_FILE = ("compile", "predict", "fill", "embed")
+_WRITE_A_FILE = ("compare", "compile", "predict", "fill", "embed")
 _MAY_WRITE_INTO_INPUT = ("report",)
 
 

@@ -16,6 +16,7 @@ from bert_jax.config.model import ModelConfig
 from bert_jax.config.optimizer import OptimizerConfig
 from bert_jax.config.prepare import DEFAULT_OPTIONS, PrepareOptions, ReadOptions
 from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
+from bert_jax.config.sweep import SweepConfig
 from bert_jax.config.tokenizer import MAX_BYTES, MAX_SENTENCES, TokenizerOptions
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "PrepareOptions",
     "PretrainConfig",
     "ReadOptions",
+    "SweepConfig",
     "TaskConfig",
     "TokenizerOptions",
 ]

@@ -15,7 +15,7 @@ KEY_KIND = "threefry2x32"
 """The generator of all keys, whatever JAX's own default is."""
 
 
-def root_key(seed: int) -> jax.Array:
+def root_key(seed: int | jax.Array) -> jax.Array:
     """The typed key that all random choices of one purpose are derived from."""
     return jax.random.key(seed, impl=KEY_KIND)
 

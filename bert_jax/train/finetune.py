@@ -23,6 +23,7 @@ from bert_jax.train import sharding
 from bert_jax.train.best import Best, Selection
 from bert_jax.train.flops import counted_flops
 from bert_jax.train.hardest import hardest
+from bert_jax.train.held_out_logits import save_logits
 from bert_jax.train.initial import load_params, start_encoder
 from bert_jax.train.logits import BatchedLogits
 from bert_jax.train.loop import Stage, Trained, run_loop
@@ -78,8 +79,16 @@ class Judge:
 
 
 @our_settings()
-def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
+def finetune(
+    cfg: FinetuneConfig, run: pathlib.Path, data: TaskData | None = None
+) -> dict[str, Any]:
     """Starts or continues one fine-tuning run and returns its results.
+
+    Args:
+        cfg: settings of the run.
+        run: run directory.
+        data: the examples, where they are not those of the files of `cfg`, such as a fold
+            of them. Default: those of the files.
 
     Raises:
         ValueError: checkpoint, task and settings do not fit together, or `run` holds
@@ -104,7 +113,7 @@ def finetune(cfg: FinetuneConfig, run: pathlib.Path) -> dict[str, Any]:
     tokenizer = load_run_tokenizer(cfg.checkpoint)
     mesh = make_mesh(cfg.mesh)
     sharding.check_batch_size(mesh, cfg.batch_size)
-    data = load_task_data(cfg, tokenizer, model.max_positions)
+    data = data or load_task_data(cfg, tokenizer, model.max_positions)
     cfg = dataclasses.replace(
         cfg, task=data.as_read, sequence_length=data.sequence_length
     )
@@ -232,7 +241,7 @@ def finish_run(
     evaluation: dict[str, float],
     **more: Any,
 ) -> dict[str, Any]:
-    """Writes the results of a run, and warns where it has learned nothing.
+    """Writes results and held-out logits of a run, and warns if it has learned nothing.
 
     Args:
         logits: of the held-out rows, from the parameters that were judged last.
@@ -262,6 +271,7 @@ def finish_run(
         "num_validation": len(data.held_out),
         **more,
     }
+    save_logits(run, logits)
     save_results(run, results)
     return results
 

@@ -3,8 +3,8 @@
 A run directory holds config.json (the whole config), run.json (kind, architecture,
 tokenizer, labels, where the encoder came from), tokenizer/, checkpoints/, best/ (the
 weights of the best state of fine-tuning), metrics.jsonl, tensorboard/, goodput.json
-(where the time went) and results.json; on request also profile/ (traces), wandb/ and
-wandb.json.
+(where the time went), results.json and held_out_logits.npz (of fine-tuning); on request
+also profile/ (traces), wandb/ and wandb.json.
 """
 
 import dataclasses

@@ -33,14 +33,15 @@ class TrainState:
 def init_state(
     init_params: Callable[[jax.Array], Any],
     optimizer: optax.GradientTransformation,
-    seed: int,
+    seed: int | jax.Array,
 ) -> TrainState:
     """Makes the state of step 0; under jit, it is placed on a mesh.
 
     Args:
         init_params: draws the parameters from a key.
         optimizer: makes its state from the parameters.
-        seed: seed of the parameters, the masks and the dropout.
+        seed: seed of the parameters, the masks and the dropout; a number, or a uint32
+            scalar.
     """
     params_key, step_key = jax.random.split(root_key(seed))
     params = init_params(params_key)

@@ -12,7 +12,7 @@ from bert_jax.data.labelled.lengths import LengthBatches, epoch_batches, row_len
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.train.logits import held_out_batches
 from bert_jax.train.reading import show_rows
-from bert_jax.train.task_files import read_examples
+from bert_jax.train.task_files import TaskExamples, read_examples
 from bert_jax.train.tasks import Task, task_of
 from bert_jax.train.tasks.class_weights import say_weights
 
@@ -68,7 +68,19 @@ def load_task_data(
         ValueError: a file has a wrong format, or holds nothing to learn.
     """
     task = task_of(cfg)
-    outputs, train, held_out, as_read = read_examples(task, cfg.task)
+    examples = read_examples(task, cfg.task)
+    return encode_task_data(cfg, tokenizer, max_positions, task, examples)
+
+
+def encode_task_data(
+    cfg: FinetuneConfig,
+    tokenizer: Tokenizer,
+    max_positions: int,
+    task: Task,
+    examples: TaskExamples,
+) -> TaskData:
+    """Encodes the examples of a run, sorts them into batches, and prints their lengths."""
+    outputs, train, held_out, as_read = examples
     sequence_length = cfg.sequence_length
     if sequence_length is None:
         sequence_length = fitting_length(task, tokenizer, train, outputs, max_positions)

@@ -52,7 +52,7 @@ def read_examples(task: Task, cfg: TaskConfig) -> TaskExamples:
     if len(train) < len(whole):
         print(f"  {_say_drawn(cfg, len(train), len(whole))}", flush=True)
     show_reading(task, "validation", held_out, outputs)
-    return TaskExamples(outputs, train, held_out, _as_read(cfg, whole, held_out))
+    return TaskExamples(outputs, train, held_out, as_read(cfg, whole, held_out))
 
 
 def read_held_out(task: Task, cfg: TaskConfig) -> Any:
@@ -82,7 +82,7 @@ def _say_drawn(cfg: TaskConfig, num_train: int, num_all: int) -> str:
     return f"{said}; drawn with --draw-seed {cfg.draw_seed}"
 
 
-def _as_read(cfg: TaskConfig, train: Examples, held_out: Examples) -> TaskConfig:
+def as_read(cfg: TaskConfig, train: Examples, held_out: Examples) -> TaskConfig:
     """The task with whole paths and with the columns that were found.
 
     `evaluate` and `predict` read files in this way, from any working directory.

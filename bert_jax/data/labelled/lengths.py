@@ -88,12 +88,13 @@ def epoch_batches(
     """The batches of an epoch in random order, pure in (seed, epoch).
 
     Every row comes once. Which rows share a batch, and the order of batches, are drawn
-    anew for each epoch.
+    anew for each epoch. The length of each batch does not depend on the seed, so that a
+    sweep can train runs of several seeds at once.
     """
     rng = np.random.default_rng((seed, epoch))
     order = rng.permutation(num_tokens.size)
     found = length_batches(num_tokens, lengths, order, batch_size)
-    shuffled = rng.permutation(len(found.numbers))
+    shuffled = np.random.default_rng(epoch).permutation(len(found.numbers))
     return LengthBatches([found.numbers[n] for n in shuffled], found.lengths[shuffled])
 
 

@@ -30,6 +30,7 @@ from bert_jax.train.tasks.class_weights import class_weights
 from bert_jax.train.tasks.intervals import wilson
 from bert_jax.train.tasks.label_scores import label_scores
 from bert_jax.train.tasks.simple_models import tfidf
+from bert_jax.train.tasks.sums import Sums, confusions
 from bert_jax.train.tasks.task import Metric, log_softmax
 from bert_jax.train.tasks.text import TextTask, of_examples
 
@@ -103,6 +104,16 @@ class Classification(TextTask):
         outputs: Sequence[str],
     ) -> dict[str, float]:
         return classification_scores(*of_examples(logits, encoded))
+
+    def sums(
+        self,
+        logits: np.ndarray,
+        encoded: EncodedExamples,
+        examples: Any,
+        outputs: Sequence[str],
+    ) -> Sums:
+        logits, labels = of_examples(logits, encoded)
+        return confusions(labels, logits.argmax(axis=1), len(outputs))
 
     def constant_scores(self, examples: LabelledTexts) -> dict[str, float]:
         _, counts = np.unique(np.array(examples.labels), return_counts=True)

@@ -26,6 +26,7 @@ from bert_jax.train.tasks.answer_scores import (
 )
 from bert_jax.train.tasks.best_spans import Found, best_spans
 from bert_jax.train.tasks.intervals import wilson
+from bert_jax.train.tasks.sums import Sums, means
 from bert_jax.train.tasks.task import Metric, Task, log_softmax
 
 _NUM_BEST = 10
@@ -190,6 +191,23 @@ class Spans(Task):
             **parts,
             "loss": float(_row_losses(logits, encoded).mean()),
         }
+
+    def sums(
+        self,
+        logits: np.ndarray,
+        encoded: EncodedExamples,
+        examples: Questions,
+        outputs: Sequence[str],
+    ) -> Sums:
+        exact, f1 = self._judged(logits, encoded, examples)
+        all_of = np.ones(len(examples))
+        with_answer = np.array([float(bool(x)) for x in examples.answers])
+        parts = {"f1": (f1, all_of), "exact_match": (exact, all_of)}
+        if 0.0 < with_answer.mean() < 1.0:
+            parts["answerable_f1"] = f1, with_answer
+            parts["answerable_exact_match"] = exact, with_answer
+            parts["unanswerable_accuracy"] = exact, 1.0 - with_answer
+        return means(parts)
 
     def example_losses(
         self, logits: np.ndarray, encoded: EncodedExamples, examples: Questions

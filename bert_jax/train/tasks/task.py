@@ -26,6 +26,7 @@ from bert_jax.data.labelled.examples import EncodedExamples, Examples, Text
 from bert_jax.data.labelled.unlabelled import Unlabelled
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.train.losses import Mean
+from bert_jax.train.tasks.sums import Sums
 
 _OF_SOME_TASKS = frozenset(
     {
@@ -267,6 +268,20 @@ class Task(abc.ABC):
         Args:
             logits: float32 [rows, ...], as `apply` gave them.
         """
+
+    def sums(
+        self,
+        logits: np.ndarray,
+        encoded: EncodedExamples,
+        examples: Any,
+        outputs: Sequence[str],
+    ) -> Sums | None:
+        """The `metrics` of `scores` as functions of sums over the examples.
+
+        Resampling is fast with them. Default: `None`, and every resample is scored by
+        `scores`; so is a metric that the sums do not give.
+        """
+        return None
 
     @abc.abstractmethod
     def constant_scores(self, examples: Any) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Token classification: a tag for each word, such as the names of persons and places."""
 
 import math
+import operator
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,6 +29,7 @@ from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.model import token_classification
 from bert_jax.train.losses import Mean, cross_entropy
 from bert_jax.train.tasks.entity_scores import entity_scores, entity_table
+from bert_jax.train.tasks.sums import Sums, ratio
 from bert_jax.train.tasks.task import Metric, Task, log_softmax
 
 # Fields of `TaskConfig` that name columns of words and tags.
@@ -129,6 +131,33 @@ class Tokens(Task):
             "accuracy": float((logits[labelled].argmax(axis=1) == labels).mean()),
             "loss": float(-log_probs[np.arange(labels.size), labels].mean()),
         }
+
+    def sums(
+        self,
+        logits: np.ndarray,
+        encoded: EncodedExamples,
+        examples: TaggedSentences,
+        outputs: Sequence[str],
+    ) -> Sums:
+        assert examples.tags is not None
+        found = _names(logits.argmax(axis=-1), encoded, outputs)
+        style = style_of(outputs)
+        values = np.zeros((len(examples), 5))
+        for row, true, said in zip(values, examples.tags, found, strict=True):
+            of_true, of_said = set(entities(true, style)), set(entities(said, style))
+            row[:3] = len(of_true & of_said), len(of_true), len(of_said)
+            row[3:] = sum(map(operator.eq, true, said)), len(true)
+
+        def scores(sums: np.ndarray) -> dict[str, np.ndarray]:
+            right, true, said, right_words, words = np.moveaxis(sums, -1, 0)
+            return {
+                "precision": ratio(right, said),
+                "recall": ratio(right, true),
+                "f1": ratio(2.0 * right, true + said),
+                "accuracy": right_words / words,
+            }
+
+        return Sums(values, scores)
 
     def details(
         self,

@@ -1,0 +1,468 @@
+"""Sweeps: grids, runs at once, folds, shots, going on, and the comparison of two of them."""
+
+import dataclasses
+import json
+import re
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from prepared_corpus import WORDS, make_corpus
+
+from bert_jax import cli
+from bert_jax.config import (
+    DataConfig,
+    FinetuneConfig,
+    LoopConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    SweepConfig,
+    TaskConfig,
+)
+from bert_jax.data.labelled.folds import fold_numbers
+from bert_jax.data.labelled.texts import LabelledTexts
+from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
+from bert_jax.train import finetune as finetuning
+from bert_jax.train import loop, sweep_at_once
+from bert_jax.train.finetune import finetune
+from bert_jax.train.held_out_logits import load_logits
+from bert_jax.train.losses import Mean
+from bert_jax.train.mesh import make_mesh
+from bert_jax.train.metrics import NotFiniteError
+from bert_jax.train.predict import Predictor
+from bert_jax.train.run import (
+    RunInfo,
+    load_results,
+    load_run,
+    load_run_tokenizer,
+    start_run,
+)
+from bert_jax.train.stop_request import InterruptedRunError
+from bert_jax.train.sweep import _Runs, sweep
+from bert_jax.train.sweep_grid import members_of
+from bert_jax.train.sweep_summary import spread
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """Settings of short runs on short and long texts, from random weights."""
+    folder = tmp_path_factory.mktemp("sweep")
+    make_corpus(folder)
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    model = ModelConfig(
+        vocab_size=44,
+        hidden_size=32,
+        num_layers=1,
+        num_heads=2,
+        mlp_size=64,
+        max_positions=64,
+    )
+    begun = RunInfo(
+        kind="pretrain", model=model, tokenizer_sha256=tokenizer.sha256, data={}
+    )
+    shown = PretrainConfig(model=model, data=DataConfig(sequence_length=32))
+    start_run(folder / "pretrain", shown, begun, tokenizer)
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 40), ("dev", 24)):
+        rows = [rng.choice(WORDS, n) for n in rng.choice([2, 10], count)]
+        lines = [f"{' '.join(row)}\t{row[0] < 'n'}\n" for row in rows]
+        (folder / f"{name}.tsv").write_text(f"text\tlabel\n{''.join(lines)}")
+    return FinetuneConfig(
+        checkpoint=folder / "pretrain",
+        from_scratch=True,
+        task=TaskConfig(train=folder / "train.tsv", dev=folder / "dev.tsv"),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=0.1),
+        loop=LoopConfig(log_every_steps=2, eval_every_steps=0),
+        sequence_length=48,
+        batch_size=8,
+        num_epochs=1,
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+    """Lone runs take one device of the eight, as runs at once do: it is faster here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            finetuning, "make_mesh", lambda cfg: make_mesh(cfg, jax.devices()[:1])
+        )
+        yield
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Runs that are begun and finished as always, with random answers in place of training."""
+
+    def answers(cfg, run, data):
+        mesh = finetuning.make_mesh(cfg.mesh)
+        model = load_run(cfg.checkpoint).model
+        tokenizer = load_run_tokenizer(cfg.checkpoint)
+        finetuning.begin_run(cfg, run, data, model, tokenizer, mesh)
+        if finished := load_results(run):
+            return finished
+        if cfg.optimizer.learning_rate > 1:
+            raise NotFiniteError("loss is nan within the 5 steps before step 5.")
+        rng = np.random.default_rng((cfg.seed, len(data.train)))
+        logits = rng.normal(size=(len(data.held_out_rows), len(data.outputs)))
+        scores = data.task.scores(
+            logits, data.held_out_rows, data.held_out, data.outputs
+        )
+        return finetuning.finish_run(
+            cfg, run, data, logits, step=5, evaluation=scores, elapsed_secs=1.0
+        )
+
+    monkeypatch.setattr("bert_jax.train.sweep.finetune", answers)
+
+
+GRID = SweepConfig(seeds=(0, 1), learning_rates=(1e-3, 5e-3), at_once=4)
+
+
+@pytest.fixture(scope="module")
+def swept(base, tmp_path_factory):
+    """A sweep of two seeds and two learning rates, all four runs at once."""
+    output = tmp_path_factory.mktemp("swept") / "sweep"
+    return output, sweep(dataclasses.replace(GRID, keep_weights=True), base, output)
+
+
+def test_runs_at_once_are_those_of_lone_runs(base, swept, tmp_path):
+    """With dropout, and with batches of several lengths."""
+    output, results = swept
+    assert len(results["runs"]) == 4
+    # Another seed and another rate than those of the first, whose settings all share.
+    for entry in results["runs"][3:]:
+        rate = entry["learning_rate"]
+        cfg = dataclasses.replace(
+            base,
+            optimizer=dataclasses.replace(base.optimizer, learning_rate=rate),
+            seed=entry["seed"],
+        )
+        alone = finetune(cfg, tmp_path / f"{entry['seed']}")
+        at_once = json.loads((output / entry["run"] / "results.json").read_text())
+        assert (at_once["at_once"], at_once["step"]) == (4, alone["step"])
+        for name in ("labels", "initial", "confusion", "num_train", "constant"):
+            assert at_once[name] == alone[name]
+        # Five updates of float32 in another order of additions; the logits are near 1.
+        np.testing.assert_allclose(
+            load_logits(output / entry["run"]),
+            load_logits(tmp_path / f"{entry['seed']}"),
+            atol=2e-5,
+        )
+        lines = [
+            [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
+            for run in (output / entry["run"], tmp_path / f"{entry['seed']}")
+        ]
+        for ours, theirs in zip(*lines, strict=True):
+            assert (ours["kind"], ours["step"]) == (theirs["kind"], theirs["step"])
+            assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+            assert ours.get("learning_rate") == theirs.get("learning_rate")
+
+
+def test_a_member_predicts_and_all_runs_are_listed(base, swept, capsys):
+    output, results = swept
+    assert json.loads((output / "results.json").read_text()) == results
+    member = output / results["runs"][1]["run"]
+    assert member == output / "runs/lr-0.001_epochs-1/seed-1"
+    predictor = Predictor(member)
+    examples = predictor.task.read(base.task.dev, base.task, "validation")
+    found = predictor.logits(predictor.encode(examples))
+    np.testing.assert_allclose(found, load_logits(member), atol=1e-6)
+    for entry in results["settings"]:
+        scores = [
+            run["eval"]["accuracy"]
+            for run in results["runs"]
+            if run["learning_rate"] == entry["learning_rate"]
+        ]
+        assert entry["mean"]["accuracy"] == pytest.approx(np.mean(scores))
+        assert entry["std"]["accuracy"] == pytest.approx(np.std(scores, ddof=1))
+    means = [entry["mean"]["accuracy"] for entry in results["settings"]]
+    best = results["settings"][int(np.argmax(means))]
+    assert results["chosen"]["learning_rate"] == best["learning_rate"]
+    # The same command again trains nothing, and shows the table again.
+    capsys.readouterr()
+    again = sweep(dataclasses.replace(GRID, keep_weights=True), base, output)
+    assert again["runs"] == results["runs"]
+    said = capsys.readouterr().out
+    assert "4 of them finished; about 0 steps to come" in said
+    assert re.search(r"^0.005 +1 +1 +\d+\.\d%", said, re.M)
+    assert re.search(r"^0.005 +1 +mean of 2 +\d+\.\d% ± \d+\.\d%", said, re.M)
+    assert "which flatters its score" in said
+
+
+def test_other_settings_and_hidden_runs_are_refused(base, swept):
+    output, _ = swept
+    with pytest.raises(
+        ValueError, match="2 runs that are not in this grid, such as runs"
+    ):
+        sweep(dataclasses.replace(GRID, seeds=(0,)), base, output)
+    with pytest.raises(ValueError, match="other settings: batch_size is 8 there"):
+        sweep(GRID, dataclasses.replace(base, batch_size=16), output)
+    on_the_way = dataclasses.replace(base.loop, eval_every_steps=3)
+    judged = dataclasses.replace(base, loop=on_the_way)
+    with pytest.raises(ValueError, match=r"--at-once 4: LoopConfig.eval_every_steps=3"):
+        sweep(dataclasses.replace(GRID, seeds=(0, 1, 2)), judged, output)
+
+
+def test_finished_runs_stay_and_a_larger_grid_adds_runs(base, quick, tmp_path, capsys):
+    output = tmp_path / "sweep"
+    sweep(SweepConfig(seeds=(0,)), base, output)
+    first = output / "runs/lr-0.001_epochs-1/seed-0/results.json"
+    before = first.stat().st_mtime_ns
+    capsys.readouterr()
+    results = sweep(SweepConfig(seeds=(0, 1), epochs=(1, 2)), base, output)
+    assert first.stat().st_mtime_ns == before
+    assert [x["num_runs"] for x in results["settings"]] == [2, 2]
+    said = capsys.readouterr().out
+    plan = "4 runs (2 settings x 2 seeds), 1 of them finished; about 25 steps to come"
+    assert plan in said
+    assert re.search(r"about \d+:\d\d left for 20 more steps", said)
+    with pytest.raises(ValueError, match="was finished without keeping its weights"):
+        sweep(SweepConfig(seeds=(0, 1), epochs=(1, 2), keep_weights=True), base, output)
+
+
+@pytest.mark.slow
+def test_one_at_a_time_is_a_lone_run_bit_by_bit_and_goes_on(
+    base, tmp_path, monkeypatch
+):
+    grid = SweepConfig(seeds=(0, 1), at_once=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            loop._Loop,
+            "_must_stop",
+            lambda self: "seed-1" in str(self.run) and self.done >= 3,
+        )
+        with pytest.raises(InterruptedRunError, match="stopped at step 3 of 5"):
+            sweep(grid, base, tmp_path / "sweep")
+    first = tmp_path / "sweep/runs/lr-0.001_epochs-1/seed-0"
+    before = (first / "results.json").stat().st_mtime_ns
+    sweep(grid, base, tmp_path / "sweep")
+    assert (first / "results.json").stat().st_mtime_ns == before
+    assert not (first / "checkpoints").exists()
+    finetune(dataclasses.replace(base, seed=1), tmp_path / "alone")
+    there, here = (
+        load_logits(run) for run in (first.with_name("seed-1"), tmp_path / "alone")
+    )
+    np.testing.assert_array_equal(there, here)
+    with pytest.raises(FileNotFoundError, match="holds no checkpoints"):
+        Predictor(first)
+
+
+def test_every_example_is_judged_once_over_the_folds(base, quick, tmp_path, capsys):
+    task = dataclasses.replace(base.task, dev=None)
+    folded = dataclasses.replace(base, task=task)
+    grid = SweepConfig(seeds=(0,), folds=2)
+    results = sweep(grid, folded, tmp_path / "sweep")
+    assert [run["num_validation"] for run in results["runs"]] == [20, 20]
+    assert [run["num_train"] for run in results["runs"]] == [20, 20]
+    [setting] = results["settings"]
+    pooled = setting["out_of_fold"]["by_seed"]["0"]
+    # Accuracy is a mean over examples, so that of all folds is the mean of equal folds.
+    each = [run["eval"]["accuracy"] for run in results["runs"]]
+    assert pooled["accuracy"] == pytest.approx(np.mean(each))
+    assert setting["mean"]["accuracy"] == pytest.approx(np.mean(each))
+    said = capsys.readouterr().out
+    assert re.search(r"^0.001 +1 +all folds, 1 seeds +\d", said, re.M)
+    cli.main(["compare", str(tmp_path / "sweep"), str(tmp_path / "sweep")])
+    said = capsys.readouterr().out
+    assert "all 2 folds together" in said
+    assert "40 examples" in said
+    with pytest.raises(ValueError, match=r"--dev .* would be ignored: with --folds 2"):
+        sweep(grid, base, tmp_path / "other")
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_folds_keep_classes_and_what_belongs_together(seed):
+    rng = np.random.default_rng(seed)
+    classes = tuple(rng.choice(["a", "b", "c"], 83, p=[0.6, 0.3, 0.1]).tolist())
+    examples = LabelledTexts(tuple((f"text {n}",) for n in range(83)), classes)
+    folds = fold_numbers(examples, 5, seed, classes)
+    assert np.ptp(np.bincount(folds, minlength=5)) <= 1
+    for name in "abc":
+        of_class = np.bincount(folds[np.array(classes) == name], minlength=5)
+        assert np.ptp(of_class) <= 1
+    assert (folds != fold_numbers(examples, 5, seed + 1, classes)).any()
+    assert (folds == fold_numbers(examples, 5, seed, classes)).all()
+    twice = examples.take(np.repeat(np.arange(83), 2))
+    pairs = fold_numbers(twice, 5, seed).reshape(83, 2)
+    assert (pairs[:, 0] == pairs[:, 1]).all()
+    assert np.ptp(np.bincount(pairs[:, 0], minlength=5)) <= 1
+    with pytest.raises(ValueError, match="--folds 9 needs as many examples"):
+        fold_numbers(examples.take(np.arange(5)), 9, seed)
+
+
+def test_each_seed_draws_its_own_shots(base, quick, tmp_path):
+    task = dataclasses.replace(base.task, shots=3)
+    few = dataclasses.replace(base, task=task)
+    results = sweep(SweepConfig(seeds=(0, 1)), few, tmp_path / "sweep")
+    assert [run["num_train"] for run in results["runs"]] == [6, 6]
+    hashes = {
+        json.loads((tmp_path / "sweep" / run["run"] / "run.json").read_text())["data"][
+            "train"
+        ]
+        for run in results["runs"]
+    }
+    assert len(hashes) == 2
+
+
+def test_a_run_that_diverges_is_listed_and_not_chosen(base, quick, tmp_path, capsys):
+    grid = SweepConfig(seeds=(0,), learning_rates=(1e-3, 5.0))
+    results = sweep(grid, base, tmp_path / "sweep")
+    assert results["runs"][1]["failure"].startswith("loss is nan")
+    assert [x["num_failed"] for x in results["settings"]] == [0, 1]
+    assert results["chosen"]["learning_rate"] == 1e-3
+    said = capsys.readouterr().out
+    assert re.search(r"^5 +1 +0 +failed", said, re.M)
+    assert "1 runs failed; their setting cannot be chosen." in said
+
+
+@pytest.mark.slow
+def test_one_of_the_runs_at_once_diverges(base, tmp_path):
+    rates = (1e-3, 1e30)
+    grid = SweepConfig(seeds=(0,), learning_rates=rates, at_once=2)
+    results = sweep(grid, base, tmp_path / "sweep")
+    assert [x["num_failed"] for x in results["settings"]] == [0, 1]
+    assert (
+        "NaN" in results["runs"][1]["failure"] or "nan" in results["runs"][1]["failure"]
+    )
+    assert np.isfinite(results["runs"][0]["eval"]["loss"])
+
+
+@pytest.mark.slow
+def test_as_many_runs_as_fit(base, tmp_path, monkeypatch):
+    tokenizer = load_run_tokenizer(base.checkpoint)
+    part = _Runs(GRID, base, tmp_path, tokenizer).part(members_of(GRID, base)[0])
+    size = sweep_at_once.AtOnce([part], tokenizer).bytes_of_one()
+    num_params = (
+        load_run(base.checkpoint).model.vocab_size * 32
+    )  # the token table alone
+    assert size > 3 * 4 * num_params  # with two moments
+    for limit, expected in ((5.5 * size, 5), (0.5 * size, 1)):
+        monkeypatch.setattr(
+            sweep_at_once, "_device_bytes", lambda x=limit: int(x / 0.8)
+        )
+        assert sweep_at_once.number_that_fits(part, tokenizer) == expected
+    monkeypatch.setattr(sweep_at_once, "_device_bytes", lambda: None)
+    assert sweep_at_once.number_that_fits(part, tokenizer) == 1
+
+
+def test_what_a_grid_refuses(base):
+    with pytest.raises(ValueError, match=r"seeds=\(1, 1\) names a value twice"):
+        SweepConfig(seeds=(1, 1))
+    with pytest.raises(ValueError, match="folds=1 is too few"):
+        SweepConfig(folds=1)
+    with pytest.raises(ValueError, match="equal up to six digits"):
+        members_of(SweepConfig(learning_rates=(1e-3, 1.0000001e-3)), base)
+    with pytest.raises(ValueError, match=r"num_epochs=0 must be greater"):
+        members_of(SweepConfig(epochs=(0,)), base)
+    names = [str(x.path) for x in members_of(SweepConfig(epochs=(1, 2)), base)]
+    assert len(set(names)) == 6
+    assert spread([{"f1": 0.5}]) == {"mean": {"f1": 0.5}, "std": {"f1": None}}
+
+
+def test_the_grid_is_read_from_flags(base):
+    flags = (
+        "--seeds 0 1 --learning-rates 2e-5 5e-5 --epochs 3 4 --folds 5 --keep-weights"
+    )
+    command = cli.parse(
+        "sweep", [str(base.checkpoint), *flags.split(), "--output", "x"]
+    )
+    assert command.sweep == SweepConfig(
+        seeds=(0, 1),
+        learning_rates=(2e-5, 5e-5),
+        epochs=(3, 4),
+        folds=5,
+        keep_weights=True,
+    )
+    assert command.settings.checkpoint == base.checkpoint
+    with pytest.raises(ValueError, match="holds a single run; choose another"):
+        sweep(GRID, base, base.checkpoint)
+
+
+def test_the_command_refuses_flags_of_a_single_run(base, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(
+            [
+                "sweep",
+                str(base.checkpoint),
+                "--output",
+                str(tmp_path / "x"),
+                "--seed",
+                "3",
+            ]
+        )
+    assert "--seed sets a single run; a sweep takes --seeds" in capsys.readouterr().err
+
+
+def test_two_sweeps_are_compared(base, swept, tmp_path, capsys):
+    output, results = swept
+    run = output / results["runs"][0]["run"]
+    cli.main(["compare", str(output), str(run), "--resamples", "300"])
+    said = capsys.readouterr().out
+    assert re.search(r"^A: .*, 2 seeds$", said, re.M)
+    assert re.search(r"^accuracy +\d+\.\d% +\d+\.\d% +[+-]\d+\.\d% ", said, re.M)
+    assert "24 examples, 300 resamples" in said
+    assert "single run does not show how much its seed matters" in said
+    file = tmp_path / "found.json"
+    cli.main(["compare", str(run), str(run), "--output", str(file)])
+    found = json.loads(file.read_text())["metrics"]["accuracy"]
+    assert (found["difference"], found["p_value"]) == (0.0, 1.0)
+    with pytest.raises(FileNotFoundError, match="expected a finished run"):
+        cli.main(["--debug", "compare", str(run), str(tmp_path)])
+
+
+def test_other_examples_are_not_compared(base, quick, tmp_path):
+    dev = tmp_path / "dev.tsv"
+    dev.write_text("text\tlabel\nriver\tTrue\nstone\tFalse\n")
+    other = dataclasses.replace(base, task=dataclasses.replace(base.task, dev=dev))
+    grid = SweepConfig(seeds=(0, 1))
+    a, b = tmp_path / "a", tmp_path / "b"
+    sweep(grid, base, a)
+    sweep(grid, other, b)
+    with pytest.raises(ValueError, match="were judged on different examples"):
+        cli.main(["--debug", "compare", str(a), str(b)])
+    dev.write_text("text\tlabel\nriver\tTrue\n")
+    with pytest.raises(ValueError, match="has changed: its examples have SHA-256"):
+        cli.main(["--debug", "compare", str(a), str(b)])
+
+
+def stub_group(base, folder, losses):
+    """Runs at once whose steps only report these losses, one for each run."""
+    parts = []
+    for number in range(len(losses)):
+        (folder / f"{number}").mkdir()
+        parts.append(sweep_at_once.Part(base, folder / f"{number}", None))
+
+    def step(number, state, batch):
+        loss = Mean(jnp.array(losses)[number], jnp.ones(()))
+        return state + 1, {"loss": loss}
+
+    return SimpleNamespace(
+        cfg=base,
+        parts=parts,
+        data=SimpleNamespace(num_steps=5),
+        step=step,
+        schedules=[lambda step: 0.1] * len(losses),
+        first_states=lambda: jnp.zeros(len(losses)),
+        batch=lambda step: jnp.zeros(len(losses)),
+    )
+
+
+def test_runs_at_once_stop_at_a_signal(base, tmp_path):
+    group = stub_group(base, tmp_path, [0.5, 0.6])
+    with pytest.raises(InterruptedRunError, match=r"stopped at step 1 of 5 .* anew\."):
+        sweep_at_once._train(group, lambda: True)
+
+
+def test_one_of_the_runs_at_once_is_lost(base, tmp_path, capsys):
+    group = stub_group(base, tmp_path, [0.5, np.nan, 0.7])
+    states, failures = sweep_at_once._train(group, lambda: False)
+    assert states.tolist() == [5.0] * 3
+    assert failures.keys() == {1}
+    assert "loss is nan within the 2 steps before step 2" in str(failures[1])
+    said = capsys.readouterr().out
+    assert "step       5/5 of 3 runs at once  loss 0.500 to 0.700  0:00 left" in said
+    lines = (tmp_path / "2/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 4, 5]
+    assert not (tmp_path / "1/metrics.jsonl").read_text()
