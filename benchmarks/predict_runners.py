@@ -16,7 +16,7 @@ _LENGTH = 128
 _BATCH_SIZE = 32
 
 
-def make_models(folder: str, size: str, vocab: str) -> str:
+def make_models(folder: str, size: str, vocab: str) -> int:
     """Writes a classifier of random weights twice: for transformers and as a run.
 
     Args:
@@ -25,7 +25,7 @@ def make_models(folder: str, size: str, vocab: str) -> str:
         vocab: a vocab.txt of lower-case pieces.
 
     Returns:
-        The folder.
+        The number of parameters.
     """
     import torch
     import transformers
@@ -55,7 +55,7 @@ def make_models(folder: str, size: str, vocab: str) -> str:
     tokenizer.save_pretrained(target)
     (target / "vocab.txt").write_bytes(pieces.read_bytes())
     import_run(target, pathlib.Path(folder, "run"))
-    return folder
+    return int(model.num_parameters())
 
 
 class Predicting:
