@@ -34,7 +34,8 @@ def make_models(folder: str, size: str, vocab: str) -> int:
     from bert_jax.family import model_config
 
     pieces = pathlib.Path(vocab)
-    tokenizer = transformers.BertTokenizerFast(str(pieces), do_lower_case=True)
+    library: Any = transformers  # it makes its names when they are asked for
+    tokenizer = library.BertTokenizerFast(str(pieces), do_lower_case=True)
     cfg = model_config(size, vocab_size=len(tokenizer))
     torch.manual_seed(0)
     model = transformers.BertForSequenceClassification(
@@ -154,7 +155,7 @@ class TorchPredicting(Predicting):
 
     def lines(self, texts: list[str]) -> list[str]:
         if self._way == "pipeline":
-            found = self._pipeline(
+            found: Any = self._pipeline(
                 texts, batch_size=_BATCH_SIZE, truncation=True, max_length=_LENGTH
             )
             return [
