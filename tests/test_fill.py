@@ -52,7 +52,7 @@ def filler(run):
 def test_guesses_are_those_of_the_pipeline_of_transformers(
     tmp_path, kind, hf, record_route
 ):
-    """Float32. Largest difference of a probability over the texts: 3e-7."""
+    """Float32. Largest difference of a probability: 1.5e-7; ten times that."""
     run = random_run(tmp_path / "run", TOKENIZERS[kind]())
     export_run(run, tmp_path / "hf", "huggingface")
     pipe = hf.pipeline("fill-mask", model=str(tmp_path / "hf"), top_k=4)
@@ -72,7 +72,7 @@ def test_guesses_are_those_of_the_pipeline_of_transformers(
             assert [x["piece"] for x in guesses] == pieces
             shares = np.array([x["probability"] for x in guesses])
             worst = max(worst, np.abs(shares - [x["score"] for x in expected]).max())
-    assert worst < 3e-6
+    assert worst < 1.5e-6
     record_route(f"fill beside the fill-mask pipeline, {kind}", f"{worst:.1e}")
 
 

@@ -341,6 +341,7 @@ def test_a_signal_ends_it_after_the_answers_that_run(tmp_path):
         asking.start()
         while ask(port, "GET", "/health")[1]["waiting_texts"] == 0:
             assert asking.is_alive()
+            time.sleep(0.05)
         server.send_signal(signal.SIGTERM)
         asking.join()
         assert answers[0][0] == 200

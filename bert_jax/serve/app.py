@@ -188,7 +188,8 @@ def _texts(body: bytes, model: Served, limits: Limits) -> list[Text]:
         )
         if not is_text or len(text) != len(model.text_names):
             expected = " and ".join(f"a {name.lower()}" for name in model.text_names)
-            form = "a string" if len(model.text_names) == 1 else "a list of two strings"
+            number = len(model.text_names)
+            form = "a string" if number == 1 else f"a list of {number} strings"
             raise HTTPException(
                 400, f"{where} must be {form} ({expected}), as in {example}."
             )

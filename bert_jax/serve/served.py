@@ -66,7 +66,7 @@ def load_served(run: pathlib.Path, *, batch_size: int, top: int = 5) -> Served:
     return Served(
         name=name,
         task=predictor.task.name,
-        text_names=predictor.task.text_names(predictor.cfg.task),
+        text_names=predictor.task.text_names(predictor.cfg.task, predictor.outputs),
         outputs=predictor.outputs,
         mask=None,
         about=_about(predictor.info),

@@ -36,19 +36,27 @@ def serve(model: Served, limits: Limits, host: str, port: int) -> None:
             timeout_graceful_shutdown=round(limits.timeout_secs) + 1,
         )
         server = uvicorn.Server(config)
+        # An interrupted `Thread.join` of Python 3.11 takes a running thread for ended.
+        ended = threading.Event()
+
+        def run() -> None:
+            try:
+                server.run(sockets=[listening])
+            finally:
+                ended.set()
+
         # In a thread of its own, uvicorn leaves the signals to the command.
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
+        threading.Thread(target=run).start()
         try:
-            while thread.is_alive() and not server.started:
-                thread.join(_LOOK_SECS / 10)
+            while not server.started and not ended.wait(_LOOK_SECS / 10):
+                pass
             print(f"{model.name} answers at {_address(listening, host)}", flush=True)
             print("Ctrl-C ends it.", file=sys.stderr, flush=True)
-            while thread.is_alive():
-                thread.join(_LOOK_SECS)
+            while not ended.wait(_LOOK_SECS):
+                pass
         finally:
             server.should_exit = True
-            thread.join()
+            ended.wait()
 
 
 def _listen(host: str, port: int) -> socket.socket:

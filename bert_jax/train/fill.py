@@ -217,7 +217,8 @@ class Filler:
             nsp_weights=np.zeros((batch_size, 1), np.float32),
         )
         nothing = np.zeros_like(positions_BM)
-        masked = MaskedBatch(ids, positions_BM, nothing, nothing.astype(np.float32))
+        slots_of: Any = (ids, positions_BM, nothing, nothing.astype(np.float32))
+        masked = MaskedBatch(*slots_of)
         found = self._guess(self.params, *global_batch(self.mesh, (batch, masked)))
         probs, pieces = jax.tree.map(np.asarray, found)
         return probs, pieces

@@ -52,6 +52,10 @@ class Choice(Task):
         """A text and its choices, however many these are."""
         return
 
+    def text_names(self, cfg: TaskConfig, outputs: Sequence[str]) -> tuple[str, ...]:
+        """A text, and the choices by their names in the training file."""
+        return ("Text", *(f"Choice {name}" for name in outputs))
+
     def unlabelled(self, texts: Sequence[Text]) -> Choices:
         for number, text in enumerate(texts, 1):
             if len(text) < 3:

@@ -115,7 +115,7 @@ class Spans(Task):
         """2: a question and a passage."""
         return 2
 
-    def text_names(self, cfg: TaskConfig) -> tuple[str, ...]:
+    def text_names(self, cfg: TaskConfig, outputs: Sequence[str]) -> tuple[str, ...]:
         return ("Question", "Passage")
 
     def unlabelled(self, texts: Sequence[Text]) -> Questions:

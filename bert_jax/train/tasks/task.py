@@ -174,11 +174,11 @@ class Task(abc.ABC):
         """Number of texts in an example; `None` if examples differ in it."""
         return 1
 
-    def text_names(self, cfg: TaskConfig) -> tuple[str, ...]:
+    def text_names(self, cfg: TaskConfig, outputs: Sequence[str]) -> tuple[str, ...]:
         """What people call each text of an example. Default: numbered where there are two."""
-        if self.num_texts(cfg) == 1:
+        if (self.num_texts(cfg) or 1) == 1:
             return ("Text",)
-        return tuple(f"Text {n}" for n in range(1, self.num_texts(cfg) + 1))
+        return ("Text 1", "Text 2")
 
     @abc.abstractmethod
     def unlabelled(self, texts: Sequence[Text]) -> Any:
