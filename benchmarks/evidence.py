@@ -1,10 +1,10 @@
-"""What some minutes of this machine buy: a BERT, pretrained and judged on four tasks.
+"""What some minutes of this machine buy: a BERT, pretrained and judged on seven tasks.
 
-    python -m benchmarks.evidence --tasks GLUE [--source SPEC] [--minutes 16]
+    python -m benchmarks.evidence --tasks DIR [--source SPEC] [--minutes 16]
 
 Prepares text, measures the speed of a step, pretrains for a fixed number of minutes, and
-fine-tunes on SST-2, CoLA, MRPC and STS-B, each from these weights and from random ones with
-the same settings and seeds. The model is BERT-tiny on a CPU, BERT-base on a GPU or TPU. Writes
+fine-tunes on SST-2, CoLA, MRPC, STS-B, TREC, WNUT17 and SQuAD, each from these weights and
+from random ones with the same settings and seeds. The model is BERT-tiny on a CPU, BERT-base on a GPU or TPU. Writes
 `evidence-MACHINE-DATE.md` and `.json`. Stopped by Ctrl-C or SIGTERM, it writes what there
 is, and the same command goes on.
 """
@@ -21,7 +21,12 @@ import tyro
 from benchmarks.machine import RESULTS, measure_peaks, start_report
 from benchmarks.recipes import BASE, TASKS, TINY, Recipe, Task
 from benchmarks.results import Report, Table
-from bert_jax.config import PrepareOptions, PretrainConfig, TokenizerOptions
+from bert_jax.config import (
+    PrepareOptions,
+    PretrainConfig,
+    TaskConfig,
+    TokenizerOptions,
+)
 from bert_jax.runtime.start import HUGE_PAGES
 
 # Thousands of pieces need no more text than this.
@@ -32,12 +37,13 @@ _ARMS = ("random weights", "pretrained")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """Pretrains for some minutes, fine-tunes on four tasks, records scores and cost."""
+    """Pretrains for some minutes, fine-tunes on some tasks, records scores and cost."""
 
     tasks: pathlib.Path
-    """Folder with the folders sst2, cola, mrpc and stsb, each with train.tsv and dev.tsv."""
+    """Folder with the folders sst2, cola, mrpc and stsb (train.tsv and dev.tsv in each), trec
+    (train.txt), wnut17 (train.conll and dev.conll) and squad (train.json and dev.json)."""
     only: tuple[str, ...] = ()
-    """Names of tasks to fine-tune on. Default: all four."""
+    """Names of tasks to fine-tune on. Default: all of them."""
     source: str = "docs:"
     """Text, as `bert-jax prepare` takes it. Default: installed documentation."""
     minutes: float | None = None
@@ -71,15 +77,18 @@ class Options:
     def _located(self, name: str) -> Task:
         """The task with its files."""
         folder, task = self.tasks.resolve() / name, TASKS[name]
-        train, dev = folder / "train.tsv", folder / "dev.tsv"
-        for path in (train, dev):
+        train, dev = folder / task.train, folder / task.dev
+        is_share = isinstance(task.config.dev, float)
+        for path in (train,) if is_share else (train, dev):
             if not path.is_file():
                 raise FileNotFoundError(
                     f"{path} does not exist; it should hold examples of {task.title}. "
                     "Give the folder of the tasks with --tasks, or choose among them with "
                     "--only."
                 )
-        config = dataclasses.replace(task.config, train=train, dev=dev)
+        config = dataclasses.replace(
+            task.config, train=train, dev=task.config.dev if is_share else dev
+        )
         return task._replace(config=config)
 
 
@@ -97,6 +106,8 @@ class Evidence:
         default_factory=dict
     )
     """Results of the fine-tunings of each task and arm."""
+    simple: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    """Scores of the models without a neural network, for the tasks that have them."""
 
     def go_through(self) -> None:
         """Does all of it; what was finished before is not done again.
@@ -105,6 +116,7 @@ class Evidence:
             ValueError: the time or the settings do not fit, or the folder holds others.
             InterruptedRunError: a signal came; a checkpoint was written.
         """
+        from bert_jax.train.baselines import baselines
         from bert_jax.train.finetune import finetune
         from bert_jax.train.planned_steps import with_planned_steps
         from bert_jax.train.pretrain import pretrain
@@ -114,15 +126,24 @@ class Evidence:
         cfg = with_planned_steps(self._prepare(), minutes, folder / "pretrain")
         self.pretrained = pretrain(cfg, folder / "pretrain")
         seeds = range(self.options.seeds)
+        for name, task in self.tasks.items():
+            cfg_of_task = dataclasses.replace(
+                task.config, max_train=self.recipe.max_train
+            )
+            if name == "trec":
+                train = write_trec(task.config.train, folder / "trec.tsv")
+                cfg_of_task = dataclasses.replace(cfg_of_task, train=train)
+            self.tasks[name] = task._replace(config=cfg_of_task)
+            if has_baselines(cfg_of_task):
+                found = baselines(cfg_of_task, folder / f"{name}-baselines")
+                self.simple[name] = found["baselines"]
         for name, seed, arm in itertools.product(self.tasks, seeds, _ARMS):
             print(f"{name}, {arm}, seed {seed}", flush=True)
             tuning = dataclasses.replace(
                 self.recipe.finetune,
                 checkpoint=folder / "pretrain",
                 from_scratch=arm != "pretrained",
-                task=dataclasses.replace(
-                    self.tasks[name].config, max_train=self.recipe.max_train
-                ),
+                task=self.tasks[name].config,
                 compute=cfg.compute,
                 seed=seed,
             )
@@ -153,6 +174,25 @@ class Evidence:
         )
 
 
+def has_baselines(cfg: TaskConfig) -> bool:
+    """Whether the task has models without a neural network to compare with."""
+    from bert_jax.train.tasks import task_named
+    from bert_jax.train.tasks.task import Task as AnyTask
+
+    return type(task_named(cfg.kind)).baselines is not AnyTask.baselines
+
+
+def write_trec(source: pathlib.Path | None, path: pathlib.Path) -> pathlib.Path:
+    """Writes the coarse classes and the questions of TREC as a table."""
+    assert source is not None
+    rows = ["label\ttext"]
+    for line in source.read_text("latin-1").splitlines():
+        label, _, rest = line.partition(":")
+        rows.append(f"{label}\t{rest.partition(' ')[2]}")
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return path
+
+
 def add_scores(evidence: Evidence, table: Table) -> None:
     """A row for each score of each task, its values over the seeds."""
     for name, task in evidence.tasks.items():
@@ -166,6 +206,9 @@ def add_scores(evidence: Evidence, table: Table) -> None:
             if score in first["constant"]:
                 constant = 100.0 * first["constant"][score]
                 table.add(of, "one answer for all", "%", constant)
+            tfidf = evidence.simple.get(name, {}).get("tfidf_logistic_regression", {})
+            if score in tfidf:
+                table.add(of, "TF-IDF + logistic regression", "%", 100.0 * tfidf[score])
             values = {
                 arm: [100.0 * one["eval"][score] for one in results]
                 for arm, results in arms.items()

@@ -82,13 +82,17 @@ BASE = Recipe(
 
 
 class Task(NamedTuple):
-    """A task of GLUE: its title, the scores that count, and how its files are read."""
+    """A task: its title, the scores that count, and how its files are read."""
 
     title: str
     scores: tuple[str, ...]
     """Names in the results of a fine-tuning."""
     config: TaskConfig
-    """Without its files."""
+    """Without its files. Where `dev` is a share, there is no file to judge on."""
+    train: str = "train.tsv"
+    """Name of the file to train on."""
+    dev: str = "dev.tsv"
+    """Name of the file to judge on."""
 
 
 TASKS: dict[str, Task] = {
@@ -115,6 +119,15 @@ TASKS: dict[str, Task] = {
             label="score",
             kind="regression",
         ),
+    ),
+    # A class, a colon, a finer class and a question a line: `evidence` writes a table of it.
+    "trec": Task("TREC", ("accuracy",), TaskConfig(dev=0.1), train="train.txt"),
+    "wnut17": Task(
+        *("WNUT17", ("f1",), TaskConfig(kind="tokens"), "train.conll", "dev.conll"),
+    ),
+    "squad": Task(
+        *("SQuAD", ("f1", "exact_match"), TaskConfig(kind="spans")),
+        *("train.json", "dev.json"),
     ),
 }
 """By the name of the folder that holds their files."""

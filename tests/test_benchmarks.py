@@ -155,13 +155,23 @@ def test_a_machine_has_a_short_name():
 # Evidence
 
 
-def test_tasks_are_the_files_as_they_are(shared_data):
+def test_tasks_are_the_files_as_they_are(shared_data, tmp_path):
     counts = {"sst2": 67_349, "cola": 8_551, "mrpc": 3_668, "stsb": 5_749}
+    counts |= {"trec": 5_452, "wnut17": 3_394, "squad": 6_500}
     for name, located in evidence.Options(tasks=shared_data).chosen().items():
         cfg = located.config
         task = task_named(cfg.kind)
+        if name == "trec":
+            train = evidence.write_trec(cfg.train, tmp_path / "trec.tsv")
+            found = task.read(train, cfg, "train")
+            assert found.texts[1] == (
+                "What films featured the character Popeye Doyle ?",
+            )
+            assert len(set(found.labels)) == 6
+            assert len(found) == counts[name]
+            continue
         assert len(task.read(cfg.train, cfg, "train")) == counts[name]
-        assert len(task.read(cfg.validation, cfg, "validation"))
+        assert len(task.read(cfg.dev, cfg, "validation"))
 
 
 @pytest.mark.parametrize(
