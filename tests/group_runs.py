@@ -3,44 +3,19 @@
 import json
 
 import numpy as np
-from prepared_corpus import WORDS, make_corpus
+from prepared_corpus import WORDS
 
 from bert_jax.config import (
-    DataConfig,
     DropoutConfig,
     FinetuneConfig,
     LoopConfig,
-    ModelConfig,
     OptimizerConfig,
-    PretrainConfig,
     TaskConfig,
 )
-from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.train.finetune import finetune
-from bert_jax.train.run import RunInfo, start_run
 
 EARLY = [word for word in WORDS if word < "n"]
 LATE = [word for word in WORDS if word >= "n"]
-
-
-def bare_run(folder):
-    """A run directory with a tokenizer and an architecture, and no weights."""
-    make_corpus(folder)
-    tokenizer = load_tokenizer(folder / "tokenizer")
-    model = ModelConfig(
-        vocab_size=44,
-        hidden_size=32,
-        num_layers=1,
-        num_heads=2,
-        mlp_size=64,
-        max_positions=64,
-    )
-    begun = RunInfo(
-        kind="pretrain", model=model, tokenizer_sha256=tokenizer.sha256, data={}
-    )
-    shown = PretrainConfig(model=model, data=DataConfig(sequence_length=32))
-    start_run(folder / "pretrain", shown, begun, tokenizer)
-    return folder / "pretrain"
 
 
 def write_task(folder, name):

@@ -7,27 +7,24 @@ import shutil
 
 import numpy as np
 import pytest
-from prepared_corpus import WORDS, make_corpus
+from bare_runs import bare_run
+from prepared_corpus import WORDS
 
 from bert_jax import cli
 from bert_jax.config import (
-    DataConfig,
     DropoutConfig,
     FinetuneConfig,
     LoopConfig,
-    ModelConfig,
     OptimizerConfig,
-    PretrainConfig,
     TaskConfig,
 )
-from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.exchange.export import export_run
 from bert_jax.train import logits, loop
 from bert_jax.train.baselines import baselines
 from bert_jax.train.evaluate import evaluate_run
 from bert_jax.train.finetune import finetune
 from bert_jax.train.predict import Predictor
-from bert_jax.train.run import RunInfo, load_run, load_run_config, start_run
+from bert_jax.train.run import load_run, load_run_config
 from bert_jax.train.stop_request import InterruptedRunError
 from bert_jax.train.tasks import TASKS
 
@@ -96,23 +93,7 @@ def questions(rows):
 def encoder(tmp_path_factory):
     """(folder, run directory with a tokenizer and an architecture, and no weights)."""
     folder = tmp_path_factory.mktemp("tasks")
-    make_corpus(folder)
-    tokenizer = load_tokenizer(folder / "tokenizer")
-    model = ModelConfig(
-        vocab_size=44,
-        hidden_size=32,
-        num_layers=1,
-        num_heads=2,
-        mlp_size=64,
-        max_positions=64,
-    )
-    # An architecture with its tokenizer is all that a start from scratch takes.
-    begun = RunInfo(
-        kind="pretrain", model=model, tokenizer_sha256=tokenizer.sha256, data={}
-    )
-    shown = PretrainConfig(model=model, data=DataConfig(sequence_length=32))
-    start_run(folder / "pretrain", shown, begun, tokenizer)
-    return folder, folder / "pretrain"
+    return folder, bare_run(folder)
 
 
 @pytest.fixture(scope="module")

@@ -6,20 +6,18 @@ import re
 
 import numpy as np
 import pytest
-from prepared_corpus import WORDS, make_corpus
+from bare_runs import bare_run
+from prepared_corpus import WORDS
 
 from bert_jax import cli
 from bert_jax.config import (
-    DataConfig,
     FinetuneConfig,
-    ModelConfig,
-    PretrainConfig,
     TaskConfig,
 )
 from bert_jax.data.labelled.texts import LabelledTexts
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.train.predict import Predictor
-from bert_jax.train.run import RunInfo, load_run, load_run_config, start_run
+from bert_jax.train.run import load_run, load_run_config
 from bert_jax.train.task_data import fitting_length, load_task_data
 from bert_jax.train.task_files import read_examples
 from bert_jax.train.tasks import TASKS
@@ -29,22 +27,7 @@ from bert_jax.train.tasks import TASKS
 def encoder(tmp_path_factory):
     """A run directory with a tokenizer and an architecture of 64 positions."""
     folder = tmp_path_factory.mktemp("texts")
-    make_corpus(folder)
-    tokenizer = load_tokenizer(folder / "tokenizer")
-    model = ModelConfig(
-        vocab_size=44,
-        hidden_size=16,
-        num_layers=1,
-        num_heads=2,
-        mlp_size=32,
-        max_positions=64,
-    )
-    begun = RunInfo(
-        kind="pretrain", model=model, tokenizer_sha256=tokenizer.sha256, data={}
-    )
-    shown = PretrainConfig(model=model, data=DataConfig(sequence_length=32))
-    start_run(folder / "pretrain", shown, begun, tokenizer)
-    return folder / "pretrain"
+    return bare_run(folder)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from bert_jax.data.labelled.choices import Choices
 from bert_jax.data.labelled.examples import EncodedExamples
 from bert_jax.data.labelled.text_pairs import TextPairs
 from bert_jax.train.tasks import TASKS
-from bert_jax.train.tasks.embeddings import cosines_of, normalised, retrieval_scores
+from bert_jax.train.tasks.embeddings import cosines_of, normalised
 
 EMBEDDINGS, CHOICE = TASKS["embeddings"], TASKS["choice"]
 
@@ -84,6 +84,9 @@ def test_scores_of_scored_pairs_are_those_of_scipy(vectors):
     assert found["spearman"] == pytest.approx(spearmanr(cosines, labels).statistic)
     assert found["pearson"] == pytest.approx(pearsonr(cosines, labels).statistic)
     np.testing.assert_allclose(cosines_of(vectors), cosines, rtol=1e-6)
+    each = EMBEDDINGS.example_losses(vectors[:, :2], encoded(labels), examples)
+    np.testing.assert_allclose(each, np.square(cosines - labels), rtol=1e-5)
+    assert next(examples.shown()) == ("a\nb", "similarity 0.1")
     [first, *_] = EMBEDDINGS.predictions(vectors[:, :2], None, examples, ())
     assert first["similarity"] == pytest.approx(cosines[0])
     assert EMBEDDINGS.say(first, 3) == f"similarity {cosines[0]:.3f}"
@@ -98,7 +101,9 @@ def test_retrieval_looks_for_each_text_among_all():
     vectors = np.float32(
         [[a, of[x], of[y]] for a, (_, x, y) in zip(anchors, texts, strict=True)]
     )
-    found = retrieval_scores(vectors, texts)
+    examples = TextPairs(tuple(texts), None)
+    labels = np.zeros(4, np.int32)
+    found = EMBEDDINGS.scores(vectors, encoded(labels), examples, ())
     assert found["accuracy"] == 0.5
     assert found["mrr"] == pytest.approx((1 + 1 / 2 + 1 + 1 / 5) / 4)
     unit = normalised(vectors[:, 0])
@@ -107,10 +112,18 @@ def test_retrieval_looks_for_each_text_among_all():
     log_probs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     expected = -log_probs[range(4), [0, 1, 0, 2]].mean()
     assert found["loss"] == pytest.approx(expected, rel=1e-5)
-    examples = TextPairs(tuple(texts), None)
     assert EMBEDDINGS.constant_scores(examples) == {"accuracy": 0.2}
+    # A resample looks for its texts among all candidates, not among its own.
+    sums = EMBEDDINGS.sums(vectors, encoded(labels), examples, ())
+    drawn = sums.scores(np.array([0.0, 3.0, 0.0, 1.0]) @ sums.values)
+    assert drawn["accuracy"] == 0.0
+    assert drawn["mrr"] == pytest.approx((3 / 2 + 1 / 5) / 4)
+    losses = EMBEDDINGS.example_losses(vectors, encoded(labels), examples)
+    assert losses.argmax() == 3
+    assert list(examples.shown())[3] == ("d\nr\nm", "belong together")
     # One vector for all texts is found as often as by chance.
-    same = retrieval_scores(np.ones_like(vectors), texts)
+    ones = np.ones_like(vectors)
+    same = EMBEDDINGS.scores(ones, encoded(labels), examples, ())
     assert same["accuracy"] == pytest.approx(0.2)
 
 
@@ -130,6 +143,10 @@ def test_choices_are_a_softmax_over_those_that_there_are():
     scores = CHOICE.scores(logits, encoded(labels), examples, ("1", "2", "3"))
     assert scores["accuracy"] == value(found["accuracy"]) == 0.5
     assert scores["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    sums = CHOICE.sums(logits, encoded(labels), examples, ("1", "2", "3"))
+    assert sums.scores(sums.values)["accuracy"].tolist() == [1.0, 0.0]
+    each = CHOICE.example_losses(logits, encoded(labels), examples)
+    np.testing.assert_allclose(each, losses, rtol=1e-6)
     assert CHOICE.constant_scores(examples) == {"accuracy": 0.5}
     first, second = CHOICE.predictions(logits, None, examples, ("1", "2", "3"))
     assert (first["label"], first["choice"]) == ("3", "z")

@@ -5,7 +5,8 @@ import pathlib
 
 import numpy as np
 import pytest
-from group_runs import bare_run, tuned
+from bare_runs import bare_run
+from group_runs import tuned
 from scipy.stats import spearmanr
 
 from bert_jax import cli

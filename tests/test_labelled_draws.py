@@ -8,10 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bert_jax.config import TaskConfig
+from bert_jax.data.labelled.choices import Choices
 from bert_jax.data.labelled.draws import shots, split_share, stratified_groups
 from bert_jax.data.labelled.label_sets import rarest
 from bert_jax.data.labelled.questions import Questions
+from bert_jax.data.labelled.text_pairs import TextPairs
 from bert_jax.data.labelled.texts import LabelledTexts
+from bert_jax.data.labelled.words import TaggedSentences
 
 
 def examples(labels):
@@ -55,6 +58,14 @@ def test_equal_texts_and_questions_of_a_passage_stay_together():
     asked = Questions(tuple(map(str, range(40))), passages, ((),) * 40)
     train, held_out = split_share(asked, 0.2, seed=0)
     assert not {*train.passages} & {*held_out.passages}
+    same = tuple(("q", "x", "y") if n < 12 else ("q", "x", f"{n}") for n in range(40))
+    for some in (
+        Choices(same, ("0",) * 40),
+        TextPairs(same, None),
+        TaggedSentences(same, (("O",) * 3,) * 40),
+    ):
+        train, held_out = split_share(some, 0.5, seed=0)
+        assert not {*map(repr, train.records())} & {*map(repr, held_out.records())}
 
 
 def test_parts_of_the_order_are_stratified_folds():

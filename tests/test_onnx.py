@@ -9,20 +9,17 @@ import warnings
 import numpy as np
 import portable_models
 import pytest
+from bare_runs import bare_run
 from exchange_models import worst
 from portable_models import LABELS, TOKENIZER, make_ids, make_model
-from prepared_corpus import WORDS, make_corpus
+from prepared_corpus import WORDS
 
 from bert_jax import cli
 from bert_jax.config import (
-    DataConfig,
     FinetuneConfig,
-    ModelConfig,
     OptimizerConfig,
-    PretrainConfig,
     TaskConfig,
 )
-from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.exchange.export import export_run
 from bert_jax.exchange.quantized import QUANTIZED_FILE
 from bert_jax.exchange.tensors import flatten, unflatten
@@ -33,7 +30,6 @@ from bert_jax.exchange.write_onnx import (
     write_onnx,
 )
 from bert_jax.train.finetune import finetune
-from bert_jax.train.run import RunInfo, start_run
 
 # PyTorch's exporter takes some seconds a layer.
 pytestmark = pytest.mark.slow
@@ -228,27 +224,13 @@ def test_a_missing_library_is_named(onnx, tiny, tmp_path, monkeypatch, name):
 def tuned_run(tmp_path_factory):
     """A run of 20 steps on texts whose class a word tells."""
     folder = tmp_path_factory.mktemp("int8")
-    make_corpus(folder)
-    tokenizer = load_tokenizer(folder / "tokenizer")
-    model = ModelConfig(
-        vocab_size=44,
-        hidden_size=32,
-        num_layers=1,
-        num_heads=2,
-        mlp_size=64,
-        max_positions=64,
-    )
-    begun = RunInfo(
-        kind="pretrain", model=model, tokenizer_sha256=tokenizer.sha256, data={}
-    )
-    shown = PretrainConfig(model=model, data=DataConfig(sequence_length=32))
-    start_run(folder / "pretrain", shown, begun, tokenizer)
+    checkpoint = bare_run(folder)
     rng = np.random.default_rng(0)
     rows = [rng.choice(WORDS, 6) for _ in range(160)]
     lines = [f"{' '.join(row)}\t{WORDS[0] in row}" for row in rows]
     (folder / "x.tsv").write_text("\n".join(["text\tlabel", *lines]) + "\n")
     cfg = FinetuneConfig(
-        checkpoint=folder / "pretrain",
+        checkpoint=checkpoint,
         from_scratch=True,
         task=TaskConfig(train=folder / "x.tsv", dev=folder / "x.tsv"),
         optimizer=OptimizerConfig(learning_rate=5e-3, b2=0.98),

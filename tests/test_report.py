@@ -1,6 +1,7 @@
 """The report: what appears, what it computes, and that it stands on its own."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -259,6 +260,15 @@ def test_a_fine_tuned_run_without_results(tmp_path: Path) -> None:
     text = text_of(report(tmp_path / "out", finetunes=[run]))
     assert "Without pretraining, step 40 so far" in text
     assert "83.5%" in text
+
+
+def test_a_run_that_was_judged_on_a_share_of_its_file(tmp_path: Path) -> None:
+    run = put_finetune(tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["task"] |= {"train": "data/reviews.tsv", "dev": 0.1}
+    (run / "config.json").write_text(json.dumps(config))
+    text = text_of(report(tmp_path / "out", finetunes=[run]))
+    assert "Classification of a share of 0.1 of data/reviews.tsv" in text
 
 
 @pytest.mark.parametrize("task", EVALS)

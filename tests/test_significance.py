@@ -25,7 +25,7 @@ def judged(labels, *logits, outputs=NAMES):
     """Texts with these labels, and the logits of some runs."""
     names = tuple(str(label) for label in labels)
     texts = LabelledTexts(tuple(("x",) for _ in names), names)
-    return Judged(logits, encoded_texts(labels), texts, outputs)
+    return [Judged(x, encoded_texts(labels), texts, outputs) for x in logits]
 
 
 def answers(rng, labels, skill, num_classes=3):
@@ -59,7 +59,7 @@ def sentences(rng):
         word=np.tile([[0, 1], [2, 3]], (count, 1)),
     )
     logits = rng.normal(size=(2 * count, 2, 3)) + 2 * np.eye(3)[labels]
-    return Judged([logits.astype(np.float32)], encoded, examples, tags)
+    return [Judged(logits.astype(np.float32), encoded, examples, tags)]
 
 
 def questions(rng):
@@ -80,7 +80,7 @@ def questions(rng):
         word=np.tile([-1, 0, 1, 2, 3, -1], (count, 1)).astype(np.int32),
     )
     logits = rng.normal(size=(count, 6, 2)) + 2 * np.eye(6)[places + 1][:, :, None]
-    return Judged([logits.astype(np.float32)], encoded, examples, ("start", "end"))
+    return [Judged(logits.astype(np.float32), encoded, examples, ("start", "end"))]
 
 
 def many_classes(rng):
@@ -113,8 +113,8 @@ def numbers(rng):
 def test_a_resample_has_the_scores_of_its_task(kind, make):
     """Sums, where a task has them, against `Task.scores` on the examples taken one by one."""
     rng = np.random.default_rng(1)
-    task, case = task_named(kind), make(rng)
-    scorer = _Scorer(task, case.logits[0], case)
+    task, [case] = task_named(kind), make(rng)
+    scorer = _Scorer(task, case)
     count = len(case.examples)
     draws = rng.integers(count, size=(20, count))
     found = scorer(draws)
@@ -131,7 +131,7 @@ def test_a_resample_has_the_scores_of_its_task(kind, make):
             **per_row, example=np.repeat(np.arange(count), sizes), word=word
         )
         expected = task.scores(
-            case.logits[0][rows], encoded, case.examples.take(draw), case.outputs
+            case.logits[rows], encoded, case.examples.take(draw), case.outputs
         )
         here = {name: values[number] for name, values in found.items()}
         assert here == pytest.approx(
@@ -220,11 +220,11 @@ def test_several_seeds_widen_the_interval():
     skills = (0.2, 0.5, 0.8)
     task = task_named("classification")
     many = [judged(labels, *(answers(rng, labels, x) for x in skills)) for _ in "ab"]
-    one = [side._replace(logits=side.logits[1:2]) for side in many]
+    one = [side[1:2] for side in many]
     wide, narrow = (
         differences(task, *sides, resamples=1_000)["accuracy"] for sides in (many, one)
     )
     assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
     assert wide.a == pytest.approx(
-        np.mean([(x.argmax(axis=1) == labels).mean() for x in many[0].logits])
+        np.mean([(x.argmax(axis=1) == labels).mean() for x, *_ in many[0]])
     )

@@ -9,24 +9,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from prepared_corpus import WORDS, make_corpus
+from bare_runs import bare_run
+from prepared_corpus import WORDS
 
 from bert_jax import cli
 from bert_jax.config import (
-    DataConfig,
     FinetuneConfig,
     LoopConfig,
-    ModelConfig,
     OptimizerConfig,
-    PretrainConfig,
     SweepConfig,
     TaskConfig,
 )
 from bert_jax.data.labelled.folds import fold_numbers
 from bert_jax.data.labelled.texts import LabelledTexts
-from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.train import finetune as finetuning
 from bert_jax.train import loop, sweep_at_once
+from bert_jax.train.compare import compare
 from bert_jax.train.finetune import finetune
 from bert_jax.train.held_out_logits import load_logits
 from bert_jax.train.losses import Mean
@@ -34,11 +32,9 @@ from bert_jax.train.mesh import make_mesh
 from bert_jax.train.metrics import NotFiniteError
 from bert_jax.train.predict import Predictor
 from bert_jax.train.run import (
-    RunInfo,
     load_results,
     load_run,
     load_run_tokenizer,
-    start_run,
 )
 from bert_jax.train.stop_request import InterruptedRunError
 from bert_jax.train.sweep import _Runs, sweep
@@ -50,28 +46,14 @@ from bert_jax.train.sweep_summary import spread
 def base(tmp_path_factory):
     """Settings of short runs on short and long texts, from random weights."""
     folder = tmp_path_factory.mktemp("sweep")
-    make_corpus(folder)
-    tokenizer = load_tokenizer(folder / "tokenizer")
-    model = ModelConfig(
-        vocab_size=44,
-        hidden_size=32,
-        num_layers=1,
-        num_heads=2,
-        mlp_size=64,
-        max_positions=64,
-    )
-    begun = RunInfo(
-        kind="pretrain", model=model, tokenizer_sha256=tokenizer.sha256, data={}
-    )
-    shown = PretrainConfig(model=model, data=DataConfig(sequence_length=32))
-    start_run(folder / "pretrain", shown, begun, tokenizer)
+    checkpoint = bare_run(folder)
     rng = np.random.default_rng(0)
     for name, count in (("train", 40), ("dev", 24)):
         rows = [rng.choice(WORDS, n) for n in rng.choice([2, 10], count)]
         lines = [f"{' '.join(row)}\t{row[0] < 'n'}\n" for row in rows]
         (folder / f"{name}.tsv").write_text(f"text\tlabel\n{''.join(lines)}")
     return FinetuneConfig(
-        checkpoint=folder / "pretrain",
+        checkpoint=checkpoint,
         from_scratch=True,
         task=TaskConfig(train=folder / "train.tsv", dev=folder / "dev.tsv"),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=0.1),
@@ -127,6 +109,7 @@ def swept(base, tmp_path_factory):
     return output, sweep(dataclasses.replace(GRID, keep_weights=True), base, output)
 
 
+@pytest.mark.slow
 def test_runs_at_once_are_those_of_lone_runs(base, swept, tmp_path):
     """With dropout, and with batches of several lengths."""
     output, results = swept
@@ -160,6 +143,7 @@ def test_runs_at_once_are_those_of_lone_runs(base, swept, tmp_path):
             assert ours.get("learning_rate") == theirs.get("learning_rate")
 
 
+@pytest.mark.slow
 def test_a_member_predicts_and_all_runs_are_listed(base, swept, capsys):
     output, results = swept
     assert json.loads((output / "results.json").read_text()) == results
@@ -191,8 +175,9 @@ def test_a_member_predicts_and_all_runs_are_listed(base, swept, capsys):
     assert "which flatters its score" in said
 
 
-def test_other_settings_and_hidden_runs_are_refused(base, swept):
-    output, _ = swept
+def test_other_settings_and_hidden_runs_are_refused(base, quick, tmp_path):
+    output = tmp_path / "sweep"
+    sweep(dataclasses.replace(GRID, at_once=1), base, output)
     with pytest.raises(
         ValueError, match="2 runs that are not in this grid, such as runs"
     ):
@@ -306,6 +291,27 @@ def test_each_seed_draws_its_own_shots(base, quick, tmp_path):
     assert len(hashes) == 2
 
 
+def test_runs_that_cut_long_texts_at_different_places_are_compared(
+    base, quick, tmp_path
+):
+    """With --shots, each seed may find another length of its rows."""
+    lengths = [2, 2, 2, 2, 30, 30]
+    for name, sizes in (("train", lengths), ("dev", [40, 3, 40])):
+        lines = [f"{' '.join([WORDS[n]] * k)}\t{n % 2}" for n, k in enumerate(sizes)]
+        (tmp_path / f"{name}.tsv").write_text("\n".join(["text\tlabel", *lines]))
+    files = {name: tmp_path / f"{name}.tsv" for name in ("train", "dev")}
+    task = TaskConfig(**files, shots=1)
+    cfg = dataclasses.replace(
+        base, task=task, sequence_length=None, long_texts="windows"
+    )
+    output = tmp_path / "sweep"
+    results = sweep(SweepConfig(seeds=tuple(range(4))), cfg, output)
+    runs = [output / entry["run"] for entry in results["runs"]]
+    assert len({load_logits(run).shape for run in runs}) > 1
+    found = compare(output, output, resamples=50)["metrics"]["accuracy"]
+    assert found["a"] == pytest.approx(results["settings"][0]["mean"]["accuracy"])
+
+
 def test_a_run_that_diverges_is_listed_and_not_chosen(base, quick, tmp_path, capsys):
     grid = SweepConfig(seeds=(0,), learning_rates=(1e-3, 5.0))
     results = sweep(grid, base, tmp_path / "sweep")
@@ -395,8 +401,9 @@ def test_the_command_refuses_flags_of_a_single_run(base, tmp_path, capsys):
     assert "--seed sets a single run; a sweep takes --seeds" in capsys.readouterr().err
 
 
-def test_two_sweeps_are_compared(base, swept, tmp_path, capsys):
-    output, results = swept
+def test_two_sweeps_are_compared(base, quick, tmp_path, capsys):
+    output = tmp_path / "sweep"
+    results = sweep(dataclasses.replace(GRID, at_once=1), base, output)
     run = output / results["runs"][0]["run"]
     cli.main(["compare", str(output), str(run), "--resamples", "300"])
     said = capsys.readouterr().out
@@ -466,3 +473,12 @@ def test_one_of_the_runs_at_once_is_lost(base, tmp_path, capsys):
     lines = (tmp_path / "2/metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2, 4, 5]
     assert not (tmp_path / "1/metrics.jsonl").read_text()
+
+
+def test_runs_with_other_numbers_of_choices_are_not_trained_at_once(base):
+    shapes = set()
+    for num_choices in (2, 3):
+        rows = SimpleNamespace(input_ids=np.zeros((4, num_choices, 8), np.int32))
+        data = SimpleNamespace(epochs=(), outputs=("1", "2", "3"), train_rows=rows)
+        shapes.add(sweep_at_once.Part(base, None, data).shape)
+    assert len(shapes) == 2

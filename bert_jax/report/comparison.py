@@ -63,8 +63,8 @@ def _part(
 ) -> Part:
     scores = _simple_scores(baselines, runs) + _tuned_scores(runs, pretrain)
     subject = formats.heading(task.name)
-    if runs and (file := runs[0].config["task"]["dev"]):
-        subject += f" of {'/'.join(Path(file).parts[-2:])}"
+    if runs and (file := _file_of(runs[0].config["task"])):
+        subject += f" of {file}"
     if number := next((x.num_examples for x in scores if x.num_examples), None):
         subject += f", {formats.plural(number, 'held-out example')}"
     section = Section(
@@ -81,6 +81,14 @@ def _part(
         settings=[settings_table(subject, configs)] if configs else [],
         runs=tuned,
     )
+
+
+def _file_of(task: Mapping[str, Any]) -> str | None:
+    """The name of what a run was judged on, with that of its folder."""
+    file, share = task["dev"], ""
+    if isinstance(file, float):
+        file, share = task["train"], f"a share of {file:g} of "
+    return file and share + "/".join(Path(file).parts[-2:])
 
 
 def _simple_scores(baselines: dict[str, Any], runs: Sequence[Run]) -> list[Score]:

@@ -19,7 +19,7 @@ class Side(NamedTuple):
     """One of the two encoders."""
 
     task: Task
-    judged: Judged
+    runs: Sequence[Judged]
     sha256: str
     """Identity of the examples, their order included."""
     what: str
@@ -63,8 +63,8 @@ def compare(
         )
     found = differences(
         first.task,
-        first.judged,
-        second.judged,
+        first.runs,
+        second.runs,
         resamples=resamples,
         seed=seed,
         progress=progress,
@@ -72,10 +72,10 @@ def compare(
     return {
         "kind": "comparison",
         "task": first.task.name,
-        "a": {"path": str(a), "runs": len(first.judged.logits), "what": first.what},
-        "b": {"path": str(b), "runs": len(second.judged.logits), "what": second.what},
+        "a": {"path": str(a), "runs": len(first.runs), "what": first.what},
+        "b": {"path": str(b), "runs": len(second.runs), "what": second.what},
         "chosen": first.chosen or second.chosen,
-        "num_examples": len(first.judged.examples),
+        "num_examples": len(first.runs[0].examples),
         "sha256": first.sha256,
         "resamples": resamples,
         "seed": seed,
@@ -162,9 +162,9 @@ def _side_of_sweep(path: pathlib.Path, found: dict[str, Any]) -> Side:
     what += f", all {found['folds']} folds together"
     cfg, task = _settings(path / of_setting[0]["run"])
     examples, outputs = whole_file(task, cfg.task)
-    _check_file(examples, found["folds_sha256"], cfg.task.train)
-    logits = [load_logits(place) for place in places]
-    judged = _judged(path / of_setting[0]["run"], cfg, task, logits, examples, outputs)
+    _check_file(examples, found["folds_sha256"])
+    first = path / of_setting[0]["run"]  # the rows of all folds are as long as its rows
+    judged = [_judged(first, place, task, examples, outputs) for place in places]
     return Side(task, judged, found["folds_sha256"], what, chosen)
 
 
@@ -180,10 +180,9 @@ def _side_of_runs(
     (sha256,) = hashes
     cfg, task = _settings(runs[0])
     examples = read_held_out(task, cfg.task)
-    _check_file(examples, sha256, cfg.task.dev)
-    logits = [load_logits(run) for run in runs]
+    _check_file(examples, sha256)
     outputs = load_run(runs[0]).labels or ()
-    judged = _judged(runs[0], cfg, task, logits, examples, outputs)
+    judged = [_judged(run, run, task, examples, outputs) for run in runs]
     return Side(task, judged, sha256, what, chosen)
 
 
@@ -195,21 +194,22 @@ def _settings(run: pathlib.Path) -> tuple[FinetuneConfig, Task]:
 
 def _judged(
     run: pathlib.Path,
-    cfg: FinetuneConfig,
+    place: pathlib.Path,
     task: Task,
-    logits: Sequence[Any],
     examples: Any,
     outputs: Sequence[str],
 ) -> Judged:
-    tokenizer = load_run_tokenizer(run)
+    """The logits in `place`, and the rows as `run` makes them."""
+    cfg, _ = _settings(run)
     assert cfg.sequence_length is not None
+    tokenizer = load_run_tokenizer(run)
     encoded = task.encode(tokenizer, examples, outputs, cfg.sequence_length)
-    return Judged(logits, encoded, examples, outputs)
+    return Judged(load_logits(place), encoded, examples, outputs)
 
 
-def _check_file(examples: Any, sha256: str, path: Any) -> None:
+def _check_file(examples: Any, sha256: str) -> None:
     if examples.sha256() != sha256:
         raise ValueError(
-            f"{path} has changed: its examples have SHA-256 {examples.sha256()[:12]}, and "
+            f"{examples.reading.path} has changed: its examples have SHA-256 {examples.sha256()[:12]}, and "
             f"those that the run was judged on {sha256[:12]}. Restore the file."
         )

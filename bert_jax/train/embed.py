@@ -28,7 +28,8 @@ class Embedder:
         sequence_length: int | None = None,
         batch_size: int = 32,
     ) -> None:
-        """Reads the newest checkpoint of a run, onto one device of this process.
+        """Reads a run onto one device: its best state if it is a fine-tuned one, else its
+        newest checkpoint.
 
         Args:
             run: run directory of `pretrain`, `finetune` or `import`.

@@ -52,10 +52,7 @@ from bert_jax.train.tuning import make_tuning
 
 
 class Judge:
-    """Scores parameters on held-out examples.
-
-    It keeps the logits of the last call, and what the task has fitted to them.
-    """
+    """Scores parameters on held-out examples, and keeps the logits of the last call."""
 
     def __init__(
         self,
@@ -69,13 +66,11 @@ class Judge:
         self.outputs = outputs
         self._forward = logits
         self.logits: np.ndarray | None = None
-        self.fitted: dict[str, float] = {}
 
     def __call__(self, params: Any) -> dict[str, float]:
         self.logits = self._forward(params, self.encoded)
         given = self.logits, self.encoded, self.examples, self.outputs
-        self.fitted = self.task.fit(*given)
-        return self.task.with_fitted(self.fitted).scores(*given)
+        return self.task.with_fitted(self.task.fit(*given)).scores(*given)
 
 
 @our_settings()

@@ -24,7 +24,7 @@ def hardest(
     Wrong labels in the file are often among them.
 
     Returns:
-        Dicts of `number` (of the example in its file, from 1), `text`, `truth`, `said`
+        Dicts of `number` (of the example among those that are judged on, from 1), `text`, `truth`, `said`
         (the prediction in words) and `loss`. Long texts are cut at 400 characters.
         Empty for tasks that do not rank their examples.
     """

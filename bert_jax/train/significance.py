@@ -24,12 +24,12 @@ _CHUNK = 250  # resamples in memory at once
 
 
 class Judged(NamedTuple):
-    """The answers of the runs of one encoder to labelled examples."""
+    """The answers of one run to labelled examples."""
 
-    logits: Sequence[np.ndarray]
-    """Of each run: float32 [rows, ...]."""
+    logits: np.ndarray
+    """float32 [rows, ...]."""
     encoded: EncodedExamples
-    """The rows, as the tokenizer of the encoder makes them."""
+    """The rows, as the run makes them: two runs may cut long texts at different places."""
     examples: Any
     outputs: Sequence[str]
 
@@ -53,8 +53,8 @@ class Difference(NamedTuple):
 
 def differences(
     task: Task,
-    a: Judged,
-    b: Judged,
+    a: Sequence[Judged],
+    b: Sequence[Judged],
     *,
     resamples: int = 10_000,
     seed: int = 0,
@@ -67,10 +67,11 @@ def differences(
     sign, counted with one resample more (Davison & Hinkley 1997, section 4.2.1).
 
     Args:
-        a, b: judged on equal examples in equal order.
+        a, b: the runs of each encoder, judged on equal examples in equal order.
         progress: called with the numbers of resamples done and of all.
     """
-    sides = [[_Scorer(task, logits, side) for logits in side.logits] for side in (a, b)]
+    sides = [[_Scorer(task, judged) for judged in side] for side in (a, b)]
+    num_examples = len(a[0].examples)
     shared = [m.name for m in task.metrics if all(m.name in x[0].names for x in sides)]
     rng, *run_rngs = (np.random.default_rng((seed, n)) for n in range(3))
     weights = [
@@ -80,8 +81,8 @@ def differences(
     parts = []
     for start in range(0, resamples, _CHUNK):
         chunk = slice(start, min(start + _CHUNK, resamples))
-        size = (chunk.stop - chunk.start, len(a.examples))
-        draws = rng.integers(len(a.examples), size=size)
+        size = (chunk.stop - chunk.start, num_examples)
+        draws = rng.integers(num_examples, size=size)
         parts.append(
             [
                 _mean([scorer(draws) for scorer in side], of_side[:, chunk])
@@ -89,7 +90,7 @@ def differences(
             ]
         )
         progress(chunk.stop, resamples)
-    whole = np.arange(len(a.examples))[None]
+    whole = np.arange(num_examples)[None]
     observed = [
         _mean(
             [scorer(whole) for scorer in side], np.full((len(side), 1), 1 / len(side))
@@ -142,17 +143,15 @@ def _difference(a: float, b: float, resampled: np.ndarray) -> Difference:
 class _Scorer:
     """Scores a run on resampled examples, by sums over them where the task has some."""
 
-    def __init__(self, task: Task, logits: np.ndarray, judged: Judged) -> None:
-        self.logits, self.judged = logits, judged
-        _, encoded, examples, outputs = judged
+    def __init__(self, task: Task, judged: Judged) -> None:
+        self.judged = judged
         # Such as a threshold. It stays as it is in every resample.
-        self.task = task.with_fitted(task.fit(logits, encoded, examples, outputs))
-        task = self.task
-        self.sums = task.sums(logits, encoded, examples, outputs)
-        order = np.argsort(encoded.example, kind="stable")
-        counts = np.bincount(encoded.example, minlength=len(examples))
+        self.task = task.with_fitted(task.fit(*judged))
+        self.sums = self.task.sums(*judged)
+        examples, example = judged.examples, judged.encoded.example
+        order = np.argsort(example, kind="stable")
+        counts = np.bincount(example, minlength=len(examples))
         self.rows = np.split(order, np.cumsum(counts)[:-1])
-
         found = (
             set() if self.sums is None else set(self.sums.scores(self.sums.values[:1]))
         )
@@ -185,15 +184,13 @@ class _Scorer:
         return self.sums.scores(counts @ self.sums.values)
 
     def _scores(self, numbers: np.ndarray) -> dict[str, float]:
-        _, encoded, examples, outputs = self.judged
+        logits, encoded, examples, outputs = self.judged
         rows = np.concatenate([self.rows[n] for n in numbers])
         example = np.repeat(
             np.arange(numbers.size), [self.rows[n].size for n in numbers]
         )
         taken = rows_of(encoded, rows, example)
-        return self.task.scores(
-            self.logits[rows], taken, examples.take(numbers), outputs
-        )
+        return self.task.scores(logits[rows], taken, examples.take(numbers), outputs)
 
 
 def rows_of(

@@ -48,7 +48,8 @@ class Part(NamedTuple):
     def shape(self) -> tuple[Any, ...]:
         """Runs of one shape can be trained at once."""
         lengths = tuple(tuple(epoch.lengths.tolist()) for epoch in self.data.epochs)
-        return self.cfg.batch_size, self.data.outputs, lengths
+        group = self.data.train_rows.input_ids.shape[1:-1]
+        return self.cfg.batch_size, self.data.outputs, group, lengths
 
 
 def why_not(cfg: FinetuneConfig) -> str | None:

@@ -68,6 +68,10 @@ class Choices(Examples):
         for text, label in zip(self.texts, self.labels, strict=True):
             yield [*text, label]
 
+    def together(self) -> Sequence[Text]:
+        """Equal questions stay together."""
+        return self.texts
+
     def take(self, numbers: np.ndarray) -> "Choices":
         return dataclasses.replace(
             self,

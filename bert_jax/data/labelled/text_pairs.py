@@ -42,9 +42,20 @@ class TextPairs(Examples):
     def __len__(self) -> int:
         return len(self.texts)
 
-    def records(self) -> Iterator[object]:
+    def records(self) -> Iterator[Any]:
         for number, text in enumerate(self.texts):
             yield [*text, self.similarities and self.similarities[number]]
+
+    def shown(self) -> Iterator[tuple[str, str]]:
+        for *text, similarity in self.records():
+            truth = "belong together"
+            if similarity is not None:
+                truth = f"similarity {similarity:.3g}"
+            yield "\n".join(text), truth
+
+    def together(self) -> Sequence[Text]:
+        """Equal texts stay together."""
+        return self.texts
 
     def take(self, numbers: np.ndarray) -> "TextPairs":
         given = self.similarities

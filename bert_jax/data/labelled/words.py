@@ -77,6 +77,10 @@ class TaggedSentences(Examples):
             )
             yield " ".join(words), ", ".join(marked) or "no entity"
 
+    def together(self) -> Sequence[tuple[str, ...]]:
+        """Equal sentences stay together."""
+        return self.words
+
     def take(self, numbers: np.ndarray) -> "TaggedSentences":
         tags, texts = self.tags, self.texts
         return dataclasses.replace(

@@ -24,6 +24,7 @@ from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.model import multiple_choice
 from bert_jax.train.losses import Mean, cross_entropy
 from bert_jax.train.tasks.intervals import wilson
+from bert_jax.train.tasks.sums import Sums, means
 from bert_jax.train.tasks.task import Metric, Task, log_softmax
 
 
@@ -104,12 +105,28 @@ class Choice(Task):
         examples: Any,
         outputs: Sequence[str],
     ) -> dict[str, float]:
-        labels = encoded.labels
-        log_probs = log_softmax(logits)[np.arange(labels.size), labels]
+        losses = self.example_losses(logits, encoded, examples)
         return {
-            "accuracy": float((logits.argmax(axis=1) == labels).mean()),
-            "loss": float(-log_probs.mean()),
+            "accuracy": float((logits.argmax(axis=1) == encoded.labels).mean()),
+            "loss": float(losses.mean()),
         }
+
+    def sums(
+        self,
+        logits: np.ndarray,
+        encoded: EncodedExamples,
+        examples: Any,
+        outputs: Sequence[str],
+    ) -> Sums:
+        right = logits.argmax(axis=1) == encoded.labels
+        return means({"accuracy": (right, np.ones(right.size))})
+
+    def example_losses(
+        self, logits: np.ndarray, encoded: EncodedExamples, examples: Any
+    ) -> np.ndarray:
+        """Cross-entropy of each example, in nats."""
+        log_probs = log_softmax(logits.astype(np.float64))
+        return -log_probs[np.arange(encoded.labels.size), encoded.labels]
 
     def constant_scores(self, examples: Choices) -> dict[str, float]:
         """The score of always choosing the same place."""

@@ -30,6 +30,7 @@ from bert_jax.model.sentence_embedding import Pooling
 from bert_jax.train.losses import Mean, cross_entropy, weighted
 from bert_jax.train.tasks.intervals import fisher, wilson
 from bert_jax.train.tasks.regression import pearson
+from bert_jax.train.tasks.sums import Sums, means
 from bert_jax.train.tasks.task import Metric, Task, log_softmax
 
 _SCALE = 20.0  # of the cosines in a softmax: a temperature of 0.05, as in SimCSE
@@ -173,13 +174,36 @@ class Embeddings(Task):
         outputs: Sequence[str],
     ) -> dict[str, float]:
         if examples.similarities is None:
-            return retrieval_scores(logits, examples.texts)
+            found = retrieval(logits, examples.texts)
+            return {name: float(values.mean()) for name, values in found.items()}
         cosines, labels = cosines_of(logits), encoded.labels.astype(np.float64)
         return {
             "spearman": pearson(rankdata(cosines), rankdata(labels)),
             "pearson": pearson(cosines, labels),
-            "loss": float(np.square(cosines - labels).mean()),
+            "loss": float(self.example_losses(logits, encoded, examples).mean()),
         }
+
+    def sums(
+        self,
+        logits: np.ndarray,
+        encoded: EncodedExamples,
+        examples: TextPairs,
+        outputs: Sequence[str],
+    ) -> Sums | None:
+        """Those of matching pairs: all resamples have the candidates of all examples."""
+        if examples.similarities is not None:
+            return None
+        found = retrieval(logits, examples.texts)
+        all_of = np.ones(len(examples))
+        return means({name: (found[name], all_of) for name in ("accuracy", "mrr")})
+
+    def example_losses(
+        self, logits: np.ndarray, encoded: EncodedExamples, examples: TextPairs
+    ) -> np.ndarray:
+        """The squared difference of cosine and score, or the loss of `retrieval`."""
+        if examples.similarities is None:
+            return retrieval(logits, examples.texts)["loss"]
+        return np.square(cosines_of(logits) - encoded.labels.astype(np.float64))
 
     def constant_scores(self, examples: TextPairs) -> dict[str, float]:
         """The scores of one vector for all texts."""
@@ -222,16 +246,19 @@ def cosines_of(vectors: np.ndarray) -> np.ndarray:
     return (unit[:, 0] * unit[:, 1]).sum(axis=-1)
 
 
-def retrieval_scores(vectors: np.ndarray, texts: Sequence[Text]) -> dict[str, float]:
+def retrieval(vectors: np.ndarray, texts: Sequence[Text]) -> dict[str, np.ndarray]:
     """How well the first text of each group finds its second one among those of all.
 
-    `accuracy` is the share whose nearest candidate is the right one, `mrr` the mean of 1
+    `accuracy` is 1 where the nearest candidate is the right one, else 0; `mrr` is 1
     divided by the rank of the right one. Candidates are all second and third texts, each
     once. Among n equal cosines, the right one has the middle rank and counts 1 / n.
     `loss` is that of training, with all candidates in one batch.
 
     Args:
         vectors: float32 [groups, G, D], of `texts`.
+
+    Returns:
+        float64 [groups] for each of these names.
     """
     unit = normalised(vectors)
     places, right = _candidates(texts)
@@ -247,7 +274,7 @@ def retrieval_scores(vectors: np.ndarray, texts: Sequence[Text]) -> dict[str, fl
         log_probs = log_softmax(_SCALE * cosines.astype(np.float64))
         losses.append(-np.take_along_axis(log_probs, right[part, None], axis=1)[:, 0])
     return {
-        name: float(np.concatenate(values).mean())
+        name: np.concatenate(values)
         for name, values in (("accuracy", hits), ("mrr", ranks), ("loss", losses))
     }
 
