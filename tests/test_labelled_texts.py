@@ -9,9 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bert_jax.config import TaskConfig
-from bert_jax.data.labelled.labels import numbers_of, ordered
+from bert_jax.data.labelled.labels import (
+    many_classes_warning,
+    numbers_of,
+    ordered,
+)
 from bert_jax.data.labelled.texts import LabelledTexts, encode_texts, read_texts
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.train.task_files import read_examples
+from bert_jax.train.tasks import task_named
 
 PAIR = TaskConfig(text=("one", "two"))
 
@@ -251,6 +257,56 @@ def test_a_label_unknown_to_training_is_refused():
         ValueError, match=r"'new' \(1 times\) does not occur .* are 'a', 'b';"
     ):
         numbers_of(("a", "new"), ("a", "b"))
+
+
+def test_an_unknown_label_is_named_with_its_line(tmp_path):
+    path = tmp_path / "dev.tsv"
+    path.write_text("text\tlabel\nw1\ta\nw2\tnew\n", encoding="utf-8")
+    found = read_texts(path, TaskConfig())
+    kept = found.take(np.array([1]))
+    message = re.escape(f"{path}, line 3: the label 'new' (1 times) does not occur")
+    with pytest.raises(ValueError, match=message):
+        task_named("classification").targets(kept, ("a", "b"))
+    several = read_texts(path, TaskConfig(kind="multilabel"), several=True)
+    with pytest.raises(ValueError, match=message):
+        task_named("multilabel").targets(several, ("a", "b"))
+
+
+def test_a_file_with_one_label_is_named(tmp_path):
+    path = tmp_path / "train.tsv"
+    path.write_text("text\tlabel\nw1\ta\nw2\ta\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=re.escape(f"{path} has one label only")):
+        task_named("classification").outputs(read_texts(path, TaskConfig()))
+
+
+def test_labels_that_occur_once_each_are_doubted():
+    texts = [f"text {number}" for number in range(20)]
+    [warning] = many_classes_warning(texts)
+    assert warning.startswith("20 examples have 20 classes, of which 20 occur once")
+    assert "regression" not in warning
+    [of_numbers] = many_classes_warning([f"{number / 7:.2f}" for number in range(20)])
+    assert "--task regression" in of_numbers
+    assert not many_classes_warning([f"{number % 12}" for number in range(40)])
+    assert not many_classes_warning(["a", "b"])
+
+
+@pytest.mark.parametrize(("suffix", "task"), [(".conll", "tokens"), (".json", "spans")])
+def test_a_file_of_another_task_names_it(tmp_path, suffix, task):
+    path = tmp_path / f"train{suffix}"
+    path.write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match=f"Pass --task {task}"):
+        read_texts(path, TaskConfig())
+
+
+def test_held_out_examples_that_are_trained_on_are_counted(tmp_path, capsys):
+    for name, lines in (("train", "w1\ta\nw2\tb\nw3\ta\n"), ("dev", "w2\tb\nw4\ta\n")):
+        text = f"text\tlabel\n{lines}"
+        (tmp_path / f"{name}.tsv").write_text(text, encoding="utf-8")
+    cfg = TaskConfig(train=tmp_path / "train.tsv", dev=tmp_path / "dev.tsv")
+    read_examples(task_named("classification"), cfg)
+    assert "1 of these 2 examples are trained on too" in capsys.readouterr().out
+    read_examples(task_named("classification"), TaskConfig(train=cfg.train, dev=1 / 3))
+    assert "trained on too" not in capsys.readouterr().out
 
 
 def test_examples_are_known_by_texts_labels_and_order():

@@ -331,8 +331,10 @@ def test_the_deciding_window_is_the_one_with_most_context(sizes, room, stride):
 
 
 def test_a_tag_unknown_to_training_is_refused(pieces):
-    examples = TaggedSentences((("w1",),), (("C",),))
+    examples = TaggedSentences((("w0",), ("w2", "w1")), (("A",), ("B", "C")))
     with pytest.raises(
-        ValueError, match=r"'C' \(1 times\) does not occur in the training file"
+        ValueError,
+        match=r"^sentence 2, word 2 \('w1'\): the tag 'C' \(1 times\) does not occur "
+        "in the training file",
     ):
         encode_words(pieces, examples, ("A", "B"), 8)

@@ -1,6 +1,7 @@
 """The labelled examples of a task: of two files, or of one that is parted."""
 
 import dataclasses
+import json
 import pathlib
 from typing import Any, NamedTuple
 
@@ -52,7 +53,19 @@ def read_examples(task: Task, cfg: TaskConfig) -> TaskExamples:
     if len(train) < len(whole):
         print(f"  {_say_drawn(cfg, len(train), len(whole))}", flush=True)
     show_reading(task, "validation", held_out, outputs)
+    if num_known := _num_known(train, held_out):
+        print(
+            f"  warning: {num_known:,} of these {len(held_out):,} examples are trained on "
+            "too, so the scores flatter; remove them from one of the files",
+            flush=True,
+        )
     return TaskExamples(outputs, train, held_out, as_read(cfg, whole, held_out))
+
+
+def _num_known(train: Any, held_out: Any) -> int:
+    """How many held-out examples are equal to one that is trained on."""
+    known = set(map(json.dumps, train.records()))
+    return sum(json.dumps(record) in known for record in held_out.records())
 
 
 def read_held_out(task: Task, cfg: TaskConfig) -> Any:

@@ -193,6 +193,17 @@ class RowBuilder:
         return starts
 
 
+# Of kinds of files that one task alone reads.
+_TASK_OF_SUFFIX = {
+    ".conll": "tokens",
+    ".conllu": "tokens",
+    ".iob": "tokens",
+    ".iob2": "tokens",
+    ".bio": "tokens",
+    ".json": "spans",
+}
+
+
 def require_file(
     path: pathlib.Path | None, suffixes: tuple[str, ...], *, folder: bool = False
 ) -> pathlib.Path:
@@ -219,5 +230,9 @@ def require_file(
         *others, last = suffixes
         expected = f"{', '.join(others)} or {last}" if others else last
         what = "is a folder" if path.is_dir() else f"unknown kind {path.suffix!r}"
-        raise ValueError(f"{path}: {what}; expected a file that ends in {expected}.")
+        task = _TASK_OF_SUFFIX.get(path.suffix.lower())
+        hint = f" Pass --task {task} to read a {path.suffix}." if task else ""
+        raise ValueError(
+            f"{path}: {what}; expected a file that ends in {expected}.{hint}"
+        )
     return path

@@ -13,10 +13,15 @@ _INTEGER = re.compile(r"[+-]?[0-9]+")
 _MOST_SHOWN = 100
 
 
-def ordered(labels: Iterable[str], what: str = "label") -> tuple[str, ...]:
+def ordered(
+    labels: Iterable[str], what: str = "label", path: str = ""
+) -> tuple[str, ...]:
     """The distinct labels in the order of the logits.
 
     Integers are ordered as numbers, other labels as text.
+
+    Args:
+        path: the training file, for messages.
 
     Raises:
         ValueError: fewer than two labels, or two that are the same number.
@@ -26,8 +31,8 @@ def ordered(labels: Iterable[str], what: str = "label") -> tuple[str, ...]:
         names.sort(key=lambda name: (int(name), name))
     if len(names) < 2:
         raise ValueError(
-            f"The training file has one {what} only, {names[0]!r}; at least two are "
-            "needed to tell apart."
+            f"{path or 'The training file'} has one {what} only, {names[0]!r}; at least "
+            "two are needed to tell apart."
         )
     for group in _alike(names, _number):
         raise ValueError(
@@ -46,10 +51,31 @@ def spelling_warnings(labels: Iterable[str]) -> list[str]:
     ]
 
 
+def many_classes_warning(labels: Sequence[str]) -> list[str]:
+    """A warning if most labels occur once, as if texts or numbers were taken for them."""
+    counts = collections.Counter(labels)
+    num_single = sum(count == 1 for count in counts.values())
+    if len(counts) <= 10 or 2 * num_single <= len(labels):
+        return []
+    advice = "another column may be meant: --label"
+    if all(map(is_number, counts)):
+        advice += ", or amounts: --task regression"
+    return [
+        f"{len(labels):,} examples have {len(counts):,} classes, of which {num_single:,} "
+        f"occur once; {advice}"
+    ]
+
+
 def numbers_of(
-    labels: Iterable[str], names: Sequence[str], what: str = "label"
+    labels: Iterable[str],
+    names: Sequence[str],
+    what: str = "label",
+    place: Callable[[int], str] | None = None,
 ) -> np.ndarray:
     """Each label's place in `names`, int32 [labels].
+
+    Args:
+        place: where the label of that number stands, such as "dev.tsv, line 7".
 
     Raises:
         ValueError: a label is not among them.
@@ -69,8 +95,9 @@ def numbers_of(
             if similar
             else "remove such rows or add training examples"
         )
+        the = f"{place(labels.index(unknown[0]))}: the" if place else "The"
         raise ValueError(
-            f"The {what} {unknown[0]!r} ({labels.count(unknown[0]):,} times) does not occur "
+            f"{the} {what} {unknown[0]!r} ({labels.count(unknown[0]):,} times) does not occur "
             f"in the training file, whose {what}s are {_list(names)}; {advice}."
         )
     return np.array([number_of[label] for label in labels], np.int32)

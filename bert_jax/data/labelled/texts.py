@@ -45,6 +45,8 @@ class LabelledTexts(Examples):
     labels: tuple[Any, ...]
     """Of each text a label, or a `LabelSet` where texts have any number of labels."""
     reading: Reading = dataclasses.field(default=Reading(), compare=False)
+    places: tuple[str, ...] = dataclasses.field(default=(), compare=False)
+    """Where each example stands, such as "dev.tsv, line 7", for messages."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -58,7 +60,12 @@ class LabelledTexts(Examples):
             self,
             texts=tuple(self.texts[n] for n in numbers),
             labels=tuple(self.labels[n] for n in numbers),
+            places=tuple(self.places[n] for n in numbers) if self.places else (),
         )
+
+    def place(self, number: int) -> str:
+        """Where that example stands, for messages."""
+        return self.places[number] if self.places else f"example {number + 1:,}"
 
     def together(self) -> Sequence[Text]:
         """Equal texts stay together."""
@@ -141,7 +148,7 @@ def read_texts(
     if not several:
         _refuse_lost_numbers(labels, places)
     reading = dataclasses.replace(reading, num_skipped=num_skipped)
-    return LabelledTexts(tuple(texts), tuple(labels), reading)
+    return LabelledTexts(tuple(texts), tuple(labels), reading, tuple(places))
 
 
 _Rows = list[tuple[str, list[Any]]]

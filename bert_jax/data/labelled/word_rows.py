@@ -41,7 +41,7 @@ def encode_words(
     Source: Devlin et al. 2018, section 5.3.
     """
     every = [tag for tags in examples.tags or () for tag in tags]
-    labels = numbers_of(every, names, "tag")
+    labels = numbers_of(every, names, "tag", examples.place_of_word)
     room = sequence_length - 2
     if stride is not None and stride > room:
         raise ValueError(

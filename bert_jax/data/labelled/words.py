@@ -90,6 +90,15 @@ class TaggedSentences(Examples):
             texts=None if texts is None else tuple(texts[n] for n in numbers),
         )
 
+    def place_of_word(self, number: int) -> str:
+        """Where a word stands, counted over all sentences, for messages."""
+        for sentence, words in enumerate(self.words, 1):
+            if number < len(words):
+                where = f"sentence {sentence:,}, word {number + 1} ({words[number]!r})"
+                return f"{self.reading.path}, {where}" if self.reading.path else where
+            number -= len(words)
+        raise IndexError(number)
+
     def sentence(self, number: int) -> Sentence:
         """A sentence as text, and where its words are in it."""
         text = (

@@ -18,6 +18,7 @@ from bert_jax.config import TaskConfig
 from bert_jax.config.finetune import Split
 from bert_jax.data.labelled.examples import EncodedExamples, Examples
 from bert_jax.data.labelled.labels import (
+    many_classes_warning,
     numbers_of,
     ordered,
     say_counts,
@@ -54,7 +55,7 @@ class Classification(TextTask):
         return read_texts(path, cfg, split)
 
     def outputs(self, train: LabelledTexts) -> tuple[str, ...]:
-        return ordered(train.labels)
+        return ordered(train.labels, path=train.reading.path)
 
     def classes(self, examples: LabelledTexts) -> Sequence[str]:
         return examples.labels
@@ -63,10 +64,11 @@ class Classification(TextTask):
         return f"classes: {say_counts(examples.labels, outputs)}"
 
     def warnings(self, examples: LabelledTexts) -> list[str]:
-        return spelling_warnings(examples.labels)
+        warnings = many_classes_warning(examples.labels)
+        return warnings + spelling_warnings(examples.labels)
 
     def targets(self, examples: LabelledTexts, outputs: Sequence[str]) -> np.ndarray:
-        return numbers_of(examples.labels, outputs)
+        return numbers_of(examples.labels, outputs, place=examples.place)
 
     def example_weights(
         self, examples: LabelledTexts, outputs: Sequence[str]

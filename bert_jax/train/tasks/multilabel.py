@@ -59,7 +59,7 @@ class MultiLabel(TextTask):
                 f"No text of {train.reading.path} has a label; expected labels to learn. "
                 "Set --label, or --label-columns."
             )
-        return ordered(labels)
+        return ordered(labels, path=train.reading.path)
 
     def classes(self, examples: LabelledTexts) -> Sequence[str]:
         return rarest(examples.labels)
@@ -77,7 +77,12 @@ class MultiLabel(TextTask):
         sizes = [len(labels) for labels in examples.labels]
         rows = np.repeat(np.arange(len(examples)), sizes)
         found = np.zeros((len(examples), len(outputs)), np.float32)
-        found[rows, numbers_of(_all_labels(examples), outputs)] = 1.0
+        numbers = numbers_of(
+            _all_labels(examples),
+            outputs,
+            place=lambda number: examples.place(int(rows[number])),
+        )
+        found[rows, numbers] = 1.0
         return found
 
     def loss(self, logits: jax.Array, batch: ClassifyBatch) -> dict[str, Mean]:

@@ -76,7 +76,7 @@ class Tokens(Task):
         return split_texts([text for (text,) in texts])
 
     def outputs(self, train: TaggedSentences) -> tuple[str, ...]:
-        return ordered(_all_tags(train), "tag")
+        return ordered(_all_tags(train), "tag", train.reading.path)
 
     def counts(self, examples: TaggedSentences, outputs: Sequence[str]) -> str:
         tags = _all_tags(examples)
