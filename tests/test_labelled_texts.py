@@ -279,6 +279,13 @@ def test_a_file_with_one_label_is_named(tmp_path):
         task_named("classification").outputs(read_texts(path, TaskConfig()))
 
 
+def test_a_file_with_one_score_is_refused(tmp_path):
+    path = tmp_path / "train.tsv"
+    path.write_text("text\tlabel\nw1\t3.5\nw2\t3.5\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=re.escape(f"{path} has one score only, 3.5")):
+        task_named("regression").outputs(read_texts(path, TaskConfig(), numbers=True))
+
+
 def test_labels_that_occur_once_each_are_doubted():
     texts = [f"text {number}" for number in range(20)]
     [warning] = many_classes_warning(texts)
