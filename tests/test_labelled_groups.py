@@ -161,8 +161,12 @@ def test_a_wrong_file_of_choices_is_told(write, content, message):
 def test_labels_that_name_no_choice_are_told(write, letters):
     row = {"question": "a", "choices": ["x", "y"]}
     wrong = choices_of(write("x.jsonl", [{**row, "answer": "maybe"}]))
-    with pytest.raises(ValueError, match=r"labels are 'maybe' .* 0 to 1 or 1 to 2"):
+    with pytest.raises(ValueError, match=r"labels are 'maybe'; .* 0 to 1 or 1 to 2"):
         choice_names(wrong)
+    rows = [{**row, "answer": answer} for answer in ("0", "1", "2")]
+    mixed = choices_of(write("m.jsonl", rows))
+    with pytest.raises(ValueError, match="labels are '0', '1', '2'; expected"):
+        choice_names(mixed)
     beyond = choices_of(write("y.jsonl", [{**row, "answer": "2"}]))
     with pytest.raises(ValueError, match="example 1 has the label '2' and 2 choices"):
         encode_choices(letters, beyond, ("0", "1", "2"), 8)

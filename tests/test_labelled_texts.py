@@ -16,6 +16,8 @@ from bert_jax.data.labelled.labels import (
 )
 from bert_jax.data.labelled.texts import LabelledTexts, encode_texts, read_texts
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.train.logits import held_out_batches
+from bert_jax.train.reading import show_rows
 from bert_jax.train.task_files import read_examples
 from bert_jax.train.tasks import task_named
 
@@ -279,6 +281,29 @@ def test_a_file_with_one_label_is_named(tmp_path):
         task_named("classification").outputs(read_texts(path, TaskConfig()))
 
 
+def test_columns_of_0_and_1_are_known_as_labels(load):
+    with pytest.raises(ValueError, match=r"multilabel --label-columns red big$"):
+        load("x.csv", "text,red,year,big\na,1,1,0\nb,0,7,0\n")
+    with pytest.raises(ValueError, match=r"names them\)\.$"):
+        load("y.csv", "text,red,year\na,1,1\nb,0,7\n")
+
+
+def test_what_was_cut_names_the_flags_of_its_task(words, capsys):
+    rows = encode_texts(words, [("w1 w2 w3 w4 w5 w6 w7",)], [0], 6)
+    batches = held_out_batches(rows, 8)
+    show_rows(task_named("classification"), "train", rows, batches)
+    assert "at 6 tokens (--sequence-length, --long-texts)" in capsys.readouterr().out
+    show_rows(task_named("spans"), "train", rows, batches)
+    assert "at 6 tokens (--sequence-length)" in capsys.readouterr().out
+
+
+def test_a_file_with_one_score_is_refused(tmp_path):
+    path = tmp_path / "train.tsv"
+    path.write_text("text\tlabel\nw1\t3.5\nw2\t3.5\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=re.escape(f"{path} has one score only, 3.5")):
+        task_named("regression").outputs(read_texts(path, TaskConfig(), numbers=True))
+
+
 def test_labels_that_occur_once_each_are_doubted():
     texts = [f"text {number}" for number in range(20)]
     [warning] = many_classes_warning(texts)
@@ -294,7 +319,7 @@ def test_labels_that_occur_once_each_are_doubted():
 def test_a_file_of_another_task_names_it(tmp_path, suffix, task):
     path = tmp_path / f"train{suffix}"
     path.write_text("{}", encoding="utf-8")
-    with pytest.raises(ValueError, match=f"Pass --task {task}"):
+    with pytest.raises(ValueError, match=f"are for --task {task}"):
         read_texts(path, TaskConfig())
 
 

@@ -25,7 +25,7 @@ from bert_jax.train.run import RunInfo, load_run, load_run_config, start_run
 CONFIG = PretrainConfig()
 
 
-def begin(run, config=CONFIG, devices="cpu x 1"):
+def begin(run, config=CONFIG, devices="cpu x 1", data=None):
     """Starts a run, or goes on with it."""
     kind = "pretrain" if isinstance(config, PretrainConfig) else "finetune"
     tokenizer = other_tokenizer()
@@ -33,7 +33,7 @@ def begin(run, config=CONFIG, devices="cpu x 1"):
         kind=kind,
         model=ModelConfig(),
         tokenizer_sha256=tokenizer.sha256,
-        data={},
+        data=data or {},
         devices=devices,
     )
     start_run(run, config, info, tokenizer)
@@ -147,3 +147,22 @@ def test_another_kind_is_refused(run):
     assert load_run(run, kind="pretrain").model == ModelConfig()
     with pytest.raises(ValueError, match="is a pretrain run; expected a finetune run"):
         load_run(run, kind="finetune")
+
+
+def test_other_examples_are_told_before_the_settings_that_follow_from_them(tmp_path):
+    cfg = FinetuneConfig(sequence_length=16)
+    begin(tmp_path / "run", cfg, data={"train": "a", "validation": "b"})
+    longer = dataclasses.replace(cfg, sequence_length=24)
+    with pytest.raises(ValueError, match="other examples: those of train have changed"):
+        begin(tmp_path / "run", longer, data={"train": "c", "validation": "b"})
+
+
+def test_another_pooling_is_another_run(tmp_path):
+    """Files may move, but vectors of another kind are others."""
+    cfg = FinetuneConfig(task=TaskConfig(kind="embeddings", train=pathlib.Path("a")))
+    begin(tmp_path / "run", cfg)
+    moved = dataclasses.replace(cfg.task, train=pathlib.Path("b"))
+    begin(tmp_path / "run", dataclasses.replace(cfg, task=moved))
+    other = dataclasses.replace(cfg.task, pooling="cls")
+    with pytest.raises(ValueError, match="pooling is 'mean' there and 'cls' here"):
+        begin(tmp_path / "run", dataclasses.replace(cfg, task=other))

@@ -32,7 +32,9 @@ def show_reading(
     print("\n".join(lines), file=file, flush=True)
 
 
-def show_rows(split: str, encoded: EncodedExamples, batches: LengthBatches) -> None:
+def show_rows(
+    task: Task, split: str, encoded: EncodedExamples, batches: LengthBatches
+) -> None:
     """Prints the lengths of rows, their share of padding, and how many texts were cut."""
     lengths = ", ".join(str(length) for length in sorted(set(batches.lengths.tolist())))
     # The mean over a group, whose rows are all as long as its longest.
@@ -42,8 +44,11 @@ def show_rows(split: str, encoded: EncodedExamples, batches: LengthBatches) -> N
         f"{padding_share(num_tokens, batches):.0%} padding"
     )
     if encoded.num_cut:
+        way_out = "--sequence-length"
+        if "long_texts" in task.settings:
+            way_out += ", --long-texts"
         text += (
             f"; {encoded.num_cut:,} texts {encoded.lost}, at {encoded.input_ids.shape[-1]} "
-            "tokens (--sequence-length, --long-texts)"
+            f"tokens ({way_out})"
         )
     print(text, flush=True)

@@ -16,7 +16,7 @@ import uuid
 from typing import Any
 
 from bert_jax import config_json
-from bert_jax.config import FinetuneConfig, ModelConfig, PretrainConfig
+from bert_jax.config import FinetuneConfig, ModelConfig, PretrainConfig, TaskConfig
 from bert_jax.data.atomic_file import write_atomically
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
@@ -36,7 +36,8 @@ _FREE = (
     "data.plan_dir",
     "data.dataset",
     "checkpoint",
-    "task",
+    # How examples are read; the hashes of the examples are compared separately.
+    *(f"task.{x.name}" for x in dataclasses.fields(TaskConfig) if x.name != "pooling"),
 )
 # Settings that may change too, since a run must be able to continue on other machines:
 # they change the numbers by rounding only. A change of these is printed.
@@ -139,6 +140,8 @@ def _start_run(
     config = config_json.with_absolute_paths(config)
     text = config_json.to_json(config)
     if (run / "run.json").exists():
+        begun = load_run(run)
+        _refuse_another(run, begun, info)
         before = json.loads((run / "config.json").read_text())
         differences = _differences(before, json.loads(text))
         changed = {name: line for name, line in differences if name not in _LAYOUT}
@@ -150,13 +153,6 @@ def _start_run(
                 f"{run} holds a run with other settings: {'; '.join(changed.values())}. Continue "
                 "with those settings, or choose another --output."
             )
-        begun = load_run(run)
-        for name in ("kind", "tokenizer_sha256", "data", "task", "labels"):
-            if getattr(begun, name) != getattr(info, name):
-                raise ValueError(
-                    f"{run} was begun with another {name}: {getattr(begun, name)} then, "
-                    f"{getattr(info, name)} now. Choose another --output."
-                )
         layout = [line for name, line in differences if name in _LAYOUT]
         if begun.devices != info.devices:
             layout.append(
@@ -326,6 +322,25 @@ def load_results(run: pathlib.Path) -> dict[str, Any] | None:
         return json.loads(path.read_text()) if path.exists() else None
 
     return on_first_host(f"a look for results in {run}", read)
+
+
+def _refuse_another(run: pathlib.Path, begun: RunInfo, info: RunInfo) -> None:
+    """Refuses to go on with another task, or on other data, than a run was begun with."""
+    for name in ("kind", "task", "tokenizer_sha256", "data", "labels"):
+        before, now = getattr(begun, name), getattr(info, name)
+        if before == now:
+            continue
+        if name == "data" and info.kind == "finetune":
+            changed = " and ".join(key for key in now if before.get(key) != now[key])
+            raise ValueError(
+                f"{run} was begun with other examples: those of {changed} have changed "
+                "since. Restore the files or the flags that choose the examples, or choose "
+                "another --output."
+            )
+        raise ValueError(
+            f"{run} was begun with another {name}: {before} then, {now} now. Choose "
+            "another --output."
+        )
 
 
 def _leaves(value: Any, where: str = "") -> dict[str, Any]:

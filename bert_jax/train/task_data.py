@@ -100,9 +100,9 @@ def encode_task_data(
         )
         for epoch in range(cfg.num_epochs)
     )
-    show_rows("train", train_rows, epochs[0])
+    show_rows(task, "train", train_rows, epochs[0])
     held_out_plan = held_out_batches(held_out_rows, cfg.batch_size)
-    show_rows("validation", held_out_rows, held_out_plan)
+    show_rows(task, "validation", held_out_rows, held_out_plan)
     return TaskData(
         task,
         outputs,

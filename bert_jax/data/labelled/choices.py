@@ -239,10 +239,11 @@ def choice_names(examples: Choices) -> tuple[str, ...]:
     for names in (from_0, from_1, upper, tuple(x.lower() for x in upper)):
         if seen <= set(names):
             return names
-    odd = sorted(seen - {*from_0, *from_1, *upper})
+    odd = sorted(seen - {*from_0, *from_1, *upper}) or sorted(seen)
+    others = " and others" if len(seen) > len(odd[:5]) else ""
     raise ValueError(
-        f"{examples.reading.path}: the labels are {', '.join(map(repr, odd[:5]))} and "
-        f"others; expected the number of the right choice, 0 to {most - 1} or 1 to "
+        f"{examples.reading.path}: the labels are {', '.join(map(repr, odd[:5]))}{others}; "
+        f"expected the number of the right choice, 0 to {most - 1} or 1 to "
         f"{most}, or its letter, A to {upper[-1]}. Set --label, or mend the file."
     )
 

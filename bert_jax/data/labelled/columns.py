@@ -115,7 +115,25 @@ def _only(table: Table, found: list[str], what: str, split: Split | None) -> str
     if found:
         several = f"several columns that could be the {what} ({', '.join(found)})"
         raise ValueError(_missing(table, several, split))
-    raise ValueError(_missing(table, f"no column with a usual name of a {what}", split))
+    message = _missing(table, f"no column with a usual name of a {what}", split)
+    flags = [] if what == "text" else _flag_columns(table)
+    if len(flags) > 1:
+        message += (
+            " If each column of 0 and 1 is a label, pass --task multilabel "
+            f"--label-columns {' '.join(flags)}"
+        )
+    raise ValueError(message)
+
+
+def _flag_columns(table: Table) -> list[str]:
+    """The columns that hold 0 or 1 in every row."""
+    signs = {"0", "1", "true", "false"}
+    return [
+        name
+        for name in table.columns
+        if table.rows
+        and all(str(row.fields.get(name)).lower() in signs for row in table.rows)
+    ]
 
 
 def _missing(table: Table, what: str, split: Split | None) -> str:

@@ -58,8 +58,8 @@ def split_share(
     count = 1 + int(np.searchsorted(sizes, max(1, round(share * len(examples)))))
     if count >= len(groups):
         raise ValueError(
-            f"{len(examples):,} examples of {examples.reading.path}, of which equal ones "
-            f"stay together, cannot be parted so that a share of {share:g} is judged on; "
+            f"{len(examples):,} examples of {examples.reading.path}, of which those "
+            f"of one text or passage stay together, cannot be parted so that a share of {share:g} is judged on; "
             "give more examples, or a file to judge on: --dev FILE."
         )
     chosen = np.concatenate(groups[:count])

@@ -231,7 +231,7 @@ def require_file(
         expected = f"{', '.join(others)} or {last}" if others else last
         what = "is a folder" if path.is_dir() else f"unknown kind {path.suffix!r}"
         task = _TASK_OF_SUFFIX.get(path.suffix.lower())
-        hint = f" Pass --task {task} to read a {path.suffix}." if task else ""
+        hint = f" Files with {path.suffix} are for --task {task}." if task else ""
         raise ValueError(
             f"{path}: {what}; expected a file that ends in {expected}.{hint}"
         )

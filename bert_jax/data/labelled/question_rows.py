@@ -71,6 +71,7 @@ def encode_questions(
         example=np.array([number for number, *_ in plan], np.int32),
         word=word_BT,
         num_cut=num_cut,
+        lost="lost the end of their question",
     )
 
 

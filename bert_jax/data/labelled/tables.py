@@ -101,7 +101,10 @@ def _objects(path: pathlib.Path, text: str) -> Table:
         try:
             row = json.loads(line, object_pairs_hook=whole)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error}).") from None
+            raise ValueError(
+                f"{path}, line {number}: not JSON ({error.msg} at character {error.colno}); "
+                "a line must be one whole object. Mend the line."
+            ) from None
         if not isinstance(row, dict):
             raise ValueError(
                 f"{path}, line {number}: a line must be an object such as "

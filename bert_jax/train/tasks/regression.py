@@ -37,6 +37,18 @@ class Regression(TextTask):
         return read_texts(path, cfg, split, numbers=True)
 
     def outputs(self, train: LabelledTexts) -> tuple[str, ...]:
+        """The number.
+
+        Raises:
+            ValueError: all examples have the same.
+        """
+        scores = _numbers(train)
+        if len(train) > 1 and (scores == scores[0]).all():
+            raise ValueError(
+                f"{train.reading.path or 'The training file'} has one score only, "
+                f"{scores[0]:g}, so there is nothing to learn; set --label, or give more "
+                "examples."
+            )
         return ("score",)
 
     def counts(self, examples: LabelledTexts, outputs: Sequence[str]) -> str:
