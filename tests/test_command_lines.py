@@ -16,6 +16,7 @@ _CODE = re.compile(
     r"^```\w*\n(?P<block>.*?)^```|(?<!`)`(?P<span>[^`\n]+)`(?!`)", re.M | re.S
 )
 _COMMAND = re.compile(r"^(?:\$ )?(?:\.venv/bin/)?bert-jax (?P<rest>.+)")
+_COMMANDS_OF_TASKS = ("finetune", "sweep", "compare", "evaluate", "predict", "serve")
 
 
 def commands_of(page: str) -> list[list[str]]:
@@ -27,8 +28,8 @@ def commands_of(page: str) -> list[list[str]]:
     found = []
     for code in _CODE.finditer(page):
         text = (code["block"] or code["span"]).replace("\\\n", " ")
-        for line in (part for line in text.splitlines() for part in line.split("&&")):
-            if match := _COMMAND.match(line.strip()):
+        for part in re.split(r"\n|&&", text):
+            if match := _COMMAND.match(part.strip()):
                 words = shlex.split(match["rest"].removesuffix(" &"), comments=True)
                 is_name = code["span"] is not None and len(words) == 1
                 if not is_name and not {"…", "COMMAND"} & {*words}:
@@ -71,7 +72,7 @@ def test_every_command_line_of_the_pages_parses(page, monkeypatch, tmp_path, cap
 def test_every_flag_that_the_pages_of_tasks_name_exists():
     known = {
         spelling
-        for name in ("finetune", "sweep", "evaluate", "predict", "serve", "embed", "export")
+        for name in (*_COMMANDS_OF_TASKS, "embed", "fill", "export", "report")
         for spellings, *_ in flags_of(name)
         for spelling in spellings
     }
