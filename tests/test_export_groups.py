@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from portable_models import TOKENIZER
 
+from bert_jax.batch import ClassifyBatch
 from bert_jax.config import FinetuneConfig, ModelConfig, PretrainConfig, TaskConfig
 from bert_jax.data.labelled.texts import encode_texts
+from bert_jax.exchange import quantized
 from bert_jax.exchange.export import export_model
 from bert_jax.exchange.heads import head_of_run
 from bert_jax.exchange.portable import VECTORS, PortableModel
@@ -129,3 +131,23 @@ def test_the_head_of_a_run_is_that_of_its_pooling():
     assert head_of_run(FinetuneConfig(task=task)) == "cls_vector"
     assert head_of_run(FinetuneConfig()) == "classifier"
     assert head_of_run(PretrainConfig()) == "pretraining"
+
+
+def test_a_graph_takes_the_rows_of_groups_one_by_one():
+    """Two examples of three choices, of which the second lacks the last one."""
+    mask = np.ones((2, 3, 4), np.int32)
+    mask[1, 2] = 0
+    ids = np.arange(24).reshape(2, 3, 4) * mask
+    given = {}
+
+    class Session:
+        def run(self, names, feeds):
+            given.update(feeds)
+            return [feeds["input_ids"].sum(axis=1, keepdims=True).astype(np.float32)]
+
+    batch = ClassifyBatch(ids, 0 * ids, mask, labels=None, weights=None)
+    found = quantized._of_batch(Session(), batch)
+    assert given["input_ids"].shape == (5, 4)
+    np.testing.assert_array_equal(found[0], ids[0].sum(axis=-1))
+    np.testing.assert_array_equal(found[1, :2], ids[1, :2].sum(axis=-1))
+    assert found[1, 2] < -1e6

@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 from bare_runs import bare_run
@@ -11,10 +12,22 @@ from scipy.stats import spearmanr
 
 from bert_jax import cli
 from bert_jax.exchange.export import export_run
+from bert_jax.train import finetune as finetuning
 from bert_jax.train.embed import Embedder
 from bert_jax.train.evaluate import evaluate_run
+from bert_jax.train.mesh import make_mesh
 from bert_jax.train.predict import Predictor
 from bert_jax.train.run import load_run, load_run_config
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+    """Runs take one device of the eight: it is faster here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            finetuning, "make_mesh", lambda cfg: make_mesh(cfg, jax.devices()[:1])
+        )
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +50,7 @@ def test_choices_are_learned_and_predicted(runs):
     assert results["eval"]["accuracy"] > 0.9 > results["constant"]["accuracy"] + 0.2
     assert load_run(run).labels == ("0", "1", "2")
     predictor = Predictor(run)
-    lines = predictor.lines(predictor.read(cfg.task.dev))
+    lines = predictor.lines([predictor.read(cfg.task.dev)])
     given = [json.loads(x) for x in cfg.task.dev.read_text().splitlines()]
     assert [x["text"] for x in lines] == [[x["question"], *x["choices"]] for x in given]
     right = [x["label"] == str(y["answer"]) for x, y in zip(lines, given, strict=True)]
@@ -56,7 +69,7 @@ def test_similarities_are_learned_and_predicted(runs, capsys):
     assert results["eval"]["spearman"] > 0.7
     assert load_run_config(run).task.label == "score"
     predictor = Predictor(run)
-    lines = predictor.lines(predictor.read(cfg.task.dev))
+    lines = predictor.lines([predictor.read(cfg.task.dev)])
     given = [json.loads(x)["score"] for x in cfg.task.dev.read_text().splitlines()]
     cosines = [x["similarity"] for x in lines]
     spearman = spearmanr(cosines, given).statistic

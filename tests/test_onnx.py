@@ -11,6 +11,7 @@ import portable_models
 import pytest
 from bare_runs import bare_run
 from exchange_models import worst
+from group_runs import tuned
 from portable_models import LABELS, TOKENIZER, make_ids, make_model
 from prepared_corpus import WORDS
 
@@ -269,3 +270,14 @@ def test_eight_bits_are_measured_on_the_dev_set(onnx, tuned_run, tmp_path, capfd
 def test_only_onnx_is_quantised(tuned_run, tmp_path):
     with pytest.raises(ValueError, match="--quantize int8 would be ignored"):
         export_run(tuned_run, tmp_path / "out", "huggingface", quantize="int8")
+
+
+@pytest.mark.parametrize("name", ["choice", "scored"])
+def test_eight_bits_of_groups_are_measured(onnx, tmp_path, name):
+    """The graph takes one row at a time; some examples have fewer choices than others."""
+    run, _, results = tuned(tmp_path, bare_run(tmp_path), name)
+    export_run(run, tmp_path / "out", "onnx", quantize="int8")
+    manifest = json.loads((tmp_path / "out" / "bert_jax_export.json").read_text())
+    scores = manifest["int8"]["scores"]
+    assert scores[FILES[0]] == pytest.approx(results["eval"], abs=1e-4)
+    assert scores[FILES[1]] != scores[FILES[0]]

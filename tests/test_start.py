@@ -246,3 +246,20 @@ def test_the_program_is_quiet_when_its_reader_goes():
         timeout=60,
     )
     assert (done.stdout, done.stderr) == ("141\n", "")
+
+
+def test_prediction_starts_without_the_packages_of_scores():
+    """They would be a third of the time until the first prediction."""
+    program = (
+        "import sys, bert_jax.train.predict\n"
+        "slow = ('sklearn', 'scipy.stats', 'scipy.optimize')\n"
+        "print([name for name in slow if name in sys.modules])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.strip().endswith("[]")

@@ -11,16 +11,19 @@ import logging
 import pathlib
 import statistics
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from bert_jax.batch import ClassifyBatch
 from bert_jax.config import FinetuneConfig
 from bert_jax.data.labelled.examples import EncodedExamples
 from bert_jax.exchange.libraries import library
 from bert_jax.exchange.portable import INPUTS
 from bert_jax.exchange.write_onnx import MODEL_FILE
-from bert_jax.train.logits import held_out_batches
+from bert_jax.model.rows import MASKED_SCORE
+from bert_jax.train.logits import Part, held_out_batches, in_order
 from bert_jax.train.predict import Predictor
 from bert_jax.train.run import load_run_config
 from bert_jax.train.task_files import read_held_out
@@ -72,14 +75,15 @@ def measure_quantized(run: pathlib.Path, directory: pathlib.Path) -> dict[str, A
         that alternate, on the CPU. Empty where the run has no held-out examples.
 
     Raises:
-        FileNotFoundError, ValueError: the held-out file cannot be read any more.
+        FileNotFoundError, ValueError: the held-out file cannot be read any more, or has
+            changed.
     """
     cfg = load_run_config(run)
     if not isinstance(cfg, FinetuneConfig) or cfg.task.dev is None:
         return {}
     predictor = Predictor(run)
     task = predictor.task
-    held_out = read_held_out(task, cfg.task)
+    held_out = read_held_out(task, cfg.task, predictor.info.data["validation"])
     encoded = predictor.encode(held_out)
     sessions = {
         name: library("onnxruntime", "onnx", "Quantised exports").InferenceSession(
@@ -122,21 +126,30 @@ def describe_quantized(sizes: dict[str, int], measured: dict[str, Any]) -> str:
 
 def _logits(session: Any, encoded: EncodedExamples) -> np.ndarray:
     """Logits of all rows, in the form of `BatchedLogits`."""
-    length = encoded.input_ids.shape[1]
-    rows = np.empty(0)
-    for numbers, longest in zip(*held_out_batches(encoded, _BATCH_SIZE), strict=True):
-        batch = encoded.batch(numbers, numbers.size, longest)
-        feeds = (batch.input_ids, batch.input_mask, batch.segment_ids)
-        found = session.run(
-            None, {x: np.int64(y) for x, y in zip(INPUTS, feeds, strict=True)}
-        )
-        # The ends of a span come apart; logits of texts have no axis of tokens.
-        out = found[0] if len(found) == 1 else np.stack(found, axis=-1)
-        if not rows.size:
-            shape = (length, out.shape[2]) if out.ndim == 3 else out.shape[1:]
-            rows = np.zeros((len(encoded), *shape), out.dtype)
-        if out.ndim == 3:
-            rows[numbers, :longest] = out
-        else:
-            rows[numbers] = out
-    return rows
+
+    def parts() -> Iterator[Part]:
+        plan = held_out_batches(encoded, _BATCH_SIZE)
+        for numbers, length in zip(*plan, strict=True):
+            batch = encoded.batch(numbers, numbers.size, length)
+            yield numbers, length, _of_batch(session, batch)
+
+    return in_order(encoded, parts())
+
+
+def _of_batch(session: Any, batch: ClassifyBatch) -> np.ndarray:
+    """What a task's `apply` gives, by a graph that takes the rows of groups one by one."""
+    *groups, length = batch.input_ids.shape
+    given = (batch.input_ids, batch.input_mask, batch.segment_ids)
+    feeds = [np.int64(x).reshape(-1, length) for x in given]
+    there = feeds[1].any(axis=1)  # a group may lack rows
+    found = session.run(
+        None, {name: x[there] for name, x in zip(INPUTS, feeds, strict=True)}
+    )
+    # The ends of a span come apart.
+    out = found[0] if len(found) == 1 else np.stack(found, axis=-1)
+    if len(groups) == 1:
+        return out
+    every = np.full((there.size, *out.shape[1:]), MASKED_SCORE, out.dtype)
+    every[there] = out
+    # Each choice has one logit; vectors keep their axis.
+    return every.reshape(*groups, *(size for size in out.shape[1:] if size > 1))

@@ -11,7 +11,7 @@ from bert_jax.train.run import load_run, load_run_config, load_run_tokenizer
 from bert_jax.train.significance import Judged, differences
 from bert_jax.train.sweep_grid import Setting, whole_file
 from bert_jax.train.sweep_summary import out_of_fold_path
-from bert_jax.train.task_files import read_held_out
+from bert_jax.train.task_files import check_unchanged, read_held_out
 from bert_jax.train.tasks import Task, task_named, task_of
 
 
@@ -162,7 +162,7 @@ def _side_of_sweep(path: pathlib.Path, found: dict[str, Any]) -> Side:
     what += f", all {found['folds']} folds together"
     cfg, task = _settings(path / of_setting[0]["run"])
     examples, outputs = whole_file(task, cfg.task)
-    _check_file(examples, found["folds_sha256"])
+    check_unchanged(examples, found["folds_sha256"])
     first = path / of_setting[0]["run"]  # the rows of all folds are as long as its rows
     judged = [_judged(first, place, task, examples, outputs) for place in places]
     return Side(task, judged, found["folds_sha256"], what, chosen)
@@ -179,8 +179,7 @@ def _side_of_runs(
         )
     (sha256,) = hashes
     cfg, task = _settings(runs[0])
-    examples = read_held_out(task, cfg.task)
-    _check_file(examples, sha256)
+    examples = read_held_out(task, cfg.task, sha256)
     outputs = load_run(runs[0]).labels or ()
     judged = [_judged(run, run, task, examples, outputs) for run in runs]
     return Side(task, judged, sha256, what, chosen)
@@ -205,11 +204,3 @@ def _judged(
     tokenizer = load_run_tokenizer(run)
     encoded = task.encode(tokenizer, examples, outputs, cfg.sequence_length)
     return Judged(load_logits(place), encoded, examples, outputs)
-
-
-def _check_file(examples: Any, sha256: str) -> None:
-    if examples.sha256() != sha256:
-        raise ValueError(
-            f"{examples.reading.path} has changed: its examples have SHA-256 {examples.sha256()[:12]}, and "
-            f"those that the run was judged on {sha256[:12]}. Restore the file."
-        )

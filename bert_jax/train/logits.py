@@ -1,7 +1,7 @@
 """Computes logits of rows batch by batch, for scores and predictions."""
 
 import collections
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -26,6 +26,10 @@ from bert_jax.train.tasks.task import Task
 _FEW_ROWS = (1, 8)
 # Batches that the device may have while the host makes the next one.
 _IN_FLIGHT = 2
+
+
+Part = tuple[np.ndarray, int, Any]
+"""Of a batch: numbers of its rows, the length of its rows, and their logits."""
 
 
 class BatchedLogits:
@@ -63,42 +67,56 @@ class BatchedLogits:
         Raises:
             ValueError: an id is outside its table.
         """
-        found: np.ndarray | None = None
-        of_tokens = False
         batch_size = self._batch_size(len(examples))
         plan = held_out_batches(examples, batch_size, self._lengths)
         self._lengths.update(plan.lengths.tolist())
 
-        def batches() -> Iterator[tuple[np.ndarray, int, jax.Array]]:
+        def batches() -> Iterator[Part]:
             for numbers, length in zip(*plan, strict=True):
                 batch = examples.batch(numbers, batch_size, length)
                 check_ids(self.model, batch)
                 batch = global_batch(self.mesh, batch)
                 yield numbers, length, self._logits(params, batch)
 
-        for done, (numbers, length, computed) in enumerate(_ahead(batches()), 1):
-            out = np.asarray(computed)
-            if found is None:
-                # Logits of tokens, as of texts, go back to the place of their row.
-                rest = out.shape[1:]
-                of_tokens = out.ndim > examples.input_ids.ndim
-                if of_tokens:
-                    rest = (*examples.input_ids.shape[1:], out.shape[-1])
-                found = np.zeros((len(examples), *rest), out.dtype)
-            out = out[: numbers.size]
-            if of_tokens:
-                found[numbers, ..., :length, :] = out
-            else:
-                found[numbers] = out
-            progress(done, len(plan.numbers))
-        assert found is not None, "no rows"
-        return found
+        def counted() -> Iterator[Part]:
+            for done, part in enumerate(_ahead(batches()), 1):
+                yield part
+                progress(done, len(plan.numbers))
+
+        return in_order(examples, counted())
 
     def _batch_size(self, num_rows: int) -> int:
         if self.mesh.size > 1:  # every device takes its share of a batch
             return self.batch_size
         few = [size for size in _FEW_ROWS if num_rows <= size <= self.batch_size]
         return few[0] if few else self.batch_size
+
+
+def in_order(examples: EncodedExamples, parts: Iterable[Part]) -> np.ndarray:
+    """Logits of all rows in their order; those of tokens stand at the tokens' places.
+
+    Args:
+        examples: the rows.
+        parts: what was computed of each batch; together they have every row once.
+
+    Returns:
+        float32 [rows, ...]; 0 on padding that was not computed.
+    """
+    found: np.ndarray | None = None
+    for numbers, length, computed in parts:
+        out = np.asarray(computed)[: numbers.size]
+        of_tokens = out.ndim > examples.input_ids.ndim
+        if found is None:
+            rest = out.shape[1:]
+            if of_tokens:
+                rest = (*examples.input_ids.shape[1:], out.shape[-1])
+            found = np.zeros((len(examples), *rest), out.dtype)
+        if of_tokens:
+            found[numbers, ..., :length, :] = out
+        else:
+            found[numbers] = out
+    assert found is not None, "no rows"
+    return found
 
 
 def _ahead(batches: Iterator[Any]) -> Iterator[Any]:

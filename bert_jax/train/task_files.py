@@ -68,15 +68,32 @@ def _num_known(train: Any, held_out: Any) -> int:
     return sum(json.dumps(record) in known for record in held_out.records())
 
 
-def read_held_out(task: Task, cfg: TaskConfig) -> Any:
+def read_held_out(task: Task, cfg: TaskConfig, sha256: str) -> Any:
     """The examples that a run was judged on, read or drawn again.
 
+    Args:
+        sha256: their identity, from run.json.
+
     Raises:
-        FileNotFoundError, ValueError: as for `read_examples`.
+        FileNotFoundError, ValueError: as for `read_examples`, or the file has changed.
     """
     if isinstance(cfg.dev, float):
-        return _parted(task, cfg, task.read(cfg.train, cfg, "train"))[1]
-    return task.read(cfg.dev, cfg, "validation")
+        _, examples = _parted(task, cfg, task.read(cfg.train, cfg, "train"))
+    else:
+        examples = task.read(cfg.dev, cfg, "validation")
+    check_unchanged(examples, sha256)
+    return examples
+
+
+def check_unchanged(examples: Examples, sha256: str) -> None:
+    """Raises ValueError if these are not the examples of this identity."""
+    found = examples.sha256()
+    if found != sha256:
+        raise ValueError(
+            f"{examples.reading.path} has changed: its examples have SHA-256 {found[:16]}, "
+            f"and those that the run was judged on {sha256[:16]}. Restore the file; or, to "
+            "judge on it as it is, pass it to `bert-jax evaluate RUN FILE`."
+        )
 
 
 def _parted(task: Task, cfg: TaskConfig, whole: Any) -> tuple[Any, Any]:

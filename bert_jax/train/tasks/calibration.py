@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 from bert_jax.train.tasks.task import log_softmax
 
@@ -30,6 +29,8 @@ def calibration(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", sections 2 and 4.2.
     """
+    from scipy.optimize import minimize_scalar
+
     logits = logits.astype(np.float64)
 
     def loss(log_temperature: float) -> float:

@@ -7,11 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from sklearn.metrics import (
-    confusion_matrix,
-    f1_score,
-    matthews_corrcoef,
-)
 
 from bert_jax.batch import ClassifyBatch
 from bert_jax.config import TaskConfig
@@ -132,6 +127,8 @@ class Classification(TextTask):
 
         `confusion` has counts by true class (rows) and predicted class.
         """
+        from sklearn.metrics import confusion_matrix
+
         logits, truth = of_examples(logits, encoded)
         found = logits.argmax(axis=1)
         counts = confusion_matrix(truth, found, labels=range(len(outputs)))
@@ -209,6 +206,8 @@ def classification_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, f
 
     Source: Wang et al. 2019, "GLUE", section 3; Gorodkin 2004 for more than two classes.
     """
+    from sklearn.metrics import f1_score, matthews_corrcoef
+
     predicted = logits.argmax(axis=1)
     log_probs = log_softmax(logits)
     found = {
@@ -222,6 +221,8 @@ def classification_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, f
 
 
 def _label_scores(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    from sklearn.metrics import f1_score
+
     return {
         "accuracy": float((truth == predicted).mean()),
         "macro_f1": float(f1_score(truth, predicted, average="macro")),

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import rankdata
 
 from bert_jax.batch import ClassifyBatch
 from bert_jax.config import ComputeConfig, DropoutConfig, ModelConfig, TaskConfig
@@ -29,7 +28,7 @@ from bert_jax.model.rows import MASKED_SCORE
 from bert_jax.model.sentence_embedding import Pooling
 from bert_jax.train.losses import Mean, cross_entropy, weighted
 from bert_jax.train.tasks.intervals import fisher, wilson
-from bert_jax.train.tasks.regression import pearson
+from bert_jax.train.tasks.regression import pearson, spearman
 from bert_jax.train.tasks.sums import Sums, means
 from bert_jax.train.tasks.task import Metric, Task, log_softmax
 
@@ -178,7 +177,7 @@ class Embeddings(Task):
             return {name: float(values.mean()) for name, values in found.items()}
         cosines, labels = cosines_of(logits), encoded.labels.astype(np.float64)
         return {
-            "spearman": pearson(rankdata(cosines), rankdata(labels)),
+            "spearman": spearman(cosines, labels),
             "pearson": pearson(cosines, labels),
             "loss": float(self.example_losses(logits, encoded, examples).mean()),
         }

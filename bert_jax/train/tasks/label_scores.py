@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import precision_recall_fscore_support
 
 PER_LABEL = ("precision", "recall", "f1", "support")
 """Scores of one label; support is how often it occurs."""
@@ -20,6 +19,8 @@ def label_scores(
         found: predictions of the same form.
         names: of the labels.
     """
+    from sklearn.metrics import precision_recall_fscore_support
+
     columns = precision_recall_fscore_support(
         truth, found, labels=range(len(names)), zero_division=0.0
     )

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import rankdata
 
 from bert_jax.batch import ClassifyBatch
 from bert_jax.config import TaskConfig
@@ -114,10 +113,17 @@ def regression_scores(predictions: np.ndarray, labels: np.ndarray) -> dict[str, 
     error = float(np.square(x - y).mean())
     return {
         "pearson": pearson(x, y),
-        "spearman": pearson(rankdata(x), rankdata(y)),
+        "spearman": spearman(x, y),
         "mse": error,
         "loss": error,
     }
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """Correlation of the ranks of two vectors, or 0 if one of them is constant."""
+    from scipy.stats import rankdata
+
+    return pearson(rankdata(x), rankdata(y))
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> float:
