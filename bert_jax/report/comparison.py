@@ -63,7 +63,9 @@ def _part(
 ) -> Part:
     scores = _simple_scores(baselines, runs) + _tuned_scores(runs, pretrain)
     subject = formats.heading(task.name)
-    if runs and (file := runs[0].config["task"]["dev"]):
+    given = runs[0].config["task"] if runs else {"dev": None}
+    # A number is the share of the training file that is held out.
+    if file := given["train" if isinstance(given["dev"], float) else "dev"]:
         subject += f" of {'/'.join(Path(file).parts[-2:])}"
     if number := next((x.num_examples for x in scores if x.num_examples), None):
         subject += f", {formats.plural(number, 'held-out example')}"
