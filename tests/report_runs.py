@@ -227,6 +227,7 @@ def put_finetune(
     finished: bool = True,
     model: ModelConfig = MODEL,
     data: str = "v1",
+    dev: Path | float = Path("dev.tsv"),
     **scores: float,
 ) -> Path:
     """A fine-tuned run of 200 held-out examples; from scratch without an encoder."""
@@ -293,7 +294,7 @@ def put_finetune(
     cfg = FinetuneConfig(
         checkpoint=Path("runs/p"),
         from_scratch=encoder is None,
-        task=TaskConfig(kind=task, dev=Path("dev.tsv")),
+        task=TaskConfig(kind=task, train=Path("train.tsv"), dev=dev),
     )
     return put(path, info, cfg, lines, results if finished else None)
 

@@ -167,6 +167,10 @@ def test_labels_that_name_no_choice_are_told(write, letters):
     mixed = choices_of(write("m.jsonl", rows))
     with pytest.raises(ValueError, match="labels are '0', '1', '2'; expected"):
         choice_names(mixed)
+    with pytest.raises(
+        ValueError, match=r"m\.jsonl, example 3: the label '2' \(1 time"
+    ):
+        encode_choices(letters, mixed, ("0", "1"), 8)
     beyond = choices_of(write("y.jsonl", [{**row, "answer": "2"}]))
     with pytest.raises(ValueError, match="example 1 has the label '2' and 2 choices"):
         encode_choices(letters, beyond, ("0", "1", "2"), 8)

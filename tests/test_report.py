@@ -144,6 +144,14 @@ def test_every_task_has_its_page(tmp_path: Path, task: str, shown: tuple) -> Non
     assert "Confusion" not in text
 
 
+def test_a_held_out_share_is_named_by_its_training_file(tmp_path: Path) -> None:
+    """`--dev 0.1` is a number where others have a file."""
+    run = put_finetune(tmp_path / "run", dev=0.1)
+    text = text_of(report(tmp_path / "out", finetunes=[run]))
+    assert "Classification of train.tsv, 200 held-out examples" in text
+    assert "Held out: a share of 0.1 of the training file" in text
+
+
 def test_tasks_and_data_are_not_mixed(tmp_path: Path, tuned: Path) -> None:
     encoder = origin(tmp_path / "runs/p")
     other = put_finetune(tmp_path / "o", encoder=encoder, data="v2", accuracy=0.99)

@@ -64,7 +64,10 @@ def origin(run: Run, pretrain: Run | None) -> tuple[str, str]:
             lines += _verdict(encoder, start_of(run, pretrain), pretrain)
         number = f", {found['num_train']:,} examples" if found else ""
         lines.append(f"Training: {cfg.task.train or 'embedded example'}{number}")
-        lines.append(f"Held out: {cfg.task.dev or 'embedded example'}")
+        held_out = cfg.task.dev or "embedded example"
+        if isinstance(held_out, float):
+            held_out = f"a share of {held_out:g} of the training file"
+        lines.append(f"Held out: {held_out}")
     if "device" in found:
         use = run.series("train", "mfu").values
         peak = f", {statistics.median(use):.1%} of its peak FLOP/s" if use else ""

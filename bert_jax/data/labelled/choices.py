@@ -266,7 +266,11 @@ def encode_choices(
     """
     labels = np.zeros(len(examples), np.int32)
     if examples.labels:
-        labels = numbers_of(examples.labels, names)
+        labels = numbers_of(
+            examples.labels,
+            names,
+            place=lambda number: f"{examples.reading.path}, example {number + 1:,}",
+        )
         beyond = np.flatnonzero(labels >= examples.sizes)
         if beyond.size:
             number = int(beyond[0])
