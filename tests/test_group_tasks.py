@@ -50,7 +50,7 @@ def test_choices_are_learned_and_predicted(runs):
     assert results["eval"]["accuracy"] > 0.9 > results["constant"]["accuracy"] + 0.2
     assert load_run(run).labels == ("0", "1", "2")
     predictor = Predictor(run)
-    lines = predictor.lines([predictor.read(cfg.task.dev)])
+    lines = list(predictor.lines([predictor.read(cfg.task.dev)]))
     given = [json.loads(x) for x in cfg.task.dev.read_text().splitlines()]
     assert [x["text"] for x in lines] == [[x["question"], *x["choices"]] for x in given]
     right = [x["label"] == str(y["answer"]) for x, y in zip(lines, given, strict=True)]
@@ -69,7 +69,7 @@ def test_similarities_are_learned_and_predicted(runs, capsys):
     assert results["eval"]["spearman"] > 0.7
     assert load_run_config(run).task.label == "score"
     predictor = Predictor(run)
-    lines = predictor.lines([predictor.read(cfg.task.dev)])
+    lines = list(predictor.lines([predictor.read(cfg.task.dev)]))
     given = [json.loads(x)["score"] for x in cfg.task.dev.read_text().splitlines()]
     cosines = [x["similarity"] for x in lines]
     spearman = spearmanr(cosines, given).statistic

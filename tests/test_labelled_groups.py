@@ -257,3 +257,13 @@ def test_the_similarities_of_sts_are_read_as_they_are(shared_data):
     dev = pairs_of(shared_data / "stsb/dev.tsv")
     assert len(dev) == 1_500
     assert "scored pairs" in TASKS["embeddings"].counts(dev, ())
+
+
+def test_settings_for_several_labels_are_refused(write):
+    cfg = TaskConfig(label_columns=("a", "b"))
+    choices = write("c.jsonl", [{"question": "q", "choices": ["x", "y"], "answer": 0}])
+    pairs = write("p.jsonl", [{"sentence1": "a", "sentence2": "b", "score": 1.0}])
+    with pytest.raises(ValueError, match=r"label_columns=\('a', 'b'\).* be ignored"):
+        read_choices(choices, cfg)
+    with pytest.raises(ValueError, match=r"label_columns=\('a', 'b'\).* be ignored"):
+        read_text_pairs(pairs, cfg, "train")

@@ -24,7 +24,7 @@ from bert_jax.data.labelled.examples import (
 from bert_jax.data.labelled.groups import encode_groups
 from bert_jax.data.labelled.labels import numbers_of
 from bert_jax.data.labelled.tables import SUFFIXES, Table, read_table
-from bert_jax.data.labelled.texts import text_of
+from bert_jax.data.labelled.texts import refuse_several_labels, text_of
 from bert_jax.data.labelled.unlabelled import Unlabelled
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 
@@ -144,6 +144,7 @@ def _open(
     path: pathlib.Path | None, cfg: TaskConfig, *, labelled: bool
 ) -> tuple[Table, _Columns]:
     path = require_file(path, SUFFIXES)
+    refuse_several_labels(path, cfg)
     table = read_table(path, cfg)
     if not table.rows:
         raise ValueError(f"{path} holds no rows; expected questions with choices.")

@@ -21,7 +21,7 @@ from bert_jax.data.labelled.examples import (
 from bert_jax.data.labelled.groups import encode_groups
 from bert_jax.data.labelled.labels import is_number
 from bert_jax.data.labelled.tables import SUFFIXES, Table, read_table
-from bert_jax.data.labelled.texts import text_of
+from bert_jax.data.labelled.texts import refuse_several_labels, text_of
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 
 _NEGATIVES = ("negative", "hard_negative", "hard_neg", "neg")
@@ -80,6 +80,7 @@ def read_text_pairs(
         FileNotFoundError: nothing is there.
     """
     path = require_file(path, SUFFIXES)
+    refuse_several_labels(path, cfg)
     table = read_table(path, cfg)
     if not table.rows:
         raise ValueError(f"{path} holds no rows; expected pairs of texts.")

@@ -97,12 +97,8 @@ def read_texts(
     """
     folder = path is not None and is_tfds(path)
     path = require_file(path, SUFFIXES, folder=folder or not (numbers or several))
-    if not several and (cfg.label_columns or cfg.label_separator):
-        raise ValueError(
-            f"label_columns={cfg.label_columns} and label_separator="
-            f"{cfg.label_separator!r} would be ignored: {path} is read with one label for "
-            "each text. Pass --task multilabel if a text may have several."
-        )
+    if not several:
+        refuse_several_labels(path, cfg)
     read = _read_folders if path.is_dir() and not folder else _read_table
     rows, reading = read(path, cfg.of_split(split), split)
     separator = None
@@ -149,6 +145,16 @@ def read_texts(
         _refuse_lost_numbers(labels, places)
     reading = dataclasses.replace(reading, num_skipped=num_skipped)
     return LabelledTexts(tuple(texts), tuple(labels), reading, tuple(places))
+
+
+def refuse_several_labels(path: pathlib.Path, cfg: TaskConfig) -> None:
+    """Raises ValueError if settings for several labels of a text would be ignored."""
+    if cfg.label_columns or cfg.label_separator:
+        raise ValueError(
+            f"label_columns={cfg.label_columns} and label_separator="
+            f"{cfg.label_separator!r} would be ignored: {path} is read with one label for "
+            "each text. Pass --task multilabel if a text may have several."
+        )
 
 
 _Rows = list[tuple[str, list[Any]]]
