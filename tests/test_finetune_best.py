@@ -109,7 +109,7 @@ def test_the_best_state_is_what_others_take(cfg, tuned):
     scores = predictor.task.scores(found, encoded, held_out, predictor.outputs)
     # One device here, eight there: sums in another order.
     assert scores["loss"] == pytest.approx(results["eval"]["loss"], rel=1e-4)
-    details = predictor.task.details(found, encoded, predictor.outputs)
+    details = predictor.task.details(found, encoded, held_out, predictor.outputs)
     assert details["confusion"] == results["confusion"]
     assert evaluate_run(run, None)["loss"] == pytest.approx(scores["loss"], rel=1e-5)
 

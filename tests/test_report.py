@@ -148,7 +148,7 @@ def test_a_held_out_share_is_named_by_its_training_file(tmp_path: Path) -> None:
     """`--dev 0.1` is a number where others have a file."""
     run = put_finetune(tmp_path / "run", dev=0.1)
     text = text_of(report(tmp_path / "out", finetunes=[run]))
-    assert "Classification of train.tsv, 200 held-out examples" in text
+    assert "Classification of a share of 0.1 of train.tsv, 200 held-out" in text
     assert "Held out: a share of 0.1 of the training file" in text
 
 
