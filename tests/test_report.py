@@ -270,15 +270,6 @@ def test_a_fine_tuned_run_without_results(tmp_path: Path) -> None:
     assert "83.5%" in text
 
 
-def test_a_run_that_was_judged_on_a_share_of_its_file(tmp_path: Path) -> None:
-    run = put_finetune(tmp_path / "run")
-    config = json.loads((run / "config.json").read_text())
-    config["task"] |= {"train": "data/reviews.tsv", "dev": 0.1}
-    (run / "config.json").write_text(json.dumps(config))
-    text = text_of(report(tmp_path / "out", finetunes=[run]))
-    assert "Classification of a share of 0.1 of data/reviews.tsv" in text
-
-
 @pytest.mark.parametrize("task", EVALS)
 def test_runs_that_have_logged_nothing_yet(tmp_path: Path, task: str) -> None:
     """Before the first line of a fine-tuning, and beside one that has ended."""
