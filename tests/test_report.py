@@ -1,7 +1,6 @@
 """The report: what appears, what it computes, and that it stands on its own."""
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 
