@@ -4,17 +4,34 @@ import dataclasses
 import pathlib
 from typing import Annotated, Literal
 
-import tyro
-
 from bert_jax.config.checks import require, require_positive, require_seed
 from bert_jax.config.compute import ComputeConfig
 from bert_jax.config.dropout import DropoutConfig
+from bert_jax.config.flags import flag
 from bert_jax.config.loop import LoopConfig
 from bert_jax.config.lora import LoraConfig
 from bert_jax.config.mesh import MeshConfig
 from bert_jax.config.optimizer import OptimizerConfig
 
 Split = Literal["train", "validation"]
+TaskName = Literal[
+    "classification",
+    "multilabel",
+    "regression",
+    "tokens",
+    "spans",
+    "choice",
+    "embeddings",
+    "glue/cola",
+    "glue/sst2",
+    "glue/mrpc",
+    "glue/qqp",
+    "glue/stsb",
+    "glue/mnli",
+    "glue/qnli",
+    "glue/rte",
+    "glue/wnli",
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,27 +133,7 @@ class TaskConfig(FileConfig):
     """The text columns of the validation file, where it names them otherwise."""
     dev_label: str | None = None
     """The label column of the validation file, where it names it otherwise."""
-    kind: Annotated[
-        Literal[
-            "classification",
-            "multilabel",
-            "regression",
-            "tokens",
-            "spans",
-            "choice",
-            "embeddings",
-            "glue/cola",
-            "glue/sst2",
-            "glue/mrpc",
-            "glue/qqp",
-            "glue/stsb",
-            "glue/mnli",
-            "glue/qnli",
-            "glue/rte",
-            "glue/wnli",
-        ],
-        tyro.conf.arg(name="task"),
-    ] = "classification"
+    kind: "Annotated[TaskName, flag(name='task')]" = "classification"
     """What is learned. classification: a class for each text or pair of texts.
     multilabel: any number of labels for each, which do not exclude each other.
     regression: a number for each, trained by its squared error. tokens: a tag for each
@@ -275,7 +272,7 @@ class FinetuneConfig:
     from_scratch: bool = False
     """Take architecture and tokenizer of the checkpoint, but random weights. The score
     beside it shows what pretraining is worth."""
-    task: Annotated[TaskConfig, tyro.conf.arg(name="")] = TaskConfig()
+    task: "Annotated[TaskConfig, flag(name='')]" = TaskConfig()
     compute: ComputeConfig = ComputeConfig()
     dropout: DropoutConfig = DropoutConfig()
     mesh: MeshConfig = MeshConfig()
@@ -284,7 +281,7 @@ class FinetuneConfig:
     """Train the head alone, on top of the encoder as it is: fast, and for little data. It
     needs a higher learning rate than training all weights, about 1e-3. To freeze less, name
     parts in --optimizer.freeze and give --optimizer.freeze-layers."""
-    lora: Annotated[LoraConfig, tyro.conf.arg(name="")] = LoraConfig()
+    lora: "Annotated[LoraConfig, flag(name='')]" = LoraConfig()
     loop: LoopConfig = LoopConfig(log_every_steps=20, eval_every_steps=None)
     sequence_length: int | None = None
     """Largest number of tokens of a row. Default: the length that 99 % of the training

@@ -3,26 +3,27 @@
 import dataclasses
 from typing import Annotated, Literal
 
-import tyro
-
 from bert_jax.config.checks import require
+from bert_jax.config.flags import flag
+
+Target = Literal["query", "key", "value", "out", "up", "down"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoraConfig:
     """Low-rank changes of frozen weights (Hu et al. 2021)."""
 
-    rank: Annotated[int, tyro.conf.arg(name="lora-rank")] = 0
+    rank: "Annotated[int, flag(name='lora-rank')]" = 0
     """Train low-rank changes of some weights of the encoder, and the head; the encoder's
     own weights stay as they are. A change is the product of two matrices of this rank, and
     is added to the weights that other commands take. It needs a higher learning rate than
     training all weights, about 5e-4. 0: no LoRA."""
-    alpha: Annotated[float, tyro.conf.arg(name="lora-alpha")] = 8.0
+    alpha: "Annotated[float, flag(name='lora-alpha')]" = 8.0
     """The change is multiplied by alpha / rank."""
-    targets: Annotated[
-        tuple[Literal["query", "key", "value", "out", "up", "down"], ...],
-        tyro.conf.arg(name="lora-targets"),
-    ] = ("query", "value")
+    targets: "Annotated[tuple[Target, ...], flag(name='lora-targets')]" = (
+        "query",
+        "value",
+    )
     """The weights of each layer that LoRA changes. query, key, value, out: those of the
     attention. up, down: those of the feed-forward block."""
 
