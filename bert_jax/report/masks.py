@@ -5,8 +5,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
-_WORD_START = "▁"  # SentencePiece
-_CONTINUES = "##"  # WordPiece
+from bert_jax.data.tokenizers.pieces import CONTINUES, SPACE, bare
+
 _SPECIAL = re.compile(r"\[[A-Z]+\]")
 _CLOSING = frozenset(".,;:!?%)]}'’”")
 _OPENING = frozenset("([{'‘“")
@@ -43,7 +43,7 @@ def pieces(tokens: Sequence[dict[str, Any]]) -> list[Piece]:
     Args:
         tokens: `tokens` of one of the `mask_examples` in the results of a pretraining run.
     """
-    sentencepiece = any(token["text"].startswith(_WORD_START) for token in tokens)
+    sentencepiece = any(token["text"].startswith(SPACE) for token in tokens)
     shown = [x for x in tokens if x["guesses"] or x["text"] not in ("[PAD]", "[CLS]")]
     made: list[Piece] = []
     previous = ""
@@ -58,23 +58,24 @@ def pieces(tokens: Sequence[dict[str, Any]]) -> list[Piece]:
             (_guess(guess, sentencepiece), f"{share:.1%}", guess == text)
             for guess, share in token["guesses"] or ()
         ]
-        made.append(Piece(" " if apart and made else "", _bare(text), special, guesses))
+        made.append(
+            Piece(" " if apart and made else "", _shown(text), special, guesses)
+        )
         previous = text
     return made
 
 
 def _continues(text: str, sentencepiece: bool) -> bool:
     """Whether a piece goes on with the word of the one before it."""
-    return (
-        text.startswith(_WORD_START if sentencepiece else _CONTINUES) != sentencepiece
-    )
+    return text.startswith(SPACE if sentencepiece else CONTINUES) != sentencepiece
 
 
-def _bare(text: str) -> str:
-    return text.removeprefix(_CONTINUES).replace(_WORD_START, " ").strip() or "␣"
+def _shown(text: str) -> str:
+    return bare(text) or "␣"
 
 
 def _guess(text: str, sentencepiece: bool) -> str:
     """A piece on its own; an ellipsis tells "…ing" from a word."""
-    bare = _bare(text)
-    return f"…{bare}" if _continues(text, sentencepiece) and bare[0].isalnum() else bare
+    shown = _shown(text)
+    goes_on = _continues(text, sentencepiece) and shown[0].isalnum()
+    return f"…{shown}" if goes_on else shown

@@ -17,7 +17,7 @@ from bert_jax.config import MeshConfig
 from bert_jax.data.labelled.examples import RowBuilder, Text
 from bert_jax.data.labelled.lengths import compiled_lengths
 from bert_jax.data.labelled.unlabelled import NO_TEXT
-from bert_jax.data.tokenizers.tokenizer import Tokenizer
+from bert_jax.data.tokenizers.pieces import CONTINUES, SPACE, bare
 from bert_jax.limits import check_range
 from bert_jax.model import pretraining
 from bert_jax.model.masking import MaskedBatch
@@ -30,8 +30,6 @@ from bert_jax.train.run import load_run, load_run_config, load_run_tokenizer
 
 _BATCH_SIZES = (1, 8, 32)
 _NUM_MASKS = (1, 4, 16, 64)
-_WORD_START = "▁"  # of SentencePiece
-_CONTINUES = "##"  # of WordPiece
 
 
 class _Row(NamedTuple):
@@ -73,6 +71,7 @@ class Filler:
         self.info, _, self.params = load_params(run, self.mesh, for_weights=True)
         self.tokenizer = load_run_tokenizer(run)
         self.mask = self.tokenizer.pieces[self.tokenizer.special.mask]
+        self._ids = {piece: n for n, piece in enumerate(self.tokenizer.pieces)}
         if not 0 < top <= self.tokenizer.vocab_size:
             raise ValueError(
                 f"top={top} is not in [1, {self.tokenizer.vocab_size}], the number of "
@@ -115,9 +114,8 @@ class Filler:
         """
         if not texts:
             raise ValueError(NO_TEXT)
-        for number, text in enumerate(texts, 1):
-            self.check(text, f"Text {number}")
-        return self._fill([text[0] for text in texts])
+        rows = [self._row(text, f"Text {n}") for n, text in enumerate(texts, 1)]
+        return self._fill([text[0] for text in texts], rows)
 
     def check(self, text: Text, where: str) -> None:
         """Requires that masks of a text can be filled in; `where` names it.
@@ -125,18 +123,7 @@ class Filler:
         Raises:
             ValueError: it is a pair, or has no mask, or has too many tokens.
         """
-        if len(text) != 1 or self.mask not in text[0]:
-            raise ValueError(
-                f"{where}, {_shown(text)}, has no mask. Write {self.mask}, the mask of this "
-                f"run's tokenizer, where something is to be guessed, as in 'Paris is the "
-                f"{self.mask} of France.'"
-            )
-        num_tokens = len(self._row(text[0]).ids) + 2
-        if num_tokens > self.length:
-            raise ValueError(
-                f"{where}, {_shown(text)}, has {num_tokens} tokens; this run takes at most "
-                f"{self.length}. Shorten it."
-            )
+        self._row(text, where)
 
     def lines(
         self, parts: Iterable[Sequence[str]], where: str
@@ -154,20 +141,19 @@ class Filler:
         """
         numbers, found_some = itertools.count(1), False
         for part in parts:
-            texts = []
+            texts, rows = [], []
             for text, number in zip(part, numbers, strict=False):
                 if text.strip():
-                    self.check((text,), f"{where} {number}")
+                    rows.append(self._row((text,), f"{where} {number}"))
                     texts.append(text)
-            for text, found in zip(texts, self._fill(texts), strict=True):
+            for text, found in zip(texts, self._fill(texts, rows), strict=True):
                 yield {"text": text, **found}
             found_some = found_some or bool(texts)
         if not found_some:
             raise ValueError(NO_TEXT)
 
     @our_settings()
-    def _fill(self, texts: Sequence[str]) -> list[dict[str, Any]]:
-        rows = [self._row(text) for text in texts]
+    def _fill(self, texts: Sequence[str], rows: Sequence[_Row]) -> list[dict[str, Any]]:
         order = sorted(range(len(rows)), key=lambda n: len(rows[n].ids))
         largest = _BATCH_SIZES[-1]
         found: dict[int, dict[str, Any]] = {}
@@ -223,8 +209,15 @@ class Filler:
         probs, pieces = jax.tree.map(np.asarray, found)
         return probs, pieces
 
-    def _row(self, text: str) -> _Row:
-        parts = text.split(self.mask)
+    def _row(self, text: Text, where: str) -> _Row:
+        """The row of a text; raises ValueError where `check` does."""
+        if len(text) != 1 or self.mask not in text[0]:
+            raise ValueError(
+                f"{where}, {_shown(text)}, has no mask. Write {self.mask}, the mask of this "
+                f"run's tokenizer, where something is to be guessed, as in 'Paris is the "
+                f"{self.mask} of France.'"
+            )
+        parts = text[0].split(self.mask)
         ids: list[int] = []
         masks: list[int] = []
         for number, (part, encoded) in enumerate(
@@ -233,15 +226,34 @@ class Filler:
             if number:
                 masks.append(len(ids))
                 ids.append(self.tokenizer.special.mask)
-                encoded = _without_word_start(self.tokenizer, part, encoded)
+                encoded = self._without_word_start(part, encoded)
             ids += encoded
+        if len(ids) + 2 > self.length:
+            raise ValueError(
+                f"{where}, {_shown(text)}, has {len(ids) + 2} tokens; this run takes at "
+                f"most {self.length}. Shorten it."
+            )
         return _Row(ids, masks)
+
+    def _without_word_start(self, part: str, encoded: list[int]) -> list[int]:
+        """The pieces of a text that stands directly behind a mask.
+
+        SentencePiece takes the beginning of every text for that of a word.
+        """
+        is_sentencepiece = self.tokenizer.kind == "sentencepiece"
+        if not is_sentencepiece or not encoded or part[:1].isspace():
+            return encoded
+        piece = self.tokenizer.pieces[encoded[0]]
+        if piece == SPACE:
+            return encoded[1:]
+        within = self._ids.get(piece.removeprefix(SPACE), encoded[0])
+        return [within, *encoded[1:]]
 
     def _guess_of(self, index: int, probability: float) -> dict[str, Any]:
         piece = self.tokenizer.pieces[index]
         return {
             "piece": piece,
-            "text": piece.removeprefix(_CONTINUES).replace(_WORD_START, " ").strip(),
+            "text": bare(piece),
             "probability": probability,
         }
 
@@ -256,26 +268,8 @@ class Filler:
     def _goes_on(self, piece: str) -> bool:
         """Whether a piece goes on with the word before it."""
         if self.tokenizer.kind == "sentencepiece":
-            return not piece.startswith((_WORD_START, "["))
-        return piece.startswith(_CONTINUES)
-
-
-def _without_word_start(
-    tokenizer: Tokenizer, part: str, encoded: list[int]
-) -> list[int]:
-    """The pieces of a text that stands directly behind a mask.
-
-    SentencePiece takes the beginning of every text for that of a word.
-    """
-    if tokenizer.kind != "sentencepiece" or not encoded or part[:1].isspace():
-        return encoded
-    piece = tokenizer.pieces[encoded[0]]
-    if piece == _WORD_START:
-        return encoded[1:]
-    bare = piece.removeprefix(_WORD_START)
-    if bare != piece and bare in tokenizer.pieces:
-        return [tokenizer.pieces.index(bare), *encoded[1:]]
-    return encoded
+            return not piece.startswith((SPACE, "["))
+        return piece.startswith(CONTINUES)
 
 
 def _shown(text: Text) -> str:

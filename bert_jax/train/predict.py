@@ -93,6 +93,11 @@ class Predictor:
             self.check(text, f"Text {number}")
         if not texts:
             raise ValueError(NO_TEXT)
+        return self._answers(texts)
+
+    @our_settings()
+    def _answers(self, texts: Sequence[Text]) -> list[dict[str, Any]]:
+        """The predictions of texts that were checked."""
         examples = self.task.unlabelled(texts)
         encoded = self.encode(examples)
         return self.task.predictions(
@@ -139,10 +144,12 @@ class Predictor:
     ) -> list[dict[str, Any] | None]:
         """The prediction of each text, or `None` if it is empty; `first` is a number."""
         full = [not is_empty(text) for text in texts]
-        for number, text in enumerate(texts, first):
-            if full[number - first]:
-                self.check(text, f"Text {number}")
-        found = iter(self(list(itertools.compress(texts, full))) if any(full) else ())
+        for number in np.flatnonzero(full):
+            self.check(texts[number], f"Text {first + number}")
+        answers = (
+            self._answers(list(itertools.compress(texts, full))) if any(full) else ()
+        )
+        found = iter(answers)
         return [next(found) if is_full else None for is_full in full]
 
     def check(self, text: Text, where: str) -> None:
@@ -152,17 +159,16 @@ class Predictor:
             ValueError: it is empty, or a pair where the task takes single texts, or the
                 reverse.
         """
-        given = repr(text[0] if len(text) == 1 else text)
-        if is_empty(text):
-            raise ValueError(
-                f"{where} is {given}; this run takes {self.num_texts or 'some'} non-empty "
-                "text(s) each."
-            )
-        if self.num_texts is not None and len(text) != self.num_texts:
-            raise ValueError(
-                f"{where} is {given}; this run takes {self.num_texts} non-empty text(s) "
-                "each (a pair has a tab between its two, or is two arguments)."
-            )
+        empty, wrong = is_empty(text), len(text) != (self.num_texts or len(text))
+        if not empty and not wrong:
+            return
+        pair = (
+            "" if empty else " (a pair has a tab between its two, or is two arguments)"
+        )
+        raise ValueError(
+            f"{where} is {(text[0] if len(text) == 1 else text)!r}; this run takes "
+            f"{self.num_texts or 'some'} non-empty text(s) each{pair}."
+        )
 
     def encode(self, examples: Any) -> EncodedExamples:
         """Rows of token ids from examples of the task."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-SPACE = "▁"  # U+2581, which stands for a space in pieces
+from bert_jax.data.tokenizers.pieces import SPACE
 
 _NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3  # values of Piece.Type
 _BPE = 2  # value of TrainerSpec.ModelType

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bert_jax.data.tokenizers.pieces import CONTINUES
 from bert_jax.data.tokenizers.tokenizer import (
     SPECIAL_PIECES,
     Tokenizer,
@@ -118,7 +119,7 @@ class WordPieceTokenizer(Tokenizer):
 
     @staticmethod
     def _opens_word(piece: str) -> bool:
-        return not piece.startswith("##")
+        return not piece.startswith(CONTINUES)
 
     def _options(self) -> dict[str, Any]:
         return super()._options() | {"strip_accents": self.strip_accents}
