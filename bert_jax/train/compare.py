@@ -1,13 +1,18 @@
 """Compares two encoders by what they answered to the same labelled examples."""
 
-import json
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from bert_jax.config import FinetuneConfig
+from bert_jax.data.labelled.examples import EncodedExamples
 from bert_jax.train.held_out_logits import load_logits
-from bert_jax.train.run import load_run, load_run_config, load_run_tokenizer
+from bert_jax.train.run import (
+    load_results,
+    load_run,
+    load_run_config,
+    load_run_tokenizer,
+)
 from bert_jax.train.significance import Judged, differences
 from bert_jax.train.sweep_grid import Setting, whole_file
 from bert_jax.train.sweep_summary import out_of_fold_path
@@ -130,13 +135,12 @@ def describe(found: dict[str, Any]) -> str:
 
 
 def _side(path: pathlib.Path) -> Side:
-    results = path / "results.json"
-    if not results.exists():
+    found = load_results(path)
+    if found is None:
         raise FileNotFoundError(
             f"{path} holds no results.json; expected a finished run of `bert-jax "
             "finetune`, or a finished `bert-jax sweep`."
         )
-    found = json.loads(results.read_text())
     if found.get("kind") == "sweep":
         return _side_of_sweep(path, found)
     return _side_of_runs([path], path, f"{path}, one run", chosen=False)
@@ -164,7 +168,7 @@ def _side_of_sweep(path: pathlib.Path, found: dict[str, Any]) -> Side:
     examples, outputs = whole_file(task, cfg.task)
     check_unchanged(examples, found["folds_sha256"])
     first = path / of_setting[0]["run"]  # the rows of all folds are as long as its rows
-    judged = [_judged(first, place, task, examples, outputs) for place in places]
+    judged = _judged([(first, place) for place in places], task, examples, outputs)
     return Side(task, judged, found["folds_sha256"], what, chosen)
 
 
@@ -181,7 +185,7 @@ def _side_of_runs(
     cfg, task = _settings(runs[0])
     examples = read_held_out(task, cfg.task, sha256)
     outputs = load_run(runs[0]).labels or ()
-    judged = [_judged(run, run, task, examples, outputs) for run in runs]
+    judged = _judged([(run, run) for run in runs], task, examples, outputs)
     return Side(task, judged, sha256, what, chosen)
 
 
@@ -192,15 +196,19 @@ def _settings(run: pathlib.Path) -> tuple[FinetuneConfig, Task]:
 
 
 def _judged(
-    run: pathlib.Path,
-    place: pathlib.Path,
+    answers: Sequence[tuple[pathlib.Path, pathlib.Path]],
     task: Task,
     examples: Any,
     outputs: Sequence[str],
-) -> Judged:
-    """The logits in `place`, and the rows as `run` makes them."""
-    cfg, _ = _settings(run)
-    assert cfg.sequence_length is not None
-    tokenizer = load_run_tokenizer(run)
-    encoded = task.encode(tokenizer, examples, outputs, cfg.sequence_length)
-    return Judged(load_logits(place), encoded, examples, outputs)
+) -> list[Judged]:
+    """Logits of runs with one tokenizer, from pairs of a run and the place they are in."""
+    tokenizer = load_run_tokenizer(answers[0][0])
+    rows: dict[int, EncodedExamples] = {}
+    judged = []
+    for run, place in answers:
+        length = _settings(run)[0].sequence_length
+        assert length is not None
+        if length not in rows:
+            rows[length] = task.encode(tokenizer, examples, outputs, length)
+        judged.append(Judged(load_logits(place), rows[length], examples, outputs))
+    return judged

@@ -36,6 +36,7 @@ from bert_jax.train.sweep_summary import (
     summary_of,
     table,
 )
+from bert_jax.train.task_data import TaskData
 from bert_jax.train.tasks import task_of
 
 
@@ -65,7 +66,8 @@ def sweep(
     tokenizer = load_run_tokenizer(base.checkpoint)
     task = task_of(base)
     began = time.perf_counter()
-    found = _Runs(cfg, base, output, tokenizer).all_of(members)
+    data = load_member_data(cfg, members[0], base, tokenizer)
+    found = _Runs(cfg, base, output, tokenizer, data).all_of(members)
     outcomes = {outcome.member: outcome for outcome in found}
     ordered = [outcomes[member] for member in members]
     measured = next((x.scores for x in ordered if x.results), {})
@@ -120,10 +122,11 @@ class _Runs(NamedTuple):
     base: FinetuneConfig
     output: pathlib.Path
     tokenizer: Tokenizer
+    data: TaskData
+    """The examples of the first one; of all, unless folds or shots are drawn anew."""
 
     def all_of(self, members: Sequence[Member]) -> Iterator[Outcome]:
         """Yields every run when it is finished, those first that were finished before."""
-        data = load_member_data(self.cfg, members[0], self.base, self.tokenizer)
         left = []
         for member in members:
             results = load_results(self.output / member.path)
@@ -133,13 +136,13 @@ class _Runs(NamedTuple):
                 # This compares its settings and its data with those of the run there.
                 finetune(*self.part(member))
                 yield Outcome(member, results)
-        steps = {x: x.setting.num_epochs * data.steps_per_epoch for x in members}
+        steps = {x: x.setting.num_epochs * self.data.steps_per_epoch for x in members}
         progress = _Progress(sum(steps[x] for x in left))
         print(_plan(self.cfg, members, len(left), progress.num_steps), flush=True)
         for group in self.groups(left):
             progress.begin(group)
             for outcome in self.train(group):
-                metric = data.task.deciding(outcome.scores)
+                metric = self.data.task.deciding(outcome.scores)
                 value = outcome.scores.get(metric.name)
                 said = outcome.failure if value is None else metric.say(value)
                 print(f"{outcome.member.say()}: {said}", flush=True)
@@ -174,11 +177,13 @@ class _Runs(NamedTuple):
 
     def part(self, member: Member) -> Part:
         """The settings, the directory and the examples of a run."""
-        data = quietly_loaded(self.cfg, member, self.base, self.tokenizer)
+        run = member.config(self.base)
+        if self.cfg.folds is None and self.base.task.shots is None:
+            data = self.data.for_run(run)
+        else:
+            data = quietly_loaded(self.cfg, member, self.base, self.tokenizer)
         run = dataclasses.replace(
-            member.config(self.base),
-            task=data.as_read,
-            sequence_length=data.sequence_length,
+            run, task=data.as_read, sequence_length=data.sequence_length
         )
         return Part(run, self.output / member.path, data)
 

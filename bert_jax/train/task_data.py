@@ -33,8 +33,8 @@ class TaskData(NamedTuple):
     held_out_rows: EncodedExamples
     epochs: tuple[LengthBatches, ...]
     """The batches of each epoch, by numbers of `train_rows`."""
-    lengths: frozenset[int]
-    """The lengths of rows in all batches, of training and of judging."""
+    held_out_lengths: frozenset[int]
+    """The lengths of rows in all batches that are judged on."""
     sequence_length: int
     """T, the largest length of a row."""
     as_read: TaskConfig
@@ -47,6 +47,15 @@ class TaskData(NamedTuple):
     @property
     def num_steps(self) -> int:
         return len(self.epochs) * self.steps_per_epoch
+
+    @property
+    def lengths(self) -> frozenset[int]:
+        """The lengths of rows in all batches, of training and of judging."""
+        return self.held_out_lengths.union(*(x.lengths.tolist() for x in self.epochs))
+
+    def for_run(self, cfg: FinetuneConfig) -> "TaskData":
+        """The same examples for a run with another seed or number of epochs."""
+        return self._replace(epochs=_plan(self.train_rows, self.sequence_length, cfg))
 
     def batch(self, step: int, batch_size: int) -> ClassifyBatch:
         """The rows of all hosts in a step, counted from 0: a function of seed and step."""
@@ -92,14 +101,7 @@ def encode_task_data(
     if weights is not None:
         print(f"  class weights: {say_weights(weights, train.labels)}", flush=True)
         train_rows = train_rows.weighed(weights)
-    num_steps = cfg.num_epochs * math.ceil(len(train_rows) / cfg.batch_size)
-    lengths = row_lengths(train_rows.num_tokens, sequence_length, num_steps)
-    epochs = tuple(
-        epoch_batches(
-            train_rows.num_tokens, lengths, cfg.batch_size, seed=cfg.seed, epoch=epoch
-        )
-        for epoch in range(cfg.num_epochs)
-    )
+    epochs = _plan(train_rows, sequence_length, cfg)
     show_rows(task, "train", train_rows, epochs[0])
     held_out_plan = held_out_batches(held_out_rows, cfg.batch_size)
     show_rows(task, "validation", held_out_rows, held_out_plan)
@@ -111,9 +113,22 @@ def encode_task_data(
         train_rows,
         held_out_rows,
         epochs,
-        frozenset([*lengths.tolist(), *held_out_plan.lengths.tolist()]),
+        frozenset(held_out_plan.lengths.tolist()),
         sequence_length,
         as_read,
+    )
+
+
+def _plan(
+    rows: EncodedExamples, sequence_length: int, cfg: FinetuneConfig
+) -> tuple[LengthBatches, ...]:
+    num_steps = cfg.num_epochs * math.ceil(len(rows) / cfg.batch_size)
+    lengths = row_lengths(rows.num_tokens, sequence_length, num_steps)
+    return tuple(
+        epoch_batches(
+            rows.num_tokens, lengths, cfg.batch_size, seed=cfg.seed, epoch=epoch
+        )
+        for epoch in range(cfg.num_epochs)
     )
 
 
