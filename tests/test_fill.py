@@ -105,7 +105,7 @@ def test_what_stands_behind_a_mask_begins_no_word(tmp_path):
     """SentencePiece takes the beginning of every text for that of a word."""
     filler = Filler(random_run(tmp_path / "run", make_tokenizer("unigram")))
     pieces = filler.tokenizer.pieces
-    row = filler._row("[MASK]. [MASK] river")
+    row = filler._row(("[MASK]. [MASK] river",), "Text 1")
     assert [pieces[index] for index in row.ids[:3]] == ["[MASK]", ".", "[MASK]"]
     assert pieces[row.ids[3]].startswith("▁")
     assert row.masks == [0, 2]

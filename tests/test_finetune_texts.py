@@ -43,6 +43,10 @@ def documents(tmp_path_factory):
     return path
 
 
+def model_of(encoder):
+    return load_run(encoder, for_weights=True).model
+
+
 @pytest.mark.slow
 def test_one_file_is_enough(encoder, documents, tmp_path, capsys, monkeypatch):
     output = tmp_path / "run"
@@ -84,14 +88,14 @@ def test_without_a_file_to_judge_on_the_share_is_named(encoder, documents):
     cfg = FinetuneConfig(task=TaskConfig(train=documents))
     tokenizer = load_tokenizer(encoder / "tokenizer")
     with pytest.raises(ValueError, match=r"--dev 0\.1 to judge on a random tenth"):
-        load_task_data(cfg, tokenizer, 64)
+        load_task_data(cfg, tokenizer, model_of(encoder))
 
 
 def test_windows_train_every_document_once(encoder, documents):
     tokenizer = load_tokenizer(encoder / "tokenizer")
     task = TaskConfig(train=documents, dev=0.2)
     cfg = FinetuneConfig(task=task, sequence_length=16, long_texts="windows")
-    data = load_task_data(cfg, tokenizer, 64)
+    data = load_task_data(cfg, tokenizer, model_of(encoder))
     assert len(data.train_rows) > 2 * len(data.train)
     batches = [data.batch(step, 32) for step in range(data.steps_per_epoch)]
     total = sum(float(batch.weights.sum()) for batch in batches)
@@ -101,15 +105,24 @@ def test_windows_train_every_document_once(encoder, documents):
 def test_shots_train_on_a_few_of_each_class(encoder, documents):
     tokenizer = load_tokenizer(encoder / "tokenizer")
     task = TaskConfig(train=documents, dev=0.2, shots=4)
-    data = load_task_data(FinetuneConfig(task=task), tokenizer, 64)
+    data = load_task_data(FinetuneConfig(task=task), tokenizer, model_of(encoder))
     assert sorted(data.train.labels) == ["no"] * 4 + ["yes"] * 4
     assert not {*data.train.texts} & {*data.held_out.texts}
     whole = load_task_data(
-        FinetuneConfig(task=TaskConfig(train=documents, dev=0.2)), tokenizer, 64
+        FinetuneConfig(task=TaskConfig(train=documents, dev=0.2)),
+        tokenizer,
+        model_of(encoder),
     )
     assert data.held_out == whole.held_out
     numbers = TaskConfig(train=documents, dev=0.2, shots=4, kind="multilabel")
-    assert len(load_task_data(FinetuneConfig(task=numbers), tokenizer, 64).train) == 8
+    assert (
+        len(
+            load_task_data(
+                FinetuneConfig(task=numbers), tokenizer, model_of(encoder)
+            ).train
+        )
+        == 8
+    )
 
 
 def test_a_task_without_classes_has_a_share_but_no_shots(tmp_path):

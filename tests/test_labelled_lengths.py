@@ -14,6 +14,8 @@ from bert_jax.data.labelled.lengths import (
 )
 from bert_jax.data.labelled.texts import encode_texts
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.family import model_config
+from bert_jax.train.logits import compile_price
 
 
 @pytest.fixture
@@ -24,35 +26,49 @@ def num_tokens():
 
 
 def test_lengths_are_few_and_hold_every_row(num_tokens):
-    for num_batches, most in ((1, 2), (150, 2), (300, 3), (10_000, 6)):
-        lengths = row_lengths(num_tokens, 128, num_batches)
+    for price, most in ((1e6, 1), (1e5, 2), (5e4, 3), (0.0, 6)):
+        lengths = row_lengths(num_tokens, 128, price)
         assert len(lengths) == most
         assert (np.diff(lengths) > 0).all()
         assert (lengths % 8 == 0).all()
         assert num_tokens.max() <= lengths[-1] < num_tokens.max() + 8
-    assert row_lengths(np.full(9, 5), 128, 100).tolist() == [8]
-    assert row_lengths(np.array([5, 21]), 21, 100).tolist() == [8, 21]
+    assert row_lengths(np.full(9, 5), 128, 0.0).tolist() == [8]
+    assert row_lengths(np.array([5, 21]), 21, 0.0).tolist() == [8, 21]
 
 
-def test_no_other_lengths_have_less_padding(num_tokens):
-    def places(lengths):
-        return np.asarray(lengths)[np.searchsorted(lengths, num_tokens)].sum()
+@pytest.mark.parametrize("price", [1e6, 1e5, 5e4, 3e4])
+def test_no_other_lengths_cost_less(num_tokens, price):
+    def cost(lengths):
+        places = np.asarray(lengths)[np.searchsorted(lengths, num_tokens)].sum()
+        return places + price * len(lengths)
 
-    found = row_lengths(num_tokens, 128, 300)
+    found = row_lengths(num_tokens, 128, price)
     longest = int(found[-1])
-    others = itertools.combinations(range(8, longest, 8), 2)
-    assert places(found) == min(places([*pair, longest]) for pair in others)
+    others = [
+        [*some, longest]
+        for number in range(4)
+        for some in itertools.combinations(range(8, longest, 8), number)
+    ]
+    assert cost(found) == min(map(cost, others))
+
+
+def test_compiling_for_a_length_pays_sooner_for_a_large_encoder():
+    small, large = (compile_price(model_config(name)) for name in ("tiny", "base"))
+    assert small == pytest.approx(3e11 / (6 * 2 * 12 * 128**2))
+    assert large < small / 100
 
 
 def test_compiled_lengths_are_few_and_near_each_other():
     assert compiled_lengths(40).tolist() == [8, 16, 24, 32, 40]
     found = compiled_lengths(512)
-    assert found.tolist() == [8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512]
+    assert found[:8].tolist() == [8, 16, 24, 32, 40, 48, 56, 64]
+    assert found[8:14].tolist() == [80, 96, 112, 128, 160, 192]
+    assert found[14:].tolist() == [224, 256, 320, 384, 448, 512]
     assert compiled_lengths(5).tolist() == [5]
 
 
 def test_an_epoch_has_every_row_once_and_little_padding(num_tokens):
-    lengths = row_lengths(num_tokens, 128, 10_000)
+    lengths = row_lengths(num_tokens, 128, 0.0)
     found = epoch_batches(num_tokens, lengths, 32, seed=1, epoch=0)
     assert len(found.numbers) == -(-9_000 // 32)
     assert sorted(np.concatenate(found.numbers).tolist()) == list(range(9_000))
@@ -69,7 +85,7 @@ def test_an_epoch_has_every_row_once_and_little_padding(num_tokens):
 
 
 def test_batches_are_pure_in_seed_and_epoch(num_tokens):
-    lengths = row_lengths(num_tokens, 128, 300)
+    lengths = row_lengths(num_tokens, 128, 3e4)
 
     def batches(seed, epoch):
         found = epoch_batches(num_tokens, lengths, 32, seed=seed, epoch=epoch)

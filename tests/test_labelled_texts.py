@@ -290,7 +290,7 @@ def test_columns_of_0_and_1_are_known_as_labels(load):
 
 def test_what_was_cut_names_the_flags_of_its_task(words, capsys):
     rows = encode_texts(words, [("w1 w2 w3 w4 w5 w6 w7",)], [0], 6)
-    batches = held_out_batches(rows, 8)
+    batches = held_out_batches(rows, 8, 0.0)
     show_rows(task_named("classification"), "train", rows, batches)
     assert "at 6 tokens (--sequence-length, --long-texts)" in capsys.readouterr().out
     show_rows(task_named("spans"), "train", rows, batches)

@@ -22,11 +22,7 @@ class Echo(predict.Predictor):
         self.task, self.outputs = TASKS[info.task], info.labels
         self.num_texts = self.task.num_texts(self.cfg.task)
 
-    def __call__(self, texts):
-        for number, text in enumerate(texts, 1):
-            self.check(text, f"Text {number}")
-        if not texts:
-            raise ValueError("No text given; pass texts as arguments or on stdin.")
+    def _answers(self, texts):
         if self.task.name == "tokens":
             return [
                 {"words": x.split(), "tags": ["O"] * len(x.split()), "entities": []}

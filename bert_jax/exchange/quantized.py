@@ -128,7 +128,7 @@ def _logits(session: Any, encoded: EncodedExamples) -> np.ndarray:
     """Logits of all rows, in the form of `BatchedLogits`."""
 
     def parts() -> Iterator[Part]:
-        plan = held_out_batches(encoded, _BATCH_SIZE)
+        plan = held_out_batches(encoded, _BATCH_SIZE, 0.0)
         for numbers, length in zip(*plan, strict=True):
             batch = encoded.batch(numbers, numbers.size, length)
             yield numbers, length, _of_batch(session, batch)

@@ -108,7 +108,7 @@ def finetune(
     tokenizer = load_run_tokenizer(cfg.checkpoint)
     mesh = make_mesh(cfg.mesh)
     sharding.check_batch_size(mesh, cfg.batch_size)
-    data = data or load_task_data(cfg, tokenizer, model.max_positions)
+    data = data or load_task_data(cfg, tokenizer, model)
     cfg = dataclasses.replace(
         cfg, task=data.as_read, sequence_length=data.sequence_length
     )

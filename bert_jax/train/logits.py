@@ -24,6 +24,9 @@ from bert_jax.train.tasks.task import Task
 
 # A call with few rows, such as one text, has batches of the smallest size that holds all.
 _FEW_ROWS = (1, 8)
+# What compiling for a length of rows costs, in FLOPs of training: some seconds of a
+# processor of today. It decides how many lengths pay, so it must not depend on the machine.
+_COMPILE_FLOPS = 3e11
 # Batches that the device may have while the host makes the next one.
 _IN_FLIGHT = 2
 
@@ -36,7 +39,7 @@ class BatchedLogits:
     """The forward pass of a task on a mesh, compiled once for each form of a batch.
 
     Whatever is asked of it, there are at most 3 sizes of a batch and `compiled_lengths`
-    of its rows: at most 36 programs for rows of 512 tokens, and in general far fewer.
+    of its rows: at most 60 programs for rows of 512 tokens, and in general far fewer.
     """
 
     def __init__(
@@ -68,7 +71,8 @@ class BatchedLogits:
             ValueError: an id is outside its table.
         """
         batch_size = self._batch_size(len(examples))
-        plan = held_out_batches(examples, batch_size, self._lengths)
+        price = compile_price(self.model)
+        plan = held_out_batches(examples, batch_size, price, self._lengths)
         self._lengths.update(plan.lengths.tolist())
 
         def batches() -> Iterator[Part]:
@@ -129,17 +133,29 @@ def _ahead(batches: Iterator[Any]) -> Iterator[Any]:
     yield from begun
 
 
+def compile_price(model: ModelConfig) -> float:
+    """Places of rows that take as long, in an encoder, as compiling for one length.
+
+    It holds for training, and for the forward pass, where both take about a third.
+    """
+    a_layer = 4 * model.hidden_size**2 + 2 * model.hidden_size * model.mlp_size
+    return _COMPILE_FLOPS / (6 * model.num_layers * a_layer)
+
+
 def held_out_batches(
-    examples: EncodedExamples, batch_size: int, known: Collection[int] = ()
+    examples: EncodedExamples,
+    batch_size: int,
+    price: float,
+    known: Collection[int] = (),
 ) -> LengthBatches:
     """Batches of rows of similar length, the shortest first.
 
     Args:
+        price: places that take as long as compiling for one more length.
         known: lengths that have been compiled already, and so cost nothing.
     """
     longest = examples.input_ids.shape[-1]
-    num_batches = -(-len(examples) // batch_size)
-    lengths = row_lengths(examples.num_tokens, longest, num_batches)
+    lengths = row_lengths(examples.num_tokens, longest, price / examples.group_size)
     allowed = compiled_lengths(longest)
     lengths = allowed[np.searchsorted(allowed, lengths)]
     lengths = np.unique([*lengths, *(x for x in known if x <= longest)])

@@ -144,7 +144,7 @@ class Predictor:
     ) -> list[dict[str, Any] | None]:
         """The prediction of each text, or `None` if it is empty; `first` is a number."""
         full = [not is_empty(text) for text in texts]
-        for number in np.flatnonzero(full):
+        for number in itertools.compress(range(len(texts)), full):
             self.check(texts[number], f"Text {first + number}")
         answers = (
             self._answers(list(itertools.compress(texts, full))) if any(full) else ()

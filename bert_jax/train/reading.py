@@ -36,11 +36,12 @@ def show_rows(
     task: Task, split: str, encoded: EncodedExamples, batches: LengthBatches
 ) -> None:
     """Prints the lengths of rows, their share of padding, and how many texts were cut."""
-    lengths = ", ".join(str(length) for length in sorted(set(batches.lengths.tolist())))
+    *others, last = sorted(set(batches.lengths.tolist()))
+    lengths = f"{', '.join(map(str, others))} or {last}" if others else str(last)
     # The mean over a group, whose rows are all as long as its longest.
     num_tokens = encoded.input_mask.sum(axis=-1).reshape(len(encoded), -1).mean(axis=1)
     text = (
-        f"{split}: {len(encoded):,} rows in batches of {lengths} tokens, "
+        f"{split}: {len(encoded):,} rows, filled up to {lengths} tokens: "
         f"{padding_share(num_tokens, batches):.0%} padding"
     )
     if encoded.num_cut:

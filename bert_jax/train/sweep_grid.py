@@ -124,13 +124,13 @@ def load_member_data(
     """
     run = member.config(base)
     assert run.checkpoint is not None
-    max_positions = load_run(run.checkpoint, for_weights=True).model.max_positions
+    model = load_run(run.checkpoint, for_weights=True).model
     if cfg.folds is None:
-        return load_task_data(run, tokenizer, max_positions)
+        return load_task_data(run, tokenizer, model)
     task = task_of(run)
     whole, outputs = whole_file(task, run.task)
     if run.sequence_length is None:
-        length = fitting_length(task, tokenizer, whole, outputs, max_positions)
+        length = fitting_length(task, tokenizer, whole, outputs, model.max_positions)
         run = dataclasses.replace(run, sequence_length=length)
     folds = folds_of(task, whole, cfg.folds, member.seed)
     train, held_out = (
@@ -141,7 +141,7 @@ def load_member_data(
     show_reading(task, "validation", held_out, outputs)
     settled = task.settled(run.task)
     examples = TaskExamples(outputs, train, held_out, as_read(settled, train, held_out))
-    return encode_task_data(run, tokenizer, max_positions, task, examples)
+    return encode_task_data(run, tokenizer, model, task, examples)
 
 
 def whole_file(task: Task, cfg: TaskConfig) -> tuple[Any, tuple[str, ...]]:

@@ -1,16 +1,15 @@
 """The labelled examples of a fine-tuning run: read, encoded, and sorted into batches."""
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bert_jax.batch import ClassifyBatch
-from bert_jax.config import FinetuneConfig, TaskConfig
+from bert_jax.config import FinetuneConfig, ModelConfig, TaskConfig
 from bert_jax.data.labelled.examples import EncodedExamples
 from bert_jax.data.labelled.lengths import LengthBatches, epoch_batches, row_lengths
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
-from bert_jax.train.logits import held_out_batches
+from bert_jax.train.logits import compile_price, held_out_batches
 from bert_jax.train.reading import show_rows
 from bert_jax.train.task_files import TaskExamples, read_examples
 from bert_jax.train.tasks import Task, task_of
@@ -37,6 +36,8 @@ class TaskData(NamedTuple):
     """The lengths of rows in all batches that are judged on."""
     sequence_length: int
     """T, the largest length of a row."""
+    price: float
+    """What compiling for a length of rows costs, in places of rows."""
     as_read: TaskConfig
     """The task with whole paths and the columns that were found."""
 
@@ -55,7 +56,9 @@ class TaskData(NamedTuple):
 
     def for_run(self, cfg: FinetuneConfig) -> "TaskData":
         """The same examples for a run with another seed or number of epochs."""
-        return self._replace(epochs=_plan(self.train_rows, self.sequence_length, cfg))
+        return self._replace(
+            epochs=_plan(self.train_rows, self.sequence_length, cfg, self.price)
+        )
 
     def batch(self, step: int, batch_size: int) -> ClassifyBatch:
         """The rows of all hosts in a step, counted from 0: a function of seed and step."""
@@ -65,12 +68,12 @@ class TaskData(NamedTuple):
 
 
 def load_task_data(
-    cfg: FinetuneConfig, tokenizer: Tokenizer, max_positions: int
+    cfg: FinetuneConfig, tokenizer: Tokenizer, model: ModelConfig
 ) -> TaskData:
     """Reads and encodes the examples of a run, and prints what was read.
 
     Args:
-        max_positions: of the encoder.
+        model: the encoder; its positions and its size decide the lengths of rows.
 
     Raises:
         FileNotFoundError: a file is not there.
@@ -78,13 +81,13 @@ def load_task_data(
     """
     task = task_of(cfg)
     examples = read_examples(task, cfg.task)
-    return encode_task_data(cfg, tokenizer, max_positions, task, examples)
+    return encode_task_data(cfg, tokenizer, model, task, examples)
 
 
 def encode_task_data(
     cfg: FinetuneConfig,
     tokenizer: Tokenizer,
-    max_positions: int,
+    model: ModelConfig,
     task: Task,
     examples: TaskExamples,
 ) -> TaskData:
@@ -92,7 +95,9 @@ def encode_task_data(
     outputs, train, held_out, as_read = examples
     sequence_length = cfg.sequence_length
     if sequence_length is None:
-        sequence_length = fitting_length(task, tokenizer, train, outputs, max_positions)
+        sequence_length = fitting_length(
+            task, tokenizer, train, outputs, model.max_positions
+        )
     train_rows, held_out_rows = (
         task.encode(tokenizer, part, outputs, sequence_length)
         for part in (train, held_out)
@@ -101,9 +106,10 @@ def encode_task_data(
     if weights is not None:
         print(f"  class weights: {say_weights(weights, train.labels)}", flush=True)
         train_rows = train_rows.weighed(weights)
-    epochs = _plan(train_rows, sequence_length, cfg)
+    price = compile_price(model)
+    epochs = _plan(train_rows, sequence_length, cfg, price)
     show_rows(task, "train", train_rows, epochs[0])
-    held_out_plan = held_out_batches(held_out_rows, cfg.batch_size)
+    held_out_plan = held_out_batches(held_out_rows, cfg.batch_size, price)
     show_rows(task, "validation", held_out_rows, held_out_plan)
     return TaskData(
         task,
@@ -115,15 +121,16 @@ def encode_task_data(
         epochs,
         frozenset(held_out_plan.lengths.tolist()),
         sequence_length,
+        price,
         as_read,
     )
 
 
 def _plan(
-    rows: EncodedExamples, sequence_length: int, cfg: FinetuneConfig
+    rows: EncodedExamples, sequence_length: int, cfg: FinetuneConfig, price: float
 ) -> tuple[LengthBatches, ...]:
-    num_steps = cfg.num_epochs * math.ceil(len(rows) / cfg.batch_size)
-    lengths = row_lengths(rows.num_tokens, sequence_length, num_steps)
+    of_an_epoch = price / (rows.group_size * cfg.num_epochs)
+    lengths = row_lengths(rows.num_tokens, sequence_length, of_an_epoch)
     return tuple(
         epoch_batches(
             rows.num_tokens, lengths, cfg.batch_size, seed=cfg.seed, epoch=epoch

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import pathlib
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any, Self
@@ -128,6 +129,11 @@ class EncodedExamples:
     def __len__(self) -> int:
         """Rows."""
         return self.input_ids.shape[0]
+
+    @property
+    def group_size(self) -> int:
+        """Rows of a group; 1 without groups."""
+        return math.prod(self.input_ids.shape[1:-1])
 
     @functools.cached_property
     def num_tokens(self) -> np.ndarray:

@@ -6,35 +6,35 @@ import numpy as np
 
 _STEP = 8  # lengths are multiples of it
 _MOST_LENGTHS = 6
-_BATCHES_PER_LENGTH = 150  # to compile a length takes as long as many small batches
+_LENGTHS_PER_DOUBLING = 4
 
 
-def row_lengths(num_tokens: np.ndarray, longest: int, num_batches: int) -> np.ndarray:
-    """Lengths to pad rows to: few of them, chosen so that all padding is least.
+def row_lengths(num_tokens: np.ndarray, longest: int, price: float) -> np.ndarray:
+    """Lengths to pad rows to: few of them, chosen so that padding and compiling cost least.
 
     Args:
         num_tokens: int [rows], tokens of each row.
         longest: T, the largest length allowed.
-        num_batches: number of batches to come, which limits the number of lengths.
+        price: what one more length costs, in places: so much padding of these rows takes
+            as long as compiling for it.
 
     Returns:
-        int [2 to 6, or 1 if all rows are alike], ascending; the last one holds the longest
-        row.
+        int [1 to 6], ascending; the last one holds the longest row.
     """
-    most = min(_MOST_LENGTHS, max(2, 1 + num_batches // _BATCHES_PER_LENGTH))
     counts = np.bincount(-(-num_tokens // _STEP))
     (ends,) = np.nonzero(counts)  # in units of 8 tokens
     num_rows = np.concatenate([[0], np.cumsum(counts[ends])])
-    # cost[k]: fewest places for the rows up to length number k, with the lengths so far.
-    cost = num_rows[1:] * ends
+    # cost[k]: the least for the rows up to length number k, with the lengths so far.
+    cost = num_rows[1:] * ends * _STEP + price
     chosen = [[int(end)] for end in ends]
-    for _ in range(min(most, ends.size) - 1):
+    for _ in range(min(_MOST_LENGTHS, ends.size) - 1):
         before, chosen_before = cost.copy(), list(chosen)
         for k in range(1, ends.size):
-            places = before[:k] + (num_rows[k + 1] - num_rows[1 : k + 1]) * ends[k]
-            best = int(places.argmin())
-            if places[best] < cost[k]:
-                cost[k] = places[best]
+            places = (num_rows[k + 1] - num_rows[1 : k + 1]) * ends[k] * _STEP
+            with_k = before[:k] + places + price
+            best = int(with_k.argmin())
+            if with_k[best] < cost[k]:
+                cost[k] = with_k[best]
                 chosen[k] = [*chosen_before[best], int(ends[k])]
     return np.minimum(np.array(chosen[-1]) * _STEP, longest)
 
@@ -42,12 +42,14 @@ def row_lengths(num_tokens: np.ndarray, longest: int, num_batches: int) -> np.nd
 def compiled_lengths(longest: int) -> np.ndarray:
     """The lengths that may be compiled for rows of any texts, int [lengths], ascending.
 
-    Each is at most 1.5 times the one before: 8, 16, 24, 32, 48, 64, 96, 128, 192 and so
-    on. The last one is `longest`.
+    Up to 64 they are the multiples of 8, then four for each doubling: 80, 96, 112, 128,
+    160 and so on. The last one is `longest`.
     """
-    lengths = [_STEP * x for x in (1, 2, 3)]
+    lengths = list(range(_STEP, 65, _STEP))
     while lengths[-1] < longest:
-        lengths.append(2 * lengths[-2])
+        begin = lengths[-1]
+        step = begin // _LENGTHS_PER_DOUBLING
+        lengths.extend(begin + step * n for n in range(1, _LENGTHS_PER_DOUBLING + 1))
     return np.array([*(x for x in lengths if x < longest), longest])
 
 
