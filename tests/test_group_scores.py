@@ -114,8 +114,8 @@ def test_retrieval_looks_for_each_text_among_all():
     assert found["loss"] == pytest.approx(expected, rel=1e-5)
     assert EMBEDDINGS.constant_scores(examples) == {"accuracy": 0.2}
     # A resample looks for its texts among all candidates, not among its own.
-    sums = EMBEDDINGS.sums(vectors, encoded(labels), examples, ())
-    drawn = sums.scores(np.array([0.0, 3.0, 0.0, 1.0]) @ sums.values)
+    by_counts = EMBEDDINGS.by_counts(vectors, encoded(labels), examples, ())
+    drawn = by_counts(np.array([[0.0, 3.0, 0.0, 1.0]]))
     assert drawn["accuracy"] == 0.0
     assert drawn["mrr"] == pytest.approx((3 / 2 + 1 / 5) / 4)
     losses = EMBEDDINGS.example_losses(vectors, encoded(labels), examples)
@@ -143,8 +143,8 @@ def test_choices_are_a_softmax_over_those_that_there_are():
     scores = CHOICE.scores(logits, encoded(labels), examples, ("1", "2", "3"))
     assert scores["accuracy"] == value(found["accuracy"]) == 0.5
     assert scores["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
-    sums = CHOICE.sums(logits, encoded(labels), examples, ("1", "2", "3"))
-    assert sums.scores(sums.values)["accuracy"].tolist() == [1.0, 0.0]
+    by_counts = CHOICE.by_counts(logits, encoded(labels), examples, ("1", "2", "3"))
+    assert by_counts(np.eye(2))["accuracy"].tolist() == [1.0, 0.0]
     each = CHOICE.example_losses(logits, encoded(labels), examples)
     np.testing.assert_allclose(each, losses, rtol=1e-6)
     assert CHOICE.constant_scores(examples) == {"accuracy": 0.5}

@@ -6,6 +6,7 @@ import scipy.stats
 
 from bert_jax.data.labelled.examples import EncodedExamples
 from bert_jax.data.labelled.questions import Answer, Questions
+from bert_jax.data.labelled.text_pairs import TextPairs
 from bert_jax.data.labelled.texts import LabelledTexts
 from bert_jax.data.labelled.word_places import places_of_words
 from bert_jax.data.labelled.words import TaggedSentences
@@ -99,6 +100,29 @@ def numbers(rng):
     return judged(labels, logits, outputs=("score",))
 
 
+def equal_numbers(rng):
+    """Ties in both, and resamples that may be constant."""
+    labels = rng.integers(3, size=5).astype(np.float32)
+    logits = rng.integers(2, size=5)[:, None].astype(np.float32)
+    return judged(labels, logits, outputs=("score",))
+
+
+def several_labels(rng):
+    labels = (rng.random((30, 3)) < 0.4).astype(np.float32)
+    labels[:, 2] = 0.0  # occurs nowhere
+    logits = (labels - 0.5 + rng.normal(size=(30, 3))).astype(np.float32)
+    names = [[n for n, x in zip(NAMES, row, strict=True) if x] for row in labels]
+    texts = LabelledTexts(tuple(("x",) for _ in names), tuple(map(tuple, names)))
+    return [Judged(logits, encoded_texts(labels), texts, NAMES)]
+
+
+def scored_pairs(rng):
+    vectors = rng.normal(size=(20, 2, 4)).astype(np.float32)
+    labels = rng.random(20).astype(np.float32)
+    pairs = TextPairs((("x", "y"),) * 20, tuple(labels.tolist()))
+    return [Judged(vectors, encoded_texts(labels), pairs, ())]
+
+
 @pytest.mark.filterwarnings("ignore:.*single label:UserWarning")
 @pytest.mark.parametrize(
     ("kind", "make"),
@@ -106,12 +130,15 @@ def numbers(rng):
         ("classification", many_classes),
         ("classification", two_classes),
         ("regression", numbers),
+        ("regression", equal_numbers),
+        ("multilabel", several_labels),
+        ("embeddings", scored_pairs),
         ("tokens", sentences),
         ("spans", questions),
     ],
 )
 def test_a_resample_has_the_scores_of_its_task(kind, make):
-    """Sums, where a task has them, against `Task.scores` on the examples taken one by one."""
+    """Against `Task.scores` on the examples taken one by one."""
     rng = np.random.default_rng(1)
     task, [case] = task_named(kind), make(rng)
     scorer = _Scorer(task, case)

@@ -11,7 +11,6 @@ NLP". The runs are drawn as in Hesterberg 2004, "Unbiasing the bootstrap: bootkn
 vs. smoothing".
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -141,26 +140,14 @@ def _difference(a: float, b: float, resampled: np.ndarray) -> Difference:
 
 
 class _Scorer:
-    """Scores a run on resampled examples, by sums over them where the task has some."""
+    """Scores a run on resampled examples."""
 
     def __init__(self, task: Task, judged: Judged) -> None:
-        self.judged = judged
-        # Such as a threshold. It stays as it is in every resample.
-        self.task = task.with_fitted(task.fit(*judged))
-        self.sums = self.task.sums(*judged)
-        examples, example = judged.examples, judged.encoded.example
-        order = np.argsort(example, kind="stable")
-        counts = np.bincount(example, minlength=len(examples))
-        self.rows = np.split(order, np.cumsum(counts)[:-1])
-        found = (
-            set() if self.sums is None else set(self.sums.scores(self.sums.values[:1]))
-        )
-        wanted = {metric.name for metric in task.metrics}
-        # Metrics that some data do not have, such as F1 of three classes, are not
-        # looked for in every resample.
-        if wanted - found:
-            wanted &= self._scores(np.arange(len(examples))).keys()
-        self.names, self._recomputed = wanted, wanted - found
+        # What was fitted, such as a threshold, stays as it is in every resample.
+        task = task.with_fitted(task.fit(*judged))
+        self._by_counts = task.by_counts(*judged)
+        self._num_examples = len(judged.examples)
+        self.names = set(self._by_counts(np.ones((1, self._num_examples))))
 
     def __call__(self, draws: np.ndarray) -> dict[str, np.ndarray]:
         """Scores of each resample, float64 [resamples].
@@ -168,43 +155,6 @@ class _Scorer:
         Args:
             draws: int [resamples, examples], numbers of examples.
         """
-        found = {} if self.sums is None else self._by_sums(draws)
-        if self._recomputed:
-            scores = [self._scores(numbers) for numbers in draws]
-            for name in self._recomputed:
-                found[name] = np.array([x[name] for x in scores])
-        return found
-
-    def _by_sums(self, draws: np.ndarray) -> dict[str, np.ndarray]:
-        assert self.sums is not None
-        num_draws, num_examples = len(draws), len(self.rows)
-        places = draws + num_examples * np.arange(num_draws)[:, None]
-        counts = np.bincount(places.ravel(), minlength=num_draws * num_examples)
-        counts = counts.reshape(num_draws, num_examples).astype(np.float64)
-        return self.sums.scores(counts @ self.sums.values)
-
-    def _scores(self, numbers: np.ndarray) -> dict[str, float]:
-        logits, encoded, examples, outputs = self.judged
-        rows = np.concatenate([self.rows[n] for n in numbers])
-        example = np.repeat(
-            np.arange(numbers.size), [self.rows[n].size for n in numbers]
-        )
-        taken = rows_of(encoded, rows, example)
-        return self.task.scores(logits[rows], taken, examples.take(numbers), outputs)
-
-
-def rows_of(
-    encoded: EncodedExamples, rows: np.ndarray, example: np.ndarray
-) -> EncodedExamples:
-    """Some rows, in a new order, as the rows of other examples.
-
-    Args:
-        rows: int [rows], numbers of the rows.
-        example: int [rows], the number of the example that each of them is of.
-    """
-    arrays = {
-        field.name: getattr(encoded, field.name)[rows]
-        for field in dataclasses.fields(encoded)
-        if isinstance(getattr(encoded, field.name), np.ndarray)
-    }
-    return dataclasses.replace(encoded, **{**arrays, "example": example})
+        places = draws + self._num_examples * np.arange(len(draws))[:, None]
+        counts = np.bincount(places.ravel(), minlength=draws.size)
+        return self._by_counts(counts.reshape(draws.shape).astype(np.float64))

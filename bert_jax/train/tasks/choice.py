@@ -23,8 +23,8 @@ from bert_jax.data.labelled.unlabelled import Unlabelled
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.model import multiple_choice
 from bert_jax.train.losses import Mean, cross_entropy
+from bert_jax.train.tasks.by_counts import ByCounts, means
 from bert_jax.train.tasks.intervals import wilson
-from bert_jax.train.tasks.sums import Sums, means
 from bert_jax.train.tasks.task import Metric, Task, log_softmax
 
 
@@ -111,13 +111,13 @@ class Choice(Task):
             "loss": float(losses.mean()),
         }
 
-    def sums(
+    def by_counts(
         self,
         logits: np.ndarray,
         encoded: EncodedExamples,
         examples: Any,
         outputs: Sequence[str],
-    ) -> Sums:
+    ) -> ByCounts:
         right = logits.argmax(axis=1) == encoded.labels
         return means({"accuracy": (right, np.ones(right.size))})
 

@@ -21,12 +21,12 @@ from bert_jax.data.labelled.labels import (
 )
 from bert_jax.data.labelled.texts import LabelledTexts, read_texts
 from bert_jax.train.losses import Mean, cross_entropy, weighted
+from bert_jax.train.tasks.by_counts import ByCounts, confusions
 from bert_jax.train.tasks.calibration import calibration
 from bert_jax.train.tasks.class_weights import class_weights
 from bert_jax.train.tasks.intervals import wilson
 from bert_jax.train.tasks.label_scores import label_scores
 from bert_jax.train.tasks.simple_models import tfidf
-from bert_jax.train.tasks.sums import Sums, confusions
 from bert_jax.train.tasks.task import Metric, log_softmax
 from bert_jax.train.tasks.text import TextTask, of_examples
 
@@ -102,13 +102,13 @@ class Classification(TextTask):
     ) -> dict[str, float]:
         return classification_scores(*of_examples(logits, encoded))
 
-    def sums(
+    def by_counts(
         self,
         logits: np.ndarray,
         encoded: EncodedExamples,
         examples: Any,
         outputs: Sequence[str],
-    ) -> Sums:
+    ) -> ByCounts:
         logits, labels = of_examples(logits, encoded)
         return confusions(labels, logits.argmax(axis=1), len(outputs))
 

@@ -27,9 +27,9 @@ from bert_jax.model.encoder import init_encoder
 from bert_jax.model.rows import MASKED_SCORE
 from bert_jax.model.sentence_embedding import Pooling
 from bert_jax.train.losses import Mean, cross_entropy, weighted
+from bert_jax.train.tasks.by_counts import ByCounts, correlations, means
 from bert_jax.train.tasks.intervals import fisher, wilson
 from bert_jax.train.tasks.regression import pearson, spearman
-from bert_jax.train.tasks.sums import Sums, means
 from bert_jax.train.tasks.task import Metric, Task, log_softmax
 
 _SCALE = 20.0  # of the cosines in a softmax: a temperature of 0.05, as in SimCSE
@@ -182,16 +182,17 @@ class Embeddings(Task):
             "loss": float(self.example_losses(logits, encoded, examples).mean()),
         }
 
-    def sums(
+    def by_counts(
         self,
         logits: np.ndarray,
         encoded: EncodedExamples,
         examples: TextPairs,
         outputs: Sequence[str],
-    ) -> Sums | None:
-        """Those of matching pairs: all resamples have the candidates of all examples."""
+    ) -> ByCounts:
+        """Resamples of matching pairs have the candidates of all examples."""
         if examples.similarities is not None:
-            return None
+            labels = encoded.labels.astype(np.float64)
+            return correlations(cosines_of(logits), labels)
         found = retrieval(logits, examples.texts)
         all_of = np.ones(len(examples))
         return means({name: (found[name], all_of) for name in ("accuracy", "mrr")})

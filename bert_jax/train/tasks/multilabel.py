@@ -23,6 +23,7 @@ from bert_jax.data.labelled.labels import (
 )
 from bert_jax.data.labelled.texts import LabelledTexts, read_texts
 from bert_jax.train.losses import Mean, weighted
+from bert_jax.train.tasks.by_counts import ByCounts, label_sets
 from bert_jax.train.tasks.intervals import wilson
 from bert_jax.train.tasks.label_scores import label_scores
 from bert_jax.train.tasks.simple_models import tfidf
@@ -100,6 +101,16 @@ class MultiLabel(TextTask):
         outputs: Sequence[str],
     ) -> dict[str, float]:
         return multilabel_scores(*of_examples(logits, encoded))
+
+    def by_counts(
+        self,
+        logits: np.ndarray,
+        encoded: EncodedExamples,
+        examples: Any,
+        outputs: Sequence[str],
+    ) -> ByCounts:
+        logits, labels = of_examples(logits, encoded)
+        return label_sets(labels > 0, logits > 0)
 
     def constant_scores(self, examples: LabelledTexts) -> dict[str, float]:
         """The best score that the same labels for all texts can have, for each metric."""

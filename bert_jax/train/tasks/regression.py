@@ -14,6 +14,7 @@ from bert_jax.config.finetune import Split
 from bert_jax.data.labelled.examples import EncodedExamples
 from bert_jax.data.labelled.texts import LabelledTexts, read_texts
 from bert_jax.train.losses import Mean, weighted
+from bert_jax.train.tasks.by_counts import ByCounts, correlations, means
 from bert_jax.train.tasks.intervals import fisher
 from bert_jax.train.tasks.task import Metric
 from bert_jax.train.tasks.text import TextTask, of_examples
@@ -72,6 +73,19 @@ class Regression(TextTask):
     ) -> dict[str, float]:
         logits, labels = of_examples(logits, encoded)
         return regression_scores(logits[:, 0], labels)
+
+    def by_counts(
+        self,
+        logits: np.ndarray,
+        encoded: EncodedExamples,
+        examples: Any,
+        outputs: Sequence[str],
+    ) -> ByCounts:
+        logits, labels = of_examples(logits, encoded)
+        found, labels = logits[:, 0].astype(np.float64), labels.astype(np.float64)
+        correlated = correlations(found, labels)
+        errors = means({"mse": (np.square(found - labels), np.ones(found.size))})
+        return lambda counts: {**correlated(counts), **errors(counts)}
 
     def example_losses(
         self, logits: np.ndarray, encoded: EncodedExamples, examples: Any

@@ -25,8 +25,8 @@ from bert_jax.train.tasks.answer_scores import (
     best_threshold,
 )
 from bert_jax.train.tasks.best_spans import Found, best_spans
+from bert_jax.train.tasks.by_counts import ByCounts, means
 from bert_jax.train.tasks.intervals import wilson
-from bert_jax.train.tasks.sums import Sums, means
 from bert_jax.train.tasks.task import Metric, Task, log_softmax
 
 _NUM_BEST = 10
@@ -192,13 +192,13 @@ class Spans(Task):
             "loss": float(_row_losses(logits, encoded).mean()),
         }
 
-    def sums(
+    def by_counts(
         self,
         logits: np.ndarray,
         encoded: EncodedExamples,
         examples: Questions,
         outputs: Sequence[str],
-    ) -> Sums:
+    ) -> ByCounts:
         exact, f1 = self._judged(logits, encoded, examples)
         all_of = np.ones(len(examples))
         with_answer = np.array([float(bool(x)) for x in examples.answers])

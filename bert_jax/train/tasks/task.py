@@ -26,7 +26,7 @@ from bert_jax.data.labelled.examples import EncodedExamples, Examples, Text
 from bert_jax.data.labelled.unlabelled import Unlabelled
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.train.losses import Mean
-from bert_jax.train.tasks.sums import Sums
+from bert_jax.train.tasks.by_counts import ByCounts
 
 _OF_SOME_TASKS = frozenset(
     {
@@ -269,19 +269,15 @@ class Task(abc.ABC):
             logits: float32 [rows, ...], as `apply` gave them.
         """
 
-    def sums(
+    @abc.abstractmethod
+    def by_counts(
         self,
         logits: np.ndarray,
         encoded: EncodedExamples,
         examples: Any,
         outputs: Sequence[str],
-    ) -> Sums | None:
-        """The `metrics` of `scores` as functions of sums over the examples.
-
-        Resampling is fast with them. Default: `None`, and every resample is scored by
-        `scores`; so is a metric that the sums do not give.
-        """
-        return None
+    ) -> ByCounts:
+        """The `metrics` of `scores`, as a function of how often each example counts."""
 
     @abc.abstractmethod
     def constant_scores(self, examples: Any) -> dict[str, float]:

@@ -28,8 +28,8 @@ from bert_jax.data.labelled.words import (
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.model import token_classification
 from bert_jax.train.losses import Mean, cross_entropy
+from bert_jax.train.tasks.by_counts import ByCounts, of_sums, ratio
 from bert_jax.train.tasks.entity_scores import entity_scores, entity_table
-from bert_jax.train.tasks.sums import Sums, ratio
 from bert_jax.train.tasks.task import Metric, Task, log_softmax
 
 # Fields of `TaskConfig` that name columns of words and tags.
@@ -132,13 +132,13 @@ class Tokens(Task):
             "loss": float(-log_probs[np.arange(labels.size), labels].mean()),
         }
 
-    def sums(
+    def by_counts(
         self,
         logits: np.ndarray,
         encoded: EncodedExamples,
         examples: TaggedSentences,
         outputs: Sequence[str],
-    ) -> Sums:
+    ) -> ByCounts:
         assert examples.tags is not None
         found = _names(logits.argmax(axis=-1), encoded, outputs)
         style = style_of(outputs)
@@ -157,7 +157,7 @@ class Tokens(Task):
                 "accuracy": right_words / words,
             }
 
-        return Sums(values, scores)
+        return of_sums(values, scores)
 
     def details(
         self,
