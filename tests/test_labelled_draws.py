@@ -1,5 +1,6 @@
 """Random choices of labelled examples: a share to judge on, shots of each class."""
 
+import pathlib
 from collections import Counter
 
 import numpy as np
@@ -110,7 +111,8 @@ def test_an_example_of_several_labels_counts_for_the_rarest():
         ({"dev": 0.1, "dev_label": "x"}, "would be ignored: dev=0.1 is a share"),
         ({"shots": 4, "max_train": 9}, "shots=4 and max_train=9 both"),
         ({"shots": 0}, "shots=0 must be greater"),
-        ({"draw_seed": -1}, "draw_seed=-1"),
+        ({"draw_seed": -1, "dev": 0.5}, "draw_seed=-1"),
+        ({"draw_seed": 1, "dev": pathlib.Path("x.tsv")}, "nothing is drawn"),
         ({"label": "a", "label_columns": ("b",)}, "both say where the labels are"),
         ({"label_separator": "::"}, "not one character"),
     ],

@@ -199,6 +199,8 @@ def test_a_text_without_a_label_says_so():
     )
     assert prediction["labels"] == []
     assert TASK.say(prediction, 1) == "no label (a 26.9%)"
+    prediction["labels"] = ["b", "c"]
+    assert TASK.say(prediction, 1) == "b, c (a 26.9%)"
 
 
 def test_a_regression_on_words_learns_each_label():

@@ -34,12 +34,15 @@ from bert_jax.train.predict import Predictor
 from bert_jax.train.run import (
     load_results,
     load_run,
+    load_run_config,
     load_run_tokenizer,
 )
 from bert_jax.train.stop_request import InterruptedRunError
 from bert_jax.train.sweep import _Runs, sweep
-from bert_jax.train.sweep_grid import members_of
+from bert_jax.train.sweep_grid import load_member_data, members_of
 from bert_jax.train.sweep_summary import spread
+from bert_jax.train.task_files import read_held_out
+from bert_jax.train.tasks import task_of
 
 
 @pytest.fixture(scope="module")
@@ -253,6 +256,10 @@ def test_every_example_is_judged_once_over_the_folds(base, quick, tmp_path, caps
     said = capsys.readouterr().out
     assert "all 2 folds together" in said
     assert "40 examples" in said
+    run = tmp_path / "sweep" / results["runs"][0]["run"]
+    cfg, info = load_run_config(run), load_run(run)
+    with pytest.raises(ValueError, match="was judged on one fold of"):
+        read_held_out(task_of(cfg), cfg.task, info.data["validation"])
     with pytest.raises(ValueError, match=r"--dev .* would be ignored: with --folds 2"):
         sweep(grid, base, tmp_path / "other")
 
@@ -338,7 +345,9 @@ def test_one_of_the_runs_at_once_diverges(base, tmp_path):
 @pytest.mark.slow
 def test_as_many_runs_as_fit(base, tmp_path, monkeypatch):
     tokenizer = load_run_tokenizer(base.checkpoint)
-    part = _Runs(GRID, base, tmp_path, tokenizer).part(members_of(GRID, base)[0])
+    first = members_of(GRID, base)[0]
+    data = load_member_data(GRID, first, base, tokenizer)
+    part = _Runs(GRID, base, tmp_path, tokenizer, data).part(first)
     size = sweep_at_once.AtOnce([part], tokenizer).bytes_of_one()
     num_params = (
         load_run(base.checkpoint).model.vocab_size * 32

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import sys
 from typing import Annotated, Any
 
 import tyro
@@ -19,11 +20,14 @@ class Bar:
     def __init__(self, what: str, *, unit_scale: bool = True) -> None:
         import tqdm
 
+        # A file that keeps the output gets a line twice a minute.
+        secs = 1.0 if sys.stderr.isatty() else 30.0
         self._bar: Any = tqdm.tqdm(
             desc=what,
             unit="B" if unit_scale else "",
             unit_scale=unit_scale,
-            mininterval=1.0,
+            mininterval=secs,
+            delay=secs,
         )
 
     def __enter__(self) -> "Bar":

@@ -213,6 +213,12 @@ class TaskConfig(FileConfig):
             0 <= self.draw_seed < 2**32,
             f"TaskConfig.draw_seed={self.draw_seed} is not in [0, 2**32).",
         )
+        draws = isinstance(self.dev, float) or self.max_train or self.shots
+        require(
+            self.draw_seed == 0 or bool(draws),
+            f"TaskConfig.draw_seed={self.draw_seed} would be ignored: nothing is drawn. "
+            "Leave it out, or give dev a share, or max_train or shots.",
+        )
         label = self.dev_label
         require_numbers(self, (*(others or ()), *filter(None, [label])))
 

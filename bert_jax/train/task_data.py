@@ -158,7 +158,7 @@ def fitting_length(
     of = f"{len(some):,} {'random ' * (len(some) < len(train))}training examples"
     said = f"{_FITTING_SHARE:.0%} of {of} fit into {needed}"
     if needed == max_positions:
-        said = f"the most the encoder takes; {rows.num_cut:,} of {of} are longer"
+        said = f"the most the encoder takes; {rows.num_cut:,} texts of {of} are longer"
     print(
         f"rows have at most {length} tokens: {said} (--sequence-length sets another "
         "length)",

@@ -81,6 +81,12 @@ def read_held_out(task: Task, cfg: TaskConfig, sha256: str) -> Any:
         _, examples = _parted(task, cfg, task.read(cfg.train, cfg, "train"))
     else:
         examples = task.read(cfg.dev, cfg, "validation")
+    if cfg.dev == cfg.train and examples.sha256() != sha256:
+        raise ValueError(
+            f"The run was judged on one fold of {cfg.train}, as a part of a sweep, and its "
+            "results.json has the scores; or the file has changed since. To judge on a "
+            "whole file, pass it to `bert-jax evaluate RUN FILE`."
+        )
     check_unchanged(examples, sha256)
     return examples
 

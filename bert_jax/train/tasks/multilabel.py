@@ -186,7 +186,7 @@ class MultiLabel(TextTask):
     def say(self, prediction: Mapping[str, Any], top: int) -> str:
         ranked = sorted(prediction["probabilities"].items(), key=lambda x: -x[1])
         shown = "  ".join(f"{name} {share:.1%}" for name, share in ranked[:top])
-        return shown if prediction["labels"] else f"no label ({shown})"
+        return f"{', '.join(prediction['labels']) or 'no label'} ({shown})"
 
 
 def multilabel_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
