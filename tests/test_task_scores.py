@@ -12,8 +12,10 @@ from bert_jax.batch import IGNORED_LABEL, ClassifyBatch
 from bert_jax.data.labelled.examples import EncodedExamples
 from bert_jax.data.labelled.words import TaggedSentences
 from bert_jax.train.tasks import TASKS
+from bert_jax.train.tasks.by_counts import one_hot
 from bert_jax.train.tasks.classification import classification_scores
-from bert_jax.train.tasks.regression import pearson, regression_scores
+from bert_jax.train.tasks.label_scores import PER_LABEL, label_scores
+from bert_jax.train.tasks.regression import correlation_scores, regression_scores
 
 # Sums of float64 in another order.
 ROUNDING = 1e-12
@@ -48,6 +50,31 @@ def test_a_class_costs_its_cross_entropy():
     np.testing.assert_allclose(total(task, logits, batch), expected_loss, rtol=1e-6)
     accuracy = task.loss(logits, batch)["accuracy"].value()
     np.testing.assert_allclose(accuracy, expected_accuracy)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_classification_scores_are_those_of_scikit_learn(seed):
+    """Some classes do not occur, some are not predicted, and some are neither."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice([0, 1, 2, 5], 40).astype(np.int32)
+    logits = rng.normal(size=(40, 7)).astype(np.float32)
+    logits[:, [2, 3, 6]] = -9.0
+    guess = logits.argmax(axis=1)
+    found = classification_scores(logits, labels)
+    metrics = sklearn.metrics
+    assert found["accuracy"] == metrics.accuracy_score(labels, guess)
+    macro = metrics.f1_score(labels, guess, average="macro", zero_division=0.0)
+    assert found["macro_f1"] == pytest.approx(macro, rel=ROUNDING)
+    matthews = metrics.matthews_corrcoef(labels, guess)
+    assert found["matthews"] == pytest.approx(matthews, rel=ROUNDING)
+    names = list("abcdefg")
+    each = label_scores(*(one_hot(x, 7) for x in (labels, guess)), names)
+    expected = metrics.precision_recall_fscore_support(
+        labels, guess, labels=range(7), zero_division=0.0
+    )
+    assert [row["label"] for row in each] == names
+    for name, column in zip(PER_LABEL, expected, strict=True):
+        assert [row[name] for row in each] == pytest.approx(column.tolist())
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -108,7 +135,7 @@ def test_regression_scores_are_those_of_scipy():
     assert found["spearman"] == pytest.approx(scipy.stats.spearmanr(x, y)[0], ROUNDING)
     error = sklearn.metrics.mean_squared_error(y, x)
     assert found["mse"] == found["loss"] == pytest.approx(error, ROUNDING)
-    assert pearson(x, -x) == pytest.approx(-1.0, ROUNDING)
+    assert correlation_scores(x, -x)["pearson"] == pytest.approx(-1.0, ROUNDING)
 
 
 # Tokens.

@@ -4,6 +4,7 @@ Thousands of resamples of the examples are scored quickly in this form.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,36 +45,64 @@ def means(parts: dict[str, tuple[np.ndarray, np.ndarray]]) -> ByCounts:
     return of_sums(np.stack(columns, axis=1).astype(np.float64), scores)
 
 
-def confusions(truth: np.ndarray, found: np.ndarray, num_classes: int) -> ByCounts:
-    """Accuracy, F1 scores and Matthews correlation, as `classification_scores` has them.
+class Tallies(NamedTuple):
+    """How often each class, or each label, was predicted rightly, is true, was predicted."""
+
+    right: np.ndarray
+    """float64 [..., C], as the others."""
+    true: np.ndarray
+    said: np.ndarray
+
+    def f1(self) -> np.ndarray:
+        """[..., C]; 0 for a class that neither occurs nor is predicted."""
+        return ratio(2.0 * self.right, self.true + self.said)
+
+
+def tallies(truth: np.ndarray, found: np.ndarray) -> Tallies:
+    """Of each example by itself, float64 [examples, C].
 
     Args:
-        truth, found: int [examples], numbers of classes.
+        truth, found: bool [examples, C].
     """
-    shape = (num_classes, num_classes)
-    values = np.zeros((truth.size, num_classes * num_classes))
-    values[np.arange(truth.size), truth * num_classes + found] = 1.0
+    return Tallies(*(x.astype(np.float64) for x in (truth & found, truth, found)))
 
-    def scores(sums: np.ndarray) -> dict[str, np.ndarray]:
-        counts = sums.reshape(*sums.shape[:-1], *shape)
-        right = np.diagonal(counts, axis1=-2, axis2=-1)
-        true, said = counts.sum(axis=-1), counts.sum(axis=-2)
-        total = counts.sum(axis=(-2, -1))
-        f1 = ratio(2.0 * right, true + said)
-        # A class that neither occurs nor is predicted has no F1.
-        macro = f1.sum(axis=-1) / ((true + said) > 0).sum(axis=-1)
-        together = right.sum(axis=-1) * total - (true * said).sum(axis=-1)
-        spread_true = total**2 - (true**2).sum(axis=-1)
-        spread_said = total**2 - (said**2).sum(axis=-1)
-        matthews = ratio(together, np.sqrt(spread_true * spread_said))
-        found = {
-            "accuracy": right.sum(axis=-1) / total,
-            "macro_f1": macro,
-            "matthews": matthews,
-        }
-        return found | ({"f1": f1[..., 1]} if num_classes == 2 else {})
 
-    return of_sums(values, scores)
+def class_scores(of: Tallies) -> dict[str, np.ndarray]:
+    """Accuracy, mean F1, Matthews correlation, and F1 of the second of two classes.
+
+    A class that neither occurs nor is predicted does not count in the mean. The
+    correlation is 0 where labels or predictions have only one class.
+    """
+    num_right, total = of.right.sum(axis=-1), of.true.sum(axis=-1)
+    f1, there = of.f1(), (of.true + of.said) > 0
+    together = num_right * total - (of.true * of.said).sum(axis=-1)
+    spread_true = total**2 - (of.true**2).sum(axis=-1)
+    spread_said = total**2 - (of.said**2).sum(axis=-1)
+    found = {
+        "accuracy": num_right / total,
+        "macro_f1": f1.sum(axis=-1) / there.sum(axis=-1),
+        "matthews": ratio(together, np.sqrt(spread_true * spread_said)),
+    }
+    return found | ({"f1": f1[..., 1]} if f1.shape[-1] == 2 else {})
+
+
+def one_hot(numbers: np.ndarray, num_classes: int) -> np.ndarray:
+    """bool [examples, C] of the numbers of classes, int [examples]."""
+    return numbers[:, None] == np.arange(num_classes)
+
+
+def confusions(truth: np.ndarray, found: np.ndarray) -> ByCounts:
+    """The `class_scores`.
+
+    Args:
+        truth, found: bool [examples, C], one class each.
+    """
+    values = np.concatenate(tallies(truth, found), axis=1)
+    return of_sums(values, lambda sums: class_scores(_split(sums)))
+
+
+def _split(sums: np.ndarray) -> Tallies:
+    return Tallies(*np.split(sums, 3, axis=-1))
 
 
 def label_sets(truth: np.ndarray, found: np.ndarray) -> ByCounts:
@@ -83,19 +112,18 @@ def label_sets(truth: np.ndarray, found: np.ndarray) -> ByCounts:
         truth, found: bool [examples, C].
     """
     exact = (truth == found).all(axis=1)
-    values = np.column_stack([truth & found, truth, found, exact, np.ones(exact.size)])
+    values = np.column_stack([*tallies(truth, found), exact, np.ones(exact.size)])
 
     def scores(sums: np.ndarray) -> dict[str, np.ndarray]:
-        right, true, said = np.split(sums[..., :-2], 3, axis=-1)
-        either = true + said
-        micro = ratio(2.0 * right.sum(axis=-1), either.sum(axis=-1))
+        each = _split(sums[..., :-2])
+        all_of = Tallies(*(x.sum(axis=-1) for x in each))
         return {
-            "micro_f1": micro,
-            "macro_f1": ratio(2.0 * right, either).mean(axis=-1),
+            "micro_f1": all_of.f1(),
+            "macro_f1": each.f1().mean(axis=-1),
             "subset_accuracy": sums[..., -2] / sums[..., -1],
         }
 
-    return of_sums(values.astype(np.float64), scores)
+    return of_sums(values, scores)
 
 
 def correlations(x: np.ndarray, y: np.ndarray) -> ByCounts:

@@ -21,7 +21,14 @@ from bert_jax.data.labelled.labels import (
 )
 from bert_jax.data.labelled.texts import LabelledTexts, read_texts
 from bert_jax.train.losses import Mean, cross_entropy, weighted
-from bert_jax.train.tasks.by_counts import ByCounts, confusions
+from bert_jax.train.tasks.by_counts import (
+    ByCounts,
+    Tallies,
+    class_scores,
+    confusions,
+    one_hot,
+    tallies,
+)
 from bert_jax.train.tasks.calibration import calibration
 from bert_jax.train.tasks.class_weights import class_weights
 from bert_jax.train.tasks.intervals import wilson
@@ -110,7 +117,8 @@ class Classification(TextTask):
         outputs: Sequence[str],
     ) -> ByCounts:
         logits, labels = of_examples(logits, encoded)
-        return confusions(labels, logits.argmax(axis=1), len(outputs))
+        found = logits.argmax(axis=1)
+        return confusions(*(one_hot(x, len(outputs)) for x in (labels, found)))
 
     def constant_scores(self, examples: LabelledTexts) -> dict[str, float]:
         _, counts = np.unique(np.array(examples.labels), return_counts=True)
@@ -127,14 +135,14 @@ class Classification(TextTask):
 
         `confusion` has counts by true class (rows) and predicted class.
         """
-        from sklearn.metrics import confusion_matrix
-
         logits, truth = of_examples(logits, encoded)
         found = logits.argmax(axis=1)
-        counts = confusion_matrix(truth, found, labels=range(len(outputs)))
+        counts = np.zeros((len(outputs), len(outputs)), np.int64)
+        np.add.at(counts, (truth, found), 1)
+        each = (one_hot(x, len(outputs)) for x in (truth, found))
         return {
             "confusion": counts.tolist(),
-            "per_label": label_scores(truth, found, outputs),
+            "per_label": label_scores(*each, outputs),
             "calibration": calibration(logits, truth),
         }
 
@@ -167,8 +175,8 @@ class Classification(TextTask):
         found = model.predict(held_out_features)
         majority = np.full_like(truth, np.bincount(truth).argmax())
         return {
-            "majority": _label_scores(truth, majority),
-            "tfidf_logistic_regression": _label_scores(truth, found),
+            "majority": _scores_of(truth, majority, len(outputs)),
+            "tfidf_logistic_regression": _scores_of(truth, found, len(outputs)),
         }
 
     def predictions(
@@ -206,24 +214,14 @@ def classification_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, f
 
     Source: Wang et al. 2019, "GLUE", section 3; Gorodkin 2004 for more than two classes.
     """
-    from sklearn.metrics import f1_score, matthews_corrcoef
-
-    predicted = logits.argmax(axis=1)
-    log_probs = log_softmax(logits)
-    found = {
-        **_label_scores(labels, predicted),
-        "matthews": float(matthews_corrcoef(labels, predicted)),
-        "loss": float(-log_probs[np.arange(labels.size), labels].mean()),
-    }
-    if logits.shape[1] == 2:
-        found["f1"] = float(f1_score(labels == 1, predicted == 1, zero_division=0.0))
-    return found
+    losses = -log_softmax(logits)[np.arange(labels.size), labels]
+    scores = _scores_of(labels, logits.argmax(axis=1), logits.shape[1])
+    return {**scores, "loss": float(losses.mean())}
 
 
-def _label_scores(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    from sklearn.metrics import f1_score
-
-    return {
-        "accuracy": float((truth == predicted).mean()),
-        "macro_f1": float(f1_score(truth, predicted, average="macro")),
-    }
+def _scores_of(
+    truth: np.ndarray, found: np.ndarray, num_classes: int
+) -> dict[str, float]:
+    each = tallies(*(one_hot(x, num_classes) for x in (truth, found)))
+    of = Tallies(*(x.sum(axis=0) for x in each))
+    return {name: float(score) for name, score in class_scores(of).items()}

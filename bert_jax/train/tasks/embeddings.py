@@ -29,7 +29,7 @@ from bert_jax.model.sentence_embedding import Pooling
 from bert_jax.train.losses import Mean, cross_entropy, weighted
 from bert_jax.train.tasks.by_counts import ByCounts, correlations, means
 from bert_jax.train.tasks.intervals import fisher, wilson
-from bert_jax.train.tasks.regression import pearson, spearman
+from bert_jax.train.tasks.regression import correlation_scores
 from bert_jax.train.tasks.task import Metric, Task, log_softmax
 
 _SCALE = 20.0  # of the cosines in a softmax: a temperature of 0.05, as in SimCSE
@@ -177,8 +177,7 @@ class Embeddings(Task):
             return {name: float(values.mean()) for name, values in found.items()}
         cosines, labels = cosines_of(logits), encoded.labels.astype(np.float64)
         return {
-            "spearman": spearman(cosines, labels),
-            "pearson": pearson(cosines, labels),
+            **correlation_scores(cosines, labels),
             "loss": float(self.example_losses(logits, encoded, examples).mean()),
         }
 

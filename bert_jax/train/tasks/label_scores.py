@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from bert_jax.train.tasks.by_counts import Tallies, ratio, tallies
+
 PER_LABEL = ("precision", "recall", "f1", "support")
 """Scores of one label; support is how often it occurs."""
 
@@ -15,16 +17,12 @@ def label_scores(
     """One dict for each label: its name as `label`, and its `PER_LABEL`.
 
     Args:
-        truth: int [examples], numbers of classes; or bool [examples, labels].
-        found: predictions of the same form.
+        truth, found: bool [examples, labels].
         names: of the labels.
     """
-    from sklearn.metrics import precision_recall_fscore_support
-
-    columns = precision_recall_fscore_support(
-        truth, found, labels=range(len(names)), zero_division=0.0
-    )
+    of = Tallies(*(x.sum(axis=0) for x in tallies(truth, found)))
+    columns = (ratio(of.right, of.said), ratio(of.right, of.true), of.f1(), of.true)
     return [
-        dict(zip(("label", *PER_LABEL), [name, *row], strict=True))
+        {"label": name, **dict(zip(PER_LABEL, row, strict=True))}
         for name, row in zip(names, np.transpose(columns).tolist(), strict=True)
     ]

@@ -125,23 +125,10 @@ def regression_scores(predictions: np.ndarray, labels: np.ndarray) -> dict[str, 
     """
     x, y = predictions.astype(np.float64), labels.astype(np.float64)
     error = float(np.square(x - y).mean())
-    return {
-        "pearson": pearson(x, y),
-        "spearman": spearman(x, y),
-        "mse": error,
-        "loss": error,
-    }
+    return {**correlation_scores(x, y), "mse": error, "loss": error}
 
 
-def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Correlation of the ranks of two vectors, or 0 if one of them is constant."""
-    from scipy.stats import rankdata
-
-    return pearson(rankdata(x), rankdata(y))
-
-
-def pearson(x: np.ndarray, y: np.ndarray) -> float:
-    """Correlation of two float64 vectors, or 0 if one of them is constant."""
-    x, y = x - x.mean(), y - y.mean()
-    norm = float(np.sqrt(np.square(x).sum() * np.square(y).sum()))
-    return float((x * y).sum() / norm) if norm > 0.0 else 0.0
+def correlation_scores(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    """`pearson` and `spearman` of two float64 vectors, 0 if one of them is constant."""
+    found = correlations(x, y)(np.ones((1, x.size)))
+    return {name: float(score) for name, [score] in found.items()}
