@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -48,7 +48,7 @@ from bert_jax.train.trust import (
     check_arrived,
     no_gain_over_constant,
 )
-from bert_jax.train.tuning import make_tuning
+from bert_jax.train.tuning import Tuning, make_tuning
 
 
 class Judge:
@@ -127,12 +127,10 @@ def finetune(
     abstract = abstract_state(fresh_state, mesh, shard_update=shard_update)
 
     def make_state() -> TrainState:
-        places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-        state = jax.jit(fresh_state, out_shardings=places)()
         if cfg.from_scratch:
             print("encoder: fresh random weights (--from-scratch)", flush=True)
-            return state
-        return _with_encoder(state, cfg, run, mesh)
+            return _fresh(tuning, cfg.seed, abstract)
+        return _with_encoder(tuning, cfg, run, mesh, abstract)
 
     judge = Judge(
         task,
@@ -271,12 +269,29 @@ def finish_run(
     return results
 
 
+def _fresh(
+    tuning: Tuning, seed: int, abstract: TrainState, without: Collection[str] = ()
+) -> TrainState:
+    """The state of step 0 in the places of `abstract`, without these parameters."""
+    left = {name: x for name, x in abstract.params.items() if name not in without}
+    places = jax.tree.map(
+        lambda leaf: leaf.sharding, dataclasses.replace(abstract, params=left)
+    )
+    fresh_state = functools.partial(tuning.fresh_state, seed, without)
+    return jax.jit(fresh_state, out_shardings=places)()
+
+
 def _with_encoder(
-    state: TrainState, cfg: FinetuneConfig, run: pathlib.Path, mesh: Mesh
+    tuning: Tuning,
+    cfg: FinetuneConfig,
+    run: pathlib.Path,
+    mesh: Mesh,
+    abstract: TrainState,
 ) -> TrainState:
     """The state of step 0 with the encoder of the checkpoint, which is said and noted."""
     assert cfg.checkpoint is not None
-    encoder = start_encoder(cfg.checkpoint, mesh, parts=state.params.keys())
+    encoder = start_encoder(cfg.checkpoint, mesh, parts=abstract.params.keys())
+    state = _fresh(tuning, cfg.seed, abstract, encoder.params.keys())
     state = dataclasses.replace(state, params={**state.params, **encoder.params})
     check_arrived(state.params, encoder)
     print(f"encoder: {encoder.describe()}, found again in the model", flush=True)

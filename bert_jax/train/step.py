@@ -104,7 +104,8 @@ def is_finite(state: TrainState) -> jax.Array:
     """Whether no parameter and no moment is NaN or infinite, a bool scalar."""
     leaves = jax.tree.leaves((state.params, state.opt_state))
     floats = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)]
-    return jnp.stack([jnp.isfinite(x).all() for x in floats]).all()
+    # Times 0, what is not finite is NaN. Sums compile in half the time of `isfinite`.
+    return jnp.isfinite(sum(jnp.sum(x * 0.0) for x in floats))
 
 
 def abstract_state(

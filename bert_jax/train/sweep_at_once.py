@@ -5,6 +5,7 @@ updates that it would get alone, up to the rounding of float32.
 """
 
 import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Callable, Sequence
@@ -111,12 +112,15 @@ class AtOnce:
         """The states of step 0 of all runs, with a new first axis."""
         print(self.tunings[0].describe(), flush=True)
         seeds = jnp.array([part.cfg.seed for part in self.parts], jnp.uint32)
-        states = jax.jit(jax.vmap(self.tunings[0].fresh_state))(seeds)
+        tuning = self.tunings[0]
         if self.cfg.from_scratch:
             print("encoder: fresh random weights (--from-scratch)", flush=True)
-            return states
+            return jax.jit(jax.vmap(tuning.fresh_state))(seeds)
         assert self.cfg.checkpoint is not None
-        encoder = start_encoder(self.cfg.checkpoint, self.mesh, states.params.keys())
+        parts = jax.eval_shape(tuning.init_params, jax.random.key(0)).keys()
+        encoder = start_encoder(self.cfg.checkpoint, self.mesh, parts)
+        fresh = functools.partial(tuning.fresh_state, without=encoder.params.keys())
+        states = jax.jit(jax.vmap(fresh))(seeds)
         print(f"encoder: {encoder.describe()}", flush=True)
         for part in self.parts:
             save_origin(part.run, encoder.origin)

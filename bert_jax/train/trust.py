@@ -132,6 +132,6 @@ def _moved(mu: Any) -> Any:
 
     def one(path: tuple, moment: jax.Array) -> jax.Array:
         first = 1 if is_stacked(path) else 0
-        return jnp.any(moment != 0, axis=tuple(range(first, moment.ndim)))
+        return jnp.abs(moment).sum(axis=tuple(range(first, moment.ndim))) != 0
 
     return jax.tree_util.tree_map_with_path(one, mu)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import jax
@@ -36,9 +36,19 @@ class Tuning(NamedTuple):
     merged: Callable[[dict], dict]
     """From these parameters to those of the task's model, which others take."""
 
-    def fresh_state(self, seed: int) -> TrainState:
-        """The state of step 0, whose encoder is random too."""
-        return init_state(self.init_params, self.optimizer, seed)
+    def fresh_state(
+        self, seed: int | jax.Array, without: Collection[str] = ()
+    ) -> TrainState:
+        """The state of step 0, whose encoder is random too.
+
+        Args:
+            seed: of the parameters.
+            without: parts of the parameters to leave out. Those that a checkpoint gives
+                need not be drawn, and a program that draws much compiles for long.
+        """
+        state = init_state(self.init_params, self.optimizer, seed)
+        kept = {name: x for name, x in state.params.items() if name not in without}
+        return dataclasses.replace(state, params=kept)
 
     def describe(self) -> str:
         """Says how many parameters are trained, and when the rate is too low for so few."""
