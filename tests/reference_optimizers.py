@@ -53,7 +53,11 @@ def plain_rate(cfg, num_steps, step):
     if step < cfg.warmup_steps:
         return cfg.learning_rate * step / cfg.warmup_steps
     share = min(step / num_steps, 1.0)
+    decay = cfg.decay_steps or 0.2
+    decay = decay if decay >= 1 else int(decay * num_steps)
+    part = min(max(step - (num_steps - decay), 0) / decay, 1.0)
     falls = {
+        "trapezoidal": 1.0 - (math.sqrt(part) if cfg.decay_shape == "sqrt" else part),
         "linear": 1.0 - share,
         "polynomial": math.pow(1.0 - share, cfg.decay_power),
         "cosine": 0.5 + 0.5 * math.cos(math.pi * share),

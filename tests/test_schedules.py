@@ -21,6 +21,17 @@ SHAPES = {
     "cosine": {"schedule": "cosine"},
     "cosine to an end": {"schedule": "cosine", "end_rate": 1e-4},
     "constant": {"schedule": "constant"},
+    "trapezoidal": {"schedule": "trapezoidal"},
+    "trapezoidal to an end": {
+        "schedule": "trapezoidal",
+        "decay_steps": 500,
+        "end_rate": 1e-4,
+    },
+    "trapezoidal, root": {
+        "schedule": "trapezoidal",
+        "decay_steps": 0.5,
+        "decay_shape": "sqrt",
+    },
 }
 
 
@@ -34,7 +45,17 @@ def test_rates_are_the_formulas(shape, warmup):
     cfg = settings(warmup, **SHAPES[shape])
     schedule = make_schedule(cfg, NUM_STEPS)
     steps = [0, 1, warmup - 1, warmup, warmup + 1, 499, 500, 501]
-    steps += [NUM_STEPS - 1, NUM_STEPS, NUM_STEPS + 1, 9 * NUM_STEPS]
+    steps += [
+        799,
+        800,
+        801,
+        900,
+        NUM_STEPS - 2,
+        NUM_STEPS - 1,
+        NUM_STEPS,
+        NUM_STEPS + 1,
+        9 * NUM_STEPS,
+    ]
     for step in [s for s in steps if s >= 0]:
         expected = reference.plain_rate(cfg, NUM_STEPS, step)
         # Float32 has 6e-8, and its powers and sines a few times that.
@@ -57,6 +78,18 @@ def test_the_corners_in_numbers():
     )
     root = settings(schedule="polynomial", decay_power=0.5, warmup_steps=0)
     np.testing.assert_allclose(make_schedule(root, NUM_STEPS)(750), 1.5e-3, rtol=1e-6)
+
+
+def test_a_trapezoid_is_flat_between_its_slopes():
+    schedule = make_schedule(settings(schedule="trapezoidal"), NUM_STEPS)
+    assert {float(schedule(s)) for s in range(WARMUP, 801)} == {float(np.float32(3e-3))}
+    assert float(schedule(801)) < np.float32(3e-3)
+    with pytest.raises(
+        ValueError, match=r"decay_steps=950.0 .* overlap in 1,000 steps"
+    ):
+        make_schedule(settings(schedule="trapezoidal", decay_steps=950.0), NUM_STEPS)
+    with pytest.raises(ValueError, match="would be ignored by schedule='linear'"):
+        settings(decay_steps=10)
 
 
 def test_phases_follow_each_other_and_start_anew():

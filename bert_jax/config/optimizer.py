@@ -5,6 +5,8 @@ from typing import Literal
 
 from bert_jax.config.checks import require, require_positive, require_rate
 
+_DECAY_STEPS = 0.2
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
@@ -23,10 +25,19 @@ class OptimizerConfig:
     the share of all updates. The decay that follows is counted from update 0, so the
     rate drops where the two meet: by a tenth, if a tenth of all updates warm up and the
     schedule is linear."""
-    schedule: Literal["linear", "polynomial", "cosine", "constant"] = "linear"
+    schedule: Literal["linear", "polynomial", "cosine", "constant", "trapezoidal"] = (
+        "linear"
+    )
     """How the learning rate falls after the warm-up. linear: on a straight line.
     polynomial: on a power of that line, see decay_power. cosine: on half a cosine
-    wave. constant: not at all."""
+    wave. constant: not at all. trapezoidal: not before the last decay_steps (also
+    called warm-up, stable, decay)."""
+    decay_steps: float | None = None
+    """How long the learning rate of schedule trapezoidal falls: a number of updates, or
+    below 1 the share of all updates. Default: 0.2."""
+    decay_shape: Literal["linear", "sqrt"] = "linear"
+    """How it falls there. linear: on a straight line. sqrt: with 1 - sqrt(share of the
+    decay done), fast at first (Hägele et al. 2024)."""
     decay_power: float = 1.0
     """Exponent of schedule polynomial: the rate falls with (1 - share of the updates
     done) ** decay_power."""
@@ -73,11 +84,24 @@ class OptimizerConfig:
             f"OptimizerConfig.layer_decay={self.layer_decay} is not in (0, 1]; give a "
             "factor such as 0.9, or 1 for one rate in all layers.",
         )
+        for name in ("warmup_steps", "decay_steps"):
+            value = getattr(self, name) or 0
+            require(
+                value < 1 or float(value).is_integer(),
+                f"OptimizerConfig.{name}={value} is neither a whole number of updates nor "
+                "a share of them below 1.",
+            )
         require(
-            self.warmup_steps < 1 or float(self.warmup_steps).is_integer(),
-            f"OptimizerConfig.warmup_steps={self.warmup_steps} is neither a whole number "
-            "of updates nor a share of them below 1.",
+            self.decay_steps is None or self.decay_steps > 0,
+            f"OptimizerConfig.decay_steps={self.decay_steps} must be greater than 0; "
+            "schedule='constant' does not fall.",
         )
+        for name, default in (("decay_steps", None), ("decay_shape", "linear")):
+            require(
+                getattr(self, name) == default or self.schedule == "trapezoidal",
+                f"OptimizerConfig.{name}={getattr(self, name)!r} would be ignored by "
+                f"schedule={self.schedule!r}; use it with schedule='trapezoidal'.",
+            )
         require(
             self.decay_power == 1.0 or self.schedule == "polynomial",
             f"OptimizerConfig.decay_power={self.decay_power} would be ignored by "
@@ -106,7 +130,14 @@ class OptimizerConfig:
 
     def warmup_updates(self, num_steps: int) -> int:
         """The number of updates of the warm-up in a run or phase of `num_steps`."""
-        if self.warmup_steps >= 1:
-            return int(self.warmup_steps)
-        # A share such as 10_000 / 900_000 must give 10,000 again.
-        return int(self.warmup_steps * num_steps + 1e-6)
+        return _updates(self.warmup_steps, num_steps)
+
+    def decay_updates(self, num_steps: int) -> int:
+        """The number of updates in which the rate of schedule trapezoidal falls."""
+        return _updates(self.decay_steps or _DECAY_STEPS, num_steps)
+
+
+def _updates(steps: float, num_steps: int) -> int:
+    """A number of updates, from that number or from a share of `num_steps`."""
+    # A share such as 10_000 / 900_000 must give 10,000 again.
+    return int(steps) if steps >= 1 else int(steps * num_steps + 1e-6)

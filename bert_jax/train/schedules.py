@@ -22,9 +22,11 @@ def make_schedule(cfg: OptimizerConfig, num_steps: int) -> optax.Schedule:
         polynomial  f = (1 - p) ** decay_power
         cosine      f = (1 + cos(pi * p)) / 2
         constant    f = 1
+        trapezoidal f = 1 - q or 1 - sqrt(q), where q is the share of the last
+                    cfg.decay_updates(num_steps) that is done; 1 before them
 
-    The decay is counted over all updates, as BERT's was, so the rate drops where the
-    warm-up ends: by a tenth, if a tenth of all updates warm up and the decay is linear.
+    The other decays are counted over all updates, as BERT's was, so the rate drops where
+    the warm-up ends: by a tenth, if a tenth of all updates warm up and the decay is linear.
     From `num_steps` on, the rate stays at its last value.
 
     Args:
@@ -35,11 +37,21 @@ def make_schedule(cfg: OptimizerConfig, num_steps: int) -> optax.Schedule:
         A pure function from the number of an update (a Python integer or an int32
         scalar) to its rate (a float32 scalar).
 
+    Raises:
+        ValueError: warm-up and trapezoidal decay overlap.
+
     Source: google-research/bert, optimization.py (create_optimizer); for the cosine
-    Loshchilov and Hutter 2017 (SGDR), equation 5, without restarts.
+    Loshchilov and Hutter 2017 (SGDR), equation 5, without restarts; for the trapezoid
+    Zhai et al. 2022, section 3.5, and Hägele et al. 2024, section 3.
     """
 
-    warmup = cfg.warmup_updates(num_steps)
+    warmup, decay = cfg.warmup_updates(num_steps), cfg.decay_updates(num_steps)
+    if cfg.schedule == "trapezoidal" and warmup + decay > num_steps:
+        raise ValueError(
+            f"OptimizerConfig.warmup_steps={cfg.warmup_steps} ({warmup:,} updates) and "
+            f"decay_steps={cfg.decay_steps} ({decay:,} updates) overlap in {num_steps:,} "
+            "steps; make one of them shorter."
+        )
 
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
@@ -52,6 +64,12 @@ def make_schedule(cfg: OptimizerConfig, num_steps: int) -> optax.Schedule:
             left = jnp.square(jnp.sin(0.5 * math.pi * left))
         elif cfg.schedule == "constant":
             left = jnp.ones_like(left)
+        elif cfg.schedule == "trapezoidal":
+            left = jnp.clip(num_steps - step, 0.0, decay) / max(decay, 1)
+            if cfg.decay_shape == "sqrt":
+                left = left / (
+                    1.0 + jnp.sqrt(1.0 - left)
+                )  # 1 - sqrt(1 - left), exactly
         down = cfg.end_rate + (cfg.learning_rate - cfg.end_rate) * left
         return jnp.where(step < warmup, cfg.learning_rate * up, down)
 
