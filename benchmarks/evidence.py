@@ -4,9 +4,9 @@
 
 Prepares text, measures the speed of a step, pretrains for a fixed number of minutes, and
 fine-tunes on SST-2, CoLA, MRPC, STS-B, TREC, WNUT17 and SQuAD, each from these weights and
-from random ones with the same settings and seeds. The model is BERT-tiny on a CPU, BERT-base on a GPU or TPU. Writes
-`evidence-MACHINE-DATE.md` and `.json`. Stopped by Ctrl-C or SIGTERM, it writes what there
-is, and the same command goes on.
+from random ones with the same settings and seeds. The model is BERT-tiny on a CPU,
+BERT-base on a GPU or TPU. Writes `evidence-MACHINE-DATE.md` and `.json`. Stopped by Ctrl-C
+or SIGTERM, it writes what there is, and the same command goes on.
 """
 
 import dataclasses
@@ -127,8 +127,12 @@ class Evidence:
         self.pretrained = pretrain(cfg, folder / "pretrain")
         seeds = range(self.options.seeds)
         for name, task in self.tasks.items():
+            of_questions = task.config.kind == "spans"
             cfg_of_task = dataclasses.replace(
-                task.config, max_train=self.recipe.max_train
+                task.config,
+                max_train=(
+                    self.recipe.max_questions if of_questions else self.recipe.max_train
+                ),
             )
             if name == "trec":
                 train = write_trec(task.config.train, folder / "trec.tsv")

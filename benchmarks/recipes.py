@@ -23,6 +23,8 @@ class Recipe(NamedTuple):
     """Length of the pretraining."""
     max_train: int | None
     """Most labelled examples of a task."""
+    max_questions: int | None
+    """Most questions. Each has several rows, where a row is shorter than its passage."""
     pretrain: PretrainConfig
     """Without dataset and number of steps. The vocabulary has so many pieces, or fewer
     where the text has no more."""
@@ -44,6 +46,7 @@ _NO_DROPOUT = DropoutConfig(hidden=0.0, attention=0.0)
 TINY = Recipe(
     minutes=16.0,
     max_train=4_000,
+    max_questions=1_000,
     pretrain=PretrainConfig(
         model=model_config("tiny", vocab_size=8_192, max_positions=64, init_std=0.06),
         dropout=_NO_DROPOUT,
@@ -67,6 +70,7 @@ TINY = Recipe(
 BASE = Recipe(
     minutes=20.0,
     max_train=None,
+    max_questions=None,
     pretrain=PretrainConfig(
         model=model_config("base", max_positions=128),
         compute=ComputeConfig(dtype="bfloat16"),
