@@ -59,7 +59,9 @@ def test_one_file_is_enough(encoder, documents, tmp_path, capsys, monkeypatch):
     said = capsys.readouterr().out
     assert "48 of the 60 examples of the file; a share of 0.2 is judged on" in said
     assert "class weights: no 1.5, yes 0.75" in said
-    assert re.search(r"at most 64 tokens: the most the encoder takes; \d+ texts of 48", said)
+    assert re.search(
+        r"at most 64 tokens: the most the encoder takes; \d+ texts of 48", said
+    )
     assert re.search(r"\d+ texts became several rows, at 64 tokens", said)
     results = json.loads((output / "results.json").read_text())
     assert (results["num_train"], results["num_validation"]) == (48, 12)
@@ -153,5 +155,7 @@ def test_rows_are_as_long_as_nearly_all_texts(
     assert found == expected
     said = capsys.readouterr().out
     assert f"rows have at most {expected} tokens: " in said
-    reason = "99% of 200 training examples fit into" if longest < 64 else "199 texts of 200"
+    reason = (
+        "99% of 200 training examples fit into" if longest < 64 else "199 texts of 200"
+    )
     assert reason in said

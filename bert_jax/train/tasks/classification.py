@@ -139,10 +139,10 @@ class Classification(TextTask):
         found = logits.argmax(axis=1)
         counts = np.zeros((len(outputs), len(outputs)), np.int64)
         np.add.at(counts, (truth, found), 1)
-        each = (one_hot(x, len(outputs)) for x in (truth, found))
+        of_truth, of_found = (one_hot(x, len(outputs)) for x in (truth, found))
         return {
             "confusion": counts.tolist(),
-            "per_label": label_scores(*each, outputs),
+            "per_label": label_scores(of_truth, of_found, outputs),
             "calibration": calibration(logits, truth),
         }
 
