@@ -91,6 +91,18 @@ def test_mesh_and_loop_may_change_and_only_the_mesh_is_announced(run, capsys):
     assert load_run_config(run) == changed
 
 
+def test_a_setting_that_is_younger_than_the_run_has_its_default(run):
+    path = run / "config.json"
+    config = json.loads(path.read_text())
+    del config["optimizer"]["decay_shape"]
+    path.write_text(json.dumps(config))
+    root = OptimizerConfig(schedule="trapezoidal", decay_shape="sqrt")
+    with pytest.raises(ValueError, match="other settings: .*decay_shape is 'linear'"):
+        begin(run, dataclasses.replace(CONFIG, optimizer=root))
+    begin(run)
+    assert load_run_config(run) == CONFIG
+
+
 def test_other_devices_are_announced(run, capsys):
     begin(run)
     assert capsys.readouterr().out == ""

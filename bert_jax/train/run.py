@@ -142,11 +142,13 @@ def _start_run(
     if (run / "run.json").exists():
         begun = load_run(run)
         _refuse_another(run, begun, info)
-        before = json.loads((run / "config.json").read_text())
+        # A field that is younger than the run has its default, which means what was done
+        # before there was the field.
+        old = config_json.from_json(type(config), (run / "config.json").read_text())
+        before = json.loads(config_json.to_json(old))
         differences = _differences(before, json.loads(text))
         changed = {name: line for name, line in differences if name not in _LAYOUT}
         if {"num_steps"} <= changed.keys() <= {"num_steps", "optimizer.warmup_steps"}:
-            old = config_json.from_json(type(config), json.dumps(before))
             check_longer(run, old, config)
         elif changed:
             raise ValueError(
