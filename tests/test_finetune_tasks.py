@@ -235,10 +235,10 @@ def test_lengths_of_rows_change_no_logit(tuned, kind, monkeypatch):
     encoded = predictor.encode(
         predictor.task.read(cfg.task.dev, cfg.task, "validation")
     )
-    monkeypatch.setattr(logits, "_COMPILE_FLOPS", 0.0)
+    monkeypatch.setattr(predictor._logits, "_price", 0.0)
     found = predictor.logits(encoded)
     assert len(predictor._logits._lengths) > 1
-    monkeypatch.setattr(logits, "_COMPILE_FLOPS", np.inf)
+    monkeypatch.setattr(predictor._logits, "_price", np.inf)
     predictor._logits._lengths.clear()  # else it goes on with those that are compiled
     expected = predictor.logits(encoded)
     real = encoded.input_mask > 0 if found.ndim == 3 else ...

@@ -97,7 +97,7 @@ def test_a_setting_that_is_younger_than_the_run_has_its_default(run):
     del config["optimizer"]["decay_shape"]
     path.write_text(json.dumps(config))
     root = OptimizerConfig(schedule="trapezoidal", decay_shape="sqrt")
-    with pytest.raises(ValueError, match="other settings: .*decay_shape is 'linear'"):
+    with pytest.raises(ValueError, match=r"other settings: .*decay_shape is 'linear'"):
         begin(run, dataclasses.replace(CONFIG, optimizer=root))
     begin(run)
     assert load_run_config(run) == CONFIG

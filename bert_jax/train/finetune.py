@@ -134,7 +134,9 @@ def finetune(
 
     judge = Judge(
         task,
-        BatchedLogits(task, model, cfg.compute, mesh, cfg.batch_size),
+        BatchedLogits(
+            *(task, model, cfg.compute, mesh, cfg.batch_size), times=cfg.num_epochs
+        ),
         data.held_out_rows,
         data.held_out,
         outputs,

@@ -49,8 +49,20 @@ class BatchedLogits:
         compute: ComputeConfig,
         mesh: Mesh,
         batch_size: int,
+        times: int = 1,
     ) -> None:
+        """Compiles nothing yet.
+
+        Args:
+            task: gives the forward pass.
+            model: architecture of the encoder.
+            compute: how it is computed.
+            mesh: devices to compute on.
+            batch_size: most rows at once.
+            times: how often the same rows will be asked for, such as once an epoch.
+        """
         self.model, self.mesh, self.batch_size = model, mesh, batch_size
+        self._price = compile_price(model) / times
         self._lengths: set[int] = set()
 
         def logits(params: Any, batch: ClassifyBatch) -> jax.Array:
@@ -71,8 +83,7 @@ class BatchedLogits:
             ValueError: an id is outside its table.
         """
         batch_size = self._batch_size(len(examples))
-        price = compile_price(self.model)
-        plan = held_out_batches(examples, batch_size, price, self._lengths)
+        plan = held_out_batches(examples, batch_size, self._price, self._lengths)
         self._lengths.update(plan.lengths.tolist())
 
         def batches() -> Iterator[Part]:

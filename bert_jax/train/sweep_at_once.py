@@ -200,7 +200,8 @@ def finetune_at_once(
         states, failures = _train(group, lambda: stop.requested)
     elapsed = time.perf_counter() - began
     forward = BatchedLogits(
-        data.task, group.model, cfg.compute, group.mesh, cfg.batch_size
+        *(data.task, group.model, cfg.compute, group.mesh, cfg.batch_size),
+        times=len(parts),
     )
     results: list[dict[str, Any] | NotFiniteError] = []
     for number in range(len(parts)):

@@ -32,8 +32,8 @@ class TaskData(NamedTuple):
     held_out_rows: EncodedExamples
     epochs: tuple[LengthBatches, ...]
     """The batches of each epoch, by numbers of `train_rows`."""
-    held_out_lengths: frozenset[int]
-    """The lengths of rows in all batches that are judged on."""
+    held_out_batches: LengthBatches
+    """The batches that are judged on, by numbers of `held_out_rows`."""
     sequence_length: int
     """T, the largest length of a row."""
     price: float
@@ -52,12 +52,14 @@ class TaskData(NamedTuple):
     @property
     def lengths(self) -> frozenset[int]:
         """The lengths of rows in all batches, of training and of judging."""
-        return self.held_out_lengths.union(*(x.lengths.tolist() for x in self.epochs))
+        plans = (self.held_out_batches, *self.epochs)
+        return frozenset(length for x in plans for length in x.lengths.tolist())
 
     def for_run(self, cfg: FinetuneConfig) -> "TaskData":
         """The same examples for a run with another seed or number of epochs."""
         return self._replace(
-            epochs=_plan(self.train_rows, self.sequence_length, cfg, self.price)
+            epochs=_plan(self.train_rows, self.sequence_length, cfg, self.price),
+            held_out_batches=_held_out_plan(self.held_out_rows, cfg, self.price),
         )
 
     def batch(self, step: int, batch_size: int) -> ClassifyBatch:
@@ -109,7 +111,7 @@ def encode_task_data(
     price = compile_price(model)
     epochs = _plan(train_rows, sequence_length, cfg, price)
     show_rows(task, "train", train_rows, epochs[0])
-    held_out_plan = held_out_batches(held_out_rows, cfg.batch_size, price)
+    held_out_plan = _held_out_plan(held_out_rows, cfg, price)
     show_rows(task, "validation", held_out_rows, held_out_plan)
     return TaskData(
         task,
@@ -119,7 +121,7 @@ def encode_task_data(
         train_rows,
         held_out_rows,
         epochs,
-        frozenset(held_out_plan.lengths.tolist()),
+        held_out_plan,
         sequence_length,
         price,
         as_read,
@@ -137,6 +139,13 @@ def _plan(
         )
         for epoch in range(cfg.num_epochs)
     )
+
+
+def _held_out_plan(
+    rows: EncodedExamples, cfg: FinetuneConfig, price: float
+) -> LengthBatches:
+    """Once an epoch is how often they are judged, and one compiling serves all of them."""
+    return held_out_batches(rows, cfg.batch_size, price / cfg.num_epochs)
 
 
 def fitting_length(
