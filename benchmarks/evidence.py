@@ -254,16 +254,12 @@ def report_on(evidence: Evidence, report: Report) -> None:
         "of weights, and none was chosen by a score."
     )
     add_scores(evidence, report.table("Scores on the dev sets", about))
-    from bert_jax.train.run import load_run_config
-
     results = evidence.pretrained
-    # As measured when the pretraining began; the figures of its steps are shares of it.
-    peak = load_run_config(evidence.options.folder / "pretrain").loop.peak_tflops
     about = (
         f"{results['num_parameters']:,} parameters, {results['num_tokens'] / 1e6:,.1f} M "
         "tokens of text. A model that knows only how often each piece occurs has a loss of "
-        f"{results['unigram_entropy']:.3f} nats. MFU is the share of the measured "
-        f"{peak:.3g} TFLOP/s of one device."
+        f"{results['unigram_entropy']:.3f} nats. MFU is the share of the FLOP/s that "
+        "a large matrix product had on one device when the pretraining began."
     )
     add_pretraining(evidence, report.table("Pretraining", about))
 
