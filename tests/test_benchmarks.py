@@ -159,8 +159,8 @@ def test_tasks_are_the_files_as_they_are(shared_data, tmp_path):
     counts = {"sst2": 67_349, "cola": 8_551, "mrpc": 3_668, "stsb": 5_749}
     counts |= {"trec": 5_452, "wnut17": 3_394, "squad": 6_500}
     for name, located in evidence.Options(tasks=shared_data).chosen().items():
-        cfg = located.config
-        task = task_named(cfg.kind)
+        task = task_named(located.config.kind)
+        cfg = task.settled(located.config)
         if name == "trec":
             train = evidence.write_trec(cfg.train, tmp_path / "trec.tsv")
             found = task.read(train, cfg, "train")
