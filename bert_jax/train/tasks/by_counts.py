@@ -14,6 +14,12 @@ ByCounts = Callable[[np.ndarray], dict[str, np.ndarray]]
 """Turns counts, float64 [resamples, examples], into scores [resamples] by name."""
 
 
+def scores_of_all(by_counts: ByCounts, num_examples: int) -> dict[str, float]:
+    """The scores where every example counts once."""
+    found = by_counts(np.ones((1, num_examples)))
+    return {name: float(score) for name, [score] in found.items()}
+
+
 def of_sums(
     values: np.ndarray, scores: Callable[[np.ndarray], dict[str, np.ndarray]]
 ) -> ByCounts:

@@ -23,11 +23,9 @@ from bert_jax.data.labelled.texts import LabelledTexts, read_texts
 from bert_jax.train.losses import Mean, cross_entropy, weighted
 from bert_jax.train.tasks.by_counts import (
     ByCounts,
-    Tallies,
-    class_scores,
     confusions,
     one_hot,
-    tallies,
+    scores_of_all,
 )
 from bert_jax.train.tasks.calibration import calibration
 from bert_jax.train.tasks.class_weights import class_weights
@@ -222,6 +220,5 @@ def classification_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, f
 def _scores_of(
     truth: np.ndarray, found: np.ndarray, num_classes: int
 ) -> dict[str, float]:
-    each = tallies(*(one_hot(x, num_classes) for x in (truth, found)))
-    of = Tallies(*(x.sum(axis=0) for x in each))
-    return {name: float(score) for name, score in class_scores(of).items()}
+    by_counts = confusions(*(one_hot(x, num_classes) for x in (truth, found)))
+    return scores_of_all(by_counts, truth.size)

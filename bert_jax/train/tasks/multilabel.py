@@ -23,7 +23,7 @@ from bert_jax.data.labelled.labels import (
 )
 from bert_jax.data.labelled.texts import LabelledTexts, read_texts
 from bert_jax.train.losses import Mean, weighted
-from bert_jax.train.tasks.by_counts import ByCounts, label_sets
+from bert_jax.train.tasks.by_counts import ByCounts, label_sets, scores_of_all
 from bert_jax.train.tasks.intervals import wilson
 from bert_jax.train.tasks.label_scores import label_scores
 from bert_jax.train.tasks.simple_models import tfidf
@@ -201,16 +201,8 @@ def multilabel_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float
 
     Source: Sorower 2010, "A literature survey on algorithms for multi-label learning".
     """
-    truth, found = labels > 0, logits > 0
-    num_right = (truth & found).sum(axis=0)
-    num_either = truth.sum(axis=0) + found.sum(axis=0)
-    each_f1 = 2 * num_right / np.maximum(num_either, 1)
-    return {
-        "micro_f1": float(2 * num_right.sum() / max(num_either.sum(), 1)),
-        "macro_f1": float(each_f1.mean()),
-        "subset_accuracy": float((truth == found).all(axis=1).mean()),
-        "loss": float(_losses(logits, labels).mean()),
-    }
+    scores = scores_of_all(label_sets(labels > 0, logits > 0), len(labels))
+    return {**scores, "loss": float(_losses(logits, labels).mean())}
 
 
 def _losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

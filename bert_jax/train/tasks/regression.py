@@ -14,7 +14,12 @@ from bert_jax.config.finetune import Split
 from bert_jax.data.labelled.examples import EncodedExamples
 from bert_jax.data.labelled.texts import LabelledTexts, read_texts
 from bert_jax.train.losses import Mean, weighted
-from bert_jax.train.tasks.by_counts import ByCounts, correlations, means
+from bert_jax.train.tasks.by_counts import (
+    ByCounts,
+    correlations,
+    means,
+    scores_of_all,
+)
 from bert_jax.train.tasks.intervals import fisher
 from bert_jax.train.tasks.task import Metric
 from bert_jax.train.tasks.text import TextTask, of_examples
@@ -130,5 +135,4 @@ def regression_scores(predictions: np.ndarray, labels: np.ndarray) -> dict[str, 
 
 def correlation_scores(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
     """`pearson` and `spearman` of two float64 vectors, 0 if one of them is constant."""
-    found = correlations(x, y)(np.ones((1, x.size)))
-    return {name: float(score) for name, [score] in found.items()}
+    return scores_of_all(correlations(x, y), x.size)
