@@ -102,8 +102,11 @@ start.command_begins("evaluate")
 mutex = ctypes.create_string_buffer(64)
 lock = ctypes.CDLL(None).pthread_mutex_lock
 lock(mutex)
-print("ready", flush=True)
-lock(mutex)  # never returns, whatever signal comes
+try:
+    print("ready", flush=True)
+    lock(mutex)  # never returns, whatever signal comes
+except KeyboardInterrupt:
+    lock(mutex)  # the first signal came before the lock was entered
 """
     with subprocess.Popen(
         [sys.executable, "-c", text],
