@@ -144,6 +144,7 @@ def write_kept_tokenizer(
         "attention_mask",
     ]
     limit = stated.get("model_max_length")
-    known = isinstance(limit, int | float)
-    stated["model_max_length"] = min(int(limit), max_length) if known else max_length
+    if isinstance(limit, int | float):
+        max_length = min(int(limit), max_length)
+    stated["model_max_length"] = max_length
     save_json(directory / CONFIG_FILE, stated)
