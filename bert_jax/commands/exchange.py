@@ -30,12 +30,20 @@ class Import:
     that lacks a part is refused."""
     num_texts: Literal[1, 2] = 1
     """Number of texts that a classifier reads. 1: single texts. 2: pairs of texts."""
+    add_tokens: pathlib.Path | None = None
+    """Extend the vocabulary by the tokens of this file, one a line. Those that exist
+    already are skipped."""
+    new_rows: Literal["mean", "random"] = "mean"
+    """Embeddings of added tokens. mean: the mean of the pieces that the token was before.
+    random: drawn afresh."""
     seed: int = 0
     """Seed of the weights that the source lacks and that are drawn afresh."""
 
     def run(self) -> None:
+        from bert_jax.exchange.added_tokens import read_token_list
         from bert_jax.exchange.importing import describe, import_run
 
+        tokens = read_token_list(self.add_tokens) if self.add_tokens else ()
         said = self.lowercase or self.no_lowercase
         imported = import_run(
             self.source,
@@ -44,6 +52,8 @@ class Import:
             encoder_only=self.encoder_only,
             allow_incomplete=self.allow_incomplete,
             num_texts=self.num_texts,
+            tokens=tokens,
+            new_rows=self.new_rows,
             seed=self.seed,
         )
         for line in describe(imported):

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import math
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from bert_jax.config import (
     TaskConfig,
 )
 from bert_jax.data.whole_directory import whole_directory
+from bert_jax.exchange.added_tokens import AddedTokens, NewRows, add_tokens
 from bert_jax.exchange.heads import fresh_params, task_of_source
 from bert_jax.exchange.json_files import save_json
 from bert_jax.exchange.portable import refuse_not_finite
@@ -59,6 +61,7 @@ class Imported:
         new: our parameters that the source did not have; freshly drawn.
         sha256: of all parameters of the run.
         notes: what the reader decided or converted.
+        added_tokens: what became of the tokens that were to be added, if there were any.
     """
 
     kind: str
@@ -72,6 +75,7 @@ class Imported:
     moments: bool
     sha256: str
     notes: tuple[str, ...]
+    added_tokens: AddedTokens | None = None
 
 
 def is_foreign(path: pathlib.Path) -> bool:
@@ -135,6 +139,8 @@ def import_run(
     encoder_only: bool = False,
     allow_incomplete: bool = False,
     num_texts: int = 1,
+    tokens: Sequence[str] = (),
+    new_rows: NewRows = "mean",
     seed: int = 0,
 ) -> Imported:
     """Writes a run directory with the source's weights, tokenizer and architecture.
@@ -149,6 +155,8 @@ def import_run(
         encoder_only: make a pretraining run of a classifier, too.
         allow_incomplete: draw missing parts of the encoder afresh instead of refusing.
         num_texts: 2 for a classifier of pairs.
+        tokens: to extend the vocabulary by, see `add_tokens`.
+        new_rows: what their rows of the token table hold.
         seed: of what is drawn.
 
     Raises:
@@ -162,6 +170,9 @@ def import_run(
         refuse_not_finite(source.origin, source.tensors)
         for slots in source.slots or ():
             refuse_not_finite(f"{source.origin}, the optimizer's moments,", slots)
+        added = None
+        if tokens:
+            source, added = add_tokens(source, tokens, new_rows, seed)
         task = task_of_source(source, encoder_only=encoder_only)
         head = "pretraining" if task is None else source.head
         read = from_tensors(source.model, source.tensors, source.rows(head))
@@ -188,6 +199,7 @@ def import_run(
             moments=moments is not None,
             sha256=tensors_sha256(params),
             notes=(*source.notes, *_fresh_heads(source.model, read.new)),
+            added_tokens=added,
         )
         _write(partial, source, task, result, params, moments, num_texts)
     return result

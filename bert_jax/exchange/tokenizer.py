@@ -18,6 +18,7 @@ Where the exported tokenizer differs, knowingly:
 import pathlib
 from typing import TYPE_CHECKING, Any
 
+from bert_jax.data.tokenizers.huggingface_rules import load_fast
 from bert_jax.data.tokenizers.huggingface_tokenizer import HuggingFaceTokenizer
 from bert_jax.data.tokenizers.sentencepiece_model import is_unigram, parse_model
 from bert_jax.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
@@ -108,6 +109,8 @@ def to_fast_tokenizer(tokenizer: Tokenizer) -> "FastTokenizer":
     """
     from tokenizers import AddedToken, processors
 
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        return load_fast(tokenizer.model.decode("utf-8"))
     if isinstance(tokenizer, WordPieceTokenizer):
         fast = _from_wordpiece(tokenizer)
     elif isinstance(tokenizer, SentencePieceTokenizer):
