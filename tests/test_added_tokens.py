@@ -1,5 +1,6 @@
 """Vocabularies that are extended on import: ids, rows of the token table, and refusals."""
 
+import dataclasses
 import json
 
 import numpy as np

@@ -209,11 +209,13 @@ def train_byte_bpe(
     if fast.get_vocab_size() < vocab_size:
         raise _too_large(vocab_size, len(lines), str(fast.get_vocab_size()))
     cls, sep = SPECIAL_PIECES["cls"], SPECIAL_PIECES["sep"]
-    fast.post_processor = processors.TemplateProcessing(
+    layout = processors.TemplateProcessing(
         single=f"{cls} $A {sep}",
         pair=f"{cls} $A {sep} $B:1 {sep}:1",
         special_tokens=[(piece, fast.token_to_id(piece)) for piece in (cls, sep)],
     )
+    # The first one leaves the space out of the places of words.
+    fast.post_processor = processors.Sequence([processors.ByteLevel(), layout])
     return HuggingFaceTokenizer(fast.to_str().encode())
 
 
