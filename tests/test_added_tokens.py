@@ -87,8 +87,6 @@ def test_new_rows_are_drawn(source):
 
 
 def test_moments_of_new_rows_are_zero(source):
-    import dataclasses
-
     moments = {TABLE: np.ones((61, 32), np.float32)}
     with_slots = dataclasses.replace(source, slots=Slots(moments, moments))
     extended, _ = add_tokens(with_slots, TOKENS, "mean", seed=0)
