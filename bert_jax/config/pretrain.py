@@ -79,6 +79,11 @@ class PretrainConfig:
         )
         require_seed(self)
         require(
+            self.model.next_sentence or self.data.pairs == "none",
+            f"DataConfig.pairs={self.data.pairs!r} has labels that nothing here learns: "
+            "ModelConfig.next_sentence=False. Set data.pairs='none'.",
+        )
+        require(
             self.moments == "fresh" or self.checkpoint is not None,
             "PretrainConfig.moments='keep' needs a checkpoint to keep them from.",
         )

@@ -163,7 +163,9 @@ def import_run(
         for slots in source.slots or ():
             refuse_not_finite(f"{source.origin}, the optimizer's moments,", slots)
         task = task_of_source(source, encoder_only=encoder_only)
-        head = "pretraining" if task is None else source.head
+        head: Head = source.head
+        if task is None:
+            head = "pretraining" if source.model.next_sentence else "mlm"
         read = from_tensors(source.model, source.tensors, source.rows(head))
         fresh = fresh_params(source.model, task, len(source.labels or ()), seed)
         unknown = _parts_of_encoder(read.new)
@@ -230,7 +232,7 @@ def describe(result: Imported) -> list[str]:
 
 def _parts_of_encoder(new: tuple[str, ...]) -> list[str]:
     # A model without pooler is whole: several heads do not have one.
-    return [path for path in new if path.startswith(("embed/", "layers/"))]
+    return [path for path in new if path.startswith(("embed/", "layers/", "final/"))]
 
 
 def _fresh_heads(model: ModelConfig, new: tuple[str, ...]) -> list[str]:
@@ -276,7 +278,8 @@ def _opt_state(source: Source, params: Params, head: Head) -> Any:
 
 def _data(source: Source) -> DataConfig:
     limits = [128, source.model.max_positions, source.max_length or 128]
-    return DataConfig(sequence_length=min(limits))
+    pairs = DataConfig.pairs if source.model.next_sentence else "none"
+    return DataConfig(sequence_length=min(limits), pairs=pairs)
 
 
 def _write(

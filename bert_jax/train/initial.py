@@ -22,7 +22,7 @@ from bert_jax.train.run import RunInfo, load_run, load_run_config
 from bert_jax.train.tasks import task_named
 from bert_jax.train.tensors import tensors_sha256
 
-ENCODER = ("embed", "layers", "pooler")
+ENCODER = ("embed", "layers", "final", "pooler")
 """The parts of a model that fine-tuning takes from a checkpoint."""
 
 
@@ -110,12 +110,17 @@ def _has_lora(run: pathlib.Path) -> bool:
 def start_encoder(run: pathlib.Path, mesh: Mesh, parts: Collection[str]) -> Start:
     """The encoder and the pooler of a run, as far as the new model has these `parts`."""
     loaded = load_params(run, mesh, for_weights=True)
-    parts = {
-        name: loaded.params[name]
-        for name in ENCODER
-        if name in parts and name in loaded.params
-    }
+    found = _encoder_of(loaded)
+    parts = {name: part for name, part in found.items() if name in parts}
     return Start(parts, _origin(run, loaded.step, parts))
+
+
+def _encoder_of(loaded: LoadedRun) -> dict[str, Any]:
+    """The parts `ENCODER` of a run, as far as it has them."""
+    there = dict(loaded.params)
+    if loaded.info.model.pooler == "mlm_transform" and "mlm" in there:
+        there["pooler"] = {name: there["mlm"][name] for name in ("transform", "norm")}
+    return {name: there[name] for name in ENCODER if name in there}
 
 
 def encoder_hashes(run: pathlib.Path, step: int) -> dict[int, str]:
@@ -130,10 +135,9 @@ def encoder_hashes(run: pathlib.Path, step: int) -> dict[int, str]:
     jax.config.update("jax_platforms", "cpu")
     mesh = make_mesh(MeshConfig(), jax.devices("cpu")[:1])
     try:
-        params = load_params(run, mesh, step=step, for_weights=True).params
+        whole = _encoder_of(load_params(run, mesh, step=step, for_weights=True))
     except (ValueError, OSError):
         return {}
-    whole = {name: params[name] for name in ENCODER if name in params}
     bare = {name: part for name, part in whole.items() if name != "pooler"}
     return {len(jax.tree.leaves(x)): tensors_sha256(fetch(x)) for x in (whole, bare)}
 

@@ -54,6 +54,8 @@ def pretrain_loss(
 ) -> tuple[jax.Array, dict[str, Mean]]:
     """Mean MLM loss over masked tokens plus mean NSP loss over labelled pairs, in nats.
 
+    Without a next-sentence head, the MLM loss alone.
+
     Returns:
         The loss, and all losses and accuracies as undivided means.
 
@@ -67,13 +69,11 @@ def pretrain_loss(
         mlm_loss, mlm_accuracy = cross_entropy(
             outputs.mlm_logits, masked.labels, masked.weights
         )
+    metrics = {"mlm_loss": mlm_loss, "mlm_accuracy": mlm_accuracy}
+    if outputs.nsp_logits is None:
+        return mlm_loss.value(), metrics
     nsp_loss, nsp_accuracy = cross_entropy(
         outputs.nsp_logits, batch.nsp_labels, batch.nsp_weights
     )
-    metrics = {
-        "mlm_loss": mlm_loss,
-        "mlm_accuracy": mlm_accuracy,
-        "nsp_loss": nsp_loss,
-        "nsp_accuracy": nsp_accuracy,
-    }
+    metrics |= {"nsp_loss": nsp_loss, "nsp_accuracy": nsp_accuracy}
     return mlm_loss.value() + nsp_loss.value(), metrics

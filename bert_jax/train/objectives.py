@@ -73,10 +73,10 @@ def pretrain_objective(
         return _PretrainRows(batch, masked, keys)
 
     def weights(rows: _PretrainRows) -> dict[str, jax.Array]:
-        return {
-            "mlm_loss": rows.masked.weights.sum(),
-            "nsp_loss": rows.batch.nsp_weights.sum(),
-        }
+        found = {"mlm_loss": rows.masked.weights.sum()}
+        if model.next_sentence:
+            found["nsp_loss"] = rows.batch.nsp_weights.sum()
+        return found
 
     def metrics(params: Any, rows: _PretrainRows) -> dict[str, Any]:
         outputs = forward(
@@ -88,7 +88,7 @@ def pretrain_objective(
             dropout=dropout,
             key=rows.keys,
         )
-        work = pretrain_work(rows.batch, rows.masked.weights)
+        work = pretrain_work(rows.batch, rows.masked.weights, model.local_reach)
         return {**pretrain_loss(outputs, rows.batch, rows.masked)[1], "work": work}
 
     return Objective(prepare, weights, metrics)
@@ -111,6 +111,9 @@ def task_objective(
         logits = task.apply(
             model, params, rows.batch, compute=compute, dropout=dropout, key=rows.keys
         )
-        return {**task.loss(logits, rows.batch), "work": text_work(rows.batch)}
+        return {
+            **task.loss(logits, rows.batch),
+            "work": text_work(rows.batch, model.local_reach),
+        }
 
     return Objective(prepare, weights, metrics)

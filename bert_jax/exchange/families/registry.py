@@ -8,8 +8,11 @@ from bert_jax.config import ModelConfig
 from bert_jax.exchange.config_fields import fields_without_words
 from bert_jax.exchange.families.bert import BERT
 from bert_jax.exchange.families.family import Family
+from bert_jax.exchange.families.modernbert import MODERNBERT
 
-FAMILIES: Mapping[str, Family] = {family.model_type: family for family in (BERT,)}
+FAMILIES: Mapping[str, Family] = {
+    family.model_type: family for family in (BERT, MODERNBERT)
+}
 
 
 def family_of_config(
