@@ -135,12 +135,12 @@ def _filled(x: jax.Array, block: int, value: int) -> jax.Array:
 
 
 def _bounds(
-    tiling: Tiling,
     ids_BT: jax.Array,
     block: int,
     others_BS: jax.Array,
     other: int,
     *,
+    reach: int | None = None,
     first: jax.Array | int = 0,
     other_first: jax.Array | int = 0,
 ) -> jax.Array:
@@ -149,9 +149,9 @@ def _bounds(
     Sequences lie one after the other, so no block inside the range shares none.
 
     Args:
-        tiling: its reach counts here.
         ids_BT, others_BS: sequence ids.
         block, other: sizes of the blocks.
+        reach: how many tokens away a token sees, or None.
         first, other_first: places of the first tokens in the row.
 
     Returns:
@@ -167,7 +167,7 @@ def _bounds(
     visible = may_see(
         blocks,
         others,
-        tiling.reach,
+        reach,
         places.reshape(1, -1, block, 1, 1),
         other_places.reshape(1, 1, 1, -1, other),
     )
@@ -198,7 +198,11 @@ def _forward(
             words,
             heads,
             first,
-            _bounds(tiling, q_ids, blocks.query, k_ids, blocks.key, first=first[0]),
+            _bounds(
+                *(q_ids, blocks.query, k_ids, blocks.key),
+                reach=tiling.reach,
+                first=first[0],
+            ),
             q_ids,
             k_ids,
             q_BTNH,
@@ -249,7 +253,8 @@ def _backward(
             heads,
             first,
             _bounds(
-                *(tiling, k_ids, blocks.back_key, q_ids, blocks.back_query),
+                *(k_ids, blocks.back_key, q_ids, blocks.back_query),
+                reach=tiling.reach,
                 other_first=first[0],
             ),
             q_ids,

@@ -35,8 +35,8 @@ def xla_attention(
         sequence_ids_BT[:, :, None],
         sequence_ids_BT[:, None, :],
         reach,
-        numbers_T[:, None],
-        numbers_T[None, :],
+        numbers_T[None, :, None],
+        numbers_T[None, None, :],
     )
     scores_BNTS = jnp.einsum(
         "BTNH,BSNH->BNTS", q_BTNH, k_BSNH, preferred_element_type=jnp.float32
@@ -85,10 +85,14 @@ def banded_attention(
     ids_BKQ = own(sequence_ids_BT)
     near_ids_BKS = neighbours(sequence_ids_BT, _NOWHERE)
     starts_K11 = jnp.arange(num_blocks)[:, None, None] * size
-    query_KQ1 = starts_K11 + jnp.arange(size)[:, None]
-    key_K1S = starts_K11 + jnp.arange(near) - sides * size
+    query_KQ1 = starts_K11 + jnp.arange(size)[None, :, None]
+    key_K1S = starts_K11 + jnp.arange(near)[None, None] - sides * size
     visible_BKQS = may_see(
-        ids_BKQ[..., None], near_ids_BKS[:, :, None], reach, query_KQ1, key_K1S
+        ids_BKQ[..., None],
+        near_ids_BKS[:, :, None],
+        reach,
+        query_KQ1[None],
+        key_K1S[None],
     )
     scores_BKNQS = jnp.einsum(
         "BKQNH,BKSNH->BKNQS",
@@ -102,13 +106,11 @@ def banded_attention(
     probs_BKNQS = jax.nn.softmax(scores_BKNQS, axis=-1).astype(v_BTNH.dtype)
     if keys_B is not None and dropout_rate:
         # The bits of the same weights as `drop_units` draws for [B, N, T, S].
-        heads_N11 = jnp.arange(num_heads)[:, None, None]
-        row_KNQS = heads_N11 * num_tokens + query_KQ1[:, None]
-        index_KNQS = row_KNQS * num_tokens + key_K1S[:, None]
+        head_N = jnp.arange(num_heads)[None, :, None, None]
+        row_KNQ1 = head_N * num_tokens + query_KQ1[:, None]
+        index_KNQS = (row_KNQ1 * num_tokens + key_K1S[:, None]).astype(jnp.uint32)
         words_B2 = jax.random.key_data(keys_B)[:, None, None, None, None]
-        bits = hash_bits(
-            index_KNQS.astype(jnp.uint32), words_B2[..., 0], words_B2[..., 1]
-        )
+        bits = hash_bits(index_KNQS[None], words_B2[..., 0], words_B2[..., 1])
         kept = bits >= jnp.uint32(drop_threshold(dropout_rate))
         probs_BKNQS = jnp.where(
             kept, probs_BKNQS * kept_scale(dropout_rate), 0.0

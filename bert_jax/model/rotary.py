@@ -30,8 +30,8 @@ def rotation(position_ids_BT: jax.Array, theta: float, head_size: int) -> Rotati
     # often as there are places.
     powers = np.power(np.float64(theta), pairs).astype(np.float32)
     frequencies_R = np.float32(1.0) / powers
-    positions_BT1 = jnp.asarray(position_ids_BT, jnp.float32)[..., None, None]
-    angles = positions_BT1 * frequencies_R
+    positions_BT11 = jnp.asarray(position_ids_BT, jnp.float32)[..., None, None]
+    angles = positions_BT11 * frequencies_R[None, None, None]
     return Rotation(jnp.cos(angles), jnp.sin(angles))
 
 
