@@ -195,7 +195,9 @@ REFUSED = [
     bad(
         ModelConfig,
         "pooler='mlm_transform' needs mlm_transform=True",
-        **{"pooler": "mlm_transform", "mlm_transform": False, "next_sentence": False},
+        pooler="mlm_transform",
+        mlm_transform=False,
+        next_sentence=False,
     ),
     bad(
         PretrainConfig,

@@ -140,6 +140,8 @@ def fields_without_words(
 def same_numbers(found: ModelConfig, cfg: ModelConfig) -> bool:
     """Whether both compute the same, given the same weights and head."""
     same = {name: getattr(cfg, name) for name in _OF_TRAINING}
+    if found.kv_heads == cfg.kv_heads:
+        same["num_kv_heads"] = cfg.num_kv_heads
     return dataclasses.replace(found, **same) == cfg
 
 

@@ -58,7 +58,8 @@ def read_huggingface(
     head = read_head(path, config, family, model, tensors, notes)
     if head in ("pretraining", "mlm") and model.tied_decoder:
         _untie(weights, tensors, family, model, config, notes)
-    _drop_positions(weights, tensors, family, model.max_positions, notes)
+    num_positions = model.max_positions + model.position_offset
+    _drop_positions(weights, tensors, family, num_positions, notes)
     tensors = _to_float32(weights, tensors, known, notes)
     tokenizer, max_length = read_tokenizer(
         *(directory, model.vocab_size),

@@ -7,6 +7,7 @@ import pathlib
 from typing import Any
 
 from bert_jax.config import ModelConfig
+from bert_jax.exchange.families import rope
 from bert_jax.exchange.families.family import Config, Family, Field, forms
 from bert_jax.exchange.tensors import (
     Head,
@@ -95,16 +96,10 @@ def _spelled_out(path: pathlib.Path, config: Config) -> Config:
     if (kinds := config.pop("layer_types", None)) is not None:
         config[_EVERY] = _every(path, kinds)
     config.setdefault(_EVERY, 3)
-    parameters = config.pop("rope_parameters", None) or {}
+    parameters = config.pop(rope.KEYS, None) or {}
     for kind, key in _THETAS.items():
-        own = dict(parameters.get(kind) or {})
-        if own.pop("rope_type", "default") != "default" or own.keys() - {"rope_theta"}:
-            raise ValueError(
-                f"{path} has rope_parameters={parameters}; expected rope_type='default' "
-                "and a rope_theta. Other rotary positions do not exist here."
-            )
-        if "rope_theta" in own:
-            config[key] = own["rope_theta"]
+        if (theta := rope.theta_of(path, parameters.get(kind))) is not None:
+            config[key] = theta
     if config[_EVERY] == 1:
         config |= {"local_attention": None, "local_rope_theta": _NO_THETA}
     for key, other in (
@@ -140,7 +135,7 @@ def _respelled(config: Config, cfg: ModelConfig) -> Config:
         for layer in range(cfg.num_layers)
     ]
     thetas = {kind: config.pop(key) for kind, key in _THETAS.items()}
-    config["rope_parameters"] = {
+    config[rope.KEYS] = {
         kind: {"rope_type": "default", "rope_theta": theta}
         for kind, theta in thetas.items()
     }

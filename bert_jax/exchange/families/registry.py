@@ -7,12 +7,21 @@ from typing import Any
 from bert_jax.config import ModelConfig
 from bert_jax.exchange.config_fields import fields_without_words
 from bert_jax.exchange.families.bert import BERT
+from bert_jax.exchange.families.distilbert import DISTILBERT
+from bert_jax.exchange.families.eurobert import EUROBERT
 from bert_jax.exchange.families.family import Family
 from bert_jax.exchange.families.modernbert import MODERNBERT
+from bert_jax.exchange.families.nomic_bert import NOMIC_BERT
+from bert_jax.exchange.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 
 FAMILIES: Mapping[str, Family] = {
-    family.model_type: family for family in (BERT, MODERNBERT)
+    family.model_type: family
+    for family in (
+        *(BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, DISTILBERT),
+        *(MODERNBERT, NOMIC_BERT, EUROBERT),
+    )
 }
+"""In the order in which exports try them."""
 
 
 def family_of_config(
