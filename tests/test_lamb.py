@@ -18,7 +18,8 @@ from bert_jax.config import (
 from bert_jax.train import sharding
 from bert_jax.train.lamb import trust_ratio
 from bert_jax.train.mesh import make_mesh
-from bert_jax.train.optimizer import make_optimizer, moments_of
+from bert_jax.train.moments import moments_of
+from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.placement import to_devices
 from bert_jax.train.program import pretrain_program
 from bert_jax.train.schedules import make_schedule

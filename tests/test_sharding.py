@@ -21,8 +21,9 @@ from bert_jax.family import model_config
 from bert_jax.model import classification, pretraining
 from bert_jax.train import sharding
 from bert_jax.train.mesh import make_mesh
+from bert_jax.train.moments import moments_of
 from bert_jax.train.objectives import pretrain_objective
-from bert_jax.train.optimizer import make_optimizer, moments_of
+from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.placement import to_devices
 from bert_jax.train.schedules import make_schedule
 from bert_jax.train.step import abstract_state, compile_step, init_state
