@@ -34,7 +34,8 @@ from bert_jax.exchange.tensors import (
 )
 from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train.checkpoint import Checkpoints
-from bert_jax.train.optimizer import Moments, make_optimizer, with_moments
+from bert_jax.train.moments import Moments, with_moments
+from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.run import RunInfo, start_run
 from bert_jax.train.schedules import make_schedule
 from bert_jax.train.step import TrainState, init_state

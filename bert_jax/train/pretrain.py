@@ -32,7 +32,7 @@ from bert_jax.train.held_out import (
 from bert_jax.train.initial import check_start, start_pretraining
 from bert_jax.train.loop import Stage, run_loop
 from bert_jax.train.mesh import device_name, make_mesh
-from bert_jax.train.optimizer import with_moments
+from bert_jax.train.moments import with_moments
 from bert_jax.train.placement import row_parts
 from bert_jax.train.program import Program, phases_schedule, pretrain_program
 from bert_jax.train.run import (
