@@ -22,7 +22,7 @@ from bert_jax.model.masking import MaskedBatch, mask_tokens
 from bert_jax.model.random_bits import root_key
 from bert_jax.runtime.distributed import fetch
 from bert_jax.train import sharding
-from bert_jax.train.losses import Mean, pretrain_loss, weighted
+from bert_jax.train.losses import Mean, masked_share, pretrain_loss, weighted
 from bert_jax.train.metrics import means_of
 from bert_jax.train.placement import row_parts, to_devices
 
@@ -78,7 +78,8 @@ class PretrainEvaluator:
         self, params: Any, batch: PretrainBatch, first_row: jax.Array
     ) -> dict[str, Mean]:
         with sharding.on_mesh(self.mesh):
-            masked = fixed_masks(self.cfg.masking, batch, self.vocabulary, first_row)
+            masking = self.cfg.masking.for_evaluation
+            masked = fixed_masks(masking, batch, self.vocabulary, first_row)
             outputs = pretraining.apply(
                 self.cfg.model,
                 params,
@@ -87,6 +88,8 @@ class PretrainEvaluator:
                 compute=self.cfg.compute.inference,
             )
             _, metrics = pretrain_loss(outputs, batch, masked)
+        if not self.cfg.masking.is_judged_alike:
+            metrics["masked_share"] = masked_share(batch, masked)
         ones = (batch.nsp_labels == 1).astype(jnp.float32)
         return {**metrics, "nsp_ones": weighted(ones, batch.nsp_weights)}
 
@@ -199,7 +202,8 @@ def _fill(
     vocabulary: MaskVocabulary,
     num_guesses: int,
 ) -> tuple[MaskedBatch, jax.Array, jax.Array]:
-    masked = fixed_masks(cfg.masking, batch, vocabulary, jnp.int32(0))
+    masking = cfg.masking.for_evaluation
+    masked = fixed_masks(masking, batch, vocabulary, jnp.int32(0))
     compute = cfg.compute.inference
     logits = pretraining.apply(
         cfg.model, params, batch, masked, compute=compute

@@ -31,6 +31,12 @@ def weighted(values: jax.Array, weights: jax.Array) -> Mean:
     return Mean((values * weights).sum(), weights.sum())
 
 
+def masked_share(batch: PretrainBatch, masked: MaskedBatch) -> Mean:
+    """The share of the real tokens, special ones included, that are hidden."""
+    real = (batch.sequence_ids > 0).sum(dtype=jnp.float32)
+    return Mean(masked.weights.sum(), real)
+
+
 def cross_entropy(
     logits: jax.Array, labels: jax.Array, weights: jax.Array
 ) -> tuple[Mean, Mean]:

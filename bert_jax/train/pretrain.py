@@ -76,9 +76,8 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         tokenizer_sha256=tokenizer.sha256,
     )
     mesh = make_mesh(cfg.mesh)
-    schedule = phases_schedule(cfg)
     programs = [
-        pretrain_program(phase, mesh, tokenizer.mask_vocabulary, schedule)
+        pretrain_program(phase, mesh, tokenizer.mask_vocabulary, cfg)
         for phase in cfg.phases
     ]
     abstract = programs[0].state
@@ -109,8 +108,7 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         check_start(cfg, tokenizer, mesh)  # an error must leave no run directory behind
     start_run(run, cfg, info, tokenizer)
     finished = load_results(run)
-    num_steps = sum(phase.num_steps for phase in cfg.phases)
-    if finished is not None and finished["step"] >= num_steps:
+    if finished is not None and finished["step"] >= cfg.all_steps:
         print(f"{run} is finished at step {finished['step']:,}; nothing to do")
         return finished
 
@@ -142,7 +140,7 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         make_state=make_state,
         abstract=abstract,
         show=functools.partial(show_pretraining, cfg.data.pairs),
-        learning_rate=schedule,
+        learning_rate=phases_schedule(cfg),
         began=began,
         judge_first=True,
     )
@@ -173,8 +171,8 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
     }
     save_results(run, results)
     text = (
-        f"held-out MLM loss {evaluation['mlm_loss']:.3f} nats, unigram entropy of the "
-        f"corpus {results['unigram_entropy']:.3f}"
+        f"held-out MLM loss {evaluation['mlm_loss']:.3f} nats{_masked(evaluation)}, "
+        f"unigram entropy of the corpus {results['unigram_entropy']:.3f}"
     )
     task = _SENTENCE_TASKS.get(cfg.data.pairs)
     if task:
@@ -240,7 +238,10 @@ def show_pretraining(pairs: str, line: dict[str, float]) -> str:
         pairs: `DataConfig.pairs`, which decides the name of the sentence-pair task.
         line: metrics of training or evaluation.
     """
-    text = f"MLM loss {line['mlm_loss']:.3f} accuracy {line['mlm_accuracy']:.1%}"
+    text = (
+        f"MLM loss {line['mlm_loss']:.3f} accuracy {line['mlm_accuracy']:.1%}"
+        f"{_masked(line)}"
+    )
     task = _SENTENCE_TASKS.get(pairs)
     if task:
         text += (
@@ -251,3 +252,9 @@ def show_pretraining(pairs: str, line: dict[str, float]) -> str:
     if "mfu" in line:
         text += f"  MFU {line['mfu']:.1%}"
     return text
+
+
+def _masked(line: dict[str, float]) -> str:
+    """How many tokens were hidden, where training and evaluation differ in it."""
+    share = line.get("masked_share")
+    return "" if share is None else f" at {share:.1%} masked"
