@@ -101,9 +101,10 @@ class DataConfig:
     pairs: Literal["next_sentence", "sentence_order", "none"] = "next_sentence"
     """What the text of a row consists of. next_sentence: BERT's pairs, with the label "B
     follows A" or "B is random". sentence_order: ALBERT's pairs, with the label "in order"
-    or "swapped". none: single segments without a label."""
+    or "swapped". none: single segments without a label; each is as long as a row, or the
+    end of its document, and may begin and end inside a sentence."""
     short_pair_rate: float = 0.1
-    """Fraction of documents whose pairs get a random length instead of T."""
+    """Fraction of documents whose pairs or segments get a random length instead of T."""
     layout: Literal["packed", "buckets", "padded"] = "packed"
     """How rows are filled. packed: several pairs share a row and cannot attend to each
     other. buckets: a row holds one pair and has one of a few lengths, the same for all
@@ -145,6 +146,11 @@ class DataConfig:
             f"DataConfig.bucket_lengths={self.bucket_lengths} must ascend from at least "
             f"8 and end with sequence_length={self.sequence_length}.",
         )
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether pairs have a label to predict."""
+        return self.pairs != "none"
 
     @property
     def pairs_per_row(self) -> int:

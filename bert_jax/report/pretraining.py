@@ -34,7 +34,7 @@ def part(run: Run) -> Part:
         Metric("mlm_loss", f"masked-token loss, nats{judged}", ".2f"),
         Metric("mlm_accuracy", "hidden tokens guessed right", ".1%"),
     ]
-    if run.cfg.data.pairs != "none":
+    if run.cfg.data.has_labels:
         pairs = run.cfg.data.pairs.replace("_", "-")
         metrics.append(Metric("nsp_accuracy", f"{pairs} accuracy", ".1%"))
     scores = [Score("held out", "", "accent", run.scores, run=run), *_guesses(run)]

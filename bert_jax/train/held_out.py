@@ -87,16 +87,21 @@ class PretrainEvaluator:
                 masked,
                 compute=self.cfg.compute.inference,
             )
-            _, metrics = pretrain_loss(outputs, batch, masked)
+            has_labels = self.cfg.data.has_labels
+            _, metrics = pretrain_loss(outputs, batch, masked, has_labels=has_labels)
         if not self.cfg.masking.is_judged_alike:
             metrics["masked_share"] = masked_share(batch, masked)
-        ones = (batch.nsp_labels == 1).astype(jnp.float32)
-        return {**metrics, "nsp_ones": weighted(ones, batch.nsp_weights)}
+        if has_labels:
+            ones = (batch.nsp_labels == 1).astype(jnp.float32)
+            metrics["nsp_ones"] = weighted(ones, batch.nsp_weights)
+        return metrics
 
     def __call__(
         self, params: Any, progress: Callable[[int], None] = lambda _: None
     ) -> dict[str, float]:
         """Held-out losses in nats, accuracies, and the fraction of the larger NSP class.
+
+        Single segments have no figures of NSP.
 
         Args:
             params: parameters of the model.
@@ -121,12 +126,11 @@ class PretrainEvaluator:
             progress(number)
         means = means_of(found)
         progress(len(found))
-        share = means.pop("nsp_ones")
-        return {
-            **means,
-            "mlm_perplexity": math.exp(min(means["mlm_loss"], 700.0)),
-            "nsp_majority": max(share, 1.0 - share),
-        }
+        share = means.pop("nsp_ones", None)
+        means["mlm_perplexity"] = math.exp(min(means["mlm_loss"], 700.0))
+        if share is not None:
+            means["nsp_majority"] = max(share, 1.0 - share)
+        return means
 
 
 def fixed_masks(

@@ -60,6 +60,7 @@ def pretrain_objective(
     vocabulary: MaskVocabulary,
     *,
     num_steps: int = 1,
+    has_labels: bool = True,
 ) -> Objective:
     """The MLM and NSP losses on freshly masked rows, with dropout.
 
@@ -71,6 +72,7 @@ def pretrain_objective(
         vocabulary: vocabulary of the tokenizer.
         num_steps: number of updates of the whole run, in which the masking rate goes from
             `masking.rate` to `masking.end_rate`. A constant rate does not need it.
+        has_labels: whether pairs have labels; without them there is no NSP loss.
 
     Source: Devlin et al. 2018, appendix A.2.
     """
@@ -89,10 +91,10 @@ def pretrain_objective(
         return _PretrainRows(batch, masked, keys)
 
     def weights(rows: _PretrainRows) -> dict[str, jax.Array]:
-        return {
-            "mlm_loss": rows.masked.weights.sum(),
-            "nsp_loss": rows.batch.nsp_weights.sum(),
-        }
+        found = {"mlm_loss": rows.masked.weights.sum()}
+        if has_labels:
+            found["nsp_loss"] = rows.batch.nsp_weights.sum()
+        return found
 
     def metrics(params: Any, rows: _PretrainRows) -> dict[str, Any]:
         outputs = forward(
@@ -105,7 +107,10 @@ def pretrain_objective(
             key=rows.keys,
         )
         work = pretrain_work(rows.batch, rows.masked.weights)
-        found = {**pretrain_loss(outputs, rows.batch, rows.masked)[1], "work": work}
+        _, means = pretrain_loss(
+            outputs, rows.batch, rows.masked, has_labels=has_labels
+        )
+        found = {**means, "work": work}
         if not masking.is_judged_alike:
             found["masked_share"] = masked_share(rows.batch, rows.masked)
         return found

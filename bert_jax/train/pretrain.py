@@ -134,8 +134,8 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         cfg=cfg.loop,
         mesh=mesh,
         stages=[
-            _stage(phase, program, dataset, mesh)
-            for phase, program in zip(cfg.phases, programs, strict=True)
+            _stage(cfg, number, program, dataset, mesh)
+            for number, program in enumerate(programs)
         ],
         make_state=make_state,
         abstract=abstract,
@@ -194,17 +194,31 @@ def _row_lengths(cfg: PretrainConfig) -> set[int]:
 
 
 def _stage(
-    cfg: PretrainConfig, program: Program, dataset: PreparedDataset, mesh: Mesh
+    whole: PretrainConfig,
+    number: int,
+    program: Program,
+    dataset: PreparedDataset,
+    mesh: Mesh,
 ) -> Stage:
-    """Makes one phase a stage of the loop, and prints its length in steps and epochs."""
+    """Makes one phase a stage of the loop, and prints its length in steps and epochs.
+
+    A phase whose rows are those of earlier phases begins behind the rows that they took.
+    """
+    cfg = whole.phases[number]
+    taken = sum(
+        phase.batch_size * phase.num_steps
+        for phase in whole.phases[:number]
+        if phase.data == cfg.data
+    )
     rows = open_rows(
         dataset, "train", cfg.data, seed=cfg.seed, batch_size=cfg.batch_size
     )
     epoch = rows.size(0)
     steps_per_epoch = rows.steps_per_epoch(cfg.batch_size)
     print(
-        f"{cfg.num_steps:,} steps: {epoch.num_pairs:,} pairs in {epoch.num_rows:,} rows "
-        f"of {cfg.data.sequence_length} an epoch ({cfg.data.layout}, "
+        f"{cfg.num_steps:,} steps: {epoch.num_pairs:,} "
+        f"{'pairs' if cfg.data.has_labels else 'segments'} in {epoch.num_rows:,} rows of "
+        f" {cfg.data.sequence_length} an epoch ({cfg.data.layout}, "
         f"{epoch.num_tokens / epoch.num_places:.1%} full); "
         f"{cfg.num_steps / steps_per_epoch:.2f} epochs",
         flush=True,
@@ -217,6 +231,7 @@ def _stage(
             batch_size=cfg.batch_size,
             first_step=step,
             num_steps=cfg.num_steps,
+            first_row=taken,
             **row_parts(mesh)._asdict(),
         ),
         evaluate=PretrainEvaluator(

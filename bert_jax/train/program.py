@@ -73,6 +73,7 @@ def pretrain_program(
         cfg.masking,
         vocabulary,
         num_steps=whole.all_steps,
+        has_labels=cfg.data.has_labels,
     )
     objective = stop_frozen(cfg.optimizer, objective)
 
