@@ -202,6 +202,6 @@ def test_no_gradient_is_computed_for_a_frozen_encoder(
     params = jax.eval_shape(
         lambda: classification.init_params(tiny, 3, jax.random.key(0))
     )
-    rows = objective.prepare(make_classify_batch(), jax.random.key(1))
+    rows = objective.prepare(make_classify_batch(), jax.random.key(1), 0)
     program = jax.make_jaxpr(lambda p: mean_gradients(objective, p, rows))(params)
     assert len(re.findall(r"\bscan\[", str(program))) == num_loops
