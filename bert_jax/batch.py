@@ -22,7 +22,8 @@ class SpecialIds:
     """Ids of the special tokens, read from the tokenizer."""
 
     pad: int
-    unk: int
+    unk: int | None
+    """None: the tokenizer can spell everything and has no such token."""
     cls: int
     sep: int
     mask: int
@@ -53,7 +54,7 @@ class MaskVocabulary:
                 "entry for each piece of the tokenizer."
             )
         for name, index in dataclasses.asdict(self.special).items():
-            if not 0 <= index < self.size:
+            if index is not None and not 0 <= index < self.size:
                 raise ValueError(
                     f"SpecialIds.{name}={index} is outside [0, {self.size}), the "
                     "pieces of this MaskVocabulary; take both from one tokenizer."

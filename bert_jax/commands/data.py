@@ -87,7 +87,8 @@ class Prepare:
     """Where the text is: files:GLOB, tfds:NAME or docs: (README, "Sources"). Several
     sources, each with its own --source, are read as one corpus."""
     tokenizer: pathlib.Path
-    """Directory written by `bert-jax tokenizer`."""
+    """Directory written by `bert-jax tokenizer`, a run directory, or a tokenizer.json of
+    Hugging Face."""
     output: str
     """Directory of the dataset; with --beam also gs://... or s3://... The same command
     continues unfinished work."""

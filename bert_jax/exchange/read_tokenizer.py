@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
+from bert_jax.data.tokenizers.huggingface_rules import load_fast
 from bert_jax.data.tokenizers.sentencepiece_model import parse_model
 from bert_jax.data.tokenizers.sentencepiece_tokenizer import (
     FOLDS_CASE,
@@ -16,6 +17,7 @@ from bert_jax.data.tokenizers.wordpiece_tokenizer import (
     WordPieceTokenizer,
     bert_rules,
 )
+from bert_jax.exchange.kept_tokenizer import keeps, read_kept_tokenizer
 from bert_jax.exchange.tokenizer_checks import (
     Settings,
     agreed_casing,
@@ -77,9 +79,11 @@ def read_tokenizer(
     Raises:
         ValueError: a file is missing or damaged, or ids would come out otherwise here.
     """
-    settings = read_settings(directory, config_file, config, classes, notes)
     fast = _load_fast(directory / FAST)
     rules = json.loads(fast.to_str()) if fast else {}
+    if keeps(directory, rules):
+        return read_kept_tokenizer(directory, num_rows, config_file, classes, notes)
+    settings = read_settings(directory, config_file, config, classes, notes)
     kind = (rules.get("model") or {}).get("type")
     tokenizer: Tokenizer
     if (directory / SENTENCEPIECE).is_file():
@@ -98,10 +102,10 @@ def read_tokenizer(
         folds = _casing(directory, said, lowercase, named, notes)
         tokenizer = _wordpiece(directory, settings, rules, folds)
     else:
-        found = f"tokenizer.json with a {kind} model" if kind else "none of them"
         raise ValueError(
-            f"{directory} holds {found}; expected vocab.txt, a WordPiece "
-            "tokenizer.json or sentencepiece.model. No other tokenizer exists here."
+            f"{directory} holds no tokenizer; expected tokenizer.json, vocab.txt or "
+            "sentencepiece.model. AutoTokenizer.from_pretrained(...).save_pretrained(...) "
+            "of transformers writes tokenizer.json."
         )
     refuse_other_ids(directory, settings.added, tokenizer)
     if fast:
@@ -150,19 +154,12 @@ def _wordpiece(
 
 
 def _load_fast(path: pathlib.Path) -> "FastTokenizer | None":
-    from tokenizers import Tokenizer as FastTokenizer
-
     if not path.is_file():
         return None
     try:
-        fast = FastTokenizer.from_str(path.read_text(encoding="utf-8"))
-    except Exception as error:  # tokenizers raises nothing narrower
-        raise ValueError(
-            f"{path} is no tokenizer ({error}); fetch it again."
-        ) from error
-    fast.no_truncation()
-    fast.no_padding()
-    return fast
+        return load_fast(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _casing(

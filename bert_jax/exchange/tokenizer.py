@@ -1,7 +1,8 @@
 """Our tokenizers as the files that transformers' AutoTokenizer reads.
 
 WordPiece and SentencePiece both become one fast tokenizer of the `tokenizers` library
-that gives the same ids as `Tokenizer.encode`, and adds [CLS] A [SEP] B [SEP].
+that gives the same ids as `Tokenizer.encode`, and adds [CLS] A [SEP] B [SEP]. A
+tokenizer.json that was kept as it is goes out as it came in (`kept_tokenizer`).
 
 Where the exported tokenizer differs, knowingly:
 
@@ -17,11 +18,13 @@ Where the exported tokenizer differs, knowingly:
 import pathlib
 from typing import TYPE_CHECKING, Any
 
+from bert_jax.data.tokenizers.huggingface_tokenizer import HuggingFaceTokenizer
 from bert_jax.data.tokenizers.sentencepiece_model import is_unigram, parse_model
 from bert_jax.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 from bert_jax.data.tokenizers.tokenizer import SPECIAL_PIECES, Tokenizer
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.exchange.json_files import save_json
+from bert_jax.exchange.kept_tokenizer import write_kept_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as FastTokenizer
@@ -37,7 +40,10 @@ _BREAK = "\x01"
 
 
 def save_huggingface_tokenizer(
-    tokenizer: Tokenizer, directory: pathlib.Path, max_length: int
+    tokenizer: Tokenizer,
+    directory: pathlib.Path,
+    max_length: int,
+    num_segments: int = 2,
 ) -> None:
     """Writes tokenizer.json, tokenizer_config.json and special_tokens_map.json.
 
@@ -48,6 +54,7 @@ def save_huggingface_tokenizer(
         tokenizer: what the model was trained with.
         directory: created if need be; other files there stay.
         max_length: positions of the model; transformers cuts there when asked to.
+        num_segments: of the model; one that has less than two gets no token_type_ids.
 
     Raises:
         ValueError: `max_length` leaves no room for text, or the kind is unknown.
@@ -59,6 +66,9 @@ def save_huggingface_tokenizer(
         )
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        write_kept_tokenizer(tokenizer, directory, max_length, num_segments)
+        return
     fast = to_fast_tokenizer(tokenizer)
     (directory / "tokenizer.json").write_text(fast.to_str(), encoding="utf-8")
     special = {f"{name}_token": piece for name, piece in SPECIAL_PIECES.items()}
@@ -68,7 +78,11 @@ def save_huggingface_tokenizer(
         # 4 and 5; "BertTokenizer" would rebuild another tokenizer from the vocabulary.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": max_length,
-        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+        "model_input_names": [
+            "input_ids",
+            *(["token_type_ids"] if num_segments > 1 else []),
+            "attention_mask",
+        ],
         "padding_side": "right",
         "clean_up_tokenization_spaces": False,
         **special,

@@ -10,7 +10,7 @@ from bert_jax.exchange.json_files import load_json
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 # Classes of transformers that read tokenizer.json as it stands.
-_ANY_TOKENIZER = ("PreTrainedTokenizerFast", "TokenizersBackend")
+ANY_TOKENIZER = ("PreTrainedTokenizerFast", "TokenizersBackend")
 # Keys of tokenizer_config.json, or of config.json, that change ids -> the values that
 # are BERT's rules, or that are applied here.
 _RULES: dict[str, tuple[Any, ...]] = {
@@ -104,17 +104,27 @@ def read_settings(
         f"{where} do_lower_case": stated.get("do_lower_case")
         for where, stated in sources.items()
     }
+    path = directory / "sentence_bert_config.json"
+    # False there means that the tokenizer decides.
+    if path.is_file() and load_json(path).get("do_lower_case"):
+        casing[f"{path.name} do_lower_case"] = True
+    return Settings(values, casing, added, stated_limit(directory, values))
+
+
+def stated_limit(directory: pathlib.Path, values: Mapping[str, Any]) -> int | None:
+    """The number of tokens after which texts are cut, where a file says so.
+
+    Args:
+        directory: of the tokenizer.
+        values: the content of tokenizer_config.json.
+    """
     limits = [values.get("model_max_length"), values.get("max_len")]
     path = directory / "sentence_bert_config.json"
     if path.is_file():
-        sentences = load_json(path)
-        limits.append(sentences.get("max_seq_length"))
-        # False there means that the tokenizer decides.
-        if sentences.get("do_lower_case"):
-            casing[f"{path.name} do_lower_case"] = True
+        limits.append(load_json(path).get("max_seq_length"))
     # transformers writes 1e30 for "no limit".
     finite = [int(x) for x in limits if isinstance(x, int | float) and 8 <= x < 1e9]
-    return Settings(values, casing, added, min(finite, default=None))
+    return min(finite, default=None)
 
 
 def _special_tokens(
@@ -145,7 +155,7 @@ def _content(token: Any) -> str:
 def _refuse_rules(
     path: pathlib.Path, found: Mapping[str, Any], classes: Collection[str]
 ) -> None:
-    rules = _RULES | {"tokenizer_class": (*classes, *_ANY_TOKENIZER)}
+    rules = _RULES | {"tokenizer_class": (*classes, *ANY_TOKENIZER)}
     for key, harmless in rules.items():
         value = found.get(key)
         if value is not None and value not in harmless:
@@ -171,7 +181,8 @@ def refuse_added(path: pathlib.Path, added: Iterable[str]) -> None:
     if odd := sorted({*added}.difference(SPECIAL_PIECES.values())):
         raise ValueError(
             f"{path} adds {odd[:5]} to the tokenizer: single tokens there, cut into "
-            "pieces here. A tokenizer with added tokens cannot be imported."
+            "pieces here. They cannot be imported without a tokenizer.json; "
+            "AutoTokenizer.from_pretrained(...).save_pretrained(...) writes it."
         )
 
 

@@ -46,7 +46,9 @@ def write_huggingface(model: PortableModel, directory: pathlib.Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
     save_json(directory / CONFIG, config)
-    save_huggingface_tokenizer(model.tokenizer, directory, model.cfg.max_positions)
+    save_huggingface_tokenizer(
+        model.tokenizer, directory, model.cfg.max_positions, model.cfg.num_segments
+    )
     (directory / MODEL_CARD).write_text(card, encoding="utf-8")
 
 

@@ -118,7 +118,9 @@ def write_stablehlo(model: PortableModel, directory: pathlib.Path) -> None:
     save_file(contiguous, folder / WEIGHTS_FILE)
     save_json(folder / META_FILE, meta)
     (folder / "run.py").write_text(f"{_RUN}{_SHOW[head]}\n", encoding="utf-8")
-    save_huggingface_tokenizer(model.tokenizer, folder, cfg.max_positions)
+    save_huggingface_tokenizer(
+        model.tokenizer, folder, cfg.max_positions, cfg.num_segments
+    )
 
 
 def check_stablehlo(directory: pathlib.Path, model: PortableModel) -> None:

@@ -3,6 +3,7 @@
 Shape suffixes: B rows, T tokens, M masks of a row, K guesses.
 """
 
+import dataclasses
 import itertools
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +18,7 @@ from bert_jax.config import MeshConfig
 from bert_jax.data.labelled.examples import RowBuilder, Text
 from bert_jax.data.labelled.lengths import compiled_lengths
 from bert_jax.data.labelled.unlabelled import NO_TEXT
-from bert_jax.data.tokenizers.pieces import CONTINUES, SPACE, bare
+from bert_jax.data.tokenizers.pieces import bare
 from bert_jax.limits import check_range
 from bert_jax.model import pretraining
 from bert_jax.model.masking import MaskedBatch
@@ -71,7 +72,6 @@ class Filler:
         self.info, _, self.params = load_params(run, self.mesh, for_weights=True)
         self.tokenizer = load_run_tokenizer(run)
         self.mask = self.tokenizer.pieces[self.tokenizer.special.mask]
-        self._ids = {piece: n for n, piece in enumerate(self.tokenizer.pieces)}
         if not 0 < top <= self.tokenizer.vocab_size:
             raise ValueError(
                 f"top={top} is not in [1, {self.tokenizer.vocab_size}], the number of "
@@ -170,7 +170,11 @@ class Filler:
                         rows[number].masks, pieces[row], probs[row], strict=False
                     )
                 ]
-                filled = self._filled(texts[number], guesses)
+                best = [
+                    int(ids[0])
+                    for _, ids in zip(rows[number].masks, pieces[row], strict=False)
+                ]
+                filled = self._filled(texts[number], best)
                 found[number] = {"filled": filled, "masks": guesses}
         return [found[number] for number in range(len(texts))]
 
@@ -182,8 +186,7 @@ class Filler:
         num_masks = max(len(row.masks) for row in rows)
         slots = next((n for n in _NUM_MASKS if num_masks <= n), length)
         batch_size = next(n for n in _BATCH_SIZES if len(rows) <= n)
-        special = self.tokenizer.special
-        built = RowBuilder(special, batch_size, length)
+        built = RowBuilder(self.tokenizer, batch_size, length)
         positions_BM = np.zeros((batch_size, slots), np.int32)
         for number in range(batch_size):
             row = rows[min(number, len(rows) - 1)]  # the last one fills up
@@ -217,17 +220,9 @@ class Filler:
                 f"run's tokenizer, where something is to be guessed, as in 'Paris is the "
                 f"{self.mask} of France.'"
             )
-        parts = text[0].split(self.mask)
-        ids: list[int] = []
-        masks: list[int] = []
-        for number, (part, encoded) in enumerate(
-            zip(parts, self.tokenizer.encode(parts), strict=True)
-        ):
-            if number:
-                masks.append(len(ids))
-                ids.append(self.tokenizer.special.mask)
-                encoded = self._without_word_start(part, encoded)
-            ids += encoded
+        ids = self.tokenizer.encode_masked(text[0])
+        mask = self.tokenizer.special.mask
+        masks = [place for place, index in enumerate(ids) if index == mask]
         if len(ids) + 2 > self.length:
             raise ValueError(
                 f"{where}, {_shown(text)}, has {len(ids) + 2} tokens; this run takes at "
@@ -235,41 +230,26 @@ class Filler:
             )
         return _Row(ids, masks)
 
-    def _without_word_start(self, part: str, encoded: list[int]) -> list[int]:
-        """The pieces of a text that stands directly behind a mask.
-
-        SentencePiece takes the beginning of every text for that of a word.
-        """
-        is_sentencepiece = self.tokenizer.kind == "sentencepiece"
-        if not is_sentencepiece or not encoded or part[:1].isspace():
-            return encoded
-        piece = self.tokenizer.pieces[encoded[0]]
-        if piece == SPACE:
-            return encoded[1:]
-        within = self._ids.get(piece.removeprefix(SPACE), encoded[0])
-        return [within, *encoded[1:]]
-
     def _guess_of(self, index: int, probability: float) -> dict[str, Any]:
-        piece = self.tokenizer.pieces[index]
         return {
-            "piece": piece,
-            "text": bare(piece),
+            "piece": self.tokenizer.pieces[index],
+            "text": bare(self.tokenizer.shown_pieces[index]),
             "probability": probability,
         }
 
-    def _filled(self, text: str, guesses: Sequence[Sequence[dict[str, Any]]]) -> str:
+    def _filled(self, text: str, best: Sequence[int]) -> str:
+        """The text with these pieces in the place of its masks."""
         first, *others = text.split(self.mask)
-        for [best, *_], part in zip(guesses, others, strict=True):
-            if self._goes_on(best["piece"]):
+        for index, part in zip(best, others, strict=True):
+            if self._goes_on(index):
                 first = first.rstrip()
-            first += best["text"] + part
+            first += bare(self.tokenizer.shown_pieces[index]) + part
         return first
 
-    def _goes_on(self, piece: str) -> bool:
+    def _goes_on(self, index: int) -> bool:
         """Whether a piece goes on with the word before it."""
-        if self.tokenizer.kind == "sentencepiece":
-            return not piece.startswith((SPACE, "["))
-        return piece.startswith(CONTINUES)
+        special = dataclasses.astuple(self.tokenizer.special)
+        return index not in special and not self.tokenizer.starts_word[index]
 
 
 def _shown(text: Text) -> str:

@@ -182,7 +182,7 @@ def mask_examples(
     for row in range(num_examples):
         guesses = {
             int(position): [
-                (tokenizer.pieces[int(i)], float(p))
+                (tokenizer.shown_pieces[int(i)], float(p))
                 for i, p in zip(pieces[row, slot], probs[row, slot], strict=True)
             ]
             for slot, position in enumerate(masked.positions[row])
@@ -190,7 +190,7 @@ def mask_examples(
         }
         first = batch.sequence_ids[row] == 1
         tokens = [
-            {"text": tokenizer.pieces[int(i)], "guesses": guesses.get(position)}
+            {"text": tokenizer.shown_pieces[int(i)], "guesses": guesses.get(position)}
             for position, i in enumerate(batch.input_ids[row])
             if first[position]
         ]

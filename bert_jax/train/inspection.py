@@ -62,7 +62,9 @@ def describe_rows(
             for segment, name in ((0, "A"), (1, "B")):
                 part = where[batch.segment_ids[row][where] == segment]
                 if part.size:
-                    text = _words(tokenizer.pieces, batch, masked, row, part, slots)
+                    text = _words(
+                        tokenizer.shown_pieces, batch, masked, row, part, slots
+                    )
                     yield f"    {name}: {text}"
 
 

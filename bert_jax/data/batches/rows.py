@@ -24,6 +24,7 @@ from bert_jax.data.batches.epochs import Epoch, EpochSize, plan_epoch, size_of
 from bert_jax.data.batches.packing import assemble
 from bert_jax.data.hashes import json_sha256
 from bert_jax.data.prepared.store import TokenStore
+from bert_jax.data.tokenizers.tokenizer import PairLayout
 
 if TYPE_CHECKING:  # Worker processes need only the rows.
     from bert_jax.data.prepared.dataset import PreparedDataset
@@ -320,7 +321,20 @@ def open_rows(
     """The rows of a split of a prepared dataset.
 
     Plans are kept in `cfg.plan_dir`, or beside the arrays of the dataset.
+
+    Raises:
+        ValueError: pairs are asked for, and the tokenizer lays them out in another way
+            than BERT.
     """
+    pair = dataset.tokenizer.pair
+    if cfg.pairs != "none" and pair != PairLayout():
+        raise ValueError(
+            f"DataConfig.pairs={cfg.pairs!r}: pretraining lays pairs out as [CLS] A [SEP] "
+            "B [SEP] in the segments 0 and 1. The tokenizer of this dataset has "
+            f"{pair.separators} [SEP] between the texts, and B in the segment "
+            f"{pair.second_segment}. Pass --data.pairs none; such models are pretrained on "
+            "single segments."
+        )
     return PretrainRows(
         dataset.load_split(split),
         cfg,

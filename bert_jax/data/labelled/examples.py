@@ -15,7 +15,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from bert_jax.batch import ClassifyBatch, SpecialIds
+from bert_jax.batch import ClassifyBatch
+from bert_jax.data.tokenizers.tokenizer import Tokenizer
 
 Text = tuple[str, ...]  # one text, or a pair
 
@@ -171,15 +172,17 @@ class EncodedExamples:
 class RowBuilder:
     """Rows of `[CLS] A [SEP]` or `[CLS] A [SEP] B [SEP]`, padded to one length.
 
+    The tokenizer decides about the number of [SEP] between A and B, and about segments.
+
     Source: Devlin et al. 2018, section 3 and figure 4.
     """
 
     def __init__(
-        self, special: SpecialIds, num_rows: int, sequence_length: int
+        self, tokenizer: Tokenizer, num_rows: int, sequence_length: int
     ) -> None:
         shape = (num_rows, sequence_length)
-        self.special = special
-        self.input_ids = np.full(shape, special.pad, np.int32)
+        self.special, self.pair = tokenizer.special, tokenizer.pair
+        self.input_ids = np.full(shape, self.special.pad, np.int32)
         self.segment_ids = np.zeros(shape, np.int32)
         self.input_mask = np.zeros(shape, np.int32)
 
@@ -188,13 +191,14 @@ class RowBuilder:
         starts = []
         end = 1
         self.input_ids[row, 0] = self.special.cls
-        for segment, part in enumerate(parts):
+        for number, part in enumerate(parts, 1):
             starts.append(end)
             stop = end + len(part)
             self.input_ids[row, end:stop] = part
-            self.input_ids[row, stop] = self.special.sep
-            self.segment_ids[row, end : stop + 1] = segment
-            end = stop + 1
+            end = stop + (1 if number == len(parts) else self.pair.separators)
+            self.input_ids[row, stop:end] = self.special.sep
+        if len(parts) > 1:
+            self.segment_ids[row, starts[1] : end] = self.pair.second_segment
         self.input_mask[row, :end] = 1
         return starts
 

@@ -34,7 +34,7 @@ def encode_questions(
     Source: Devlin et al. 2018, section 4.2; google-research/bert, run_squad.py.
     """
     passage_pieces = functools.lru_cache(maxsize=64)(
-        lambda passage: _pieces_of(tokenizer, passage)
+        lambda passage: tokenizer.encode_places(passage, places_of_words(passage))
     )
     questions = tokenizer.encode(list(examples.questions))
     plan = []
@@ -42,27 +42,24 @@ def encode_questions(
     for number, passage in enumerate(examples.passages):
         question = questions[number][: sequence_length // 2 - 2]
         num_cut += len(question) < len(questions[number])
-        pieces, begin = passage_pieces(passage)
-        room = sequence_length - 3 - len(question)
+        pieces, words = passage_pieces(passage)
+        room = sequence_length - tokenizer.pair.num_special(2) - len(question)
         step = max(1, room // 2) if stride is None else min(stride, room)
         for start in range(0, max(1, len(pieces) - room + step), step):
-            plan.append((number, question, pieces, begin, start, start + room))
-    rows = RowBuilder(tokenizer.special, len(plan), sequence_length)
+            plan.append((number, question, pieces, words, start, start + room))
+    rows = RowBuilder(tokenizer, len(plan), sequence_length)
     word_BT = np.full((len(plan), sequence_length), -1, np.int32)
     labels_B2 = np.zeros((len(plan), 2), np.int32)
-    for row, (number, question, pieces, begin, start, end) in enumerate(plan):
+    for row, (number, question, pieces, words, start, end) in enumerate(plan):
         _, place = rows.put(row, [question, pieces[start:end]])
-        # The words that the window holds whole, and their tokens.
-        first = int(np.searchsorted(begin, start))
-        last = int(np.searchsorted(begin, end, side="right")) - 1
-        if first < last:
-            words = np.repeat(np.arange(first, last), np.diff(begin[first : last + 1]))
-            shift = place + begin[first] - start
-            word_BT[row, shift : shift + words.size] = words
-        answer = _answer_words(examples, number)
-        if answer and first <= answer[0] and answer[1] < last:
-            ends = begin[answer[0]], begin[answer[1] + 1] - 1
-            labels_B2[row] = np.array(ends) + place - start
+        whole = words[start:end].copy()
+        for outside in (words[start - 1 : start], words[end : end + 1]):
+            whole[np.isin(whole, outside)] = -1
+        word_BT[row, place : place + whole.size] = whole
+        answer = _answer_tokens(words, _answer_words(examples, number))
+        inside = [token - start for token in answer if start <= token < end]
+        if len(inside) == 2 and (whole[inside] >= 0).all():
+            labels_B2[row] = np.array(inside) + place
     return EncodedExamples(
         rows.input_ids,
         rows.segment_ids,
@@ -75,15 +72,21 @@ def encode_questions(
     )
 
 
-def _pieces_of(tokenizer: Tokenizer, passage: str) -> tuple[list[int], np.ndarray]:
-    """The pieces of a passage, and int64 [words + 1]: where each word begins in them.
+def _answer_tokens(words: np.ndarray, answer: tuple[int, int] | None) -> list[int]:
+    """First and last token of the answer; none if it has no tokens.
 
-    A word of which the tokenizer leaves nothing becomes [UNK].
+    Args:
+        words: int64 [tokens], the word of each token, as `encode_places` gives it.
+        answer: first and last word of the answer.
     """
-    words = [passage[start:end] for start, end in places_of_words(passage)]
-    encoded = [pieces or [tokenizer.special.unk] for pieces in tokenizer.encode(words)]
-    begin = np.cumsum([0, *(len(pieces) for pieces in encoded)])
-    return [piece for pieces in encoded for piece in pieces], begin
+    (tokens,) = np.nonzero(words >= 0)
+    if answer is None or not tokens.size:
+        return []
+    # A word without tokens of its own is in the token before.
+    owner = words[tokens][np.searchsorted(words[tokens], answer, side="right") - 1]
+    first = np.searchsorted(words[tokens], owner[0])
+    last = np.searchsorted(words[tokens], owner[1], side="right") - 1
+    return [int(tokens[first]), int(tokens[last])]
 
 
 def _answer_words(examples: Questions, number: int) -> tuple[int, int] | None:

@@ -277,7 +277,7 @@ def encode_texts(
     """
     num_texts = len(texts[0]) if texts else 1
     columns = [tokenizer.encode([text[n] for text in texts]) for n in range(num_texts)]
-    room = sequence_length - 1 - num_texts
+    room = sequence_length - tokenizer.pair.num_special(num_texts)
     how = LONG_TEXTS[long_texts]
     plan: list[Row] = []
     counts = np.zeros(len(texts), np.int32)
@@ -287,7 +287,7 @@ def encode_texts(
         num_cut += sum(map(len, parts)) > room
         counts[number] = len(found)
         plan += found
-    rows = RowBuilder(tokenizer.special, len(plan), sequence_length)
+    rows = RowBuilder(tokenizer, len(plan), sequence_length)
     for number, row in enumerate(plan):
         rows.put(number, row)
     values = np.asarray(labels)

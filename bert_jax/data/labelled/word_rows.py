@@ -48,8 +48,8 @@ def encode_words(
             f"FinetuneConfig.stride={stride} would leave gaps between rows of "
             f"{sequence_length} tokens, two of them special; give at most {room}."
         )
-    encoded = tokenizer.encode([word for words in examples.words for word in words])
-    pieces = [(of_word or [tokenizer.special.unk])[:room] for of_word in encoded]
+    every_word = [word for words in examples.words for word in words]
+    pieces = [of_word[:room] for of_word in tokenizer.encode_words(every_word)]
     plan = []
     before = 0
     for number, words in enumerate(examples.words):
@@ -58,7 +58,7 @@ def encode_words(
         for window in windows(sizes, room, stride or max(1, room // 2)):
             plan.append((number, before, window))
         before += len(words)
-    rows = RowBuilder(tokenizer.special, len(plan), sequence_length)
+    rows = RowBuilder(tokenizer, len(plan), sequence_length)
     shape = (len(plan), sequence_length)
     labels_BT = np.full(shape, IGNORED_LABEL, np.int32)
     word_BT = np.full(shape, -1, np.int32)

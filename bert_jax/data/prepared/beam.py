@@ -67,7 +67,7 @@ from bert_jax.data.prepared.storage import (
 )
 from bert_jax.data.text.sections import Source
 from bert_jax.data.text.sources import open_source
-from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
+from bert_jax.data.tokenizers.saved_tokenizer import open_tokenizer
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 
 # The keys of a shard's records begin at the shard's number times this. TFDS cuts the
@@ -112,7 +112,7 @@ def prepare_with_beam(
     """
     _pipeline_options(beam_options)
     opened = open_source(source)
-    loaded = load_tokenizer(tokenizer)
+    loaded = open_tokenizer(tokenizer)
     folder = open_folder(output)
     plan = make_plan(opened, loaded, options, runner="beam")
     begin(folder, plan, opened, options)

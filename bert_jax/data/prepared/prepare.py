@@ -27,7 +27,7 @@ from bert_jax.data.prepared.stages import (
     refuse_problems,
 )
 from bert_jax.data.text.sources import Source, open_source
-from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
+from bert_jax.data.tokenizers.saved_tokenizer import open_tokenizer
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 
 Progress = Callable[[int, int], None]
@@ -47,7 +47,7 @@ def prepare(
 
     Args:
         source: where the text is, one or more names as `open_source` takes them.
-        tokenizer: directory of a saved tokenizer.
+        tokenizer: what `open_tokenizer` takes.
         output: directory of the dataset; unfinished work there is continued.
         options: everything else that decides the content.
         strict: raise an error if the audit finds what would spoil training.
@@ -65,7 +65,7 @@ def prepare(
         ChildProcessError: a worker process was killed.
     """
     opened = open_source(source)
-    loaded = load_tokenizer(tokenizer)
+    loaded = open_tokenizer(tokenizer)
     begin(output, make_plan(opened, loaded, options), opened, options)
     if not (output / MANIFEST).exists():
         with locked(output):

@@ -25,7 +25,7 @@ def tokenize(
     tokenizer: Tokenizer, document: Document, language: str
 ) -> TokenizedDocument:
     """Encodes a document sentence by sentence; one without any token gives empty arrays."""
-    tokens, lengths = tokenizer.encode_joined(sentences(document.text, language))
+    tokens, lengths = tokenizer.encode_sentences(sentences(document.text, language))
     lengths = lengths[lengths > 0]
     if lengths.max(initial=0) > MAX_SENTENCE_TOKENS:
         lengths = np.concatenate([_cut(int(length)) for length in lengths])

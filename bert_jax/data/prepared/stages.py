@@ -219,6 +219,8 @@ def finish(
     )
     for number, split in enumerate(SPLITS):
         splits[split]["unigram_entropy"] = unigram_entropy(counts[number])
+    unk = tokenizer.special.unk
+    unknown = 0 if unk is None else counts[:, unk].sum()
     if copies is None:
         copies = _find_copies(shards, options)
     read = _read_of_sources(source, results)
@@ -237,7 +239,7 @@ def finish(
         "splits": splits,
         "read": dataclasses.asdict(sum(read, start=ReadStats())),
         "audit": {
-            "unk_share": float(counts[:, tokenizer.special.unk].sum() / counts.sum()),
+            "unk_share": float(unknown / counts.sum()),
             **merged,
             "duplicates": {
                 "exact": int(copies.exact.sum()),

@@ -1,16 +1,45 @@
-"""Loads a tokenizer that `Tokenizer.save` wrote."""
+"""Loads a tokenizer that `Tokenizer.save` wrote, or a tokenizer.json of Hugging Face."""
 
 import json
 import pathlib
 from typing import Any
 
+from bert_jax.data.tokenizers.huggingface_tokenizer import HuggingFaceTokenizer
 from bert_jax.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 from bert_jax.data.tokenizers.tokenizer import FORMAT_VERSION, METADATA_FILE, Tokenizer
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 
 _MODEL_FILES = {
-    cls.kind: cls.model_file for cls in (SentencePieceTokenizer, WordPieceTokenizer)
+    cls.kind: cls.model_file
+    for cls in (SentencePieceTokenizer, WordPieceTokenizer, HuggingFaceTokenizer)
 }
+
+
+# Of a run directory, the folder of its tokenizer.
+IN_RUN = "tokenizer"
+
+
+def open_tokenizer(path: pathlib.Path) -> Tokenizer:
+    """Opens what a user can name as a tokenizer.
+
+    Args:
+        path: directory of a saved tokenizer, a run directory, a tokenizer.json, or a
+            directory with one.
+
+    Raises:
+        ValueError: there is none of these, or it is damaged.
+    """
+    path = pathlib.Path(path)
+    for home in (path, path / IN_RUN):
+        if (home / METADATA_FILE).is_file():
+            return load_tokenizer(home)
+    file = path / HuggingFaceTokenizer.model_file if path.is_dir() else path
+    if file.suffix == ".json" and file.is_file():
+        return HuggingFaceTokenizer.read(file)
+    raise ValueError(
+        f"tokenizer={path}: no {METADATA_FILE} there; expected a directory that "
+        "`bert-jax tokenizer` wrote, a run directory, or a tokenizer.json of Hugging Face."
+    )
 
 
 def load_tokenizer(directory: pathlib.Path) -> Tokenizer:
@@ -41,6 +70,7 @@ def load_tokenizer(directory: pathlib.Path) -> Tokenizer:
     try:
         lowercase, sha256 = metadata["lowercase"], metadata["sha256"]
         strip_accents = metadata["normalization"].get("strip_accents")
+        options = metadata["options"] if kind == HuggingFaceTokenizer.kind else {}
     except (KeyError, AttributeError) as error:
         raise _damaged(path, error) from error
     model_path = directory / _MODEL_FILES[kind]
@@ -52,6 +82,8 @@ def load_tokenizer(directory: pathlib.Path) -> Tokenizer:
         tokenizer = WordPieceTokenizer(
             model, lowercase=lowercase, strip_accents=strip_accents
         )
+    elif kind == HuggingFaceTokenizer.kind:
+        tokenizer = HuggingFaceTokenizer(model, **options)
     else:
         tokenizer = SentencePieceTokenizer(model, lowercase=lowercase)
     if tokenizer.sha256 != sha256:

@@ -93,8 +93,7 @@ class SentencePieceTokenizer(Tokenizer):
         """The serialised SentencePiece model."""
         return self._model
 
-    @staticmethod
-    def _opens_word(piece: str) -> bool:
+    def _opens_word(self, piece: str) -> bool:
         return piece.startswith(SPACE)
 
     def _encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -116,6 +115,16 @@ class SentencePieceTokenizer(Tokenizer):
     def _encode_word(self, word: str) -> bytes:
         ids = self._processor.encode(without_surrogates(word))
         return array(self.id_dtype.char, ids).tobytes()
+
+    def _behind_a_mask(self, text: str, ids: list[int]) -> list[int]:
+        # The beginning of every text is taken for that of a word.
+        if not ids or text[:1].isspace():
+            return ids
+        piece = self.pieces[ids[0]]
+        if piece == SPACE:
+            return ids[1:]
+        within = self._processor.piece_to_id(piece.removeprefix(SPACE))
+        return [ids[0] if within == self.special.unk else within, *ids[1:]]
 
     def _join(self, ids: list[int]) -> str:
         return self._processor.decode(ids).strip()

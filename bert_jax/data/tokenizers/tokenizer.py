@@ -1,8 +1,8 @@
-"""From text to token ids and back: what SentencePiece and WordPiece have in common.
+"""From text to token ids and back: what all kinds of tokenizers have in common.
 
-Both kinds have the special tokens [PAD] [UNK] [CLS] [SEP] [MASK], and know which pieces
-start a word. No text is encoded to a special token other than [UNK]; the code that
-builds rows adds special tokens by their ids.
+All have the special tokens that BERT calls [PAD] [UNK] [CLS] [SEP] [MASK], under these
+or other names, and know which pieces start a word. No text is encoded to a special token
+other than [UNK]; the code that builds rows adds special tokens by their ids.
 """
 
 import abc
@@ -13,8 +13,8 @@ import itertools
 import json
 import pathlib
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,19 @@ SPECIAL_PIECES = {name: f"[{name.upper()}]" for name in SpecialIds.__annotations
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+class PairLayout(NamedTuple):
+    """How two texts share a row; the defaults are BERT's [CLS] A [SEP] B [SEP]."""
+
+    separators: int = 1
+    """Number of [SEP] between the two. RoBERTa has two."""
+    second_segment: int = 1
+    """Segment of B and of the [SEP] behind it; 0 where a model has one segment."""
+
+    def num_special(self, num_texts: int) -> int:
+        """Special tokens in a row of one text or two."""
+        return 2 if num_texts == 1 else 2 + self.separators
+
+
 class Tokenizer(abc.ABC):
     """One trained vocabulary and the rules that apply it.
 
@@ -35,14 +48,17 @@ class Tokenizer(abc.ABC):
     is [UNK], and WordPiece puts spaces around punctuation.
 
     Attributes:
-        kind: "sentencepiece" or "wordpiece".
+        kind: "sentencepiece", "wordpiece" or "huggingface".
         lowercase: whether text is put in lower case before it is split.
         normalization: the rules applied to text before it is split: their name
             ("rules") and their settings.
         pieces: all pieces by id, V strings.
+        shown_pieces: the same as people read them: special tokens by BERT's names, a
+            space as "▁". They can be equal where pieces are not.
         vocab_size: V, number of pieces.
         id_dtype: type that holds every id: uint16, or uint32 if V is over 65,536.
         special: ids of the five special tokens.
+        pair: how two texts share a row.
         starts_word: bool [V], whether a piece starts a word; false for special tokens.
         mask_vocabulary: the vocabulary as masking needs it. There, [UNK] of WordPiece
             starts a word; [UNK] of SentencePiece can stand within one and does not.
@@ -64,33 +80,40 @@ class Tokenizer(abc.ABC):
         lowercase: bool,
         normalization: dict[str, Any],
         splits_by_word: bool,
+        special_pieces: Mapping[str, str | None] = SPECIAL_PIECES,
+        pair: PairLayout = PairLayout(),  # noqa: B008
     ) -> None:
         self.pieces = pieces
+        self.shown_pieces = pieces
         self.vocab_size = len(pieces)
         self.id_dtype = np.dtype(token_dtype(self.vocab_size))
         self.lowercase = lowercase
         self.normalization = normalization
         self._model = model
-        self.special = _find_special(pieces)
-        self._special_ids = frozenset(dataclasses.astuple(self.special))
+        self.pair = pair
+        self.special = _find_special(pieces, special_pieces)
+        self._special_ids = frozenset(dataclasses.astuple(self.special)) - {None}
         self.starts_word = np.array([self._opens_word(piece) for piece in pieces])
         self.starts_word[list(self._special_ids)] = False
         starts_word = self.starts_word.copy()
-        starts_word[self.special.unk] = self._opens_word(SPECIAL_PIECES["unk"])
+        if self.special.unk is not None:
+            starts_word[self.special.unk] = self._opens_word(pieces[self.special.unk])
         self.mask_vocabulary = MaskVocabulary(
             self.special, self.vocab_size, starts_word
         )
         self.splits_by_word = splits_by_word
-        rules = json.dumps([FORMAT_VERSION, self.kind, lowercase, normalization])
-        self.sha256 = hashlib.sha256(rules.encode() + b"\n" + model).hexdigest()
+        rules = [FORMAT_VERSION, self.kind, lowercase, normalization]
+        if special_pieces is not SPECIAL_PIECES:
+            rules += [dict(special_pieces), pair]
+        identity = json.dumps(rules).encode() + b"\n" + model
+        self.sha256 = hashlib.sha256(identity).hexdigest()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Another process builds its own tokenizer from the model; caches are not sent.
         return functools.partial(type(self), **self._options()), (self._model,)
 
-    @staticmethod
     @abc.abstractmethod
-    def _opens_word(piece: str) -> bool: ...
+    def _opens_word(self, piece: str) -> bool: ...
 
     @abc.abstractmethod
     def _encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -135,6 +158,71 @@ class Tokenizer(abc.ABC):
             )
         return self._encode(texts)
 
+    def encode_sentences(
+        self, sentences: Sequence[str]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of the sentences of one document, as `encode_joined` gives them.
+
+        Each sentence but the first is encoded as it stands behind another one.
+        """
+        return self.encode_joined(sentences)
+
+    def encode_words(self, words: Sequence[str]) -> list[list[int]]:
+        """The ids of words, as they stand in a sentence: at least one for each.
+
+        A word of which nothing is left is [UNK].
+
+        Raises:
+            ValueError: there is such a word, and the tokenizer has no [UNK].
+        """
+        encoded = self._encode_each_word(words)
+        for word, ids in zip(words, encoded, strict=True):
+            if not ids:
+                if self.special.unk is None:
+                    raise ValueError(
+                        f"The tokenizer leaves nothing of the word {word!r}, and has no "
+                        "piece for what it does not know. Take the word out of the text."
+                    )
+                ids.append(self.special.unk)
+        return encoded
+
+    def encode_places(
+        self, text: str, places: Sequence[tuple[int, int]]
+    ) -> tuple[list[int], np.ndarray]:
+        """The ids of a text, and to which of its words each of them belongs.
+
+        Args:
+            text: one text.
+            places: where each word begins and ends in it, in characters, ascending.
+
+        Returns:
+            The ids, and int64 [tokens]: for each the number of its word, ascending, or -1
+            for a token between words. A token that reaches over several words belongs to
+            the first one.
+
+        Raises:
+            ValueError: as for `encode_words`.
+        """
+        encoded = self.encode_words([text[start:end] for start, end in places])
+        numbers = np.repeat(np.arange(len(encoded)), [len(ids) for ids in encoded])
+        return [index for ids in encoded for index in ids], numbers
+
+    def encode_masked(self, text: str) -> list[int]:
+        """The ids of a text in which the mask's own piece stands for the mask."""
+        mask = self.special.mask
+        first, *others = text.split(self.pieces[mask])
+        [ids, *behind] = self.encode([first, *others])
+        for part, encoded in zip(others, behind, strict=True):
+            ids += [mask, *self._behind_a_mask(part, encoded)]
+        return ids
+
+    def _encode_each_word(self, words: Sequence[str]) -> list[list[int]]:
+        return self.encode(words)
+
+    def _behind_a_mask(self, text: str, ids: list[int]) -> list[int]:
+        """The ids of a text, changed where it stands directly behind a mask."""
+        return ids
+
     def decode(self, ids: Iterable[int]) -> str:
         """Readable text; special tokens, also [UNK], are written as their pieces.
 
@@ -161,7 +249,11 @@ class Tokenizer(abc.ABC):
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / self.model_file).write_bytes(self._model)
-        metadata = {
+        text = json.dumps(self._metadata(), indent=2) + "\n"
+        (directory / METADATA_FILE).write_text(text, encoding="utf-8")
+
+    def _metadata(self) -> dict[str, Any]:
+        return {
             "format_version": FORMAT_VERSION,
             "kind": self.kind,
             "lowercase": self.lowercase,
@@ -170,8 +262,6 @@ class Tokenizer(abc.ABC):
             "sha256": self.sha256,
             "special": dataclasses.asdict(self.special),
         }
-        text = json.dumps(metadata, indent=2) + "\n"
-        (directory / METADATA_FILE).write_text(text, encoding="utf-8")
 
 
 def token_dtype(vocab_size: int) -> type[np.unsignedinteger]:
@@ -185,11 +275,19 @@ def without_surrogates(text: str) -> str:
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
 
-def _find_special(pieces: list[str]) -> SpecialIds:
-    if missing := set(SPECIAL_PIECES.values()).difference(pieces):
+def _find_special(
+    pieces: list[str], special_pieces: Mapping[str, str | None]
+) -> SpecialIds:
+    names = [piece for piece in special_pieces.values() if piece is not None]
+    if missing := set(names).difference(pieces):
         raise ValueError(
             f"The vocabulary of {len(pieces)} pieces lacks {sorted(missing)}; BERT "
-            f"needs all of {list(SPECIAL_PIECES.values())}."
+            f"needs all of {names}."
         )
     ids = {piece: index for index, piece in enumerate(pieces)}
-    return SpecialIds(**{name: ids[piece] for name, piece in SPECIAL_PIECES.items()})
+    return SpecialIds(
+        **{  # type: ignore[arg-type]
+            name: None if piece is None else ids[piece]
+            for name, piece in special_pieces.items()
+        }
+    )

@@ -117,8 +117,7 @@ class WordPieceTokenizer(Tokenizer):
         """Vocabulary and rules as a tokenizer.json, without special tokens."""
         return self._fast.to_str()
 
-    @staticmethod
-    def _opens_word(piece: str) -> bool:
+    def _opens_word(self, piece: str) -> bool:
         return not piece.startswith(CONTINUES)
 
     def _options(self) -> dict[str, Any]:

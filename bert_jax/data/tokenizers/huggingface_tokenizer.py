@@ -1,0 +1,185 @@
+"""A tokenizer.json of Hugging Face, kept as it is and run by the library `tokenizers`.
+
+So byte-level BPE (RoBERTa, ModernBERT) and SentencePiece models that were converted
+(XLM-R, CamemBERT) give the ids that they give there. Text that spells a special token
+stays text here, except for the token for unknown words.
+"""
+
+import functools
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bert_jax.data.tokenizers.huggingface_rules import (
+    load_fast,
+    load_for_text,
+    pair_layout,
+    special_pieces,
+    word_marks,
+)
+from bert_jax.data.tokenizers.tokenizer import (
+    SPECIAL_PIECES,
+    Tokenizer,
+    without_surrogates,
+)
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as FastTokenizer
+
+CONFIG_FILE = "tokenizer_config.json"
+
+
+class HuggingFaceTokenizer(Tokenizer):
+    """The vocabulary and the rules of a tokenizer.json.
+
+    Attributes:
+        config: what tokenizer_config.json says: the names of special tokens, the class
+            that reads the files in transformers, and whatever an export hands on.
+    """
+
+    kind = "huggingface"
+    model_file = "tokenizer.json"
+
+    def __init__(
+        self,
+        model: bytes,
+        *,
+        config: Mapping[str, Any] | None = None,
+        num_rows: int | None = None,
+    ) -> None:
+        """Takes the content of a tokenizer.json.
+
+        Args:
+            model: UTF-8 JSON, whose post-processor puts one special token before a text
+                and one behind it.
+            config: the content of tokenizer_config.json, if there is one.
+            num_rows: rows of the token table, if it has more than there are ids. The rows
+                left over become pieces that no text contains.
+
+        Raises:
+            ValueError: the library cannot read it, it draws ids at random, a special
+                token is missing, or pairs or words are marked in an unknown way.
+        """
+        self.config = dict(config or {})
+        self._num_rows = num_rows
+        fast = load_fast(model.decode("utf-8"))
+        rules = json.loads(model)
+        if rules["model"].get("dropout"):
+            raise ValueError(
+                f"The BPE model has dropout={rules['model']['dropout']}, so a text has "
+                "other ids each time; set it to null in tokenizer.json."
+            )
+        special = special_pieces(fast, rules, self.config)
+        self._marks = word_marks(fast, rules)
+        normal = fast.normalizer.normalize_str("A") if fast.normalizer else "A"
+        super().__init__(
+            model,
+            _pieces(fast, num_rows),
+            lowercase="a" in normal,
+            normalization={"rules": self.model_file},
+            splits_by_word=False,
+            special_pieces=special,
+            pair=pair_layout(fast, self.config),
+        )
+        names = dict(zip(special.values(), SPECIAL_PIECES.values(), strict=True))
+        self.shown_pieces = [
+            names.get(piece) or self._marks.shown(piece) for piece in self.pieces
+        ]
+        self._fast = load_for_text(rules, special["unk"])
+        # Where the first word of a text differs from the same word behind another one,
+        # a space before it makes it the same.
+        a, b, both, behind = self.encode(["a", "b", "a b", " b"])
+        self._gap = " " if both != a + b and both == a + behind else ""
+
+    @classmethod
+    def read(cls, path: pathlib.Path) -> "HuggingFaceTokenizer":
+        """Reads a tokenizer.json and the tokenizer_config.json beside it, if there is one.
+
+        Raises:
+            ValueError: a file is damaged, or the constructor raised it.
+        """
+        beside = path.with_name(CONFIG_FILE)
+        try:
+            config = json.loads(beside.read_bytes()) if beside.is_file() else None
+        except ValueError as error:
+            raise ValueError(
+                f"{beside} is damaged ({error}); fetch it again."
+            ) from error
+        try:
+            return cls(path.read_bytes(), config=config)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    @property
+    def model(self) -> bytes:
+        """The content of tokenizer.json."""
+        return self._model
+
+    def encode_sentences(
+        self, sentences: Sequence[str]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return self.encode_joined(
+            [*sentences[:1], *(self._gap + sentence for sentence in sentences[1:])]
+        )
+
+    def encode_places(
+        self, text: str, places: Sequence[tuple[int, int]]
+    ) -> tuple[list[int], np.ndarray]:
+        found = self._fast.encode(without_surrogates(text), add_special_tokens=False)
+        starts, ends = np.array([*places, (len(text), len(text))], np.int64).T
+        first, last = np.array(found.offsets, np.int64).reshape(-1, 2).T
+        word = np.searchsorted(ends[:-1], first, side="right")
+        return found.ids, np.where(starts[word] < last, word, -1)
+
+    def encode_masked(self, text: str) -> list[int]:
+        # The mask can take the space before it, and what stands behind it is no beginning.
+        ids: list[int] = self._with_special.encode(
+            without_surrogates(text), add_special_tokens=False
+        ).ids
+        return ids
+
+    @functools.cached_property
+    def _with_special(self) -> "FastTokenizer":
+        """The tokenizer as it is, which finds special tokens in a text."""
+        return load_fast(self._model.decode("utf-8"))
+
+    def _encode_each_word(self, words: Sequence[str]) -> list[list[int]]:
+        return self.encode([self._gap + word for word in words])
+
+    def _opens_word(self, piece: str) -> bool:
+        return self._marks.opens(piece)
+
+    def _options(self) -> dict[str, Any]:
+        return {"config": self.config, "num_rows": self._num_rows}
+
+    def _metadata(self) -> dict[str, Any]:
+        return super()._metadata() | {"options": self._options()}
+
+    def _encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        found = [
+            self._fast.encode(without_surrogates(text), add_special_tokens=False).ids
+            for text in texts
+        ]
+        lengths = np.fromiter(map(len, found), np.int64, len(found))
+        ids = [index for of_text in found for index in of_text]
+        return np.array(ids, self.id_dtype), lengths
+
+    def _join(self, ids: list[int]) -> str:
+        return str(self._fast.decode(ids, skip_special_tokens=False)).strip()
+
+
+def _pieces(fast: "FastTokenizer", num_rows: int | None) -> list[str]:
+    """The pieces by id; ids that no piece has, and rows left over, have names."""
+    ids = fast.get_vocab(with_added_tokens=True)
+    pieces = [row_name(n) for n in range(max(max(ids.values()) + 1, num_rows or 0))]
+    for piece, index in ids.items():
+        pieces[index] = piece
+    return pieces
+
+
+def row_name(index: int) -> str:
+    """The piece of a row of the token table that no piece has."""
+    return f"[row{index}]"

@@ -1,0 +1,141 @@
+"""A tokenizer.json of Hugging Face that is kept as it is, read and written."""
+
+import pathlib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from bert_jax.data.tokenizers.huggingface_rules import content
+from bert_jax.data.tokenizers.huggingface_tokenizer import (
+    CONFIG_FILE,
+    HuggingFaceTokenizer,
+)
+from bert_jax.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
+from bert_jax.data.tokenizers.tokenizer import SPECIAL_PIECES
+from bert_jax.exchange.json_files import load_json, save_json
+from bert_jax.exchange.tokenizer_checks import ANY_TOKENIZER, refuse_rule, stated_limit
+
+FAST = "tokenizer.json"
+# Keys of tokenizer_config.json about the machine that wrote it.
+_LOCAL = {"name_or_path", "special_tokens_map_file", "tokenizer_file", "is_local"}
+
+
+def keeps(directory: pathlib.Path, rules: Mapping[str, Any]) -> bool:
+    """Whether the tokenizer.json of a directory is kept as it is.
+
+    WordPiece is read by BERT's rules, which other exports need, unless tokens were added
+    to it. A SentencePiece model of ours stands beside the tokenizer.json of its export.
+    """
+    if not rules or (directory / SentencePieceTokenizer.model_file).is_file():
+        return False
+    added = {token["content"] for token in rules.get("added_tokens") or ()}
+    return rules["model"].get("type") != "WordPiece" or not added <= {
+        *SPECIAL_PIECES.values()
+    }
+
+
+def read_kept_tokenizer(
+    directory: pathlib.Path,
+    num_rows: int,
+    config_file: str,
+    classes: Collection[str],
+    notes: list[str],
+) -> tuple[HuggingFaceTokenizer, int | None]:
+    """The tokenizer of a directory, with as many pieces as the token table has rows.
+
+    Args:
+        directory: with tokenizer.json and what transformers writes beside it.
+        num_rows: of the token table.
+        config_file: name of the file that states `num_rows`.
+        classes: the family's own tokenizers.
+        notes: gets a sentence for each thing that was decided.
+
+    Returns:
+        The tokenizer, and the number of tokens after which texts were cut, if a file
+        says so.
+
+    Raises:
+        ValueError: a file is damaged, or asks for what does not exist here.
+    """
+    config = _read_config(directory)
+    path = directory / FAST
+    if config.get("auto_map"):
+        refuse_rule(directory / CONFIG_FILE, "auto_map", config["auto_map"], ({},))
+    name = config.get("tokenizer_class")
+    if name not in (None, *classes, *ANY_TOKENIZER):
+        notes.append(
+            f"{CONFIG_FILE} has tokenizer_class={name!r}, which is none of this family's "
+            f"({', '.join(sorted(classes))}); {FAST} is read as it stands."
+        )
+    try:
+        tokenizer = HuggingFaceTokenizer(path.read_bytes(), config=config)
+        size = tokenizer.vocab_size
+        if size < num_rows:
+            tokenizer = HuggingFaceTokenizer(
+                path.read_bytes(), config=config, num_rows=num_rows
+            )
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if size > num_rows:
+        raise ValueError(
+            f"{path} has ids up to {size - 1}, {config_file} vocab_size={num_rows}; "
+            "expected an id for each row of the token table. Fetch the tokenizer of this "
+            "model, or resize its embeddings."
+        )
+    if size < num_rows:
+        notes.append(
+            f"The token table has {num_rows} rows for {size} ids; the rows left over are "
+            f"kept as {tokenizer.pieces[size]} to {tokenizer.pieces[-1]}, which no text "
+            "contains."
+        )
+    notes.append(
+        f"{FAST} is kept as it is. Text that spells a special token, such as "
+        f"{tokenizer.pieces[tokenizer.special.mask]}, is text here and that token there."
+    )
+    return tokenizer, stated_limit(directory, config)
+
+
+def _read_config(directory: pathlib.Path) -> dict[str, Any]:
+    """tokenizer_config.json, and special tokens that only the older file names."""
+    config: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", CONFIG_FILE):
+        if (directory / name).is_file():
+            config |= load_json(directory / name)
+    return {key: value for key, value in config.items() if key not in _LOCAL}
+
+
+def write_kept_tokenizer(
+    tokenizer: HuggingFaceTokenizer,
+    directory: pathlib.Path,
+    max_length: int,
+    num_segments: int,
+) -> None:
+    """Writes tokenizer.json, byte by byte as it was, and tokenizer_config.json.
+
+    Args:
+        tokenizer: what the model was trained with.
+        directory: an existing folder.
+        max_length: positions of the model.
+        num_segments: rows of the model's segment table.
+    """
+    (directory / FAST).write_bytes(tokenizer.model)
+    stated = dict(tokenizer.config)
+    name = stated.get("tokenizer_class")
+    # Both names of this class read tokenizer.json; transformers 4 knows only the first.
+    if name in (None, *ANY_TOKENIZER):
+        stated["tokenizer_class"] = ANY_TOKENIZER[0]
+    for role in SPECIAL_PIECES:
+        index = getattr(tokenizer.special, role)
+        piece = None if index is None else tokenizer.pieces[index]
+        if piece and content(stated.get(f"{role}_token")) != piece:
+            stated[f"{role}_token"] = piece
+    inputs = stated.get("model_input_names") or ("token_type_ids",)
+    segments = num_segments > 1 and "token_type_ids" in inputs
+    stated["model_input_names"] = [
+        "input_ids",
+        *(["token_type_ids"] if segments else []),
+        "attention_mask",
+    ]
+    limit = stated.get("model_max_length")
+    known = isinstance(limit, int | float)
+    stated["model_max_length"] = min(int(limit), max_length) if known else max_length
+    save_json(directory / CONFIG_FILE, stated)
