@@ -133,5 +133,6 @@ def _pretraining(
     found = {HIDDEN_STATES.name: out.hidden}
     if head == "mlm":
         return found | {"logits": mlm_BTV}
+    assert out.nsp_logits is not None
     pair_B2 = out.nsp_logits[:, 0]
     return found | {"prediction_logits": mlm_BTV, "seq_relationship_logits": pair_B2}

@@ -79,8 +79,10 @@ def attend(
         reach=reach,
     )
     if chosen == "xla":
-        plain = banded_attention if is_banded(reach, k_BSNH.shape[1]) else xla_attention
-        run: Callable = functools.partial(plain, dropout_rate=rate, reach=reach)
+        run: Callable = xla_attention
+        if is_banded(reach, k_BSNH.shape[1]):
+            run = banded_attention
+        run = functools.partial(run, dropout_rate=rate, reach=reach)
         run = jax.checkpoint(run) if recompute else run
         return run(q_BTNH, k_BSNH, v_BSNH, sequence_ids_BT, keys_B)
     arrays = (q_BTNH, k_BSNH, v_BSNH, sequence_ids_BT, sequence_ids_BT)

@@ -7,6 +7,7 @@ Shape suffixes: B rows, T tokens (S when they are attended to), N heads, H head 
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +67,7 @@ def splash_attention(
         _fill(q_ids_BT, q_block, _NO_SEQUENCE), _fill(k_ids_BS, k_block, _NO_SEQUENCE)
     )
     shape = (q_BNTH.shape[2], k_BNSH.shape[2])
-    mask = masks.FullMask(shape)
+    mask: Any = masks.FullMask(shape)
     if reach is not None:
         mask = masks.LocalMask(shape, window_size=(reach, reach), offset=0)
     kernel = splash.make_splash_mha_single_device(

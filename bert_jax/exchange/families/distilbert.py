@@ -86,6 +86,5 @@ DISTILBERT = Family(
     prefix="distilbert.",
     layer=_LAYER,
     tied={"vocab_projector.weight": f"{_EMBED}.word_embeddings.weight"},
-    takes_segments=False,
     old_suffixes={},
 )

@@ -137,6 +137,5 @@ EUROBERT = Family(
     prefix="model.",
     layer=_LAYER,
     tied={"lm_head.weight": "model.embed_tokens.weight"},
-    takes_segments=False,
     old_suffixes={},
 )

@@ -129,7 +129,6 @@ class Family:
         layer: what the names of one layer's tensors begin with, with `{layer}` in it.
         tied: second copy of a tensor -> the name in `rows` that it is tied to. The
             first is the weight of the MLM decoder.
-        takes_segments: whether its classes take `token_type_ids`.
         base_pools: whether the class without a head has a pooler, which one must switch
             off.
         position_ids: a buffer of numbers that only count from 0, where there is one.
@@ -151,7 +150,6 @@ class Family:
     prefix: str
     layer: str
     tied: Mapping[str, str]
-    takes_segments: bool = True
     base_pools: bool = False
     position_ids: str | None = None
     old_suffixes: Mapping[str, str]

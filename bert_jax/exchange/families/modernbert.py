@@ -209,6 +209,5 @@ MODERNBERT = Family(
     prefix="model.",
     layer=_LAYER,
     tied={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
-    takes_segments=False,
     old_suffixes={},
 )

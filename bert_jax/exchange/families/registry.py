@@ -13,6 +13,7 @@ from bert_jax.exchange.families.family import Family
 from bert_jax.exchange.families.modernbert import MODERNBERT
 from bert_jax.exchange.families.nomic_bert import NOMIC_BERT
 from bert_jax.exchange.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
+from bert_jax.exchange.json_files import load_json
 
 FAMILIES: Mapping[str, Family] = {
     family.model_type: family
@@ -49,6 +50,12 @@ def family_of_config(
             "Models of other families cannot be imported."
         )
     return FAMILIES[model_type]
+
+
+def family_in(directory: pathlib.Path) -> Family:
+    """The family of a directory that was written here."""
+    path = directory / "config.json"
+    return family_of_config(path, load_json(path), [])
 
 
 def family_of_model(cfg: ModelConfig) -> Family:
