@@ -41,7 +41,8 @@ _READ = {
 # Keys of every family that no logit depends on.
 _IDLE = {
     *("_name_or_path", "bos_token_id", "chunk_size_feed_forward", "dtype"),
-    *("eos_token_id", "finetuning_task", "torch_dtype", "transformers_version"),
+    *("cls_token_id", "sep_token_id", "mask_token_id", "eos_token_id"),
+    *("finetuning_task", "torch_dtype", "transformers_version"),
 }
 
 
@@ -107,6 +108,8 @@ def write_config(model: PortableModel, family: Family) -> dict[str, Any]:
         "tie_word_embeddings": model.cfg.tied_decoder,
         "dtype": "float32",
     }
+    for key, name in family.special_keys.items():
+        config[key] = getattr(model.tokenizer.special, name)
     config = family.respelled(config, model.cfg)
     labels = model.labels
     if labels is None:

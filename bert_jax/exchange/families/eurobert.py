@@ -7,7 +7,7 @@ import pathlib
 
 from bert_jax.config import ModelConfig
 from bert_jax.exchange.families import rope
-from bert_jax.exchange.families.family import Config, Family, Field, forms
+from bert_jax.exchange.families.family import ENDS, Config, Family, Field, forms
 from bert_jax.exchange.tensors import Head, Row, dense, embedding, norm, stacked
 
 _LAYER = "model.layers.{layer}."
@@ -122,7 +122,7 @@ EUROBERT = Family(
     spelled_out=_spelled_out,
     respelled=_respelled,
     refused={"rope_scaling": [], "pretraining_tp": [1]},
-    idle={"use_cache", "head_dim", "mask_token_id", "clf_pooling", "is_causal"},
+    idle={"use_cache", "head_dim", "clf_pooling", "is_causal"},
     heads=forms(
         "EuroBert",
         mlm="ForMaskedLM",
@@ -136,6 +136,7 @@ EUROBERT = Family(
     rows=rows,
     prefix="model.",
     layer=_LAYER,
+    special_keys={**ENDS, "mask_token_id": "mask"},
     tied={"lm_head.weight": "model.embed_tokens.weight"},
     old_suffixes={},
 )

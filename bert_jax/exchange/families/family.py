@@ -29,6 +29,8 @@ class Field(NamedTuple):
 
 Config = dict[str, Any]
 """The content of a config.json."""
+ENDS = {"bos_token_id": "cls", "eos_token_id": "sep"}
+"""For `special_keys`: the tokens around a text."""
 
 
 class HeadForm(NamedTuple):
@@ -131,6 +133,7 @@ class Family:
             first is the weight of the MLM decoder.
         base_pools: whether the class without a head has a pooler, which one must switch
             off.
+        special_keys: keys with ids of the vocabulary -> the special token that they name.
         position_ids: a buffer of numbers that only count from 0, where there is one.
         old_suffixes: how names once ended -> how they end now.
     """
@@ -151,6 +154,7 @@ class Family:
     layer: str
     tied: Mapping[str, str]
     base_pools: bool = False
+    special_keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
     position_ids: str | None = None
     old_suffixes: Mapping[str, str]
 

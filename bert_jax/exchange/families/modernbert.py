@@ -8,7 +8,7 @@ from typing import Any
 
 from bert_jax.config import ModelConfig
 from bert_jax.exchange.families import rope
-from bert_jax.exchange.families.family import Config, Family, Field, forms
+from bert_jax.exchange.families.family import ENDS, Config, Family, Field, forms
 from bert_jax.exchange.tensors import (
     Head,
     Row,
@@ -191,7 +191,7 @@ MODERNBERT = Family(
         *("initializer_cutoff_factor", "deterministic_flash_attn", "mlp_dropout"),
         *("sparse_prediction", "sparse_pred_ignore_index", "repad_logits_with_grad"),
         *("reference_compile", "gradient_checkpointing", "position_embedding_type"),
-        *("cls_token_id", "sep_token_id", "mlp_bias", "classifier_activation"),
+        *("mlp_bias", "classifier_activation"),
     },
     heads=forms(
         "ModernBert",
@@ -208,6 +208,7 @@ MODERNBERT = Family(
     rows=rows,
     prefix="model.",
     layer=_LAYER,
+    special_keys={**ENDS, "cls_token_id": "cls", "sep_token_id": "sep"},
     tied={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
     old_suffixes={},
 )

@@ -7,7 +7,7 @@ import pathlib
 
 from bert_jax.config import ModelConfig
 from bert_jax.exchange.families.bert import BERT
-from bert_jax.exchange.families.family import Config, Family, Field, forms
+from bert_jax.exchange.families.family import ENDS, Config, Family, Field, forms
 from bert_jax.exchange.tensors import Head, Row, dense, norm
 
 _EMBED = "roberta.embeddings"
@@ -102,6 +102,7 @@ def _family(model_type: str, prefix: str, tokenizers: set[str]) -> Family:
             "lm_head.decoder.weight": f"{_EMBED}.word_embeddings.weight",
             "lm_head.decoder.bias": "lm_head.bias",
         },
+        special_keys=ENDS,
         position_ids=f"{_EMBED}.position_ids",
         old_suffixes=BERT.old_suffixes,
     )
