@@ -11,10 +11,9 @@ from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.data.tokenizers.tokenizer_training import (
     TRAINING_FILE,
     train_tokenizer,
-    wrap_vocab,
 )
 
-SMALL = {"unigram": 58, "bpe": 58, "wordpiece": 80}
+SMALL = {"unigram": 58, "bpe": 58, "wordpiece": 80, "byte-bpe": 290}
 
 
 @pytest.fixture(scope="module")
@@ -103,19 +102,40 @@ def test_impossible_options_are_refused(changes, message):
         TokenizerOptions(**changes)
 
 
-def test_a_vocabulary_is_wrapped_once(tmp_path):
-    vocab = tmp_path / "vocab.txt"
+def test_a_vocabulary_is_wrapped_once(tmp_path, capsys):
+    vocab, out = tmp_path / "vocab.txt", tmp_path / "out"
     vocab.write_bytes(train("wordpiece")._model)
-    made = wrap_vocab(vocab, tmp_path / "out", lowercase=True)
-    assert made.is_new
-    assert load_tokenizer(tmp_path / "out").pieces == train("wordpiece").pieces
-    assert load_tokenizer(tmp_path / "out").strip_accents, "as BERT does"
-    assert not wrap_vocab(vocab, tmp_path / "out", lowercase=True).is_new
-    with pytest.raises(ValueError, match="other rules"):
-        wrap_vocab(vocab, tmp_path / "out", lowercase=True, strip_accents=False)
-    with pytest.raises(ValueError, match="no such file"):
-        wrap_vocab(tmp_path / "none.txt", tmp_path / "x", lowercase=True)
+    command = ["tokenizer", "wrap", str(vocab), "--lowercase", "--output", str(out)]
+    main(command)
+    assert "written" in capsys.readouterr().out
+    assert load_tokenizer(out).pieces == train("wordpiece").pieces
+    assert load_tokenizer(out).strip_accents, "as BERT does"
+    main(command)
+    assert "is there already" in capsys.readouterr().out
+    missing = [*command[:2], str(tmp_path / "none.txt"), *command[3:-1]]
+    for wrong, message in (
+        ([*command, "--strip-accents", "False"], "other rules"),
+        ([*missing, str(tmp_path / "x")], "no such file"),
+    ):
+        with pytest.raises(SystemExit):
+            main(wrong)
+        assert message in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_a_tokenizer_json_is_wrapped(tmp_path, capsys):
+    tokenizer = train("byte-bpe")
+    file, out = tmp_path / "tokenizer.json", tmp_path / "out"
+    file.write_bytes(tokenizer.model)
+    (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 77}')
+    command = ["tokenizer", "wrap", str(file), "--output", str(out)]
+    with pytest.raises(SystemExit):
+        main([*command, "--lowercase"])
+    assert "leave --lowercase" in capsys.readouterr().err
+    main(command)
+    found = load_tokenizer(out)
+    assert found.encode(["Rivers"]) == tokenizer.encode(["Rivers"])
+    assert found.config == {"model_max_length": 77}
 
 
 def test_commands(source, tmp_path, capsys):

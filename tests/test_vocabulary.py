@@ -4,12 +4,12 @@ import subprocess
 import sys
 
 import pytest
-from tokenizer_texts import WORDS, sentences, train
+from tokenizer_texts import SIZES, WORDS, sentences, train
 
 KINDS = ["unigram", "bpe", "wordpiece"]
 
 
-@pytest.mark.parametrize("kind", ["unigram", "wordpiece"])
+@pytest.mark.parametrize("kind", ["unigram", "wordpiece", "byte-bpe"])
 def test_training_is_a_function_of_the_sentences(kind):
     first, second = (train(kind, max_sentences=90) for _ in range(2))
     assert first._model == second._model
@@ -27,11 +27,11 @@ def test_training_is_a_function_of_the_sentences(kind):
     assert first.sha256 != train(kind, max_bytes=9_000).sha256
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "byte-bpe"])
 def test_vocabularies_are_whole(kind):
     tokenizer = train(kind)
     assert tokenizer.pieces[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    assert tokenizer.vocab_size == (80 if kind == "wordpiece" else 58)
+    assert tokenizer.vocab_size == SIZES.get(kind, 58)
     texts = list(sentences())
     for text, ids in zip(texts, tokenizer.encode(texts), strict=True):
         assert tokenizer.special.unk not in ids
@@ -47,6 +47,26 @@ def test_wordpiece_of_real_text_is_repeatable(shared_data):
     assert one.vocab_size == len(set(one.pieces)) == 4_000
     (ids,) = one.encode(["The government announced that the station would be built ."])
     assert len(ids) <= 12, "common words are pieces"
+
+
+def test_byte_bpe_spells_every_text():
+    tokenizer = train("byte-bpe", lowercase=False, vocab_size=350)
+    texts = ["Rivers", "日本 😀 e\u0301", "\x00\u200b\ufffd", "[MASK] [UNK]"]
+    encoded = tokenizer.encode(texts)
+    for text, ids in zip(texts, encoded, strict=True):
+        assert tokenizer.decode(ids) == text.replace("e\u0301", "é")
+    assert {tokenizer.special.mask} & {*encoded[-1]} == set()
+    assert tokenizer.encode_masked("a [MASK]")[1:] == [tokenizer.special.mask]
+    # Words are learned as they stand within a sentence.
+    assert "Ġriver" in tokenizer.pieces
+    assert tokenizer.encode_words(["river"]) == [[tokenizer.pieces.index("Ġriver")]]
+    assert (tokenizer.pair.separators, tokenizer.pair.second_segment) == (1, 1)
+    with pytest.raises(ValueError, match=r"vocab_size=260 .* alone need 261"):
+        train("byte-bpe", vocab_size=260)
+    with pytest.raises(ValueError, match="supports at most"):
+        train("byte-bpe", vocab_size=9_000)
+    with pytest.raises(ValueError, match="nothing to train on"):
+        train("byte-bpe", [""])
 
 
 def test_wordpiece_has_no_inner_pieces_that_never_occur():

@@ -3,7 +3,11 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from bert_jax.data.tokenizers.vocabulary import train_sentencepiece, train_wordpiece
+from bert_jax.data.tokenizers.vocabulary import (
+    train_byte_bpe,
+    train_sentencepiece,
+    train_wordpiece,
+)
 
 WORDS = [
     "river",
@@ -17,6 +21,9 @@ WORDS = [
     "winter",
     "music",
 ]
+
+# Of vocabularies that need more pieces than SentencePiece's 58.
+SIZES = {"wordpiece": 80, "byte-bpe": 300}
 
 # What has a rule of its own somewhere: spaces of all kinds, marks that stand alone, what
 # is deleted, folded, widened or divided, half characters, special tokens, long words.
@@ -58,9 +65,9 @@ def sentences(count=400, seed=0):
 
 def train(kind="unigram", texts=None, **options):
     texts = sentences() if texts is None else texts
-    options = {"vocab_size": 80 if kind == "wordpiece" else 58, "lowercase": True} | (
-        options
-    )
+    options = {"vocab_size": SIZES.get(kind, 58), "lowercase": True} | options
+    if kind == "byte-bpe":
+        return train_byte_bpe(texts, **options)
     if kind == "wordpiece":
         return train_wordpiece(texts, **options)
     return train_sentencepiece(texts, model_type=kind, **options)

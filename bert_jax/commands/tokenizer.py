@@ -2,17 +2,20 @@
 
 import dataclasses
 import pathlib
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from bert_jax.commands.shared import Bar
 from bert_jax.config import TokenizerOptions
 
+if TYPE_CHECKING:
+    from bert_jax.data.tokenizers.tokenizer import Tokenizer
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Train:
-    """Trains a SentencePiece or WordPiece vocabulary with BERT's special tokens."""
+    """Trains a vocabulary with BERT's special tokens."""
 
     source: Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
     """Where the text is: files:GLOB, tfds:NAME or docs: (README, "Sources"). Several
@@ -39,35 +42,45 @@ class Train:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Wrap:
-    """Makes a tokenizer from a given WordPiece vocabulary, such as BERT's own."""
+    """Makes a tokenizer of a given one: BERT's vocab.txt, or a tokenizer.json."""
 
     vocab: Annotated[pathlib.Path, tyro.conf.Positional]
-    """A vocab.txt with one piece per line."""
+    """A vocab.txt with one piece per line, or a tokenizer.json of Hugging Face, which is
+    kept as it is."""
     output: pathlib.Path
     """Directory of the tokenizer. If it holds the result already, nothing is done."""
     lowercase: tyro.conf.FlagCreatePairsOff[bool] = False
-    """The vocabulary is uncased: text is put in lower case."""
+    """A vocab.txt is uncased: text is put in lower case."""
     no_lowercase: tyro.conf.FlagCreatePairsOff[bool] = False
-    """The vocabulary is cased: text keeps its case."""
+    """A vocab.txt is cased: text keeps its case."""
     strip_accents: bool | None = None
     """Remove accents and vowel signs. Default: as BERT does, yes for an uncased
     vocabulary, no for a cased one."""
 
     def run(self) -> None:
-        from bert_jax.data.tokenizers.tokenizer_training import wrap_vocab
+        from bert_jax.data.tokenizers.tokenizer_training import wrap
 
+        print(*wrap(self._tokenizer(), self.output).describe(), sep="\n")
+
+    def _tokenizer(self) -> "Tokenizer":
+        from bert_jax.data.tokenizers.huggingface_tokenizer import HuggingFaceTokenizer
+        from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
+
+        if self.vocab.suffix == ".json" and self.vocab.is_file():
+            if self.lowercase or self.no_lowercase or self.strip_accents is not None:
+                raise ValueError(
+                    f"{self.vocab} says itself what becomes of case and accents; leave "
+                    "--lowercase, --no-lowercase and --strip-accents out."
+                )
+            return HuggingFaceTokenizer.read(self.vocab)
         if self.lowercase == self.no_lowercase:
             raise ValueError(
                 f"{self.vocab} does not say whether it is cased; pass --lowercase for an "
                 "uncased vocabulary or --no-lowercase for a cased one."
             )
-        made = wrap_vocab(
-            self.vocab,
-            self.output,
-            lowercase=self.lowercase,
-            strip_accents=self.strip_accents,
+        return WordPieceTokenizer.from_vocab(
+            self.vocab, lowercase=self.lowercase, strip_accents=self.strip_accents
         )
-        print(*made.describe(), sep="\n")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

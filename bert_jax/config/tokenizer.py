@@ -13,9 +13,9 @@ MAX_BYTES = 64 << 20
 class TokenizerOptions:
     """Everything but the text that decides a trained vocabulary."""
 
-    kind: Literal["unigram", "bpe", "wordpiece"] = "unigram"
+    kind: Literal["unigram", "bpe", "wordpiece", "byte-bpe"] = "unigram"
     """Kind of vocabulary. unigram: SentencePiece unigram. bpe: SentencePiece BPE.
-    wordpiece: WordPiece with BERT's rules."""
+    wordpiece: WordPiece with BERT's rules. byte-bpe: BPE of bytes, as in ModernBERT."""
     vocab_size: int = 30_522
     """Number of pieces, with the five special ones. A text that does not allow exactly
     this number is an error."""

@@ -1,5 +1,7 @@
 """A tokenizer.json of Hugging Face that is kept as it is, read and written."""
 
+import dataclasses
+import json
 import pathlib
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -108,6 +110,8 @@ def write_kept_tokenizer(
     directory: pathlib.Path,
     max_length: int,
     num_segments: int,
+    *,
+    of_words: bool,
 ) -> None:
     """Writes tokenizer.json, byte by byte as it was, and tokenizer_config.json.
 
@@ -116,26 +120,31 @@ def write_kept_tokenizer(
         directory: an existing folder.
         max_length: positions of the model.
         num_segments: rows of the model's segment table.
+        of_words: whether the model was trained on single words. Byte-level BPE then
+            gets a space before the first one, as each word had it in training.
     """
-    (directory / FAST).write_bytes(tokenizer.model)
-    stated = dict(tokenizer.config)
-    name = stated.get("tokenizer_class")
+    model, stated = tokenizer.model, dict(tokenizer.config)
+    rules = json.loads(model)
+    if of_words and rules["pre_tokenizer"].get("add_prefix_space") is False:
+        rules["pre_tokenizer"]["add_prefix_space"] = True
+        stated["add_prefix_space"] = True
+        model = json.dumps(rules, ensure_ascii=False).encode()
+    (directory / FAST).write_bytes(model)
     # Both names of this class read tokenizer.json; transformers 4 knows only the first.
-    if name in (None, *ANY_TOKENIZER):
+    if stated.get("tokenizer_class") in (None, *ANY_TOKENIZER):
         stated["tokenizer_class"] = ANY_TOKENIZER[0]
-    for role in SPECIAL_PIECES:
-        index = getattr(tokenizer.special, role)
+    for role, index in dataclasses.asdict(tokenizer.special).items():
         piece = None if index is None else tokenizer.pieces[index]
         if piece and content(stated.get(f"{role}_token")) != piece:
             stated[f"{role}_token"] = piece
-    inputs = stated.get("model_input_names") or ("token_type_ids",)
-    segments = num_segments > 1 and "token_type_ids" in inputs
+    segments = num_segments > 1 and tokenizer.pair.second_segment
     stated["model_input_names"] = [
         "input_ids",
         *(["token_type_ids"] if segments else []),
         "attention_mask",
     ]
     limit = stated.get("model_max_length")
-    known = isinstance(limit, int | float)
-    stated["model_max_length"] = min(int(limit), max_length) if known else max_length
+    if isinstance(limit, int | float):
+        max_length = min(int(limit), max_length)
+    stated["model_max_length"] = max_length
     save_json(directory / CONFIG_FILE, stated)

@@ -44,6 +44,8 @@ def save_huggingface_tokenizer(
     directory: pathlib.Path,
     max_length: int,
     num_segments: int = 2,
+    *,
+    of_words: bool = False,
 ) -> None:
     """Writes tokenizer.json, tokenizer_config.json and special_tokens_map.json.
 
@@ -55,6 +57,7 @@ def save_huggingface_tokenizer(
         directory: created if need be; other files there stay.
         max_length: positions of the model; transformers cuts there when asked to.
         num_segments: of the model; one that has less than two gets no token_type_ids.
+        of_words: whether the model was trained on single words, as taggers are.
 
     Raises:
         ValueError: `max_length` leaves no room for text, or the kind is unknown.
@@ -67,7 +70,9 @@ def save_huggingface_tokenizer(
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     if isinstance(tokenizer, HuggingFaceTokenizer):
-        write_kept_tokenizer(tokenizer, directory, max_length, num_segments)
+        write_kept_tokenizer(
+            tokenizer, directory, max_length, num_segments, of_words=of_words
+        )
         return
     fast = to_fast_tokenizer(tokenizer)
     (directory / "tokenizer.json").write_text(fast.to_str(), encoding="utf-8")

@@ -47,7 +47,8 @@ def write_huggingface(model: PortableModel, directory: pathlib.Path) -> None:
     save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
     save_json(directory / CONFIG, config)
     save_huggingface_tokenizer(
-        model.tokenizer, directory, model.cfg.max_positions, model.cfg.num_segments
+        *(model.tokenizer, directory, model.cfg.max_positions, model.cfg.num_segments),
+        of_words=model.head == "tokens",
     )
     (directory / MODEL_CARD).write_text(card, encoding="utf-8")
 

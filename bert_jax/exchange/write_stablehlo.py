@@ -119,7 +119,8 @@ def write_stablehlo(model: PortableModel, directory: pathlib.Path) -> None:
     save_json(folder / META_FILE, meta)
     (folder / "run.py").write_text(f"{_RUN}{_SHOW[head]}\n", encoding="utf-8")
     save_huggingface_tokenizer(
-        model.tokenizer, folder, cfg.max_positions, cfg.num_segments
+        *(model.tokenizer, folder, cfg.max_positions, cfg.num_segments),
+        of_words=head == "tokens",
     )
 
 

@@ -21,8 +21,11 @@ from bert_jax.data.text.source_counts import source_counts
 from bert_jax.data.text.sources import open_source
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.data.tokenizers.tokenizer import METADATA_FILE, Tokenizer
-from bert_jax.data.tokenizers.vocabulary import train_sentencepiece, train_wordpiece
-from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.data.tokenizers.vocabulary import (
+    train_byte_bpe,
+    train_sentencepiece,
+    train_wordpiece,
+)
 from bert_jax.data.whole_directory import whole_directory
 
 TRAINING_FILE = "bert_jax_tokenizer_training.json"
@@ -105,28 +108,12 @@ def _short_hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def wrap_vocab(
-    vocab: pathlib.Path,
-    output: pathlib.Path,
-    *,
-    lowercase: bool,
-    strip_accents: bool | None = None,
-) -> MadeTokenizer:
-    """Saves the WordPiece tokenizer of a given `vocab.txt`.
-
-    Args:
-        vocab: file with one piece per line, for example a published one of BERT.
-        output: directory of the tokenizer; if it holds the same, it is left as it is.
-        lowercase: whether text is put in lower case; true for an uncased vocabulary.
-        strip_accents: whether accents are removed. `None` does what `lowercase` says,
-            as in BERT.
+def wrap(tokenizer: Tokenizer, output: pathlib.Path) -> MadeTokenizer:
+    """Saves a given tokenizer; if `output` holds the same, it is left as it is.
 
     Raises:
-        ValueError: the file is no such vocabulary, or `output` holds something else.
+        ValueError: `output` holds something else.
     """
-    tokenizer = WordPieceTokenizer.from_vocab(
-        vocab, lowercase=lowercase, strip_accents=strip_accents
-    )
     if (output / METADATA_FILE).exists():
         if load_tokenizer(output).sha256 != tokenizer.sha256:
             raise ValueError(
@@ -184,21 +171,17 @@ def _sentences(
 
 
 def _train(lines: Iterator[str], options: TokenizerOptions) -> Tokenizer:
+    common: dict[str, Any] = {
+        "vocab_size": options.vocab_size,
+        "lowercase": options.lowercase,
+        "max_sentences": options.max_sentences,
+        "max_bytes": options.max_bytes,
+    }
     if options.kind == "wordpiece":
-        return train_wordpiece(
-            lines,
-            vocab_size=options.vocab_size,
-            lowercase=options.lowercase,
-            strip_accents=options.strip_accents,
-            max_sentences=options.max_sentences,
-            max_bytes=options.max_bytes,
-        )
+        return train_wordpiece(lines, strip_accents=options.strip_accents, **common)
+    if options.kind == "byte-bpe":
+        return train_byte_bpe(lines, **common)
+    threads = options.num_threads
     return train_sentencepiece(
-        lines,
-        vocab_size=options.vocab_size,
-        lowercase=options.lowercase,
-        model_type=options.kind,
-        num_threads=options.num_threads,
-        max_sentences=options.max_sentences,
-        max_bytes=options.max_bytes,
+        lines, model_type=options.kind, num_threads=threads, **common
     )

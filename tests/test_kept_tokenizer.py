@@ -1,0 +1,165 @@
+"""Models of Hugging Face whose tokenizer.json is kept: imported, exported, refused."""
+
+import json
+import shutil
+
+import pytest
+from huggingface_models import edit_json, make_random, save
+from huggingface_tokenizers import FORMATS, save_tokenizer
+
+from bert_jax.data.tokenizers.huggingface_tokenizer import HuggingFaceTokenizer
+from bert_jax.data.tokenizers.saved_tokenizer import open_tokenizer
+from bert_jax.exchange.importing import import_run
+from bert_jax.exchange.read_huggingface import read_huggingface
+from bert_jax.exchange.tokenizer import save_huggingface_tokenizer
+from bert_jax.train.fill import Filler
+from bert_jax.train.run import load_run_tokenizer
+
+TEXTS = ["The river is long.", "Stones, <unk> and  rivers\n", "École 日本"]
+SMALL = {
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+}
+
+
+@pytest.fixture(scope="module")
+def folders(hf, tmp_path_factory):
+    """Small BERT models, with tokenizers of other families."""
+    home = tmp_path_factory.mktemp("models")
+    lines = ["the river and the sea, the stones of a river", "Rivers are long."] * 20
+    made = {}
+    for kind in FORMATS:
+        model = make_random(hf, "BertForPreTraining", vocab_size=288, **SMALL)
+        model.save_pretrained(home / kind)
+        made[kind] = save_tokenizer(kind, lines, home / kind, _SIZES[kind])
+    return made
+
+
+_SIZES = {"roberta": 288, "modernbert": 286, "xlm-roberta": 28}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_what_is_imported_goes_out_as_it_came(kind, folders, transformers, tmp_path):
+    folder = folders[kind]
+    run = tmp_path / "run"
+    imported = import_run(folder, run)
+    assert any("tokenizer.json is kept as it is" in note for note in imported.notes)
+    tokenizer = load_run_tokenizer(run)
+    assert isinstance(tokenizer, HuggingFaceTokenizer)
+    assert tokenizer.vocab_size == 288
+    assert any("rows left over" in x for x in imported.notes) == (kind != "roberta")
+
+    save_huggingface_tokenizer(tokenizer, tmp_path / "out", 24, num_segments=2)
+    for name in ("tokenizer.json",):
+        assert (tmp_path / "out" / name).read_bytes() == (folder / name).read_bytes()
+    before, after = (
+        transformers.AutoTokenizer.from_pretrained(path)
+        for path in (folder, tmp_path / "out")
+    )
+    assert type(before) is type(after)
+    assert before(TEXTS)["input_ids"] == after(TEXTS)["input_ids"]
+    assert before(*TEXTS[:2])["input_ids"] == after(*TEXTS[:2])["input_ids"]
+    assert before.special_tokens_map == after.special_tokens_map
+    assert after.model_max_length == 24
+    # transformers passes no segments to a model that knows none.
+    assert ("token_type_ids" in after("a")) == ("token_type_ids" in before("a"))
+    again = HuggingFaceTokenizer.read(tmp_path / "out" / "tokenizer.json")
+    assert again.special == tokenizer.special
+    assert again.pair == tokenizer.pair
+
+
+def read_config(folder):
+    return json.loads((folder / "tokenizer_config.json").read_text())
+
+
+def test_a_model_without_segments_gets_none(folders, tmp_path):
+    tokenizer = HuggingFaceTokenizer(
+        (folders["modernbert"] / "tokenizer.json").read_bytes()
+    )
+    assert tokenizer.pair.second_segment == 1
+    for num_segments, names in ((2, ["token_type_ids"]), (1, []), (0, [])):
+        save_huggingface_tokenizer(tokenizer, tmp_path, 24, num_segments)
+        config = read_config(tmp_path)
+        assert config["model_input_names"] == ["input_ids", *names, "attention_mask"]
+        assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
+        assert config["mask_token"] == "[MASK]"
+        assert config["cls_token"] == "[CLS]"
+        assert config["model_max_length"] == 24
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_tokenizer_of_a_tagger_takes_words(kind, folders, transformers, tmp_path):
+    tokenizer = open_tokenizer(folders[kind])
+    save_huggingface_tokenizer(tokenizer, tmp_path, 24, of_words=True)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    words = ["The", "river", "(", "is", ")", "long"]
+    expected = [index for ids in tokenizer.encode_words(words) for index in ids]
+    cls, sep = tokenizer.special.cls, tokenizer.special.sep
+    found = theirs(words, is_split_into_words=True)["input_ids"]
+    assert found == theirs(" ".join(words))["input_ids"] == [cls, *expected, sep]
+    again = open_tokenizer(tmp_path)
+    assert again.encode_words(words) == tokenizer.encode_words(words)
+    assert again.encode_sentences(words)[0].tolist() == expected
+
+
+def test_tokens_added_to_wordpiece_are_kept(hf, tmp_path):
+    """As people extend a BERT: add_tokens, and resize_token_embeddings."""
+    model = make_random(hf, "BertForPreTraining", vocab_size=64)
+    folder = save(model, tmp_path / "theirs")
+    theirs = hf.AutoTokenizer.from_pretrained(folder)
+    theirs.add_tokens(["covid", "ri-ver"])
+    theirs.add_special_tokens({"additional_special_tokens": ["[E1]"]})
+    theirs.save_pretrained(folder)
+    source = read_huggingface(folder)
+    tokenizer = source.tokenizer
+    assert tokenizer.pieces[61:] == ["covid", "ri-ver", "[E1]"]
+    texts = ["the covid river , covid-ri-ver .", "uncovid Covid", "ri-vers"]
+    expected = theirs(texts, add_special_tokens=False)["input_ids"]
+    assert tokenizer.encode(texts) == expected
+    assert {61, 62} <= {*expected[0]}
+    assert tokenizer.starts_word[[61, 62]].all()
+    (ids,) = tokenizer.encode(["a [E1]"])
+    assert 63 not in ids
+    assert tokenizer.lowercase
+    assert tokenizer.pair.second_segment == 1
+    save_huggingface_tokenizer(tokenizer, tmp_path / "ours", 24)
+    ours = hf.AutoTokenizer.from_pretrained(tmp_path / "ours")
+    for one in (texts, ["a [E1]"]):
+        assert ours(one)["input_ids"] == theirs(one)["input_ids"]
+
+
+def test_what_is_beside_a_kept_tokenizer_is_read(folders, tmp_path):
+    folder = shutil.copytree(folders["roberta"], tmp_path / "copy")
+    config = folder / "tokenizer_config.json"
+    found = read_huggingface(folder)
+    assert found.max_length == 512
+    assert any(
+        "tokenizer_class='RobertaTokenizer', which is none" in x for x in found.notes
+    )
+    edit_json(config, auto_map={"AutoTokenizer": ["x.Y", None]})
+    with pytest.raises(ValueError, match="auto_map"):
+        read_huggingface(folder)
+    config.unlink()
+    (folder / "special_tokens_map.json").write_text('{"pad_token": {"content": "<p>"}}')
+    with pytest.raises(
+        ValueError, match=r"tokenizer\.json: The vocabulary has no pad token"
+    ):
+        read_huggingface(folder)
+    (folder / "special_tokens_map.json").unlink()
+    assert read_huggingface(folder).tokenizer.special == found.tokenizer.special
+
+
+def test_masks_are_filled_in_with_words(folders, tmp_path):
+    import_run(folders["roberta"], tmp_path / "run")
+    fill = Filler(tmp_path / "run", top=288)
+    with pytest.raises(ValueError, match="Write <mask>, the mask of this run's"):
+        fill([("the [MASK] river",)])
+    [found] = fill([("The <mask> is long.",)])
+    texts = {guess["piece"]: guess["text"] for guess in found["masks"][0]}
+    assert texts["Ġriver"] == "river"
+    assert texts["<mask>"] == "[MASK]"
+    index = fill.tokenizer.pieces.index
+    assert fill._filled("a <mask> b", [index("Ġriver")]) == "a river b"
+    assert fill._filled("a <mask> b", [index("s")]) == "as b"
