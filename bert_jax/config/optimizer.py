@@ -74,6 +74,11 @@ class OptimizerConfig:
     counted from 0 at the embeddings, layer i has the rate times layer_decay ** (L - i), the
     embeddings have it times layer_decay ** (L + 1), and pooler and heads have it whole
     (Howard & Ruder 2018; Clark et al. 2020). 1: one rate for all."""
+    ema_decay: float | None = None
+    """Share of an exponential average of the parameters that an update keeps, such as
+    0.999. The run is judged with the average, and other commands take it from the run;
+    only a pretraining run that goes on from it takes the parameters themselves.
+    Default: no average."""
     freeze: tuple[str, ...] = ()
     """Parts of the model that are not trained: embed, layers, pooler, or a head (mlm
     and nsp, or classifier). The masked-LM head shares the token table of embed, which
@@ -87,6 +92,11 @@ class OptimizerConfig:
             self, "learning_rate", "eps", "clip_norm", "decay_power", "muon_rms"
         )
         require_rate(self, "b1", "b2", "muon_momentum")
+        require(
+            self.ema_decay is None or 0.0 < self.ema_decay < 1.0,
+            f"OptimizerConfig.ema_decay={self.ema_decay} is not between 0 and 1; give a "
+            "share such as 0.999, or leave it out for no average.",
+        )
         for name in ("warmup_steps", "weight_decay", "end_rate", "freeze_layers"):
             require(
                 getattr(self, name) >= 0,

@@ -170,7 +170,7 @@ def start_pretraining(cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh) -> 
     wanted, moments = _taken_over(cfg, mesh), None
     with _source(cfg, tokenizer) as checkpoints:
         step = checkpoints.latest_step()
-        params = checkpoints.restore_params(wanted["params"], step)
+        params = checkpoints.restore_params(wanted["params"], step, averaged=False)
         if "opt_state" in wanted:
             moments = moments_of(
                 checkpoints.restore_opt_state(wanted["opt_state"], step)

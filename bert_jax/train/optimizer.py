@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from bert_jax.config import OptimizerConfig
+from bert_jax.train.averaging import with_average
 from bert_jax.train.freezing import without_frozen
 from bert_jax.train.lamb import scale_by_layer_trust_ratio
 from bert_jax.train.moments import moments_of
@@ -29,7 +30,7 @@ _STACKED = ("layers", "lora")
 def make_optimizer(
     cfg: OptimizerConfig, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-    """Clip by the global norm, then the rule, then the learning rates.
+    """Clip by the global norm, then the rule, then the learning rates, then the average.
 
     Whatever `cfg` freezes takes no part in it: it has no gradient in the global norm
     and no moments, and it stays equal bit by bit.
@@ -51,7 +52,10 @@ def make_optimizer(
     ]
     if cfg.layer_decay != 1.0:
         parts.append(("depth", scale_by_depth(cfg.layer_decay, cfg.freeze_layers)))
-    return without_frozen(cfg, optax.named_chain(*parts))
+    optimizer = without_frozen(cfg, optax.named_chain(*parts))
+    if cfg.ema_decay is None:
+        return optimizer
+    return with_average(optimizer, cfg.ema_decay)
 
 
 def scale_by_depth(

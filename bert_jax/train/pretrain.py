@@ -21,6 +21,7 @@ from bert_jax.limits import check_ids
 from bert_jax.model.isolation import prove_for_lengths
 from bert_jax.model.products_fp8 import multiplies_fp8
 from bert_jax.runtime.jax_settings import our_settings
+from bert_jax.train.averaging import averaged
 from bert_jax.train.flops import counted_flops
 from bert_jax.train.held_out import (
     PretrainEvaluator,
@@ -167,7 +168,9 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         "goodput": trained.goodput,
         "encoder": load_run(run).encoder,
         "sequences_per_sec": trained.last_line.get("sequences_per_sec"),
-        "mask_examples": mask_examples(last, state.params, held_out, tokenizer),
+        "mask_examples": mask_examples(
+            last, averaged(state).params, held_out, tokenizer
+        ),
     }
     save_results(run, results)
     text = (
