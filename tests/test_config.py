@@ -384,6 +384,10 @@ def test_settings_that_cannot_work_are_refused(owner, fields, message):
             "next_phases[0]: DataConfig.sequence_length=600 exceeds",
         ),
         (
+            {"next_phases": (PhaseConfig(), PhaseConfig(micro_batches=3))},
+            "next_phases[1]: PretrainConfig.batch_size=256 is not a multiple of",
+        ),
+        (
             {"next_phases": (PhaseConfig(num_steps=9, warmup_steps=9),)},
             "next_phases[0]: OptimizerConfig.warmup_steps=9 is not less than "
             "PretrainConfig.num_steps=9",

@@ -122,36 +122,34 @@ class PretrainConfig:
                 as its phase, or two settings say how the masking rate changes. The
                 message names the phase.
         """
-        for number in range(1 + len(self.next_phases)):
+        phase = dataclasses.replace(self, next_phases=())
+        phase._check_alone(self.scheduled_steps[0])
+        for number, later in enumerate(self.next_phases):
             try:
-                self._check_phase(number)
+                require(
+                    later.masking_rate is None or self.masking.end_rate is None,
+                    f"PhaseConfig.masking_rate={later.masking_rate} and "
+                    f"MaskingConfig.end_rate={self.masking.end_rate} both say how the "
+                    "masking rate changes; leave one of them out.",
+                )
+                phase = phase._then(later)
+                phase._check_alone(self.scheduled_steps[number + 1])
             except ValueError as error:
-                if number == 0:
-                    raise
-                raise ValueError(f"next_phases[{number - 1}]: {error}") from None
+                raise ValueError(f"next_phases[{number}]: {error}") from None
 
-    def _check_phase(self, number: int) -> None:
-        phase = self.phases[number]
+    def _check_alone(self, scheduled_steps: int) -> None:
         require(
-            phase.data.sequence_length <= phase.model.max_positions,
-            f"DataConfig.sequence_length={phase.data.sequence_length} exceeds "
-            f"ModelConfig.max_positions={phase.model.max_positions}; shorten the "
+            self.data.sequence_length <= self.model.max_positions,
+            f"DataConfig.sequence_length={self.data.sequence_length} exceeds "
+            f"ModelConfig.max_positions={self.model.max_positions}; shorten the "
             "sequences or enlarge the table.",
         )
-        num_steps = self.scheduled_steps[number]
+        warmup = self.optimizer.warmup_updates(scheduled_steps)
         require(
-            not num_steps or phase.optimizer.warmup_updates(num_steps) < num_steps,
-            f"OptimizerConfig.warmup_steps={phase.optimizer.warmup_steps:g} is not less "
-            f"than PretrainConfig.num_steps={num_steps}; the rate would never "
+            not scheduled_steps or warmup < scheduled_steps,
+            f"OptimizerConfig.warmup_steps={self.optimizer.warmup_steps:g} is not less "
+            f"than PretrainConfig.num_steps={scheduled_steps}; the rate would never "
             "reach its top. A value below 1 is a share of the steps, such as 0.1.",
-        )
-        require(
-            not number
-            or self.next_phases[number - 1].masking_rate is None
-            or self.masking.end_rate is None,
-            f"PhaseConfig.masking_rate={phase.masking.rate} and MaskingConfig.end_rate="
-            f"{self.masking.end_rate} both say how the masking rate changes; leave one of "
-            "them out.",
         )
 
     @property
