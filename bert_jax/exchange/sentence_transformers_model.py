@@ -49,7 +49,7 @@ def write_sentence_transformers(model: PortableModel, directory: pathlib.Path) -
         "max_seq_length": model.sequence_length or model.cfg.max_positions,
         "do_lower_case": False,  # the tokenizer does it where it must be done
     }
-    if family_of_model(model.cfg).base_pools:
+    if family_of_model(model.cfg, model.tokenizer).base_pools:
         # Of a pooler that has no weights here.
         config["model_args"] = {"add_pooling_layer": False}
     save_json(directory / "sentence_bert_config.json", config)

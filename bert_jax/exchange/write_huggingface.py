@@ -35,7 +35,7 @@ def write_huggingface(model: PortableModel, directory: pathlib.Path) -> None:
     """
     from safetensors.numpy import save_file
 
-    family = family_of_model(model.cfg)
+    family = family_of_model(model.cfg, model.tokenizer)
     form = _form_of(family, model)
     tensors = to_tensors(model.cfg, model.params, family.rows(model.cfg, model.head))
     config = write_config(model, family)
@@ -72,7 +72,7 @@ def check_huggingface(directory: pathlib.Path, model: PortableModel) -> None:
         ValueError: they are not.
     """
     path = directory / CONFIG
-    family = family_of_model(model.cfg)
+    family = family_of_model(model.cfg, model.tokenizer)
     found = read_architecture(path, load_json(path), family)
     # A rate that the family has no word for is one of training only.
     rates = [

@@ -85,7 +85,7 @@ def check_onnx(directory: pathlib.Path, model: PortableModel) -> None:
         _hash(onnx.numpy_helper.to_array(initializer, str(directory)))
         for initializer in onnx.load(path).graph.initializer
     }
-    rows = family_of_model(model.cfg).rows(model.cfg, model.head)
+    rows = family_of_model(model.cfg, model.tokenizer).rows(model.cfg, model.head)
     for name, tensor in to_tensors(model.cfg, model.params, rows).items():
         # The exporter simplifies what zeros, or ones, are added to or multiplied with.
         if tensor.min() == tensor.max():

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from bert_jax.config import ModelConfig
+from bert_jax.data.tokenizers.huggingface_tokenizer import HuggingFaceTokenizer
+from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.exchange.config_fields import fields_without_words
 from bert_jax.exchange.families.bert import BERT
 from bert_jax.exchange.families.distilbert import DISTILBERT
@@ -58,18 +60,25 @@ def family_in(directory: pathlib.Path) -> Family:
     return family_of_config(path, load_json(path), [])
 
 
-def family_of_model(cfg: ModelConfig) -> Family:
+def family_of_model(cfg: ModelConfig, tokenizer: Tokenizer | None = None) -> Family:
     """The first family whose config has a word for every value of `cfg`, for exports.
+
+    Of several, such as RoBERTa and XLM-RoBERTa, it is the one whose tokenizer this is.
 
     Raises:
         ValueError: there is none.
     """
-    problems = []
+    problems, fitting = [], []
     for name, family in FAMILIES.items():
         wordless = fields_without_words(cfg, family.fields, family.fixed)
         if not wordless:
-            return family
+            fitting.append(family)
         problems.append(f"{name} has no word for {', '.join(wordless)}")
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        kind = tokenizer.config.get("tokenizer_class")
+        fitting.sort(key=lambda family: kind not in family.tokenizer_classes)
+    if fitting:
+        return fitting[0]
     raise ValueError(
         f"No family of transformers computes this ModelConfig: {'; '.join(problems)}. "
         "Export it to StableHLO, which carries the computation itself."
