@@ -237,7 +237,8 @@ def add_pretraining(evidence: Evidence, table: Table) -> None:
     table.add(of, "wall", "minutes", wall / 60.0)
     table.add(of, "held-out MLM loss", "nats", last["mlm_loss"])
     table.add(of, "MLM accuracy", "%", 100.0 * last["mlm_accuracy"])
-    table.add(of, "NSP accuracy", "%", 100.0 * last["nsp_accuracy"])
+    if "nsp_accuracy" in last:
+        table.add(of, "NSP accuracy", "%", 100.0 * last["nsp_accuracy"])
     # The first window compiles.
     timed = [line for line in lines if line["kind"] == "train" and "mfu" in line][1:]
     if timed:

@@ -62,10 +62,9 @@ def check_ids(cfg: ModelConfig, batch: Any) -> None:
             f"{kind} holds rows of {length} tokens, more than ModelConfig.max_positions="
             f"{cfg.max_positions}; shorten them or enlarge the table."
         )
-    limits = [
-        ("input_ids", cfg.vocab_size, "ModelConfig.vocab_size"),
-        ("segment_ids", cfg.num_segments, "ModelConfig.num_segments"),
-    ]
+    limits = [("input_ids", cfg.vocab_size, "ModelConfig.vocab_size")]
+    if cfg.num_segments > 1:
+        limits.append(("segment_ids", cfg.num_segments, "ModelConfig.num_segments"))
     if isinstance(batch, PretrainBatch):
         limits += [
             ("position_ids", cfg.max_positions, "ModelConfig.max_positions"),

@@ -184,12 +184,17 @@ def summary(output: pathlib.Path) -> str:
         ("this BERT without pretraining", scratch["eval"]),
         ("this BERT, pretrained", finetune["eval"]),
     ]
+    sentence_task = []
+    if "nsp_accuracy" in judged:
+        sentence_task.append(
+            f"held-out NSP accuracy {judged['nsp_accuracy']:.1%}      (majority "
+            f"{judged['nsp_majority']:.1%})"
+        )
     return "\n".join(
         [
             f"held-out MLM loss    {judged['mlm_loss']:.3f} nats   (unigram entropy "
             f"{pretrain['unigram_entropy']:.3f})",
-            f"held-out NSP accuracy {judged['nsp_accuracy']:.1%}      (majority "
-            f"{judged['nsp_majority']:.1%})",
+            *sentence_task,
             f"which library, {finetune['num_validation']:,} held-out sentences from "
             f"{len(finetune['labels'])} libraries:",
             *(

@@ -38,7 +38,7 @@ class Model(PortableModel):
         options = {"hidden_states": self.hidden_states}
         run = our_run(self.cfg, self.params, self.head, **options)
         outputs = run(ids.input_ids, ids.mask, ids.segment_ids)
-        return Probe(self.head, self.outputs, outputs, *ids)
+        return Probe(self.head, self.inputs, self.outputs, outputs, *ids)
 
     def expected(self, ids: Ids) -> dict[str, np.ndarray]:
         """Logits by their exported name, from NumPy and float64; NaN on padding."""

@@ -1,4 +1,4 @@
-"""AdamW and LAMB in NumPy float64, one layer and one tensor at a time.
+"""The optimizers in NumPy float64, one layer and one tensor at a time.
 
 Written from the papers and from google-research/bert's optimization.py, without JAX
 and without stacked arrays: a layer of a stack is a tensor of its own here.
@@ -76,6 +76,8 @@ class Optimizer:
         self.v = {name: 0.0 * w for name, w in self.tensors.items()}
         self.seen = 0
         self.num_clipped = 0
+        self.num_slowed = 0  # by the update clipping of StableAdamW
+        self.sums = {}
         self.ratios = {}
 
     def step(self, grads, rate):
@@ -95,16 +97,38 @@ class Optimizer:
                 m = m / (1.0 - cfg.b1**self.seen)
                 v = v / (1.0 - cfg.b2**self.seen)
             u = m / (np.sqrt(v) + cfg.eps)
+            is_matrix = name.startswith("layers/") and name.endswith("/kernel")
+            if cfg.name == "muon" and is_matrix:
+                u = self.orthogonal(name, g)
             if name.split("/")[-1] not in ("bias", "scale", "output_bias"):
                 u = u + cfg.weight_decay * w
                 if cfg.name == "lamb":
                     u = u * self.ratio(name, w, u)
-            self.tensors[name] = w - rate * u
+            slower = 1.0
+            if cfg.name == "stable_adamw":
+                surprise = np.mean(g**2 / np.maximum(v, cfg.eps**2))
+                slower = max(1.0, math.sqrt(surprise))
+                self.num_slowed += slower > 1.0
+            self.tensors[name] = w - rate / slower * u
 
     def corrected(self):
         if self.cfg.bias_correction is None:
-            return self.cfg.name == "lamb"
+            return self.cfg.name != "adamw"
         return self.cfg.bias_correction
+
+    def orthogonal(self, name, g):
+        """Muon's direction, from the singular values and Jordan's sum of gradients."""
+        momentum = self.cfg.muon_momentum
+        self.sums[name] = momentum * self.sums.get(name, 0.0) + g
+        ahead = g + momentum * self.sums[name]
+        inputs = g.shape[:-1] if "/out/" in name else g.shape[:1]
+        matrix = ahead.reshape(math.prod(inputs), -1)
+        left, values, right = np.linalg.svd(matrix, full_matrices=False)
+        values = values / (math.sqrt((values**2).sum()) + 1e-8)
+        for _ in range(5):
+            values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+        scale = self.cfg.muon_rms * math.sqrt(max(matrix.shape))
+        return scale * (left * values @ right).reshape(g.shape)
 
     def ratio(self, name, w, u):
         of_w, of_u = math.sqrt((w**2).sum()), math.sqrt((u**2).sum())

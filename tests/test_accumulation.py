@@ -55,7 +55,7 @@ def gradients(tiny, random_params, vocabulary, uneven):
 
         def step(params, batch):
             with sharding.on_mesh(mesh):
-                rows = objective.prepare(batch, jax.random.key(1))
+                rows = objective.prepare(batch, jax.random.key(1), 0)
                 return mean_gradients(objective, params, rows, micro_batches)
 
         return jax.jit(step)(params, to_devices(mesh, uneven))
@@ -91,7 +91,7 @@ def test_a_mean_of_means_would_be_seen(gradients, whole, uneven, tiny, vocabular
     objective = pretrain_objective(
         tiny, ComputeConfig(), DropoutConfig(), MaskingConfig(), vocabulary
     )
-    rows = objective.prepare(uneven, jax.random.key(1))
+    rows = objective.prepare(uneven, jax.random.key(1), 0)
     weights = [
         objective.weights(jax.tree.map(lambda x, n=n: x[8 * n : 8 * n + 8], rows))
         for n in range(2)

@@ -35,6 +35,7 @@ class Case:
     head_size: int = 32
     dtype: str = "float32"
     rate: float = 0.0
+    reach: int | None = None
     mesh: MeshConfig | None = None
 
     def ids(self) -> np.ndarray:
@@ -63,11 +64,16 @@ def program(kernel: str, case: Case):
     @jax.jit
     def run(q, k, v, d_out, ids):
         def attention(q, k, v):
+            if kernel == "dense":
+                keys = dropout.keys_B
+                return attention_xla.xla_attention(
+                    q, k, v, ids, keys, case.rate, case.reach
+                )
             return attend(
                 q,
                 k,
                 v,
-                Rows(ids, jnp.zeros_like(ids)),
+                Rows(ids, jnp.zeros_like(ids), case.reach),
                 kernel=kernel,
                 dropout=dropout,
                 interpret=kernel != "xla",
@@ -103,12 +109,35 @@ def assert_close(found, expected, dtype="float32"):
         ("splash", Case()),
         ("splash", Case(length=520, num_heads=1)),  # more than one block
         ("splash", Case(num_heads=2, head_size=64, dtype="bfloat16")),
+        *((kernel, Case(reach=3)) for kernel in ("fused", "triton", "splash")),
+        ("fused", Case(reach=8, length=136, num_heads=2, rate=RATE)),
+        ("triton", Case(reach=8, length=136, num_heads=2, rate=RATE)),
+        ("xla", Case(reach=3, num_heads=2)),  # whole rows
+        ("xla", Case(reach=8, length=136, num_heads=2, rate=RATE)),  # in blocks
+        ("xla", Case(reach=5, length=101, num_heads=2)),  # no whole number of blocks
     ],
     ids=str,
 )
 def test_kernels_agree_with_xla(kernel, case):
     args = *case.arrays(), case.ids()
-    assert_close(program(kernel, case)(*args), program("xla", case)(*args), case.dtype)
+    expected = program("dense", case)(*args)
+    assert_close(program(kernel, case)(*args), expected, case.dtype)
+
+
+def test_a_window_hides_what_is_further_away():
+    """The reference itself, against a mask that is written out here."""
+    case = Case(reach=3, num_heads=1, length=24)
+    q, k, v, _ = arrays = case.arrays()
+    ids = case.ids()
+    found = program("dense", case)(*arrays, ids)[0]
+    for b, t in np.ndindex(ids.shape):
+        seen = [
+            s for s in range(max(0, t - 3), min(24, t + 4)) if ids[b, s] == ids[b, t]
+        ]
+        scores = k[b, seen, 0] @ q[b, t, 0] / np.sqrt(case.head_size)
+        weights = np.exp(scores - scores.max())
+        expected = weights / weights.sum() @ v[b, seen, 0]
+        np.testing.assert_allclose(found[b, t, 0], expected, atol=1e-5)
 
 
 def test_blocks_of_queries_and_tiles_add_up(monkeypatch):
@@ -193,7 +222,7 @@ def test_every_kernel_asks_who_may_see_whom(monkeypatch, kernel, modules):
     expected = program(kernel, case)(*arrays, (ids > 0).astype(np.int32))
     for module in modules:
         monkeypatch.setattr(
-            module, "may_see", lambda q, k: (q == k) | ((q > 0) & (k > 0))
+            module, "may_see", lambda q, k, *_: (q == k) | ((q > 0) & (k > 0))
         )
     # A length of its own: nothing that was traced by the usual rule is taken again.
     found = program.__wrapped__(kernel, case)(*arrays, ids)

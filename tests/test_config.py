@@ -175,9 +175,34 @@ REFUSED = [
         "num_heads",
         "mlp_size",
         "max_positions",
-        "num_segments",
         "layer_norm_eps",
         "init_std",
+        "rope_theta",
+        "local_rope_theta",
+        "global_every",
+        "num_kv_heads",
+        "local_window",
+        "embed_size",
+    ),
+    bad(ModelConfig, "num_segments=-1 is negative", num_segments=-1),
+    bad(ModelConfig, "local_window=128 and global_every=1 do not", local_window=128),
+    bad(ModelConfig, "local_window=None and global_every=3 do not", global_every=3),
+    bad(ModelConfig, "rope_theta=1.0 would be ignored: it needs", rope_theta=1.0),
+    bad(ModelConfig, "heads 3 wide", hidden_size=36, positions="rotary"),
+    bad(ModelConfig, "num_heads=12 must divide evenly by num_kv", num_kv_heads=5),
+    bad(ModelConfig, "position_offset=2 would", position_offset=2, positions="rotary"),
+    bad(ModelConfig, "pooler='relu' goes with next_sentence=False", pooler="relu"),
+    bad(
+        ModelConfig,
+        "pooler='mlm_transform' needs mlm_transform=True",
+        pooler="mlm_transform",
+        mlm_transform=False,
+        next_sentence=False,
+    ),
+    bad(
+        PretrainConfig,
+        "DataConfig.pairs='next_sentence' has labels that nothing here learns",
+        model=ModelConfig(next_sentence=False),
     ),
     *no_rate(DropoutConfig, "hidden", "attention"),
     bad(ComputeConfig, 'ComputeConfig.fp8 needs dtype="bfloat16"', fp8=True),
@@ -189,7 +214,16 @@ REFUSED = [
     ),
     bad(MaskingConfig, "MaskingConfig.rate=0.0 is not in (0, 1)", rate=0.0),
     bad(MaskingConfig, "MaskingConfig.rate=1.0 is not in (0, 1)", rate=1.0),
+    bad(MaskingConfig, "MaskingConfig.end_rate=0 is not in (0, 1)", end_rate=0),
+    bad(MaskingConfig, "MaskingConfig.eval_rate=1 is not in (0, 1)", eval_rate=1),
     bad(MaskingConfig, "MaskingConfig.mask_share=1.5 is", mask_share=1.5),
+    bad(PhaseConfig, "learning_rate=0 must be greater", learning_rate=0),
+    bad(
+        PhaseConfig,
+        "PhaseConfig.warmup_steps=5 would be ignored: with learning_rate=None",
+        learning_rate=None,
+        warmup_steps=5,
+    ),
     bad(MaskingConfig, "MaskingConfig.random_share=-1 is", random_share=-1),
     bad(
         MaskingConfig,
@@ -349,6 +383,23 @@ def test_settings_that_cannot_work_are_refused(owner, fields, message):
             {"next_phases": (PhaseConfig(sequence_length=600),)},
             "next_phases[0]: DataConfig.sequence_length=600 exceeds",
         ),
+        (
+            {"next_phases": (PhaseConfig(), PhaseConfig(micro_batches=3))},
+            "next_phases[1]: PretrainConfig.batch_size=256 is not a multiple of",
+        ),
+        (
+            {"next_phases": (PhaseConfig(num_steps=9, warmup_steps=9),)},
+            "next_phases[0]: OptimizerConfig.warmup_steps=9 is not less than "
+            "PretrainConfig.num_steps=9",
+        ),
+        (
+            {
+                "masking": MaskingConfig(end_rate=0.1),
+                "next_phases": (PhaseConfig(), PhaseConfig(masking_rate=0.2)),
+            },
+            "next_phases[1]: PhaseConfig.masking_rate=0.2 and MaskingConfig.end_rate=0.1 "
+            "both say",
+        ),
     ],
 )
 def test_parts_that_do_not_fit_together_are_refused(fields, message):
@@ -381,6 +432,15 @@ def test_derived_numbers():
         masking = MaskingConfig(max_slots=most)
         for n in range(1, length + 1):
             assert masking.num_slots(n) == min(most, max(1, round(n * 0.15)))
+    falling = MaskingConfig(rate=0.3, end_rate=0.15)
+    assert [falling.num_slots(n) for n in (1, 128, 512)] == [1, 38, 154]
+    assert MaskingConfig(rate=0.15, end_rate=0.3).num_slots(128) == 38
+    by_phase = PretrainConfig(
+        masking=MaskingConfig(rate=0.3),
+        next_phases=tuple(PhaseConfig(masking_rate=x) for x in (0.15, None, 0.05)),
+    )
+    rates = [phase.masking.rate for phase in by_phase.phases]
+    assert rates == [0.3, 0.15, 0.15, 0.05]
     assert DataConfig().pairs_per_row == 8
     for layout in ("padded", "buckets"):
         assert DataConfig(layout=layout).pairs_per_row == 1

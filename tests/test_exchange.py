@@ -23,7 +23,7 @@ from bert_jax.exchange.families import google_bert, registry
 from bert_jax.exchange.families.bert import BERT
 from bert_jax.exchange.families.family import Field
 from bert_jax.exchange.families.registry import family_of_model
-from bert_jax.exchange.portable import OUTPUTS, PortableModel
+from bert_jax.exchange.portable import INPUTS, OUTPUTS, PortableModel
 from bert_jax.exchange.tensors import Row, from_tensors, stacked, to_tensors
 from bert_jax.exchange.transformers_model import verify_huggingface
 from bert_jax.exchange.write_huggingface import write_huggingface
@@ -241,7 +241,9 @@ def test_logits_match(
 def test_outputs_of_another_shape_or_model_are_refused():
     ids, mask = np.ones((2, 4), np.int32), np.ones((2, 4), np.int32)
     logits = np.zeros((2, 4, 3), np.float32)
-    probe = Probe("tokens", OUTPUTS["tokens"], {"logits": logits}, ids, ids, mask)
+    probe = Probe(
+        "tokens", INPUTS, OUTPUTS["tokens"], {"logits": logits}, ids, ids, mask
+    )
 
     def run(*ids):
         return {"logits": logits[: len(ids[0]), : ids[0].shape[1]]}

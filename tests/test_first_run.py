@@ -149,6 +149,13 @@ def test_one_held_out_document_is_refused_before_the_first_step(
     assert not (tmp_path / "run").exists()
     # Single segments can be judged within one document.
     pretrain(tmp_path / "run", *few, "--data.pairs", "none", dataset=dataset)
+    said = capsys.readouterr().out
+    assert " segments in " in said
+    for word in ("NSP", "pairs"):
+        assert word not in said
+    lines = read_metrics(tmp_path / "run")
+    assert {line["kind"] for line in lines} == {"train", "eval"}
+    assert not [name for line in lines for name in line if name.startswith("nsp")]
 
 
 def held_out_one(tokenizer, folder):

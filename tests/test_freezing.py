@@ -21,8 +21,9 @@ from bert_jax.model import classification
 from bert_jax.train.accumulation import mean_gradients
 from bert_jax.train.freezing import stop_frozen
 from bert_jax.train.mesh import make_mesh
+from bert_jax.train.moments import moments_of
 from bert_jax.train.objectives import task_objective
-from bert_jax.train.optimizer import make_optimizer, moments_of
+from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.placement import to_devices
 from bert_jax.train.program import pretrain_program
 from bert_jax.train.schedules import make_schedule
@@ -201,6 +202,6 @@ def test_no_gradient_is_computed_for_a_frozen_encoder(
     params = jax.eval_shape(
         lambda: classification.init_params(tiny, 3, jax.random.key(0))
     )
-    rows = objective.prepare(make_classify_batch(), jax.random.key(1))
+    rows = objective.prepare(make_classify_batch(), jax.random.key(1), 0)
     program = jax.make_jaxpr(lambda p: mean_gradients(objective, p, rows))(params)
     assert len(re.findall(r"\bscan\[", str(program))) == num_loops

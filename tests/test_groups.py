@@ -164,7 +164,7 @@ def test_four_devices_compute_what_one_does(small, batch, kind):
 
         def run(params, batch):
             with on_mesh(mesh):
-                rows = objective.prepare(batch, jax.random.key(5))
+                rows = objective.prepare(batch, jax.random.key(5), 0)
                 return mean_gradients(objective, params, rows)
 
         return jax.device_get(jax.jit(run)(params, global_batch(mesh, batch)))

@@ -16,12 +16,8 @@ from bert_jax.model import pretraining
 from bert_jax.train.checkpoint import Checkpoints
 from bert_jax.train.initial import encoder_hashes, start_encoder, start_pretraining
 from bert_jax.train.mesh import make_mesh
-from bert_jax.train.optimizer import (
-    Moments,
-    make_optimizer,
-    moments_of,
-    with_moments,
-)
+from bert_jax.train.moments import Moments, moments_of, with_moments
+from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.run import RunInfo
 from bert_jax.train.schedules import make_schedule
 from bert_jax.train.step import abstract_state, init_state

@@ -125,6 +125,18 @@ def test_a_resumed_run_sees_the_same_batches(make_rows):
             assert_same(actual, want, first)
 
 
+def test_steps_can_begin_at_any_row(make_rows):
+    """Where the phase before stopped; buckets have no rows by number."""
+    rows = make_rows()
+    options = {"batch_size": BATCH, "first_step": 1, "num_steps": 4}
+    plain = list(train_batches(rows, **options))
+    for number, batch in enumerate(train_batches(rows, **options, first_row=3)):
+        if rows.cfg.layout == "buckets":
+            assert_same(batch, plain[number])
+        else:
+            assert_same(batch, rows.batch(3 + (1 + number) * BATCH, BATCH))
+
+
 def test_threads_do_not_matter(make_rows):
     end = steps_to_third_epoch(make_rows())
     runs = [

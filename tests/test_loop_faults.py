@@ -7,9 +7,12 @@ import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
 from bert_jax.config import LoopConfig, MeshConfig
+from bert_jax.train.averaging import with_average
 from bert_jax.train.checkpoint import Identity
 from bert_jax.train.loop import Stage, run_loop
 from bert_jax.train.losses import Mean
@@ -33,11 +36,17 @@ def train(tmp_path, tiny, make_batch):
     """train(...): two stages of four steps each; returns what the loop returns."""
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     place = replicated(mesh)
-    zero = TrainState(
-        jnp.int32(0), {"w": jnp.zeros(4)}, {"m": jnp.zeros(4)}, jnp.zeros(2, jnp.uint32)
-    )
 
-    def train(evaluate=lambda params: {"score": float(params["w"][0])}, step=step):
+    def train(
+        evaluate=lambda params: {"score": float(params["w"][0])},
+        step=step,
+        opt_state=None,
+    ):
+        opt_state = opt_state or {"m": jnp.zeros(4)}
+        zero = TrainState(
+            jnp.int32(0), {"w": jnp.zeros(4)}, opt_state, jnp.zeros(2, jnp.uint32)
+        )
+
         def stage():
             batch = make_batch(rows=2, length=16, pairs=1)
             return Stage(
@@ -86,6 +95,27 @@ def test_the_weights_of_step_0_are_judged_and_the_time_is_estimated(
     assert evaluations(tmp_path) == WHOLE
     said = capsys.readouterr().out
     assert said.index("held out at step 0:") < said.index("about 0:00 until step 4:")
+
+
+def test_the_loop_judges_the_average_and_says_so(train, capsys):
+    optimizer = with_average(optax.sgd(1.0), 0.5)
+
+    @jax.jit
+    def step(state, batch):
+        grads = jax.tree.map(lambda x: -jnp.ones_like(x), state.params)
+        updates, kept = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        new = TrainState(state.step + 1, params, kept, state.key)
+        return new, {"loss": Mean(params["w"].sum(), jnp.ones(()))}
+
+    trained = train(step=step, opt_state=optimizer.init({"w": jnp.zeros(4)}))
+    # The parameters are the number of the update: of 8, 7, 6 ... with halved weights.
+    weights = 0.5 ** np.arange(8)
+    expected = np.average(np.arange(8, 0, -1), weights=weights)
+    assert trained.evaluation["score"] == pytest.approx(expected, rel=1e-6)
+    said = capsys.readouterr().out
+    assert "held out at step 0:" in said
+    assert "held out, averaged parameters, at step 8:" in said
 
 
 @pytest.mark.parametrize("killed_at", [0, 2, 4, 6, 8])

@@ -18,7 +18,7 @@ from bert_jax.config import (
 from bert_jax.model import classification
 from bert_jax.train.lora import PART, init_lora, merged
 from bert_jax.train.mesh import make_mesh
-from bert_jax.train.optimizer import moments_of
+from bert_jax.train.moments import moments_of
 from bert_jax.train.placement import to_devices
 from bert_jax.train.step import abstract_state, compile_step, train_step
 from bert_jax.train.tasks import TASKS

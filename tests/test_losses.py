@@ -61,6 +61,9 @@ def test_losses_match_the_reference(case, seed):
     np.testing.assert_allclose(loss, total, rtol=1e-6)
     assert metrics["mlm_loss"].weight == masked.weights.sum()
     assert metrics["nsp_accuracy"].weight == batch.nsp_weights.sum()
+    alone, named = pretrain_loss(outputs, batch, masked, has_labels=False)
+    assert alone == metrics["mlm_loss"].value()
+    assert named.keys() == {"mlm_loss", "mlm_accuracy"}
 
 
 def test_parts_add_up_to_the_whole_where_their_means_do_not(case):

@@ -1,4 +1,4 @@
-"""AdamW and LAMB against NumPy, and moments that go from one optimizer to another."""
+"""Every update rule against NumPy, and moments that go from one optimizer to another."""
 
 import dataclasses
 import typing
@@ -11,13 +11,8 @@ import reference_optimizers as reference
 from reference_optimizers import is_frozen, trained_by_layer
 
 from bert_jax.config import OptimizerConfig
-from bert_jax.train.optimizer import (
-    RULES,
-    Moments,
-    make_optimizer,
-    moments_of,
-    with_moments,
-)
+from bert_jax.train.moments import Moments, moments_of, with_moments
+from bert_jax.train.optimizer import RULES, make_optimizer
 from bert_jax.train.schedules import join_phases, make_schedule
 
 NUM_LAYERS = 3
@@ -25,6 +20,8 @@ SHAPES = {
     "embed": {"token": {"embedding": (16, 8)}, "norm": {"scale": (8,), "bias": (8,)}},
     "layers": {
         "query": {"kernel": (NUM_LAYERS, 8, 2, 4), "bias": (NUM_LAYERS, 2, 4)},
+        "out": {"kernel": (NUM_LAYERS, 2, 3, 8)},  # wide, as a matrix
+        "down": {"kernel": (NUM_LAYERS, 11, 8)},  # tall
         "norm": {"scale": (NUM_LAYERS, 8), "bias": (NUM_LAYERS, 8)},
     },
     "mlm": {"output_bias": (16,)},
@@ -39,6 +36,10 @@ KINDS = {
     "lamb, uncorrected": {"name": "lamb", "bias_correction": False},
     "lamb, no decay": {"name": "lamb", "weight_decay": 0.0},
     "lamb of MLPerf": {"name": "lamb", "b1": 0.60466, "b2": 0.85437},
+    "stable_adamw": {"name": "stable_adamw"},
+    "stable_adamw, uncorrected": {"name": "stable_adamw", "bias_correction": False},
+    "muon": {"name": "muon"},
+    "muon, other numbers": {"name": "muon", "muon_momentum": 0.8, "muon_rms": 0.7},
     "no first moment": {"b1": 0.0, "bias_correction": True},
 }
 
@@ -103,6 +104,8 @@ def test_a_hundred_steps_of_two_phases_match_numpy(kind):
         np.testing.assert_allclose(
             tensor, expected.tensors[name], rtol=0, atol=atol, err_msg=name
         )
+    if cfg.name == "stable_adamw":
+        assert 0 < expected.num_slowed < 100 * len(expected.tensors)
     if cfg.name == "lamb":
         ratios = expected.ratios["layers/1/query/kernel"]
         assert ratios[0] == 1.0 != ratios[-1], "weights of zero have no norm"
@@ -131,7 +134,7 @@ def test_corrected_adamw_is_optaxs_own():
         np.testing.assert_allclose(a, b, atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["adamw", "lamb"])
+@pytest.mark.parametrize("name", ["adamw", "lamb", "muon"])
 @pytest.mark.parametrize("num_frozen", [0, 1])
 def test_each_layer_has_a_rate_of_its_own(name, num_frozen):
     """Layer i of L has the rate times 0.5 ** (L - i), weight decay included."""
@@ -229,15 +232,73 @@ def test_moments_go_from_any_optimizer_to_any_other(before, after, kept):
             np.testing.assert_array_equal(tensor, expected[name] * same, err_msg=name)
 
 
-def test_a_state_without_adam_has_no_moments():
+def test_moments_that_are_missing_or_there_twice_are_refused():
     params = draw_params(np.random.default_rng(0))
     plain = optax.chain(optax.sgd(0.1, momentum=0.9)).init(params)
     twice = optax.chain(optax.scale_by_adam(), optax.scale_by_adam()).init(params)
-    for state, number in ((plain, 0), (twice, 2)):
-        with pytest.raises(ValueError, match=f"the moments of {number} Adams"):
+    for state, said in (
+        (plain, "holds no moments"),
+        (twice, "two moments of embed/norm/bias"),
+    ):
+        with pytest.raises(ValueError, match=said):
             moments_of(state)
-        with pytest.raises(ValueError, match=f"the moments of {number} Adams"):
+        with pytest.raises(ValueError, match=said):
             with_moments(state, random_moments(params))
+
+
+def test_moments_of_any_rule_of_optax_are_found():
+    """Lion has first moments only; AdamW takes them up where it has both."""
+    params = draw_params(np.random.default_rng(0))
+    lion = optax.scale_by_lion().init(params)
+    carried = moments_of(with_moments(lion, random_moments(params)))
+    assert jax.tree.leaves(carried.nu) == []
+    jax.tree.map(np.testing.assert_array_equal, carried.mu, random_moments(params).mu)
+    adam = moments_of(with_moments(state_of(params), carried))
+    assert (carried.age, adam.age) == (9, 9)
+    assert not any(np.any(x) for x in jax.tree.leaves((adam.mu, adam.nu)))
+
+
+def is_matrix(name):
+    return name.startswith("layers/") and name.endswith("/kernel")
+
+
+@pytest.mark.parametrize("num_frozen", [0, 1])
+@pytest.mark.parametrize(("before", "after"), [("adamw", "muon"), ("muon", "adamw")])
+def test_muon_and_adamw_take_over_what_they_have_in_common(before, after, num_frozen):
+    """Muon has no second moments of matrices, and Adam takes both moments or none."""
+    params = draw_params(np.random.default_rng(0))
+    given = random_moments(params)
+    old = moments_of(with_moments(state_of(params, name=before), given))
+    fresh = state_of(params, name=after, freeze_layers=num_frozen)
+    found = moments_of(with_moments(fresh, old))
+    assert found.age == 9
+    for tree, expected in ((found.mu, given.mu), (found.nu, given.nu)):
+        expected = reference.by_layer(expected)
+        tensors = trained_by_layer(tree, num_frozen)
+        trained = {name for name in expected if not is_frozen(name, (), num_frozen)}
+        if after == "muon" and tree is found.nu:
+            trained = {name for name in trained if not is_matrix(name)}
+        assert set(tensors) == trained
+        for name, tensor in tensors.items():
+            kept = after == "muon" or not is_matrix(name)
+            np.testing.assert_array_equal(tensor, expected[name] * kept, err_msg=name)
+
+
+def test_muon_leaves_the_matrices_of_lora_to_adam():
+    params = {**draw_params(np.random.default_rng(0)), "lora": {"up": LORA}}
+    state = state_of(params, name="muon", freeze=("embed", "layers"))
+    moments = moments_of(state)
+    for tree in (moments.mu, moments.nu):
+        paths = jax.tree_util.tree_leaves_with_path(tree)
+        assert {path[0].key for path, _ in paths} == {"lora", "mlm", "nsp"}
+
+
+@pytest.mark.parametrize(
+    "fields", [{"muon_rms": 0.4}, {"name": "lamb", "muon_momentum": 0.9}], ids=str
+)
+def test_a_setting_of_muon_that_would_be_ignored_is_an_error(fields):
+    with pytest.raises(ValueError, match=r"muon_\w+=0.\d would be ignored by name="):
+        OptimizerConfig(**fields)
 
 
 def test_old_moments_of_a_new_run_are_not_corrected_twice():

@@ -13,12 +13,14 @@ from bert_jax.config import (
     ComputeConfig,
     DataConfig,
     LoopConfig,
+    MaskingConfig,
     MeshConfig,
     ModelConfig,
     OptimizerConfig,
     PhaseConfig,
     PretrainConfig,
 )
+from bert_jax.data.batches.rows import open_rows
 from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.train import loop
 from bert_jax.train.evaluate import evaluate_run
@@ -50,6 +52,7 @@ def cfg(tmp_path_factory) -> PretrainConfig:
             max_positions=48,
         ),
         data=DataConfig(dataset=dataset, sequence_length=24),
+        masking=MaskingConfig(rate=0.4, end_rate=0.1),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=2),
         loop=LoopConfig(log_every_steps=1, eval_every_steps=0),
         batch_size=16,
@@ -89,7 +92,39 @@ def test_the_rate_starts_again_and_the_steps_go_on(whole):
 
 def test_each_phase_is_judged_on_rows_of_its_length(whole):
     lines = [line for line in read_metrics(whole[0]) if line["kind"] == "eval"]
-    assert [line["step"] for line in lines] == [FIRST, FIRST + SECOND]
+    assert [line["step"] for line in lines] == [0, FIRST, FIRST + SECOND]
+    # At 15 %, less what rounds down in rows with few tokens.
+    assert [line["masked_share"] for line in lines] == pytest.approx(
+        [0.15] * 3, abs=0.02
+    )
+
+
+def test_the_masking_rate_falls_over_both_phases(whole):
+    lines = [line for line in read_metrics(whole[0]) if line["kind"] == "train"]
+    line = np.linspace(0.4, 0.1, FIRST + SECOND)
+    shares = [line["masked_share"] for line in lines]
+    np.testing.assert_allclose(shares, line, rtol=0, atol=0.03)
+
+
+def test_a_phase_of_the_same_rows_begins_behind_those_before(
+    cfg, tmp_path, monkeypatch
+):
+    larger = PhaseConfig(
+        sequence_length=24, batch_size=16, num_steps=2, learning_rate=None
+    )
+    growing = dataclasses.replace(
+        cfg, batch_size=8, num_steps=3, next_phases=(larger, cfg.next_phases[0], larger)
+    )
+    seen = []
+    place = loop.to_devices
+    monkeypatch.setattr(
+        loop, "to_devices", lambda mesh, x: seen.append(x.input_ids) or place(mesh, x)
+    )
+    pretrain(growing, tmp_path / "run")
+    rows = open_rows(open_dataset(cfg.data.dataset), "train", cfg.data, seed=cfg.seed)
+    ids = np.concatenate([x for x in seen if x.shape[1] == 24])
+    np.testing.assert_array_equal(ids, rows.batch(0, 3 * 8 + 4 * 16).input_ids)
+    assert [len(x) for x in seen] == [8] * 3 + [16] * 2 + [8] * SECOND + [16] * 2
 
 
 def test_the_whole_run_is_judged_as_its_last_phase_was(whole):

@@ -14,6 +14,7 @@ from bert_jax.config import (
     DropoutConfig,
     FinetuneConfig,
     LoopConfig,
+    MaskingConfig,
     MeshConfig,
     ModelConfig,
     OptimizerConfig,
@@ -101,6 +102,24 @@ def test_a_setting_that_is_younger_than_the_run_has_its_default(run):
         begin(run, dataclasses.replace(CONFIG, optimizer=root))
     begin(run)
     assert load_run_config(run) == CONFIG
+
+
+@pytest.mark.parametrize("end_rate", [None, 0.05])
+def test_a_run_whose_masking_rate_changes_cannot_be_made_longer(tmp_path, end_rate):
+    cfg = dataclasses.replace(
+        CONFIG,
+        optimizer=OptimizerConfig(schedule="constant", warmup_steps=10),
+        masking=MaskingConfig(end_rate=end_rate),
+    )
+    begin(tmp_path / "run", cfg)
+    longer = dataclasses.replace(cfg, num_steps=cfg.num_steps + 1)
+    if end_rate is None:
+        begin(tmp_path / "run", longer)
+        return
+    with pytest.raises(
+        ValueError, match=r"masking rates .* without --masking\.end-rate"
+    ):
+        begin(tmp_path / "run", longer)
 
 
 def test_other_devices_are_announced(run, capsys):

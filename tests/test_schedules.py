@@ -1,11 +1,14 @@
 """Learning rates against plain formulas, at every boundary."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 import reference_optimizers as reference
 
-from bert_jax.config import OptimizerConfig
+from bert_jax.config import OptimizerConfig, PhaseConfig, PretrainConfig
+from bert_jax.train.program import phases_schedule
 from bert_jax.train.schedules import join_phases, make_schedule
 
 NUM_STEPS, WARMUP = 1_000, 100
@@ -106,6 +109,28 @@ def test_phases_follow_each_other_and_start_anew():
         expected = reference.plain_rate(cfg, num_steps, step - start)
         np.testing.assert_allclose(schedule(step), expected, rtol=1e-6, atol=1e-10)
     assert schedule(1_000) == 0.0 < schedule(1_001), "each phase warms up"
+
+
+def test_phases_without_a_rate_of_their_own_go_on_with_the_schedule():
+    """Small batches first: one warm-up and one decay; then a phase that begins anew."""
+    trapezoid = settings(60, schedule="trapezoidal", decay_steps=0.2)
+    larger = PhaseConfig(num_steps=100, batch_size=512, learning_rate=None)
+    anew = PhaseConfig(num_steps=80, learning_rate=2e-4, warmup_steps=0.25)
+    last = PhaseConfig(num_steps=20, learning_rate=None)
+    cfg = PretrainConfig(
+        optimizer=trapezoid, num_steps=50, next_phases=(larger, larger, anew, last)
+    )
+    cfg.check()
+    assert cfg.scheduled_steps == (250, 0, 0, 100, 0)
+    assert [phase.optimizer.learning_rate for phase in cfg.phases[3:]] == [2e-4] * 2
+    second = dataclasses.replace(trapezoid, learning_rate=2e-4, warmup_steps=0.25)
+    expected = join_phases([(trapezoid, 250), (second, 100)])
+    found = phases_schedule(cfg)
+    assert [found(step) for step in range(350)] == [
+        expected(step) for step in range(350)
+    ]
+    # The warm-up is longer than the first phase, and the decay begins in the third.
+    assert found(50) < found(60) == found(199) == trapezoid.learning_rate > found(210)
 
 
 def test_one_phase_is_its_own_schedule():

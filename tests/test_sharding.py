@@ -21,8 +21,9 @@ from bert_jax.family import model_config
 from bert_jax.model import classification, pretraining
 from bert_jax.train import sharding
 from bert_jax.train.mesh import make_mesh
+from bert_jax.train.moments import moments_of
 from bert_jax.train.objectives import pretrain_objective
-from bert_jax.train.optimizer import make_optimizer, moments_of
+from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.placement import to_devices
 from bert_jax.train.schedules import make_schedule
 from bert_jax.train.step import abstract_state, compile_step, init_state
@@ -52,14 +53,14 @@ REMATERIALISED = "nvoluntary full rematerialization"
 @pytest.fixture(scope="module")
 def run(tiny, vocabulary, make_batch):
     """run(mesh config, devices) -> (losses of some steps, last state, step)."""
-    settings = OptimizerConfig(learning_rate=1e-2, warmup_steps=2)
-    optimizer = make_optimizer(settings, make_schedule(settings, 20))
     objective = pretrain_objective(
         tiny, IN_A_LOOP, DropoutConfig(), MaskingConfig(), vocabulary
     )
 
     @functools.cache
-    def make(layout, num_devices=8, steps=NUM_STEPS):
+    def make(layout, num_devices=8, steps=NUM_STEPS, rule="adamw"):
+        settings = OptimizerConfig(name=rule, learning_rate=1e-2, warmup_steps=2)
+        optimizer = make_optimizer(settings, make_schedule(settings, 20))
         mesh = make_mesh(layout, jax.devices()[:num_devices])
 
         def make_state():
@@ -121,6 +122,27 @@ def test_every_layout_trains_to_the_losses_of_one_device(
         # Adam divides by the root of tiny second moments: worst seen 2e-5.
         np.testing.assert_allclose(ours, expected, atol=2e-4)
     assert step._cache_size() == 1, "the step was traced more than once"
+
+
+@pytest.mark.slow  # compiles whole steps
+@pytest.mark.parametrize("layout", QUICK, ids=in_short)
+def test_muon_trains_to_the_losses_of_one_device(run, layout):
+    """Its matrices are multiplied whole, wherever their rows and columns live."""
+    losses, state, _ = run(layout, steps=6, rule="muon")
+    expected, alone, _ = run(MeshConfig(), num_devices=1, steps=6, rule="muon")
+    # The rate of the first update is 0.
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    plain, _, _ = run(MeshConfig(), num_devices=1)
+    assert abs(losses[-1] - plain[5]) > 1e-3
+    kernel = state.params["layers"]["mlp"]["up"]["kernel"]
+    moment = moments_of(state.opt_state).mu["layers"]["mlp"]["up"]["kernel"]
+    assert kernel.sharding.shard_shape(kernel.shape) == moment.sharding.shard_shape(
+        moment.shape
+    )
+    for ours, other in zip(
+        jax.tree.leaves(state.params), jax.tree.leaves(alone.params), strict=True
+    ):
+        np.testing.assert_allclose(ours, other, atol=2e-4)
 
 
 def test_heads_split_over_tensor_and_moments_follow(run):

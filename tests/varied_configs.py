@@ -8,7 +8,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-from bert_jax.config import ClusterConfig, DataConfig, TaskConfig
+from bert_jax.config import ClusterConfig, DataConfig, ModelConfig, TaskConfig
 
 # Fields that some settings of a class need beside them, where one is not enough.
 BESIDE: dict[type, dict[str, Any]] = {
@@ -19,6 +19,12 @@ BESIDE: dict[type, dict[str, Any]] = {
         "process_id": 0,
     },
     DataConfig: {"layout": "buckets", "sequence_length": 16},
+    ModelConfig: {
+        "positions": "rotary",
+        "local_window": 8,
+        "global_every": 2,
+        "next_sentence": False,
+    },
     TaskConfig: {"text": ("1",), "label": "2"},
 }
 

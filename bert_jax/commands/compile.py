@@ -64,7 +64,6 @@ class Compile:
             show_variants_notes,
         )
         from bert_jax.topology.variants import variants_of
-        from bert_jax.train.program import phases_schedule
 
         settings = settled(self)
         topology = parse_topology(self.topology, self.slices)
@@ -97,7 +96,7 @@ class Compile:
                     phase,
                     topology,
                     vocabulary=vocabulary,
-                    schedule=phases_schedule(variant),
+                    whole=variant,
                 )
                 if is_table:
                     print(show_variant(step, number=number), flush=True)

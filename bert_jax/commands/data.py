@@ -165,6 +165,14 @@ class Inspect:
                 f"--data.dataset {self.data.dataset} would be ignored: inspect shows "
                 f"{self.dataset}, its first argument. Leave the flag out."
             )
+        default = MaskingConfig()
+        for name in ("end_rate", "eval_rate"):
+            value = getattr(self.masking, name)
+            if value != getattr(default, name):
+                raise ValueError(
+                    f"--masking.{name.replace('_', '-')} {value} would be ignored: inspect "
+                    "shows rows at one rate, --masking.rate. Leave the flag out."
+                )
         for line in describe_rows(
             open_dataset(self.dataset),
             self.data,

@@ -14,6 +14,12 @@ class MaskingConfig:
     rate: float = 0.15
     """Fraction of a row's tokens that are chosen. Special tokens count as tokens of the
     row; padding does not."""
+    end_rate: float | None = None
+    """Fraction at the last update of the run. In between, it changes on a straight line
+    over the updates of all phases (Yang et al. 2023). Default: `rate` throughout."""
+    eval_rate: float = 0.15
+    """Fraction in every evaluation, whatever the rate of training, so that runs with
+    different rates can be compared."""
     mask_share: float = 0.8
     """Fraction of the chosen tokens that are replaced by [MASK]."""
     random_share: float = 0.1
@@ -21,7 +27,7 @@ class MaskingConfig:
     chosen tokens is not changed."""
     max_slots: int | None = None
     """Most tokens that are chosen in a row (max_predictions_per_seq in google-research).
-    Default: as many as `rate` needs for a full row."""
+    Default: as many as the highest rate needs for a full row."""
     unit: Literal["token", "word", "span"] = "token"
     """What is chosen together. token: single tokens. word: all tokens of a word. span:
     several consecutive words (Joshi et al. 2020). A word with more tokens than a row may
@@ -32,9 +38,12 @@ class MaskingConfig:
     """Most words of a span."""
 
     def __post_init__(self) -> None:
-        require(
-            0.0 < self.rate < 1.0, f"MaskingConfig.rate={self.rate} is not in (0, 1)."
-        )
+        for name in ("rate", "end_rate", "eval_rate"):
+            value = getattr(self, name)
+            require(
+                value is None or 0.0 < value < 1.0,
+                f"MaskingConfig.{name}={value} is not in (0, 1).",
+            )
         for name in ("mask_share", "random_share"):
             value = getattr(self, name)
             require(
@@ -60,9 +69,24 @@ class MaskingConfig:
                 "has no spans. Set unit='span' or leave it out.",
             )
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether the rate of training never changes."""
+        return self.end_rate in (None, self.rate)
+
+    @property
+    def for_evaluation(self) -> "MaskingConfig":
+        """These settings with `eval_rate` as the rate."""
+        return dataclasses.replace(self, rate=self.eval_rate, end_rate=None)
+
+    @property
+    def is_judged_alike(self) -> bool:
+        """Whether training hides the same fraction of tokens as evaluation."""
+        return self.is_constant and self.rate == self.eval_rate
+
     def num_slots(self, length: int) -> int:
-        """Most masked positions of a row of `length` tokens; at least one."""
-        slots = max(1, round(self.rate * length))
+        """Most masked positions of a row of `length` tokens at any time; at least one."""
+        slots = max(1, round(max(self.rate, self.end_rate or 0.0) * length))
         return slots if self.max_slots is None else min(slots, self.max_slots)
 
 
@@ -77,9 +101,10 @@ class DataConfig:
     pairs: Literal["next_sentence", "sentence_order", "none"] = "next_sentence"
     """What the text of a row consists of. next_sentence: BERT's pairs, with the label "B
     follows A" or "B is random". sentence_order: ALBERT's pairs, with the label "in order"
-    or "swapped". none: single segments without a label."""
+    or "swapped". none: single segments without a label; each is as long as a row, or the
+    end of its document, and may begin and end inside a sentence."""
     short_pair_rate: float = 0.1
-    """Fraction of documents whose pairs get a random length instead of T."""
+    """Fraction of documents whose pairs or segments get a random length instead of T."""
     layout: Literal["packed", "buckets", "padded"] = "packed"
     """How rows are filled. packed: several pairs share a row and cannot attend to each
     other. buckets: a row holds one pair and has one of a few lengths, the same for all
@@ -121,6 +146,11 @@ class DataConfig:
             f"DataConfig.bucket_lengths={self.bucket_lengths} must ascend from at least "
             f"8 and end with sequence_length={self.sequence_length}.",
         )
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether pairs have a label to predict."""
+        return self.pairs != "none"
 
     @property
     def pairs_per_row(self) -> int:

@@ -15,9 +15,12 @@ class OptimizerConfig:
     Defaults are those of BERT (google-research/bert, optimization.py).
     """
 
-    name: Literal["adamw", "lamb"] = "adamw"
-    """Update rule. adamw: Adam with decoupled weight decay. lamb: adamw whose update
-    of each layer is scaled to the norm of the layer's weights (You et al. 2020)."""
+    name: Literal["adamw", "stable_adamw", "lamb", "muon"] = "adamw"
+    """Update rule. adamw: Adam with decoupled weight decay. stable_adamw: adamw with a
+    lower rate for each layer whose gradients are larger than expected (Wortsman et al.
+    2023). lamb: adamw whose update of each layer is scaled to the norm of the layer's
+    weights (You et al. 2020). muon: an orthogonal update for each matrix of the layers
+    (Jordan et al. 2024), and adamw for all other parameters."""
     learning_rate: float = 1e-4
     """Highest learning rate, reached at the end of the warm-up."""
     warmup_steps: float = 0.01
@@ -54,7 +57,15 @@ class OptimizerConfig:
     """Added to the root of the second moment before dividing by it."""
     bias_correction: bool | None = None
     """Divide the moments after t updates by 1 - b ** t (Adam's bias correction).
-    Default: off for adamw, as in BERT; on for lamb."""
+    Default: off for adamw, as in BERT; on for the other rules."""
+    muon_momentum: float = 0.95
+    """Share of the mean of the gradients that an update of muon keeps, in the matrices
+    of the layers; b1 and b2 are for the other parameters."""
+    muon_rms: float = 0.2
+    """Size of an update of muon before it is multiplied by the learning rate: the root
+    mean square of its entries. With 0.2, it is about as large as one of adamw, so that
+    the same learning rate suits both (Liu et al. 2025). A larger value gives the
+    matrices of the layers a higher rate than the other parameters."""
     clip_norm: float = 1.0
     """Largest global norm of the gradients; larger ones are scaled down to it. The
     gradients of frozen parameters do not count."""
@@ -63,6 +74,11 @@ class OptimizerConfig:
     counted from 0 at the embeddings, layer i has the rate times layer_decay ** (L - i), the
     embeddings have it times layer_decay ** (L + 1), and pooler and heads have it whole
     (Howard & Ruder 2018; Clark et al. 2020). 1: one rate for all."""
+    ema_decay: float | None = None
+    """Share of an exponential average of the parameters that an update keeps, such as
+    0.999. The run is judged with the average, and other commands take it from the run;
+    only a pretraining run that goes on from it takes the parameters themselves.
+    Default: no average."""
     freeze: tuple[str, ...] = ()
     """Parts of the model that are not trained: embed, layers, pooler, or a head (mlm
     and nsp, or classifier). The masked-LM head shares the token table of embed, which
@@ -72,8 +88,15 @@ class OptimizerConfig:
     embeddings themselves are frozen by naming embed in freeze."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "learning_rate", "eps", "clip_norm", "decay_power")
-        require_rate(self, "b1", "b2")
+        require_positive(
+            self, "learning_rate", "eps", "clip_norm", "decay_power", "muon_rms"
+        )
+        require_rate(self, "b1", "b2", "muon_momentum")
+        require(
+            self.ema_decay is None or 0.0 < self.ema_decay < 1.0,
+            f"OptimizerConfig.ema_decay={self.ema_decay} is not between 0 and 1; give a "
+            "share such as 0.999, or leave it out for no average.",
+        )
         for name in ("warmup_steps", "weight_decay", "end_rate", "freeze_layers"):
             require(
                 getattr(self, name) >= 0,
@@ -102,6 +125,12 @@ class OptimizerConfig:
                 f"OptimizerConfig.{name}={getattr(self, name)!r} would be ignored by "
                 f"schedule={self.schedule!r}; use it with schedule='trapezoidal'.",
             )
+        for name, ordinary in (("muon_momentum", 0.95), ("muon_rms", 0.2)):
+            require(
+                getattr(self, name) == ordinary or self.name == "muon",
+                f"OptimizerConfig.{name}={getattr(self, name)} would be ignored by "
+                f"name={self.name!r}; use it with name='muon'.",
+            )
         require(
             self.decay_power == 1.0 or self.schedule == "polynomial",
             f"OptimizerConfig.decay_power={self.decay_power} would be ignored by "
@@ -127,6 +156,13 @@ class OptimizerConfig:
             f"OptimizerConfig.freeze_layers={self.freeze_layers} would be ignored, "
             "since freeze names 'layers', which are all layers; use one of the two.",
         )
+
+    @property
+    def corrects_bias(self) -> bool:
+        """Whether Adam's moments are corrected, by `bias_correction` or its default."""
+        if self.bias_correction is None:
+            return self.name != "adamw"
+        return self.bias_correction
 
     def warmup_updates(self, num_steps: int) -> int:
         """The number of updates of the warm-up in a run or phase of `num_steps`."""

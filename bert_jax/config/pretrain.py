@@ -1,6 +1,7 @@
 """One pretraining run."""
 
 import dataclasses
+import itertools
 import pathlib
 from typing import Literal
 
@@ -16,7 +17,7 @@ from bert_jax.config.optimizer import OptimizerConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PhaseConfig:
-    """A later phase of the same run: other rows and rates, the same moments.
+    """A later phase of the same run: other rows, batches or rates, the same moments.
 
     Defaults are BERT's second phase (Devlin et al. 2018, appendix A.2).
     """
@@ -27,16 +28,27 @@ class PhaseConfig:
     """Rows of the global batch."""
     num_steps: int = 100_000
     """Updates of this phase."""
-    learning_rate: float = 1e-4
-    """Learning rate at the top of this phase's own warm-up."""
+    learning_rate: float | None = 1e-4
+    """Learning rate at the top of this phase's own warm-up. None: the schedule of the phase
+    before goes on, with one warm-up and one decay over the updates of both."""
     warmup_steps: float = 0.1
     """Updates of this phase's own warm-up, or below 1 their share of all its updates."""
     micro_batches: int = 1
     """Parts of a batch whose gradients are added up before the one update."""
+    masking_rate: float | None = None
+    """Fraction of a row's tokens that are masked in this phase. Default: as in the phase
+    before."""
 
     def __post_init__(self) -> None:
-        require_positive(
-            self, "batch_size", "num_steps", "learning_rate", "micro_batches"
+        require_positive(self, "batch_size", "num_steps", "micro_batches")
+        if self.learning_rate is not None:
+            require_positive(self, "learning_rate")
+        require(
+            self.learning_rate is not None
+            or self.warmup_steps == PhaseConfig.warmup_steps,
+            f"PhaseConfig.warmup_steps={self.warmup_steps:g} would be ignored: with "
+            "learning_rate=None the schedule of the phase before goes on. Leave it out, or "
+            "give the phase a learning rate of its own.",
         )
 
 
@@ -67,7 +79,8 @@ class PretrainConfig:
     """Updates of the first phase."""
     next_phases: tuple[PhaseConfig, ...] = ()
     """Phases that follow the first one, which the other fields describe. With each phase
-    the learning rate starts again; the moments are kept."""
+    the learning rate starts again, unless its learning_rate is None; the moments are
+    kept."""
     eval_batches: int = 64
     """Batches of held-out rows that an evaluation looks at. Their masks never change."""
     seed: int = 0
@@ -78,6 +91,11 @@ class PretrainConfig:
             self, "batch_size", "micro_batches", "num_steps", "eval_batches"
         )
         require_seed(self)
+        require(
+            self.model.next_sentence or self.data.pairs == "none",
+            f"DataConfig.pairs={self.data.pairs!r} has labels that nothing here learns: "
+            "ModelConfig.next_sentence=False. Set data.pairs='none'.",
+        )
         require(
             self.moments == "fresh" or self.checkpoint is not None,
             "PretrainConfig.moments='keep' needs a checkpoint to keep them from.",
@@ -100,46 +118,89 @@ class PretrainConfig:
         flags, so this is called when all of them are known.
 
         Raises:
-            ValueError: rows are longer than the table of positions, or a warm-up is as
-                long as its phase. The message names the phase.
+            ValueError: rows are longer than the table of positions, a warm-up is as long
+                as its phase, or two settings say how the masking rate changes. The
+                message names the phase.
         """
+        phase = dataclasses.replace(self, next_phases=())
+        phase._check_alone(self.scheduled_steps[0])
+        for number, later in enumerate(self.next_phases):
+            try:
+                require(
+                    later.masking_rate is None or self.masking.end_rate is None,
+                    f"PhaseConfig.masking_rate={later.masking_rate} and "
+                    f"MaskingConfig.end_rate={self.masking.end_rate} both say how the "
+                    "masking rate changes; leave one of them out.",
+                )
+                phase = phase._then(later)
+                phase._check_alone(self.scheduled_steps[number + 1])
+            except ValueError as error:
+                raise ValueError(f"next_phases[{number}]: {error}") from None
+
+    def _check_alone(self, scheduled_steps: int) -> None:
         require(
             self.data.sequence_length <= self.model.max_positions,
             f"DataConfig.sequence_length={self.data.sequence_length} exceeds "
             f"ModelConfig.max_positions={self.model.max_positions}; shorten the "
             "sequences or enlarge the table.",
         )
+        warmup = self.optimizer.warmup_updates(scheduled_steps)
         require(
-            self.optimizer.warmup_updates(self.num_steps) < self.num_steps,
+            not scheduled_steps or warmup < scheduled_steps,
             f"OptimizerConfig.warmup_steps={self.optimizer.warmup_steps:g} is not less "
-            f"than PretrainConfig.num_steps={self.num_steps}; the rate would never "
+            f"than PretrainConfig.num_steps={scheduled_steps}; the rate would never "
             "reach its top. A value below 1 is a share of the steps, such as 0.1.",
         )
-        for number, phase in enumerate(self.next_phases):
-            try:
-                self._with(phase).check()
-            except ValueError as error:
-                raise ValueError(f"next_phases[{number}]: {error}") from None
 
     @property
     def phases(self) -> tuple["PretrainConfig", ...]:
         """Every phase as a config of its own, without phases after it."""
         first = dataclasses.replace(self, next_phases=())
-        return (first, *(self._with(phase) for phase in self.next_phases))
+        return tuple(
+            itertools.accumulate(self.next_phases, PretrainConfig._then, initial=first)
+        )
 
-    def _with(self, phase: PhaseConfig) -> "PretrainConfig":
+    @property
+    def all_steps(self) -> int:
+        """Number of updates of all phases together."""
+        return sum(phase.num_steps for phase in (self, *self.next_phases))
+
+    @property
+    def scheduled_steps(self) -> tuple[int, ...]:
+        """For each phase, the updates of the learning-rate schedule that begins with it.
+
+        It is 0 where the schedule of the phase before goes on.
+        """
+        steps = [self.num_steps]
+        begun = 0
+        for number, phase in enumerate(self.next_phases, start=1):
+            steps.append(0)
+            if phase.learning_rate is not None:
+                begun = number
+            steps[begun] += phase.num_steps
+        return tuple(steps)
+
+    def _then(self, phase: PhaseConfig) -> "PretrainConfig":
+        """The settings of the phase that follows the one that these settings describe."""
+        optimizer, masking = self.optimizer, self.masking
+        if phase.learning_rate is not None:
+            optimizer = dataclasses.replace(
+                optimizer,
+                learning_rate=phase.learning_rate,
+                warmup_steps=phase.warmup_steps,
+            )
+        if phase.masking_rate is not None:
+            masking = dataclasses.replace(
+                masking, rate=phase.masking_rate, end_rate=None
+            )
         return dataclasses.replace(
             self,
             data=dataclasses.replace(
                 self.data, sequence_length=phase.sequence_length, bucket_lengths=()
             ),
-            optimizer=dataclasses.replace(
-                self.optimizer,
-                learning_rate=phase.learning_rate,
-                warmup_steps=phase.warmup_steps,
-            ),
+            optimizer=optimizer,
+            masking=masking,
             batch_size=phase.batch_size,
             micro_batches=phase.micro_batches,
             num_steps=phase.num_steps,
-            next_phases=(),
         )

@@ -38,6 +38,8 @@ class Probe(NamedTuple):
     """Ids to compare on, and our outputs of them."""
 
     head: Head
+    inputs: tuple[str, ...]
+    """What an exported model takes, in the order of `Run`."""
     signature: tuple[Output, ...]
     """What an exported model returns."""
     outputs: Mapping[str, np.ndarray]
@@ -60,10 +62,16 @@ def make_probe(model: PortableModel) -> Probe:
     ids_BT = rng.integers(0, model.cfg.vocab_size, shape).astype(np.int32)
     ends_B = np.linspace(length // 4, length, rows).astype(int)
     mask_BT = (np.arange(length) < ends_B[:, None]).astype(np.int32)
+    # Some models count positions by the ids that are not padding's.
+    pad = model.tokenizer.special.pad
+    ids_BT = np.where(ids_BT == pad, (pad + 1) % model.cfg.vocab_size, ids_BT)
+    ids_BT = np.where(mask_BT > 0, ids_BT, pad).astype(np.int32)
     segments_BT = (np.arange(length) >= ends_B[:, None] // 2).astype(np.int32)
     segments_BT = segments_BT * mask_BT * (model.cfg.num_segments > 1)
     outputs = _our_run(model, model.params)(ids_BT, mask_BT, segments_BT)
-    return Probe(model.head, model.outputs, outputs, ids_BT, segments_BT, mask_BT)
+    return Probe(
+        model.head, model.inputs, model.outputs, outputs, ids_BT, segments_BT, mask_BT
+    )
 
 
 def allowed_differences(model: PortableModel, probe: Probe) -> dict[str, float]:

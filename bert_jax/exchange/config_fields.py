@@ -14,6 +14,8 @@ from bert_jax.config_json import from_json
 from bert_jax.exchange.families.family import Field
 
 _DROPOUT = "dropout."
+# Fields that no number of a trained model with one head depends on.
+_OF_TRAINING = ("init_by_depth", "next_sentence")
 
 
 def refuse_keys(
@@ -59,9 +61,14 @@ def read_fields(
         ValueError: a key is missing, or has a value that nothing here means.
     """
     given = {ours: config.get(at.key, at.default) for ours, at in fields.items()}
-    if missing := [fields[ours].key for ours, value in given.items() if value is None]:
+    missing = [
+        fields[ours].key
+        for ours, value in given.items()
+        if value is None and not fields[ours].optional
+    ]
+    if missing:
         raise ValueError(f"{path} lacks {missing}; a model needs all of them.")
-    for ours, (key, _, values) in fields.items():
+    for ours, (key, _, values, _) in fields.items():
         if values is None:
             continue
         if str(given[ours]) not in values:
@@ -118,7 +125,9 @@ def fields_without_words(
     wordless = []
     for field in dataclasses.fields(cfg):
         value = getattr(cfg, field.name)
-        if field.name not in fields:
+        if field.name in _OF_TRAINING:
+            said = True
+        elif field.name not in fields:
             said = value == fixed.get(field.name, field.default)
         else:
             values = fields[field.name].values
@@ -126,6 +135,14 @@ def fields_without_words(
         if not said:
             wordless.append(f"{field.name}={value!r}")
     return wordless
+
+
+def same_numbers(found: ModelConfig, cfg: ModelConfig) -> bool:
+    """Whether both compute the same, given the same weights and head."""
+    same = {name: getattr(cfg, name) for name in _OF_TRAINING}
+    if found.kv_heads == cfg.kv_heads:
+        same["num_kv_heads"] = cfg.num_kv_heads
+    return dataclasses.replace(found, **same) == cfg
 
 
 def write_fields(
@@ -136,7 +153,7 @@ def write_fields(
     `fields_without_words` must have found none.
     """
     config = {}
-    for ours, (key, _, values) in fields.items():
+    for ours, (key, _, values, _) in fields.items():
         owner = dropout if ours.startswith(_DROPOUT) else cfg
         value = getattr(owner, ours.removeprefix(_DROPOUT))
         if values is not None:

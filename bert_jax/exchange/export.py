@@ -216,7 +216,7 @@ def _portable(run: pathlib.Path, *, mlm_only: bool) -> PortableModel:
                 f"{loaded.info.kind} run."
             )
         head = "mlm"
-        params = {part: params[part] for part in MLM_PARTS}
+        params = {part: params[part] for part in MLM_PARTS if part in params}
     scores = (load_results(run) or {}).get("eval", {})
     return PortableModel(
         *(loaded.info.model, params, head, load_run_tokenizer(run)),

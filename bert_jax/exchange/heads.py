@@ -11,12 +11,14 @@ from bert_jax.train.run import RunInfo
 from bert_jax.train.tasks import TASKS, Task, task_named, task_of
 
 # What is left of a pretraining model without pooler and next-sentence head.
-MLM_PARTS = ("embed", "layers", "mlm")
+MLM_PARTS = ("embed", "layers", "final", "mlm")
 
 
 def head_of_run(cfg: PretrainConfig | FinetuneConfig) -> Head:
     """The head that the run's model has."""
     head: Head = "pretraining"
+    if isinstance(cfg, PretrainConfig) and not cfg.model.next_sentence:
+        head = "mlm"
     if isinstance(cfg, FinetuneConfig):
         head = task_of(cfg).head  # type: ignore[assignment]
     return head

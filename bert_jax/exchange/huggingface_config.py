@@ -41,7 +41,8 @@ _READ = {
 # Keys of every family that no logit depends on.
 _IDLE = {
     *("_name_or_path", "bos_token_id", "chunk_size_feed_forward", "dtype"),
-    *("eos_token_id", "finetuning_task", "torch_dtype", "transformers_version"),
+    *("cls_token_id", "sep_token_id", "mask_token_id", "eos_token_id"),
+    *("finetuning_task", "torch_dtype", "transformers_version"),
 }
 
 
@@ -60,7 +61,8 @@ def read_config(
         ValueError: a key is missing, or asks for what would give other numbers here.
     """
     refuse_keys(path, config, _REFUSED | dict(family.refused))
-    model, dropout = read_architecture(path, config, family)
+    config = family.spelled_out(path, dict(config))
+    model, dropout = _read_fields(path, config, family)
     if lacking := taken_by_default(config, family.fields):
         notes.append(
             f"{path} does not say {', '.join(lacking)}; these are transformers' defaults."
@@ -86,6 +88,12 @@ def read_architecture(
     Raises:
         ValueError: a key is missing, or has a value that nothing here means.
     """
+    return _read_fields(path, family.spelled_out(path, dict(config)), family)
+
+
+def _read_fields(
+    path: pathlib.Path, config: Mapping[str, Any], family: Family
+) -> tuple[ModelConfig, DropoutConfig]:
     given = read_fields(path, config, family.fields) | dict(family.fixed)
     return make_configs(path, config, given)
 
@@ -97,9 +105,12 @@ def write_config(model: PortableModel, family: Family) -> dict[str, Any]:
         "model_type": family.model_type,
         **write_fields(model.cfg, model.dropout, family.fields),
         "pad_token_id": model.tokenizer.special.pad,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": model.cfg.tied_decoder,
         "dtype": "float32",
     }
+    for key, name in family.special_keys.items():
+        config[key] = getattr(model.tokenizer.special, name)
+    config = family.respelled(config, model.cfg)
     labels = model.labels
     if labels is None:
         return config
@@ -137,7 +148,7 @@ def read_head(
     for name in given:
         if name in heads:
             return heads[name]
-    head = head_of_tensors(lambda head: family.rows(model, head), names)
+    head = head_of_tensors(lambda head: family.rows(model, head), family.heads, names)
     notes.append(f"{path} has architectures={given}; by its tensors, a {head} model.")
     return head
 

@@ -36,7 +36,8 @@ from bert_jax.exchange.tensors import (
 )
 from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train.checkpoint import Checkpoints
-from bert_jax.train.optimizer import Moments, make_optimizer, with_moments
+from bert_jax.train.moments import Moments, with_moments
+from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.run import RunInfo, start_run
 from bert_jax.train.schedules import make_schedule
 from bert_jax.train.step import TrainState, init_state
@@ -174,7 +175,9 @@ def import_run(
         if tokens:
             source, added = add_tokens(source, tokens, new_rows, seed)
         task = task_of_source(source, encoder_only=encoder_only)
-        head = "pretraining" if task is None else source.head
+        head: Head = source.head
+        if task is None:
+            head = "pretraining" if source.model.next_sentence else "mlm"
         read = from_tensors(source.model, source.tensors, source.rows(head))
         fresh = fresh_params(source.model, task, len(source.labels or ()), seed)
         unknown = _parts_of_encoder(read.new)
@@ -242,7 +245,7 @@ def describe(result: Imported) -> list[str]:
 
 def _parts_of_encoder(new: tuple[str, ...]) -> list[str]:
     # A model without pooler is whole: several heads do not have one.
-    return [path for path in new if path.startswith(("embed/", "layers/"))]
+    return [path for path in new if path.startswith(("embed/", "layers/", "final/"))]
 
 
 def _fresh_heads(model: ModelConfig, new: tuple[str, ...]) -> list[str]:
@@ -288,7 +291,8 @@ def _opt_state(source: Source, params: Params, head: Head) -> Any:
 
 def _data(source: Source) -> DataConfig:
     limits = [128, source.model.max_positions, source.max_length or 128]
-    return DataConfig(sequence_length=min(limits))
+    pairs = DataConfig.pairs if source.model.next_sentence else "none"
+    return DataConfig(sequence_length=min(limits), pairs=pairs)
 
 
 def _write(

@@ -11,7 +11,7 @@ from bert_jax.exchange.tensors import Head, Params
 from bert_jax.model import pretraining
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.encoder import encode_texts
-from bert_jax.model.heads import linear_head, pooler
+from bert_jax.model.heads import linear_head, text_vectors, token_vectors
 from bert_jax.model.masking import MaskedBatch
 from bert_jax.model.sentence_embedding import pooled
 from bert_jax.train.tasks import TASKS, Task
@@ -63,7 +63,7 @@ def param_shapes(
     if head in ("pretraining", "mlm"):
         tree = jax.eval_shape(lambda: pretraining.init_params(cfg, key))
         if head == "mlm":
-            tree = {part: tree[part] for part in MLM_PARTS}
+            tree = {part: tree[part] for part in MLM_PARTS if part in tree}
     else:
         task = _task_of_head(head)
         tree = jax.eval_shape(lambda: task.init_params(cfg, num_outputs, key))
@@ -90,9 +90,11 @@ def _text_task(
     if head in VECTORS:
         vector_BD = pooled(hidden_BTD, batch.input_mask, VECTORS[head])
         return {names[0]: vector_BD, HIDDEN_STATES.name: hidden_BTD}
-    read = hidden_BTD
     if _task_of_head(head).pooled:
-        read = pooler(cfg, PLAIN, params["pooler"])(hidden_BTD[:, 0])
+        own = params["pooler"]
+        read = text_vectors(cfg, PLAIN, own, hidden_BTD, batch.input_mask)
+    else:
+        read = token_vectors(cfg, PLAIN, params, hidden_BTD)
     logits = linear_head(cfg, PLAIN, params[head])(read)
     # One output has all logits; several have one each.
     split = [logits] if len(names) == 1 else jnp.moveaxis(logits, -1, 0)
@@ -131,5 +133,6 @@ def _pretraining(
     found = {HIDDEN_STATES.name: out.hidden}
     if head == "mlm":
         return found | {"logits": mlm_BTV}
+    assert out.nsp_logits is not None
     pair_B2 = out.nsp_logits[:, 0]
     return found | {"prediction_logits": mlm_BTV, "seq_relationship_logits": pair_B2}

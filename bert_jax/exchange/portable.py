@@ -99,6 +99,11 @@ class PortableModel:
         refuse_not_finite("The model", flatten(self.params))
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """What the exported model takes: `token_type_ids` only where they change anything."""
+        return INPUTS if self.cfg.num_segments > 1 else INPUTS[:2]
+
+    @property
     def outputs(self) -> tuple[Output, ...]:
         """What the exported model returns."""
         return (*OUTPUTS[self.head], *((HIDDEN_STATES,) * self.hidden_states))

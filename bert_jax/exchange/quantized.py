@@ -142,9 +142,9 @@ def _of_batch(session: Any, batch: ClassifyBatch) -> np.ndarray:
     given = (batch.input_ids, batch.input_mask, batch.segment_ids)
     feeds = [np.int64(x).reshape(-1, length) for x in given]
     there = feeds[1].any(axis=1)  # a group may lack rows
-    found = session.run(
-        None, {name: x[there] for name, x in zip(INPUTS, feeds, strict=True)}
-    )
+    taken = {given.name for given in session.get_inputs()}
+    fed = {name: x[there] for name, x in zip(INPUTS, feeds, strict=True)}
+    found = session.run(None, {name: x for name, x in fed.items() if name in taken})
     # The ends of a span come apart.
     out = found[0] if len(found) == 1 else np.stack(found, axis=-1)
     if len(groups) == 1:

@@ -71,7 +71,7 @@ def read_google(path: pathlib.Path, *, lowercase: bool | None = None) -> Source:
     tensors, slots = sort_variables(prefix, variables, model, notes)
     _check_words(prefix, tensors, model)
     rows = functools.partial(google_rows, model)
-    head = head_of_tensors(rows, tensors)
+    head = head_of_tensors(rows, BERT.heads, tensors)
     if slots is not None:
         slots = complete_slots(slots, tensors, head, model, notes)
     return Source(

@@ -56,9 +56,10 @@ def read_huggingface(
     known = _known_names(family, model)
     tensors = _rename(weights, raw, family, model.num_layers, known, notes)
     head = read_head(path, config, family, model, tensors, notes)
-    if head == "pretraining":
+    if head in ("pretraining", "mlm") and model.tied_decoder:
         _untie(weights, tensors, family, model, config, notes)
-    _drop_positions(weights, tensors, family, model.max_positions, notes)
+    num_positions = model.max_positions + model.position_offset
+    _drop_positions(weights, tensors, family, num_positions, notes)
     tensors = _to_float32(weights, tensors, known, notes)
     tokenizer, max_length = read_tokenizer(
         *(directory, model.vocab_size),
@@ -99,7 +100,7 @@ def read_huggingface(
 def _known_names(family: Family, model: ModelConfig) -> set[str]:
     """The names in the rows of every head, and of what the reader deals with itself."""
     names = {row.theirs for head in family.heads for row in family.rows(model, head)}
-    return names.union(family.tied, [family.position_ids or ""])
+    return names.union(family.tied, [family.position_ids or ""]) - {""}
 
 
 def _rename(

@@ -5,13 +5,15 @@ versions, from 3.0 on, read the same keys.
 """
 
 import pathlib
+from typing import Any
 
 import numpy as np
 
 from bert_jax.exchange.comparison import Probe, differences
+from bert_jax.exchange.families.registry import family_of_model
 from bert_jax.exchange.json_files import save_json
 from bert_jax.exchange.libraries import library
-from bert_jax.exchange.portable import INPUTS, VECTORS, PortableModel
+from bert_jax.exchange.portable import VECTORS, PortableModel
 from bert_jax.exchange.tensors import Tensors
 from bert_jax.exchange.write_huggingface import write_huggingface
 
@@ -43,12 +45,13 @@ def write_sentence_transformers(model: PortableModel, directory: pathlib.Path) -
         )
     ]
     save_json(directory / "modules.json", modules)
-    config = {
+    config: dict[str, Any] = {
         "max_seq_length": model.sequence_length or model.cfg.max_positions,
         "do_lower_case": False,  # the tokenizer does it where it must be done
-        # Of BERT's pooler, which has no weights here.
-        "model_args": {"add_pooling_layer": False},
     }
+    if family_of_model(model.cfg, model.tokenizer).base_pools:
+        # Of a pooler that has no weights here.
+        config["model_args"] = {"add_pooling_layer": False}
     save_json(directory / "sentence_bert_config.json", config)
     save_json(
         directory / "config_sentence_transformers.json",
@@ -85,7 +88,7 @@ def verify_sentence_transformers(
     def run(*ids: np.ndarray) -> Tensors:
         inputs = {
             name: torch.tensor(np.asarray(x, np.int64))
-            for name, x in zip(INPUTS, ids, strict=True)
+            for name, x in zip(probe.inputs, ids, strict=False)
         }
         with torch.no_grad():
             found = model(inputs)

@@ -5,8 +5,9 @@ or one layer of a stacked one, is called there and how its layout differs: a den
 is [inputs..., outputs...] here and [outputs, inputs] in PyTorch, layers are stacked here
 and apart there, and the vocabulary is padded here only.
 
-Shape letters: V padded vocabulary, P positions, S segments, D hidden, N heads, H head
-size, F feed-forward, C classes, 2 as it stands.
+Shape letters: V padded vocabulary, P rows of the position table, S segments, D hidden,
+N heads, K heads of keys and values, H head size, F feed-forward, C classes, 2 as it
+stands.
 """
 
 import math
@@ -37,7 +38,8 @@ class Row(NamedTuple):
     ours: str
     """Path of our parameter, such as `layers/mlp/up/kernel`."""
     theirs: str
-    """Name of the tensor there."""
+    """Name of the tensor there; "" if they have none, since nothing reads ours: it is a
+    norm's, and all ones."""
     shape: str
     """One letter for each axis of our parameter, its axis of layers not counted."""
     layer: int | None = None
@@ -61,10 +63,18 @@ def dense(
         yield Row(f"{ours}/bias", f"{theirs}.bias", bias)
 
 
-def norm(ours: str, theirs: str) -> Iterator[Row]:
-    """A layer norm over the hidden axis, with PyTorch's names."""
+def fused(theirs: str, *parts: tuple[str, str, str], with_bias: bool) -> Iterator[Row]:
+    """Dense layers that are one there: (ours, kernel, bias) in the order of their outputs."""
+    for part, (ours, kernel, bias) in enumerate(parts):
+        for row in dense(ours, theirs, kernel, bias if with_bias else ""):
+            yield row._replace(part=part, num_parts=len(parts))
+
+
+def norm(ours: str, theirs: str, *, with_bias: bool = True) -> Iterator[Row]:
+    """A norm over the hidden axis, with PyTorch's names."""
     yield Row(f"{ours}/scale", f"{theirs}.weight", "D")
-    yield Row(f"{ours}/bias", f"{theirs}.bias", "D")
+    if with_bias:
+        yield Row(f"{ours}/bias", f"{theirs}.bias", "D")
 
 
 def embedding(ours: str, theirs: str, shape: str) -> Row:
@@ -97,6 +107,7 @@ def to_tensors(cfg: ModelConfig, params: Params, rows: Sequence[Row]) -> Tensors
     sizes = _sizes(cfg, flat.get(rows[-1].ours))
     check_shapes(flat, _shapes(cfg, rows, sizes))
     parts: dict[str, dict[int, np.ndarray]] = {}
+    rows = [row for row in rows if row.theirs]
     for row in rows:
         same = parts.setdefault(row.theirs, {})
         assert row.part not in same, f"two rows of the table write {row.theirs!r}"
@@ -194,6 +205,9 @@ def from_tensors(
     new: dict[str, None] = {}
     for row in rows:
         view = _their_view(cfg, row, flat[row.ours])
+        if not row.theirs:
+            view[...] = 1.0
+            continue
         theirs = tensors.get(row.theirs)
         if theirs is None:
             missing[row.theirs] = new[row.ours] = None
@@ -236,10 +250,11 @@ def unflatten(flat: Mapping[str, Any]) -> Params:
 def _sizes(cfg: ModelConfig, class_bias: np.ndarray | None) -> dict[str, int]:
     return {
         "V": cfg.padded_vocab_size,
-        "P": cfg.max_positions,
+        "P": cfg.max_positions + cfg.position_offset,
         "S": cfg.num_segments,
         "D": cfg.hidden_size,
         "N": cfg.num_heads,
+        "K": cfg.kv_heads,
         "H": cfg.head_size,
         "F": cfg.mlp_size,
         "C": 0 if class_bias is None else class_bias.shape[-1],
@@ -271,4 +286,4 @@ def _their_view(cfg: ModelConfig, row: Row, array: np.ndarray) -> np.ndarray:
         return matrix.T if row.transposed else matrix
     if row.shape.startswith("V"):
         return part[: cfg.vocab_size]
-    return part.reshape(-1) if row.shape == "NH" else part
+    return part.reshape(-1) if row.shape in ("NH", "KH") else part

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bert_jax.exchange.comparison import Probe, differences
+from bert_jax.exchange.families.registry import family_in
 from bert_jax.exchange.libraries import library
 from bert_jax.exchange.portable import INPUTS, VECTORS
 from bert_jax.exchange.tensors import Head, Tensors
@@ -43,8 +44,8 @@ def load_model(directory: pathlib.Path, head: Head, **options: Any) -> Any:
     """
     torch = library("torch", "export", "Models of transformers")
     transformers = library("transformers", "export", "Models of transformers")
-    if head in VECTORS:
-        options["add_pooling_layer"] = False  # of BERT's pooler, which is not there
+    if head in VECTORS and family_in(directory).base_pools:
+        options["add_pooling_layer"] = False
     # Misshapen tensors are reported beside the missing ones instead of raised at once.
     model, info = getattr(transformers, _AUTO_CLASSES[head]).from_pretrained(
         directory,
@@ -77,16 +78,17 @@ def _by_rows(model: Any, head: Head) -> Any:
             self,
             input_ids: Any,
             attention_mask: Any,
-            token_type_ids: Any,
+            token_type_ids: Any = None,
             output_hidden_states: bool = False,
         ) -> Any:
-            ids = (input_ids, attention_mask, token_type_ids)
-            if head == "choice":  # all rows are the choices of one example
-                ids = tuple(x[None] for x in ids)
-            found = self.model(
-                **dict(zip(INPUTS, ids, strict=True)),
-                output_hidden_states=output_hidden_states,
-            )
+            given = (input_ids, attention_mask, token_type_ids)
+            ids = {
+                # All rows are the choices of one example.
+                name: x[None] if head == "choice" else x
+                for name, x in zip(INPUTS, given, strict=True)
+                if x is not None
+            }
+            found = self.model(**ids, output_hidden_states=output_hidden_states)
             if head == "choice":
                 found["logits"] = found["logits"].T
             else:
@@ -119,7 +121,7 @@ def verify_huggingface(directory: pathlib.Path, probe: Probe) -> dict[str, float
     def run(*ids: np.ndarray) -> Tensors:
         inputs = {
             name: torch.tensor(np.asarray(x, np.int64))
-            for name, x in zip(INPUTS, ids, strict=True)
+            for name, x in zip(probe.inputs, ids, strict=False)
         }
         with torch.no_grad():
             found = model(**inputs)

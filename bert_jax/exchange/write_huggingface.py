@@ -4,9 +4,11 @@ Neither PyTorch nor transformers is needed to write it;
 `exchange/transformers_model.py` loads it back with them.
 """
 
+import dataclasses
 import pathlib
 
-from bert_jax.exchange.families.family import HeadForm
+from bert_jax.exchange.config_fields import same_numbers
+from bert_jax.exchange.families.family import Family, HeadForm
 from bert_jax.exchange.families.registry import family_of_model
 from bert_jax.exchange.huggingface_config import read_architecture, write_config
 from bert_jax.exchange.json_files import load_json, save_json
@@ -33,10 +35,10 @@ def write_huggingface(model: PortableModel, directory: pathlib.Path) -> None:
     """
     from safetensors.numpy import save_file
 
-    family = family_of_model(model.cfg)
+    family = family_of_model(model.cfg, model.tokenizer)
+    form = _form_of(family, model)
     tensors = to_tensors(model.cfg, model.params, family.rows(model.cfg, model.head))
     config = write_config(model, family)
-    form = family.heads[model.head]
     if config.get("problem_type") == "regression":
         form = form._replace(usage=_REGRESSION)
     card = _model_card(model, family.model_type, form)
@@ -51,6 +53,18 @@ def write_huggingface(model: PortableModel, directory: pathlib.Path) -> None:
     (directory / MODEL_CARD).write_text(card, encoding="utf-8")
 
 
+def _form_of(family: Family, model: PortableModel) -> HeadForm:
+    if model.head in family.heads:
+        return family.heads[model.head]
+    advice = "Export to StableHLO instead."
+    if model.head == "pretraining":
+        advice = "Export the masked-word head alone, with --mlm-only."
+    raise ValueError(
+        f"transformers has no class of the family {family.model_type!r} for the head "
+        f"{model.head!r}, only for {', '.join(family.heads)}. {advice}"
+    )
+
+
 def check_huggingface(directory: pathlib.Path, model: PortableModel) -> None:
     """Whether config and weights on disk are those of the model, bit by bit.
 
@@ -58,9 +72,15 @@ def check_huggingface(directory: pathlib.Path, model: PortableModel) -> None:
         ValueError: they are not.
     """
     path = directory / CONFIG
-    family = family_of_model(model.cfg)
+    family = family_of_model(model.cfg, model.tokenizer)
     found = read_architecture(path, load_json(path), family)
-    if found != (model.cfg, model.dropout):
+    # A rate that the family has no word for is one of training only.
+    rates = [
+        (getattr(found[1], field.name), getattr(model.dropout, field.name))
+        for field in dataclasses.fields(model.dropout)
+        if f"dropout.{field.name}" in family.fields
+    ]
+    if not same_numbers(found[0], model.cfg) or any(x != y for x, y in rates):
         raise ValueError(
             f"{path} says {found}; expected {(model.cfg, model.dropout)}. Please report "
             "this."
@@ -94,7 +114,7 @@ tags:
 # {name}, written by bert_jax
 
 {cfg.num_layers} layers, hidden size {cfg.hidden_size}, {cfg.num_heads} heads,
-{cfg.max_positions} positions, {cfg.gelu} GELU; {tokenizer.kind} vocabulary of
+{cfg.max_positions} positions; {tokenizer.kind} vocabulary of
 {cfg.vocab_size:,} pieces, {"lower-cased" if tokenizer.lowercase else "cased"}.
 
 Load it with `{name}.from_pretrained`, its tokenizer with

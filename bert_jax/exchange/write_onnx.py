@@ -24,7 +24,7 @@ import numpy as np
 from bert_jax.exchange.comparison import Probe, differences
 from bert_jax.exchange.families.registry import family_of_model
 from bert_jax.exchange.libraries import library
-from bert_jax.exchange.portable import INPUTS, PortableModel
+from bert_jax.exchange.portable import PortableModel
 from bert_jax.exchange.tensors import Tensors, to_tensors
 from bert_jax.exchange.transformers_model import load_model
 from bert_jax.exchange.write_huggingface import (
@@ -85,7 +85,7 @@ def check_onnx(directory: pathlib.Path, model: PortableModel) -> None:
         _hash(onnx.numpy_helper.to_array(initializer, str(directory)))
         for initializer in onnx.load(path).graph.initializer
     }
-    rows = family_of_model(model.cfg).rows(model.cfg, model.head)
+    rows = family_of_model(model.cfg, model.tokenizer).rows(model.cfg, model.head)
     for name, tensor in to_tensors(model.cfg, model.params, rows).items():
         # The exporter simplifies what zeros, or ones, are added to or multiplied with.
         if tensor.min() == tensor.max():
@@ -116,7 +116,7 @@ def verify_onnx(directory: pathlib.Path, probe: Probe) -> dict[str, float]:
     names = [output.name for output in session.get_outputs()]
 
     def run(*arrays: np.ndarray) -> Tensors:
-        feeds = zip(INPUTS, arrays, strict=True)
+        feeds = zip(probe.inputs, arrays, strict=False)
         found = session.run(names, {name: x.astype(np.int64) for name, x in feeds})
         return dict(zip(names, found, strict=True))
 
@@ -129,15 +129,15 @@ def _export(module: Any, model: PortableModel, path: pathlib.Path) -> None:
         module = _with_hidden_states(module)
     # A tensor each: the exporter takes one tensor given twice for one input. Sizes of 1
     # would become constants of the graph.
-    example = {name: torch.ones((2, 4), dtype=torch.int64) for name in INPUTS}
+    example = {name: torch.ones((2, 4), dtype=torch.int64) for name in model.inputs}
     with torch.no_grad(), _quiet():
         torch.onnx.export(
             module,
             kwargs=example,
             f=str(path),
-            input_names=list(INPUTS),
+            input_names=list(model.inputs),
             output_names=[output.name for output in model.outputs],
-            dynamic_shapes={name: {0: "batch", 1: "length"} for name in INPUTS},
+            dynamic_shapes={name: {0: "batch", 1: "length"} for name in model.inputs},
             opset_version=OPSET,
             dynamo=True,
             external_data=False,
@@ -155,13 +155,16 @@ def _with_hidden_states(module: Any) -> Any:
             self.module = module
 
         def forward(
-            self, input_ids: Any, attention_mask: Any, token_type_ids: Any
+            self, input_ids: Any, attention_mask: Any, token_type_ids: Any = None
         ) -> tuple[Any, ...]:
+            segments = (
+                {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+            )
             found = self.module(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
-                token_type_ids=token_type_ids,
                 output_hidden_states=True,
+                **segments,
             )
             *logits, hidden = found.to_tuple()
             return (*logits, hidden[-1])

@@ -1,7 +1,8 @@
 """Bidirectional self-attention, in which a token sees its own sequence only.
 
 `attend` is one function with four kernels behind it. The kernels agree up to rounding,
-and their dropout drops the same weights.
+and their dropout drops the same weights. Long rows with a window go through blocks of
+XLA's on every device.
 
 Shape suffixes: B rows, T tokens (S when they are attended to), D hidden, N heads,
 H head width.
@@ -19,7 +20,7 @@ from bert_jax.model import attention_fused, attention_gpu
 from bert_jax.model.attention_fused import fused_attention
 from bert_jax.model.attention_gpu import triton_attention
 from bert_jax.model.attention_splash import splash_attention
-from bert_jax.model.attention_xla import xla_attention
+from bert_jax.model.attention_xla import banded_attention, is_banded, xla_attention
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.logical import Axes, platform, shard_mapped
 from bert_jax.model.rows import Rows
@@ -48,8 +49,8 @@ def attend(
 
     Args:
         q_BTNH, k_BSNH, v_BSNH: queries, keys and values in the compute dtype.
-        rows: sequence and position of each token; `rows.may_see` decides which tokens
-            see each other.
+        rows: sequence of each token and reach of the layer; `rows.may_see` decides which
+            tokens see each other.
         kernel: as `ComputeConfig.attention`.
         dropout: which attention weights are dropped; its attention rate counts here.
         recompute: whether the backward pass computes the attention weights again
@@ -67,7 +68,7 @@ def attend(
     """
     keys_B = dropout.keys_B
     rate = 0.0 if keys_B is None else dropout.rates.attention
-    sequence_ids_BT = rows.sequence_ids
+    sequence_ids_BT, reach = rows.sequence_ids, rows.reach
     chosen = choose_kernel(
         kernel,
         platform_of(kernel, interpret),
@@ -75,22 +76,26 @@ def attend(
         head_size=k_BSNH.shape[3],
         dtype=k_BSNH.dtype,
         drops=rate > 0.0,
+        reach=reach,
     )
     if chosen == "xla":
-        run: Callable = functools.partial(xla_attention, dropout_rate=rate)
+        run: Callable = xla_attention
+        if is_banded(reach, k_BSNH.shape[1]):
+            run = banded_attention
+        run = functools.partial(run, dropout_rate=rate, reach=reach)
         run = jax.checkpoint(run) if recompute else run
         return run(q_BTNH, k_BSNH, v_BSNH, sequence_ids_BT, keys_B)
     arrays = (q_BTNH, k_BSNH, v_BSNH, sequence_ids_BT, sequence_ids_BT)
     axes: tuple[Axes, ...] = (QUERY_AXES, KEY_AXES, KEY_AXES, *_IDS)
     if chosen == "splash":
-        splash = functools.partial(splash_attention, interpret=interpret)
+        splash = functools.partial(splash_attention, reach=reach, interpret=interpret)
         return shard_mapped(splash, axes, QUERY_AXES)(*arrays)
     num_rows, num_queries, num_heads = q_BTNH.shape[:3]
     words_B2 = jnp.zeros((num_rows, 2), jnp.uint32)
     if keys_B is not None:
         words_B2 = jax.random.key_data(keys_B)[:, :2]
     own = fused_attention if chosen == "fused" else triton_attention
-    own = functools.partial(own, dropout_rate=rate, interpret=interpret)
+    own = functools.partial(own, dropout_rate=rate, reach=reach, interpret=interpret)
     axes = (*axes, ("batch", None), ("heads",), ("length",))
     numbers = (jnp.arange(size, dtype=jnp.int32) for size in (num_heads, num_queries))
     return shard_mapped(own, axes, QUERY_AXES)(*arrays, words_B2, *numbers)
@@ -109,6 +114,7 @@ def choose_kernel(
     head_size: int,
     dtype: jnp.dtype,
     drops: bool,
+    reach: int | None = None,
 ) -> Literal["xla", "splash", "fused", "triton"]:
     """The kernel that the setting `kernel` stands for.
 
@@ -122,11 +128,15 @@ def choose_kernel(
         head_size: width of a head.
         dtype: type of the keys.
         drops: whether attention weights are dropped.
+        reach: of the layer. A kernel for TPU or GPU computes whole tiles of scores, so it
+            leaves long rows with a narrow window to XLA.
 
     Raises:
         ValueError: a kernel was asked for by name and cannot do that.
     """
     if kernel == "xla" or (kernel == "auto" and platform != "tpu"):
+        return "xla"
+    if kernel == "auto" and is_banded(reach, num_keys):
         return "xla"
     if kernel == "triton":
         refusal = attention_gpu.refusal(head_size, dtype)

@@ -44,6 +44,7 @@ def fused_attention(
     queries_T: jax.Array,
     *,
     dropout_rate: float,
+    reach: int | None = None,
     interpret: bool = False,
 ) -> jax.Array:
     """`attention.attend` on one device, which may hold only some rows, heads and queries.
@@ -55,6 +56,7 @@ def fused_attention(
         heads_N: int32, the numbers of these heads in the whole model.
         queries_T: int32, the positions of these queries in the whole row, consecutive.
         dropout_rate: rate of the attention weights; with 0 no random bits are made.
+        reach: how many tokens away a token sees, or None.
         interpret: whether the kernel runs as plain JAX operations, on any platform.
 
     Returns:
@@ -74,6 +76,7 @@ def fused_attention(
         query_block=query_block,
         num_keys=k_BSNH.shape[1],
         dropout_rate=dropout_rate,
+        reach=reach,
     )
 
     def flat(x: jax.Array, block: int) -> jax.Array:

@@ -41,6 +41,8 @@ class Tiling:
     """Number of keys in a row without padding, which is the number of queries in the row
     on all devices together."""
     dropout_rate: float
+    reach: int | None = None
+    """How many tokens away a token sees; None: its whole sequence."""
 
     @property
     def tile_width(self) -> int:
@@ -71,7 +73,7 @@ def forward_kernel(
         q_ids: int32 [1, 1, T], sequence ids of the queries.
         k_ids: int32 [1, 1, S], sequence ids of the keys.
     """
-    visible_ST = _visible(q_ids, k_ids)
+    visible_ST = _visible(tiling, first, q_ids, k_ids)
     kept = _dropout(tiling, words, heads, first, visible_ST.shape)
 
     def tile(number: jax.Array, _: None) -> None:
@@ -121,7 +123,7 @@ def backward_kernel(
     Source: Vaswani et al. 2017, section 3.2.1, differentiated; the weights are computed
     again as in Dao et al. 2022, section 3.1.
     """
-    visible_ST = _visible(q_ids, k_ids)
+    visible_ST = _visible(tiling, first, q_ids, k_ids)
     kept = _dropout(tiling, words, heads, first, visible_ST.shape)
     dtype = q.dtype
 
@@ -185,10 +187,19 @@ def _only(tiling: Tiling, slot: int, x_TW: jax.Array) -> jax.Array:
     return jnp.where(head == slot, x_TW, jnp.zeros_like(x_TW))
 
 
-def _visible(q_ids: Ref, k_ids: Ref) -> jax.Array:
+def _visible(tiling: Tiling, first: Ref, q_ids: Ref, k_ids: Ref) -> jax.Array:
     """bool [S, T], true where the query may see the key."""
     k_ids_S1 = jnp.broadcast_to(k_ids[0], (128, k_ids.shape[2])).T[:, :1]
-    return may_see(q_ids[0], k_ids_S1)
+    key_ST, query_ST = _places(tiling, first, (k_ids.shape[2], q_ids.shape[2]))
+    return may_see(q_ids[0], k_ids_S1, tiling.reach, query_ST, key_ST)
+
+
+def _places(
+    tiling: Tiling, first: Ref, shape: tuple[int, ...]
+) -> tuple[jax.Array, jax.Array]:
+    """The places of keys and queries in the whole row, int32 [S, T] each."""
+    key_ST, query_ST = (jax.lax.broadcasted_iota(jnp.int32, shape, n) for n in (0, 1))
+    return key_ST, query_ST + first[0] + pl.program_id(2) * tiling.query_block
 
 
 def _weights(
@@ -205,9 +216,8 @@ def _dropout(
     tiling: Tiling, words: Ref, heads: Ref, first: Ref, shape: tuple[int, ...]
 ) -> Callable[[jax.Array, int], jax.Array]:
     """kept(tile, slot) -> bool [S, T]: what `drop_units` keeps of [B, N, T, S]."""
-    row, group, block = (pl.program_id(n) for n in range(3))
-    key_ST, query_ST = (jax.lax.broadcasted_iota(jnp.int32, shape, n) for n in (0, 1))
-    query_ST += first[0] + block * tiling.query_block
+    row, group = (pl.program_id(n) for n in range(2))
+    key_ST, query_ST = _places(tiling, first, shape)
     place_ST = query_ST * tiling.num_keys + key_ST
 
     def kept(tile: jax.Array, slot: int) -> jax.Array:

@@ -51,6 +51,7 @@ def triton_attention(
     queries_T: jax.Array,
     *,
     dropout_rate: float,
+    reach: int | None = None,
     blocks: Blocks | None = None,
     interpret: bool = False,
 ) -> jax.Array:
@@ -63,6 +64,7 @@ def triton_attention(
         heads_N: int32, the numbers of these heads in the whole model.
         queries_T: int32, the positions of these queries in the whole row, consecutive.
         dropout_rate: rate of the attention weights; with 0 no random bits are made.
+        reach: how many tokens away a token sees, or None.
         blocks: sizes of the blocks. Default: `default_blocks`.
         interpret: whether the kernel runs as plain JAX operations, on any platform.
 
@@ -74,7 +76,9 @@ def triton_attention(
     num_queries, num_keys = q_BTNH.shape[1], k_BSNH.shape[1]
     if blocks is None:
         blocks = default_blocks(num_keys, k_BSNH.shape[3], k_BSNH.dtype)
-    tiling = Tiling(blocks=blocks, num_keys=num_keys, dropout_rate=dropout_rate)
+    tiling = Tiling(
+        blocks=blocks, num_keys=num_keys, dropout_rate=dropout_rate, reach=reach
+    )
     # Powers of two: the larger is a multiple of the other.
     q_block = max(blocks.query, blocks.back_query)
     k_block = max(blocks.key, blocks.back_key)
@@ -131,11 +135,24 @@ def _filled(x: jax.Array, block: int, value: int) -> jax.Array:
 
 
 def _bounds(
-    ids_BT: jax.Array, block: int, others_BS: jax.Array, other: int
+    ids_BT: jax.Array,
+    block: int,
+    others_BS: jax.Array,
+    other: int,
+    *,
+    reach: int | None = None,
+    first: jax.Array | int = 0,
+    other_first: jax.Array | int = 0,
 ) -> jax.Array:
-    """Finds for each block the range of other blocks that share a sequence with it.
+    """Finds for each block the range of other blocks of which it sees a token.
 
     Sequences lie one after the other, so no block inside the range shares none.
+
+    Args:
+        ids_BT, others_BS: sequence ids.
+        block, other: sizes of the blocks.
+        reach: how many tokens away a token sees, or None.
+        first, other_first: places of the first tokens in the row.
 
     Returns:
         int32 [B, T / block, 2]: the first block of the range and the one after the last.
@@ -143,7 +160,18 @@ def _bounds(
     """
     blocks = ids_BT.reshape(ids_BT.shape[0], -1, block, 1, 1)
     others = others_BS.reshape(others_BS.shape[0], 1, 1, -1, other)
-    shared = jnp.any(may_see(blocks, others), axis=(2, 4))
+    places, other_places = (
+        jnp.arange(size, dtype=jnp.int32) + start
+        for size, start in ((ids_BT.shape[1], first), (others_BS.shape[1], other_first))
+    )
+    visible = may_see(
+        blocks,
+        others,
+        reach,
+        places.reshape(1, -1, block, 1, 1),
+        other_places.reshape(1, 1, 1, -1, other),
+    )
+    shared = jnp.any(visible, axis=(2, 4))
     numbers = jnp.arange(shared.shape[2], dtype=jnp.int32)[None, None]
     end = jnp.max(jnp.where(shared, numbers + 1, 0), axis=2)
     start = jnp.min(jnp.where(shared, numbers, shared.shape[2]), axis=2)
@@ -170,7 +198,11 @@ def _forward(
             words,
             heads,
             first,
-            _bounds(q_ids, blocks.query, k_ids, blocks.key),
+            _bounds(
+                *(q_ids, blocks.query, k_ids, blocks.key),
+                reach=tiling.reach,
+                first=first[0],
+            ),
             q_ids,
             k_ids,
             q_BTNH,
@@ -220,7 +252,11 @@ def _backward(
             words,
             heads,
             first,
-            _bounds(k_ids, blocks.back_key, q_ids, blocks.back_query),
+            _bounds(
+                *(k_ids, blocks.back_key, q_ids, blocks.back_query),
+                reach=tiling.reach,
+                other_first=first[0],
+            ),
             q_ids,
             k_ids,
             q_BTNH,

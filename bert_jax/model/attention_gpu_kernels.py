@@ -71,6 +71,8 @@ class Tiling:
     """Number of keys in a row without padding, which is the number of queries in the row
     on all devices together."""
     dropout_rate: float
+    reach: int | None = None
+    """How many tokens away a token sees; None: its whole sequence."""
 
 
 def forward_kernel(
@@ -115,14 +117,20 @@ def forward_kernel(
         at = pl.ds(number * blocks.key, blocks.key)
         v_SH = v[at, :]
         score_TS = _product(q_TH, k[at, :], 1, 1)
-        visible_TS = may_see(q_ids_T[:, None], k_ids[at][None, :])
+        keys_S = _numbers(number * blocks.key, blocks.key)
+        visible_TS = may_see(
+            q_ids_T[:, None],
+            k_ids[at][None, :],
+            tiling.reach,
+            first[0] + queries_T[:, None],
+            keys_S[None, :],
+        )
         score_TS = jnp.where(visible_TS, score_TS, MASKED_SCORE)
         new_top_T = jnp.maximum(top_T, jnp.max(score_TS, axis=1))
         exp_TS = jnp.exp2(score_TS * scale - (new_top_T * scale)[:, None])
         fade_T = jnp.exp2((top_T - new_top_T) * scale)
         sum_T = sum_T * fade_T + jnp.sum(exp_TS, axis=1)
         if tiling.dropout_rate:
-            keys_S = _numbers(number * blocks.key, blocks.key)
             row_T1 = _row(tiling, heads, first, queries_T)[:, None]
             exp_TS = jnp.where(
                 _kept(tiling, words, row_T1, keys_S[None, :]), exp_TS, 0.0
@@ -192,13 +200,19 @@ def backward_kernel(
         dk_SH, dv_SH = sums
         at = pl.ds(number * blocks.back_query, blocks.back_query)
         q_TH, d_out_TH = q[at, :], d_out[at, :]
-        visible_ST = may_see(q_ids[at][None, :], k_ids_S[:, None])
+        queries_T = _numbers(number * blocks.back_query, blocks.back_query)
+        visible_ST = may_see(
+            q_ids[at][None, :],
+            k_ids_S[:, None],
+            tiling.reach,
+            first[0] + queries_T[None, :],
+            keys_S[:, None],
+        )
         score_ST = _product(k_SH, q_TH, 1, 1) * scale - log_sum[at][None, :]
         weight_ST = jnp.exp2(jnp.where(visible_ST, score_ST, MASKED_SCORE))
         d_weight_ST = _product(v_SH, d_out_TH, 1, 1)
         dropped_ST = weight_ST
         if tiling.dropout_rate:
-            queries_T = _numbers(number * blocks.back_query, blocks.back_query)
             row_1T = _row(tiling, heads, first, queries_T)[None, :]
             kept_ST = _kept(tiling, words, row_1T, keys_S[:, None])
             dropped_ST = jnp.where(kept_ST, weight_ST, 0.0)

@@ -7,6 +7,7 @@ Shape suffixes: B rows, T tokens (S when they are attended to), N heads, H head 
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,7 @@ def splash_attention(
     q_ids_BT: jax.Array,
     k_ids_BS: jax.Array,
     *,
+    reach: int | None = None,
     interpret: bool = False,
 ) -> jax.Array:
     """`attention.attend` on one device, which may hold only some rows, heads and queries.
@@ -37,11 +39,21 @@ def splash_attention(
     Args:
         q_BTNH, k_BSNH, v_BSNH: float32 or bfloat16. All keys of these rows must be here.
         q_ids_BT, k_ids_BS: int32 sequence ids; a query sees the keys with its own id.
+        reach: how many tokens away a token sees, or None. With one, all queries of these
+            rows must be here too.
         interpret: whether the kernel runs as plain JAX operations, on any platform.
 
     Returns:
         [B, T, N, H] in the dtype of the values.
+
+    Raises:
+        ValueError: there is a reach, and only a part of the queries.
     """
+    if reach is not None and q_BTNH.shape[1] != k_BSNH.shape[1]:
+        raise ValueError(
+            'ComputeConfig.attention="splash" has no windows in rows that a mesh splits '
+            'by length; use "auto" or "xla", or MeshConfig.sequence=1.'
+        )
     num_queries, num_heads = q_BTNH.shape[1:3]
     q_block, k_block = (_block(x.shape[1]) for x in (q_BTNH, k_BSNH))
     # The kernel does not scale the scores, so the queries are scaled here, in float32:
@@ -54,9 +66,12 @@ def splash_attention(
     ids = splash.SegmentIds(
         _fill(q_ids_BT, q_block, _NO_SEQUENCE), _fill(k_ids_BS, k_block, _NO_SEQUENCE)
     )
-    everything = masks.FullMask((q_BNTH.shape[2], k_BNSH.shape[2]))
+    shape = (q_BNTH.shape[2], k_BNSH.shape[2])
+    mask: Any = masks.FullMask(shape)
+    if reach is not None:
+        mask = masks.LocalMask(shape, window_size=(reach, reach), offset=0)
     kernel = splash.make_splash_mha_single_device(
-        masks.MultiHeadMask([everything] * num_heads),
+        masks.MultiHeadMask([mask] * num_heads),
         block_sizes=splash.BlockSizes(
             block_q=q_block,
             block_kv=k_block,

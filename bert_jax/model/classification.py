@@ -1,4 +1,4 @@
-"""The encoder with a classifier over [CLS], as two pure functions.
+"""The encoder with a classifier over each text, as two pure functions.
 
 Shape suffixes: B rows, T tokens, D hidden, C classes.
 """
@@ -9,7 +9,12 @@ from bert_jax.batch import ClassifyBatch
 from bert_jax.config import ComputeConfig, DropoutConfig, ModelConfig
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.encoder import Params, encode_texts, init_encoder
-from bert_jax.model.heads import init_linear_head, init_pooler, linear_head, pooler
+from bert_jax.model.heads import (
+    init_linear_head,
+    init_pooler,
+    linear_head,
+    text_vectors,
+)
 
 
 def init_params(cfg: ModelConfig, num_labels: int, key: jax.Array) -> Params:
@@ -50,5 +55,7 @@ def apply(
     drops = Dropout.of(dropout, key, batch.input_ids.shape[0])
     encoder_drops, head_drops = drops.split(2)
     hidden_BTD = encode_texts(cfg, params, batch, compute, encoder_drops)
-    pooled_BD = pooler(cfg, compute, params["pooler"])(hidden_BTD[:, 0])
+    pooled_BD = text_vectors(
+        *(cfg, compute, params["pooler"]), hidden_BTD, batch.input_mask
+    )
     return linear_head(cfg, compute, params["classifier"])(head_drops.hidden(pooled_BD))

@@ -1,4 +1,4 @@
-"""The BERT encoder: embeddings and a stack of post-layer-norm layers.
+"""The encoder: embeddings and a stack of layers.
 
 The parameters of all layers are stacked on a first axis. This holds whether the layers
 run as one compiled loop or one after the other, so a checkpoint fits both.
@@ -15,35 +15,37 @@ from flax import nnx
 from bert_jax.batch import ClassifyBatch
 from bert_jax.config import ComputeConfig, ModelConfig
 from bert_jax.limits import check_range
-from bert_jax.model.attention import KEY_AXES, QUERY_AXES, attend
 from bert_jax.model.dropout import Dropout
-from bert_jax.model.layers import (
-    Dense,
-    embedding,
-    gelu,
-    graph_of,
-    layer_norm,
-    pure_params,
-)
+from bert_jax.model.layer import Layer
+from bert_jax.model.layers import Dense, embedding, graph_of, make_norm, pure_params
 from bert_jax.model.logical import constrain, platform
+from bert_jax.model.rotary import Rotation, rotation
 from bert_jax.model.rows import Rows
 
 Params = dict
 
 
 class Embeddings(nnx.Module):
-    """The normalised sum of three embeddings: token, position and segment.
+    """The sum of up to three embeddings, token, position and segment, normalised.
 
-    Source: Devlin et al. 2018, figure 2.
+    Source: Devlin et al. 2018, figure 2; Lan et al. 2020 for the matrix `widen`.
     """
 
     def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
         # The padding of the table never learns anything, so exports may cut it off.
         padding = cfg.padded_vocab_size - cfg.vocab_size
+        self.cfg = cfg
         self.token = embedding(cfg, cfg.vocab_size, rngs, padding=padding)
-        self.position = embedding(cfg, cfg.max_positions, rngs)
-        self.segment = embedding(cfg, cfg.num_segments, rngs)
-        self.norm = layer_norm(cfg, rngs)
+        if cfg.positions == "learned":
+            num_rows = cfg.max_positions + cfg.position_offset
+            self.position = embedding(cfg, num_rows, rngs)
+        if cfg.num_segments:
+            self.segment = embedding(cfg, cfg.num_segments, rngs)
+        if cfg.embed_norm:
+            self.norm = make_norm(cfg, rngs, cfg.token_width)
+        if cfg.embed_size is not None:
+            widths = (cfg.embed_size,), (cfg.hidden_size,)
+            self.widen = Dense(cfg, ComputeConfig(), *widths, rngs=rngs)
 
     def __call__(
         self,
@@ -52,71 +54,27 @@ class Embeddings(nnx.Module):
         rows: Rows,
         dropout: Dropout,
     ) -> jax.Array:
-        x_BTD = (
-            self.token(input_ids_BT)
-            + self.position(rows.position_ids)
-            + self.segment(segment_ids_BT)
-        )
-        return dropout.hidden(self.norm(x_BTD))
+        cfg, x_BTE = self.cfg, self.token(input_ids_BT)
+        if cfg.positions == "learned":
+            x_BTE = x_BTE + self.position(rows.position_ids + cfg.position_offset)
+        if cfg.num_segments:
+            only_one = cfg.num_segments == 1
+            segments = jnp.zeros_like(segment_ids_BT) if only_one else segment_ids_BT
+            x_BTE = x_BTE + self.segment(segments)
+        if cfg.embed_norm:
+            x_BTE = self.norm(x_BTE)
+        x_BTE = dropout.hidden(x_BTE)
+        return x_BTE if cfg.embed_size is None else self.widen(x_BTE)
 
 
-class AttentionBlock(nnx.Module):
-    """Multi-head self-attention, its output projection, residual addition and norm."""
+class FinalNorm(nnx.Module):
+    """The norm behind the last pre-norm layer."""
 
-    def __init__(self, cfg: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
-        def dense(inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Dense:
-            return Dense(cfg, compute, inputs, outputs, fp8=compute.fp8, rngs=rngs)
+    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+        self.norm = make_norm(cfg, rngs)
 
-        heads = (cfg.num_heads, cfg.head_size)
-        width = (cfg.hidden_size,)
-        self.query = dense(width, heads)
-        self.key = dense(width, heads)
-        self.value = dense(width, heads)
-        self.out = dense(heads, width)
-        self.norm = layer_norm(cfg, rngs)
-        self.compute = compute
-
-    def __call__(self, x_BTD: jax.Array, rows: Rows, dropout: Dropout) -> jax.Array:
-        weights_dropout, hidden_dropout = dropout.split(2)
-        y_BTNH = attend(
-            constrain(self.query(x_BTD), *QUERY_AXES),
-            constrain(self.key(x_BTD), *KEY_AXES),
-            constrain(self.value(x_BTD), *KEY_AXES),
-            rows,
-            kernel=self.compute.attention,
-            dropout=weights_dropout,
-            recompute=self.compute.remat == "attention",
-        )
-        return self.norm(x_BTD + hidden_dropout.hidden(self.out(y_BTNH)))
-
-
-class MlpBlock(nnx.Module):
-    """Two dense layers with GELU between them, residual addition and norm."""
-
-    def __init__(self, cfg: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
-        width, inner = (cfg.hidden_size,), (cfg.mlp_size,)
-        self.cfg = cfg
-        self.up = Dense(cfg, compute, width, inner, fp8=compute.fp8, rngs=rngs)
-        self.down = Dense(cfg, compute, inner, width, fp8=compute.fp8, rngs=rngs)
-        self.norm = layer_norm(cfg, rngs)
-
-    def __call__(self, x_BTD: jax.Array, dropout: Dropout) -> jax.Array:
-        h_BTF = constrain(gelu(self.cfg, self.up(x_BTD)), "batch", "length", "mlp")
-        return self.norm(x_BTD + dropout.hidden(self.down(h_BTF)))
-
-
-class Layer(nnx.Module):
-    """One encoder layer (Vaswani et al. 2017, section 3.1, with GELU)."""
-
-    def __init__(self, cfg: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
-        self.attention = AttentionBlock(cfg, compute, rngs=rngs)
-        self.mlp = MlpBlock(cfg, compute, rngs=rngs)
-
-    def __call__(self, x_BTD: jax.Array, rows: Rows, dropout: Dropout) -> jax.Array:
-        attention_dropout, mlp_dropout = dropout.split(2)
-        x_BTD = self.attention(x_BTD, rows, attention_dropout)
-        x_BTD = self.mlp(x_BTD, mlp_dropout)
-        return constrain(x_BTD, "batch", "length", "act_embed")
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        return self.norm(x_BTD)
 
 
 # Policies for whole layers. remat="attention" is handled inside `attend`.
@@ -127,16 +85,19 @@ _REMAT_POLICIES = {
 
 
 def init_encoder(cfg: ModelConfig, key: jax.Array) -> Params:
-    """Fresh `embed` and stacked `layers` parameters, float32."""
+    """Fresh `embed` and stacked `layers` parameters, float32; of pre-norm also `final`."""
     embed_key, layers_key = jax.random.split(key)
 
     def layer(key: jax.Array) -> Params:
         return pure_params(Layer(cfg, ComputeConfig(), rngs=nnx.Rngs(key)))
 
-    return {
+    params = {
         "embed": pure_params(Embeddings(cfg, rngs=nnx.Rngs(embed_key))),
         "layers": jax.vmap(layer)(jax.random.split(layers_key, cfg.num_layers)),
     }
+    if cfg.norm_position == "pre":
+        params["final"] = pure_params(FinalNorm(cfg, rngs=nnx.Rngs(0)))
+    return params
 
 
 def encode(
@@ -176,31 +137,81 @@ def encode(
             f"Sequence length {length} exceeds ModelConfig.max_positions="
             f"{cfg.max_positions}; shorten the sequences or enlarge the table."
         )
-    for name, ids, field in (
-        ("input_ids", input_ids, "vocab_size"),
-        ("segment_ids", segment_ids, "num_segments"),
-        ("position_ids", rows.position_ids, "max_positions"),
-    ):
-        check_known(name, ids, getattr(cfg, field), f"ModelConfig.{field}")
+    check_known("input_ids", input_ids, cfg.vocab_size, "ModelConfig.vocab_size")
+    if cfg.num_segments > 1:
+        limit, field = cfg.num_segments, "ModelConfig.num_segments"
+        check_known("segment_ids", segment_ids, limit, field)
+    limit, field = cfg.max_positions, "ModelConfig.max_positions"
+    check_known("position_ids", rows.position_ids, limit, field)
     embed_dropout, layers_dropout = dropout.split(2)
     embed = nnx.merge(graph_of(Embeddings, cfg), params["embed"])
     x_BTD = embed(input_ids, segment_ids, rows, embed_dropout)
     x_BTD = constrain(x_BTD, "batch", "length", "act_embed")
+    x_BTD = _run_layers(cfg, compute, params["layers"], rows, layers_dropout, x_BTD)
+    if cfg.norm_position == "pre":
+        x_BTD = nnx.merge(graph_of(FinalNorm, cfg), params["final"])(x_BTD)
+    return x_BTD.astype(jnp.float32)
 
-    def layer(x: jax.Array, inputs: tuple[Params, Dropout]) -> tuple[jax.Array, None]:
-        layer_params, layer_dropout = inputs
+
+def _run_layers(
+    cfg: ModelConfig,
+    compute: ComputeConfig,
+    params: Params,
+    rows: Rows,
+    dropout: Dropout,
+    x_BTD: jax.Array,
+) -> jax.Array:
+    """All layers, as one compiled loop over blocks of `global_every`, or in a row."""
+    rows_of = {
+        reach: rows.of_layer(reach, _rotation(cfg, rows, reach))
+        for reach in {cfg.reach(layer) for layer in range(cfg.num_layers)}
+    }
+    # Behind normalised embeddings, the first layer needs no norm before its attention.
+    skips = cfg.norm_position == "pre" and cfg.embed_norm
+
+    def layer(x: jax.Array, inputs: Any, reach: int | None) -> jax.Array:
+        layer_params, layer_dropout, is_normal = inputs
         module = nnx.merge(graph_of(Layer, cfg, compute), layer_params)
-        return module(x, rows, layer_dropout), None
+        return module(x, rows_of[reach], layer_dropout, is_normal)
 
     if compute.remat in _REMAT_POLICIES:
-        layer = jax.checkpoint(layer, policy=_REMAT_POLICIES[compute.remat])
-    stacked = (params["layers"], layers_dropout.stacked(cfg.num_layers))
+        policy = _REMAT_POLICIES[compute.remat]
+        layer = jax.checkpoint(layer, policy=policy, static_argnums=2)
+    stacked = (params, dropout.stacked(cfg.num_layers))
+
+    def single(number: int) -> Any:
+        own = jax.tree.map(lambda leaf: leaf[number], stacked)
+        return *own, True if skips and number == 0 else None
+
+    num_looped = 0
     if compute.scans_layers(platform()):
-        x_BTD, _ = jax.lax.scan(layer, x_BTD, stacked)
-    else:
-        for n in range(cfg.num_layers):
-            x_BTD, _ = layer(x_BTD, jax.tree.map(lambda leaf, n=n: leaf[n], stacked))
-    return x_BTD.astype(jnp.float32)
+        size = cfg.global_every
+        num_looped = cfg.num_layers // size * size
+
+        def block(x: jax.Array, inputs: Any) -> tuple[jax.Array, None]:
+            own, is_first = inputs
+            for n in range(size):
+                at = own if size == 1 else jax.tree.map(lambda leaf, n=n: leaf[n], own)
+                is_normal = is_first if n == 0 else None
+                x = layer(x, (*at, is_normal), cfg.reach(n))
+            return x, None
+
+        def blocks(leaf: jax.Array) -> jax.Array:
+            shape = (num_looped // size, size, *leaf.shape[1:])
+            return leaf if size == 1 else leaf[:num_looped].reshape(shape)
+
+        is_first = jnp.arange(num_looped // size) == 0 if skips else None
+        x_BTD, _ = jax.lax.scan(block, x_BTD, (jax.tree.map(blocks, stacked), is_first))
+    for number in range(num_looped, cfg.num_layers):
+        x_BTD = layer(x_BTD, single(number), cfg.reach(number))
+    return x_BTD
+
+
+def _rotation(cfg: ModelConfig, rows: Rows, reach: int | None) -> Rotation | None:
+    if cfg.positions != "rotary":
+        return None
+    theta = cfg.rope_theta if reach is None else cfg.local_rope_theta
+    return rotation(rows.position_ids, theta, cfg.head_size)
 
 
 def encode_texts(

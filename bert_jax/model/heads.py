@@ -4,42 +4,79 @@ Shape suffixes: B rows, P pairs in a row, M masked slots, D hidden, V padded voc
 C classes.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from bert_jax.config import ComputeConfig, ModelConfig
-from bert_jax.model.layers import Dense, gelu, graph_of, layer_norm, pure_params
+from bert_jax.model.layers import (
+    Dense,
+    activation,
+    embedding,
+    graph_of,
+    make_norm,
+    pure_params,
+)
 from bert_jax.model.linear_cross_entropy import linear_cross_entropy
 from bert_jax.model.logical import constrain
 from bert_jax.model.products import add_bias, product
 from bert_jax.model.rows import MASKED_SCORE
 
 
+class Transform(nnx.Module):
+    """Dense layer, activation and norm, down to the width of the token table."""
+
+    def __init__(self, cfg: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
+        widths = (cfg.hidden_size,), (cfg.token_width,)
+        self.cfg = cfg
+        self.transform = Dense(cfg, compute, *widths, bias=cfg.head_bias, rngs=rngs)
+        self.norm = make_norm(cfg, rngs, cfg.token_width)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.norm(activation(self.cfg, self.transform(x)))
+
+
 class Pooler(nnx.Module):
-    """A dense layer with tanh on the hidden state of [CLS]."""
+    """A dense layer with an activation, for vectors of texts."""
 
     def __init__(self, cfg: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
         width = (cfg.hidden_size,)
+        self.cfg = cfg
         self.dense = Dense(cfg, compute, width, width, rngs=rngs)
 
-    def __call__(self, x_BPD: jax.Array) -> jax.Array:
-        return jnp.tanh(self.dense(x_BPD).astype(jnp.float32))
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = self.dense(x).astype(jnp.float32)
+        if self.cfg.pooler == "gelu":
+            return jax.nn.gelu(y, approximate=False)
+        return jax.nn.relu(y) if self.cfg.pooler == "relu" else jnp.tanh(y)
 
 
 class MlmHead(nnx.Module):
-    """Dense layer, GELU and norm, then a product with the token table, plus a bias."""
+    """`Transform` if there is one, a product with the token table, and a bias if any."""
 
     def __init__(self, cfg: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
         self.cfg, self.compute = cfg, compute
-        width = (cfg.hidden_size,)
-        self.transform = Dense(cfg, compute, width, width, rngs=rngs)
-        self.norm = layer_norm(cfg, rngs)
-        self.output_bias = nnx.Param(jnp.zeros(cfg.padded_vocab_size, jnp.float32))
+        if cfg.mlm_transform:
+            whole = Transform(cfg, compute, rngs=rngs)
+            self.transform, self.norm = whole.transform, whole.norm
+        if not cfg.tied_decoder:
+            padding = cfg.padded_vocab_size - cfg.vocab_size
+            self.decoder = embedding(
+                *(cfg, cfg.vocab_size, rngs), padding=padding, width=self._width
+            )
+        if cfg.mlm_bias:
+            self.output_bias = nnx.Param(jnp.zeros(cfg.padded_vocab_size, jnp.float32))
+
+    @property
+    def _width(self) -> int:
+        cfg = self.cfg
+        return cfg.token_width if cfg.mlm_transform else cfg.hidden_size
 
     def __call__(self, x_BMD: jax.Array, table_VD: jax.Array) -> jax.Array:
         """Float32 logits [B, M, V]. Padding rows of the table get logits of about -1e9."""
-        x_BMD = self._transformed(x_BMD)
+        x_BMD, table_VD = self._transformed(x_BMD), self._table(table_VD)
         dtype = jnp.dtype(self.compute.dtype)
         logits_RV = product(
             x_BMD.reshape(-1, x_BMD.shape[-1]).astype(dtype),  # as in `Dense`
@@ -62,7 +99,7 @@ class MlmHead(nnx.Module):
         """`linear_cross_entropy` of the same logits, which are never all in memory."""
         return linear_cross_entropy(
             self._transformed(x_BMD),
-            table_VD,
+            self._table(table_VD),
             self._real_bias(),
             labels_BM,
             weights_BM,
@@ -70,11 +107,17 @@ class MlmHead(nnx.Module):
         )
 
     def _transformed(self, x_BMD: jax.Array) -> jax.Array:
-        return self.norm(gelu(self.cfg, self.transform(x_BMD)))
+        if not self.cfg.mlm_transform:
+            return x_BMD
+        return self.norm(activation(self.cfg, self.transform(x_BMD)))
+
+    def _table(self, tokens_VD: jax.Array) -> jax.Array:
+        return tokens_VD if self.cfg.tied_decoder else self.decoder.embedding[...]
 
     def _real_bias(self) -> jax.Array:
         real_V = jnp.arange(self.cfg.padded_vocab_size) < self.cfg.vocab_size
-        return jnp.where(real_V, self.output_bias[...], MASKED_SCORE)
+        bias_V = self.output_bias[...] if self.cfg.mlm_bias else 0.0
+        return jnp.where(real_V, bias_V, MASKED_SCORE)
 
 
 class LinearHead(nnx.Module):
@@ -96,9 +139,63 @@ class LinearHead(nnx.Module):
         return self.dense(x).astype(jnp.float32)
 
 
-def pooler(cfg: ModelConfig, compute: ComputeConfig, params: dict) -> Pooler:
-    """The pooler that holds `params`."""
+def pooler(
+    cfg: ModelConfig, compute: ComputeConfig, params: dict
+) -> Callable[[jax.Array], jax.Array]:
+    """The pooler that holds `params`: [..., D] -> [..., D], float32."""
+    if cfg.pooler == "mlm_transform":
+        return nnx.merge(graph_of(Transform, cfg, compute), params)
     return nnx.merge(graph_of(Pooler, cfg, compute), {"dense": params})
+
+
+def text_vectors(
+    cfg: ModelConfig,
+    compute: ComputeConfig,
+    params: dict,
+    hidden_BTD: jax.Array,
+    mask_BT: jax.Array,
+) -> jax.Array:
+    """What a classifier reads of each text, float32 [B, D].
+
+    Args:
+        cfg, compute: static.
+        params: of the pooler.
+        hidden_BTD: last hidden states.
+        mask_BT: int32, 1 on real tokens; a text has at least one.
+    """
+    pool = pooler(cfg, compute, params)
+    if cfg.pooling == "late":
+        return mean_of_tokens(pool(hidden_BTD), mask_BT)
+    if cfg.pooling == "mean":
+        return pool(mean_of_tokens(hidden_BTD, mask_BT))
+    return pool(hidden_BTD[:, 0])
+
+
+def token_vectors(
+    cfg: ModelConfig, compute: ComputeConfig, params: dict, hidden_BTD: jax.Array
+) -> jax.Array:
+    """What a head over every token reads, float32 [B, T, D].
+
+    Args:
+        cfg, compute: static.
+        params: with a `pooler` if `pools_tokens(cfg)`.
+        hidden_BTD: last hidden states.
+    """
+    if not pools_tokens(cfg):
+        return hidden_BTD
+    return pooler(cfg, compute, params["pooler"])(hidden_BTD)
+
+
+def pools_tokens(cfg: ModelConfig) -> bool:
+    """Whether heads over tokens read the pooler's vectors, as those over texts do."""
+    return cfg.pooler == "mlm_transform"
+
+
+def mean_of_tokens(hidden_BTD: jax.Array, mask_BT: jax.Array) -> jax.Array:
+    """The mean over the real tokens of each row, [B, D]; of a row without any, 0."""
+    real_BT1 = (jnp.asarray(mask_BT) > 0)[..., None]
+    sum_BD = jnp.where(real_BT1, hidden_BTD, 0.0).sum(axis=1)
+    return sum_BD / jnp.maximum(real_BT1.sum(axis=1), 1)
 
 
 def linear_head(cfg: ModelConfig, compute: ComputeConfig, params: dict) -> LinearHead:
@@ -109,6 +206,8 @@ def linear_head(cfg: ModelConfig, compute: ComputeConfig, params: dict) -> Linea
 
 def init_pooler(cfg: ModelConfig, key: jax.Array) -> dict:
     """Fresh parameters of a pooler, float32."""
+    if cfg.pooler == "mlm_transform":
+        return pure_params(Transform(cfg, ComputeConfig(), rngs=nnx.Rngs(key)))
     module = Pooler(cfg, ComputeConfig(), rngs=nnx.Rngs(key))
     return pure_params(module)["dense"]
 

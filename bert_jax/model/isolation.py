@@ -39,7 +39,7 @@ class IsolationError(ArithmeticError):
 
 
 class Proof(NamedTuple):
-    """Which kernel was tried, and on which device."""
+    """Which kernel was tried for whole sequences, and on which device."""
 
     kernel: str
     """The kernel that `ComputeConfig.attention` selects here, such as "xla"."""
@@ -59,11 +59,13 @@ class _Path:
     dropout_rate: float
     recompute: bool
     interpret: bool
+    reach: int | None
 
     def __str__(self) -> str:
+        window = "" if self.reach is None else f", window of {self.reach} on each side"
         return (
             f"rows of {self.num_tokens} tokens, heads {self.head_size} wide, "
-            f"{self.dtype}, dropout {self.dropout_rate:g}"
+            f"{self.dtype}, dropout {self.dropout_rate:g}{window}"
         )
 
 
@@ -83,11 +85,11 @@ def prove_isolation(
     - New values in one sequence change no bit of another sequence's results.
     - A kernel other than XLA's agrees with XLA's, which drops the same weights.
 
-    A process makes each check only once for the same settings. No other process takes
-    part.
+    Layers with a window are tried apart from those without. A process makes each check
+    only once for the same settings. No other process takes part.
 
     Args:
-        cfg: architecture; its head size counts here.
+        cfg: architecture; its head size and window count here.
         compute: kernel and types.
         dropout: rates; the attention rate counts here.
         num_tokens: length of a row.
@@ -97,18 +99,20 @@ def prove_isolation(
         IsolationError: a check failed.
         ValueError: `compute.attention` cannot run here.
     """
-    return _prove(
-        _Path(
-            kernel=compute.attention,
-            num_tokens=num_tokens,
-            num_heads=min(_NUM_HEADS, cfg.num_heads),
-            head_size=cfg.head_size,
-            dtype=compute.dtype,
-            dropout_rate=dropout.attention,
-            recompute=compute.remat == "attention",
-            interpret=interpret,
-        )
+    path = _Path(
+        kernel=compute.attention,
+        num_tokens=num_tokens,
+        num_heads=min(_NUM_HEADS, cfg.num_heads),
+        head_size=cfg.head_size,
+        dtype=compute.dtype,
+        dropout_rate=dropout.attention,
+        recompute=compute.remat == "attention",
+        interpret=interpret,
+        reach=None,
     )
+    if cfg.local_reach is not None:
+        _prove(dataclasses.replace(path, reach=cfg.local_reach))
+    return _prove(path)
 
 
 def prove_for_lengths(
@@ -120,13 +124,14 @@ def prove_for_lengths(
     """Tries the attention for rows of all these lengths, the longest first.
 
     XLA's kernel does the same operations for rows of any length, so one will do for it.
+    (So does that for windows, but for short rows it is another; they cost little to try.)
 
     Raises:
         IsolationError, ValueError: as for `prove_isolation`.
     """
     for length in sorted(lengths, reverse=True):
         proof = prove_isolation(cfg, compute, dropout, num_tokens=length)
-        if proof.kernel == "xla":
+        if proof.kernel == "xla" and cfg.local_reach is None:
             return
 
 
@@ -150,6 +155,7 @@ def _chosen(path: _Path) -> str:
         head_size=path.head_size,
         dtype=jnp.dtype(path.dtype),
         drops=path.dropout_rate > 0.0,
+        reach=path.reach,
     )
 
 
@@ -168,7 +174,7 @@ def _check(path: _Path, proof: Proof, words_B2: np.ndarray | None) -> None:
             q,
             k,
             v,
-            Rows(ids, jnp.zeros_like(ids)),  # attention does not read positions
+            Rows(ids, jnp.zeros_like(ids), path.reach),  # no positions are read
             kernel=path.kernel,
             dropout=Dropout(keys, DropoutConfig(attention=path.dropout_rate)),
             recompute=path.recompute,
@@ -219,8 +225,10 @@ def _check(path: _Path, proof: Proof, words_B2: np.ndarray | None) -> None:
         exact=True,
     )
 
-    if proof.kernel != "xla":
-        plain = functools.partial(xla_attention, dropout_rate=path.dropout_rate)
+    if proof.kernel != "xla" or path.reach is not None:
+        plain = functools.partial(
+            xla_attention, dropout_rate=path.dropout_rate, reach=path.reach
+        )
         reference = _with_gradients(plain)(*before, ids_BT, words_B2)
         _compare(path, proof, "it differs from XLA's attention", packed, reference)
 

@@ -1,4 +1,4 @@
-"""The small parts of all modules: dense layer, embedding, norm and GELU."""
+"""The small parts of all modules: dense layer, embedding, norm and activation."""
 
 import functools
 import math
@@ -14,15 +14,16 @@ from bert_jax.model.products import add_bias, product
 from bert_jax.model.products_fp8 import fp8_product
 
 
-def _init(cfg: ModelConfig) -> jax.nn.initializers.Initializer:
+def _init(cfg: ModelConfig, scale: float = 1.0) -> jax.nn.initializers.Initializer:
     # Cut at two deviations without rescaling, as google-research/bert draws it.
-    return jax.nn.initializers.truncated_normal(stddev=cfg.init_std)
+    return jax.nn.initializers.truncated_normal(stddev=cfg.init_std * scale)
 
 
 class Dense(nnx.Module):
-    """A matrix product over one or two trailing axes, plus a bias.
+    """A matrix product over one or two trailing axes, plus a bias if there is one.
 
-    `kernel` has the input axes first, then the output axes, for example [D, N, H].
+    `kernel` has the input axes first, then the output axes, for example [D, N, H]. Its
+    fresh numbers deviate by `scale` times `cfg.init_std`.
     """
 
     def __init__(
@@ -32,13 +33,15 @@ class Dense(nnx.Module):
         inputs: tuple[int, ...],
         outputs: tuple[int, ...],
         *,
+        bias: bool = True,
+        scale: float = 1.0,
         fp8: bool = False,
         rngs: nnx.Rngs,
     ):
         self.inputs, self.outputs, self.fp8 = inputs, outputs, fp8
         self.dtype, self.products = jnp.dtype(compute.dtype), compute.products
-        self.kernel = nnx.Param(_init(cfg)(rngs.params(), (*inputs, *outputs)))
-        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
+        self.kernel = nnx.Param(_init(cfg, scale)(rngs.params(), (*inputs, *outputs)))
+        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32)) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., *inputs] -> [..., *outputs] in the compute dtype."""
@@ -51,21 +54,30 @@ class Dense(nnx.Module):
             y = fp8_product(x, kernel)
         else:
             y = product(x, kernel, products=self.products)
-        y = add_bias(y, self.bias[...].reshape(-1))
+        if self.bias is not None:
+            y = add_bias(y, self.bias[...].reshape(-1))
         return y.reshape(*leading, *self.outputs)
 
 
 def embedding(
-    cfg: ModelConfig, rows: int, rngs: nnx.Rngs, *, padding: int = 0
+    cfg: ModelConfig,
+    rows: int,
+    rngs: nnx.Rngs,
+    *,
+    padding: int = 0,
+    width: int | None = None,
 ) -> nnx.Embed:
-    """A table of `rows` random vectors and `padding` vectors of zeros after them."""
+    """A table of `rows` random vectors and `padding` vectors of zeros after them.
+
+    They are as wide as the embeddings, unless `width` says otherwise.
+    """
 
     def init(*args: Any, **kwargs: Any) -> jax.Array:
         return _init(cfg)(*args, **kwargs).at[rows:].set(0.0)
 
     return nnx.Embed(
         rows + padding,
-        cfg.hidden_size,
+        width or cfg.token_width,
         embedding_init=init,
         dtype=jnp.float32,
         param_dtype=jnp.float32,
@@ -73,23 +85,33 @@ def embedding(
     )
 
 
-def layer_norm(cfg: ModelConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """Layer norm in float32. It subtracts the mean before squaring, for exactness."""
-    return nnx.LayerNorm(
-        cfg.hidden_size,
-        epsilon=cfg.layer_norm_eps,
-        use_fast_variance=False,
-        dtype=jnp.float32,
-        param_dtype=jnp.float32,
-        rngs=rngs,
-    )
+def make_norm(cfg: ModelConfig, rngs: nnx.Rngs, width: int | None = None) -> nnx.Module:
+    """Layer norm or RMS norm over `width` (default: the hidden size), in float32.
 
-
-def gelu(cfg: ModelConfig, x: jax.Array) -> jax.Array:
-    """GELU, computed in float32. The backward pass needs and keeps only `x`.
-
-    Source: Hendrycks & Gimpel 2016, both forms.
+    Layer norm subtracts the mean before squaring, for exactness.
     """
+    options: dict[str, Any] = {
+        "epsilon": cfg.layer_norm_eps,
+        "dtype": jnp.float32,
+        "param_dtype": jnp.float32,
+        "rngs": rngs,
+    }
+    width = width or cfg.hidden_size
+    if cfg.norm == "rms":
+        return nnx.RMSNorm(width, **options)
+    bias = cfg.norm_bias
+    return nnx.LayerNorm(width, use_bias=bias, use_fast_variance=False, **options)
+
+
+def activation(cfg: ModelConfig, x: jax.Array) -> jax.Array:
+    """The non-linear function of feed-forward layers and of the masked-LM head.
+
+    It is computed in float32. The backward pass of GELU needs and keeps only `x`.
+
+    Source: Hendrycks & Gimpel 2016, both forms of GELU; Elfwing et al. 2017 for SiLU.
+    """
+    if cfg.mlp == "swiglu":
+        return jax.nn.silu(x.astype(jnp.float32)).astype(x.dtype)
     return _gelu(cfg.gelu == "tanh", x)
 
 

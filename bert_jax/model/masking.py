@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from bert_jax.batch import MaskVocabulary, PretrainBatch
 from bert_jax.config import MaskingConfig
 from bert_jax.model.masking_choice import choose
+from bert_jax.model.masking_rate import slots_by_length
 
 
 class MaskedBatch(NamedTuple):
@@ -25,6 +26,7 @@ def mask_tokens(
     batch: PretrainBatch,
     vocabulary: MaskVocabulary,
     key: jax.Array,
+    rate: jax.Array | None = None,
 ) -> MaskedBatch:
     """Hides some tokens of each row and returns the original tokens.
 
@@ -40,6 +42,7 @@ def mask_tokens(
         vocabulary: static; vocabulary of the tokenizer. Random tokens are drawn from all
             of its pieces, and never from the padding of the token table.
         key: the only source of randomness.
+        rate: the rate of this update from `masking_rate.rate_at`. None: `cfg.rate`.
 
     Source: Devlin et al. 2018, section 3.1 (task 1) and appendix A.1; for the units see
     `masking_choice`.
@@ -57,9 +60,7 @@ def mask_tokens(
         & (ids_BT != special.cls)
         & (ids_BT != special.sep)
     )
-    # A table made on the host, because the device would round the product in float32.
-    slots_of = jnp.asarray([cfg.num_slots(n) for n in range(length + 1)], jnp.int32)
-    wanted_B = jnp.minimum(slots_of[real_BT.sum(axis=1)], num_slots)
+    wanted_B = slots_by_length(cfg, length, rate)[real_BT.sum(axis=1)]
     chosen = choose(
         cfg, batch, vocabulary.starts_word, maskable_BT, wanted_B, choice_key
     )

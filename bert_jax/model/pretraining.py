@@ -1,4 +1,4 @@
-"""BERT with its two pretraining heads, as two pure functions.
+"""The encoder with its pretraining heads, as two pure functions.
 
 Shape suffixes: B rows, T tokens, P pairs in a row, M masked slots, D hidden, V padded
 vocabulary.
@@ -29,9 +29,9 @@ from bert_jax.model.rows import Rows
 
 class PretrainOutputs(NamedTuple):
     hidden: jax.Array  # float32 [B, T, D]
-    pooled: jax.Array  # float32 [B, P, D]
+    pooled: jax.Array | None  # float32 [B, P, D], if there is a next-sentence head
     mlm_logits: jax.Array  # float32 [B, M, V]
-    nsp_logits: jax.Array  # float32 [B, P, 2]
+    nsp_logits: jax.Array | None  # float32 [B, P, 2], if there is such a head
 
 
 class PretrainSums(NamedTuple):
@@ -39,18 +39,20 @@ class PretrainSums(NamedTuple):
 
     mlm_loss: jax.Array  # float32 scalar, weight * cross-entropy in nats
     mlm_hits: jax.Array  # float32 scalar, weight * accuracy
-    nsp_logits: jax.Array  # float32 [B, P, 2]
+    nsp_logits: jax.Array | None  # float32 [B, P, 2], if there is such a head
 
 
 def init_params(cfg: ModelConfig, key: jax.Array) -> Params:
     """Draws fresh float32 parameters; trace it under jit to place them on a mesh."""
     encoder_key, pooler_key, mlm_key, nsp_key = jax.random.split(key, 4)
-    return {
-        **init_encoder(cfg, encoder_key),
-        "pooler": init_pooler(cfg, pooler_key),
-        "mlm": pure_params(MlmHead(cfg, ComputeConfig(), rngs=nnx.Rngs(mlm_key))),
-        "nsp": init_linear_head(cfg, NUM_NSP_CLASSES, nsp_key),
-    }
+    params = init_encoder(cfg, encoder_key)
+    if cfg.next_sentence:
+        params["pooler"] = init_pooler(cfg, pooler_key)
+        params["nsp"] = init_linear_head(cfg, NUM_NSP_CLASSES, nsp_key)
+    mlm = MlmHead(cfg, ComputeConfig(), rngs=nnx.Rngs(mlm_key))
+    if own := pure_params(mlm):
+        params["mlm"] = own
+    return params
 
 
 def apply(
@@ -86,12 +88,12 @@ def apply(
     hidden_BTD, pooled_BPD, slots_BMD = _encoded(
         cfg, params, batch, masked, compute, dropout, key
     )
-    mlm = nnx.merge(graph_of(MlmHead, cfg, compute), params["mlm"])
+    mlm = _mlm_head(cfg, compute, params)
     return PretrainOutputs(
         hidden=hidden_BTD,
         pooled=pooled_BPD,
         mlm_logits=mlm(slots_BMD, params["embed"]["token"]["embedding"]),
-        nsp_logits=linear_head(cfg, compute, params["nsp"])(pooled_BPD),
+        nsp_logits=_nsp_logits(cfg, compute, params, pooled_BPD),
     )
 
 
@@ -113,16 +115,14 @@ def apply_with_loss(
     _, pooled_BPD, slots_BMD = _encoded(
         cfg, params, batch, masked, compute, dropout, key
     )
-    mlm = nnx.merge(graph_of(MlmHead, cfg, compute), params["mlm"])
+    mlm = _mlm_head(cfg, compute, params)
     loss, hits = mlm.loss_sums(
         slots_BMD,
         params["embed"]["token"]["embedding"],
         jnp.asarray(masked.labels),
         jnp.asarray(masked.weights),
     )
-    return PretrainSums(
-        loss, hits, linear_head(cfg, compute, params["nsp"])(pooled_BPD)
-    )
+    return PretrainSums(loss, hits, _nsp_logits(cfg, compute, params, pooled_BPD))
 
 
 def _encoded(
@@ -133,8 +133,8 @@ def _encoded(
     compute: ComputeConfig,
     dropout: DropoutConfig,
     key: jax.Array | None,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Hidden states [B, T, D], pooled vectors [B, P, D], slots [B, M, D]."""
+) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+    """Hidden states [B, T, D], pooled vectors [B, P, D] if any, slots [B, M, D]."""
     length = batch.input_ids.shape[1]
     check_known("cls_positions", batch.cls_positions, length, "the row's tokens")
     check_known("positions", masked.positions, length, "the row's tokens")
@@ -147,9 +147,22 @@ def _encoded(
         compute=compute,
         dropout=Dropout.of(dropout, key, batch.input_ids.shape[0]),
     )
-    cls_BPD = _gather(hidden_BTD, batch.cls_positions)
-    pooled_BPD = pooler(cfg, compute, params["pooler"])(cls_BPD)
+    pooled_BPD = None
+    if cfg.next_sentence:
+        cls_BPD = _gather(hidden_BTD, batch.cls_positions)
+        pooled_BPD = pooler(cfg, compute, params["pooler"])(cls_BPD)
     return hidden_BTD, pooled_BPD, _gather(hidden_BTD, masked.positions)
+
+
+def _mlm_head(cfg: ModelConfig, compute: ComputeConfig, params: Params) -> MlmHead:
+    # A bare product with the token table has no parameters of its own.
+    return nnx.merge(graph_of(MlmHead, cfg, compute), params.get("mlm", {}))
+
+
+def _nsp_logits(
+    cfg: ModelConfig, compute: ComputeConfig, params: Params, x: jax.Array | None
+) -> jax.Array | None:
+    return None if x is None else linear_head(cfg, compute, params["nsp"])(x)
 
 
 def _gather(x_BTD: jax.Array, positions_BM: jax.Array) -> jax.Array:

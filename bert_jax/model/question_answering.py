@@ -9,18 +9,24 @@ from bert_jax.batch import ClassifyBatch
 from bert_jax.config import ComputeConfig, DropoutConfig, ModelConfig
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.encoder import Params, encode_texts, init_encoder
-from bert_jax.model.heads import init_linear_head, linear_head
+from bert_jax.model.heads import (
+    init_linear_head,
+    init_pooler,
+    linear_head,
+    pools_tokens,
+    token_vectors,
+)
 
 NUM_ENDS = 2  # the ends of a span: 0 is its first token, 1 its last token
 
 
 def init_params(cfg: ModelConfig, key: jax.Array) -> Params:
-    """Draws fresh float32 parameters: encoder and span head, no pooler."""
+    """Draws fresh float32 parameters: encoder and span head."""
     encoder_key, head_key = jax.random.split(key)
-    return {
-        **init_encoder(cfg, encoder_key),
-        "spans": init_linear_head(cfg, NUM_ENDS, head_key),
-    }
+    params = init_encoder(cfg, encoder_key)
+    if pools_tokens(cfg):
+        params["pooler"] = init_pooler(cfg, jax.random.fold_in(key, 1))
+    return {**params, "spans": init_linear_head(cfg, NUM_ENDS, head_key)}
 
 
 def apply(
@@ -54,4 +60,5 @@ def apply(
     """
     drops = Dropout.of(dropout, key, batch.input_ids.shape[0])
     hidden_BTD = encode_texts(cfg, params, batch, compute, drops)
-    return linear_head(cfg, compute, params["spans"])(hidden_BTD)
+    read_BTD = token_vectors(cfg, compute, params, hidden_BTD)
+    return linear_head(cfg, compute, params["spans"])(read_BTD)

@@ -6,13 +6,13 @@ Shape suffixes: B examples, G texts of an example, R rows, T tokens, D hidden.
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 
 from bert_jax.batch import ClassifyBatch
 from bert_jax.config import ComputeConfig, DropoutConfig, ModelConfig
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.encoder import Params, encode_texts
 from bert_jax.model.groups import folded
+from bert_jax.model.heads import mean_of_tokens
 
 Pooling = Literal["mean", "cls"]
 
@@ -58,6 +58,4 @@ def pooled(hidden_RTD: jax.Array, mask_RT: jax.Array, pooling: Pooling) -> jax.A
     """The vector of each row, float32 [R, D]; of a row without tokens, 0 for "mean"."""
     if pooling == "cls":
         return hidden_RTD[:, 0]
-    real_RT1 = (jnp.asarray(mask_RT) > 0)[..., None]
-    sum_RD = jnp.where(real_RT1, hidden_RTD, 0.0).sum(axis=1)
-    return sum_RD / jnp.maximum(real_RT1.sum(axis=1), 1)
+    return mean_of_tokens(hidden_RTD, mask_RT)

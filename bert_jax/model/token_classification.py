@@ -9,16 +9,22 @@ from bert_jax.batch import ClassifyBatch
 from bert_jax.config import ComputeConfig, DropoutConfig, ModelConfig
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.encoder import Params, encode_texts, init_encoder
-from bert_jax.model.heads import init_linear_head, linear_head
+from bert_jax.model.heads import (
+    init_linear_head,
+    init_pooler,
+    linear_head,
+    pools_tokens,
+    token_vectors,
+)
 
 
 def init_params(cfg: ModelConfig, num_labels: int, key: jax.Array) -> Params:
-    """Draws fresh float32 parameters: encoder and token classifier, no pooler."""
+    """Draws fresh float32 parameters: encoder and token classifier."""
     encoder_key, head_key = jax.random.split(key)
-    return {
-        **init_encoder(cfg, encoder_key),
-        "tokens": init_linear_head(cfg, num_labels, head_key),
-    }
+    params = init_encoder(cfg, encoder_key)
+    if pools_tokens(cfg):
+        params["pooler"] = init_pooler(cfg, jax.random.fold_in(key, 1))
+    return {**params, "tokens": init_linear_head(cfg, num_labels, head_key)}
 
 
 def apply(
@@ -49,4 +55,5 @@ def apply(
     drops = Dropout.of(dropout, key, batch.input_ids.shape[0])
     encoder_drops, head_drops = drops.split(2)
     hidden_BTD = encode_texts(cfg, params, batch, compute, encoder_drops)
-    return linear_head(cfg, compute, params["tokens"])(head_drops.hidden(hidden_BTD))
+    read_BTD = token_vectors(cfg, compute, params, hidden_BTD)
+    return linear_head(cfg, compute, params["tokens"])(head_drops.hidden(read_BTD))

@@ -25,14 +25,16 @@ def part(run: Run) -> Part:
     if run.info.encoder and not run.lines:
         subject += f", taken over from {run.info.encoder['run']}"
     else:
-        total = sum(phase.num_steps for phase in run.cfg.phases)
-        subject += f", step {run.step:,} of {total:,}"
+        subject += f", step {run.step:,} of {run.cfg.all_steps:,}"
         subject += "" if run.results else " so far"
+    judged = ""
+    if not all(phase.masking.is_judged_alike for phase in run.cfg.phases):
+        judged = f" (held out: {run.cfg.masking.eval_rate:.0%} masked)"
     metrics = [
-        Metric("mlm_loss", "masked-token loss, nats", ".2f"),
+        Metric("mlm_loss", f"masked-token loss, nats{judged}", ".2f"),
         Metric("mlm_accuracy", "hidden tokens guessed right", ".1%"),
     ]
-    if run.cfg.data.pairs != "none":
+    if run.cfg.data.has_labels:
         pairs = run.cfg.data.pairs.replace("_", "-")
         metrics.append(Metric("nsp_accuracy", f"{pairs} accuracy", ".1%"))
     scores = [Score("held out", "", "accent", run.scores, run=run), *_guesses(run)]

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import optax
 from jax.sharding import Mesh
 
 from bert_jax.batch import MaskVocabulary
@@ -94,7 +93,7 @@ def compile_step(
     topology: Topology,
     *,
     vocabulary: MaskVocabulary | None = None,
-    schedule: optax.Schedule | None = None,
+    whole: PretrainConfig | None = None,
 ) -> CompiledStep:
     """Compiles the train step of one phase.
 
@@ -106,8 +105,8 @@ def compile_step(
         vocabulary: the masking rules of the run's tokenizer. A synthetic one (the default)
             costs the same, but its ids are constants of the program, so the run would not
             find this program in a compile cache.
-        schedule: the learning rate of the whole run, which is a part of the program as
-            well; by default the schedule of this phase alone.
+        whole: settings of the whole run, whose schedules are a part of the program as
+            well. Default: this phase is the whole run.
 
     Raises:
         ValueError: the topology cannot be compiled for, or mesh, batch and model do not
@@ -120,7 +119,7 @@ def compile_step(
         )
     mesh = mesh_of(cfg, topology)
     program = pretrain_program(
-        cfg, mesh, vocabulary or synthetic_vocabulary(cfg.model.vocab_size), schedule
+        cfg, mesh, vocabulary or synthetic_vocabulary(cfg.model.vocab_size), whole
     )
     state = program.state
     chip = topology.chip

@@ -1,4 +1,4 @@
-"""Saves and restores train states with Orbax; no other module uses Orbax.
+"""Saves and restores train states with Orbax.
 
 A checkpoint holds four items. `params` and `opt_state` are separate, so that the encoder
 can be read without the moments. `rest` holds the step and the random key. `manifest`
@@ -21,13 +21,14 @@ import orbax.checkpoint as ocp
 from bert_jax.config import ModelConfig
 from bert_jax.runtime.agreement import agree, on_first_host
 from bert_jax.runtime.explanations import system_reason
+from bert_jax.train.averaging import AVERAGE
 from bert_jax.train.checkpoint_files import (
     MANIFEST,
-    add_hashes,
     check_files,
     is_whole,
     read_manifest,
 )
+from bert_jax.train.checkpoint_items import handlers, part_of
 from bert_jax.train.orbax_log import silence_expected_lines
 from bert_jax.train.step import TrainState
 from bert_jax.train.tensors import describe
@@ -38,6 +39,7 @@ FORMAT_VERSION = 3
 WEIGHTS_FORMATS = (1, 2, FORMAT_VERSION)
 NEWEST = "checkpoints"
 BEST = "best"
+_OF_AVERAGE = f"opt_state/{AVERAGE}/mean/"
 _HALF_WRITTEN = ".orbax-checkpoint-tmp"  # the end of Orbax's names
 
 silence_expected_lines()
@@ -48,27 +50,6 @@ class Identity(NamedTuple):
 
     model: ModelConfig
     tokenizer_sha256: str
-
-
-class _ManifestHandler(ocp.JsonCheckpointHandler):
-    """Adds the hashes of the files. Orbax calls `finalize` in the first process alone,
-    when all processes have written their parts, and before the checkpoint gets its name.
-    """
-
-    def finalize(self, directory: Any) -> None:
-        manifest = pathlib.Path(directory)
-        add_hashes(manifest.parent, manifest)
-
-
-def _handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:
-    """Of the items, in the order in which Orbax completes them: the manifest is last."""
-    registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
-    for item in ("params", "opt_state", "rest"):
-        handler = ocp.StandardCheckpointHandler()
-        registry.add(item, ocp.args.StandardSave, handler)
-        registry.add(item, ocp.args.StandardRestore, handler)
-    registry.add(MANIFEST, ocp.args.JsonSave, _ManifestHandler())
-    return registry
 
 
 class Checkpoints:
@@ -111,7 +92,7 @@ class Checkpoints:
                 create=not read_only,
                 read_only=read_only,
             ),
-            handler_registry=_handlers(),
+            handler_registry=handlers(),
         )
         # Each host lists the directory itself, and a shared file system may show an old
         # list to some of them.
@@ -233,14 +214,28 @@ class Checkpoints:
             params=restored.params, opt_state=restored.opt_state, **restored.rest
         )
 
-    def restore_params(self, abstract: Any, step: int | None = None) -> Any:
-        """Reads all parameters, without the optimizer's state.
+    def restore_params(
+        self, abstract: Any, step: int | None = None, *, averaged: bool = True
+    ) -> Any:
+        """Reads all parameters, without the rest of the optimizer's state.
+
+        Args:
+            abstract: shapes, types and placements.
+            step: step of the checkpoint. Default: the newest one.
+            averaged: whether their average is read instead, if the run keeps one.
 
         Raises:
             ValueError: a tensor is missing, extra, or of another shape or type.
         """
         step = self._step(step)
         self._check(step, describe({"params": abstract}), prefix="params/")
+        tensors = read_manifest(self.directory / str(step))["tensors"]
+        has_average = any(name.startswith(_OF_AVERAGE) for name in tensors)
+        if averaged and has_average and step > 0:
+            wanted = {AVERAGE: {"mean": abstract}}
+            self._check(step, describe({"opt_state": wanted}), prefix=_OF_AVERAGE)
+            restored = self._restore(step, partial=True, opt_state=wanted)
+            return restored.opt_state[AVERAGE]["mean"]
         return self._restore(step, params=abstract).params
 
     def restore_opt_state(self, abstract: Any, step: int | None = None) -> Any:
@@ -339,10 +334,11 @@ class Checkpoints:
                 f"{'; '.join(problems[:5])}{more}. Use the config it was written with."
             )
 
-    def _restore(self, step: int, **items: Any) -> Any:
+    def _restore(self, step: int, *, partial: bool = False, **items: Any) -> Any:
         """Reads some items after their files were compared with the manifest's hashes.
 
-        The first host of a job reads the files for all.
+        The first host of a job reads the files for all. `partial` says that the items are
+        parts of those that were saved.
         """
 
         def check() -> None:
@@ -355,7 +351,10 @@ class Checkpoints:
                 raise self._damaged(step, damage) from None
 
         on_first_host(f"check of the files of {self.directory}/{step}", check)
-        args = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
+        args = {
+            name: part_of(item) if partial else ocp.args.StandardRestore(item)
+            for name, item in items.items()
+        }
         return self._manager.restore(step, args=ocp.args.Composite(**args))
 
     def _damaged(self, step: int, damage: ValueError) -> ValueError:

@@ -36,39 +36,50 @@ class Work(NamedTuple):
     """Number of hidden tokens to predict."""
     examples: jax.Array | float = 0.0
     """Number of labelled examples, each of one text or of a group; 0 in pretraining."""
+    local_pairs: jax.Array | float = 0.0
+    """As `attention_pairs`, but of a layer with a window; 0 where no layer has one."""
 
 
-def pretrain_work(batch: PretrainBatch, slot_weights: jax.Array) -> Work:
+def pretrain_work(
+    batch: PretrainBatch, slot_weights: jax.Array, reach: int | None = None
+) -> Work:
     """Counts the work in a pretraining batch, on the device.
 
     Args:
         batch: rows with at most P sequences each, numbered from 1.
         slot_weights: float32 [B, M], 1 on used slots, else 0.
+        reach: of local layers, as `ModelConfig.local_reach`.
     """
     numbers = jnp.arange(1, batch.cls_positions.shape[1] + 1)
     is_of = batch.sequence_ids[:, :, None] == numbers[None, None]
     lengths = is_of.sum(axis=1, dtype=jnp.int32)  # [B, P]
-    return _work(lengths, slot_weights.sum())
+    return _work(lengths, slot_weights.sum(), reach)
 
 
-def text_work(batch: ClassifyBatch) -> Work:
+def text_work(batch: ClassifyBatch, reach: int | None = None) -> Work:
     """Counts the work in a batch of texts, on the device, without rows of weight 0."""
     counted = batch.weights > 0
     lengths = batch.input_mask.sum(axis=-1, dtype=jnp.int32)
     lengths = lengths.reshape(counted.shape[0], -1)  # of the rows of each group
-    work = _work(jnp.where(counted[:, None], lengths, 0), jnp.zeros(()))
+    work = _work(jnp.where(counted[:, None], lengths, 0), jnp.zeros(()), reach)
     return work._replace(examples=counted.sum(dtype=jnp.float32))
 
 
-def _work(lengths: jax.Array, masked_slots: jax.Array) -> Work:
+def _work(lengths: jax.Array, masked_slots: jax.Array, reach: int | None) -> Work:
     def total(values: jax.Array) -> jax.Array:
         return values.sum(axis=1).astype(jnp.float32).sum()
 
+    local_pairs: jax.Array | float = 0.0
+    if reach is not None:
+        # Each token sees 2 * reach + 1, less what lies beyond the sequence's two ends.
+        inside = lengths * (2 * reach + 1) - reach * (reach + 1)
+        local_pairs = total(jnp.where(lengths > reach, inside, lengths * lengths))
     return Work(
         tokens=total(lengths),
         attention_pairs=total(lengths * lengths),
         sequences=total((lengths > 0).astype(jnp.int32)),
         masked_slots=masked_slots.astype(jnp.float32),
+        local_pairs=local_pairs,
     )
 
 
@@ -81,14 +92,17 @@ def train_flops(
 ) -> float:
     """FLOPs of the matrix products in the forward and backward passes over `work`.
 
-    A multiplication and an addition count as two FLOPs. With D `hidden_size`, F
-    `mlp_size`, V `vocab_size`, L `num_layers` and C `num_classes`, the forward pass takes
+    A multiplication and an addition count as two FLOPs. With D `hidden_size`, K the
+    width of all heads of keys, F `mlp_size`, G 3 for a gated feed-forward layer, else 2,
+    V `vocab_size`, E the width of the token table, L layers, C `num_classes`, the forward
+    pass takes
 
-        L * (8 D^2 + 4 D F)   per token (queries, keys, values, output; up, down)
-        L * 4 D               per pair of tokens that attend to each other
+        L * (4 D^2 + 4 D K + 2 G D F)   per token (queries, output; keys, values; MLP)
+        4 D                   per layer and pair of tokens that attend to each other
+        2 E D                 per token, if a matrix widens the embeddings
         2 D^2 + 2 D C         per sequence (pooler and head), if `pooled`; else
         2 D C                 per token (head over every token)
-        2 D^2 + 2 D V         per masked slot (transform, token table)
+        2 D E + 2 E V         per masked slot (transform, token table)
 
     and the backward pass takes twice as much. Not counted are: recomputation (with it,
     the ratio would be hardware utilisation), padding, the padding of the token table,
@@ -97,15 +111,24 @@ def train_flops(
     Source: Narayanan et al. 2021, appendix, for GPT. Changed here: no padding, attention
     inside sequences only, the heads of BERT.
     """
-    d, f, layers = cfg.hidden_size, cfg.mlp_size, cfg.num_layers
-    head = work.tokens * 2 * d * num_classes
+    d, f, e = cfg.hidden_size, cfg.mlp_size, cfg.token_width
+    kv = cfg.kv_heads * cfg.head_size
+    num_matrices = 2 if cfg.mlp == "gelu" else 3
+    num_global = sum(cfg.reach(layer) is None for layer in range(cfg.num_layers))
+    pairs = num_global * work.attention_pairs
+    pairs += (cfg.num_layers - num_global) * work.local_pairs
+    layer = 4 * d * d + 4 * d * kv + 2 * num_matrices * d * f
+    widening = 2 * e * d if cfg.embed_size is not None else 0
     if pooled:
         head = work.sequences * (2 * d * d + 2 * d * num_classes)
+    else:
+        head = work.tokens * 2 * d * num_classes
+    slot = 2 * d * e if cfg.mlm_transform else 0
     forward = (
-        work.tokens * layers * (8 * d * d + 4 * d * f)
-        + work.attention_pairs * layers * 4 * d
+        work.tokens * (cfg.num_layers * layer + widening)
+        + pairs * 4 * d
         + head
-        + work.masked_slots * (2 * d * d + 2 * d * cfg.vocab_size)
+        + work.masked_slots * (slot + 2 * e * cfg.vocab_size)
     )
     return 3.0 * float(forward)
 

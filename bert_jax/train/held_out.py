@@ -22,7 +22,7 @@ from bert_jax.model.masking import MaskedBatch, mask_tokens
 from bert_jax.model.random_bits import root_key
 from bert_jax.runtime.distributed import fetch
 from bert_jax.train import sharding
-from bert_jax.train.losses import Mean, pretrain_loss, weighted
+from bert_jax.train.losses import Mean, masked_share, pretrain_loss, weighted
 from bert_jax.train.metrics import means_of
 from bert_jax.train.placement import row_parts, to_devices
 
@@ -78,7 +78,8 @@ class PretrainEvaluator:
         self, params: Any, batch: PretrainBatch, first_row: jax.Array
     ) -> dict[str, Mean]:
         with sharding.on_mesh(self.mesh):
-            masked = fixed_masks(self.cfg.masking, batch, self.vocabulary, first_row)
+            masking = self.cfg.masking.for_evaluation
+            masked = fixed_masks(masking, batch, self.vocabulary, first_row)
             outputs = pretraining.apply(
                 self.cfg.model,
                 params,
@@ -86,14 +87,21 @@ class PretrainEvaluator:
                 masked,
                 compute=self.cfg.compute.inference,
             )
-            _, metrics = pretrain_loss(outputs, batch, masked)
-        ones = (batch.nsp_labels == 1).astype(jnp.float32)
-        return {**metrics, "nsp_ones": weighted(ones, batch.nsp_weights)}
+            has_labels = self.cfg.data.has_labels
+            _, metrics = pretrain_loss(outputs, batch, masked, has_labels=has_labels)
+        if not self.cfg.masking.is_judged_alike:
+            metrics["masked_share"] = masked_share(batch, masked)
+        if has_labels:
+            ones = (batch.nsp_labels == 1).astype(jnp.float32)
+            metrics["nsp_ones"] = weighted(ones, batch.nsp_weights)
+        return metrics
 
     def __call__(
         self, params: Any, progress: Callable[[int], None] = lambda _: None
     ) -> dict[str, float]:
         """Held-out losses in nats, accuracies, and the fraction of the larger NSP class.
+
+        Single segments have no figures of NSP.
 
         Args:
             params: parameters of the model.
@@ -118,12 +126,11 @@ class PretrainEvaluator:
             progress(number)
         means = means_of(found)
         progress(len(found))
-        share = means.pop("nsp_ones")
-        return {
-            **means,
-            "mlm_perplexity": math.exp(min(means["mlm_loss"], 700.0)),
-            "nsp_majority": max(share, 1.0 - share),
-        }
+        share = means.pop("nsp_ones", None)
+        means["mlm_perplexity"] = math.exp(min(means["mlm_loss"], 700.0))
+        if share is not None:
+            means["nsp_majority"] = max(share, 1.0 - share)
+        return means
 
 
 def fixed_masks(
@@ -199,7 +206,8 @@ def _fill(
     vocabulary: MaskVocabulary,
     num_guesses: int,
 ) -> tuple[MaskedBatch, jax.Array, jax.Array]:
-    masked = fixed_masks(cfg.masking, batch, vocabulary, jnp.int32(0))
+    masking = cfg.masking.for_evaluation
+    masked = fixed_masks(masking, batch, vocabulary, jnp.int32(0))
     compute = cfg.compute.inference
     logits = pretraining.apply(
         cfg.model, params, batch, masked, compute=compute

@@ -17,12 +17,13 @@ from bert_jax.runtime.distributed import fetch
 from bert_jax.train import sharding
 from bert_jax.train.checkpoint import BEST, Checkpoints, Identity, open_weights
 from bert_jax.train.mesh import make_mesh
-from bert_jax.train.optimizer import Moments, make_optimizer, moments_of
+from bert_jax.train.moments import Moments, moments_of
+from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.run import RunInfo, load_run, load_run_config
 from bert_jax.train.tasks import task_named
 from bert_jax.train.tensors import tensors_sha256
 
-ENCODER = ("embed", "layers", "pooler")
+ENCODER = ("embed", "layers", "final", "pooler")
 """The parts of a model that fine-tuning takes from a checkpoint."""
 
 
@@ -110,12 +111,17 @@ def _has_lora(run: pathlib.Path) -> bool:
 def start_encoder(run: pathlib.Path, mesh: Mesh, parts: Collection[str]) -> Start:
     """The encoder and the pooler of a run, as far as the new model has these `parts`."""
     loaded = load_params(run, mesh, for_weights=True)
-    parts = {
-        name: loaded.params[name]
-        for name in ENCODER
-        if name in parts and name in loaded.params
-    }
+    found = _encoder_of(loaded)
+    parts = {name: part for name, part in found.items() if name in parts}
     return Start(parts, _origin(run, loaded.step, parts))
+
+
+def _encoder_of(loaded: LoadedRun) -> dict[str, Any]:
+    """The parts `ENCODER` of a run, as far as it has them."""
+    there = dict(loaded.params)
+    if loaded.info.model.pooler == "mlm_transform" and "mlm" in there:
+        there["pooler"] = {name: there["mlm"][name] for name in ("transform", "norm")}
+    return {name: there[name] for name in ENCODER if name in there}
 
 
 def encoder_hashes(run: pathlib.Path, step: int) -> dict[int, str]:
@@ -130,10 +136,9 @@ def encoder_hashes(run: pathlib.Path, step: int) -> dict[int, str]:
     jax.config.update("jax_platforms", "cpu")
     mesh = make_mesh(MeshConfig(), jax.devices("cpu")[:1])
     try:
-        params = load_params(run, mesh, step=step, for_weights=True).params
+        whole = _encoder_of(load_params(run, mesh, step=step, for_weights=True))
     except (ValueError, OSError):
         return {}
-    whole = {name: params[name] for name in ENCODER if name in params}
     bare = {name: part for name, part in whole.items() if name != "pooler"}
     return {len(jax.tree.leaves(x)): tensors_sha256(fetch(x)) for x in (whole, bare)}
 
@@ -165,7 +170,7 @@ def start_pretraining(cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh) -> 
     wanted, moments = _taken_over(cfg, mesh), None
     with _source(cfg, tokenizer) as checkpoints:
         step = checkpoints.latest_step()
-        params = checkpoints.restore_params(wanted["params"], step)
+        params = checkpoints.restore_params(wanted["params"], step, averaged=False)
         if "opt_state" in wanted:
             moments = moments_of(
                 checkpoints.restore_opt_state(wanted["opt_state"], step)

@@ -29,7 +29,7 @@ def describe_rows(
     num_rows: int,
     seed: int,
 ) -> Iterator[str]:
-    """Describes each row: its pairs, their labels, and the tokens after masking.
+    """Describes each row: its pairs or segments, their labels, and the tokens after masking.
 
     A hidden token is written `[shown|was TRUTH]`, where `shown` is [MASK], another token
     or the token itself. Pairs that training would put into buckets are shown in padded
@@ -47,8 +47,9 @@ def describe_rows(
         real = int((batch.sequence_ids[row] > 0).sum())
         hidden = int(masked.weights[row].sum())
         pairs = int(batch.sequence_ids[row].max())
+        unit = "pair" if data.has_labels else "segment"
         yield (
-            f"row {first_row + row}: {pairs} pair(s), {real} of "
+            f"row {first_row + row}: {pairs} {unit}(s), {real} of "
             f"{data.sequence_length} tokens, {hidden} hidden"
         )
         slots = masked.positions[row][masked.weights[row] > 0]
@@ -57,7 +58,7 @@ def describe_rows(
             label = ""
             if batch.nsp_weights[row, pair - 1]:
                 label = f", {_LABELS[data.pairs][batch.nsp_labels[row, pair - 1]]}"
-            yield f"  pair {pair}{label}"
+            yield f"  {unit} {pair}{label}"
             for segment, name in ((0, "A"), (1, "B")):
                 part = where[batch.segment_ids[row][where] == segment]
                 if part.size:

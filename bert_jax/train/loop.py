@@ -17,6 +17,7 @@ from bert_jax.config import LoopConfig
 from bert_jax.data.batches.loader import InputClock
 from bert_jax.runtime import process
 from bert_jax.runtime.agreement import any_host
+from bert_jax.train.averaging import averaged
 from bert_jax.train.best import Best, BestState, Selection
 from bert_jax.train.checkpoint import Checkpoints, Identity
 from bert_jax.train.flops import Work, peak_flops, speeds
@@ -343,9 +344,10 @@ class _Loop:
         self.window.restart_clock()
 
     def _judge(self, stage: Stage) -> None:
+        judged = averaged(self.state)
         try:
             with self.goodput.during("evaluate"), self.stop.at_once():
-                evaluation = stage.evaluate(self.state.params)
+                evaluation = stage.evaluate(judged.params)
         except StoppedError:
             self._save()
             self.checkpoints.wait()
@@ -353,11 +355,12 @@ class _Loop:
         require_finite("in the evaluation at step", evaluation, self.done)
         self.evaluation = evaluation
         self.log.write("eval", self.done, self.evaluation)
-        text = f"held out at step {self.done:,}:  {self.show(self.evaluation)}"
+        what = "held out" if judged is self.state else "held out, averaged parameters,"
+        text = f"{what} at step {self.done:,}:  {self.show(self.evaluation)}"
         if self.best is not None:
             with self.goodput.during("checkpoint"):
                 self.checkpoints.wait()  # Orbax writes one checkpoint at a time
-                is_best = self.best.consider(self.state, self.evaluation)
+                is_best = self.best.consider(judged, self.evaluation)
             text += "  (the best so far)" if is_best else f"  ({self._best()})"
         print(text, flush=True)
         self.window.restart_clock()

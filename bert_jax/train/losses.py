@@ -31,6 +31,12 @@ def weighted(values: jax.Array, weights: jax.Array) -> Mean:
     return Mean((values * weights).sum(), weights.sum())
 
 
+def masked_share(batch: PretrainBatch, masked: MaskedBatch) -> Mean:
+    """The share of the real tokens, special ones included, that are hidden."""
+    real = (batch.sequence_ids > 0).sum(dtype=jnp.float32)
+    return Mean(masked.weights.sum(), real)
+
+
 def cross_entropy(
     logits: jax.Array, labels: jax.Array, weights: jax.Array
 ) -> tuple[Mean, Mean]:
@@ -51,8 +57,16 @@ def pretrain_loss(
     outputs: PretrainOutputs | PretrainSums,
     batch: PretrainBatch,
     masked: MaskedBatch,
+    *,
+    has_labels: bool = True,
 ) -> tuple[jax.Array, dict[str, Mean]]:
     """Mean MLM loss over masked tokens plus mean NSP loss over labelled pairs, in nats.
+
+    Args:
+        outputs: of the model.
+        batch: rows before masking.
+        masked: the same rows after `mask_tokens`.
+        has_labels: static; False leaves the NSP loss out, for single segments.
 
     Returns:
         The loss, and all losses and accuracies as undivided means.
@@ -67,13 +81,12 @@ def pretrain_loss(
         mlm_loss, mlm_accuracy = cross_entropy(
             outputs.mlm_logits, masked.labels, masked.weights
         )
+    metrics = {"mlm_loss": mlm_loss, "mlm_accuracy": mlm_accuracy}
+    if not has_labels:
+        return mlm_loss.value(), metrics
+    assert outputs.nsp_logits is not None, "labels of pairs, but no head for them"
     nsp_loss, nsp_accuracy = cross_entropy(
         outputs.nsp_logits, batch.nsp_labels, batch.nsp_weights
     )
-    metrics = {
-        "mlm_loss": mlm_loss,
-        "mlm_accuracy": mlm_accuracy,
-        "nsp_loss": nsp_loss,
-        "nsp_accuracy": nsp_accuracy,
-    }
+    metrics |= {"nsp_loss": nsp_loss, "nsp_accuracy": nsp_accuracy}
     return mlm_loss.value() + nsp_loss.value(), metrics

@@ -15,10 +15,11 @@ from bert_jax.config import (
 )
 from bert_jax.model import pretraining
 from bert_jax.model.masking import MaskedBatch, mask_tokens
+from bert_jax.model.masking_rate import rate_at
 from bert_jax.model.pretraining import PretrainOutputs, PretrainSums
 from bert_jax.model.random_bits import row_keys
 from bert_jax.train.flops import pretrain_work, text_work
-from bert_jax.train.losses import Mean, pretrain_loss
+from bert_jax.train.losses import Mean, masked_share, pretrain_loss
 from bert_jax.train.tasks.task import Task
 
 
@@ -29,9 +30,10 @@ class Objective:
     It is computed in three steps, so that a batch can be processed in parts.
     """
 
-    prepare: Callable[[Any, jax.Array], Any]
-    """prepare(batch, key) returns all that the other two functions need, as arrays whose
-    first axis is the rows. It draws the masks and one dropout key per row."""
+    prepare: Callable[[Any, jax.Array, jax.Array | int], Any]
+    """prepare(batch, key, step) returns all that the other two functions need, as arrays
+    whose first axis is the rows. It draws the masks and one dropout key per row. `step`
+    is the number of the update, from 0."""
     weights: Callable[[Any], dict[str, jax.Array]]
     """weights(rows) returns the weight of each mean in the loss. It needs no model."""
     metrics: Callable[[Any, Any], dict[str, Mean]]
@@ -56,8 +58,21 @@ def pretrain_objective(
     dropout: DropoutConfig,
     masking: MaskingConfig,
     vocabulary: MaskVocabulary,
+    *,
+    num_steps: int = 1,
+    has_labels: bool = True,
 ) -> Objective:
     """The MLM and NSP losses on freshly masked rows, with dropout.
+
+    Args:
+        model: the architecture.
+        compute: how it is computed.
+        dropout: rates of dropout.
+        masking: which tokens are masked.
+        vocabulary: vocabulary of the tokenizer.
+        num_steps: number of updates of the whole run, in which the masking rate goes from
+            `masking.rate` to `masking.end_rate`. A constant rate does not need it.
+        has_labels: whether pairs have labels; without them there is no NSP loss.
 
     Source: Devlin et al. 2018, appendix A.2.
     """
@@ -65,18 +80,21 @@ def pretrain_objective(
     if compute.mlm_logits == "chunked":
         forward = pretraining.apply_with_loss
 
-    def prepare(batch: PretrainBatch, key: jax.Array) -> _PretrainRows:
+    def prepare(
+        batch: PretrainBatch, key: jax.Array, step: jax.Array | int
+    ) -> _PretrainRows:
         mask_key, dropout_key = jax.random.split(key)
-        masked = mask_tokens(masking, batch, vocabulary, mask_key)
+        rate = rate_at(masking, step, num_steps)
+        masked = mask_tokens(masking, batch, vocabulary, mask_key, rate)
         keys = row_keys(dropout_key, batch.input_ids.shape[0])
         assert keys is not None
         return _PretrainRows(batch, masked, keys)
 
     def weights(rows: _PretrainRows) -> dict[str, jax.Array]:
-        return {
-            "mlm_loss": rows.masked.weights.sum(),
-            "nsp_loss": rows.batch.nsp_weights.sum(),
-        }
+        found = {"mlm_loss": rows.masked.weights.sum()}
+        if has_labels:
+            found["nsp_loss"] = rows.batch.nsp_weights.sum()
+        return found
 
     def metrics(params: Any, rows: _PretrainRows) -> dict[str, Any]:
         outputs = forward(
@@ -88,8 +106,14 @@ def pretrain_objective(
             dropout=dropout,
             key=rows.keys,
         )
-        work = pretrain_work(rows.batch, rows.masked.weights)
-        return {**pretrain_loss(outputs, rows.batch, rows.masked)[1], "work": work}
+        work = pretrain_work(rows.batch, rows.masked.weights, model.local_reach)
+        _, means = pretrain_loss(
+            outputs, rows.batch, rows.masked, has_labels=has_labels
+        )
+        found = {**means, "work": work}
+        if not masking.is_judged_alike:
+            found["masked_share"] = masked_share(rows.batch, rows.masked)
+        return found
 
     return Objective(prepare, weights, metrics)
 
@@ -99,7 +123,9 @@ def task_objective(
 ) -> Objective:
     """The loss of a task on labelled rows, with dropout."""
 
-    def prepare(batch: ClassifyBatch, key: jax.Array) -> _TextRows:
+    def prepare(
+        batch: ClassifyBatch, key: jax.Array, step: jax.Array | int
+    ) -> _TextRows:
         keys = row_keys(key, batch.input_ids.shape[0])
         assert keys is not None
         return _TextRows(batch, keys)
@@ -111,6 +137,9 @@ def task_objective(
         logits = task.apply(
             model, params, rows.batch, compute=compute, dropout=dropout, key=rows.keys
         )
-        return {**task.loss(logits, rows.batch), "work": text_work(rows.batch)}
+        return {
+            **task.loss(logits, rows.batch),
+            "work": text_work(rows.batch, model.local_reach),
+        }
 
     return Objective(prepare, weights, metrics)

@@ -1,4 +1,4 @@
-"""The optimizer of a run: a chain of optax's transformations, and its moments.
+"""The optimizer of a run: a chain of optax's transformations.
 
 To add an optimizer, write a function like `adamw` and name it in `RULES` and in
 `OptimizerConfig.name`. Clipping, freezing and the learning rate are the same for all.
@@ -6,7 +6,7 @@ To add an optimizer, write a function like `adamw` and name it in `RULES` and in
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,11 @@ import numpy as np
 import optax
 
 from bert_jax.config import OptimizerConfig
+from bert_jax.train.averaging import with_average
 from bert_jax.train.freezing import without_frozen
 from bert_jax.train.lamb import scale_by_layer_trust_ratio
+from bert_jax.train.moments import moments_of
+from bert_jax.train.muon import is_layer_matrix, scale_by_muon
 
 # Parameters whose names end so are biases and scales of norms, which do not decay. The
 # number of axes does not tell them apart: a stack of biases has two.
@@ -24,21 +27,10 @@ _NOT_DECAYED = ("bias", "scale")
 _STACKED = ("layers", "lora")
 
 
-class Moments(NamedTuple):
-    """What Adam knows about the gradients so far."""
-
-    mu: Any
-    """First moments: a tree like the parameters, without what is frozen."""
-    nu: Any
-    """Second moments, likewise."""
-    age: jax.Array
-    """int32 scalar: number of updates in them, also those of earlier runs."""
-
-
 def make_optimizer(
     cfg: OptimizerConfig, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-    """Clip by the global norm, then the rule, then the learning rates.
+    """Clip by the global norm, then the rule, then the learning rates, then the average.
 
     Whatever `cfg` freezes takes no part in it: it has no gradient in the global norm
     and no moments, and it stays equal bit by bit.
@@ -60,7 +52,10 @@ def make_optimizer(
     ]
     if cfg.layer_decay != 1.0:
         parts.append(("depth", scale_by_depth(cfg.layer_decay, cfg.freeze_layers)))
-    return without_frozen(cfg, optax.named_chain(*parts))
+    optimizer = without_frozen(cfg, optax.named_chain(*parts))
+    if cfg.ema_decay is None:
+        return optimizer
+    return with_average(optimizer, cfg.ema_decay)
 
 
 def scale_by_depth(
@@ -102,10 +97,37 @@ def adamw(cfg: OptimizerConfig) -> optax.GradientTransformation:
 
     Source: google-research/bert, optimization.py (AdamWeightDecayOptimizer).
     """
-    return optax.chain(
-        _scale_by_adam(cfg, corrected=bool(cfg.bias_correction)),
-        optax.add_decayed_weights(cfg.weight_decay, mask=_decayed),
-    )
+    return optax.chain(_scale_by_adam(cfg), _decay(cfg))
+
+
+def stable_adamw(cfg: OptimizerConfig) -> optax.GradientTransformation:
+    """AdamW that slows down where gradients are larger than their second moments say.
+
+    The update of each tensor, and of each layer of a stack, is divided by
+    max(1, sqrt(mean(g ** 2 / max(v, eps ** 2)))), its weight decay included.
+
+    Source: Wortsman et al. 2023, "Stable and low-precision training for large-scale
+    vision-language models", algorithm 2.
+    """
+    inner = adamw(cfg)
+
+    def update(
+        grads: optax.Updates, state: Any, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        updates, state = inner.update(grads, state, params)
+        moments = moments_of(state)
+        of_v = _correction(cfg, cfg.b2, moments.age)
+
+        def slowed(path: tuple, x: jax.Array, g: jax.Array, v: jax.Array) -> jax.Array:
+            surprise = jnp.square(g) / jnp.maximum(v / of_v, cfg.eps**2)
+            axes = tuple(range(1 if is_stacked(path) else 0, x.ndim))
+            rms = jnp.sqrt(jnp.mean(surprise, axis=axes, keepdims=True))
+            return x / jnp.maximum(1.0, rms)
+
+        updates = jax.tree_util.tree_map_with_path(slowed, updates, grads, moments.nu)
+        return updates, state
+
+    return optax.GradientTransformation(inner.init, update)
 
 
 def lamb(cfg: OptimizerConfig) -> optax.GradientTransformation:
@@ -114,64 +136,38 @@ def lamb(cfg: OptimizerConfig) -> optax.GradientTransformation:
     Source: You et al. 2020, algorithm 2.
     """
     return optax.chain(
-        _scale_by_adam(cfg, corrected=cfg.bias_correction is not False),
-        optax.add_decayed_weights(cfg.weight_decay, mask=_decayed),
+        _scale_by_adam(cfg),
+        _decay(cfg),
         optax.masked(scale_by_layer_trust_ratio(), _decayed),
     )
 
 
+def muon(cfg: OptimizerConfig) -> optax.GradientTransformation:
+    """Orthogonal directions for the matrices of the layers, AdamW for all the rest.
+
+    Both have the same learning rates and the same weight decay (`scale_by_muon`). The
+    rest are embeddings, biases, norms, heads, and the matrices of LoRA.
+    """
+
+    def rules(params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: "muon" if is_layer_matrix(path) else "adam", params
+        )
+
+    by_rule = {
+        "muon": scale_by_muon(cfg.muon_momentum, cfg.muon_rms),
+        "adam": _scale_by_adam(cfg),
+    }
+    return optax.chain(optax.partition(by_rule, rules), _decay(cfg))
+
+
 RULES: dict[str, Callable[[OptimizerConfig], optax.GradientTransformation]] = {
     "adamw": adamw,
+    "stable_adamw": stable_adamw,
     "lamb": lamb,
+    "muon": muon,
 }
 """`OptimizerConfig.name` -> how clipped gradients become a direction."""
-
-
-def moments_of(opt_state: Any) -> Moments:
-    """Finds the moments in the state of any chain that has one Adam in it.
-
-    Raises:
-        ValueError: there is no Adam in it, or there are several.
-    """
-    found = [
-        leaf for leaf in jax.tree.leaves(opt_state, is_leaf=_is_adam) if _is_adam(leaf)
-    ]
-    if len(found) != 1:
-        raise ValueError(
-            f"The optimizer's state holds the moments of {len(found)} Adams; expected "
-            "one. Start with fresh moments."
-        )
-    return Moments(mu=found[0].mu, nu=found[0].nu, age=found[0].count)
-
-
-def with_moments(opt_state: Any, moments: Moments) -> Any:
-    """The same state with other moments, whose run may have frozen other parameters.
-
-    Moments of a parameter that is frozen now are left out. A parameter that was frozen
-    then keeps the moments that it has in `opt_state`.
-
-    Args:
-        opt_state: of any chain that has one Adam in it.
-        moments: trees of arrays like the parameters.
-
-    Returns:
-        A state like `opt_state`. The schedule's own count is not touched.
-
-    Raises:
-        ValueError: there is no Adam in `opt_state`, or there are several.
-    """
-    moments_of(opt_state)  # checks that there is one
-
-    def replaced(node: Any) -> Any:
-        if not _is_adam(node):
-            return node
-        return node._replace(
-            count=moments.age,
-            mu=_fitted(node.mu, moments.mu),
-            nu=_fitted(node.nu, moments.nu),
-        )
-
-    return jax.tree.map(replaced, opt_state, is_leaf=_is_adam)
 
 
 def is_stacked(path: tuple) -> bool:
@@ -179,9 +175,11 @@ def is_stacked(path: tuple) -> bool:
     return path[0].key in _STACKED
 
 
-def _scale_by_adam(
-    cfg: OptimizerConfig, *, corrected: bool
-) -> optax.GradientTransformation:
+def _decay(cfg: OptimizerConfig) -> optax.GradientTransformation:
+    return optax.add_decayed_weights(cfg.weight_decay, mask=_decayed)
+
+
+def _scale_by_adam(cfg: OptimizerConfig) -> optax.GradientTransformation:
     """Optax's moments, with the bias correction switched off or exact.
 
     `optax.scale_by_adam` always corrects, and works out 1 - b ** age by a subtraction
@@ -193,10 +191,7 @@ def _scale_by_adam(
         grads: optax.Updates, state: Any, params: optax.Params | None = None
     ) -> tuple[optax.Updates, optax.OptState]:
         _, state = adam.update(grads, state, params)
-        of_m, of_v = (
-            _one_minus_power(b, state.count) if corrected else 1.0
-            for b in (cfg.b1, cfg.b2)
-        )
+        of_m, of_v = (_correction(cfg, b, state.count) for b in (cfg.b1, cfg.b2))
 
         def direction(m: jax.Array, v: jax.Array) -> jax.Array:
             return m / of_m / (jnp.sqrt(v / of_v) + cfg.eps)
@@ -206,8 +201,11 @@ def _scale_by_adam(
     return optax.GradientTransformation(adam.init, update)
 
 
-def _one_minus_power(b: float, age: jax.Array) -> jax.Array:
-    """1 - b ** age, to float32's precision also for b near 1."""
+def _correction(cfg: OptimizerConfig, b: float, age: jax.Array) -> jax.Array | float:
+    """What a moment is divided by: 1 - b ** age, or 1 without bias correction."""
+    if not cfg.corrects_bias:
+        return 1.0
+    # This has float32's precision also for b near 1.
     return -jnp.expm1(age * math.log(b)) if b else jnp.ones(())
 
 
@@ -219,23 +217,3 @@ def _decayed(params: Any) -> Any:
         return not name.endswith(_NOT_DECAYED)
 
     return jax.tree_util.tree_map_with_path(one, params)
-
-
-def _is_adam(node: Any) -> bool:
-    return isinstance(node, optax.ScaleByAdamState)
-
-
-def _fitted(fresh: Any, kept: Any) -> Any:
-    """`kept` in the shape of `fresh`, completed with numbers of `fresh`."""
-    there = dict(jax.tree_util.tree_leaves_with_path(kept))
-
-    def one(path: tuple, new: jax.Array) -> jax.Array:
-        old = there.get(path, new)
-        more = new.shape[0] - old.shape[0] if new.ndim else 0
-        if not more:
-            return old
-        # The runs freeze another number of a stack's layers, always the first ones.
-        both = jnp.concatenate([new[:more], old]) if more > 0 else old[-more:]
-        return jax.device_put(both, jnp.asarray(new).sharding)
-
-    return jax.tree_util.tree_map_with_path(one, fresh)

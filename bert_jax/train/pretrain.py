@@ -21,6 +21,7 @@ from bert_jax.limits import check_ids
 from bert_jax.model.isolation import prove_for_lengths
 from bert_jax.model.products_fp8 import multiplies_fp8
 from bert_jax.runtime.jax_settings import our_settings
+from bert_jax.train.averaging import averaged
 from bert_jax.train.flops import counted_flops
 from bert_jax.train.held_out import (
     PretrainEvaluator,
@@ -32,7 +33,7 @@ from bert_jax.train.held_out import (
 from bert_jax.train.initial import check_start, start_pretraining
 from bert_jax.train.loop import Stage, run_loop
 from bert_jax.train.mesh import device_name, make_mesh
-from bert_jax.train.optimizer import with_moments
+from bert_jax.train.moments import with_moments
 from bert_jax.train.placement import row_parts
 from bert_jax.train.program import Program, phases_schedule, pretrain_program
 from bert_jax.train.run import (
@@ -76,9 +77,8 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         tokenizer_sha256=tokenizer.sha256,
     )
     mesh = make_mesh(cfg.mesh)
-    schedule = phases_schedule(cfg)
     programs = [
-        pretrain_program(phase, mesh, tokenizer.mask_vocabulary, schedule)
+        pretrain_program(phase, mesh, tokenizer.mask_vocabulary, cfg)
         for phase in cfg.phases
     ]
     abstract = programs[0].state
@@ -109,8 +109,7 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         check_start(cfg, tokenizer, mesh)  # an error must leave no run directory behind
     start_run(run, cfg, info, tokenizer)
     finished = load_results(run)
-    num_steps = sum(phase.num_steps for phase in cfg.phases)
-    if finished is not None and finished["step"] >= num_steps:
+    if finished is not None and finished["step"] >= cfg.all_steps:
         print(f"{run} is finished at step {finished['step']:,}; nothing to do")
         return finished
 
@@ -136,13 +135,13 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         cfg=cfg.loop,
         mesh=mesh,
         stages=[
-            _stage(phase, program, dataset, mesh)
-            for phase, program in zip(cfg.phases, programs, strict=True)
+            _stage(cfg, number, program, dataset, mesh)
+            for number, program in enumerate(programs)
         ],
         make_state=make_state,
         abstract=abstract,
         show=functools.partial(show_pretraining, cfg.data.pairs),
-        learning_rate=schedule,
+        learning_rate=phases_schedule(cfg),
         began=began,
         judge_first=True,
     )
@@ -169,12 +168,14 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         "goodput": trained.goodput,
         "encoder": load_run(run).encoder,
         "sequences_per_sec": trained.last_line.get("sequences_per_sec"),
-        "mask_examples": mask_examples(last, state.params, held_out, tokenizer),
+        "mask_examples": mask_examples(
+            last, averaged(state).params, held_out, tokenizer
+        ),
     }
     save_results(run, results)
     text = (
-        f"held-out MLM loss {evaluation['mlm_loss']:.3f} nats, unigram entropy of the "
-        f"corpus {results['unigram_entropy']:.3f}"
+        f"held-out MLM loss {evaluation['mlm_loss']:.3f} nats{_masked(evaluation)}, "
+        f"unigram entropy of the corpus {results['unigram_entropy']:.3f}"
     )
     task = _SENTENCE_TASKS.get(cfg.data.pairs)
     if task:
@@ -196,17 +197,31 @@ def _row_lengths(cfg: PretrainConfig) -> set[int]:
 
 
 def _stage(
-    cfg: PretrainConfig, program: Program, dataset: PreparedDataset, mesh: Mesh
+    whole: PretrainConfig,
+    number: int,
+    program: Program,
+    dataset: PreparedDataset,
+    mesh: Mesh,
 ) -> Stage:
-    """Makes one phase a stage of the loop, and prints its length in steps and epochs."""
+    """Makes one phase a stage of the loop, and prints its length in steps and epochs.
+
+    A phase whose rows are those of earlier phases begins behind the rows that they took.
+    """
+    cfg = whole.phases[number]
+    taken = sum(
+        phase.batch_size * phase.num_steps
+        for phase in whole.phases[:number]
+        if phase.data == cfg.data
+    )
     rows = open_rows(
         dataset, "train", cfg.data, seed=cfg.seed, batch_size=cfg.batch_size
     )
     epoch = rows.size(0)
     steps_per_epoch = rows.steps_per_epoch(cfg.batch_size)
     print(
-        f"{cfg.num_steps:,} steps: {epoch.num_pairs:,} pairs in {epoch.num_rows:,} rows "
-        f"of {cfg.data.sequence_length} an epoch ({cfg.data.layout}, "
+        f"{cfg.num_steps:,} steps: {epoch.num_pairs:,} "
+        f"{'pairs' if cfg.data.has_labels else 'segments'} in {epoch.num_rows:,} rows of "
+        f" {cfg.data.sequence_length} an epoch ({cfg.data.layout}, "
         f"{epoch.num_tokens / epoch.num_places:.1%} full); "
         f"{cfg.num_steps / steps_per_epoch:.2f} epochs",
         flush=True,
@@ -219,6 +234,7 @@ def _stage(
             batch_size=cfg.batch_size,
             first_step=step,
             num_steps=cfg.num_steps,
+            first_row=taken,
             **row_parts(mesh)._asdict(),
         ),
         evaluate=PretrainEvaluator(
@@ -240,7 +256,10 @@ def show_pretraining(pairs: str, line: dict[str, float]) -> str:
         pairs: `DataConfig.pairs`, which decides the name of the sentence-pair task.
         line: metrics of training or evaluation.
     """
-    text = f"MLM loss {line['mlm_loss']:.3f} accuracy {line['mlm_accuracy']:.1%}"
+    text = (
+        f"MLM loss {line['mlm_loss']:.3f} accuracy {line['mlm_accuracy']:.1%}"
+        f"{_masked(line)}"
+    )
     task = _SENTENCE_TASKS.get(pairs)
     if task:
         text += (
@@ -251,3 +270,9 @@ def show_pretraining(pairs: str, line: dict[str, float]) -> str:
     if "mfu" in line:
         text += f"  MFU {line['mfu']:.1%}"
     return text
+
+
+def _masked(line: dict[str, float]) -> str:
+    """How many tokens were hidden, where training and evaluation differ in it."""
+    share = line.get("masked_share")
+    return "" if share is None else f" at {share:.1%} masked"

@@ -17,7 +17,7 @@ from bert_jax.train import sharding
 from bert_jax.train.freezing import stop_frozen
 from bert_jax.train.objectives import pretrain_objective
 from bert_jax.train.optimizer import make_optimizer
-from bert_jax.train.schedules import join_phases, make_schedule
+from bert_jax.train.schedules import join_phases
 from bert_jax.train.step import (
     TrainState,
     abstract_state,
@@ -41,14 +41,15 @@ class Program(NamedTuple):
 
 def phases_schedule(cfg: PretrainConfig) -> optax.Schedule:
     """Learning rate over all phases of a run."""
-    return join_phases([(phase.optimizer, phase.num_steps) for phase in cfg.phases])
+    steps = zip(cfg.phases, cfg.scheduled_steps, strict=True)
+    return join_phases([(phase.optimizer, n) for phase, n in steps if n])
 
 
 def pretrain_program(
     cfg: PretrainConfig,
     mesh: Mesh,
     vocabulary: MaskVocabulary,
-    schedule: optax.Schedule | None = None,
+    whole: PretrainConfig | None = None,
 ) -> Program:
     """Builds the step of one phase; nothing is compiled yet.
 
@@ -56,16 +57,23 @@ def pretrain_program(
         cfg: settings of the phase, as `PretrainConfig.phases` gives them.
         mesh: devices that the program runs on.
         vocabulary: vocabulary of the tokenizer.
-        schedule: learning rate over the whole run. Default: that of this phase alone.
+        whole: settings of the whole run, whose updates the schedules of the learning rate
+            and the masking rate go over. Default: this phase is the whole run.
 
     Raises:
         ValueError: batch, model and mesh do not fit together.
     """
     sharding.check_batch_size(mesh, cfg.batch_size, cfg.micro_batches)
-    schedule = schedule or make_schedule(cfg.optimizer, cfg.num_steps)
-    optimizer = make_optimizer(cfg.optimizer, schedule)
+    whole = whole or cfg
+    optimizer = make_optimizer(cfg.optimizer, phases_schedule(whole))
     objective = pretrain_objective(
-        cfg.model, cfg.compute, cfg.dropout, cfg.masking, vocabulary
+        cfg.model,
+        cfg.compute,
+        cfg.dropout,
+        cfg.masking,
+        vocabulary,
+        num_steps=whole.all_steps,
+        has_labels=cfg.data.has_labels,
     )
     objective = stop_frozen(cfg.optimizer, objective)
 

@@ -184,6 +184,7 @@ def check_longer(run: pathlib.Path, old: PretrainConfig, new: PretrainConfig) ->
     warmups = [cfg.optimizer.warmup_updates(cfg.num_steps) for cfg in (old, new)]
     if (
         old.optimizer.schedule == "constant"
+        and old.masking.is_constant
         and not old.next_phases
         and warmups[0] == warmups[1]
         and new.num_steps > old.num_steps
@@ -196,9 +197,10 @@ def check_longer(run: pathlib.Path, old: PretrainConfig, new: PretrainConfig) ->
     raise ValueError(
         f"{run} holds a run of {old.num_steps:,} steps with {warmups[0]:,} of warm-up and "
         f"schedule {old.optimizer.schedule!r}; {new.num_steps:,} steps with {warmups[1]:,} "
-        "of warm-up would have had other learning rates from the start. Only a run of "
-        "--optimizer.schedule constant with the same number of warm-up updates can be made "
-        "longer. To train on from this one, start a new run with a schedule of its own: "
+        "of warm-up would have had other learning rates or masking rates from the start. "
+        "Only a run of --optimizer.schedule constant with the same number of warm-up "
+        "updates, and without --masking.end-rate, can be made longer. To train on from this "
+        "one, start a new run with a schedule of its own: "
         f"--checkpoint {run} --moments keep --num-steps STEPS --output NEW_RUN."
     )
 

@@ -80,7 +80,8 @@ def join_phases(phases: Sequence[tuple[OptimizerConfig, int]]) -> optax.Schedule
     """The learning rate of a run with several phases, each with its own warm-up.
 
     Args:
-        phases: settings and number of updates of each phase, in their order.
+        phases: settings and number of updates of each schedule, in their order. A schedule
+            can go over several phases.
 
     Returns:
         A function like that of `make_schedule`. It takes the number of an update among

@@ -84,7 +84,7 @@ def train_step(
     key = jax.random.fold_in(
         jax.random.wrap_key_data(state.key, impl=KEY_KIND), state.step
     )
-    rows = objective.prepare(batch, key)
+    rows = objective.prepare(batch, key, state.step)
     metrics, grads = mean_gradients(
         objective, state.params, rows, micro_batches, place_gradients
     )

@@ -22,6 +22,7 @@ from bert_jax.model.isolation import prove_for_lengths
 from bert_jax.runtime import process
 from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train import sharding
+from bert_jax.train.averaging import averaged
 from bert_jax.train.checkpoint import BEST, Checkpoints
 from bert_jax.train.finetune import Judge, begin_run, finish_run
 from bert_jax.train.initial import start_encoder
@@ -286,7 +287,7 @@ def _finish(
             f"A weight or a moment is NaN or infinite at step {data.num_steps:,}."
         )
     judge = Judge(data.task, forward, data.held_out_rows, data.held_out, data.outputs)
-    params = group.tunings[number].merged(state.params)
+    params = group.tunings[number].merged(averaged(state).params)
     evaluation = judge(params)
     log = MetricsLog(run, data.num_steps, cfg.loop)
     log.write("eval", data.num_steps, evaluation)

@@ -12,7 +12,8 @@ from bert_jax.runtime.distributed import fetch
 from bert_jax.train import sharding
 from bert_jax.train.initial import Start
 from bert_jax.train.losses import Mean
-from bert_jax.train.optimizer import is_stacked, moments_of
+from bert_jax.train.moments import moments_of
+from bert_jax.train.optimizer import is_stacked
 from bert_jax.train.step import Step, TrainState
 from bert_jax.train.tasks import Task
 from bert_jax.train.tensors import tensors_sha256

@@ -31,7 +31,7 @@ from bert_jax.data.hashes import file_sha256, json_sha256
 
 # Version of the rules by which plans are made. With another number, files of earlier
 # versions are not used.
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 
 _KEPT_EPOCHS = 2
 _PARTIAL = "partial-"

@@ -34,6 +34,7 @@ def train_batches(
     num_steps: int,
     parts: tuple[int, ...] = (0,),
     num_parts: int = 1,
+    first_row: int = 0,
 ) -> Generator[PretrainBatch, None, None]:
     """Yields some parts of the batches of steps [first_step, num_steps).
 
@@ -49,6 +50,8 @@ def train_batches(
         parts: numbers of the parts to load, ascending: those that this host's devices
             hold.
         num_parts: number of equal parts of a batch.
+        first_row: number of the first row of step 0. Buckets have no numbers of rows and
+            begin with their first batch.
 
     Raises:
         ValueError: a batch has no such equal parts, or `rows` was planned for
@@ -64,7 +67,7 @@ def train_batches(
             f"batch_size={batch_size}, but the buckets were planned for batches of "
             f"{rows.batch_size}; give PretrainRows the same batch_size."
         )
-    make = _MakeBatch(rows, batch_size, num_steps, parts, num_parts)
+    make = _MakeBatch(rows, batch_size, num_steps, parts, num_parts, first_row)
     cfg = rows.cfg
     return prefetched(make, first_step, num_steps, cfg.num_threads, cfg.num_workers)
 
@@ -78,15 +81,19 @@ class _MakeBatch:
     num_steps: int
     parts: tuple[int, ...]
     num_parts: int
+    first_row: int
 
     def __call__(self, step: int) -> PretrainBatch:
-        places = self.batch_size if self.rows.batch_size is None else 1
-        self.rows.plan_ahead(step * places, self.num_steps * places)
+        places, first = self.batch_size, self.first_row
+        if self.rows.batch_size is not None:
+            places, first = 1, 0
+        self.rows.plan_ahead(first + step * places, first + self.num_steps * places)
         return self.rows.batch_of_step(
             step,
             batch_size=self.batch_size,
             parts=self.parts,
             num_parts=self.num_parts,
+            first_row=first,
         )
 
 

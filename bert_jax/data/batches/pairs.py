@@ -57,9 +57,9 @@ class Pairs:
 def make_pairs(store: TokenStore, cfg: DataConfig, *, seed: int, epoch: int) -> Pairs:
     """Cuts every document into pairs, as BERT's data script does.
 
-    Sentences are joined to chunks of a target length. It is the length of a whole row,
-    but a random shorter one for `short_pair_rate` of the documents. `cfg.pairs` says
-    what a chunk becomes:
+    A chunk has a target length. It is the length of a whole row, but a random shorter
+    one for `short_pair_rate` of the documents. For pairs, a chunk takes whole sentences
+    until it has reached its target. `cfg.pairs` says what a chunk becomes:
 
     - `next_sentence`: A is a random number of the chunk's first sentences. In half of
       the cases, B is the rest of the chunk. In the others, and if the chunk has only
@@ -68,7 +68,8 @@ def make_pairs(store: TokenStore, cfg: DataConfig, *, seed: int, epoch: int) -> 
     - `sentence_order`: the chunk is cut between two random sentences into A and B. In
       half of the cases they are swapped and the label is true. A chunk of one sentence
       becomes a single segment.
-    - `none`: the chunk becomes a single segment.
+    - `none`: the chunk is a single segment. It ends at its target, inside a sentence too,
+      or at the end of the document, so every token is in one segment of an epoch.
 
     A pair that is too long loses tokens from its longer side, each at a random end.
 
@@ -154,7 +155,9 @@ def _sentence_order(
     room: int,
     rng: np.random.Generator,
 ) -> Columns:
-    at_C, end_C = _whole_chunks(block, target_D)
+    end_S = chunk_ends(block, target_D)
+    at_C = visited_sentences(block, end_S)
+    end_C = end_S[at_C]
     a_end_C = at_C + 1 + random_below(np.maximum(end_C - at_C - 1, 1), rng)
     a_start, b_start = block.starts[at_C], block.starts[a_end_C]
     a_length, b_length = b_start - a_start, block.starts[end_C] - b_start
@@ -172,10 +175,14 @@ def _single_segments(
     room: int,
     rng: np.random.Generator,
 ) -> Columns:
-    at_C, end_C = _whole_chunks(block, target_D)
-    start = block.starts[at_C]
-    length, none = block.starts[end_C] - start, np.zeros_like(start)
-    return _truncated(start, length, none, none, none > 0, room, rng)
+    bounds_D = block.starts[block.bounds]
+    num_D = -(-np.diff(bounds_D) // target_D)
+    document_C = np.repeat(np.arange(num_D.size), num_D)
+    number_C = np.arange(document_C.size) - np.repeat(np.cumsum(num_D) - num_D, num_D)
+    start = bounds_D[document_C] + number_C * target_D[document_C]
+    length = np.minimum(target_D[document_C], bounds_D[document_C + 1] - start)
+    none = np.zeros_like(start)
+    return start, length.astype(np.int32), none, none.astype(np.int32), none > 0
 
 
 _CUTS: dict[str, Callable[..., Columns]] = {
@@ -183,13 +190,6 @@ _CUTS: dict[str, Callable[..., Columns]] = {
     "sentence_order": _sentence_order,
     "none": _single_segments,
 }
-
-
-def _whole_chunks(block: Block, target_D: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(first sentence, end) of every chunk if nothing is put back, both int64 [C]."""
-    end_S = chunk_ends(block, target_D)
-    at_C = visited_sentences(block, end_S)
-    return at_C, end_S[at_C]
 
 
 def _truncated(

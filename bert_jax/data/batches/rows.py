@@ -166,6 +166,7 @@ class PretrainRows:
         batch_size: int,
         parts: tuple[int, ...] = (0,),
         num_parts: int = 1,
+        first_row: int = 0,
     ) -> PretrainBatch:
         """Some parts of the batch of a step, one after the other.
 
@@ -174,10 +175,11 @@ class PretrainRows:
             batch_size: rows of the global batch.
             parts: numbers of the parts, ascending.
             num_parts: number of equal parts of a batch.
+            first_row: number of the first row of step 0; buckets ignore it.
         """
         if self.cfg.layout != "buckets":
             size = batch_size // num_parts
-            start = step * batch_size
+            start = first_row + step * batch_size
             return joined(
                 [
                     self.batch(start + first * size, count * size)

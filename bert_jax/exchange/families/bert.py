@@ -4,7 +4,7 @@ Source: transformers, models/bert.
 """
 
 from bert_jax.config import ModelConfig
-from bert_jax.exchange.families.family import Family, Field, HeadForm
+from bert_jax.exchange.families.family import Family, Field, forms
 from bert_jax.exchange.tensors import Head, Row, dense, embedding, norm, stacked
 
 _EMBED = "bert.embeddings"
@@ -54,14 +54,6 @@ def rows(cfg: ModelConfig, head: Head) -> tuple[Row, ...]:
     return (*_TABLES, *stacked(_ONE_LAYER, cfg.num_layers), *_HEADS[head])
 
 
-_VECTOR = HeadForm(
-    "BertModel",
-    "sentence-similarity",
-    """`SentenceTransformer(...)` of sentence-transformers loads the whole directory, and its
-`encode` gives the vectors of texts, pooled as they were trained.""",
-    library="sentence-transformers",
-)
-
 BERT = Family(
     model_type="bert",
     fields={
@@ -89,41 +81,16 @@ BERT = Family(
     },
     refused={"position_embedding_type": ["absolute"]},
     idle={"gradient_checkpointing", "use_cache"},
-    heads={
-        "pretraining": HeadForm(
-            "BertForPreTraining",
-            "fill-mask",
-            """`pipeline("fill-mask", ...)` fills in `[MASK]`. It has no use for the pooler and
-the next-sentence head, and its load report lists them as unexpected.""",
-        ),
-        "mlm": HeadForm(
-            "BertForMaskedLM",
-            "fill-mask",
-            """`pipeline("fill-mask", ...)` fills in `[MASK]`. Pooler and next-sentence head were
-left out.""",
-        ),
-        "classifier": HeadForm(
-            "BertForSequenceClassification",
-            "text-classification",
-            '`pipeline("text-classification", ...)` names the class of a text.',
-        ),
-        "tokens": HeadForm(
-            "BertForTokenClassification",
-            "token-classification",
-            '`pipeline("token-classification", ...)` tags every token.',
-        ),
-        "spans": HeadForm(
-            "BertForQuestionAnswering",
-            "question-answering",
-            "Its start and end logits mark the answer to a question in a text.",
-        ),
-        "choice": HeadForm(
-            "BertForMultipleChoice",
-            "multiple-choice",
-            "Its inputs have an axis for the choices; the highest logit is the right one.",
-        ),
-        **dict.fromkeys(("mean_vector", "cls_vector"), _VECTOR),
-    },
+    heads=forms(
+        "Bert",
+        pretraining="ForPreTraining",
+        mlm="ForMaskedLM",
+        classifier="ForSequenceClassification",
+        tokens="ForTokenClassification",
+        spans="ForQuestionAnswering",
+        choice="ForMultipleChoice",
+        vectors="Model",
+    ),
     partial={
         "BertModel": "pretraining",
         "BertForMaskedLM": "pretraining",
@@ -133,6 +100,7 @@ left out.""",
     tokenizer_classes={"BertTokenizer", "BertTokenizerFast"},
     rows=rows,
     prefix="bert.",
+    base_pools=True,
     layer=_LAYER,
     tied={
         f"{_MLM}.decoder.weight": f"{_EMBED}.word_embeddings.weight",

@@ -6,6 +6,7 @@ all of them.
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +23,14 @@ class Field(NamedTuple):
     values: Mapping[str, str] | None = None
     """Their value -> ours, where they differ. Of several for one of ours, the first is
     written."""
+    optional: bool = False
+    """Whether None is a value."""
+
+
+Config = dict[str, Any]
+"""The content of a config.json."""
+ENDS = {"bos_token_id": "cls", "eos_token_id": "sep"}
+"""For `special_keys`: the tokens around a text."""
 
 
 class HeadForm(NamedTuple):
@@ -37,6 +46,64 @@ class HeadForm(NamedTuple):
     """The library under which the Hub lists it."""
 
 
+_VECTOR = HeadForm(
+    "",
+    "sentence-similarity",
+    """`SentenceTransformer(...)` of sentence-transformers loads the whole directory, and its
+`encode` gives the vectors of texts, pooled as they were trained.""",
+    library="sentence-transformers",
+)
+_FORMS: dict[Head, HeadForm] = {
+    "pretraining": HeadForm(
+        "",
+        "fill-mask",
+        """`pipeline("fill-mask", ...)` fills in masked words. It has no use for the pooler and
+the next-sentence head, and its load report lists them as unexpected.""",
+    ),
+    "mlm": HeadForm(
+        "", "fill-mask", '`pipeline("fill-mask", ...)` fills in masked words.'
+    ),
+    "classifier": HeadForm(
+        "",
+        "text-classification",
+        '`pipeline("text-classification", ...)` names the class of a text.',
+    ),
+    "tokens": HeadForm(
+        "",
+        "token-classification",
+        '`pipeline("token-classification", ...)` tags every token.',
+    ),
+    "spans": HeadForm(
+        "",
+        "question-answering",
+        "Its start and end logits mark the answer to a question in a text.",
+    ),
+    "choice": HeadForm(
+        "",
+        "multiple-choice",
+        "Its inputs have an axis for the choices; the highest logit is the right one.",
+    ),
+    "mean_vector": _VECTOR,
+    "cls_vector": _VECTOR,
+}
+
+
+def forms(prefix: str, *, vectors: str, **classes: str) -> dict[Head, HeadForm]:
+    """The heads of a family.
+
+    Args:
+        prefix: what the names of its classes begin with.
+        vectors: how the name of the class without a head ends.
+        classes: our head -> how the name of its class ends.
+    """
+    endings = {**classes, "mean_vector": vectors, "cls_vector": vectors}
+    return {
+        head: form._replace(architecture=prefix + endings[head])
+        for head, form in _FORMS.items()
+        if head in endings
+    }
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Family:
     """One architecture of transformers, both ways.
@@ -47,6 +114,10 @@ class Family:
         fixed: our field that has no key there -> the value that their code has built
             in. A field that is neither here nor in `fields` has the default of
             `ModelConfig` there, which is BERT's.
+        spelled_out: makes every spelling of a config the one that `fields` names, given
+            the path of the file for messages. It raises ValueError where the config asks
+            for what does not exist here.
+        respelled: the reverse, for what is written.
         refused: keys that make another model of it -> the values that do not.
             `huggingface_config` knows those that every family shares.
         idle: keys that no logit depends on; likewise.
@@ -60,6 +131,9 @@ class Family:
         layer: what the names of one layer's tensors begin with, with `{layer}` in it.
         tied: second copy of a tensor -> the name in `rows` that it is tied to. The
             first is the weight of the MLM decoder.
+        base_pools: whether the class without a head has a pooler, which one must switch
+            off.
+        special_keys: keys with ids of the vocabulary -> the special token that they name.
         position_ids: a buffer of numbers that only count from 0, where there is one.
         old_suffixes: how names once ended -> how they end now.
     """
@@ -67,6 +141,8 @@ class Family:
     model_type: str
     fields: Mapping[str, Field]
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    spelled_out: Callable[[pathlib.Path, Config], Config] = lambda path, config: config
+    respelled: Callable[[Config, ModelConfig], Config] = lambda config, cfg: config
     refused: Mapping[str, Sequence[Any]]
     idle: Collection[str] = ()
     heads: Mapping[Head, HeadForm]
@@ -77,21 +153,28 @@ class Family:
     prefix: str
     layer: str
     tied: Mapping[str, str]
+    base_pools: bool = False
+    special_keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
     position_ids: str | None = None
     old_suffixes: Mapping[str, str]
 
 
 def head_of_tensors(
-    rows: Callable[[Head], tuple[Row, ...]], names: Collection[str]
+    rows: Callable[[Head], tuple[Row, ...]],
+    heads: Collection[Head],
+    names: Collection[str],
 ) -> Head:
     """The head whose kernels are all among `names`; without any, a pretraining model.
 
     Args:
         rows: the rows of a model with one head.
+        heads: those that the family has.
         names: of the tensors that are there.
     """
-    heads: tuple[Head, ...] = ("classifier", "tokens", "spans")
-    for head in heads:  # a classifier has all that a tagger has, and a pooler
+    candidates: tuple[Head, ...] = ("classifier", "tokens", "spans")
+    for head in candidates:  # a classifier has all that a tagger has, and a pooler
+        if head not in heads:
+            continue
         own = {
             row.theirs
             for row in rows(head)
@@ -99,4 +182,4 @@ def head_of_tensors(
         }
         if own <= set(names):
             return head
-    return "pretraining"
+    return "pretraining" if "pretraining" in heads else "mlm"

@@ -5,11 +5,26 @@ from collections.abc import Mapping
 from typing import Any
 
 from bert_jax.config import ModelConfig
+from bert_jax.data.tokenizers.huggingface_tokenizer import HuggingFaceTokenizer
+from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.exchange.config_fields import fields_without_words
 from bert_jax.exchange.families.bert import BERT
+from bert_jax.exchange.families.distilbert import DISTILBERT
+from bert_jax.exchange.families.eurobert import EUROBERT
 from bert_jax.exchange.families.family import Family
+from bert_jax.exchange.families.modernbert import MODERNBERT
+from bert_jax.exchange.families.nomic_bert import NOMIC_BERT
+from bert_jax.exchange.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
+from bert_jax.exchange.json_files import load_json
 
-FAMILIES: Mapping[str, Family] = {family.model_type: family for family in (BERT,)}
+FAMILIES: Mapping[str, Family] = {
+    family.model_type: family
+    for family in (
+        *(BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, DISTILBERT),
+        *(MODERNBERT, NOMIC_BERT, EUROBERT),
+    )
+}
+"""In the order in which exports try them."""
 
 
 def family_of_config(
@@ -39,18 +54,31 @@ def family_of_config(
     return FAMILIES[model_type]
 
 
-def family_of_model(cfg: ModelConfig) -> Family:
+def family_in(directory: pathlib.Path) -> Family:
+    """The family of a directory that was written here."""
+    path = directory / "config.json"
+    return family_of_config(path, load_json(path), [])
+
+
+def family_of_model(cfg: ModelConfig, tokenizer: Tokenizer | None = None) -> Family:
     """The first family whose config has a word for every value of `cfg`, for exports.
+
+    Of several, such as RoBERTa and XLM-RoBERTa, it is the one whose tokenizer this is.
 
     Raises:
         ValueError: there is none.
     """
-    problems = []
+    problems, fitting = [], []
     for name, family in FAMILIES.items():
         wordless = fields_without_words(cfg, family.fields, family.fixed)
         if not wordless:
-            return family
+            fitting.append(family)
         problems.append(f"{name} has no word for {', '.join(wordless)}")
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        kind = tokenizer.config.get("tokenizer_class")
+        fitting.sort(key=lambda family: kind not in family.tokenizer_classes)
+    if fitting:
+        return fitting[0]
     raise ValueError(
         f"No family of transformers computes this ModelConfig: {'; '.join(problems)}. "
         "Export it to StableHLO, which carries the computation itself."

@@ -1,0 +1,103 @@
+"""NomicBERT as transformers has it: its config.json and the names of its tensors.
+
+Source: Nussbaum et al. 2024; transformers, models/nomic_bert.
+"""
+
+import pathlib
+
+from bert_jax.config import ModelConfig
+from bert_jax.exchange.families import rope
+from bert_jax.exchange.families.family import Config, Family, Field, forms
+from bert_jax.exchange.tensors import Head, Row, dense, embedding, norm, stacked
+
+_EMBED = "nomic_bert.embeddings"
+_LAYER = "nomic_bert.layers.{layer}."
+_MLM = "cls.predictions"
+
+_TABLES = (
+    embedding("embed/token", f"{_EMBED}.word_embeddings", "VD"),
+    embedding("embed/segment", f"{_EMBED}.token_type_embeddings", "SD"),
+    *norm("embed/norm", f"{_EMBED}.LayerNorm"),
+)
+_ONE_LAYER = (
+    *dense("layers/attention/query", f"{_LAYER}self_attn.q_proj", "DNH", ""),
+    *dense("layers/attention/key", f"{_LAYER}self_attn.k_proj", "DNH", ""),
+    *dense("layers/attention/value", f"{_LAYER}self_attn.v_proj", "DNH", ""),
+    *dense("layers/attention/out", f"{_LAYER}self_attn.o_proj", "NHD", "", 2),
+    *norm("layers/attention/norm", f"{_LAYER}post_attention_layernorm"),
+    *dense("layers/mlp/gate", f"{_LAYER}mlp.gate_proj", "DF", ""),
+    *dense("layers/mlp/up", f"{_LAYER}mlp.up_proj", "DF", ""),
+    *dense("layers/mlp/down", f"{_LAYER}mlp.down_proj", "FD", ""),
+    *norm("layers/mlp/norm", f"{_LAYER}post_mlp_layernorm"),
+)
+_HEADS: dict[Head, tuple[Row, ...]] = {
+    "mlm": (
+        *dense("mlm/transform", f"{_MLM}.transform.dense", "DD", "D"),
+        *norm("mlm/norm", f"{_MLM}.transform.layer_norm"),
+        Row("mlm/output_bias", f"{_MLM}.bias", "V"),
+    ),
+    "classifier": (
+        *dense("pooler", "nomic_bert.pooler.dense", "DD", "D"),
+        *dense("classifier", "classifier", "DC", "C"),
+    ),
+    "tokens": tuple(dense("tokens", "classifier", "DC", "C")),
+    "mean_vector": (),
+    "cls_vector": (),
+}
+
+
+def rows(cfg: ModelConfig, head: Head) -> tuple[Row, ...]:
+    """The names and layouts of all tensors of a NomicBERT with this head."""
+    return (*_TABLES, *stacked(_ONE_LAYER, cfg.num_layers), *_HEADS[head])
+
+
+def _spelled_out(path: pathlib.Path, config: Config) -> Config:
+    rope.check_head_size(path, config)
+    return rope.with_theta(path, config)
+
+
+def _respelled(config: Config, cfg: ModelConfig) -> Config:
+    return rope.with_parameters(config)
+
+
+NOMIC_BERT = Family(
+    model_type="nomic_bert",
+    fields={
+        "vocab_size": Field("vocab_size", 30_528),
+        "hidden_size": Field("hidden_size", 768),
+        "num_layers": Field("num_hidden_layers", 12),
+        "num_heads": Field("num_attention_heads", 12),
+        "mlp_size": Field("intermediate_size", 3_072),
+        "max_positions": Field("max_position_embeddings", 2_048),
+        "num_segments": Field("type_vocab_size", 2),
+        "mlp": Field("hidden_act", "silu", {"silu": "swiglu", "swish": "swiglu"}),
+        "dropout.hidden": Field("hidden_dropout_prob", 0.0),
+        "dropout.attention": Field("attention_probs_dropout_prob", 0.0),
+        "layer_norm_eps": Field("layer_norm_eps", 1e-12),
+        "init_std": Field("initializer_range", 0.02),
+        "rope_theta": Field("rope_theta", 1_000.0),
+    },
+    fixed={"dense_bias": False, "positions": "rotary", "next_sentence": False},
+    spelled_out=_spelled_out,
+    respelled=_respelled,
+    refused={"rope_scaling": []},
+    idle={"gradient_checkpointing", "use_cache", "head_dim", "position_embedding_type"},
+    heads=forms(
+        "NomicBert",
+        mlm="ForMaskedLM",
+        classifier="ForSequenceClassification",
+        tokens="ForTokenClassification",
+        vectors="Model",
+    ),
+    partial={"NomicBertModel": "mlm"},
+    refused_classes={},
+    tokenizer_classes={"BertTokenizer", "BertTokenizerFast"},
+    rows=rows,
+    prefix="nomic_bert.",
+    layer=_LAYER,
+    tied={
+        f"{_MLM}.decoder.weight": f"{_EMBED}.word_embeddings.weight",
+        f"{_MLM}.decoder.bias": f"{_MLM}.bias",
+    },
+    old_suffixes={},
+)

@@ -1,0 +1,138 @@
+"""One layer of the encoder: attention and feed-forward blocks, each with its norm.
+
+Shape suffixes: B rows, T tokens, D hidden, N heads, H head width, F feed-forward.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bert_jax.config import ComputeConfig, ModelConfig
+from bert_jax.model.attention import KEY_AXES, QUERY_AXES, attend
+from bert_jax.model.dropout import Dropout
+from bert_jax.model.layers import Dense, activation, make_norm
+from bert_jax.model.logical import constrain
+from bert_jax.model.rotary import rotate
+from bert_jax.model.rows import Rows
+
+
+class AttentionBlock(nnx.Module):
+    """Multi-head self-attention, its output projection, residual addition and norm."""
+
+    def __init__(self, cfg: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
+        heads, kv_heads = (
+            (number, cfg.head_size) for number in (cfg.num_heads, cfg.kv_heads)
+        )
+        width = (cfg.hidden_size,)
+        dense = functools.partial(_dense, cfg, compute, rngs)
+        self.query = dense(width, heads)
+        self.key = dense(width, kv_heads)
+        self.value = dense(width, kv_heads)
+        self.out = dense(heads, width, is_output=True)
+        self.norm = make_norm(cfg, rngs)
+        self.cfg, self.compute = cfg, compute
+
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        rows: Rows,
+        dropout: Dropout,
+        is_normal: jax.Array | bool | None = None,
+    ) -> jax.Array:
+        """`is_normal`, where given, says whether a pre-norm block leaves its norm out."""
+        cfg, read_BTD = self.cfg, x_BTD
+        if cfg.norm_position == "pre":
+            read_BTD = self.norm(x_BTD)
+            if is_normal is not None:
+                read_BTD = jnp.where(is_normal, x_BTD, read_BTD)
+        weights_dropout, hidden_dropout = dropout.split(2)
+        q_BTNH, k_BTNH = self.query(read_BTD), self.key(read_BTD)
+        v_BTNH = self.value(read_BTD)
+        if rows.rotation is not None:
+            q_BTNH, k_BTNH = (rotate(x, rows.rotation) for x in (q_BTNH, k_BTNH))
+        if (shared := cfg.num_heads // cfg.kv_heads) > 1:
+            k_BTNH, v_BTNH = (jnp.repeat(x, shared, axis=2) for x in (k_BTNH, v_BTNH))
+        y_BTNH = attend(
+            constrain(q_BTNH, *QUERY_AXES),
+            constrain(k_BTNH, *KEY_AXES),
+            constrain(v_BTNH, *KEY_AXES),
+            rows,
+            kernel=self.compute.attention,
+            dropout=weights_dropout,
+            recompute=self.compute.remat == "attention",
+        )
+        x_BTD = x_BTD + hidden_dropout.hidden(self.out(y_BTNH))
+        return self.norm(x_BTD) if cfg.norm_position == "post" else x_BTD
+
+
+class MlpBlock(nnx.Module):
+    """Feed-forward layer, plain or gated, residual addition and norm.
+
+    Source: Vaswani et al. 2017, section 3.3; Shazeer 2020 for the gate.
+    """
+
+    def __init__(self, cfg: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
+        width, inner = (cfg.hidden_size,), (cfg.mlp_size,)
+
+        dense = functools.partial(_dense, cfg, compute, rngs)
+        self.cfg = cfg
+        self.up = dense(width, inner)
+        if cfg.mlp != "gelu":
+            self.gate = dense(width, inner)
+        self.down = dense(inner, width, is_output=True)
+        self.norm = make_norm(cfg, rngs)
+
+    def __call__(self, x_BTD: jax.Array, dropout: Dropout) -> jax.Array:
+        cfg = self.cfg
+        is_pre = cfg.norm_position == "pre"
+        read_BTD = self.norm(x_BTD) if is_pre else x_BTD
+        h_BTF = self.up(read_BTD)
+        if cfg.mlp == "gelu":
+            h_BTF = activation(cfg, h_BTF)
+        else:
+            h_BTF = activation(cfg, self.gate(read_BTD)) * h_BTF
+        h_BTF = constrain(h_BTF, "batch", "length", "mlp")
+        x_BTD = x_BTD + dropout.hidden(self.down(h_BTF))
+        return x_BTD if is_pre else self.norm(x_BTD)
+
+
+class Layer(nnx.Module):
+    """One encoder layer (Vaswani et al. 2017, section 3.1)."""
+
+    def __init__(self, cfg: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
+        self.attention = AttentionBlock(cfg, compute, rngs=rngs)
+        self.mlp = MlpBlock(cfg, compute, rngs=rngs)
+
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        rows: Rows,
+        dropout: Dropout,
+        is_normal: jax.Array | bool | None = None,
+    ) -> jax.Array:
+        attention_dropout, mlp_dropout = dropout.split(2)
+        x_BTD = self.attention(x_BTD, rows, attention_dropout, is_normal)
+        x_BTD = self.mlp(x_BTD, mlp_dropout)
+        return constrain(x_BTD, "batch", "length", "act_embed")
+
+
+def _dense(
+    cfg: ModelConfig,
+    compute: ComputeConfig,
+    rngs: nnx.Rngs,
+    inputs: tuple[int, ...],
+    outputs: tuple[int, ...],
+    *,
+    is_output: bool = False,
+) -> Dense:
+    """One product of a layer. Those that add to the residual may begin smaller."""
+    smaller = is_output and cfg.init_by_depth
+    return Dense(
+        *(cfg, compute, inputs, outputs),
+        bias=cfg.dense_bias,
+        scale=(2 * cfg.num_layers) ** -0.5 if smaller else 1.0,
+        fp8=compute.fp8,
+        rngs=rngs,
+    )

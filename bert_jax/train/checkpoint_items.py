@@ -1,0 +1,42 @@
+"""How Orbax writes and reads the items of a checkpoint.
+
+Only this module and `checkpoint.py` use Orbax.
+"""
+
+import pathlib
+from typing import Any
+
+import orbax.checkpoint as ocp
+
+from bert_jax.train.checkpoint_files import MANIFEST, add_hashes
+
+
+class _ManifestHandler(ocp.JsonCheckpointHandler):
+    """Adds the hashes of the files. Orbax calls `finalize` in the first process alone,
+    when all processes have written their parts, and before the checkpoint gets its name.
+    """
+
+    def finalize(self, directory: Any) -> None:
+        manifest = pathlib.Path(directory)
+        add_hashes(manifest.parent, manifest)
+
+
+def handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:
+    """Of the items, in the order in which Orbax completes them: the manifest is last."""
+    registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    for item in ("params", "opt_state", "rest"):
+        handler = ocp.StandardCheckpointHandler()
+        registry.add(item, ocp.args.StandardSave, handler)
+        registry.add(item, ocp.args.StandardRestore, handler)
+        registry.add(item, ocp.args.PyTreeRestore, ocp.PyTreeCheckpointHandler())
+    registry.add(MANIFEST, ocp.args.JsonSave, _ManifestHandler())
+    return registry
+
+
+def part_of(item: Any) -> ocp.args.PyTreeRestore:
+    """What restores abstract arrays from an item that may hold more than them.
+
+    Orbax says nothing if it holds others, so the caller compares names and shapes first.
+    """
+    restore_args = ocp.checkpoint_utils.construct_restore_args(item)
+    return ocp.args.PyTreeRestore(item, restore_args=restore_args, partial_restore=True)
