@@ -359,6 +359,26 @@ def test_what_cannot_be_kept_is_refused(edited, change, message):
         edited(change)
 
 
+def test_other_layouts_of_pairs_are_refused_when_pairs_come(edited):
+    def bare(rules):
+        rules["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, A, SEP],
+            "pair": [A, B],
+            "special_tokens": {
+                piece: {"id": piece, "ids": [index], "tokens": [piece]}
+                for piece, index in (("<s>", 0), ("</s>", 2))
+            },
+        }
+
+    A, B = ({"Sequence": {"id": x, "type_id": 0}} for x in "AB")
+    SEP = {"SpecialToken": {"id": "</s>", "type_id": 0}}
+    tokenizer = edited(bare)
+    assert encode_texts(tokenizer, [("a",)], [0], 4).input_ids[0, 0] == 0
+    with pytest.raises(ValueError, match=r"makes \['a', 'b'\] of a pair.*single texts"):
+        encode_texts(tokenizer, [("a", "b")], [0], 8)
+
+
 def test_a_special_token_that_the_vocabulary_lacks_is_refused(edited):
     with pytest.raises(ValueError, match=r"no mask token \(<m>\).*\"mask_token\" in"):
         edited(lambda rules: None, config={"mask_token": "<m>"})

@@ -116,7 +116,7 @@ def add_tokens(
         fast.to_str().encode(), config=config, num_rows=before.vocab_size
     )
     # Where the table has rows that no piece had, the first tokens take these.
-    rows = {fast.token_to_id(token): ids for token, ids in found.items()}
+    rows = {tokenizer.pieces.index(token): ids for token, ids in found.items()}
     return _with_rows(source, tokenizer, rows, added, seed), added
 
 

@@ -93,6 +93,8 @@ def read_kept_tokenizer(
         f"{FAST} is kept as it is. Text that spells a special token, such as "
         f"{tokenizer.pieces[tokenizer.special.mask]}, is text here and that token there."
     )
+    if tokenizer.pair.refused:
+        notes.append(tokenizer.pair.refused)
     return tokenizer, stated_limit(directory, config)
 
 

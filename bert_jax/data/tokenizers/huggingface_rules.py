@@ -116,9 +116,8 @@ def special_pieces(
 def pair_layout(fast: "FastTokenizer", config: Json) -> PairLayout:
     """How the post-processor lays out two texts.
 
-    Raises:
-        ValueError: it is not [CLS] A [SEP] B [SEP], with one [SEP] or two between them
-            and one segment for each text.
+    Anything but [CLS] A [SEP] B [SEP], with one [SEP] or two between them and one segment
+    for each text, is refused when two texts come.
     """
     cls, sep = fast.encode("").ids
     a, b = (fast.encode(x, add_special_tokens=False).ids for x in ("a", "b"))
@@ -134,10 +133,10 @@ def pair_layout(fast: "FastTokenizer", config: Json) -> PairLayout:
             # transformers passes on no segments to a model that takes none.
             inputs = config.get("model_input_names") or ("token_type_ids",)
             return PairLayout(separators, behind[0] * ("token_type_ids" in inputs))
-    raise ValueError(
-        f"The post-processor makes {pair.tokens} of a pair, in the segments "
-        f"{pair.type_ids}; expected [CLS] A [SEP] B [SEP] with one [SEP] or two between "
-        "the texts, A in segment 0 and B in one segment."
+    return PairLayout(
+        refused=f"The tokenizer makes {pair.tokens} of a pair, in the segments "
+        f"{pair.type_ids}; only [CLS] A [SEP] B [SEP] exists here, with one [SEP] or two "
+        "between the texts, A in segment 0 and B in one segment. Give it single texts."
     )
 
 

@@ -34,10 +34,20 @@ class PairLayout(NamedTuple):
     """Number of [SEP] between the two. RoBERTa has two."""
     second_segment: int = 1
     """Segment of B and of the [SEP] behind it; 0 where a model has one segment."""
+    refused: str = ""
+    """Why two texts cannot share a row, in a sentence; empty if they can."""
 
     def num_special(self, num_texts: int) -> int:
-        """Special tokens in a row of one text or two."""
-        return 2 if num_texts == 1 else 2 + self.separators
+        """Special tokens in a row of one text or two.
+
+        Raises:
+            ValueError: there are two texts, and they cannot share a row.
+        """
+        if num_texts == 1:
+            return 2
+        if self.refused:
+            raise ValueError(self.refused)
+        return 2 + self.separators
 
 
 class Tokenizer(abc.ABC):
