@@ -23,7 +23,8 @@ class Fill:
     run_dir: RunDir
     """Run directory of `pretrain` or `import`."""
     texts: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """The texts, one argument each, with [MASK] once or more often; or one .txt file with
+    """The texts, one argument each, with the mask once or more often, which is [MASK] or
+    what else the tokenizer calls it, such as <mask>; or one .txt file with
     a text a line. Default: lines of standard input."""
     top: int = 5
     """Number of guesses for each mask, the most probable first."""

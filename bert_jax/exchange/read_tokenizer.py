@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bert_jax.data.tokenizers.huggingface_rules import load_fast
+from bert_jax.data.tokenizers.pieces import row_name
 from bert_jax.data.tokenizers.sentencepiece_model import parse_model
 from bert_jax.data.tokenizers.sentencepiece_tokenizer import (
     FOLDS_CASE,
@@ -26,7 +27,6 @@ from bert_jax.exchange.tokenizer_checks import (
     refuse_added,
     refuse_other_ids,
     refuse_rule,
-    row_name,
 )
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from bert_jax.data.tokenizers.pieces import row_name
 from bert_jax.data.tokenizers.tokenizer import SPECIAL_PIECES, Tokenizer
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.exchange.json_files import load_json
@@ -280,11 +281,3 @@ def fill_table(
         lowercase=tokenizer.lowercase,
         strip_accents=tokenizer.strip_accents,
     )
-
-
-def row_name(index: int) -> str:
-    """The piece of a row that no piece has.
-
-    Brackets are cut off every word, so that no text can spell it.
-    """
-    return f"[row{index}]"

@@ -1,1 +1,1 @@
-"""Tokenizers (SentencePiece and WordPiece): encoding, training, saving, loading."""
+"""Tokenizers of several kinds: encoding, training, saving, loading."""

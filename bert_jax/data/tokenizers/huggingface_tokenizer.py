@@ -20,6 +20,7 @@ from bert_jax.data.tokenizers.huggingface_rules import (
     special_pieces,
     word_marks,
 )
+from bert_jax.data.tokenizers.pieces import row_name
 from bert_jax.data.tokenizers.tokenizer import (
     SPECIAL_PIECES,
     Tokenizer,
@@ -178,8 +179,3 @@ def _pieces(fast: "FastTokenizer", num_rows: int | None) -> list[str]:
     for piece, index in ids.items():
         pieces[index] = piece
     return pieces
-
-
-def row_name(index: int) -> str:
-    """The piece of a row of the token table that no piece has."""
-    return f"[row{index}]"

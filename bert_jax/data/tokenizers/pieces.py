@@ -7,3 +7,11 @@ CONTINUES = "##"  # before a piece of WordPiece that goes on with a word
 def bare(piece: str) -> str:
     """A piece without its marks; empty if it is nothing but a space."""
     return piece.removeprefix(CONTINUES).replace(SPACE, " ").strip()
+
+
+def row_name(index: int) -> str:
+    """The piece of a row of the token table that no piece has.
+
+    WordPiece cuts brackets off every word, so that no text can spell it.
+    """
+    return f"[row{index}]"
