@@ -124,6 +124,7 @@ def test_word_starts_are_the_words(tokenizer):
     assert shown.lstrip("▁") == "▁".join(["first", *words])
     for index in vars(tokenizer.special).values():
         assert not tokenizer.starts_word[index]
+    assert not tokenizer.mask_vocabulary.starts_word[tokenizer.special.unk]
     names = [tokenizer.shown_pieces[x] for x in vars(tokenizer.special).values()]
     assert names == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 

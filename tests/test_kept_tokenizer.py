@@ -120,6 +120,7 @@ def test_tokens_added_to_wordpiece_are_kept(hf, tmp_path):
     assert tokenizer.encode(texts) == expected
     assert {61, 62} <= {*expected[0]}
     assert tokenizer.starts_word[[61, 62]].all()
+    assert tokenizer.mask_vocabulary.starts_word[tokenizer.special.unk]
     (ids,) = tokenizer.encode(["a [E1]"])
     assert 63 not in ids
     assert tokenizer.lowercase

@@ -74,7 +74,7 @@ class HuggingFaceTokenizer(Tokenizer):
                 "other ids each time; set it to null in tokenizer.json."
             )
         special = special_pieces(fast, rules, self.config)
-        self._marks = word_marks(fast, rules)
+        self._marks, self._unk = word_marks(fast, rules), special["unk"]
         normal = fast.normalizer.normalize_str("A") if fast.normalizer else "A"
         super().__init__(
             model,
@@ -151,6 +151,9 @@ class HuggingFaceTokenizer(Tokenizer):
         return self.encode([self._gap + word for word in words])
 
     def _opens_word(self, piece: str) -> bool:
+        if piece == self._unk:
+            # Elsewhere it can stand within a word.
+            return self._marks.style == "continues"
         return self._marks.opens(piece)
 
     def _options(self) -> dict[str, Any]:
