@@ -270,7 +270,10 @@ def test_muon_and_adamw_take_over_what_they_have_in_common(before, after, num_fr
     given = random_moments(params)
     old = moments_of(with_moments(state_of(params, name=before), given))
     fresh = state_of(params, name=after, freeze_layers=num_frozen)
-    found = moments_of(with_moments(fresh, old))
+    carried = with_moments(fresh, old)
+    leaves = jax.tree.leaves(carried)
+    assert len({id(x) for x in leaves}) == len(leaves), "a state is donated whole"
+    found = moments_of(carried)
     assert found.age == 9
     for tree, expected in ((found.mu, given.mu), (found.nu, given.nu)):
         expected = reference.by_layer(expected)

@@ -80,7 +80,8 @@ def with_moments(opt_state: Any, moments: Moments) -> Any:
             )
             for name in names
         }
-        return node._replace(count=moments.age, **fitted)
+        # A copy for each rule: a step that gives the state away may not get one twice.
+        return node._replace(count=jnp.array(moments.age), **fitted)
 
     return jax.tree.map(replaced, opt_state, is_leaf=_has_moments)
 
