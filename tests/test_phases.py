@@ -193,4 +193,4 @@ def test_a_stopped_run_goes_on_to_the_same_bits(cfg, whole, stopped):
 def test_a_phase_that_does_not_fit_is_named(cfg):
     too_long = PhaseConfig(sequence_length=64, num_steps=20_000)
     with pytest.raises(ValueError, match=r"next_phases\[0\]: .*64 exceeds .*48"):
-        dataclasses.replace(cfg, next_phases=(too_long,))
+        dataclasses.replace(cfg, next_phases=(too_long,)).check()

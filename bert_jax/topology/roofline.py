@@ -91,7 +91,10 @@ def roofline_of(step: CompiledStep) -> Roofline | None:
 
 
 def useful_flops(cfg: PretrainConfig) -> float:
-    """The FLOPs that training needs for one batch of sequences that fill their rows."""
+    """The FLOPs that training needs for one batch of sequences that fill their rows.
+
+    Where the masking rate changes over the run, it is an update at the highest rate.
+    """
     rows, length = cfg.batch_size, cfg.data.sequence_length
     work = Work(
         tokens=rows * length,

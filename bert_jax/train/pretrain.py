@@ -221,7 +221,7 @@ def _stage(
     print(
         f"{cfg.num_steps:,} steps: {epoch.num_pairs:,} "
         f"{'pairs' if cfg.data.has_labels else 'segments'} in {epoch.num_rows:,} rows of "
-        f" {cfg.data.sequence_length} an epoch ({cfg.data.layout}, "
+        f"{cfg.data.sequence_length} an epoch ({cfg.data.layout}, "
         f"{epoch.num_tokens / epoch.num_places:.1%} full); "
         f"{cfg.num_steps / steps_per_epoch:.2f} epochs",
         flush=True,
