@@ -21,7 +21,8 @@ _EPS = 1e-8
 class MomentumState(NamedTuple):
     """What Muon knows about the gradients so far."""
 
-    count: jax.Array
+    # Optax's name, by which `moments_of` finds it; it hides the method of tuples.
+    count: jax.Array  # type: ignore[assignment]
     """int32 scalar: number of updates in `mu`."""
     mu: Any
     """Exponential mean of the gradients, a tree like the parameters."""
