@@ -163,7 +163,7 @@ class PretrainConfig:
     @property
     def all_steps(self) -> int:
         """Number of updates of all phases together."""
-        return sum(phase.num_steps for phase in (self, *self.next_phases))
+        return self.num_steps + sum(phase.num_steps for phase in self.next_phases)
 
     @property
     def scheduled_steps(self) -> tuple[int, ...]:
