@@ -108,6 +108,32 @@ def test_moments_are_kept_by_another_optimizer_on_another_mesh(
     jax.tree.map(assert_placed, opt_state, abstract.opt_state)
 
 
+def test_more_positions_than_the_checkpoint_has(tiny, before):
+    """The table goes on from its beginning; all else is as it was."""
+    run, _ = before
+    known = tiny.max_positions
+    longer = dataclasses.replace(tiny, max_positions=2 * known + 5)
+    cfg = settings(longer, mesh=MeshConfig(data=8), checkpoint=run)
+    mesh, abstract, _ = build(cfg)
+    whole = start_pretraining(cfg, TOKENIZER, mesh).params
+    usual = settings(tiny, mesh=MeshConfig(data=8), checkpoint=run)
+    old = start_pretraining(usual, TOKENIZER, mesh).params
+    jax.tree.map(assert_placed, whole, abstract.params)
+    table = np.asarray(old["embed"]["position"]["embedding"])
+    np.testing.assert_array_equal(
+        whole["embed"]["position"]["embedding"],
+        np.concatenate([table, table, table[:5]]),
+    )
+    whole["embed"]["position"] = old["embed"]["position"]
+    jax.tree.map(np.testing.assert_array_equal, whole, old)
+    for wrong, message in (
+        ({"model": dataclasses.replace(tiny, max_positions=known - 1)}, "not fewer"),
+        ({"moments": "keep"}, "which have no moments"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            start_pretraining(dataclasses.replace(cfg, **wrong), TOKENIZER, mesh)
+
+
 def opt_state_count(opt_state):
     """Number of updates that the schedule has counted."""
     (count,) = (

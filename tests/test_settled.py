@@ -96,6 +96,13 @@ def test_it_takes_nothing_else_from_the_checkpoint(run):
     assert (taken.compute, taken.dropout, taken.seed) == (compute, dropout, 5)
 
 
+def test_positions_may_be_extended(run, capsys):
+    asked = dataclasses.replace(IN_FILE, max_positions=128)
+    taken = settle(config(run, asked), FILE, ("--model.max-positions", "128"))
+    assert taken.model == dataclasses.replace(TRAINED, max_positions=128)
+    assert "max_positions=128 (the checkpoint has 32)" in capsys.readouterr().out
+
+
 def test_a_flag_that_would_be_ignored_is_refused(run):
     asked = dataclasses.replace(IN_FILE, num_layers=3)
     message = (

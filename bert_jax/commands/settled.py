@@ -7,7 +7,7 @@ from typing import Any
 from bert_jax.commands.config_files import load_config
 from bert_jax.commands.foreign_checkpoint import import_checkpoint
 from bert_jax.commands.raw_flags import is_given
-from bert_jax.config import ModelConfig, PretrainConfig
+from bert_jax.config import EXTENDABLE, ModelConfig, PretrainConfig
 from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.train.run import load_run
 
@@ -51,7 +51,7 @@ def settle(
             ignored, or the settings do not fit together.
     """
     if cfg.checkpoint is not None:
-        cfg = _take_architecture(cfg, from_file.model)
+        cfg = _take_architecture(cfg, from_file.model, args)
     elif cfg.data.dataset is not None and not is_given("--model.vocab-size", args):
         cfg = _take_vocabulary(cfg)
     cfg.check()
@@ -72,14 +72,19 @@ def _take_vocabulary(cfg: PretrainConfig) -> PretrainConfig:
     return dataclasses.replace(cfg, model=model)
 
 
-def _take_architecture(cfg: PretrainConfig, default: ModelConfig) -> PretrainConfig:
+def _take_architecture(
+    cfg: PretrainConfig, default: ModelConfig, args: Sequence[str]
+) -> PretrainConfig:
     assert cfg.checkpoint is not None
     model = load_run(cfg.checkpoint, kind="pretrain", for_weights=True).model
     here, there = dataclasses.asdict(cfg.model), dataclasses.asdict(model)
     asked = {name for name, x in dataclasses.asdict(default).items() if here[name] != x}
+    extended = {}
     for name in here:
-        if name in asked and here[name] != there[name]:
-            flag = f"--model.{name.replace('_', '-')}"
+        flag = f"--model.{name.replace('_', '-')}"
+        if name in EXTENDABLE and is_given(flag, args):
+            extended[name] = here[name]
+        elif name in asked and here[name] != there[name]:
             raise ValueError(
                 f"{flag} {here[name]} would be ignored: the checkpoint {cfg.checkpoint} "
                 f"has {name}={there[name]!r}, and a run takes over the architecture of "
@@ -88,8 +93,16 @@ def _take_architecture(cfg: PretrainConfig, default: ModelConfig) -> PretrainCon
     taken = [
         f"{name}={there[name]!r} (the config says {here[name]!r})"
         for name in here
-        if here[name] != there[name]
+        if here[name] != there[name] and name not in extended
     ]
     if taken:
         print(f"architecture of {cfg.checkpoint}: {', '.join(taken)}", flush=True)
+    changed = [
+        f"{name}={x} (the checkpoint has {there[name]})"
+        for name, x in extended.items()
+        if x != there[name]
+    ]
+    if changed:
+        print(f"extended here: {', '.join(changed)}", flush=True)
+    model = dataclasses.replace(model, **extended)
     return dataclasses.replace(cfg, model=model)

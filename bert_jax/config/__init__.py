@@ -12,7 +12,7 @@ from bert_jax.config.finetune import FileConfig, FinetuneConfig, TaskConfig
 from bert_jax.config.loop import LoopConfig
 from bert_jax.config.lora import LoraConfig
 from bert_jax.config.mesh import MeshConfig
-from bert_jax.config.model import ModelConfig
+from bert_jax.config.model import EXTENDABLE, ModelConfig
 from bert_jax.config.optimizer import OptimizerConfig
 from bert_jax.config.prepare import DEFAULT_OPTIONS, PrepareOptions, ReadOptions
 from bert_jax.config.pretrain import PhaseConfig, PretrainConfig
@@ -21,6 +21,7 @@ from bert_jax.config.tokenizer import MAX_BYTES, MAX_SENTENCES, TokenizerOptions
 
 __all__ = [
     "DEFAULT_OPTIONS",
+    "EXTENDABLE",
     "MAX_BYTES",
     "MAX_SENTENCES",
     "ClusterConfig",

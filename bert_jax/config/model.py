@@ -5,6 +5,9 @@ from typing import Literal
 
 from bert_jax.config.checks import require, require_positive
 
+EXTENDABLE = ("max_positions", "rope_theta", "local_rope_theta")
+"""Fields that a run may change in the architecture of the checkpoint it starts from."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:

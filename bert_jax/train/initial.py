@@ -7,10 +7,17 @@ from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from bert_jax.config import FinetuneConfig, MeshConfig, PretrainConfig
+from bert_jax.config import (
+    EXTENDABLE,
+    FinetuneConfig,
+    MeshConfig,
+    ModelConfig,
+    PretrainConfig,
+)
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.model import pretraining
 from bert_jax.runtime.distributed import fetch
@@ -158,8 +165,8 @@ def start_pretraining(cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh) -> 
     """Reads what a pretraining run takes over from `cfg.checkpoint`.
 
     Args:
-        cfg: settings of the new run. Its model must be that of the checkpoint; its
-            optimizer may differ.
+        cfg: settings of the new run. Its model must be that of the checkpoint, but for
+            the fields `EXTENDABLE`; its optimizer may differ.
         tokenizer: tokenizer of the data; must be the tokenizer of the checkpoint.
         mesh: devices to place everything on.
 
@@ -175,14 +182,60 @@ def start_pretraining(cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh) -> 
             moments = moments_of(
                 checkpoints.restore_opt_state(wanted["opt_state"], step)
             )
-    return Start(params, _origin(cfg.checkpoint, step or 0, params), moments)
+    origin = _origin(cfg.checkpoint, step or 0, params)
+    return Start(_extended(cfg.model, params), origin, moments)
+
+
+def _extended(model: ModelConfig, params: Any) -> Any:
+    """The parameters with as many learned positions as `model` has.
+
+    The further rows repeat those that there are, as Beltagy et al. 2020 (Longformer,
+    section 5) begin.
+    """
+    if model.positions != "learned":
+        return params
+    table = params["embed"]["position"]["embedding"]
+    offset, wanted = model.position_offset, model.max_positions + model.position_offset
+    if table.shape[0] == wanted:
+        return params
+
+    def longer(table: jax.Array) -> jax.Array:
+        known = table.shape[0] - offset
+        rows = jnp.arange(wanted - offset) % known + offset
+        return jnp.concatenate([table[:offset], table[rows]])
+
+    table = jax.jit(longer, out_shardings=table.sharding)(table)
+    embed = {**params["embed"], "position": {"embedding": table}}
+    return {**params, "embed": embed}
+
+
+def _there(cfg: PretrainConfig, info: RunInfo) -> ModelConfig:
+    """The architecture that the checkpoint must have: that of `cfg`, not yet extended.
+
+    Raises:
+        ValueError: positions would be lost, or their moments would be missing.
+    """
+    own = {name: getattr(info.model, name) for name in EXTENDABLE}
+    wanted, known = cfg.model.max_positions, info.model.max_positions
+    if wanted < known:
+        raise ValueError(
+            f"ModelConfig.max_positions={wanted} is less than the {known} of the "
+            f"checkpoint {cfg.checkpoint}; a run may have more, not fewer."
+        )
+    is_learned = cfg.model.positions == "learned"
+    if wanted > known and is_learned and cfg.moments == "keep":
+        raise ValueError(
+            f"ModelConfig.max_positions={wanted} adds rows to the position table, which "
+            "have no moments; start with PretrainConfig.moments='fresh'."
+        )
+    return dataclasses.replace(cfg.model, **own)
 
 
 def _source(cfg: PretrainConfig, tokenizer: Tokenizer) -> Checkpoints:
     """The checkpoints that a run starts from, with the identity that they must have."""
     assert cfg.checkpoint is not None
-    load_run(cfg.checkpoint, kind="pretrain", for_weights=True)
-    identity = Identity(cfg.model, tokenizer.sha256)
+    info = load_run(cfg.checkpoint, kind="pretrain", for_weights=True)
+    identity = Identity(_there(cfg, info), tokenizer.sha256)
     return Checkpoints(cfg.checkpoint, identity, read_only=True)
 
 
@@ -190,7 +243,8 @@ def _taken_over(cfg: PretrainConfig, mesh: Mesh) -> dict[str, Any]:
     """Shapes and placements of the items of a checkpoint that a run takes over."""
     assert cfg.checkpoint is not None
     info = load_run(cfg.checkpoint, for_weights=True)
-    params = abstract_params(dataclasses.replace(info, model=cfg.model), mesh)
+    there = dataclasses.replace(info, model=_there(cfg, info))
+    params = abstract_params(there, mesh)
     if cfg.moments != "keep":
         return {"params": params}
     state = _abstract_opt_state(cfg.checkpoint, params, cfg, mesh)
