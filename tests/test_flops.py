@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import itertools
 import math
 import types
 
@@ -10,9 +11,12 @@ from jax.extend.core import jaxprs_in_params
 
 from bert_jax.config import ComputeConfig, LoopConfig, OptimizerConfig
 from bert_jax.model import pretraining
+from bert_jax.model.attention_xla import block_of
+from bert_jax.model.pretraining import init_params
 from bert_jax.train.flops import (
     Work,
     counted_flops,
+    pairs_in_window,
     peak_flops,
     pretrain_work,
     speeds,
@@ -42,6 +46,7 @@ def pretrain_grad(cfg, scan_layers):
             pretraining.apply(cfg, params, batch, masked, compute=compute),
             batch,
             masked,
+            has_labels=cfg.next_sentence,
         )[0]
 
     return jax.grad(loss)
@@ -65,20 +70,49 @@ def traced_products(fn, *args) -> int:
     return product_flops(jax.make_jaxpr(fn)(*args).jaxpr)
 
 
-@pytest.mark.parametrize("scan_layers", [True, False])
+# Of other families: gates, fewer heads of keys, no biases, other heads.
+_OTHER = {
+    "mlp": "geglu",
+    "norm_position": "pre",
+    "positions": "rotary",
+    "num_segments": 0,
+    "num_kv_heads": 2,
+    "dense_bias": False,
+    "next_sentence": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("scan_layers", "changes"),
+    [(True, {}), (False, {}), (True, _OTHER), (True, {**_OTHER, "embed_size": 16})],
+)
 def test_they_are_the_matrix_products_of_the_traced_step(
-    tiny, random_params, make_batch, make_masked, scan_layers
+    tiny, make_batch, make_masked, scan_layers, changes
 ):
     """To the last FLOP, on rows that are full: nothing computed there is useless.
 
     The vocabulary fills its table, whose padding would be computed and not counted.
     """
-    cfg = dataclasses.replace(tiny, vocab_size=128)
+    cfg = dataclasses.replace(tiny, vocab_size=128, **changes)
     batch, masked = full_rows(make_batch, make_masked, cfg, rows=3, length=24)
     work = jax.jit(pretrain_work)(batch, masked.weights)
-    assert traced_products(
-        pretrain_grad(cfg, scan_layers), random_params(cfg), batch, masked
-    ) == train_flops(cfg, work)
+    params = jax.eval_shape(lambda: init_params(cfg, jax.random.key(0)))
+    found = traced_products(pretrain_grad(cfg, scan_layers), params, batch, masked)
+    assert found == train_flops(cfg, work)
+
+
+def test_pairs_of_a_window_are_those_of_its_mask():
+    for length, reach in itertools.product(range(1, 30), range(1, 12)):
+        places = np.arange(length)
+        visible = np.abs(places[:, None] - places) <= reach
+        assert pairs_in_window(length, min(reach, length)) == visible.sum()
+
+
+def test_blocks_compute_little_more_than_a_window_needs():
+    """ModernBERT's window of 128, in rows of 8,192: within 1.3 times."""
+    size, sides = block_of(64)
+    needed = pairs_in_window(8_192, 64) / 8_192
+    assert 1.0 < (2 * sides + 1) * size / needed < 1.3
 
 
 @pytest.mark.parametrize("kind", ["classification", "tokens"])

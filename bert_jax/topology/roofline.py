@@ -11,7 +11,7 @@ from bert_jax.config import PretrainConfig
 from bert_jax.runtime.chips import Chip
 from bert_jax.topology.collectives import SLICE_AXIS
 from bert_jax.topology.compiled import CompiledStep
-from bert_jax.train.flops import Work, train_flops
+from bert_jax.train.flops import Work, pairs_in_window, train_flops
 
 _ALWAYS = (
     "Matrix products, memory, links and network all work at the same time at these nominal "
@@ -96,9 +96,11 @@ def useful_flops(cfg: PretrainConfig) -> float:
     Where the masking rate changes over the run, it is an update at the highest rate.
     """
     rows, length = cfg.batch_size, cfg.data.sequence_length
+    reach = min(cfg.model.local_reach or 0, length)
     work = Work(
         tokens=rows * length,
         attention_pairs=rows * length * length,
+        local_pairs=rows * pairs_in_window(length, reach),
         sequences=rows,
         masked_slots=rows * cfg.masking.num_slots(length),
     )

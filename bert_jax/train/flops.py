@@ -6,7 +6,7 @@ peak FLOP/s of the chips (Chowdhery et al. 2022, PaLM, section 4.1 and appendix 
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,9 +71,7 @@ def _work(lengths: jax.Array, masked_slots: jax.Array, reach: int | None) -> Wor
 
     local_pairs: jax.Array | float = 0.0
     if reach is not None:
-        # Each token sees 2 * reach + 1, less what lies beyond the sequence's two ends.
-        inside = lengths * (2 * reach + 1) - reach * (reach + 1)
-        local_pairs = total(jnp.where(lengths > reach, inside, lengths * lengths))
+        local_pairs = total(pairs_in_window(lengths, jnp.minimum(lengths, reach)))
     return Work(
         tokens=total(lengths),
         attention_pairs=total(lengths * lengths),
@@ -83,19 +81,29 @@ def _work(lengths: jax.Array, masked_slots: jax.Array, reach: int | None) -> Wor
     )
 
 
+def pairs_in_window(length: Any, reach: Any) -> Any:
+    """Ordered pairs of the tokens of a sequence that are at most `reach` places apart.
+
+    Args:
+        length: of the sequence.
+        reach: at most `length`.
+    """
+    return length + reach * (reach - 1) + 2 * (length - reach) * reach
+
+
 def train_flops(
     cfg: ModelConfig,
     work: Work,
     *,
-    num_classes: int = NUM_NSP_CLASSES,
+    num_classes: int | None = None,
     pooled: bool = True,
 ) -> float:
     """FLOPs of the matrix products in the forward and backward passes over `work`.
 
     A multiplication and an addition count as two FLOPs. With D `hidden_size`, K the
     width of all heads of keys, F `mlp_size`, G 3 for a gated feed-forward layer, else 2,
-    V `vocab_size`, E the width of the token table, L layers, C `num_classes`, the forward
-    pass takes
+    V `vocab_size`, E the width of the token table, L layers, C `num_classes` (default: those
+    of the next-sentence head, if the model has one), the forward pass takes
 
         L * (4 D^2 + 4 D K + 2 G D F)   per token (queries, output; keys, values; MLP)
         4 D                   per layer and pair of tokens that attend to each other
@@ -112,6 +120,9 @@ def train_flops(
     inside sequences only, the heads of BERT.
     """
     d, f, e = cfg.hidden_size, cfg.mlp_size, cfg.token_width
+    if num_classes is None:  # pretraining
+        pooled = cfg.next_sentence
+        num_classes = NUM_NSP_CLASSES if pooled else 0
     kv = cfg.kv_heads * cfg.head_size
     num_matrices = 2 if cfg.mlp == "gelu" else 3
     num_global = sum(cfg.reach(layer) is None for layer in range(cfg.num_layers))
@@ -137,7 +148,7 @@ def counted_flops(
     model: ModelConfig,
     optimizer: OptimizerConfig,
     *,
-    num_classes: int = NUM_NSP_CLASSES,
+    num_classes: int | None = None,
     pooled: bool = True,
 ) -> Callable[[Work], float] | None:
     """`train_flops` for `model`, or None if some parameters are frozen.

@@ -149,7 +149,10 @@ def compile_price(model: ModelConfig) -> float:
 
     It holds for training, and for the forward pass, where both take about a third.
     """
-    a_layer = 4 * model.hidden_size**2 + 2 * model.hidden_size * model.mlp_size
+    num_matrices = 2 if model.mlp == "gelu" else 3
+    a_layer = 4 * model.hidden_size**2 + num_matrices * (
+        model.hidden_size * model.mlp_size
+    )
     return _COMPILE_FLOPS / (6 * model.num_layers * a_layer)
 
 
