@@ -7,7 +7,7 @@ layers, no biases, no sentence pairs, no dropout; 30 % of the tokens are masked;
 with a rate that warms up, stays and decays. The paper saw 1.7 trillion
 tokens in this many updates; a share of them serves a smaller corpus.
 
-This config has been compiled for TPUs but not run on any (docs/tpu.md has the memory).
+This config has been compiled for TPUs but not run on any.
 `bert-jax compile modernbert_base --topology v5e:4x4` says what it needs on that machine.
 """
 

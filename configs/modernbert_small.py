@@ -1,13 +1,13 @@
-"""ModernBERT-Small: 17 million parameters, as the smallest Ettin (Weller et al. 2025) (Warner et al. 2024).
+"""ModernBERT-Small: 17 million parameters, the smallest Ettin (Weller et al. 2025).
 
     bert-jax pretrain --config modernbert_small --data.dataset DATASET --output RUN
 
 Rotary positions, windows of 128 tokens in two of three layers, GeGLU, norms before the
 layers, no biases, no sentence pairs, no dropout; 30 % of the tokens are masked; StableAdamW
-with a rate that warms up, stays and decays. Meant for one accelerator;
-rate, batch and steps are a starting point, not tuned.
+with a rate that warms up, stays and decays. Meant for one accelerator; rate, batch and
+steps are a starting point, not tuned.
 
-This config has been compiled for TPUs but not run on any (docs/tpu.md has the memory).
+This config has not been run on a TPU or GPU.
 `bert-jax compile modernbert_small --topology v5e:4x4` says what it needs on that machine.
 """
 
