@@ -124,15 +124,16 @@ def test_an_epoch_holds_each_pair_once(
 
 def num_used_by_rule(documents: list[list[int]], length: int, kind: str) -> int:
     """Tokens that rows of `length` have room for, chunk by chunk."""
-    room = {"sentence_order": length - 3, "none": length - 2}[kind]
+    if kind == "none":  # segments go on where the one before ended
+        return sum(map(sum, documents))
+    room = length - 3
     used = 0
     for document in documents:
         chunk: list[int] = []
         for number, size in enumerate(document):
             chunk.append(size)
             if sum(chunk) >= room or number + 1 == len(document):
-                is_pair = kind == "sentence_order" and len(chunk) > 1
-                used += min(sum(chunk), room if is_pair else length - 2)
+                used += min(sum(chunk), room if len(chunk) > 1 else length - 2)
                 chunk = []
     return used
 

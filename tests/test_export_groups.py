@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import types
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ from bert_jax.data.labelled.texts import encode_texts
 from bert_jax.exchange import quantized
 from bert_jax.exchange.export import export_model
 from bert_jax.exchange.heads import head_of_run
-from bert_jax.exchange.portable import VECTORS, PortableModel
+from bert_jax.exchange.portable import INPUTS, VECTORS, PortableModel
 from bert_jax.exchange.read_huggingface import read_huggingface
 from bert_jax.exchange.tensors import unflatten
 from bert_jax.model import multiple_choice, sentence_embedding
@@ -141,6 +142,9 @@ def test_a_graph_takes_the_rows_of_groups_one_by_one():
     given = {}
 
     class Session:
+        def get_inputs(self):
+            return [types.SimpleNamespace(name=name) for name in INPUTS]
+
         def run(self, names, feeds):
             given.update(feeds)
             return [feeds["input_ids"].sum(axis=1, keepdims=True).astype(np.float32)]

@@ -240,7 +240,7 @@ def test_float64_weights_beyond_float32_are_refused(make_model, tmp_path):
 
 
 CONFIGS = [
-    ({"model_type": "roberta"}, "model_type='roberta'"),
+    ({"model_type": "deberta"}, "model_type='deberta'"),
     ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
     ({"is_decoder": True}, "is_decoder=True"),
     ({"is_encoder_decoder": True}, "is_encoder_decoder"),
