@@ -149,7 +149,7 @@ def test_a_failed_export_leaves_what_was_there(run, tmp_path, monkeypatch):
     export_run(directory, folder, "stablehlo")
     before = (folder / "meta.json").stat().st_ino
 
-    def fail(*_):
+    def fail(*_, **__):
         raise OSError("no space left")
 
     monkeypatch.setattr(write_huggingface_module, "save_huggingface_tokenizer", fail)
