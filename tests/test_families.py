@@ -116,7 +116,12 @@ def _loss(cfg, batch, slots, compute=ComputeConfig()):
 
 
 @pytest.mark.parametrize(
-    "name", [x for x in OWN if x not in ("xlm-roberta", "camembert")]
+    "name",
+    [
+        pytest.param(x, marks=[pytest.mark.slow] * (x in ("nomic_bert", "distilbert")))
+        for x in OWN
+        if x not in ("xlm-roberta", "camembert")
+    ],
 )
 def test_gradients_agree_with_transformers(hf, name):
     import torch
@@ -157,7 +162,12 @@ def test_gradients_agree_with_transformers(hf, name):
 @pytest.mark.parametrize(
     ("name", "scan"),
     [
-        pytest.param(name, scan, marks=[pytest.mark.slow] * (not scan))
+        pytest.param(
+            name,
+            scan,
+            marks=[pytest.mark.slow]
+            * (not scan or name not in ("modernbert", "eurobert")),
+        )
         for name in ("modernbert", "nomic_bert", "eurobert", "roberta")
         for scan in (True, False)
     ],
