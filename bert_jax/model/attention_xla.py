@@ -9,8 +9,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from bert_jax.model.dropout import drop_units
-from bert_jax.model.random_bits import drop_threshold, hash_bits, kept_scale
+from bert_jax.model.dropout import drop_by_bits, drop_units
+from bert_jax.model.random_bits import hash_bits
 from bert_jax.model.rows import MASKED_SCORE, may_see
 
 # Sequence id of the places before and behind a row; no token has it.
@@ -111,10 +111,7 @@ def banded_attention(
         index_KNQS = (row_KNQ1 * num_tokens + key_K1S[:, None]).astype(jnp.uint32)
         words_B2 = jax.random.key_data(keys_B)[:, None, None, None, None]
         bits = hash_bits(index_KNQS[None], words_B2[..., 0], words_B2[..., 1])
-        kept = bits >= jnp.uint32(drop_threshold(dropout_rate))
-        probs_BKNQS = jnp.where(
-            kept, probs_BKNQS * kept_scale(dropout_rate), 0.0
-        ).astype(v_BTNH.dtype)
+        probs_BKNQS = drop_by_bits(probs_BKNQS, dropout_rate, bits)
     out_BKQNH = jnp.einsum("BKNQS,BKSNH->BKQNH", probs_BKNQS, neighbours(v_BTNH))
     out_BTNH = out_BKQNH.reshape(num_rows, num_blocks * size, num_heads, width)
     return out_BTNH[:, :num_tokens]

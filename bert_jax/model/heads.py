@@ -25,7 +25,7 @@ from bert_jax.model.products import add_bias, product
 from bert_jax.model.rows import MASKED_SCORE
 
 
-class Transform(nnx.Module):
+class _WithTransform(nnx.Module):
     """Dense layer, activation and norm, down to the width of the token table."""
 
     def __init__(self, cfg: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
@@ -34,8 +34,16 @@ class Transform(nnx.Module):
         self.transform = Dense(cfg, compute, *widths, bias=cfg.head_bias, rngs=rngs)
         self.norm = make_norm(cfg, rngs, cfg.token_width)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def transformed(self, x: jax.Array) -> jax.Array:
+        """[..., D] -> [..., E], float32"""
         return self.norm(activation(self.cfg, self.transform(x)))
+
+
+class Transform(_WithTransform):
+    """The masked-LM head's transform as a pooler."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.transformed(x)
 
 
 class Pooler(nnx.Module):
@@ -53,14 +61,13 @@ class Pooler(nnx.Module):
         return jax.nn.relu(y) if self.cfg.pooler == "relu" else jnp.tanh(y)
 
 
-class MlmHead(nnx.Module):
-    """`Transform` if there is one, a product with the token table, and a bias if any."""
+class MlmHead(_WithTransform):
+    """The transform if there is one, a product with the token table, and a bias if any."""
 
     def __init__(self, cfg: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
         self.cfg, self.compute = cfg, compute
         if cfg.mlm_transform:
-            whole = Transform(cfg, compute, rngs=rngs)
-            self.transform, self.norm = whole.transform, whole.norm
+            super().__init__(cfg, compute, rngs=rngs)
         if not cfg.tied_decoder:
             padding = cfg.padded_vocab_size - cfg.vocab_size
             self.decoder = embedding(
@@ -107,9 +114,7 @@ class MlmHead(nnx.Module):
         )
 
     def _transformed(self, x_BMD: jax.Array) -> jax.Array:
-        if not self.cfg.mlm_transform:
-            return x_BMD
-        return self.norm(activation(self.cfg, self.transform(x_BMD)))
+        return self.transformed(x_BMD) if self.cfg.mlm_transform else x_BMD
 
     def _table(self, tokens_VD: jax.Array) -> jax.Array:
         return tokens_VD if self.cfg.tied_decoder else self.decoder.embedding[...]

@@ -7,26 +7,19 @@ import jax
 
 from bert_jax.batch import ClassifyBatch
 from bert_jax.config import ComputeConfig, DropoutConfig, ModelConfig
+from bert_jax.model import token_classification
 from bert_jax.model.dropout import Dropout
-from bert_jax.model.encoder import Params, encode_texts, init_encoder
-from bert_jax.model.heads import (
-    init_linear_head,
-    init_pooler,
-    linear_head,
-    pools_tokens,
-    token_vectors,
-)
+from bert_jax.model.encoder import Params, encode_texts
+from bert_jax.model.heads import linear_head, token_vectors
 
 NUM_ENDS = 2  # the ends of a span: 0 is its first token, 1 its last token
 
 
 def init_params(cfg: ModelConfig, key: jax.Array) -> Params:
     """Draws fresh float32 parameters: encoder and span head."""
-    encoder_key, head_key = jax.random.split(key)
-    params = init_encoder(cfg, encoder_key)
-    if pools_tokens(cfg):
-        params["pooler"] = init_pooler(cfg, jax.random.fold_in(key, 1))
-    return {**params, "spans": init_linear_head(cfg, NUM_ENDS, head_key)}
+    params = token_classification.init_params(cfg, NUM_ENDS, key)
+    head = params.pop("tokens")
+    return {**params, "spans": head}
 
 
 def apply(

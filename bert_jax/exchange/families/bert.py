@@ -82,14 +82,7 @@ BERT = Family(
     refused={"position_embedding_type": ["absolute"]},
     idle={"gradient_checkpointing", "use_cache"},
     heads=forms(
-        "Bert",
-        pretraining="ForPreTraining",
-        mlm="ForMaskedLM",
-        classifier="ForSequenceClassification",
-        tokens="ForTokenClassification",
-        spans="ForQuestionAnswering",
-        choice="ForMultipleChoice",
-        vectors="Model",
+        "Bert", "pretraining", "mlm", "classifier", "tokens", "spans", "choice"
     ),
     partial={
         "BertModel": "pretraining",

@@ -67,15 +67,7 @@ DISTILBERT = Family(
         *("sinusoidal_pos_embds", "qa_dropout", "seq_classif_dropout", "tie_weights_"),
         *("gradient_checkpointing", "use_cache"),
     },
-    heads=forms(
-        "DistilBert",
-        mlm="ForMaskedLM",
-        classifier="ForSequenceClassification",
-        tokens="ForTokenClassification",
-        spans="ForQuestionAnswering",
-        choice="ForMultipleChoice",
-        vectors="Model",
-    ),
+    heads=forms("DistilBert", "mlm", "classifier", "tokens", "spans", "choice"),
     partial={"DistilBertModel": "mlm"},
     refused_classes={},
     tokenizer_classes={

@@ -60,7 +60,6 @@ def _head(cfg: ModelConfig, head: Head) -> tuple[Row, ...]:
 
 
 def _spelled_out(path: pathlib.Path, config: Config) -> Config:
-    rope.check_head_size(path, config)
     config = rope.with_theta(path, config)
     config.setdefault("num_key_value_heads", config.get("num_attention_heads", 12))
     if config["num_key_value_heads"] == config.get("num_attention_heads", 12):
@@ -75,7 +74,7 @@ def _spelled_out(path: pathlib.Path, config: Config) -> Config:
 
 
 def _respelled(config: Config, cfg: ModelConfig) -> Config:
-    config = rope.with_parameters(config)
+    config = rope.with_parameters(config, cfg)
     if cfg.mlm_bias != cfg.dense_bias:
         raise ValueError(
             f"ModelConfig.mlm_bias={cfg.mlm_bias} beside dense_bias={cfg.dense_bias}: "
@@ -123,13 +122,7 @@ EUROBERT = Family(
     respelled=_respelled,
     refused={"rope_scaling": [], "pretraining_tp": [1]},
     idle={"use_cache", "head_dim", "clf_pooling", "is_causal"},
-    heads=forms(
-        "EuroBert",
-        mlm="ForMaskedLM",
-        classifier="ForSequenceClassification",
-        tokens="ForTokenClassification",
-        vectors="Model",
-    ),
+    heads=forms("EuroBert", "mlm", "classifier", "tokens"),
     partial={"EuroBertModel": "mlm"},
     refused_classes={},
     tokenizer_classes={"PreTrainedTokenizerFast", "TokenizersBackend"},

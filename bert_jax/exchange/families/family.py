@@ -47,39 +47,42 @@ class HeadForm(NamedTuple):
 
 
 _VECTOR = HeadForm(
-    "",
+    "Model",
     "sentence-similarity",
     """`SentenceTransformer(...)` of sentence-transformers loads the whole directory, and its
 `encode` gives the vectors of texts, pooled as they were trained.""",
     library="sentence-transformers",
 )
+# How the names of the classes end.
 _FORMS: dict[Head, HeadForm] = {
     "pretraining": HeadForm(
-        "",
+        "ForPreTraining",
         "fill-mask",
         """`pipeline("fill-mask", ...)` fills in masked words. It has no use for the pooler and
 the next-sentence head, and its load report lists them as unexpected.""",
     ),
     "mlm": HeadForm(
-        "", "fill-mask", '`pipeline("fill-mask", ...)` fills in masked words.'
+        "ForMaskedLM",
+        "fill-mask",
+        '`pipeline("fill-mask", ...)` fills in masked words.',
     ),
     "classifier": HeadForm(
-        "",
+        "ForSequenceClassification",
         "text-classification",
         '`pipeline("text-classification", ...)` names the class of a text.',
     ),
     "tokens": HeadForm(
-        "",
+        "ForTokenClassification",
         "token-classification",
         '`pipeline("token-classification", ...)` tags every token.',
     ),
     "spans": HeadForm(
-        "",
+        "ForQuestionAnswering",
         "question-answering",
         "Its start and end logits mark the answer to a question in a text.",
     ),
     "choice": HeadForm(
-        "",
+        "ForMultipleChoice",
         "multiple-choice",
         "Its inputs have an axis for the choices; the highest logit is the right one.",
     ),
@@ -88,19 +91,17 @@ the next-sentence head, and its load report lists them as unexpected.""",
 }
 
 
-def forms(prefix: str, *, vectors: str, **classes: str) -> dict[Head, HeadForm]:
-    """The heads of a family.
+def forms(prefix: str, *heads: Head) -> dict[Head, HeadForm]:
+    """The heads of a family, and the vectors that every family gives.
 
     Args:
         prefix: what the names of its classes begin with.
-        vectors: how the name of the class without a head ends.
-        classes: our head -> how the name of its class ends.
+        heads: those that it has classes for.
     """
-    endings = {**classes, "mean_vector": vectors, "cls_vector": vectors}
     return {
-        head: form._replace(architecture=prefix + endings[head])
+        head: form._replace(architecture=prefix + form.architecture)
         for head, form in _FORMS.items()
-        if head in endings
+        if head in (*heads, "mean_vector", "cls_vector")
     }
 
 

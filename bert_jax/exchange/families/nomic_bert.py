@@ -3,11 +3,9 @@
 Source: Nussbaum et al. 2024; transformers, models/nomic_bert.
 """
 
-import pathlib
-
 from bert_jax.config import ModelConfig
 from bert_jax.exchange.families import rope
-from bert_jax.exchange.families.family import Config, Family, Field, forms
+from bert_jax.exchange.families.family import Family, Field, forms
 from bert_jax.exchange.tensors import Head, Row, dense, embedding, norm, stacked
 
 _EMBED = "nomic_bert.embeddings"
@@ -51,15 +49,6 @@ def rows(cfg: ModelConfig, head: Head) -> tuple[Row, ...]:
     return (*_TABLES, *stacked(_ONE_LAYER, cfg.num_layers), *_HEADS[head])
 
 
-def _spelled_out(path: pathlib.Path, config: Config) -> Config:
-    rope.check_head_size(path, config)
-    return rope.with_theta(path, config)
-
-
-def _respelled(config: Config, cfg: ModelConfig) -> Config:
-    return rope.with_parameters(config)
-
-
 NOMIC_BERT = Family(
     model_type="nomic_bert",
     fields={
@@ -78,17 +67,11 @@ NOMIC_BERT = Family(
         "rope_theta": Field("rope_theta", 1_000.0),
     },
     fixed={"dense_bias": False, "positions": "rotary", "next_sentence": False},
-    spelled_out=_spelled_out,
-    respelled=_respelled,
+    spelled_out=rope.with_theta,
+    respelled=rope.with_parameters,
     refused={"rope_scaling": []},
     idle={"gradient_checkpointing", "use_cache", "head_dim", "position_embedding_type"},
-    heads=forms(
-        "NomicBert",
-        mlm="ForMaskedLM",
-        classifier="ForSequenceClassification",
-        tokens="ForTokenClassification",
-        vectors="Model",
-    ),
+    heads=forms("NomicBert", "mlm", "classifier", "tokens"),
     partial={"NomicBertModel": "mlm"},
     refused_classes={},
     tokenizer_classes={"BertTokenizer", "BertTokenizerFast"},

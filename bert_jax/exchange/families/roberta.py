@@ -80,15 +80,7 @@ def _family(model_type: str, prefix: str, tokenizers: set[str]) -> Family:
         respelled=_respelled,
         refused=BERT.refused,
         idle={*BERT.idle, "output_past"},
-        heads=forms(
-            prefix,
-            mlm="ForMaskedLM",
-            classifier="ForSequenceClassification",
-            tokens="ForTokenClassification",
-            spans="ForQuestionAnswering",
-            choice="ForMultipleChoice",
-            vectors="Model",
-        ),
+        heads=forms(prefix, "mlm", "classifier", "tokens", "spans", "choice"),
         partial={f"{prefix}Model": "mlm"},
         refused_classes={
             f"{prefix}ForCausalLM": "a decoder, whose tokens see only those before them"

@@ -3,6 +3,7 @@
 import pathlib
 from typing import Any
 
+from bert_jax.config import ModelConfig
 from bert_jax.exchange.families.family import Config
 
 KEYS = "rope_parameters"
@@ -28,24 +29,25 @@ def theta_of(path: pathlib.Path, parameters: Any) -> float | None:
 
 
 def with_theta(path: pathlib.Path, config: Config) -> Config:
-    """A config whose only theta stands under `rope_theta`."""
+    """A config whose only theta stands under `rope_theta`.
+
+    Raises:
+        ValueError: as for `theta_of`, or the heads have another width than the hidden size
+            gives them.
+    """
+    _check_head_size(path, config)
     config = dict(config)
     theta = theta_of(path, config.pop(KEYS, None))
     return config if theta is None else {**config, "rope_theta": theta}
 
 
-def with_parameters(config: Config) -> Config:
+def with_parameters(config: Config, cfg: ModelConfig) -> Config:
     """The reverse of `with_theta`; the flat key stays for older releases."""
-    theta = config["rope_theta"]
-    return {**config, KEYS: {"rope_type": "default", "rope_theta": theta}}
+    rope = {"rope_type": "default", "rope_theta": cfg.rope_theta}
+    return {**config, KEYS: rope}
 
 
-def check_head_size(path: pathlib.Path, config: Config) -> None:
-    """Refuses heads of another width than the hidden size gives them.
-
-    Raises:
-        ValueError: head_dim says so.
-    """
+def _check_head_size(path: pathlib.Path, config: Config) -> None:
     given = config.get("head_dim")
     hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
     if given is not None and hidden and heads and given * heads != hidden:
