@@ -60,8 +60,8 @@ def tokenize(folder: pathlib.Path, report: Report, clock: Clock) -> None:
     table = report.table(
         "Tokenising, one core",
         "In every turn, text that no candidate has seen. Ours encodes sentences, as "
-        "`prepare` does, with its cache of words; bare is the library alone, which "
-        "encodes whole documents.",
+        "`prepare` does, by a faster library where there is one; bare is the "
+        "library that defines the ids, which encodes whole documents.",
     )
     for number, kind in enumerate(_KINDS):
         candidates = [

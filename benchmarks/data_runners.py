@@ -63,7 +63,7 @@ def num_bytes_of(texts: Sequence[str]) -> int:
 class Tokenize:
     """Encodes one part of the sample in each turn: text that it has not seen before.
 
-    A cache of words is then worth what it is worth while a corpus goes by.
+    A library's cache of words is then worth what it is worth while a corpus goes by.
     """
 
     def __init__(

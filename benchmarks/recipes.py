@@ -40,10 +40,11 @@ _LOOP = LoopConfig(
     checkpoint_every_steps=1_000,
     keep_checkpoints=1,
 )
-# A small vocabulary that does not outweigh the layers, many small updates, no dropout, a
-# larger initial scale and a shorter memory of the second moment, for the reasons that
-# configs/quickstart.py gives. Products are float32, because JAX's compile cache cannot keep
-# a program with bfloat16 products on a CPU.
+# A small vocabulary that does not outweigh the layers, many small updates, and no dropout,
+# which would only slow down little more than one epoch. With a larger initial scale
+# attention forms within the first thousand updates, and without bias correction b2 = 0.999
+# would inflate these. Products are float32, because JAX's compile cache cannot keep a
+# program with bfloat16 products on a CPU.
 _NO_DROPOUT = DropoutConfig(hidden=0.0, attention=0.0)
 TINY = Recipe(
     minutes=16.0,
@@ -88,6 +89,8 @@ MODERN_TINY = dataclasses.replace(
         head_bias=False,
         positions="rotary",
         next_sentence=False,
+        # Without the next-sentence loss, nothing has trained [CLS] to stand for a text.
+        pooling="mean",
         pooler="mlm_transform",
     ),
     data=DataConfig(sequence_length=64, pairs="none"),

@@ -1,73 +1,161 @@
 """`bert-jax COMMAND`: reads the command line, runs one command, reports its errors.
 
-The commands themselves are in `commands/`.
+The commands themselves are in `commands/`; only the one that runs is imported, so that
+`--help` is quick.
 """
 
-import dataclasses
 import difflib
-import pathlib
+import importlib
 import sys
-from collections.abc import Sequence
-from typing import Annotated, Any
-
-import tyro
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import bert_jax
-from bert_jax.commands import compile as compile_command
-from bert_jax.commands import (
-    data,
-    embedding,
-    exchange,
-    filling,
-    report,
-    serving,
-    sweeping,
-    tokenizer,
-    training,
-)
-from bert_jax.commands.config_files import load_config
-from bert_jax.commands.outputs import check_paths
-from bert_jax.commands.raw_flags import check_length, is_given, value_of
-from bert_jax.commands.repeated_flags import FlagError, refuse_repeated
-from bert_jax.config import FinetuneConfig, PretrainConfig
-from bert_jax.quickstart import Size, quickstart
 from bert_jax.runtime import process, start
-from bert_jax.runtime.explanations import explanation, is_of_disk
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Quickstart:
-    """Runs every step on real text: from nothing to a classifier in six minutes."""
-
-    output: pathlib.Path = pathlib.Path("quickstart")
-    """Directory for all results. The same command continues an unfinished quickstart."""
-    size: Annotated[Size, tyro.conf.arg(name="")] = Size()
-
-    def run(self) -> None:
-        quickstart(self.output, main, self.size)
-
-
-COMMANDS: dict[str, Any] = {
-    "quickstart": Quickstart,
-    "corpus": data.Corpus,
-    "tokenizer": tokenizer.MakeTokenizer,
-    "prepare": data.Prepare,
-    "inspect": data.Inspect,
-    "pretrain": training.Pretrain,
-    "finetune": training.Finetune,
-    "sweep": sweeping.Sweep,
-    "compare": sweeping.Compare,
-    "baselines": training.Baselines,
-    "evaluate": training.Evaluate,
-    "predict": training.Predict,
-    "fill": filling.Fill,
-    "embed": embedding.Embed,
-    "serve": serving.Serve,
-    "import": exchange.Import,
-    "export": exchange.Export,
-    "report": report.Report,
-    "compile": compile_command.Compile,
+# Name, class, and the first line of its docstring: the overview imports no command.
+_GROUPS: Mapping[str, Sequence[tuple[str, str, str]]] = {
+    "To begin": (
+        (
+            "quickstart",
+            "quickstart:Quickstart",
+            "Runs every step on real text: from nothing to a classifier in six minutes.",
+        ),
+        (
+            "doctor",
+            "commands.doctor:Doctor",
+            "Says what this machine is: versions, devices, memory, missing extras, JAX variables.",
+        ),
+    ),
+    "Text and datasets": (
+        (
+            "corpus",
+            "commands.data:Corpus",
+            "Writes the documentation of installed Python packages as a text corpus.",
+        ),
+        (
+            "tokenizer",
+            "commands.tokenizer:MakeTokenizer",
+            "Makes a tokenizer: train trains a vocabulary, wrap takes a given one.",
+        ),
+        (
+            "prepare",
+            "commands.data:Prepare",
+            "Tokenises a source and writes a TFDS dataset with a validation split.",
+        ),
+        (
+            "inspect",
+            "commands.data:Inspect",
+            "Prints rows as the model will see them, with masks and pair labels.",
+        ),
+    ),
+    "Training": (
+        (
+            "pretrain",
+            "commands.training:Pretrain",
+            "Pretrains a BERT with MLM + NSP, or continues a run that was stopped.",
+        ),
+        (
+            "finetune",
+            "commands.training:Finetune",
+            "Fine-tunes a pretrained encoder, `finetune RUN`, on labelled files.",
+        ),
+        (
+            "sweep",
+            "commands.sweeping:Sweep",
+            "Fine-tunes with several seeds and settings, `sweep RUN`: mean ± deviation of each.",
+        ),
+        (
+            "compare",
+            "commands.sweeping:Compare",
+            "Compares two encoders, `compare A B`, by their fine-tuned runs or their sweeps.",
+        ),
+        (
+            "baselines",
+            "commands.training:Baselines",
+            "Scores models without a neural network on a task, such as the majority class.",
+        ),
+        (
+            "replay",
+            "commands.replay:Replay",
+            "Repeats the step at which a run stopped because of bad numbers, and finds the cause.",
+        ),
+    ),
+    "Using a run": (
+        (
+            "evaluate",
+            "commands.training:Evaluate",
+            "Scores a run on held-out data: a fine-tuned one at its best state.",
+        ),
+        (
+            "predict",
+            "commands.training:Predict",
+            "Predicts with a fine-tuned run, on texts, on a file or on lines of standard input.",
+        ),
+        (
+            "fill",
+            "commands.filling:Fill",
+            "Fills in the masks of texts with a pretrained run: what could stand at [MASK]?",
+        ),
+        (
+            "embed",
+            "commands.embedding:Embed",
+            "Writes a vector for each text of a file, as a matrix that NumPy loads.",
+        ),
+        (
+            "serve",
+            "commands.serving:Serve",
+            "Answers over HTTP with a run, and has a page to try it in a browser.",
+        ),
+    ),
+    "Models of other libraries": (
+        (
+            "import",
+            "commands.exchange:Import",
+            "Makes a run directory from a published BERT of Hugging Face or Google.",
+        ),
+        (
+            "export",
+            "commands.exchange:Export",
+            "Writes a run's weights, of a fine-tuned run the best, for another library.",
+        ),
+    ),
+    "Looking": (
+        (
+            "checkpoints",
+            "commands.checkpoints:ListCheckpoints",
+            "Lists the checkpoints of a run and reads every file: is it as it was saved?",
+        ),
+        (
+            "report",
+            "commands.report:Report",
+            "Writes one self-contained HTML page, and PNGs, about runs of any task or a dataset.",
+        ),
+        (
+            "compile",
+            "commands.compile:Compile",
+            "Compiles a config's train step for a machine that is not here: memory, links, time.",
+        ),
+    ),
 }
+_PLACES = {name: place for group in _GROUPS.values() for name, place, _ in group}
+
+
+class _Commands(Mapping[str, Any]):
+    """The class of each command, by name; it is imported when it is asked for."""
+
+    def __getitem__(self, name: str) -> Any:
+        module, _, found = _PLACES[name].partition(":")
+        return getattr(importlib.import_module(f"bert_jax.{module}"), found)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_PLACES)
+
+    def __len__(self) -> int:
+        return len(_PLACES)
+
+
+COMMANDS = _Commands()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -95,7 +183,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             _fail(start.INTERRUPTED, 130)
         if debug:
             raise
-        if type(error).__name__ == "InterruptedRunError":
+        from bert_jax.commands.repeated_flags import FlagError
+        from bert_jax.runtime.explanations import explanation
+        from bert_jax.train.stop_request import InterruptedRunError
+
+        if isinstance(error, InterruptedRunError):
             _fail(str(error), 130)
         first = _first(error)
         said = explanation(first)
@@ -108,6 +200,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _first(error: Exception) -> BaseException:
     """A full disk fails again when files are closed; the first of these errors says more."""
+    from bert_jax.runtime.explanations import is_of_disk
+
     found: BaseException = error
     step: BaseException | None = error
     while is_of_disk(error) and step is not None:
@@ -127,8 +221,11 @@ def _run(argv: list[str]) -> None:
     if name == "--version":
         print(f"bert_jax {bert_jax.__version__}")
         return
-    if name not in COMMANDS:
-        close = difflib.get_close_matches(name, COMMANDS, n=1)
+    if name == "--completion":
+        _print_completion(rest)
+        return
+    if name not in _PLACES:
+        close = difflib.get_close_matches(name, _PLACES, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "."
         if name.startswith("-"):
             hint = "; a command comes first, then its flags."
@@ -137,67 +234,51 @@ def _run(argv: list[str]) -> None:
         )
     start.command_begins(name)
     command = parse(name, rest)
-    check_paths(name, command)
-    command.run()
+    from bert_jax.commands.parsing import check
+
+    check(name, command)
+    if hasattr(command, "cluster"):
+        command.run()  # fetches what lies in a store when it has joined its job
+        return
+    from bert_jax.commands.addresses import on_this_machine
+
+    with on_this_machine(command) as here:
+        here.run()
 
 
 def parse(name: str, rest: list[str]) -> Any:
-    """Reads the flags of a command; `run()` of the result starts it.
+    """Reads the flags of a command, as `commands.parsing.parse` does.
 
     Raises:
-        FlagError: a flag is given twice.
-        ValueError, OSError: the config file or a value is wrong.
-        SystemExit: a flag is wrong; stderr says which one.
+        KeyError: there is no such command.
     """
     command = COMMANDS[name]
-    default: Any = tyro.MISSING_NONPROP
-    if hasattr(command, "config_file") and rest and not rest[0].startswith("-"):
-        is_tuned = name in ("finetune", "sweep")
-        rest = ["--checkpoint" if is_tuned else "--config", *rest]
-    refuse_repeated(command, rest)
-    kinds = {
-        "pretrain": PretrainConfig,
-        "finetune": FinetuneConfig,
-        "sweep": FinetuneConfig,
-        "compile": PretrainConfig,
-    }
-    if name not in kinds:
-        parsed = tyro.cli(command, args=rest, default=default, prog=f"bert-jax {name}")
-        if name in ("evaluate", "predict"):
-            # The run says how files are read, so it is read before its flags count.
-            try:
-                reading = training.file_settings(parsed.run_dir, parsed.task, name)
-            except FileNotFoundError:
-                return parsed  # the command says so, in a job to all processes
-            default = command(run_dir=tyro.MISSING_NONPROP, task=reading)
-            return tyro.cli(
-                command, args=rest, default=default, prog=f"bert-jax {name}"
-            )
-        return parsed
-    # The file sets the defaults of all flags, so it is read before them.
-    file = value_of("--config", rest) or command.config_file
-    settings = load_config(file, kinds[name])
-    if "first_phase_only" in vars(command) and is_given("--first-phase-only", rest):
-        settings = dataclasses.replace(settings, next_phases=())
-    required = {
-        field.name: tyro.MISSING_NONPROP
-        for field in dataclasses.fields(command)
-        if field.default is dataclasses.MISSING
-    }
-    default = command(**required, config_file=file, settings=settings)
-    parsed = tyro.cli(command, args=rest, default=default, prog=f"bert-jax {name}")
-    if name == "pretrain":
-        check_length(parsed.settings, rest)
-    if kinds[name] is PretrainConfig and parsed.settings.checkpoint is None:
-        parsed.settings.check()
-    return dataclasses.replace(parsed, args=tuple(rest))
+    from bert_jax.commands import parsing
+
+    return parsing.parse(command, name, rest)
 
 
 def _overview() -> str:
-    lines = ["usage: bert-jax [--debug | --version] COMMAND [options]", ""]
-    for name, command in COMMANDS.items():
-        lines.append(f"  {name:<11} {command.__doc__.splitlines()[0]}")
+    usage = (
+        "usage: bert-jax [--debug | --version | --completion SHELL] COMMAND [options]"
+    )
+    lines = [usage]
+    for group, commands in _GROUPS.items():
+        lines += ["", group]
+        lines += [f"  {name:<11} {summary}" for name, _, summary in commands]
     return "\n".join([*lines, "", "`bert-jax COMMAND --help` explains every option."])
+
+
+def _print_completion(rest: list[str]) -> None:
+    """Prints a script that completes commands and flags in a shell: bash or zsh."""
+    if rest not in (["bash"], ["zsh"]):
+        _fail(f"--completion {' '.join(rest)}: expected --completion bash or zsh.", 2)
+    import tyro
+
+    arguments = ["--tyro-print-completion", *rest]
+    tyro.extras.subcommand_cli_from_dict(
+        dict(COMMANDS), prog="bert-jax", args=arguments
+    )
 
 
 def _fail(message: str, code: int) -> None:

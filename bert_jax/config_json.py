@@ -8,6 +8,8 @@ import types
 import typing
 from typing import Any, Literal, TypeVar
 
+from bert_jax.config.address import address_of
+
 T = TypeVar("T")
 
 
@@ -20,16 +22,30 @@ def to_json(config: Any) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2, default=plain) + "\n"
 
 
+def to_values(config: Any) -> dict[str, Any]:
+    """The whole config as values that JSON can hold."""
+    values: dict[str, Any] = json.loads(to_json(config))
+    return values
+
+
 def with_absolute_paths(config: T) -> T:
     """The config with all its paths absolute, so that it means the same everywhere."""
     changed: dict[str, Any] = {}
     for field in dataclasses.fields(typing.cast(Any, config)):
         value = getattr(config, field.name)
         if isinstance(value, pathlib.Path):
-            changed[field.name] = value.absolute()
+            changed[field.name] = _absolute(value)
+        elif isinstance(value, tuple):
+            changed[field.name] = tuple(
+                _absolute(x) if isinstance(x, pathlib.Path) else x for x in value
+            )
         elif dataclasses.is_dataclass(value):
             changed[field.name] = with_absolute_paths(value)
     return dataclasses.replace(typing.cast(Any, config), **changed)
+
+
+def _absolute(path: pathlib.Path) -> pathlib.Path:
+    return path if address_of(path) else path.absolute()
 
 
 def from_json(cls: type[T], text: str) -> T:
@@ -38,7 +54,12 @@ def from_json(cls: type[T], text: str) -> T:
     Raises:
         ValueError: a field is unknown, or a value has the wrong type or is refused.
     """
-    return _build(cls, json.loads(text), cls.__name__)
+    return from_values(cls, json.loads(text))
+
+
+def from_values(cls: type[T], values: dict[str, Any]) -> T:
+    """As `from_json`, from JSON that has been parsed."""
+    return _build(cls, values, cls.__name__)
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:

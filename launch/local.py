@@ -12,11 +12,14 @@ import argparse
 import asyncio
 import os
 import pathlib
+import secrets
 import signal
 import socket
 import sys
 from collections.abc import Sequence
 from typing import IO
+
+from bert_jax.runtime import start
 
 # The commands that take `--cluster`; the others have worker processes of their own.
 COMMANDS = ("pretrain", "finetune", "evaluate")
@@ -65,6 +68,7 @@ async def run_job(
         0, or the exit code of the process that failed first; 128 + n for signal n.
     """
     port, loop = free_port(), asyncio.get_running_loop()
+    os.environ.setdefault("BERT_JAX_JOB_TOKEN", secrets.token_hex(16))
     # The processes end when nobody holds the other end of this pipe any more.
     lifeline, _ = os.pipe()
     members = [
@@ -87,7 +91,7 @@ async def run_job(
             if member.returncode is None:
                 member.send_signal(signal_number)
 
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
+    for signal_number in filter(start.takes, start.STOP_SIGNALS):
         loop.add_signal_handler(signal_number, send_all, signal_number)
     failed: list[tuple[int, int]] = []
 

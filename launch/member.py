@@ -5,10 +5,12 @@ import sys
 import threading
 
 from bert_jax import cli
+from bert_jax.runtime import start
 
 
 def main() -> None:
     """Runs `bert-jax`; the first argument is the number of a pipe to the launcher."""
+    start.begin()
     _, lifeline, *command = sys.argv
 
     def wait() -> None:

@@ -6,8 +6,8 @@
 #   --no-forward   do not hand signals on: somebody else signals the command
 #   --status FILE  the file holds "running PID" while the command runs and "exited CODE" afterwards
 #
-# `bert-jax` goes on from its newest checkpoint when it is started again. SIGTERM and SIGINT are handed to the
-# command once, so that it writes a checkpoint; nothing is started again after them. Nothing is started again
+# `bert-jax` goes on from its newest checkpoint when it is started again. SIGTERM, SIGINT, SIGHUP and SIGUSR1 are
+# handed to the command once, as SIGTERM, so that it writes a checkpoint; nothing is started again after them. Nothing is started again
 # either after an exit code that no restart mends: 0 (done), 2 (a wrong flag), 126 and 127 (no such command),
 # 130 (stopped by a signal, checkpoint written), and 1 (an error with a message) in the first five minutes, since
 # the error is then most likely in what was given.
@@ -49,7 +49,7 @@ hand_over() {
     kill -TERM "$child" 2>/dev/null || true
   fi
 }
-trap 'signals=$((signals + 1)); hand_over' TERM INT
+trap 'signals=$((signals + 1)); hand_over' TERM INT HUP USR1
 
 note() { if [[ -n $status ]]; then printf '%s\n' "$1" >"$status"; fi; }
 finish() {

@@ -5,7 +5,11 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import prepared_corpus
 
 from bert_jax.config import (
@@ -19,6 +23,7 @@ from bert_jax.config import (
     PretrainConfig,
     TaskConfig,
 )
+from bert_jax.train import pretrain
 from launch import local
 
 NUM_STEPS = 24
@@ -54,6 +59,31 @@ def pretrain_config() -> PretrainConfig:
     )
 
 
+def spoiled(make: Callable[..., Any]) -> Callable[..., Any]:
+    """The same `pretrain_program`, whose batches 13, 14 and 15 make the loss NaN."""
+
+    @jax.jit
+    def spoil(batch: Any) -> Any:
+        return batch._replace(nsp_weights=batch.nsp_weights * jnp.nan)
+
+    def spoiling(*args: Any) -> Any:
+        program = make(*args)
+
+        def step(state: Any, batch: Any) -> Any:
+            is_bad = int(state.step) in (13, 14, 15)
+            return program.step(state, spoil(batch) if is_bad else batch)
+
+        return program._replace(step=step)
+
+    return spoiling
+
+
+def spoiled_config() -> PretrainConfig:
+    """`pretrain_config`, for a process of its own, in which three batches are bad."""
+    pretrain.pretrain_program = spoiled(pretrain.pretrain_program)
+    return pretrain_config()
+
+
 def finetune_config() -> FinetuneConfig:
     return FinetuneConfig(
         task=TaskConfig(
@@ -81,13 +111,18 @@ def make_folder(folder: pathlib.Path) -> None:
     for name, part in (("train", rows[:44]), ("validation", rows[44:])):
         (folder / f"{name}.tsv").write_text("label\ttext\n" + "".join(part))
     tests = str(pathlib.Path(__file__).parent)
-    for name in ("pretrain_config", "finetune_config"):
+    for name in ("pretrain_config", "spoiled_config", "finetune_config"):
         text = CONFIG_FILE.format(tests=tests, name=name)
         (folder / f"{name}.py").write_text(text)
 
 
-def pretrain_args(output: str, *more: object, dataset: str = "dataset") -> list[str]:
-    args = ("pretrain", "--config", "pretrain_config.py", "--output", output)
+def pretrain_args(
+    output: str,
+    *more: object,
+    dataset: str = "dataset",
+    config: str = "pretrain_config",
+) -> list[str]:
+    args = ("pretrain", "--config", f"{config}.py", "--output", output)
     return [*args, "--data.dataset", dataset, *map(str, more)]
 
 

@@ -12,6 +12,7 @@ from bert_jax.config import (
     PretrainConfig,
     TaskConfig,
 )
+from bert_jax.data.json_file import write_json
 from bert_jax.data.prepared.format import FORMAT_VERSION
 from bert_jax.data.prepared.manifest import write_manifest
 from bert_jax.data.prepared.summary import summarize
@@ -125,7 +126,7 @@ PRETRAIN_RESULTS: dict[str, Any] = {
         "start_up_secs": 20.0,
         "lost_secs": 150.0,
     },
-    "corpus": summarize(MANIFEST),
+    "corpora": [summarize(MANIFEST)],
     "mask_examples": [
         {
             "tokens": [
@@ -179,12 +180,12 @@ def put(
 ) -> Path:
     """A run directory without checkpoints; unfinished where there are no results."""
     path.mkdir(parents=True)
-    (path / "run.json").write_text(config_json.to_json(info))
-    (path / "config.json").write_text(config_json.to_json(cfg))
+    write_json(path / "run.json", config_json.to_values(info))
+    write_json(path / "config.json", config_json.to_values(cfg))
     written = "".join(json.dumps(line) + "\n" for line in lines)
     (path / "metrics.jsonl").write_text(written)
     if results is not None:
-        (path / "results.json").write_text(json.dumps(results))
+        write_json(path / "results.json", results)
     return path
 
 
@@ -318,7 +319,7 @@ def put_baselines(path: Path, data: str = "v1") -> Path:
         "num_validation": 200,
         "seconds": 2.3,
     }
-    (path / "results.json").write_text(json.dumps(results))
+    write_json(path / "results.json", results)
     return path
 
 

@@ -41,6 +41,9 @@ def choose(kernel, platform, **changes):
         ("tpu", {"num_keys": 2049}, "xla"),
         ("tpu", {"num_keys": 2049, "drops": False}, "splash"),
         ("tpu", {"num_keys": 2048, "dtype": jnp.dtype("float32")}, "xla"),
+        ("tpu", {"num_keys": 2048, "drops": False, "reach": 64}, "fused"),
+        ("tpu", {"num_keys": 2049, "drops": False, "reach": 64}, "xla"),
+        ("tpu", {"num_keys": 2049, "drops": False, "reach": 512}, "splash"),
     ],
 )
 def test_auto_takes_the_best_that_fits(platform, changes, expected):

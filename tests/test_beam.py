@@ -365,7 +365,6 @@ def test_command_line_and_relative_names(corpus, tmp_path, capsys, monkeypatch):
             [f"--beam={RUNNER}", "--num-workers", "2"],
             "--num-workers 2 sets the processes of this",
         ),
-        (["--output", "gs://bucket/new"], "only --beam writes to an object store"),
     ],
     ids=str,
 )

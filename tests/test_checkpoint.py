@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_states import small_state
 
 from bert_jax.config import MeshConfig, OptimizerConfig
 from bert_jax.model import pretraining
@@ -17,7 +18,7 @@ from bert_jax.train.checkpoint import Checkpoints, Identity
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.schedules import make_schedule
-from bert_jax.train.step import TrainState, abstract_state, init_state
+from bert_jax.train.step import abstract_state, init_state
 from bert_jax.train.tensors import describe, tensors_sha256
 
 SHA = "a" * 64
@@ -171,15 +172,6 @@ def test_older_formats_give_their_weights_and_nothing_else(
             old.restore_opt_state(abstract.opt_state)
 
 
-def small_state(step: int) -> TrainState:
-    """A state of three small tensors, each with other values at every step."""
-    numbers = jnp.arange(50.0) + step
-    key = jax.random.key_data(jax.random.key(0))
-    return TrainState(
-        step=jnp.int32(step), params={"a": numbers}, opt_state={"m": -numbers}, key=key
-    )
-
-
 @pytest.fixture(scope="module")
 def two_steps(tiny, tmp_path_factory):
     """A run directory with the small checkpoints of steps 1 and 2."""
@@ -231,8 +223,7 @@ def test_a_damaged_file_is_found_and_named(two_steps, tiny, tmp_path, kind):
             with pytest.raises(ValueError, match="of step 2 is damaged") as refused:
                 checkpoints.restore(abstract)
             assert f"{path} is " in str(refused.value)
-            assert "The checkpoint of step 1 is whole" in str(refused.value)
-            assert f"delete {newest}" in str(refused.value)
+            assert "The checkpoint of step 1 is whole: --step 1" in str(refused.value)
             path.write_bytes(content)
         assert int(checkpoints.restore(abstract).step) == 2
 
@@ -251,18 +242,6 @@ def test_weights_are_read_though_the_moments_are_damaged(two_steps, tiny, tmp_pa
             checkpoints.restore_opt_state(state.opt_state)
 
 
-def test_what_its_advice_says_leads_on(two_steps, tiny, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(two_steps, run)
-    (run / "checkpoints" / "2" / "params" / "manifest.ocdbt").unlink()
-    shutil.rmtree(run / "checkpoints" / "2")
-    with Checkpoints(run, Identity(tiny, SHA)) as checkpoints:
-        assert int(checkpoints.restore(small_state(0)).step) == 1
-        checkpoints.save(small_state(2))
-        checkpoints.wait()
-        assert int(checkpoints.restore(small_state(0)).step) == 2
-
-
 def test_without_a_whole_checkpoint_the_error_says_so(two_steps, tiny, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(two_steps, run)
@@ -270,7 +249,7 @@ def test_without_a_whole_checkpoint_the_error_says_so(two_steps, tiny, tmp_path)
         (run / "checkpoints" / step / "params" / "manifest.ocdbt").unlink()
     with (
         Checkpoints(run, Identity(tiny, SHA), read_only=True) as checkpoints,
-        pytest.raises(ValueError, match="has no older checkpoint that is whole"),
+        pytest.raises(ValueError, match="no older checkpoint that is whole"),
     ):
         checkpoints.restore(small_state(2))
 

@@ -1,5 +1,6 @@
 """What the command line says of errors that are nobody's mistake in the program."""
 
+import dataclasses
 import errno
 import os
 from typing import ClassVar
@@ -9,8 +10,10 @@ from jax.errors import JaxRuntimeError
 
 from bert_jax import cli
 from bert_jax.runtime.explanations import explanation, system_reason
+from bert_jax.train.stop_request import InterruptedRunError
 
 
+@dataclasses.dataclass
 class Failing:
     """A command that fails as a test wants it."""
 
@@ -106,7 +109,7 @@ def test_a_second_error_while_files_are_closed_hides_no_first_one(say):
 
 
 def test_a_signal_and_a_stopped_run_end_with_130(say):
-    stopped = type("InterruptedRunError", (Exception,), {})("stopped at 3")
+    stopped = InterruptedRunError("stopped at 3")
     sentence = "bert-jax: interrupted; start the same command again to continue\n"
     assert say(KeyboardInterrupt()) == (130, sentence)
     assert say(stopped) == (130, "bert-jax: stopped at 3\n")

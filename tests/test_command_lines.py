@@ -5,25 +5,26 @@ import re
 import shlex
 
 import pytest
-from test_repeated_flags import flags_of
 
 from bert_jax import cli
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / "README.md", ROOT / "CONTRIBUTING.md"),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 # A block is a line of its own; a span stands in a sentence or in a cell of a table.
 _CODE = re.compile(
     r"^```\w*\n(?P<block>.*?)^```|(?<!`)`(?P<span>[^`\n]+)`(?!`)", re.M | re.S
 )
 _COMMAND = re.compile(r"^(?:\$ )?(?:\.venv/bin/)?bert-jax (?P<rest>.+)")
-_COMMANDS_OF_TASKS = ("finetune", "sweep", "compare", "evaluate", "predict", "serve")
 
 
 def commands_of(page: str) -> list[list[str]]:
     """The arguments of every `bert-jax` command line that a page shows.
 
     Left out is what only names a command, such as `bert-jax import`, and what is not
-    whole: lines with … or a COMMAND.
+    whole: lines with …, a COMMAND or a CONFIG.
     """
     found = []
     for code in _CODE.finditer(page):
@@ -32,7 +33,7 @@ def commands_of(page: str) -> list[list[str]]:
             if match := _COMMAND.match(part.strip()):
                 words = shlex.split(match["rest"].removesuffix(" &"), comments=True)
                 is_name = code["span"] is not None and len(words) == 1
-                if not is_name and not {"…", "COMMAND"} & {*words}:
+                if not is_name and not {"…", "COMMAND", "CONFIG"} & {*words}:
                     found.append(words)
     return found
 
@@ -57,7 +58,7 @@ def test_every_command_line_of_the_pages_parses(page, monkeypatch, tmp_path, cap
     wrong = []
     for name, *rest in commands_of(page.read_text(encoding="utf-8")):
         try:
-            if name not in ("--help", "--version"):
+            if name not in ("--help", "--version", "--completion"):
                 cli.parse(name, rest)
         except KeyError:
             wrong.append(f"bert-jax {name}: no such command")
@@ -67,22 +68,3 @@ def test_every_command_line_of_the_pages_parses(page, monkeypatch, tmp_path, cap
         except (ValueError, OSError) as error:
             wrong.append(f"{shlex.join([name, *rest])}: {error}")
     assert not wrong, "\n".join(wrong)
-
-
-def test_every_flag_that_the_pages_of_tasks_name_exists():
-    known = {
-        spelling
-        for name in (*_COMMANDS_OF_TASKS, "embed", "fill", "export", "report")
-        for spellings, *_ in flags_of(name)
-        for spelling in spellings
-    }
-    pages = [page for page in PAGES if page.parent.name == "tasks"]
-    assert len(pages) >= 9
-    unknown = [
-        f"{page.name}: {flag}"
-        for page in pages
-        for code in _CODE.finditer(page.read_text(encoding="utf-8"))
-        for flag in re.findall(r"(?<![\w-])--[a-z][\w.-]*", code["span"] or "")
-        if flag not in known
-    ]
-    assert not unknown

@@ -26,7 +26,9 @@ from bert_jax.config import (
     ModelConfig,
     OptimizerConfig,
     PhaseConfig,
+    PrepareOptions,
     PretrainConfig,
+    SweepConfig,
     TaskConfig,
 )
 from bert_jax.config_json import from_json, to_json
@@ -66,7 +68,7 @@ def test_json_keeps_every_field(owner, name):
     assert changed
 
 
-@pytest.mark.parametrize("number", [5e-324, 1e-300, 0.1 + 0.2, 1e22, 1.7e308])
+@pytest.mark.parametrize("number", [2.0**-126, 1e-30, 0.1 + 0.2, 1e22, 3.4e38])
 def test_json_keeps_every_bit_of_a_number(number):
     assert_exact(OptimizerConfig(learning_rate=number, weight_decay=number))
 
@@ -160,9 +162,13 @@ def no_number_below(owner, *names: str):
 
 def no_rate(owner, *names: str):
     return [
-        bad(owner, f"{owner.__name__}.{name}={value} is not in [0, 1)", **{name: value})
+        bad(owner, f"{owner.__name__}.{name}={value} {problem}", **{name: value})
         for name in names
-        for value in (1.0, -0.25, float("nan"))
+        for value, problem in (
+            (1.0, "is not in [0, 1)"),
+            (-0.25, "is not in [0, 1)"),
+            (math.nan, "must be a finite number"),
+        )
     ]
 
 
@@ -348,6 +354,15 @@ REFUSED = [
         optimizer=OptimizerConfig(layer_decay=0.9),
     ),
     bad(LoraConfig, "LoraConfig.rank=-1 is negative", rank=-1),
+    bad(OptimizerConfig, "eps=1e-50 does not fit a float32, which takes", eps=1e-50),
+    bad(OptimizerConfig, "clip_norm=1e+39 does not fit a float32", clip_norm=1e39),
+    bad(LoraConfig, "alpha=inf must be a finite number", rank=8, alpha=math.inf),
+    bad(SweepConfig, "learning_rates=inf must be a finite", learning_rates=(math.inf,)),
+    bad(PretrainConfig, "batch_size=9223372036854775808 is too", batch_size=2**63),
+    bad(ModelConfig, f"num_layers={10**30} is too large", num_layers=10**30),
+    bad(DataConfig, "num_workers=1025 is more than 1,024", num_workers=1_025),
+    bad(FinetuneConfig, "num_epochs=100001 is too large", num_epochs=100_001),
+    bad(PrepareOptions, f"num_shards={2**31} is too large", num_shards=2**31),
     bad(LoraConfig, "LoraConfig.alpha=0.0 must be greater", rank=8, alpha=0.0),
     bad(LoraConfig, "must name at least one kind", rank=8, targets=()),
     bad(LoraConfig, "alpha=16.0 would be ignored without LoRA", alpha=16.0),

@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import socket
+import threading
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ from bert_jax.config import ClusterConfig
 from bert_jax.runtime import agreement, distributed, process
 from bert_jax.runtime.differences import differences
 from bert_jax.runtime.job import Job
-from bert_jax.runtime.roll_call import roll_call
+from bert_jax.runtime.roll_call import bind_host, roll_call
 from bert_jax.runtime.versions import versions
 from launch import local
 
@@ -74,7 +75,12 @@ def test_processes_that_count_differently(monkeypatch, reports, message):
 
 def test_a_stranger_at_the_door_is_passed_over():
     def stranger(port: int) -> None:
-        for text in (b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b'{"process": {}}\n', b""):
+        report = {"process": 1, "count": 2, "host": "x", "token": "\ud800"}
+        hostile = json.dumps(report).encode() + b"\n"
+        for text in (
+            *(b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b'{"process": {}}\n', b""),
+            hostile,
+        ):
             with socket.create_connection(("127.0.0.1", port), timeout=5) as sent:
                 sent.sendall(text)
 
@@ -91,6 +97,57 @@ def test_a_stranger_at_the_door_is_passed_over():
         assert first.result().keys() == {1}
         for peer in (first.result()[1], second[0]):
             peer.connection.close()
+
+
+def test_a_process_with_another_token_is_turned_away_and_told(monkeypatch):
+    monkeypatch.setattr(
+        "bert_jax.runtime.roll_call._token", lambda: tokens_of[threading.get_ident()]
+    )
+    tokens_of: dict[int, str] = {}
+
+    def one(number: int) -> object:
+        tokens_of[threading.get_ident()] = "theirs" if number == 1 else "ours"
+        job = Job(f"127.0.0.1:{port}", 3, number, "")
+        try:
+            return roll_call(job, 1.5)
+        except Exception as error:
+            return error
+
+    port = local.free_port()
+    with concurrent.futures.ThreadPoolExecutor(3) as threads:
+        first, second, third = threads.map(one, range(3))
+    assert isinstance(second, ValueError)
+    assert "Process 0 has another BERT_JAX_JOB_TOKEN than this process" in str(second)
+    for error in (first, third):
+        assert isinstance(error, TimeoutError)
+        assert "1 of 3 processes did not come" in str(error)
+        assert "1 were turned away: their BERT_JAX_JOB_TOKEN is another" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("coordinator", "addresses", "expected"),
+    [
+        ("127.0.0.1", None, "127.0.0.1"),
+        ("localhost", ["127.0.0.1"], "127.0.0.1"),
+        ("node1", ["127.0.0.1"], ""),  # others would not find it there
+        ("node1", ["192.0.2.7"], ""),  # no address of this machine
+        ("node1", ["192.0.2.7", "127.0.0.1"], ""),
+        ("node1", [], ""),
+    ],
+)
+def test_process_0_listens_at_the_address_of_the_job(
+    monkeypatch, coordinator, addresses, expected
+):
+    monkeypatch.delenv("JAX_COORDINATOR_BIND_ADDRESS", raising=False)
+    if addresses is not None:
+        found = [(socket.AF_INET, 1, 6, "", (x, 0)) for x in addresses]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **more: found)
+    assert bind_host(coordinator) == expected
+
+
+def test_the_variable_of_jax_says_where_process_0_listens(monkeypatch):
+    monkeypatch.setenv("JAX_COORDINATOR_BIND_ADDRESS", "[::]:12")
+    assert bind_host("127.0.0.1") == "::"
 
 
 def test_a_port_that_is_taken_is_no_riddle():

@@ -12,7 +12,11 @@ from family_models import OWN, ROUTES, differences, make, rows
 
 from bert_jax.batch import PretrainBatch
 from bert_jax.config import ComputeConfig, DropoutConfig
-from bert_jax.exchange.families.registry import FAMILIES, family_of_model
+from bert_jax.exchange.families.registry import (
+    FAMILIES,
+    family_of_model,
+    word_before_training,
+)
 from bert_jax.exchange.huggingface_config import read_architecture, write_config
 from bert_jax.exchange.logits import param_shapes
 from bert_jax.exchange.tensors import flatten, from_tensors
@@ -318,3 +322,12 @@ def test_what_a_family_has_and_we_have_not_is_refused_by_name(name, wrong, messa
     config = {"model_type": name, **sizes, **wrong}
     with pytest.raises(ValueError, match=message):
         read_config(pathlib.Path("config.json"), config, FAMILIES[name], [])
+
+
+def test_a_head_without_a_class_is_said_before_it_is_trained(hf):
+    eurobert, bert = (make(name, "mlm").cfg for name in ("eurobert", "bert"))
+    assert "'eurobert' for the head 'spans'" in word_before_training(eurobert, "spans")
+    assert word_before_training(eurobert, "tokens") is None
+    assert word_before_training(bert, "spans") is None
+    nowhere = dataclasses.replace(bert, norm_position="pre")
+    assert "no family of" in word_before_training(nowhere, "classifier")

@@ -14,6 +14,7 @@ from bert_jax.config import (
     MeshConfig,
     OptimizerConfig,
 )
+from bert_jax.data.json_file import read_json
 from bert_jax.train import finetune as finetuning
 from bert_jax.train import loop
 from bert_jax.train.checkpoint import Checkpoints
@@ -93,7 +94,7 @@ def weights(run):
 
 def test_the_best_state_is_what_others_take(cfg, tuned):
     run, results = tuned
-    assert results == json.loads((run / "results.json").read_text())
+    assert results == read_json(run / "results.json", "")
     best, last = results["best"], results["last"]
     assert best == {"step": 16, "epoch": 2.0, "metric": "accuracy", "value": 0.9}
     assert (last["step"], last["epoch"], last["value"]) == (24, 3.0, 0.5)

@@ -18,6 +18,7 @@ from bert_jax.config import (
     OptimizerConfig,
     TaskConfig,
 )
+from bert_jax.data.json_file import read_json
 from bert_jax.exchange.export import export_run
 from bert_jax.train import logits, loop
 from bert_jax.train.baselines import baselines
@@ -126,7 +127,7 @@ def tuned(encoder):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_task_is_learned(tuned, kind):
     run, _, results = tuned(kind)
-    assert results == json.loads((run / "results.json").read_text())
+    assert results == read_json(run / "results.json", "")
     assert (results["task"], load_run(run).task) == (kind, kind)
     metric = {"regression": "pearson", "tokens": "f1", "multilabel": "micro_f1"}.get(
         kind

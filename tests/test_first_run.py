@@ -8,34 +8,13 @@ import shutil
 import jax
 import pytest
 from prepared_corpus import make_corpus, prepared
+from small_pretraining import SMALL, one_device  # noqa: F401
 
 from bert_jax import cli
 from bert_jax.runtime.jax_settings import OURS
 from bert_jax.train import planned_steps
 from bert_jax.train.metrics import read_metrics
 from bert_jax.train.planned_steps import PlannedSteps
-
-SMALL = (
-    *("--model.hidden-size", "16", "--model.num-layers", "1", "--model.num-heads", "2"),
-    *("--model.mlp-size", "32", "--model.max-positions", "16"),
-    *("--data.sequence-length", "16", "--batch-size", "8", "--eval-batches", "2"),
-    *(
-        "--loop.log-every-steps",
-        "4",
-        "--first-phase-only",
-        "--compute.dtype",
-        "float32",
-    ),
-)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """Programs for one device compile in a fraction of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        first = jax.devices()[:1]
-        patch.setattr(jax, "devices", lambda *_: first)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +94,7 @@ def test_few_batches_are_judged_on_request(run, capsys):
     assert one != figures
 
 
+@pytest.mark.slow
 def test_no_setting_of_jax_changes_the_figures(run, capsys):
     _, figures = evaluate(capsys, run)
     others = {
@@ -248,7 +228,7 @@ def test_a_planned_run_takes_its_minutes(folder, tmp_path):
     [
         (("--minutes", "1", "--num-steps", "5"), "--num-steps 5 would be ignored"),
         (("--minutes", "1"), "plans a run of one phase, and the config has 2"),
-        (("--minutes", "nan"), "--minutes nan must be greater than 0"),
+        (("--minutes", "nan"), "--minutes nan must be a finite number"),
     ],
 )
 def test_minutes_that_mean_nothing_are_refused(

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from bert_jax.data.json_file import write_json
 from bert_jax.train.goodput import CATEGORIES, Goodput
 
 
@@ -177,7 +178,31 @@ def test_a_host_that_writes_nothing_leaves_no_file(tmp_path, clock):
     assert not list(tmp_path.iterdir())
 
 
-def test_another_format_is_refused(tmp_path, clock):
-    (tmp_path / "goodput.json").write_text('{"format_version": 2}\n')
-    with pytest.raises(ValueError, match="format 2"):
-        Goodput(tmp_path, began=clock.now, clock=clock)
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", b"\xff\xfe", "[]", "{}", {}, {"format_version": 2}),
+        {"format_version": 1, "seen": [], "seconds": {}, "marks": {}},
+    ],
+    ids=repr,
+)
+def test_a_file_that_cannot_be_used_is_said_and_replaced(
+    tmp_path, clock, capsys, content
+):
+    file = tmp_path / "goodput.json"
+    if isinstance(content, dict):
+        write_json(file, content)
+    else:
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+    goodput = Goodput(tmp_path, began=clock.now, clock=clock)
+    out = capsys.readouterr().out
+    assert f"note: {file}" in out
+    clock.pass_by(3)
+    goodput.go_on(7)
+    clock.pass_by(5)
+    goodput.save()
+    assert spent(Goodput(tmp_path, began=clock.now, clock=clock)) == {
+        "start_up": 3,
+        "train": 5,
+    }
+    assert not capsys.readouterr().out

@@ -64,6 +64,7 @@ def test_choices_are_learned_and_predicted(runs):
         predictor([("river", "window")])
 
 
+@pytest.mark.slow
 def test_similarities_are_learned_and_predicted(runs, capsys):
     run, cfg, results = runs("scored")
     assert "scored pairs: the cosine of both vectors" in capsys.readouterr().out
@@ -79,6 +80,7 @@ def test_similarities_are_learned_and_predicted(runs, capsys):
     assert found[0]["similarity"] > found[1]["similarity"] + 0.3
 
 
+@pytest.mark.slow
 def test_matching_texts_are_learned(runs, capsys):
     run, _, results = runs("matching")
     assert "matching pairs: " in capsys.readouterr().out

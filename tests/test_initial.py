@@ -11,7 +11,8 @@ import pytest
 import reference_optimizers as reference
 
 from bert_jax.config import DataConfig, MeshConfig, OptimizerConfig, PretrainConfig
-from bert_jax.config_json import to_json
+from bert_jax.config_json import to_values
+from bert_jax.data.json_file import write_json
 from bert_jax.model import pretraining
 from bert_jax.train.checkpoint import Checkpoints
 from bert_jax.train.initial import encoder_hashes, start_encoder, start_pretraining
@@ -62,8 +63,8 @@ def before(tiny, tmp_path_factory):
     info = RunInfo(
         kind="pretrain", model=tiny, tokenizer_sha256=TOKENIZER.sha256, data={}
     )
-    (run / "config.json").write_text(to_json(cfg))
-    (run / "run.json").write_text(to_json(info))
+    write_json(run / "config.json", to_values(cfg))
+    write_json(run / "run.json", to_values(info))
     _, _, state = build(cfg)
     rng = np.random.default_rng(0)
     mu, nu = (

@@ -158,6 +158,19 @@ def test_storage_is_mounted_and_a_dataset_is_staged(capsys):
     assert mounts.keys() == {volume["name"] for volume in pod(manifest)["volumes"]}
 
 
+def test_one_host_may_write_its_run_into_a_bucket(capsys):
+    places = ["--data.dataset", "gs://runs/data", "--output", "gs://runs/one"]
+    pretrain = ["pretrain", "--config", "bert_tiny", *places]
+    where = ["--topology", "v5e:2x2", *BUCKET]
+    manifest = rendered(capsys, command=pretrain, where=where)
+    command = pod(manifest)["containers"][0]["command"]
+    assert command[:-2] == ["bert-jax", *pretrain]
+    # Several hosts read their dataset there, and write by path.
+    assert "must lie below /data" in refusal(capsys, command=pretrain)
+    pretrain[-1] = "/data/run"
+    rendered(capsys, command=pretrain)
+
+
 def test_a_run_that_only_the_cluster_has_is_evaluated(capsys):
     manifest = rendered(capsys, command=["evaluate", "/data/run"])
     command = pod(manifest)["containers"][0]["command"]
@@ -186,7 +199,7 @@ def test_spot_nodes_and_the_account_that_may_use_the_bucket(capsys):
         ({"options": ["--stage", "/data/wiki"]}, "with --stage it is /local/dataset"),
         ({"command": []}, "missing; one of pretrain"),
         ({"command": ["prepare"]}, "prepare; one of pretrain"),
-        ({"command": ["pretrain", "--output", "gs://b/run"]}, "opens files by path"),
+        ({"command": ["pretrain", "--output", "gs://b/run"]}, "must lie below /data"),
         ({"command": ["pretrain", "--output", "/tmp/run"]}, "must lie below /data"),
         ({"command": ["pretrain"]}, "is None; it must lie below"),
         ({"command": [*PRETRAIN, "--cluster.kind", "tpu"]}, "leave it out"),

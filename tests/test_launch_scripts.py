@@ -15,16 +15,25 @@ from bert_jax import cli
 from launch.gke import render
 
 SCRIPTS = sorted([*LAUNCH.rglob("*.sh"), *LAUNCH.rglob("*.sbatch")])
-DOCKERFILE = LAUNCH / "gke/Dockerfile"
+DOCKERFILE = LAUNCH / "Dockerfile"
+
+
+def tool(name: str) -> str:
+    """The path of a program that is installed beside Python."""
+    found = shutil.which(name, path=pathlib.Path(sys.executable).parent)
+    if found is None:
+        (pytest.fail if IN_CI else pytest.skip)(f"no {name}; install .[test]")
+    return found
 
 
 def test_shellcheck_has_nothing_to_say():
-    beside_python = pathlib.Path(sys.executable).parent
-    shellcheck = shutil.which("shellcheck", path=beside_python)
-    if shellcheck is None:
-        (pytest.fail if IN_CI else pytest.skip)("no shellcheck; install .[test]")
     assert len(SCRIPTS) == 5
-    run(shellcheck, "--external-sources", *SCRIPTS, ROOT / ".ci/run", cwd=ROOT)
+    scripts = (*SCRIPTS, ROOT / ".ci/run")
+    run(tool("shellcheck"), "--external-sources", *scripts, cwd=ROOT)
+
+
+def test_hadolint_has_nothing_to_say():
+    run(tool("hadolint"), DOCKERFILE)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -104,7 +113,9 @@ def test_the_image_is_made_of_what_is_here():
     copied = [
         w for line in lines if line.startswith("COPY") for w in line.split()[1:-1]
     ]
-    assert {"setup.cfg", "bert_jax", "configs", "launch"} <= set(copied)
+    assert {"setup.cfg", "constraints.txt", "bert_jax", "configs", "launch"} <= set(
+        copied
+    )
     kept = pathlib.Path(f"{DOCKERFILE}.dockerignore").read_text().splitlines()
     for name in copied:
         assert (ROOT / name).exists()

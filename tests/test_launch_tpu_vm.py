@@ -84,8 +84,8 @@ def test_workers_install_the_packages_of_one_day(worker, tools, monkeypatch, tmp
     worker("install", "bert_jax-0.1.0-py3-none-any.whl")
     installs = [call for call in tools.calls() if call[2:5] == ["uv", "pip", "install"]]
     assert [call[-1] for call in installs] == [
-        "bert_jax[tpu] @ git+https://host/bert_jax@abc",
-        f"bert_jax[tpu] @ file://{home}/bert_jax-0.1.0-py3-none-any.whl",
+        "bert_jax[tpu,buckets] @ git+https://host/bert_jax@abc",
+        f"bert_jax[tpu,buckets] @ file://{home}/bert_jax-0.1.0-py3-none-any.whl",
     ]
     for call in installs:
         assert re.fullmatch(
@@ -190,7 +190,10 @@ def test_stopping_and_giving_back():
         (["up", *GET, *SOURCE], "needs a command of bert-jax"),
         (["up", *GET, *SOURCE, "--", "prepare"], "needs a command of bert-jax"),
         (["up", *GET, *SOURCE, "--", "pretrain"], "no --output"),
-        (["up", *GET, *SOURCE, *RUN, "gs://b/r"], "opens files by path"),
+        (
+            ["up", *GET, *SOURCE, "--", "pretrain", "--output", "gs://b/r"],
+            "all workers write the run",
+        ),
         (["up", *GET, "--stage", "wiki", "/disk", *RUN], "two absolute paths"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -12,6 +12,8 @@ import pytest
 
 from bert_jax.batch import PretrainBatch
 from bert_jax.config import DataConfig
+from bert_jax.data.batches import rows as rows_module
+from bert_jax.data.batches.epoch_plans import EpochPlans
 from bert_jax.data.batches.loader import InputClock, evaluation_batches, train_batches
 from bert_jax.data.batches.pairs import make_pairs
 from bert_jax.data.batches.rows import PretrainRows
@@ -123,6 +125,42 @@ def test_a_resumed_run_sees_the_same_batches(make_rows):
         assert len(resumed) == end - first
         for actual, want in zip(resumed, expected[first:], strict=True):
             assert_same(actual, want, first)
+
+
+def test_a_resume_at_step_a_million_does_the_work_of_one_at_step_a_hundred(
+    make_rows, monkeypatch
+):
+    """Counted until the first batch; the sizes of earlier epochs were kept on disk."""
+    size = make_rows().size(0)
+    work = collections.Counter()
+    plan, assemble = rows_module.plan_epoch, PretrainRows.assemble
+
+    def counted(name, function):
+        def call(*args, **more):
+            work[name] += 1
+            return function(*args, **more)
+
+        return call
+
+    def kept(plans, number):
+        work["sizes read"] += 1
+        return size
+
+    monkeypatch.setattr(rows_module, "plan_epoch", counted("planned", plan))
+    monkeypatch.setattr(PretrainRows, "assemble", counted("assembled", assemble))
+    monkeypatch.setattr(EpochPlans, "size", kept)
+    found = []
+    steps_an_epoch = size.num_batches or size.num_rows // BATCH
+    for step in (100, 1_000_000 // steps_an_epoch * steps_an_epoch):
+        work.clear()
+        batches = train_batches(
+            make_rows(), batch_size=BATCH, first_step=step, num_steps=step + 1
+        )
+        assert len(list(batches)) == 1
+        assert work.pop("sizes read") <= step // steps_an_epoch + 2
+        found.append(dict(work))
+    for counts in found:
+        assert max(counts.values()) <= 2  # a batch may lie in two epochs
 
 
 def test_steps_can_begin_at_any_row(make_rows):

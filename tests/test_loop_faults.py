@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from bert_jax.config import LoopConfig, MeshConfig
+from bert_jax.train import loop, run_lock
 from bert_jax.train.averaging import with_average
 from bert_jax.train.checkpoint import Identity
 from bert_jax.train.loop import Stage, run_loop
@@ -41,6 +42,7 @@ def train(tmp_path, tiny, make_batch):
         evaluate=lambda params: {"score": float(params["w"][0])},
         step=step,
         opt_state=None,
+        stop_file=None,
     ):
         opt_state = opt_state or {"m": jnp.zeros(4)}
         zero = TrainState(
@@ -63,7 +65,10 @@ def train(tmp_path, tiny, make_batch):
             run=tmp_path,
             identity=Identity(tiny, "0"),
             cfg=LoopConfig(
-                log_every_steps=8, eval_every_steps=2, checkpoint_every_steps=2
+                log_every_steps=8,
+                eval_every_steps=2,
+                checkpoint_every_steps=2,
+                stop_file=stop_file,
             ),
             mesh=mesh,
             stages=[stage(), stage()],
@@ -137,6 +142,40 @@ def test_an_evaluation_that_a_kill_took_is_made_up(train, tmp_path, killed_at):
     assert evaluations(tmp_path) == WHOLE
 
 
+def test_a_damaged_newest_checkpoint_costs_the_steps_since_the_one_before(
+    train, tmp_path, capsys
+):
+    whole = train()
+    [file] = (tmp_path / "checkpoints/8/params/d").iterdir()
+    file.write_bytes(b"")
+    capsys.readouterr()
+    again = train()
+    said = capsys.readouterr().out
+    assert f"step 8 is passed over, because it is damaged: {file}" in said
+    assert "going on from step 6" in said
+    jax.tree.map(np.testing.assert_array_equal, again.state, whole.state)
+    assert evaluations(tmp_path) == WHOLE
+    assert not list((tmp_path / "damaged").iterdir())
+
+
+def test_a_directory_that_vanishes_ends_the_run_with_one_sentence(
+    train, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(run_lock, "_BEAT_SECS", 0.01)
+
+    def move(params):
+        if params["w"][0] == 0.0:
+            tmp_path.rename(tmp_path.with_name("elsewhere"))
+            time.sleep(0.3)
+        return {"score": 1.0}
+
+    with pytest.raises(
+        OSError, match="was moved or deleted while it was being trained"
+    ):
+        train(evaluate=move)
+    assert not tmp_path.exists()
+
+
 def test_a_kill_after_an_evaluation_leaves_one_line_of_it(train, tmp_path):
     train()
     assert train().evaluation == {"score": 8.0}
@@ -173,6 +212,51 @@ def test_a_score_that_is_no_number_ends_the_run(train, tmp_path):
     ):
         train(evaluate)
     assert evaluations(tmp_path) == [(0, 0.0)]
+
+
+def test_a_file_that_appears_stops_the_run_and_lets_the_next_one_go_on(
+    train, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("bert_jax.train.stop_request._LOOK_SECS", 0.0)
+    notice = tmp_path / "notice"
+
+    def evaluate(params):
+        done = float(params["w"][0])
+        if done == 2 and not notice.exists():
+            notice.write_text("this machine ends soon")
+        return {"score": done}
+
+    with pytest.raises(InterruptedRunError, match="stopped at step 2 of 8"):
+        train(evaluate, stop_file=notice)
+    # The file is still there, and was not written again.
+    assert train(evaluate, stop_file=notice).evaluation == {"score": 8.0}
+    assert evaluations(tmp_path) == WHOLE
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_while_the_next_batch_is_planned_saves_at_once(
+    train, tmp_path, number, monkeypatch
+):
+    """Planning an epoch of a large dataset takes minutes."""
+    asked = loop.InputClock.__next__
+
+    def planned(clock):
+        clock.count = getattr(clock, "count", 0) + 1
+        if clock.count == 4:
+            os.kill(os.getpid(), number)
+            for _ in range(1_000):
+                time.sleep(0.01)
+            pytest.fail("it went on planning")
+        return asked(clock)
+
+    monkeypatch.setattr(loop.InputClock, "__next__", planned)
+    with pytest.raises(InterruptedRunError, match="stopped at step 3 of 8"):
+        train()
+    lines = [line["step"] for line in read_metrics(tmp_path) if line["kind"] != "eval"]
+    assert lines == [2, 3]
+    monkeypatch.undo()
+    assert train().evaluation == {"score": 8.0}
+    assert evaluations(tmp_path) == WHOLE
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -193,10 +193,18 @@ def test_a_mesh_trains_as_one_device_does(tiny, make_classify_batch):
     assert moment.sharding.is_equivalent_to(b.sharding, b.ndim)
 
 
+def test_a_model_without_a_gate_cannot_change_one(tiny):
+    cfg = LoraConfig(rank=3, targets=("query", "gate"))
+    layers = reference.random_params(reference.classifier_shapes(tiny, 3), 0)["layers"]
+    with pytest.raises(ValueError, match="names 'gate', but the feed-forward blocks"):
+        init_lora(cfg, layers, jax.random.key(0))
+
+
 def test_all_targets_have_a_place(tiny):
     """The shapes fit the rows of the table, on every axis of the mesh."""
-    cfg = settings(lora=LoraConfig(rank=3, targets=ALL))
-    tuning = make_tuning(cfg, tiny, TASK, 3, 20)
+    cfg = settings(lora=LoraConfig(rank=3, targets=(*ALL, "gate")))
+    gated = dataclasses.replace(tiny, mlp="geglu")
+    tuning = make_tuning(cfg, gated, TASK, 3, 20)
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     abstract = abstract_state(lambda: tuning.fresh_state(0), mesh)
     found = {
@@ -214,6 +222,8 @@ def test_all_targets_have_a_place(tiny):
         "attention/out/b": (3, 3, 16),
         "mlp/up/a": (3, 16, 3),
         "mlp/up/b": (3, 3, 24),
+        "mlp/gate/a": (3, 16, 3),
+        "mlp/gate/b": (3, 3, 24),
         "mlp/down/a": (3, 24, 3),
         "mlp/down/b": (3, 3, 16),
     }

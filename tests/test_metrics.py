@@ -1,4 +1,3 @@
-import json
 import sys
 import types
 
@@ -8,6 +7,7 @@ import pytest
 from conftest import IN_CI
 
 from bert_jax.config import FinetuneConfig, LoopConfig, PretrainConfig
+from bert_jax.data.json_file import read_json, write_json
 from bert_jax.train import metrics
 from bert_jax.train.finetune import finetune
 from bert_jax.train.flops import Work
@@ -21,13 +21,13 @@ from bert_jax.train.metrics import (
     read_metrics,
 )
 from bert_jax.train.pretrain import pretrain
-from bert_jax.train.sinks import WeightsAndBiases, check_sinks
+from bert_jax.train.sinks import WeightsAndBiases, check_sinks, shown_points
 
 
 @pytest.fixture
 def run(tmp_path):
     """A run directory with its settings."""
-    (tmp_path / "config.json").write_text('{"model": {"num_layers": 3}}')
+    write_json(tmp_path / "config.json", {"model": {"num_layers": 3}})
     return tmp_path
 
 
@@ -66,6 +66,39 @@ def test_a_line_goes_to_the_file_and_to_tensorboard(run):
     ]
     assert events(run).count(b"train/loss") == 2
     assert not (run / "wandb").exists()
+
+
+def test_tensorboard_is_caught_up_from_the_file_without_doubles(run):
+    """A kill takes what TensorBoard writes some seconds late."""
+    log = MetricsLog(run, 0, LoopConfig())
+    log.write("eval", 0, {"score": 1.0})
+    write_steps(log, 1, 2, 3, 4, 5)
+    (path,) = (run / "tensorboard").glob("events.*")
+    whole = path.read_bytes()
+    third = whole.index(b"train/loss", 3 * whole.index(b"train/loss") // 3)
+    for _ in range(2):  # of step 3
+        third = whole.index(b"train/loss", third + 1)
+    path.write_bytes(whole[: third + 4])  # in the middle of a record
+
+    # Step 5 came after the checkpoint of step 4, and is repeated.
+    log = MetricsLog(run, 4, LoopConfig())
+    log.write("eval", 0, {"score": 1.0})  # as the loop does with an evaluation owed
+    write_steps(log, 5, 6)
+    expected = {("eval/score", 0)} | {
+        (f"train/{name}", step)
+        for name in ("loss", "elapsed_secs")
+        for step in range(1, 7)
+    }
+    assert shown_points(run / "tensorboard") == expected
+    assert events(run).count(b"train/loss") == 6  # 2 that were left, and 4
+    assert events(run).count(b"eval/score") == 1
+
+
+def test_tensorboard_hides_what_a_resumed_run_repeats(run):
+    write_steps(MetricsLog(run, 0, LoopConfig()), 1, 2, 3, 4)
+    MetricsLog(run, 2, LoopConfig()).close()
+    shown = shown_points(run / "tensorboard")
+    assert {step for _, step in shown} == {1, 2}
 
 
 def test_a_resumed_run_drops_what_it_repeats(run):
@@ -166,7 +199,7 @@ def test_wandb_gets_every_line_and_a_resumed_run_goes_on_in_its_run(
     stored = sorted((run / "wandb").glob("offline-run-*/*.wandb"))
     assert len(stored) == 2
     (name,) = {path.name for path in stored}
-    (number,) = json.loads((run / "wandb.json").read_text()).values()
+    (number,) = read_json(run / "wandb.json", "").values()
     assert name == f"run-{number}.wandb"
     for path in stored:
         assert path.read_bytes().count(b"train/loss") >= 2

@@ -21,6 +21,7 @@ import pytest
 from processes import is_running
 
 from bert_jax.config import MeshConfig
+from bert_jax.train import pretrain as pretraining
 from bert_jax.train.evaluate import evaluate_run
 from bert_jax.train.finetune import finetune
 from bert_jax.train.initial import load_params
@@ -96,6 +97,35 @@ def test_four_processes_reach_the_losses_of_one(one, four):
 
 def test_two_processes_reach_the_losses_of_one(one, two):
     same(jobs.losses(two), jobs.losses(one))
+
+
+def test_two_processes_go_back_and_pass_by_what_one_does(folder, monkeypatch):
+    args = jobs.pretrain_args("back2", "--mesh.fsdp", 2, config="spoiled_config")
+    done = jobs.launched(folder, 2, 2, args)
+    assert done.returncode == 0, done.stdout + done.stderr
+    make = jobs.spoiled(pretraining.pretrain_program)
+    monkeypatch.setattr(pretraining, "pretrain_program", make)
+    cfg = jobs.pretrain_config()
+    data = dataclasses.replace(cfg.data, dataset=pathlib.Path("dataset"))
+    pretrain(dataclasses.replace(cfg, data=data), pathlib.Path("back1"))
+    for run in map(pathlib.Path, ("back2", "back1")):
+        (event,) = json.loads((run / "history.json").read_text())["events"]
+        assert (event["noticed_at"], event["to"]) == (16, 10)
+        assert event["passed_by"] == [10, 11, 12, 13, 14, 15]
+    same(*(jobs.losses(pathlib.Path(name)) for name in ("back2", "back1")))
+
+
+def test_two_processes_stop_with_a_diagnosis(folder):
+    args = jobs.pretrain_args(
+        *("stop2", "--mesh.fsdp", 2, "--loop.max-rollbacks", 0), config="spoiled_config"
+    )
+    done = jobs.launched(folder, 2, 2, args)
+    assert done.returncode == 1
+    assert "stopped before batch 13: 3 updates in a row were skipped" in done.stderr
+    # What spoils the batches is not there when the step is looked at.
+    assert "All activations and gradients are finite here" in done.stderr
+    with np.load(folder / "stop2" / "bad_step" / "batch.npz") as arrays:
+        assert arrays["input_ids"].shape == (16, 32)
 
 
 def test_only_the_first_process_prints(four):

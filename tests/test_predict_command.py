@@ -17,7 +17,7 @@ from bert_jax.train.tasks import TASKS
 class Echo(predict.Predictor):
     """A run without weights: the first class wins, by the length of the text."""
 
-    def __init__(self, run):
+    def __init__(self, run, step=None):
         self.cfg, info = load_run_config(run), load_run(run)
         self.task, self.outputs = TASKS[info.task], info.labels
         self.num_texts = self.task.num_texts(self.cfg.task)

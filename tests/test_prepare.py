@@ -32,6 +32,7 @@ from bert_jax.data.prepared.format import SPLITS
 from bert_jax.data.prepared.manifest import read_manifest
 from bert_jax.data.prepared.prepare import prepare
 from bert_jax.data.prepared.stages import unigram_entropy
+from bert_jax.data.prepared.summary import describe, problems
 from bert_jax.data.text.sentences import sentences, validation_group
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 
@@ -191,6 +192,7 @@ def test_unfinished_work_is_finished_to_the_same_bytes(corpus, dataset, damaged)
     (scratch / "counts.npy.gz").write_bytes(b"half")
     (damaged / "shards" / "00003.stats.json.partial-1234").write_bytes(b"{")
     (damaged / "manifest.json.partial-1234").write_bytes(b"{")
+    (damaged / "tokenizer" / "vocab.txt.partial-1234").write_bytes(b"{")
     kept = damaged / "documents-train.array_record-00000-of-00004"
     before = kept.stat().st_mtime_ns
 
@@ -354,3 +356,14 @@ def test_changed_files_need_another_directory(tmp_path):
     os.utime(file, (1, 1))
     with pytest.raises(ValueError, match=r"\(files differ\)"):
         prepared(changing, tmp_path / "out")
+
+
+def test_a_card_is_written_beside_the_manifest(corpus, dataset):
+    card = (dataset / "README.md").read_text(encoding="utf-8")
+    manifest = read_manifest(dataset)
+    tokens = manifest["splits"]["train"]["tokens"]
+    assert (
+        f"| train | {manifest['splits']['train']['documents']:,} | {tokens:,} |" in card
+    )
+    for line in (*describe(manifest), *problems(manifest)):
+        assert f"- {line}" in card

@@ -141,8 +141,8 @@ def test_how_documents_are_read_is_a_setting(corpus, tmp_path):
 
 
 def test_an_unknown_language_is_refused_at_once(corpus, tmp_path):
-    with pytest.raises(ValueError, match="'tlh'"):
-        prepared(corpus, tmp_path / "dataset", language="tlh")
+    with pytest.raises(ValueError, match="'klingon'"):
+        prepared(corpus, tmp_path / "dataset", language="klingon")
     assert not (tmp_path / "dataset").exists()
 
 

@@ -113,7 +113,7 @@ def test_all_figures_are_printed_and_stored(done):
     assert f"{pretrain['eval']['mlm_loss']:.3f} nats" in output
     assert f"unigram entropy {pretrain['unigram_entropy']:.3f}" in output
     manifest = json.loads((folder / "qs/dataset/manifest.json").read_text())
-    assert pretrain["corpus"] == summarize(manifest)
+    assert pretrain["corpora"] == [summarize(manifest)]
     for name in ("finetune", "finetune_from_scratch"):
         scores = json.loads((folder / f"qs/{name}/results.json").read_text())["eval"]
         assert f"{scores['accuracy']:.1%}" in output
@@ -308,7 +308,7 @@ def test_a_second_phase_keeps_the_moments(done):
     short = {"num_steps": 5, "warmup_steps": 1}
     out = bert_jax(*pretrain_args("phase2", **short), *args, *layout, cwd=folder)
     assert out.returncode == 0, out.stderr
-    assert " rows of 32 an epoch (buckets, " in out.stdout
+    assert " rows of 64 an epoch (buckets, " in out.stdout
     assert f"at step {NUM_STEPS} and the moments, sha256" in out.stdout
     other = ("--model.gelu", "exact", "--model.hidden-size", 64)
     out = bert_jax(*pretrain_args("phase2b", **short), *args, *other, cwd=folder)

@@ -44,6 +44,41 @@ def backward(tiny, random_params, make_batch, make_masked):
     return make
 
 
+@pytest.mark.parametrize(("num_layers", "remat"), [(1, "none"), (3, "attention")])
+def test_a_loop_over_layers_of_two_kinds_is_the_layers_in_a_row(
+    tiny, make_batch, make_masked, num_layers, remat
+):
+    """One layer in three is global. A loop holds both kinds, even if only one is there."""
+    cfg = dataclasses.replace(
+        tiny,
+        num_layers=num_layers,
+        positions="rotary",
+        norm_position="pre",
+        local_window=4,
+        global_every=3,
+        rope_theta=160_000.0,
+    )
+    batch = make_batch()
+    masked, params = make_masked(batch), pretraining.init_params(cfg, jax.random.key(1))
+
+    def backward(compute):
+        def loss(params):
+            outputs = pretraining.apply(
+                cfg, params, batch, masked, compute=compute, key=jax.random.key(7)
+            )
+            return pretrain_loss(outputs, batch, masked)[0]
+
+        return jax.jit(jax.value_and_grad(loss))(params)
+
+    value, grads = backward(ComputeConfig(scan_layers=True, remat=remat))
+    wanted, expected = backward(ComputeConfig(scan_layers=False))
+    np.testing.assert_allclose(value, wanted, rtol=1e-6)
+    found, expected = map(reference.flatten, (grads, expected))
+    for path, want in expected.items():
+        atol = 2e-6 * np.abs(want).max() + 1e-8
+        np.testing.assert_allclose(found[path], want, atol=atol, rtol=0, err_msg=path)
+
+
 @pytest.fixture(scope="module")
 def usual(backward):
     """Loss and gradients with nothing computed again, layers in a loop."""

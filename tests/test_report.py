@@ -286,15 +286,22 @@ def test_runs_that_have_logged_nothing_yet(tmp_path: Path, task: str) -> None:
     assert "The run has logged too little for a curve yet." in text
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "results.json", "config.json"])
+@pytest.mark.parametrize("name", ["run.json", "results.json", "config.json"])
 def test_a_damaged_file_of_a_run_is_a_sentence(
     tmp_path: Path, pretrain: Path, name: str
 ) -> None:
     (pretrain / name).write_text('{"kind"\n')
-    with pytest.raises(
-        ValueError, match=r"config.json, metrics.jsonl or results.json is"
-    ):
+    with pytest.raises(ValueError, match=f"{name} is damaged"):
         report(tmp_path / "out", pretrain=pretrain)
+
+
+def test_a_damaged_line_of_metrics_is_left_out_and_said(
+    tmp_path: Path, pretrain: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = (pretrain / "metrics.jsonl").read_bytes().splitlines()
+    (pretrain / "metrics.jsonl").write_bytes(b"\n".join([b"\xff", *lines, b""]))
+    report(tmp_path / "out", pretrain=pretrain)
+    assert "metrics.jsonl is damaged: 1 of its lines" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -371,3 +378,44 @@ def test_numbers_are_written_for_people() -> None:
     assert formats.compact(12, "B").replace("\u00a0", " ") == "12 B"
     assert formats.compact(12_440, "B").replace("\u00a0", " ") == "12.4 kB"
     assert formats.duration(3_725.4) == "1:02:05"
+
+
+def test_curves_of_other_runs_are_drawn_beside(pretrain: Path, tmp_path: Path) -> None:
+    other = put_pretrain(tmp_path / "runs/earlier")
+    logged = tmp_path / "published.csv"
+    logged.write_text("kind,step,mlm_loss\neval,0,9.1\neval,2000,6.46\ntrain,2000,\n")
+    written = report(
+        tmp_path / "out", pretrain=pretrain, references=[other, logged], title="x"
+    )
+    shown = text_of(written)
+    assert "reference earlier" in shown
+    assert "reference published 6.46" in shown
+    logged.write_text("step,loss\n1,2\n")
+    with pytest.raises(ValueError, match="expected kind, step and names of figures"):
+        report(tmp_path / "out", pretrain=pretrain, references=[logged], title="x")
+    with pytest.raises(ValueError, match="would be ignored"):
+        report(tmp_path / "out", references=[logged], dataset=tmp_path, title="x")
+
+
+def test_a_run_is_placed_in_the_range_of_a_references_seeds(
+    pretrain: Path, tmp_path: Path
+) -> None:
+    losses = read_run(pretrain, "pretrain").series("eval", "mlm_loss")
+    (first, *_, last), (start, *_, end) = losses
+    ranges = [(first, start, 1.0), (last, end + 2, 1.0), (999_999, 1.0, 0.5)]
+    columns = "kind,step,mlm_loss,mlm_loss_low,mlm_loss_high"
+    rows = [f"eval,{step},{x},{x - half},{x + half}" for step, x, half in ranges]
+    logged = tmp_path / "seeds.csv"
+    logged.write_text("\n".join([columns, *rows]))
+    written = report(tmp_path / "out", pretrain=pretrain, references=[logged])
+    card = text_of(written).partition("Beside the seeds of seeds")[2]
+    table, rest = card.split("The range is", 1)
+    assert rest
+    assert re.findall("within|below|above", table) == ["within", "below"]
+    with_band = written[0].read_text()
+    logged.write_text(logged.read_text().replace("_low", "_lo").replace("_high", "_hi"))
+    without = report(tmp_path / "out2", pretrain=pretrain, references=[logged])
+    assert with_band.count("<path") > without[0].read_text().count("<path")
+    logged.write_text(f"{columns}\neval,0,2,1,\n")
+    with pytest.raises(ValueError, match="expected both at the same steps"):
+        report(tmp_path / "out", pretrain=pretrain, references=[logged])

@@ -1,4 +1,4 @@
-"""Every way in and out, measured: the table of routes in the README comes from here.
+"""Every way in and out, measured: the table of routes in docs/exchange.md comes from here.
 
 One run directory of BERT-mini's size goes through each route as a user takes it, by the
 functions behind `bert-jax import` and `bert-jax export`. `pytest tests/test_routes.py`

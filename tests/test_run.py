@@ -21,6 +21,9 @@ from bert_jax.config import (
     PretrainConfig,
     TaskConfig,
 )
+from bert_jax.data import atomic_file, json_file
+from bert_jax.data.json_file import read_json, write_json
+from bert_jax.data.tokenizers import tokenizer as tokenizer_module
 from bert_jax.train.run import RunInfo, load_run, load_run_config, start_run
 
 CONFIG = PretrainConfig()
@@ -45,6 +48,46 @@ def run(tmp_path):
     """A run directory that was begun."""
     begin(tmp_path / "run")
     return tmp_path / "run"
+
+
+class KilledError(Exception):
+    """A kill between two files."""
+
+
+@pytest.mark.parametrize("files", range(6))
+def test_a_start_that_was_killed_is_made_again(tmp_path, monkeypatch, files):
+    """The kill comes before the so-many-th file of the directory is written."""
+    left = files
+
+    def killed(path, *args):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            path.with_name(f"{path.name}.partial-1").touch()
+            raise KilledError
+        return write(path, *args)
+
+    write = atomic_file.write_atomically
+    with monkeypatch.context() as patch:
+        for module in (json_file, tokenizer_module):
+            patch.setattr(module, "write_atomically", killed)
+        try:
+            begin(tmp_path / "run")
+            assert files == 5
+        except KilledError:
+            assert not (tmp_path / "run" / "run.json").exists() or files == 4
+    begin(tmp_path / "run")
+    assert load_run_config(tmp_path / "run") == CONFIG
+    begin(tmp_path / "run")
+
+
+def test_a_folder_with_other_files_is_no_start_of_a_run(tmp_path):
+    (tmp_path / "tokenizer").mkdir()
+    with pytest.raises(ValueError, match="is not empty and holds no run"):
+        begin(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match="is not empty and holds no run"):
+        begin(tmp_path)
 
 
 @pytest.mark.parametrize("field", [x.name for x in dataclasses.fields(ComputeConfig)])
@@ -94,9 +137,9 @@ def test_mesh_and_loop_may_change_and_only_the_mesh_is_announced(run, capsys):
 
 def test_a_setting_that_is_younger_than_the_run_has_its_default(run):
     path = run / "config.json"
-    config = json.loads(path.read_text())
+    config = read_json(path, "")
     del config["optimizer"]["decay_shape"]
-    path.write_text(json.dumps(config))
+    write_json(path, config)
     root = OptimizerConfig(schedule="trapezoidal", decay_shape="sqrt")
     with pytest.raises(ValueError, match=r"other settings: .*decay_shape is 'linear'"):
         begin(run, dataclasses.replace(CONFIG, optimizer=root))
@@ -153,15 +196,16 @@ def test_the_whole_config_is_read_back(tmp_path, config):
 
 
 def test_a_run_of_an_older_format_is_refused_by_its_version(run):
-    raw = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps({**raw, "format_version": 1}))
-    with pytest.raises(ValueError, match=r"has run format 1; this version .* reads 2"):
+    write_json(
+        run / "run.json", {**read_json(run / "run.json", ""), "format_version": 1}
+    )
+    with pytest.raises(ValueError, match=r"has run format 1; this version .* reads 3"):
         load_run(run)
 
 
 def test_a_run_of_an_older_format_still_gives_its_weights(run):
     """Version 1 named settings of the computation beside the architecture."""
-    raw = json.loads((run / "run.json").read_text())
+    raw = read_json(run / "run.json", "")  # without the hash, which was not there then
     del raw["task"]
     raw["model"] |= {"compute_dtype": "bfloat16", "remat": "dots", "dropout_rate": 0.2}
     (run / "run.json").write_text(json.dumps({**raw, "format_version": 1}))
@@ -169,8 +213,8 @@ def test_a_run_of_an_older_format_still_gives_its_weights(run):
         load_run(run)
     info = load_run(run, for_weights=True)
     assert (info.model, info.task) == (ModelConfig(), None)
-    (run / "run.json").write_text(json.dumps({**raw, "format_version": 3}))
-    with pytest.raises(ValueError, match="has run format 3"):
+    (run / "run.json").write_text(json.dumps({**raw, "format_version": 4}))
+    with pytest.raises(ValueError, match="has run format 4"):
         load_run(run, for_weights=True)
 
 

@@ -31,7 +31,7 @@ def test_languages_have_rules_of_their_own():
     )
 
 
-@pytest.mark.parametrize("language", ["xx", "english", "EN", "", "zh"])
+@pytest.mark.parametrize("language", ["x1", "english", "EN", ""])
 def test_no_language_is_cut_as_another_silently(language):
     with pytest.raises(ValueError, match=f"language='{language}'; expected one of am"):
         sentences("", language)
@@ -59,3 +59,33 @@ def test_validation_group_is_the_same_in_every_process():
     assert json.loads(said) == [k for k in range(2_000) if held_out[k]]
     with pytest.raises(ValueError, match=r"1\.5 is not in"):
         validation_group("x", 1.5)
+
+
+WHITE_SPACE = [chr(code) for code in range(0x10000) if chr(code).isspace()]
+
+
+@pytest.mark.parametrize("space", [*WHITE_SPACE, "\r\n", "  ", " \t "], ids=ascii)
+def test_white_space_divides_lines_or_words_as_python_does(space):
+    text = f"{space}One  b.{space}{space}Two{space}"
+    paragraphs = [" ".join(line.split()) for line in text.splitlines()]
+    expected = [s for one in paragraphs if one for s in sentences(one)]
+    assert sentences(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "expected"),
+    [
+        ("zh", "你好。他走了！你呢？", ["你好。", "他走了！", "你呢？"]),
+        ("cs", "Přišel. Odešel?\nAno\u00a0ne.", ["Přišel.", "Odešel?", "Ano ne."]),
+        ("th", "สวัสดี 😀 ครับ!!!\nลา", ["สวัสดี 😀 ครับ!!!", "ลา"]),
+    ],
+)
+def test_other_languages_have_the_rules_of_unicode(language, text, expected):
+    pytest.importorskip("icu4py")
+    assert sentences(text, language) == expected
+
+
+def test_without_icu_other_languages_are_refused_with_the_way_out(monkeypatch):
+    monkeypatch.setitem(sys.modules, "icu4py.breakers", None)
+    with pytest.raises(ValueError, match=r"language='zh'.*\[icu\]"):
+        sentences("", "zh")

@@ -48,7 +48,30 @@ def script(text: str, **more: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def waiting(text: str, word: str) -> subprocess.Popen[str]:
+    """A process that runs a script, and has printed `word` as its first line."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", text],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout
+    assert child.stdout.readline() == f"{word}\n"
+    return child
+
+
+@pytest.fixture(autouse=True, scope="module")
+def default_hangup():
+    """libtpu, which other tests load into this process, ignores SIGHUP for all children."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+STOPS = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"]
+
+
+@pytest.mark.parametrize("number", STOPS)
 def test_a_signal_before_the_command_runs_is_one_sentence(number):
     done = script(f"{BEGIN}\nos.kill(os.getpid(), signal.{number})\ntime.sleep(20)")
     assert (done.returncode, done.stderr) == (130, SENTENCE)
@@ -108,20 +131,93 @@ try:
 except KeyboardInterrupt:
     lock(mutex)  # the first signal came before the lock was entered
 """
-    with subprocess.Popen(
-        [sys.executable, "-c", text],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as child:
-        assert child.stdout
-        assert child.stdout.readline() == "ready\n"
+    with waiting(text, "ready") as child:
         for _ in range(2):
             child.send_signal(signal.SIGINT)
             time.sleep(0.1)
         _, err = child.communicate(timeout=30)
     assert (child.returncode, err) == (130, SENTENCE)
+
+
+# A main thread that answers no signal, as while XLA compiles.
+STUCK = """
+import ctypes
+start._ENDING_SECS, start._PATIENCE_SECS = 0.2, 0.1
+start.command_begins("pretrain")
+mutex = ctypes.create_string_buffer(64)
+lock = ctypes.CDLL(None).pthread_mutex_lock
+lock(mutex)
+signal.signal(signal.SIGUSR1, lambda number, frame: None)  # as a loop that saves first
+try:
+    print("ready", flush=True)
+    lock(mutex)
+except KeyboardInterrupt:
+    lock(mutex)  # the signal came before the lock was entered
+"""
+
+
+def stuck(before: str = "") -> "subprocess.Popen[str]":
+    """A process whose main thread is stuck; it has said so."""
+    return waiting(BEGIN + before + STUCK, "ready")
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_the_first_signal_ends_a_busy_process_that_has_no_work_to_lose(number):
+    child = stuck("start.last_words(lambda: os.write(2, b'told; '))\n")
+    child.send_signal(getattr(signal, number))
+    _, err = child.communicate(timeout=20)
+    assert (child.returncode, err) == (130, f"told; {SENTENCE}")
+
+
+def test_the_first_signal_ends_no_process_before_its_work_is_saved():
+    saving = "threading.Timer(1.5, start.protect, (False,)).start()"
+    child = stuck(f"import threading\nstart.protect(True)\n{saving}\n")
+    child.send_signal(signal.SIGUSR1)
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(0.7)
+    _, err = child.communicate(timeout=20)
+    assert (child.returncode, err) == (130, SENTENCE)
+
+
+def test_last_words_that_take_too_long_are_cut():
+    child = stuck("start.last_words(lambda: time.sleep(60))\n")
+    child.send_signal(signal.SIGTERM)
+    child.communicate(timeout=20)
+    assert child.returncode == 130
+
+
+# Short naps: one that begins just after the signal, before Python looks, is not cut short.
+SAVING = """
+start.command_begins("evaluate")
+try:
+    print("ready", flush=True)
+    for _ in range(400):
+        time.sleep(0.05)
+except KeyboardInterrupt:
+    print("saving", flush=True)
+    os._exit(7)
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "code"), [(SAVING, 7), (STUCK, 130)], ids=["saving", "stuck"]
+)
+def test_a_terminal_that_is_gone_is_no_error(text, code):
+    leader, follower = os.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-c", BEGIN + text],
+        env=environment(),
+        **dict.fromkeys(("stdin", "stdout", "stderr"), follower),
+    )
+    os.close(follower)
+    assert b"ready" in os.read(leader, 100)
+    os.close(leader)
+    child.send_signal(signal.SIGHUP)
+    try:
+        assert child.wait(20) == code
+    finally:
+        child.kill()
+        child.wait()
 
 
 def test_a_signal_during_an_import_ends_at_once(tmp_path):
@@ -141,11 +237,14 @@ import native
 
 
 def test_an_ignored_signal_stays_ignored():
-    ignore = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    ignore = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
+    request = "from bert_jax.train.stop_request import StopRequest"
     done = script(
-        f"{ignore}\n{BEGIN}\nos.kill(os.getpid(), signal.SIGINT)\nprint('on')"
+        f"{ignore}\n{BEGIN}\n{request}\nos.kill(os.getpid(), signal.SIGHUP)\n"
+        "with StopRequest() as stop:\n    os.kill(os.getpid(), signal.SIGHUP)\n"
+        "    print(stop.requested)"
     )
-    assert (done.returncode, done.stdout) == (0, "on\n")
+    assert (done.returncode, done.stdout) == (0, "False\n")
 
 
 def test_closed_streams_are_opened_so_that_no_file_takes_their_place(tmp_path):
@@ -236,6 +335,36 @@ def test_the_program_answers_early_signals(tmp_path, secs, number):
     assert child.returncode in (130, 1)  # 1: it has refused to run without a dataset
     if child.returncode == 130:
         assert err == SENTENCE
+
+
+COMPILING = f"""{BEGIN}
+import jax, jax.numpy as jnp
+start._ENDING_SECS = 1.0
+def long(x):
+    for n in range(3_000):
+        x = jnp.sin(x) + n * jnp.cos(x[::-1])
+    return x
+lowered = jax.jit(jax.grad(lambda x: long(x).sum())).lower(jnp.ones(64))
+start.command_begins("pretrain")
+print("compiling", flush=True)
+try:
+    lowered.compile()
+    print("compiled", flush=True)
+except KeyboardInterrupt:  # the signal came before XLA's own code
+    print("bert-jax:", start.INTERRUPTED, file=sys.stderr)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("times", [1, 2])
+def test_signals_while_xla_compiles_end_the_process_without_a_crash(number, times):
+    with waiting(COMPILING, "compiling") as child:
+        for _ in range(times):
+            time.sleep(0.3)
+            child.send_signal(number)
+        out, err = child.communicate(timeout=200)
+    assert (child.returncode, out, err) == (130, "", SENTENCE)
 
 
 @pytest.mark.slow

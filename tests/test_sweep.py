@@ -20,6 +20,7 @@ from bert_jax.config import (
     SweepConfig,
     TaskConfig,
 )
+from bert_jax.data.json_file import read_json
 from bert_jax.data.labelled.folds import fold_numbers
 from bert_jax.data.labelled.texts import LabelledTexts
 from bert_jax.train import finetune as finetuning
@@ -149,7 +150,7 @@ def test_runs_at_once_are_those_of_lone_runs(base, swept, tmp_path):
 @pytest.mark.slow
 def test_a_member_predicts_and_all_runs_are_listed(base, swept, capsys):
     output, results = swept
-    assert json.loads((output / "results.json").read_text()) == results
+    assert read_json(output / "results.json", "") == results
     member = output / results["runs"][1]["run"]
     assert member == output / "runs/lr-0.001_epochs-1/seed-1"
     predictor = Predictor(member)

@@ -1,12 +1,21 @@
 """Blank lines, encodings and cut files: what plain text is, and what it is not."""
 
+import json
+import re
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from source_files import (
     COMPRESSORS,
     read,
 )
 
+from bert_jax.config import ReadOptions
+from bert_jax.data.source_description import describe_sources
 from bert_jax.data.text.documents import ReadStats
+from bert_jax.data.text.source_counts import source_counts
+from bert_jax.data.text.sources import open_source
 
 BLANK_LINES = {
     "nothing": "",
@@ -36,6 +45,12 @@ def test_a_line_without_a_visible_character_is_blank(tmp_path, line):
     stats = ReadStats()
     assert [document.text for document in read(str(path), stats)] == ["A.", "B.", "C."]
     assert stats.empty_documents == 0
+
+
+def test_a_line_of_separators_of_files_and_units_is_blank(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("A. " * 99 + "\n\x1c\x1d\n" + "B. " * 99 + "\n\x1e\x1f\nC.")
+    assert [document.text[0] for document in read(str(path))] == ["A", "B", "C"]
 
 
 @pytest.mark.parametrize("line", ["\u3164", "\u2800", "\u0301", "\u00ad", "*"])
@@ -95,3 +110,75 @@ def test_a_compressed_file_cut_short_is_named(tmp_path, suffix):
     (tmp_path / f"a.txt{suffix}").write_bytes(packed[:-20])
     with pytest.raises(ValueError, match=rf"a\.txt{suffix}: .*ends too early"):
         read(f"files:{tmp_path}/*")
+
+
+def test_carriage_returns_alone_end_lines(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"A.\rB.\r\rC.\r \r" * 9_000 + b"D.")
+    found = [document.text for document in read(str(path))]
+    assert found == ["A.\nB.", "C."] * 9_000 + ["D."]
+    path.write_bytes(b"x" * ((1 << 16) - 1) + b"\r\n\r\ny")
+    assert [document.text[-1] for document in read(str(path))] == ["x", "y"]
+
+
+def test_a_form_feed_within_a_line_is_a_space(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"A.\fB.\n\f\nC.")
+    assert [document.text for document in read(str(path))] == ["A. B.", "C."]
+
+
+def described(source, stats):
+    [line] = describe_sources(source_counts(open_source(source), [stats]), 0)
+    return line
+
+
+def test_how_documents_were_found_is_told(tmp_path):
+    (tmp_path / "a.txt").write_text("A.\nB.\n")
+    (tmp_path / "b.txt").write_text("A.\n\nB.\n")
+    stats = ReadStats()
+    read(f"files:{tmp_path}/*", stats)
+    line = described(f"files:{tmp_path}/*", stats)
+    assert "3 of them divided by blank lines" in line
+    assert "1 files that came out as one document, without a blank line inside" in line
+
+
+BROKEN = ["{", '{"text": 3}', '{"text": "x", "key": [1]}', "[1]", '{"other": "x"}']
+
+
+def test_broken_lines_are_skipped_on_request(tmp_path):
+    path = tmp_path / "a.jsonl"
+    good = [json.dumps({"text": f"Text {n}."}) for n in range(3)]
+    path.write_text("\n".join([good[0], *BROKEN[:3], good[1], *BROKEN[3:], good[2]]))
+    stats = ReadStats()
+    options = ReadOptions(skip_broken=len(BROKEN))
+    found = read(str(path), stats, options=options)
+    assert [document.text for document in found] == ["Text 0.", "Text 1.", "Text 2."]
+    assert (stats.documents, stats.broken_records) == (3, len(BROKEN))
+    assert stats.empty_documents == 0
+    assert "5 broken records left out" in described(str(path), stats)
+    with pytest.raises(ValueError, match=re.escape("line 7: ")):
+        read(str(path), options=ReadOptions(skip_broken=len(BROKEN) - 1))
+    with pytest.raises(ValueError, match=re.escape("line 2: ")):
+        read(str(path))
+
+
+def test_broken_rows_are_skipped_on_request(tmp_path):
+    path = tmp_path / "a.parquet"
+    keys = pa.array([1.5, None, 2.5])
+    pq.write_table(pa.table({"text": ["a", "b", None], "key": keys}), path)
+    stats = ReadStats()
+    found = read(str(path), stats, options=ReadOptions(skip_broken=2))
+    assert [document.text for document in found] == ["b"]
+    assert stats.broken_records == 2
+    with pytest.raises(ValueError, match=r"row 2: 2\.5 is no key"):
+        read(str(path), options=ReadOptions(skip_broken=1))
+
+
+def test_the_rest_of_a_long_line_is_part_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("bert_jax.data.text.formats.MAX_RECORD_BYTES", 1_000)
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "' + "x " * 3_000 + '"}\n{"text": "y"}\n')
+    stats = ReadStats()
+    found = read(str(path), stats, options=ReadOptions(skip_broken=1))
+    assert [document.text for document in found] == ["y"]
+    assert stats.broken_records == 1

@@ -92,6 +92,19 @@ def test_foreign_classes_are_not_imported(dataset, module, attacked, attack):
     assert module in sys.modules
 
 
+def test_dataset_info_imports_no_class_either(dataset, module, tmp_path):
+    """TFDS takes features from dataset_info.json, where it has them, and not from their file."""
+    path = copy_of(dataset, tmp_path) / "dataset_info.json"
+    feature = {"pythonClassName": f"{module}.Text", "text": {}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "features": feature}))
+    with pytest.raises(ForeignClassError, match=rf"names the class '{module}\.Text'"):
+        open_builder(path.parent)
+    assert module not in sys.modules
+    with pytest.raises(Exception, match=r"."):
+        tfds.builder_from_directory(str(path.parent))
+    assert module in sys.modules
+
+
 def test_features_of_tfds_are_let_through(dataset, tmp_path):
     features = tfds.features
     kinds = {

@@ -13,9 +13,10 @@ from hypothesis import given
 from tokenizer_texts import awkward_texts, sentences, train
 
 from bert_jax.batch import SpecialIds
+from bert_jax.data.tokenizers.fast_encoding import without_surrogates
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
-from bert_jax.data.tokenizers.tokenizer import METADATA_FILE, without_surrogates
+from bert_jax.data.tokenizers.tokenizer import METADATA_FILE
 from bert_jax.data.tokenizers.wordpiece_tokenizer import (
     WordPieceTokenizer,
     bert_rules,
@@ -377,3 +378,12 @@ def test_private_use_and_unassigned_characters_are_unknown():
         "\n".join([*pieces, "##\uf059"]).encode(), lowercase=True
     )
     assert known.encode(["a\uf059b"]) == [[5, 7, 6]]
+
+
+def test_spaces_of_a_segmenter_make_words():
+    text = "北京 大学 学生 喜欢 北京 。"
+    tokenizer = train("unigram", [text] * 20, vocab_size=15)
+    [ids] = tokenizer.encode([text])
+    assert tokenizer.starts_word[ids].sum() == len(text.split())
+    [ids] = tokenizer.encode([text.replace(" ", "")])
+    assert tokenizer.starts_word[ids].sum() == 1

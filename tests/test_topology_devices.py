@@ -4,8 +4,10 @@ import importlib.util
 import os
 
 import jax
+import numpy as np
 import pytest
 
+from bert_jax.config import MeshConfig
 from bert_jax.topology import devices
 from bert_jax.topology.devices import (
     MissingLibtpuError,
@@ -13,6 +15,7 @@ from bert_jax.topology.devices import (
     devices_of,
     parse_topology,
 )
+from bert_jax.train.mesh import make_mesh
 
 
 @pytest.mark.parametrize(
@@ -98,3 +101,18 @@ def test_libtpu_describes_the_chips(libtpu, text, kind, capfd):
     # The environment is as it was, and libtpu does not warn that there is no TPU.
     assert dict(os.environ) == before
     assert "accelerator type" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "axes", [{"tensor": 4}, {"fsdp": 8}, {"fsdp": 32, "tensor": 2}]
+)
+def test_an_axis_may_be_a_part_of_a_side_of_the_slice(libtpu, axes):
+    found = devices_of(parse_topology("v6e:16x16"))
+    mesh = make_mesh(MeshConfig(**axes), found)
+    assert {name: mesh.shape[name] for name in axes} == axes
+    assert len(set(mesh.devices.flat)) == 256
+    # The chips that share the innermost axis are neighbours.
+    size = mesh.shape["tensor"]
+    for group in mesh.devices.reshape(-1, size):
+        xy = np.array([device.coords[:2] for device in group])
+        assert np.ptp(xy, axis=0).max() < size

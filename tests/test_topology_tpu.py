@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from bert_jax.cli import load_config
+from bert_jax.commands.config_files import load_config
 from bert_jax.config import MeshConfig, PretrainConfig
 from bert_jax.runtime.chips import chip_named
 from bert_jax.topology.compiled import compile_step, needed_bytes

@@ -43,6 +43,24 @@ def test_rounds_of_a_scan_are_counted_where_the_compiler_counts_one():
     assert program.cost_analysis()["flops"] < flops
 
 
+def test_branches_of_a_switch_count_by_their_shares():
+    """As layers of two kinds in one loop, whichever order the compiler gives the branches."""
+
+    def function(kinds, x, y):
+        def layer(carry, kind):
+            branches = [lambda x, y: (x @ x, y), lambda x, y: (x, y @ y)]
+            return jax.lax.switch(kind, branches, *carry), None
+
+        return jax.lax.scan(layer, (x, y), kinds)[0]
+
+    kinds = jnp.asarray([0, 1, 1, 0, 1, 1, 0, 1])
+    program = compiled(function, kinds, jnp.ones((16, 16)), jnp.ones((32, 32)))
+    text = program.as_text()
+    few, many = 2 * 16**3, 2 * 32**3
+    assert flops_of(parse_hlo(text, [3 / 8, 5 / 8]))[0] == 3 * few + 5 * many
+    assert flops_of(parse_hlo(text))[0] == 8 * (few + many)
+
+
 @pytest.mark.parametrize(
     ("image", "kernel", "result", "rest", "flops"),
     [

@@ -16,31 +16,33 @@ from bert_jax.config.compute import Remat
 class Compile:
     """Compiles a config's train step for a machine that is not here: memory, links, time.
 
-    `bert-jax compile CONFIG --topology v5e:4x4` needs no TPU, only the extra `aot`. Every
-    field of the config is a flag, as for `pretrain`. Exit status: 0 when every phase fits
+    For example: `bert-jax compile bert_base --topology v5e:4x4`.
+
+    This needs no TPU, only the extra `aot`. Every field of the config is a flag, as for
+    `pretrain`. Exit status: 0 when every phase fits
     the memory, 1 when one does not or on an error. With --try-remat or
     --try-micro-batches it is 0 when at least one combination fits in every phase.
     """
 
-    config_file: Annotated[str, tyro.conf.arg(name="config")] = "bert_base"
-    """Path of a Python file with get_config() (./my.py), or the bare name of a shipped
-    config. It may also come first, without the flag."""
-    first_phase_only: bool = False
-    """Leave out the later phases of the config."""
     topology: str
     """The machine: v4:2x2x2, v5e:4x4, v5p:2x2x2, v6e:16x16 or another shape that Google
     Cloud offers; cpu:8 for eight CPU devices."""
-    slices: int | None = None
-    """Number of such slices, joined by the data-center network. v5e:4x4x2slices says the
-    same as v5e:4x4 with --slices 2. Default: one."""
+    config_file: Annotated[str, tyro.conf.arg(name="config")] = "bert_base"
+    """Path of a Python file with get_config() (./my.py), or the bare name of a shipped
+    config. It may also come first, without the flag."""
+    output: pathlib.Path | None = None
+    """File to write all results to, as JSON."""
     try_remat: tuple[Remat, ...] = ()
     """Remat policies to try, such as: none dots full. With several values one row is
     printed for each combination and phase. Default: the config's compute.remat."""
     try_micro_batches: tuple[int, ...] = ()
     """Numbers of micro-batches to try, such as: 1 2 4. Each applies to all phases. Default:
     the config's micro_batches."""
-    output: pathlib.Path | None = None
-    """File to write all results to, as JSON."""
+    slices: int | None = None
+    """Number of such slices, joined by the data-center network. v5e:4x4x2slices says the
+    same as v5e:4x4 with --slices 2. Default: one."""
+    first_phase_only: bool = False
+    """Leave out the later phases of the config."""
     compile_cache: pathlib.Path | None = None
     """Directory that keeps the compiled programs for --compile-cache of `pretrain`. A run
     finds them if it has the same settings, dataset (--data.dataset) and versions of JAX
@@ -70,7 +72,7 @@ class Compile:
         # JAX must not start earlier: its start fixes the number of CPU devices.
         use_compile_cache(self.compile_cache, devices_of(topology))
         vocabulary = vocabulary_of(settings)
-        if self.compile_cache is not None and settings.data.dataset is None:
+        if self.compile_cache is not None and not settings.data.datasets:
             print(
                 "--compile-cache without --data.dataset: the ids of the special tokens are "
                 "constants of the program, so only a run with the same made-up ids would "

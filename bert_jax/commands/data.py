@@ -20,7 +20,10 @@ _TASK_ONLY = ("validation_fraction", "max_train", "max_validation")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """Writes the documentation of installed Python packages as a text corpus."""
+    """Writes the documentation of installed Python packages as a text corpus.
+
+    For example: `bert-jax corpus --output corpus --task`.
+    """
 
     output: pathlib.Path
     """Folder for documents-*.jsonl and, with --task, for labelled sentences."""
@@ -81,26 +84,29 @@ class Corpus:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prepare:
-    """Tokenises a source and writes a TFDS dataset with a validation split."""
+    """Tokenises a source and writes a TFDS dataset with a validation split.
+
+    For example: `bert-jax prepare --source 'files:texts/*.txt' --tokenizer tokenizer --output dataset`.
+    """
 
     source: Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
-    """Where the text is: files:GLOB, tfds:NAME or docs: (README, "Sources"). Several
+    """Where the text is: files:GLOB, tfds:NAME or docs: (docs/data.md). Several
     sources, each with its own --source, are read as one corpus."""
     tokenizer: pathlib.Path
     """Directory written by `bert-jax tokenizer`, a run directory, or a tokenizer.json of
     Hugging Face."""
     output: str
-    """Directory of the dataset; with --beam also gs://... or s3://... The same command
-    continues unfinished work."""
-    options: Annotated[PrepareOptions, tyro.conf.arg(name="")] = PrepareOptions()
+    """Directory of the dataset, or its address in an object store (gs://..., s3://...).
+    The same command continues unfinished work."""
+    num_workers: int | None = None
+    """Number of processes on this machine. Default: one per core. Not for --beam."""
     strict: bool = False
     """Stop with an error if the audit finds what would spoil training. Without this,
     problems are printed as warnings."""
-    num_workers: int | None = None
-    """Number of processes on this machine. Default: one per core. Not for --beam."""
     beam: str | None = None
     """Prepare on the machines of an Apache Beam runner. The value holds Beam's flags in
     quotes, for example --beam="--runner=DataflowRunner ..."."""
+    options: Annotated[PrepareOptions, tyro.conf.arg(name="")] = PrepareOptions()
 
     def run(self) -> None:
         from bert_jax.data.prepared.summary import describe, problems
@@ -112,17 +118,12 @@ class Prepare:
             print(f"warning: {problem}", file=sys.stderr)
 
     def _prepare(self) -> dict[str, Any]:
+        from bert_jax.data.object_store import prepared_here
         from bert_jax.data.prepared.prepare import prepare
-        from bert_jax.data.prepared.storage import is_in_store
 
-        if is_in_store(self.output):
-            raise ValueError(
-                f"--output {self.output}: only --beam writes to an object store. Give a "
-                "local directory and copy it there, or use --beam."
-            )
-        settings = fields(self) | {"output": pathlib.Path(self.output)}
-        del settings["beam"]
-        with Bar("preparing") as bar:
+        with prepared_here(self.output) as output, Bar("preparing") as bar:
+            settings = fields(self) | {"output": output}
+            del settings["beam"]
             return prepare(**settings, progress=bar.update)
 
     def _prepare_with_beam(self) -> dict[str, Any]:
@@ -141,14 +142,17 @@ class Prepare:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inspect:
-    """Prints rows as the model will see them, with masks and pair labels."""
+    """Prints rows as the model will see them, with masks and pair labels.
+
+    For example: `bert-jax inspect dataset --rows 3`.
+    """
 
     dataset: Annotated[pathlib.Path, tyro.conf.Positional]
     """Directory written by `bert-jax prepare`."""
-    split: Literal["train", "validation"] = "train"
-    """Split of the rows. train: what pretraining reads. validation: what is held out."""
     rows: int = 3
     """Number of rows to print."""
+    split: Literal["train", "validation"] = "train"
+    """Split of the rows. train: what pretraining reads. validation: what is held out."""
     first_row: int = 0
     """Number of the first row to print, from 0."""
     seed: int = 0

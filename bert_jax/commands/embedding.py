@@ -8,14 +8,18 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from bert_jax.commands.shared import Bar, RunDir
+from bert_jax.commands.shared import Bar, RunDir, Step
 from bert_jax.config import FileConfig
 from bert_jax.config.checks import require, require_positive
+from bert_jax.config.flags import box
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Embed:
-    """Writes a vector for each text of a file, as a matrix that NumPy loads."""
+    """Writes a vector for each text of a file, as a matrix that NumPy loads.
+
+    For example: `bert-jax embed encoder texts.txt --output vectors.npy`.
+    """
 
     run_dir: RunDir
     """Run directory. That of `finetune --task embeddings` gives the best vectors; those of
@@ -35,7 +39,8 @@ class Embed:
     """Tokens that a text is cut to. Default: those of the run's rows."""
     batch_size: int = 32
     """Texts that are computed at once."""
-    file: Annotated[FileConfig, tyro.conf.arg(name="")] = FileConfig()
+    step: Step = None
+    file: Annotated[FileConfig, *box("file")] = FileConfig()
     """How the file is read."""
 
     def run(self) -> None:
@@ -59,6 +64,7 @@ class Embed:
 
         embedder = Embedder(
             self.run_dir,
+            step=self.step,
             pooling=self.pooling,
             sequence_length=self.sequence_length,
             batch_size=self.batch_size,

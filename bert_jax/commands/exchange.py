@@ -6,12 +6,15 @@ from typing import Annotated, Literal
 
 import tyro
 
-from bert_jax.commands.shared import RunDir
+from bert_jax.commands.shared import RunDir, Step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Import:
-    """Makes a run directory from a published BERT of Hugging Face or Google."""
+    """Makes a run directory from a published BERT of Hugging Face or Google.
+
+    For example: `bert-jax import downloads/bert-base-uncased --output encoder`.
+    """
 
     source: Annotated[pathlib.Path, tyro.conf.Positional]
     """Hugging Face directory, Google directory, or prefix of a TensorFlow checkpoint.
@@ -62,34 +65,38 @@ class Import:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Export:
-    """Writes a run's weights, of a fine-tuned run the best, for another library."""
+    """Writes a run's weights, of a fine-tuned run the best, for another library.
+
+    For example: `bert-jax export tuned --output huggingface`.
+    """
 
     run_dir: RunDir
     """Run directory of `pretrain`, `finetune` or `import`."""
+    output: pathlib.Path
+    """Directory to write. If the other library is installed, it loads the result and the
+    outputs are compared."""
     to: Literal["huggingface", "tensorflow", "onnx", "stablehlo"] = "huggingface"
     """Format to write. huggingface: a directory that transformers loads. tensorflow: a
     TF1 checkpoint with Google's names (needs the extra tf). onnx: a graph for batches of
     any size and length (needs the extra onnx). stablehlo: a program for CPU, CUDA and
     TPU."""
-    output: pathlib.Path
-    """Directory to write. If the other library is installed, it loads the result and the
-    outputs are compared."""
     mlm_only: bool = False
     """Write a pretraining run as BertForMaskedLM, without pooler and next-sentence head.
     transformers' fill-mask pipeline loads that without a warning."""
-
-    hidden_states: bool = False
-    """For onnx and stablehlo: the exported model returns last_hidden_state, too, float32
-    [batch, length, hidden]. The other formats hold the whole encoder anyway."""
     quantize: Literal["none", "int8"] = "none"
     """For onnx. int8: also write model_int8.onnx, whose weights have 8 bits, and measure
     its scores and its speed beside model.onnx on the run's held-out examples."""
+    hidden_states: bool = False
+    """For onnx and stablehlo: the exported model returns last_hidden_state, too, float32
+    [batch, length, hidden]. The other formats hold the whole encoder anyway."""
+    step: Step = None
 
     def run(self) -> None:
         from bert_jax.exchange.export import export_run
 
         done = export_run(
             *(self.run_dir, self.output, self.to),
+            step=self.step,
             mlm_only=self.mlm_only,
             hidden_states=self.hidden_states,
             quantize=self.quantize,

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from bert_jax.commands.json_lines import check_output, write_lines
-from bert_jax.commands.shared import RunDir
+from bert_jax.commands.shared import RunDir, Step
 from bert_jax.commands.text_input import CHUNK, file_among, standard_input
 from bert_jax.config.checks import require
 from bert_jax.data.labelled.decoding import read_text
@@ -18,7 +18,10 @@ from bert_jax.data.labelled.decoding import read_text
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fill:
-    """Fills in the masks of texts with a pretrained run: what could stand at [MASK]?"""
+    """Fills in the masks of texts with a pretrained run: what could stand at [MASK]?
+
+    For example: `bert-jax fill encoder 'The [MASK] runs past the town.'`.
+    """
 
     run_dir: RunDir
     """Run directory of `pretrain` or `import`."""
@@ -33,6 +36,7 @@ class Fill:
     precision. Default: lines on the screen."""
     encoding: str = "utf-8"
     """How the bytes of the file become letters, such as utf-8 or latin-1."""
+    step: Step = None
     compile_cache: pathlib.Path | None = None
     """Directory that keeps compiled programs, so that the next start need not compile."""
 
@@ -67,7 +71,7 @@ class Fill:
         from bert_jax.train.fill import Filler
 
         use_compile_cache(self.compile_cache, jax.local_devices()[:1])
-        found = Filler(self.run_dir, top=self.top).lines(parts, where)
+        found = Filler(self.run_dir, step=self.step, top=self.top).lines(parts, where)
         if self.output is not None:
             num_lines = write_lines(self.output, found, total)
             print(f"{num_lines:,} filled texts are in {self.output}", file=sys.stderr)

@@ -13,13 +13,13 @@ Settings = TypeVar("Settings", PretrainConfig, FinetuneConfig)
 def import_checkpoint(
     settings: Settings, output: pathlib.Path, cluster: ClusterConfig
 ) -> Settings:
-    """Returns settings whose checkpoint is a run directory.
+    """Returns settings whose checkpoint is a run directory, or that have none.
 
     A foreign model is imported into `OUTPUT-checkpoint` beside the run. A run that
     continues takes what was imported when it began, even if the source is gone.
 
     Args:
-        settings: from the command line; `settings.checkpoint` must be set.
+        settings: as they were given.
         output: run directory of the command.
         cluster: the job that the command is part of.
 
@@ -28,7 +28,8 @@ def import_checkpoint(
             the run began, or `OUTPUT-checkpoint` holds something else.
     """
     source = settings.checkpoint
-    assert source is not None
+    if source is None:
+        return settings
     if not output.name:
         output = output.absolute()
     imported = output.with_name(f"{output.name}-checkpoint")

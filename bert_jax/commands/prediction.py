@@ -25,6 +25,8 @@ def predict(
     top: int | None,
     file: FileConfig,
     compile_cache: pathlib.Path | None = None,
+    *,
+    step: int | None = None,
 ) -> None:
     """Predicts on texts, a file or standard input, and prints or writes what was found.
 
@@ -49,7 +51,7 @@ def predict(
     from bert_jax.train.predict import Predictor, is_empty
 
     use_compile_cache(compile_cache, jax.local_devices()[:1])
-    predictor = Predictor(run)
+    predictor = Predictor(run, step=step)
     task = predictor.task
     total = None
     parts: Iterable[Unlabelled]

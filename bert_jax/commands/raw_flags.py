@@ -1,8 +1,10 @@
 """Flags as they were given: what must be known before they are read, or beside them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from bert_jax.config import PretrainConfig
+from bert_jax.config.checks import MAX_WORKERS, require, require_fitting_numbers
 
 
 def value_of(flag: str, args: Sequence[str]) -> str | None:
@@ -19,6 +21,22 @@ def value_of(flag: str, args: Sequence[str]) -> str | None:
 def is_given(flag: str, args: Sequence[str]) -> bool:
     """Whether a flag is among unparsed arguments, with dashes or underscores."""
     return any(arg.partition("=")[0].replace("_", "-") == flag for arg in args)
+
+
+def check_numbers(command: Any) -> None:
+    """Refuses numbers in a command's own flags that nothing can compute with.
+
+    Raises:
+        ValueError: a number is too large, too small for a float32 or not finite, or a
+            number of workers cannot be started.
+    """
+    require_fitting_numbers(command, is_flag=True)
+    workers = getattr(command, "num_workers", None)
+    require(
+        workers is None or 0 < workers <= MAX_WORKERS,
+        f"--num-workers {workers} is not in [1, {MAX_WORKERS:,}]; give the number of this "
+        "machine's cores or less.",
+    )
 
 
 def check_length(cfg: PretrainConfig, args: Sequence[str]) -> None:

@@ -6,7 +6,10 @@ import pathlib
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """Writes one self-contained HTML page, and PNGs, about runs of any task or a dataset."""
+    """Writes one self-contained HTML page, and PNGs, about runs of any task or a dataset.
+
+    For example: `bert-jax report --output report --pretrain encoder --finetune tuned`.
+    """
 
     output: pathlib.Path
     """Directory to write: report.html, and a PNG of each chart."""
@@ -19,6 +22,9 @@ class Report:
     dataset: pathlib.Path | None = None
     """Directory that `bert-jax prepare` has written. A finished run of --pretrain shows its
     own dataset without it."""
+    reference: tuple[pathlib.Path, ...] = ()
+    """Other runs of `pretrain`, whose curves are drawn beside those of --pretrain: run
+    directories, or .csv files with columns such as kind, step and mlm_loss."""
     title: str | None = None
     """Heading of the page. By default it speaks of a BERT, or of the text where only a
     dataset is given."""
@@ -34,6 +40,7 @@ class Report:
             finetunes=self.finetune,
             baselines=self.baselines,
             dataset=self.dataset,
+            references=self.reference,
             title=default if self.title is None else self.title,
         )
         print(f"{written[0]} and {len(written) - 1} pictures")

@@ -25,7 +25,7 @@ def settled(command: Any) -> Any:
             ignored, or the settings do not fit together.
     """
     settings = command.settings
-    if settings.checkpoint is not None and hasattr(command, "cluster"):
+    if hasattr(command, "cluster"):
         settings = import_checkpoint(settings, command.output, command.cluster)
     if isinstance(settings, PretrainConfig):
         from_file = load_config(command.config_file, PretrainConfig)
@@ -52,19 +52,19 @@ def settle(
     """
     if cfg.checkpoint is not None:
         cfg = _take_architecture(cfg, from_file.model, args)
-    elif cfg.data.dataset is not None and not is_given("--model.vocab-size", args):
+    elif cfg.data.datasets and not is_given("--model.vocab-size", args):
         cfg = _take_vocabulary(cfg)
     cfg.check()
     return cfg
 
 
 def _take_vocabulary(cfg: PretrainConfig) -> PretrainConfig:
-    assert cfg.data.dataset is not None
-    size = open_dataset(cfg.data.dataset).tokenizer.vocab_size
+    dataset = cfg.data.datasets[0]
+    size = open_dataset(dataset).tokenizer.vocab_size
     if size == cfg.model.vocab_size:
         return cfg
     print(
-        f"vocabulary: {size:,} pieces, from the tokenizer of {cfg.data.dataset} (the "
+        f"vocabulary: {size:,} pieces, from the tokenizer of {dataset} (the "
         f"config says {cfg.model.vocab_size:,})",
         flush=True,
     )

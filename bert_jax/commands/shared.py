@@ -8,6 +8,13 @@ from typing import Annotated, Any
 import tyro
 
 RunDir = Annotated[pathlib.Path, tyro.conf.Positional, tyro.conf.arg(name="run")]
+Step = Annotated[
+    int | None,
+    tyro.conf.arg(
+        help="Step of the checkpoint to take; `bert-jax checkpoints RUN` lists them. "
+        "Default: the best one of a fine-tuned run, else the newest one."
+    ),
+]
 
 
 def fields(command: Any) -> dict[str, Any]:

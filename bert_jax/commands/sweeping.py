@@ -12,6 +12,7 @@ from bert_jax.commands.raw_flags import is_given
 from bert_jax.commands.shared import Bar
 from bert_jax.config import ClusterConfig, FinetuneConfig, SweepConfig
 from bert_jax.config.checks import require
+from bert_jax.config.flags import box
 
 Inline = tyro.conf.arg(name="")
 # A flag of one run, and the flag of the grid that takes its place.
@@ -24,20 +25,23 @@ _IN_THE_GRID = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """Fine-tunes with several seeds and settings, `sweep RUN`: mean ± deviation of each."""
+    """Fine-tunes with several seeds and settings, `sweep RUN`: mean ± deviation of each.
 
-    config_file: Annotated[str, tyro.conf.arg(name="config")] = "finetune_classify"
-    """Path of a Python file with get_config() (./my.py), or the bare name of a shipped config."""
+    For example: `bert-jax sweep encoder --train texts.csv --dev 0.1 --output sweep --seeds 0 1 2`.
+    """
+
     output: pathlib.Path
     """Directory to write. The same command continues a sweep that was stopped, and a larger
     grid adds runs to it."""
-    sweep: Annotated[SweepConfig, Inline] = SweepConfig()
-    cluster: ClusterConfig = ClusterConfig()
+    config_file: Annotated[str, tyro.conf.arg(name="config")] = "finetune_classify"
+    """Path of a Python file with get_config() (./my.py), or the bare name of a shipped config."""
     compile_cache: pathlib.Path | None = None
     """Directory that keeps compiled programs, so that runs that differ in their seed alone
     are compiled once. Default: compiled/ of the output while the sweep lasts, where there
     is one CPU device, or a GPU or TPU."""
+    sweep: Annotated[SweepConfig, *box("grid")] = SweepConfig()
     settings: Annotated[FinetuneConfig, Inline] = FinetuneConfig()
+    cluster: ClusterConfig = ClusterConfig()
     args: tyro.conf.Suppress[tuple[str, ...]] = ()
     """The flags as they were given."""
 
@@ -72,7 +76,10 @@ class Sweep:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compare:
-    """Compares two encoders, `compare A B`, by their fine-tuned runs or their sweeps."""
+    """Compares two encoders, `compare A B`, by their fine-tuned runs or their sweeps.
+
+    For example: `bert-jax compare sweep_a sweep_b --output compared.json`.
+    """
 
     a: Annotated[pathlib.Path, tyro.conf.Positional]
     """Directory of `finetune` or `sweep`. Of a sweep, the setting with the best mean is

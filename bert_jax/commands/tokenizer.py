@@ -15,10 +15,14 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Train:
-    """Trains a vocabulary with BERT's special tokens."""
+    """Trains a vocabulary with BERT's special tokens.
+
+    For example: `bert-jax tokenizer train --source 'files:texts/*.txt' --output tokenizer
+    --vocab-size 8000`.
+    """
 
     source: Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
-    """Where the text is: files:GLOB, tfds:NAME or docs: (README, "Sources"). Several
+    """Where the text is: files:GLOB, tfds:NAME or docs: (docs/data.md). Several
     sources, each with its own --source, are read as one corpus."""
     output: pathlib.Path
     """Directory of the tokenizer. If it holds the result already, nothing is done."""
@@ -42,7 +46,10 @@ class Train:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Wrap:
-    """Makes a tokenizer of a given one: BERT's vocab.txt, or a tokenizer.json."""
+    """Makes a tokenizer of a given one: BERT's vocab.txt, or a tokenizer.json.
+
+    For example: `bert-jax tokenizer wrap vocab.txt --lowercase --output tokenizer`.
+    """
 
     vocab: Annotated[pathlib.Path, tyro.conf.Positional]
     """A vocab.txt with one piece per line, or a tokenizer.json of Hugging Face, which is
@@ -85,7 +92,10 @@ class Wrap:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MakeTokenizer:
-    """Makes a tokenizer: train trains a vocabulary, wrap takes a given one."""
+    """Makes a tokenizer: train trains a vocabulary, wrap takes a given one.
+
+    For example: `bert-jax tokenizer train --source 'files:texts/*.txt' --output tokenizer`.
+    """
 
     how: Annotated[
         Annotated[Train, tyro.conf.subcommand("train", prefix_name=False)]

@@ -1,6 +1,13 @@
 """Checks of settings. Each error names the field, its value and what would be right."""
 
+import dataclasses
 import math
+
+MAX_WORKERS = 1_024
+"""Most worker processes or threads: no machine has as many cores."""
+
+# XLA may take a float32 below the smallest normal one for 0.
+_SMALLEST, _LARGEST = 2.0**-126, (2.0 - 2.0**-23) * 2.0**127
 
 
 def require(condition: bool, message: str) -> None:
@@ -39,3 +46,77 @@ def require_positive(owner: object, *names: str) -> None:
             value < math.inf,
             f"{type(owner).__name__}.{name}={value} must be a finite number.",
         )
+
+
+def require_weights(name: str, weights: tuple[float, ...], count: int) -> None:
+    """Requires one weight for each of `count` datasets, or none at all."""
+    if not weights:
+        return
+    require(count > 0, f"{name}={weights} would be ignored: there is no mixture.")
+    require(
+        len(weights) == count,
+        f"{name}={weights} are {len(weights)} weights for {count} datasets of the mixture; "
+        "give one for each.",
+    )
+    require(
+        min(weights) >= 0.0 and sum(weights) > 0.0,
+        f"{name}={weights} must not be negative, and one must be greater than 0.",
+    )
+
+
+def require_step(owner: object) -> None:
+    """Requires that `checkpoint_step`, where it is given, has a checkpoint and is one."""
+    step, checkpoint = vars(owner)["checkpoint_step"], vars(owner)["checkpoint"]
+    name = f"{type(owner).__name__}.checkpoint_step={step}"
+    require(step is None or step >= 0, f"{name} is negative.")
+    require(
+        step is None or checkpoint is not None,
+        f"{name} would be ignored: there is no checkpoint. Give --checkpoint RUN.",
+    )
+
+
+def require_workers(owner: object, *names: str) -> None:
+    """Requires that each named field is a number of processes that can be started."""
+    for name in names:
+        value = getattr(owner, name)
+        require(
+            value <= MAX_WORKERS,
+            f"{type(owner).__name__}.{name}={value} is more than {MAX_WORKERS:,} processes "
+            "or threads; give the number of this machine's cores or less.",
+        )
+
+
+def require_fitting_numbers(owner: object, *, is_flag: bool = False) -> None:
+    """Requires that every number fits into what computes with it.
+
+    Whole numbers must fit 32 bits with a sign, numbers of bytes 64 bits. Others must be
+    finite, and no smaller than what a float32 tells from 0.
+
+    Args:
+        owner: a dataclass; numbers in tuples count, those of dataclasses in it do not.
+        is_flag: whether the fields are flags of a command, which errors then name.
+    """
+    for field in dataclasses.fields(owner):  # type: ignore[arg-type]
+        value = getattr(owner, field.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                continue
+            name = f"{type(owner).__name__}.{field.name}="
+            if is_flag:
+                name = f"--{field.name.replace('_', '-')} "
+            if isinstance(number, int):
+                bits = 63 if field.name.endswith("_bytes") else 31
+                # Seeds have a check of their own.
+                fits = abs(number) < 2**bits or "seed" in field.name
+                require(
+                    fits, f"{name}{number} is too large; it must be below 2**{bits}."
+                )
+                continue
+            require(math.isfinite(number), f"{name}{number} must be a finite number.")
+            size = abs(number)
+            require(
+                size == 0.0 or _SMALLEST <= size <= _LARGEST,
+                f"{name}{number} does not fit a float32, which takes it for "
+                f"{'0' if size < 1 else 'infinite'}; give 0, or a size from "
+                f"{_SMALLEST:.2g} to {_LARGEST:.2g}.",
+            )

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from bert_jax.config.checks import require, require_positive
+from bert_jax.config.checks import require, require_fitting_numbers, require_positive
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,7 @@ class ClusterConfig:
     """Seconds to wait at the start until all processes have reported."""
 
     def __post_init__(self) -> None:
+        require_fitting_numbers(self)
         given = [
             name
             for name in ("coordinator", "num_processes", "process_id")

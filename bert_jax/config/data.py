@@ -4,7 +4,14 @@ import dataclasses
 import pathlib
 from typing import Literal
 
-from bert_jax.config.checks import require, require_positive, require_rate
+from bert_jax.config.checks import (
+    require,
+    require_fitting_numbers,
+    require_positive,
+    require_rate,
+    require_weights,
+    require_workers,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +45,7 @@ class MaskingConfig:
     """Most words of a span."""
 
     def __post_init__(self) -> None:
+        require_fitting_numbers(self)
         for name in ("rate", "end_rate", "eval_rate"):
             value = getattr(self, name)
             require(
@@ -95,7 +103,13 @@ class DataConfig:
     """How pairs are made from a prepared dataset and put into rows."""
 
     dataset: pathlib.Path | None = None
-    """Directory written by `bert-jax prepare`."""
+    """Directory written by `bert-jax prepare`, or its address in a bucket (gs://..., s3://...)."""
+    mixture: tuple[pathlib.Path, ...] = ()
+    """Several such directories instead of one, to train on together. They need the same
+    tokenizer. Each goes through its own epochs, and is judged apart."""
+    weights: tuple[float, ...] = ()
+    """One weight for each directory of the mixture. Its share in the rows of every batch is
+    its weight divided by the sum of all. Default: the tokens of each."""
     sequence_length: int = 128
     """T: tokens of a row. With buckets: tokens of the longest rows."""
     pairs: Literal["next_sentence", "sentence_order", "none"] = "next_sentence"
@@ -123,8 +137,16 @@ class DataConfig:
     the user's cache if the dataset cannot be written to."""
 
     def __post_init__(self) -> None:
+        require_fitting_numbers(self)
         require_positive(self, "max_pairs_per_row", "num_threads")
+        require_workers(self, "num_threads", "num_workers")
         require_rate(self, "short_pair_rate")
+        require(
+            self.dataset is None or not self.mixture,
+            f"DataConfig.dataset={self.dataset} and DataConfig.mixture both say what to "
+            "train on; put the dataset into the mixture, or leave one of them out.",
+        )
+        require_weights("DataConfig.weights", self.weights, len(self.mixture))
         require(
             8 <= self.sequence_length < 2**16,
             f"DataConfig.sequence_length={self.sequence_length} is not in [8, 65536); a "
@@ -146,6 +168,11 @@ class DataConfig:
             f"DataConfig.bucket_lengths={self.bucket_lengths} must ascend from at least "
             f"8 and end with sequence_length={self.sequence_length}.",
         )
+
+    @property
+    def datasets(self) -> tuple[pathlib.Path, ...]:
+        """The directories to train on; none if no dataset is given."""
+        return self.mixture or (() if self.dataset is None else (self.dataset,))
 
     @property
     def has_labels(self) -> bool:

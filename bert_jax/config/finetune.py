@@ -4,15 +4,22 @@ import dataclasses
 import pathlib
 from typing import Annotated, Literal
 
-from bert_jax.config.checks import require, require_positive, require_seed
+from bert_jax.config.checks import (
+    require,
+    require_fitting_numbers,
+    require_positive,
+    require_seed,
+    require_step,
+)
 from bert_jax.config.compute import ComputeConfig
 from bert_jax.config.dropout import DropoutConfig
-from bert_jax.config.flags import flag
+from bert_jax.config.flags import box, flag
 from bert_jax.config.loop import LoopConfig
 from bert_jax.config.lora import LoraConfig
 from bert_jax.config.mesh import MeshConfig
 from bert_jax.config.optimizer import OptimizerConfig
 
+_MOST_EPOCHS = 100_000
 Split = Literal["train", "validation"]
 TaskName = Literal[
     "classification",
@@ -68,6 +75,7 @@ class FileConfig:
     is an error."""
 
     def __post_init__(self) -> None:
+        require_fitting_numbers(self)
         require(
             len(self.text) <= 2,
             f"{type(self).__name__}.text={self.text} must name one column or two.",
@@ -119,8 +127,8 @@ def require_numbers(cfg: FileConfig, columns: tuple[str, ...]) -> None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TaskConfig(FileConfig):
-    """Labelled text: where it is, which columns hold what, and what the labels mean."""
+class _Learned:
+    """What is learned, and from which files; the first fields of `TaskConfig`."""
 
     train: pathlib.Path | None = None
     """File to train on: texts with a label each in a .tsv, .csv, .txt, .jsonl or .parquet,
@@ -129,10 +137,6 @@ class TaskConfig(FileConfig):
     dev: float | pathlib.Path | None = None
     """File of the same form to judge on, or the share of the training file's examples to
     set aside for it, such as 0.1. Nothing that is judged on is trained on."""
-    dev_text: tuple[str, ...] | None = None
-    """The text columns of the validation file, where it names them otherwise."""
-    dev_label: str | None = None
-    """The label column of the validation file, where it names it otherwise."""
     kind: "Annotated[TaskName, flag(name='task')]" = "classification"
     """What is learned. classification: a class for each text or pair of texts.
     multilabel: any number of labels for each, which do not exclude each other.
@@ -144,6 +148,16 @@ class TaskConfig(FileConfig):
     vectors of texts that belong together point the same way. glue/NAME: a task of GLUE
     with its official metrics; --train is the directory of its official files (train.tsv,
     dev.tsv), or left out for the dataset of TFDS on this machine."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskConfig(FileConfig, _Learned):
+    """Labelled text: where it is, which columns hold what, and what the labels mean."""
+
+    dev_text: tuple[str, ...] | None = None
+    """The text columns of the validation file, where it names them otherwise."""
+    dev_label: str | None = None
+    """The label column of the validation file, where it names it otherwise."""
     max_train: int | None = None
     """Largest number of examples to train on: a random choice of the file's examples,
     with every class in its share. Default: all of them."""
@@ -274,21 +288,12 @@ class FinetuneConfig:
     checkpoint: pathlib.Path | None = None
     """Run directory of `pretrain` or `import`, which gives architecture, tokenizer and
     weights, or a model of Hugging Face or Google, which is imported into
-    OUTPUT-checkpoint. `finetune RUN` is short for `finetune --checkpoint RUN`."""
-    from_scratch: bool = False
-    """Take architecture and tokenizer of the checkpoint, but random weights. The score
-    beside it shows what pretraining is worth."""
-    task: "Annotated[TaskConfig, flag(name='')]" = TaskConfig()
-    compute: ComputeConfig = ComputeConfig()
-    dropout: DropoutConfig = DropoutConfig()
-    mesh: MeshConfig = MeshConfig()
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-5, warmup_steps=0.1)
-    head_only: bool = False
-    """Train the head alone, on top of the encoder as it is: fast, and for little data. It
-    needs a higher learning rate than training all weights, about 1e-3. To freeze less, name
-    parts in --optimizer.freeze and give --optimizer.freeze-layers."""
-    lora: "Annotated[LoraConfig, flag(name='')]" = LoraConfig()
-    loop: LoopConfig = LoopConfig(log_every_steps=20, eval_every_steps=None)
+    OUTPUT-checkpoint. It may be in a bucket (gs://..., s3://...). `finetune RUN` is short
+    for `finetune --checkpoint RUN`."""
+    num_epochs: int = 3
+    """How often training goes through all examples."""
+    batch_size: int = 32
+    """Rows of the global batch."""
     sequence_length: int | None = None
     """Largest number of tokens of a row. Default: the length that 99 % of the training
     examples fit into, at most the positions of the encoder."""
@@ -297,12 +302,9 @@ class FinetuneConfig:
     head-tail: its middle is left out, so that a quarter of the row has its first tokens
     and the rest its last tokens. windows: it becomes several rows that overlap, and the
     mean of their logits is its answer."""
-    stride: int | None = None
-    """Tokens from the beginning of a row to that of the next, where a text becomes several
-    rows: a long sentence (--task tokens), a long passage (spans), or any text with
-    --long-texts windows. Default: half of what a row has room for."""
-    max_answer_tokens: int = 30
-    """Most tokens of an answer that is predicted (--task spans)."""
+    patience: int | None = None
+    """End training after so many evaluations in a row without gain in the first metric of
+    the task. The best state counts in any case. Default: go through all epochs."""
     class_weights: tuple[str, ...] = ()
     """How much an example of each class counts in the loss. balanced: each class counts
     the same in total. LABEL=WEIGHT, for some classes or all: this weight, and 1 for the
@@ -310,19 +312,41 @@ class FinetuneConfig:
     label_smoothing: float = 0.0
     """Share of the probability that the loss spreads over all classes, in place of
     giving all of it to the label."""
-    batch_size: int = 32
-    """Rows of the global batch."""
-    num_epochs: int = 3
-    """How often training goes through all examples."""
-    patience: int | None = None
-    """End training after so many evaluations in a row without gain in the first metric of
-    the task. The best state counts in any case. Default: go through all epochs."""
+    head_only: bool = False
+    """Train the head alone, on top of the encoder as it is: fast, and for little data. It
+    needs a higher learning rate than training all weights, about 1e-3. To freeze less, name
+    parts in --optimizer.freeze and give --optimizer.freeze-layers."""
+    from_scratch: bool = False
+    """Take architecture and tokenizer of the checkpoint, but random weights. The score
+    beside it shows what pretraining is worth."""
     seed: int = 0
     """Seed of every random choice: parameters of the head, order of examples, dropout."""
+    checkpoint_step: int | None = None
+    """Step of the checkpoint's run that gives the weights. Default: its best one, or its
+    newest one where none was judged the best."""
+    stride: int | None = None
+    """Tokens from the beginning of a row to that of the next, where a text becomes several
+    rows: a long sentence (--task tokens), a long passage (spans), or any text with
+    --long-texts windows. Default: half of what a row has room for."""
+    max_answer_tokens: int = 30
+    """Most tokens of an answer that is predicted (--task spans)."""
+    task: "Annotated[TaskConfig, *box('labelled text')]" = TaskConfig()
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-5, warmup_steps=0.1)
+    lora: "Annotated[LoraConfig, *box('LoRA')]" = LoraConfig()
+    loop: LoopConfig = LoopConfig(log_every_steps=20, eval_every_steps=None)
+    dropout: DropoutConfig = DropoutConfig()
+    compute: ComputeConfig = ComputeConfig()
+    mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self) -> None:
+        require_fitting_numbers(self)
         require_positive(self, "batch_size", "num_epochs", "max_answer_tokens")
         require_seed(self)
+        require(
+            self.num_epochs <= _MOST_EPOCHS,
+            f"FinetuneConfig.num_epochs={self.num_epochs} is too large: batches are planned "
+            f"for {_MOST_EPOCHS:,} epochs at most.",
+        )
         require(
             self.sequence_length is None or self.sequence_length >= 8,
             f"FinetuneConfig.sequence_length={self.sequence_length} is too short; a "
@@ -341,6 +365,7 @@ class FinetuneConfig:
             f"FinetuneConfig.head_only and LoraConfig.rank={self.lora.rank} exclude each "
             "other: LoRA changes the encoder. Leave one of the two out.",
         )
+        require_step(self)
         freezes = self.optimizer.freeze or self.optimizer.freeze_layers
         require(
             not freezes or not (self.head_only or self.lora.rank),

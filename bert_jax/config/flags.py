@@ -1,4 +1,4 @@
-"""Names of flags that are not those of their fields."""
+"""Names of flags that are not those of their fields, and their boxes in --help."""
 
 from typing import Any
 
@@ -12,3 +12,11 @@ def flag(name: str) -> Any:
     import tyro
 
     return tyro.conf.arg(name=name)
+
+
+def box(title: str) -> tuple[Any, ...]:
+    """What gives the fields of a settings class flags without a prefix and a box of their
+    own in --help, in an annotation: "Annotated[Settings, *box('title')]"."""
+    import tyro
+
+    return (tyro.conf.OmitArgPrefixes, tyro.conf.arg(name=title))

@@ -1,8 +1,9 @@
 """How often a training loop does what."""
 
 import dataclasses
+import pathlib
 
-from bert_jax.config.checks import require, require_positive
+from bert_jax.config.checks import require, require_fitting_numbers, require_positive
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,8 +20,39 @@ class LoopConfig:
     is interrupted."""
     keep_checkpoints: int = 3
     """Number of the newest checkpoints that are kept."""
+    keep_every_steps: int | None = None
+    """Checkpoints of the multiples of this step are kept for ever, beside the newest
+    ones. None: only the newest ones are kept."""
+    mirror: str | None = None
+    """Second directory that checkpoints are copied to in the background, on another disk
+    or in a bucket (gs://, s3://). When the run has no whole checkpoint, it goes on from
+    the newest copy. Each run needs a mirror of its own."""
+    mirror_every_steps: int = 1
+    """Least number of updates between two checkpoints that are copied to the mirror. 1:
+    each checkpoint is copied, except those that come while one is being copied."""
     stop_check_every_steps: int = 10
     """Updates after which the hosts of a job ask each other whether one has to stop."""
+    stop_file: pathlib.Path | None = None
+    """A file that stops the run with a checkpoint when it appears or is written again, as
+    SIGTERM does. It is for schedulers and hooks that announce the end of a machine with a
+    file. In a job, one process that sees it is enough."""
+    max_skipped: int = 3
+    """Number of updates in a row that are skipped, because loss or gradients were NaN or
+    infinite, with which the run goes back to its last checkpoint. It then passes those
+    batches by, and as many before them. Skipped updates are logged."""
+    spike_deviations: float | None = None
+    """Number of deviations above the median of the last spike_window losses from which a
+    loss counts as a spike. The run then goes back to its last checkpoint and passes that
+    batch and the one before it by. A deviation is 1.4826 times the median distance from
+    the median. Default: no loss counts as a spike."""
+    spike_window: int = 100
+    """Number of losses that a spike is measured against; fewer are never judged."""
+    max_rollbacks: int = 3
+    """How often a run goes back before it stops with a diagnosis."""
+    verify_every: int = 0
+    """Updates between two that are computed twice and compared bit by bit, which finds
+    faults of memory and processors. It takes room for another two copies of the state.
+    0: none."""
     profile_at_step: int | None = None
     """Number of updates after which a trace is taken, into profile/ of the run directory,
     for xprof and TensorBoard. It is taken once a run, and never of the first update of a
@@ -37,17 +69,44 @@ class LoopConfig:
     peak of the chip, where it is known; where it is not, no MFU is logged."""
 
     def __post_init__(self) -> None:
+        require_fitting_numbers(self)
         require_positive(
             self,
             "log_every_steps",
             "checkpoint_every_steps",
             "keep_checkpoints",
+            "mirror_every_steps",
             "stop_check_every_steps",
+            "max_skipped",
+            "spike_window",
             "profile_steps",
         )
+        for name in ("max_rollbacks", "verify_every"):
+            require(
+                getattr(self, name) >= 0,
+                f"LoopConfig.{name}={getattr(self, name)} is negative; expected 0 or more.",
+            )
+        if self.spike_deviations is not None:
+            require_positive(self, "spike_deviations")
         require(
             self.eval_every_steps is None or self.eval_every_steps >= 0,
             f"LoopConfig.eval_every_steps={self.eval_every_steps} is negative.",
+        )
+        every = self.keep_every_steps
+        require(
+            every is None or (every > 0 and every % self.checkpoint_every_steps == 0),
+            f"LoopConfig.keep_every_steps={every} must be a multiple of "
+            f"checkpoint_every_steps={self.checkpoint_every_steps}: other steps have no "
+            "checkpoint to keep.",
+        )
+        require(
+            self.mirror is not None or self.mirror_every_steps == 1,
+            f"LoopConfig.mirror_every_steps={self.mirror_every_steps} would be ignored: "
+            "there is no mirror. Give one with --loop.mirror DIR.",
+        )
+        require(
+            self.mirror != "",
+            "LoopConfig.mirror is empty; give a directory, or leave it out.",
         )
         require(
             self.profile_at_step is None or self.profile_at_step >= 0,

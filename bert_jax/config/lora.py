@@ -3,10 +3,10 @@
 import dataclasses
 from typing import Annotated, Literal
 
-from bert_jax.config.checks import require
+from bert_jax.config.checks import require, require_fitting_numbers
 from bert_jax.config.flags import flag
 
-Target = Literal["query", "key", "value", "out", "up", "down"]
+Target = Literal["query", "key", "value", "out", "up", "gate", "down"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,9 +25,11 @@ class LoraConfig:
         "value",
     )
     """The weights of each layer that LoRA changes. query, key, value, out: those of the
-    attention. up, down: those of the feed-forward block."""
+    attention. up, gate, down: those of the feed-forward block; only a gated one has a
+    gate."""
 
     def __post_init__(self) -> None:
+        require_fitting_numbers(self)
         require(self.rank >= 0, f"LoraConfig.rank={self.rank} is negative.")
         require(
             self.alpha > 0, f"LoraConfig.alpha={self.alpha} must be greater than 0."

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from bert_jax.config.checks import require, require_positive
+from bert_jax.config.checks import require, require_fitting_numbers, require_positive
 
 EXTENDABLE = ("max_positions", "rope_theta", "local_rope_theta")
 """Fields that a run may change in the architecture of the checkpoint it starts from."""
@@ -99,6 +99,7 @@ class ModelConfig:
     the masked-LM head, with its pretrained weights, also before the heads over tokens."""
 
     def __post_init__(self) -> None:
+        require_fitting_numbers(self)
         require_positive(
             self,
             "vocab_size",

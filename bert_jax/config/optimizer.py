@@ -3,7 +3,12 @@
 import dataclasses
 from typing import Literal
 
-from bert_jax.config.checks import require, require_positive, require_rate
+from bert_jax.config.checks import (
+    require,
+    require_fitting_numbers,
+    require_positive,
+    require_rate,
+)
 
 _DECAY_STEPS = 0.2
 
@@ -88,6 +93,7 @@ class OptimizerConfig:
     embeddings themselves are frozen by naming embed in freeze."""
 
     def __post_init__(self) -> None:
+        require_fitting_numbers(self)
         require_positive(
             self, "learning_rate", "eps", "clip_norm", "decay_power", "muon_rms"
         )

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Literal
 
+from bert_jax.config.checks import require_fitting_numbers
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReadOptions:
@@ -19,13 +21,20 @@ class ReadOptions:
     text_field: str = "text"
     """Field or column that holds the text, for JSONL, Parquet and TFDS. The source
     tfds:...:FIELD names another one for TFDS."""
+    skip_broken: int = 0
+    """Most records of JSONL and Parquet in a source that are left out because they cannot
+    be read, such as a broken line of JSON or a text that is a number. They are counted.
+    One more is an error. The default refuses the first one."""
 
     def __post_init__(self) -> None:
+        require_fitting_numbers(self)
         if self.max_document_bytes < 1024:
             raise ValueError(
                 f"max_document_bytes={self.max_document_bytes} must be at least 1024, so "
                 "that ordinary documents are not cut."
             )
+        if self.skip_broken < 0:
+            raise ValueError(f"skip_broken={self.skip_broken} must not be negative.")
         if not self.text_field:
             raise ValueError("text_field is empty; expected a name such as text.")
 
@@ -37,18 +46,20 @@ class PrepareOptions:
     validation_fraction: float = 0.05
     """Expected fraction of documents that are held out for validation, in (0, 1)."""
     language: str = "en"
-    """Language of the text, by whose rules sentences are split; an ISO 639-1 code."""
-    num_shards: int = 64
-    """Most files of each split. A source of few megabytes gets fewer."""
+    """Language of the text, by whose rules sentences are split; an ISO 639 code. A language
+    without rules of its own gets those of Unicode (UAX 29) and needs the extra icu."""
     duplicates: Literal["keep", "drop"] = "keep"
     """What happens to documents that repeat an earlier one. keep: they stay. drop: they
     are left out. They are counted in both cases."""
     near_threshold: float = 0.0
     """Documents count as near copies if the Jaccard similarity of their five-word
     sequences is at least this, for example 0.8. 0 does not look for near copies."""
+    num_shards: int = 64
+    """Most files of each split. A source of few megabytes gets fewer."""
     read: ReadOptions = ReadOptions()
 
     def __post_init__(self) -> None:
+        require_fitting_numbers(self)
         if not 0.0 < self.validation_fraction < 1.0:
             raise ValueError(
                 f"validation_fraction={self.validation_fraction} is not in (0, 1); "

@@ -5,7 +5,13 @@ import itertools
 import pathlib
 from typing import Literal
 
-from bert_jax.config.checks import require, require_positive, require_seed
+from bert_jax.config.checks import (
+    require,
+    require_fitting_numbers,
+    require_positive,
+    require_seed,
+    require_step,
+)
 from bert_jax.config.compute import ComputeConfig
 from bert_jax.config.data import DataConfig, MaskingConfig
 from bert_jax.config.dropout import DropoutConfig
@@ -38,8 +44,12 @@ class PhaseConfig:
     masking_rate: float | None = None
     """Fraction of a row's tokens that are masked in this phase. Default: as in the phase
     before."""
+    weights: tuple[float, ...] = ()
+    """Weights of the datasets of DataConfig.mixture in this phase. Default: as in the phase
+    before."""
 
     def __post_init__(self) -> None:
+        require_fitting_numbers(self)
         require_positive(self, "batch_size", "num_steps", "micro_batches")
         if self.learning_rate is not None:
             require_positive(self, "learning_rate")
@@ -56,37 +66,40 @@ class PhaseConfig:
 class PretrainConfig:
     """One pretraining run. Defaults are BERT-Base, phase 1 (Devlin et al. 2018)."""
 
-    model: ModelConfig = ModelConfig()
-    compute: ComputeConfig = ComputeConfig()
-    dropout: DropoutConfig = DropoutConfig()
-    data: DataConfig = DataConfig()
-    masking: MaskingConfig = MaskingConfig()
-    mesh: MeshConfig = MeshConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    loop: LoopConfig = LoopConfig()
+    num_steps: int = 900_000
+    """Updates of the first phase."""
+    batch_size: int = 256
+    """Rows of the global batch. With buckets, rows of a batch of the longest rows."""
     checkpoint: pathlib.Path | None = None
-    """Run directory of `pretrain` or `import` whose newest checkpoint gives the weights,
-    or a model of Hugging Face or Google, which is imported into OUTPUT-checkpoint.
-    Default: random weights."""
+    """Run directory of `pretrain` or `import` whose checkpoint gives the weights,
+    or a model of Hugging Face or Google, which is imported into OUTPUT-checkpoint. It may
+    be in a bucket (gs://..., s3://...). Default: random weights."""
     moments: Literal["fresh", "keep"] = "fresh"
     """The optimizer's moments at a start from a checkpoint. fresh: zeros. keep: those of
     the checkpoint, as in BERT's second phase."""
-    batch_size: int = 256
-    """Rows of the global batch. With buckets, rows of a batch of the longest rows."""
+    seed: int = 0
+    """Seed of every random choice: initial parameters, sentence pairs, masks, dropout."""
+    eval_batches: int = 64
+    """Batches of held-out rows that an evaluation looks at. Their masks never change."""
+    checkpoint_step: int | None = None
+    """Step of that run's checkpoint. Default: the newest one."""
     micro_batches: int = 1
     """Parts of a batch whose gradients are added up before the one update."""
-    num_steps: int = 900_000
-    """Updates of the first phase."""
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    masking: MaskingConfig = MaskingConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
     next_phases: tuple[PhaseConfig, ...] = ()
     """Phases that follow the first one, which the other fields describe. With each phase
     the learning rate starts again, unless its learning_rate is None; the moments are
     kept."""
-    eval_batches: int = 64
-    """Batches of held-out rows that an evaluation looks at. Their masks never change."""
-    seed: int = 0
-    """Seed of every random choice: initial parameters, sentence pairs, masks, dropout."""
+    loop: LoopConfig = LoopConfig()
+    dropout: DropoutConfig = DropoutConfig()
+    compute: ComputeConfig = ComputeConfig()
+    mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self) -> None:
+        require_fitting_numbers(self)
         require_positive(
             self, "batch_size", "micro_batches", "num_steps", "eval_batches"
         )
@@ -100,6 +113,7 @@ class PretrainConfig:
             self.moments == "fresh" or self.checkpoint is not None,
             "PretrainConfig.moments='keep' needs a checkpoint to keep them from.",
         )
+        require_step(self)
         require(
             self.loop.eval_every_steps is not None,
             "LoopConfig.eval_every_steps=None means once an epoch, which is for "
@@ -196,7 +210,10 @@ class PretrainConfig:
         return dataclasses.replace(
             self,
             data=dataclasses.replace(
-                self.data, sequence_length=phase.sequence_length, bucket_lengths=()
+                self.data,
+                sequence_length=phase.sequence_length,
+                bucket_lengths=(),
+                weights=phase.weights or self.data.weights,
             ),
             optimizer=optimizer,
             masking=masking,

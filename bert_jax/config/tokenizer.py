@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from bert_jax.config.checks import require_fitting_numbers
 from bert_jax.config.prepare import ReadOptions
 
 MAX_SENTENCES = 1_000_000
@@ -13,14 +14,17 @@ MAX_BYTES = 64 << 20
 class TokenizerOptions:
     """Everything but the text that decides a trained vocabulary."""
 
-    kind: Literal["unigram", "bpe", "wordpiece", "byte-bpe"] = "unigram"
-    """Kind of vocabulary. unigram: SentencePiece unigram. bpe: SentencePiece BPE.
-    wordpiece: WordPiece with BERT's rules. byte-bpe: BPE of bytes, as in ModernBERT."""
     vocab_size: int = 30_522
     """Number of pieces, with the five special ones. A text that does not allow exactly
     this number is an error."""
+    kind: Literal["unigram", "bpe", "wordpiece", "byte-bpe"] = "unigram"
+    """Kind of vocabulary. unigram: SentencePiece unigram. bpe: SentencePiece BPE.
+    wordpiece: WordPiece with BERT's rules. byte-bpe: BPE of bytes, as in ModernBERT."""
     lowercase: bool = True
     """Put text in lower case."""
+    language: str = "en"
+    """Language of the text, by whose rules sentences are split; an ISO 639 code. A language
+    without rules of its own gets those of Unicode (UAX 29) and needs the extra icu."""
     strip_accents: bool = False
     """Remove accents and vowel signs, as BERT's uncased vocabularies do. For WordPiece
     only. Different words become the same: in Hindi में (in) and म, in German schön and
@@ -32,11 +36,10 @@ class TokenizerOptions:
     Training takes about 23 times as much memory for unigram, 11 times for BPE."""
     num_threads: int = 2
     """Threads of SentencePiece's trainer. Another number can change a few pieces."""
-    language: str = "en"
-    """Language of the text, by whose rules sentences are split; an ISO 639-1 code."""
     read: ReadOptions = ReadOptions()
 
     def __post_init__(self) -> None:
+        require_fitting_numbers(self)
         if self.strip_accents and self.kind != "wordpiece":
             raise ValueError(
                 f"strip_accents={self.strip_accents} is a rule of WordPiece; kind="

@@ -1,6 +1,11 @@
-"""Files that appear under their name only when they are whole."""
+"""Files that appear under their name only when they are whole and on the disk.
+
+Without `fsync`, a machine that loses power may keep the new name of a file and not its
+content.
+"""
 
 import contextlib
+import errno
 import os
 import pathlib
 from collections.abc import Iterator
@@ -9,6 +14,8 @@ from typing import TextIO, TypeAlias
 from etils import epath
 
 AnyPath: TypeAlias = pathlib.Path | epath.Path
+
+_PARTIAL = ".partial-"
 
 
 def write_atomically(path: AnyPath, content: str | bytes) -> None:
@@ -21,10 +28,12 @@ def write_atomically(path: AnyPath, content: str | bytes) -> None:
     Raises:
         OSError: it cannot be written; the error names the file, and nothing is left over.
     """
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    partial = path.with_name(f"{path.name}{_PARTIAL}{os.getpid()}")
     try:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        _to_disk(partial)
         partial.replace(path)
+        _to_disk(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -39,14 +48,38 @@ def open_atomically(path: pathlib.Path) -> Iterator[TextIO]:
         OSError: it cannot be written; the error names the file. After this and every other
             error in the block, the old content is still there and nothing is left over.
     """
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    partial = path.with_name(f"{path.name}{_PARTIAL}{os.getpid()}")
     try:
         with partial.open("w", encoding="utf-8") as file:
             yield file
+        _to_disk(partial)
         partial.replace(path)
+        _to_disk(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename in (None, str(partial)):
             raise type(error)(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def remove_leftovers(folder: pathlib.Path) -> None:
+    """Deletes the partial files that killed processes left; nobody may be writing there."""
+    for path in folder.glob(f"*{_PARTIAL}*"):
+        with contextlib.suppress(OSError):
+            path.unlink()  # of a directory it is an error
+
+
+def _to_disk(path: AnyPath) -> None:
+    """Returns when a file, or the names in a folder, would outlive a loss of power."""
+    if "://" in os.fspath(path):
+        return  # an object store has no half-written objects
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        # Some file systems cannot do it for a folder.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(number)

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 _UNUSUAL = {
+    "paragraph_documents": "of them divided by blank lines",
+    "single_documents": "files that came out as one document, without a blank line inside",
+    "broken_records": "broken records left out",
     "empty_documents": "empty ones left out",
     "cut_documents": "giant ones cut",
     "undecodable_bytes": "bytes not UTF-8",
@@ -28,7 +31,9 @@ def describe_sources(
     lines = []
     for one in sources:
         found = "".join(
-            f"; {one[name]:,} {what}" for name, what in _UNUSUAL.items() if one[name]
+            f"; {one[name]:,} {what}"
+            for name, what in _UNUSUAL.items()
+            if one.get(name)
         )
         lines.append(
             f"source {one['source']}: {one['documents']:,} documents of "

@@ -1,21 +1,22 @@
 """Opens TFDS datasets without importing modules that their metadata names.
 
-`features.json` names the Python class of every feature, and TFDS imports that class's
-module. So a dataset could run any code that can be imported; here only TFDS's own
-feature classes are let through.
+`features.json`, and `dataset_info.json` too, name the Python class of every feature, and TFDS
+imports that class's module. So a dataset could run any code that can be imported. Here a
+name in these files only chooses among TFDS's own feature classes, which are loaded already.
 """
 
-import json
+import contextlib
 import os
 import pathlib
+import threading
 from collections.abc import Iterator
 from typing import Any
 
-_ALLOWED = "tensorflow_datasets.core.features."
+from bert_jax.data.json_text import loads
+
+_OWN = "tensorflow_datasets.core.features"
 _FEATURES_FILE = "features.json"
-# TFDS reads the file as a protobuf, whose fields may be written in both ways, or in its
-# older format with "type".
-_CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
+_lock = threading.Lock()
 
 
 class ForeignClassError(ValueError):
@@ -26,35 +27,49 @@ def open_builder(directory: str | os.PathLike[str]) -> Any:
     """What `tfds.builder_from_directory` returns, for a dataset of TFDS's own features.
 
     Raises:
-        ForeignClassError: `features.json` names another class; it has not been imported.
+        ForeignClassError: the metadata names another class; it has not been imported.
     """
     # Absolute, because TFDS expands "~", and would then read another file.
     directory = pathlib.Path(directory).absolute()
     path = directory / _FEATURES_FILE
     if path.is_file():
-        for name in _class_names(json.loads(path.read_text(encoding="utf-8"))):
-            if not name.startswith(_ALLOWED):
-                raise ForeignClassError(
-                    f"{path} names the class {name!r}, which is not one of TFDS's own "
-                    f"features ({_ALLOWED}*). Reading the dataset would import its "
-                    "module and run the code in it, so the dataset is refused."
-                )
+        try:
+            loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"{path} is damaged ({error}); copy it again, or prepare the dataset again."
+            ) from None
     import tensorflow_datasets as tfds
 
-    return tfds.builder_from_directory(str(directory))
+    with _only_own_features(directory):
+        return tfds.builder_from_directory(str(directory))
 
 
-def _class_names(value: Any) -> Iterator[str]:
-    """All class names in the content of a features.json, of whatever TFDS version."""
-    if isinstance(value, list):
-        for item in value:
-            yield from _class_names(item)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(item, str):
-                # Not by its key: a feature may be called "type".
-                yield from _class_names(item)
-            elif key in _CLASS_KEYS:
-                yield item
-            elif key == "json":
-                yield from _class_names(json.loads(item))
+@contextlib.contextmanager
+def _only_own_features(directory: pathlib.Path) -> Iterator[None]:
+    """Replaces the one function of TFDS that makes a class of a name."""
+    from tensorflow_datasets.core import features
+
+    base = features.FeatureConnector
+    own = {
+        name: kind
+        for name, kind in base._registered_features.items()
+        if kind.__module__.startswith(f"{_OWN}.")
+    }
+
+    def find(_: Any, name: str) -> Any:
+        if name in own:
+            return own[name]
+        raise ForeignClassError(
+            f"The metadata of the dataset in {directory} names the class {name!r}, which is "
+            f"not one of TFDS's own features ({_OWN}.*). TFDS would import its module and "
+            "run the code in it, so the dataset is refused."
+        )
+
+    with _lock:
+        imports = vars(base)["cls_from_name"]
+        base.cls_from_name = classmethod(find)
+        try:
+            yield
+        finally:
+            base.cls_from_name = imports

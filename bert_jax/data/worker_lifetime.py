@@ -8,6 +8,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from multiprocessing import resource_tracker
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+"""What asks a command to stop; a run saves a checkpoint first, and needs its workers."""
+
 
 def end_with_the_parent() -> None:
     """Ends this worker process as soon as its parent has ended; call it at the start."""
@@ -25,7 +28,7 @@ def end_with_the_parent() -> None:
 def kept_from(signals: Sequence[signal.Signals]) -> Iterator[None]:
     """Processes that are started meanwhile never get these signals.
 
-    A terminal and many schedulers send SIGINT and SIGTERM to every process of a group.
+    A terminal and many schedulers send them to every process of a group.
     What they mean for the workers is for the parent to say.
     """
     resource_tracker.ensure_running()  # Starting it later would unblock the signals.

@@ -116,6 +116,7 @@ def export_run(
     directory: pathlib.Path,
     to: Format,
     *,
+    step: int | None = None,
     mlm_only: bool = False,
     hidden_states: bool = False,
     quantize: Quantize = "none",
@@ -127,6 +128,8 @@ def export_run(
         directory: absent, empty, or an earlier export, which is replaced. It appears
             complete or not at all.
         to: the format.
+        step: step of the weights. Default: the best one of a fine-tuned run, else that of
+            the newest checkpoint.
         mlm_only: of a pretraining run, leave out the pooler and the next-sentence head.
         hidden_states: the encoder's last hidden states become an output, too. For
             "onnx" and "stablehlo"; the other formats give them anyway.
@@ -153,7 +156,7 @@ def export_run(
             "--to onnx, or leave the flag out."
         )
     model = dataclasses.replace(
-        _portable(run, mlm_only=mlm_only), hidden_states=hidden_states
+        _portable(run, step, mlm_only=mlm_only), hidden_states=hidden_states
     )
     manifest: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
@@ -204,8 +207,9 @@ def export_model(
     return _compare(form, model, directory)
 
 
-def _portable(run: pathlib.Path, *, mlm_only: bool) -> PortableModel:
-    loaded = load_params(run, make_mesh(MeshConfig(), jax.local_devices()[:1]))
+def _portable(run: pathlib.Path, step: int | None, *, mlm_only: bool) -> PortableModel:
+    mesh = make_mesh(MeshConfig(), jax.local_devices()[:1])
+    loaded = load_params(run, mesh, step=step)
     params = jax.device_get(loaded.params)
     cfg = load_run_config(run)
     head = head_of_run(cfg)
@@ -217,7 +221,8 @@ def _portable(run: pathlib.Path, *, mlm_only: bool) -> PortableModel:
             )
         head = "mlm"
         params = {part: params[part] for part in MLM_PARTS if part in params}
-    scores = (load_results(run) or {}).get("eval", {})
+    # The results are those of the default.
+    scores = (load_results(run) or {}).get("eval", {}) if step is None else {}
     return PortableModel(
         *(loaded.info.model, params, head, load_run_tokenizer(run)),
         dropout=cfg.dropout,

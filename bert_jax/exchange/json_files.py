@@ -4,6 +4,8 @@ import json
 import pathlib
 from typing import Any
 
+from bert_jax.data.json_text import loads
+
 
 def load_json(path: pathlib.Path) -> dict[str, Any]:
     """The object in a JSON file.
@@ -12,7 +14,7 @@ def load_json(path: pathlib.Path) -> dict[str, Any]:
         ValueError: the file is no JSON, or holds something else than an object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}); fetch it again.") from error
     if not isinstance(value, dict):

@@ -161,49 +161,40 @@ def _run_layers(
     dropout: Dropout,
     x_BTD: jax.Array,
 ) -> jax.Array:
-    """All layers, as one compiled loop over blocks of `global_every`, or in a row."""
-    rows_of = {
-        reach: rows.of_layer(reach, _rotation(cfg, rows, reach))
-        for reach in {cfg.reach(layer) for layer in range(cfg.num_layers)}
-    }
+    """All layers, as one compiled loop or in a row.
+
+    Layers of two kinds, with a window and without, differ only in their attention, so the
+    loop holds one layer and both attentions: large products are what costs compile time.
+    """
+    reaches = list(dict.fromkeys(cfg.reach(number) for number in range(cfg.num_layers)))
+    views = tuple(
+        rows.of_layer(reach, _rotation(cfg, rows, reach)) for reach in reaches
+    )
+    kinds = [reaches.index(cfg.reach(number)) for number in range(cfg.num_layers)]
     # Behind normalised embeddings, the first layer needs no norm before its attention.
     skips = cfg.norm_position == "pre" and cfg.embed_norm
 
-    def layer(x: jax.Array, inputs: Any, reach: int | None) -> jax.Array:
-        layer_params, layer_dropout, is_normal = inputs
+    def layer(x: jax.Array, inputs: Any, views: tuple[Rows, ...]) -> jax.Array:
+        layer_params, layer_dropout, kind, is_normal = inputs
         module = nnx.merge(graph_of(Layer, cfg, compute), layer_params)
-        return module(x, rows_of[reach], layer_dropout, is_normal)
+        return module(x, views, layer_dropout, kind=kind, is_normal=is_normal)
 
     if compute.remat in _REMAT_POLICIES:
-        policy = _REMAT_POLICIES[compute.remat]
-        layer = jax.checkpoint(layer, policy=policy, static_argnums=2)
+        layer = jax.checkpoint(layer, policy=_REMAT_POLICIES[compute.remat])
     stacked = (params, dropout.stacked(cfg.num_layers))
-
-    def single(number: int) -> Any:
-        own = jax.tree.map(lambda leaf: leaf[number], stacked)
-        return *own, True if skips and number == 0 else None
-
-    num_looped = 0
     if compute.scans_layers(platform()):
-        size = cfg.global_every
-        num_looped = cfg.num_layers // size * size
-
-        def block(x: jax.Array, inputs: Any) -> tuple[jax.Array, None]:
-            own, is_first = inputs
-            for n in range(size):
-                at = own if size == 1 else jax.tree.map(lambda leaf, n=n: leaf[n], own)
-                is_normal = is_first if n == 0 else None
-                x = layer(x, (*at, is_normal), cfg.reach(n))
-            return x, None
-
-        def blocks(leaf: jax.Array) -> jax.Array:
-            shape = (num_looped // size, size, *leaf.shape[1:])
-            return leaf if size == 1 else leaf[:num_looped].reshape(shape)
-
-        is_first = jnp.arange(num_looped // size) == 0 if skips else None
-        x_BTD, _ = jax.lax.scan(block, x_BTD, (jax.tree.map(blocks, stacked), is_first))
-    for number in range(num_looped, cfg.num_layers):
-        x_BTD = layer(x_BTD, single(number), cfg.reach(number))
+        kinds_L = jnp.asarray(kinds, jnp.int32) if len(views) > 1 else None
+        is_first_L = jnp.arange(cfg.num_layers) == 0 if skips else None
+        x_BTD, _ = jax.lax.scan(
+            lambda x, inputs: (layer(x, inputs, views), None),
+            x_BTD,
+            (*stacked, kinds_L, is_first_L),
+        )
+        return x_BTD
+    for number, kind in enumerate(kinds):
+        own = jax.tree.map(lambda leaf, number=number: leaf[number], stacked)
+        is_first = True if skips and number == 0 else None
+        x_BTD = layer(x_BTD, (*own, None, is_first), views[kind : kind + 1])
     return x_BTD
 
 

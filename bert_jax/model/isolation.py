@@ -26,6 +26,7 @@ from bert_jax.model.rows import Rows
 
 _NUM_ROWS = 5
 _NUM_HEADS = 2
+_LONG_FOR_XLA = 1_024  # tokens
 _RESULTS = (
     "output",
     "gradient of the queries",
@@ -111,8 +112,8 @@ def prove_isolation(
         reach=None,
     )
     if cfg.local_reach is not None:
-        _prove(dataclasses.replace(path, reach=cfg.local_reach))
-    return _prove(path)
+        _prove(_shortened(dataclasses.replace(path, reach=cfg.local_reach)))
+    return _prove(_shortened(path))
 
 
 def prove_for_lengths(
@@ -133,6 +134,18 @@ def prove_for_lengths(
         proof = prove_isolation(cfg, compute, dropout, num_tokens=length)
         if proof.kernel == "xla" and cfg.local_reach is None:
             return
+
+
+def _shortened(path: _Path) -> _Path:
+    """Rows no longer than a proof needs.
+
+    XLA's operations are the same for rows of any length, and those for windows from a few
+    windows on; the proof keeps all scores of its rows in memory.
+    """
+    if _chosen(path) != "xla":
+        return path
+    enough = max(_LONG_FOR_XLA, 8 * (path.reach or 0))
+    return dataclasses.replace(path, num_tokens=min(path.num_tokens, enough))
 
 
 @functools.cache

@@ -4,6 +4,7 @@ Shape suffixes: B rows, T tokens, D hidden, N heads, H head width, F feed-forwar
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -37,34 +38,55 @@ class AttentionBlock(nnx.Module):
     def __call__(
         self,
         x_BTD: jax.Array,
-        rows: Rows,
+        views: tuple[Rows, ...],
         dropout: Dropout,
+        *,
+        kind: jax.Array | None = None,
         is_normal: jax.Array | bool | None = None,
     ) -> jax.Array:
-        """`is_normal`, where given, says whether a pre-norm block leaves its norm out."""
+        """As `Layer`."""
         cfg, read_BTD = self.cfg, x_BTD
         if cfg.norm_position == "pre":
             read_BTD = self.norm(x_BTD)
             if is_normal is not None:
                 read_BTD = jnp.where(is_normal, x_BTD, read_BTD)
         weights_dropout, hidden_dropout = dropout.split(2)
-        q_BTNH, k_BTNH = self.query(read_BTD), self.key(read_BTD)
-        v_BTNH = self.value(read_BTD)
+        projected = self.query(read_BTD), self.key(read_BTD), self.value(read_BTD)
+        branches: list[Callable[..., jax.Array]] = [
+            functools.partial(self._attend, rows, weights_dropout) for rows in views
+        ]
+        if kind is None:
+            y_BTNH = branches[0](*projected)
+        else:
+            if self.compute.remat in ("none", "attention"):
+                # What one branch keeps for the backward pass, the others fill with zeros.
+                branches = [jax.checkpoint(branch) for branch in branches]
+            y_BTNH = jax.lax.switch(kind, branches, *projected)
+        x_BTD = x_BTD + hidden_dropout.hidden(self.out(y_BTNH))
+        return self.norm(x_BTD) if cfg.norm_position == "post" else x_BTD
+
+    def _attend(
+        self,
+        rows: Rows,
+        dropout: Dropout,
+        q_BTNH: jax.Array,
+        k_BTNH: jax.Array,
+        v_BTNH: jax.Array,
+    ) -> jax.Array:
+        """What the tokens of `rows` read from each other, [B, T, N, H]."""
         if rows.rotation is not None:
             q_BTNH, k_BTNH = (rotate(x, rows.rotation) for x in (q_BTNH, k_BTNH))
-        if (shared := cfg.num_heads // cfg.kv_heads) > 1:
+        if (shared := self.cfg.num_heads // self.cfg.kv_heads) > 1:
             k_BTNH, v_BTNH = (jnp.repeat(x, shared, axis=2) for x in (k_BTNH, v_BTNH))
-        y_BTNH = attend(
+        return attend(
             constrain(q_BTNH, *QUERY_AXES),
             constrain(k_BTNH, *KEY_AXES),
             constrain(v_BTNH, *KEY_AXES),
             rows,
             kernel=self.compute.attention,
-            dropout=weights_dropout,
+            dropout=dropout,
             recompute=self.compute.remat == "attention",
         )
-        x_BTD = x_BTD + hidden_dropout.hidden(self.out(y_BTNH))
-        return self.norm(x_BTD) if cfg.norm_position == "post" else x_BTD
 
 
 class MlpBlock(nnx.Module):
@@ -108,12 +130,24 @@ class Layer(nnx.Module):
     def __call__(
         self,
         x_BTD: jax.Array,
-        rows: Rows,
+        views: tuple[Rows, ...],
         dropout: Dropout,
+        *,
+        kind: jax.Array | None = None,
         is_normal: jax.Array | bool | None = None,
     ) -> jax.Array:
+        """Hidden states [B, T, D] to hidden states.
+
+        Args:
+            views: the rows as each kind of layer sees them.
+            kind: int32 scalar, which of the views is this layer's. None: there is one.
+            is_normal: whether a pre-norm layer leaves the norm before its attention out.
+                None: it does not.
+        """
         attention_dropout, mlp_dropout = dropout.split(2)
-        x_BTD = self.attention(x_BTD, rows, attention_dropout, is_normal)
+        x_BTD = self.attention(
+            x_BTD, views, attention_dropout, kind=kind, is_normal=is_normal
+        )
         x_BTD = self.mlp(x_BTD, mlp_dropout)
         return constrain(x_BTD, "batch", "length", "act_embed")
 

@@ -95,12 +95,12 @@ def curves(name: str, metric: Metric, scores: Sequence[Score]) -> Chart | None:
         None where no run has logged the metric twice.
     """
     train, held_out = (
-        [score.run.series(kind, metric.name) for score in scores if score.run]
+        [score.log.series(kind, metric.name) for score in scores if score.log]
         for kind in ("train", "eval")
     )
     if all(len(series.steps) < 2 for series in (*train, *held_out)):
         return None
-    constant = [x for x in scores if not x.run and metric.name in x.values]
+    constant = [x for x in scores if not x.log and metric.name in x.values]
     num_labels = len(constant) + sum(bool(series.steps) for series in held_out)
 
     def label(score: Score, value: float) -> str:
@@ -111,11 +111,13 @@ def curves(name: str, metric: Metric, scores: Sequence[Score]) -> Chart | None:
             value = score.values[metric.name]
             style: Any = {"color": PALETTE[score.color], "dashes": (4, 3)}
             axes.axhline(value, label=label(score, value), **style)
-        runs = [score for score in scores if score.run]
+        runs = [score for score in scores if score.log]
         for score, dashes, *both in zip(
             runs, itertools.cycle(_DASHES), train, held_out
         ):
             style = {"color": PALETTE[score.color], "linestyle": dashes}
+            if score.reference and (band := score.reference.band(metric.name)).steps:
+                axes.fill_between(*band, color=style["color"], alpha=0.2, linewidth=0)
             axes.plot(*both[0], alpha=0.6, **style)
             if both[1].steps:
                 style |= {"marker": "o", "markersize": 4}
@@ -149,7 +151,8 @@ def bars(name: str, metric: Metric, scores: Sequence[Score]) -> Chart | None:
             0.5,
             color=[PALETTE[score.color] for score in shown],
             tick_label=[textwrap.fill(score.name, 24) for score in shown],
-            xerr=np.abs(np.transpose(ends) - values),
+            # As lists: one bar's array makes matplotlib warn with NumPy before 2.4.
+            xerr=np.abs(np.transpose(ends) - values).tolist(),
             ecolor=PALETTE["ink"],
             error_kw={"elinewidth": 0.9},
         )

@@ -13,7 +13,7 @@ from bert_jax.report import corpus, formats, pretraining, provenance
 from bert_jax.report.cards import Part, Section, Table
 from bert_jax.report.charts import Chart
 from bert_jax.report.comparison import compare
-from bert_jax.report.runs import Run, read_run
+from bert_jax.report.runs import Run, read_reference, read_run
 from bert_jax.train.run import load_results
 
 # Parts of `goodput` in results.json.
@@ -35,6 +35,7 @@ def write_report(
     finetunes: Sequence[Path] = (),
     baselines: Path | None = None,
     dataset: Path | None = None,
+    references: Sequence[Path] = (),
     title: str,
 ) -> list[Path]:
     """Writes `report.html` and one PNG for each chart.
@@ -48,6 +49,7 @@ def write_report(
         finetunes: run directories of `finetune`, of any tasks.
         baselines: directory that `baselines` has written.
         dataset: directory of `prepare`; needed only to show a dataset without its run.
+        references: what `read_reference` takes, to compare the curves of `pretrain` with.
         title: heading of the page.
 
     Returns:
@@ -63,6 +65,11 @@ def write_report(
             "There is nothing to report on. Pass a run with --pretrain or --finetune, "
             "or a prepared dataset with --dataset."
         )
+    if references and pretrain is None:
+        raise ValueError(
+            f"--reference {references[0]} would be ignored: its curves are drawn beside "
+            "those of a run of pretraining. Add --pretrain RUN, or leave it out."
+        )
     if output.exists() and not output.is_dir():
         raise ValueError(
             f"output={output} is a file; expected a directory. Give another path."
@@ -71,22 +78,22 @@ def write_report(
     tuned = [read_run(path, "finetune") for path in finetunes]
     known = None if baselines is None else _read_baselines(baselines)
     parts = compare(tuned, known, pretrained)
-    text = None
+    texts: list[Any] = []
     if pretrained is not None:
-        parts.insert(0, pretraining.part(pretrained))
-        text = pretrained.results.get("corpus")
+        others = [read_reference(path) for path in references]
+        parts.insert(0, pretraining.part(pretrained, others))
+        texts = pretrained.results.get("corpora", [])
     foreign = []
     if dataset is not None:
         manifest = open_dataset(dataset).manifest
-        text = summarize(manifest)
+        texts = [summarize(manifest)]
         if pretrained and pretrained.info.data.get("sha256") != manifest["sha256"]:
             foreign.append(f"{pretrain} was not trained on the text shown here.")
-    if text is not None:
-        parts.append(corpus.part(text, foreign))
+    parts += [corpus.part(text, foreign) for text in texts]
     settings = [table for part in parts for table in part.settings]
     sections = [
         *(section for part in parts for section in part.sections),
-        _provenance(parts, pretrained, text),
+        _provenance(parts, pretrained, texts),
         Section(title="Settings", cards=settings),
     ]
     html = _template().render(title=title, parts=parts, sections=sections)
@@ -109,9 +116,11 @@ def _read_baselines(directory: Path) -> dict[str, Any]:
     return results
 
 
-def _provenance(parts: Sequence[Part], pretrain: Run | None, text: Any) -> Section:
+def _provenance(
+    parts: Sequence[Part], pretrain: Run | None, texts: Sequence[Any]
+) -> Section:
     """Where text, weights, labels and numbers came from, and where the time went."""
-    origins = corpus.origins(text) if text else []
+    origins = [origin for text in texts for origin in corpus.origins(text)]
     times = []
     for part in parts:
         for run_name, run in part.runs.items():

@@ -1,11 +1,12 @@
 """What the page says about a pretraining run."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bert_jax.config import PretrainConfig
 from bert_jax.report import charts, formats, masks
-from bert_jax.report.cards import Figure, Part, Section, settings_table
-from bert_jax.report.runs import Run, Score
+from bert_jax.report.cards import Figure, Part, Section, Table, settings_table
+from bert_jax.report.runs import Log, Run, Score
 from bert_jax.train.tasks.task import Metric
 
 _COURSE = (
@@ -15,10 +16,14 @@ _COURSE = (
 )
 
 
-def part(run: Run) -> Part:
+def part(run: Run, references: Sequence[Log] = ()) -> Part:
     """The newest evaluation, the curves, and what the model puts in the place of masks.
 
     What an unfinished run cannot say yet is left out.
+
+    Args:
+        run: of pretraining.
+        references: other runs, whose curves are drawn beside those of this one.
     """
     assert isinstance(run.cfg, PretrainConfig)
     subject = f"Pretraining, {run.path}: {run.info.model.num_layers} layers"
@@ -37,12 +42,20 @@ def part(run: Run) -> Part:
     if run.cfg.data.has_labels:
         pairs = run.cfg.data.pairs.replace("_", "-")
         metrics.append(Metric("nsp_accuracy", f"{pairs} accuracy", ".1%"))
-    scores = [Score("held out", "", "accent", run.scores, run=run), *_guesses(run)]
+    scores = [
+        Score("held out", "", "accent", run.scores, run=run),
+        *(
+            Score(f"reference {log.path.stem}", "", "other", {}, reference=log)
+            for log in references
+        ),
+        *_guesses(run),
+    ]
     drawn = [
         charts.curves(f"pretrain-{metric.name.replace('_', '-')}", metric, scores)
         for metric in (*metrics, *_COURSE)
     ]
-    cards = [chart for chart in drawn if chart is not None]
+    cards: list[Any] = [chart for chart in drawn if chart is not None]
+    cards += _beside_seeds(run, references, metrics)
     warnings = [] if cards else ["The run has logged too little for a curve yet."]
     sections = [Section(title="How pretraining went", cards=cards, warnings=warnings)]
     if stored := run.results.get("mask_examples"):
@@ -75,6 +88,42 @@ def _figures(run: Run, metrics: list[Metric]) -> list[Figure]:
         time = formats.duration(run.elapsed_secs)
         figures.append(Figure(time, "hours, minutes and seconds of pretraining"))
     return figures
+
+
+def _beside_seeds(
+    run: Run, references: Sequence[Log], metrics: Sequence[Metric]
+) -> list[Table]:
+    """Where the run's held-out figures lie in the ranges that the references know."""
+    tables = []
+    for log in references:
+        rows = [row for metric in metrics for row in _rows_beside(run, log, metric)]
+        if rows:
+            tables.append(
+                Table(
+                    title=f"Beside the seeds of {log.path.stem}",
+                    columns=["held out", "this run", "range of the seeds", "it lies"],
+                    rows=rows,
+                    caption="The range is what the same settings gave with other seeds. On "
+                    "other text all figures differ.",
+                )
+            )
+    return tables
+
+
+def _rows_beside(run: Run, log: Log, metric: Metric) -> Iterator[list[str]]:
+    """A row for each step at which both were judged."""
+    ours, form = dict(zip(*run.series("eval", metric.name), strict=True)), metric.form
+    for step, low, high in zip(*log.band(metric.name), strict=True):
+        if step not in ours:
+            continue
+        value = ours[step]
+        place = "below" if value < low else "above" if value > high else "within"
+        yield [
+            f"{metric.title}, step {step:,}",
+            f"{value:{form}}",
+            f"{low:{form}} to {high:{form}}",
+            place,
+        ]
 
 
 def _guesses(run: Run) -> list[Score]:

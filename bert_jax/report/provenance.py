@@ -9,6 +9,7 @@ from typing import Any, Literal
 from bert_jax.config import FinetuneConfig
 from bert_jax.report import formats
 from bert_jax.report.runs import Run
+from bert_jax.train.history import load_history
 
 Start = Literal["pretrained", "earlier", "foreign", "random"]
 
@@ -68,6 +69,10 @@ def origin(run: Run, pretrain: Run | None) -> tuple[str, str]:
         if isinstance(held_out, float):
             held_out = f"a share of {held_out:g} of the training file"
         lines.append(f"Held out: {held_out}")
+    if skipped := [line for line in run.lines if line["kind"] == "skipped"]:
+        updates = formats.plural(len(skipped), "update")
+        lines.append(f"{updates} skipped: loss or gradients were not finite.")
+    lines += map(str, load_history(run.path).events)
     if "device" in found:
         use = run.series("train", "mfu").values
         peak = f", {statistics.median(use):.1%} of its peak FLOP/s" if use else ""

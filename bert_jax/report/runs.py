@@ -1,8 +1,8 @@
 """A run as the report shows it: finished, still running, or stopped on the way."""
 
+import csv
 import dataclasses
 import functools
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,23 +23,63 @@ class Series(NamedTuple):
     values: list[float]
 
 
+class Band(NamedTuple):
+    """Between which values the same settings end with other seeds, by ascending step."""
+
+    steps: list[int]
+    low: list[float]
+    high: list[float]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
-    """What a run directory holds, its checkpoints aside."""
+class Log:
+    """What a run has logged, wherever that is."""
 
     path: Path
-    info: RunInfo
-    cfg: PretrainConfig | FinetuneConfig
     lines: list[dict[str, Any]]
     """Of metrics.jsonl, as far as the run has come."""
+
+    def series(self, kind: str, metric: str) -> Series:
+        """The finite values of a metric.
+
+        Args:
+            kind: of the lines, "train" or "eval".
+            metric: its name in metrics.jsonl.
+        """
+        found = {
+            line["step"]: line[metric]
+            for line in self.lines
+            if line["kind"] == kind and math.isfinite(line.get(metric, math.nan))
+        }
+        return Series(list(found), list(found.values()))
+
+    def band(self, metric: str) -> Band:
+        """The range over seeds of a held-out metric; empty where the log has none.
+
+        It stands in the columns `METRIC_low` and `METRIC_high` of a .csv.
+        """
+        low, high = (self.series("eval", f"{metric}_{end}") for end in ("low", "high"))
+        if low.steps != high.steps:
+            raise ValueError(
+                f"{self.path} has {metric}_low at the steps {low.steps} and {metric}_high at "
+                f"{high.steps}; expected both at the same steps."
+            )
+        return Band(low.steps, low.values, high.values)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run(Log):
+    """What a run directory holds, its checkpoints aside."""
+
+    info: RunInfo
+    cfg: PretrainConfig | FinetuneConfig
     results: dict[str, Any]
     """results.json; empty where the run has not finished."""
 
     @property
     def config(self) -> dict[str, Any]:
         """All settings as plain JSON values."""
-        settings: dict[str, Any] = json.loads(config_json.to_json(self.cfg))
-        return settings
+        return config_json.to_values(self.cfg)
 
     @property
     def step(self) -> int:
@@ -66,20 +106,6 @@ class Run:
         """Hashes of the encoder at a step, by number of tensors; empty if it is gone."""
         return _encoder_hashes(self.path.resolve(), step)
 
-    def series(self, kind: str, metric: str) -> Series:
-        """The finite values of a metric.
-
-        Args:
-            kind: of the lines, "train" or "eval".
-            metric: its name in metrics.jsonl.
-        """
-        found = {
-            line["step"]: line[metric]
-            for line in self.lines
-            if line["kind"] == kind and math.isfinite(line.get(metric, math.nan))
-        }
-        return Series(list(found), list(found.values()))
-
 
 class Score(NamedTuple):
     """What a run, a baseline or a constant answer achieves on held-out data."""
@@ -93,6 +119,13 @@ class Score(NamedTuple):
     num_examples: int | None = None
     """Of the held-out data."""
     run: Run | None = None
+    reference: Log | None = None
+    """Of a run of which only the curves are shown."""
+
+    @property
+    def log(self) -> Log | None:
+        """Whose curves are drawn."""
+        return self.run or self.reference
 
     def interval(self, metric: Metric) -> tuple[float, float] | None:
         """95% of the value of a metric, where that can be had."""
@@ -115,19 +148,46 @@ def read_run(path: Path, kind: str) -> Run:
 
     Raises:
         FileNotFoundError: no run is there.
-        ValueError: the run is of another kind or format.
+        ValueError: the run is of another kind or format, or a file is damaged.
     """
-    info = load_run(path, kind)
-    try:
-        return Run(
-            path=path,
-            info=info,
-            cfg=load_run_config(path),
-            lines=read_metrics(path),
-            results=load_results(path) or {},
-        )
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path}: config.json, metrics.jsonl or results.json is damaged ({error}). "
-            "Restore the file from a copy, or start the run's command again."
-        ) from None
+    return Run(
+        path=path,
+        info=load_run(path, kind),
+        cfg=load_run_config(path),
+        lines=read_metrics(path),
+        results=load_results(path) or {},
+    )
+
+
+def read_reference(path: Path) -> Log:
+    """The curves of another run of pretraining, to draw beside those of a run.
+
+    Args:
+        path: run directory, or a .csv with the columns kind and step and one for each
+            figure of metrics.jsonl; an empty field stands for no figure.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: it is none of the two.
+    """
+    if path.suffix != ".csv":
+        return read_run(path, "pretrain")
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file)
+        if not {"kind", "step"} <= set(rows.fieldnames or ()):
+            raise ValueError(
+                f"{path} has the columns {', '.join(rows.fieldnames or ())}; expected kind, "
+                "step and names of figures, such as mlm_loss."
+            )
+        try:
+            lines = [_line(row) for row in rows]
+        except ValueError as error:
+            raise ValueError(f"{path}, line {rows.line_num}: {error}") from None
+    return Log(path=path, lines=lines)
+
+
+def _line(row: Mapping[str, str]) -> dict[str, Any]:
+    figures = {
+        name: float(x) for name, x in row.items() if x and name not in ("kind", "step")
+    }
+    return {"kind": row["kind"], "step": int(row["step"]), **figures}

@@ -6,7 +6,8 @@ collectives of `jax.experimental.multihost_utils` are no replacement: they wait 
 devices, and they hang when a process is gone.
 
 A message is one line of JSON, `[kind, *content]`. Kinds: "say" (to process 0: question and
-own text), "answer" (from process 0), "failure", and "bye" before a process ends well.
+own text), "answer" (from process 0), "failure", "busy" from a process that does something
+else than train, and "bye" before a process ends well.
 """
 
 import contextlib
@@ -19,15 +20,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from bert_jax.runtime.differences import named
-from bert_jax.runtime.failure import Failure
+from bert_jax.runtime.failure import CRASHED, Failure
 from bert_jax.runtime.process import Process
 
 # After a failure, each process has this long to end with an error of its own.
 _GRACE_SECS = 5.0
 # Process 0 hosts JAX's coordination service, so it ends last, but waits no longer than this.
 _LAST_SECS = 15.0
-# The exit code of an aborted process: launch/supervise.sh starts the job again after it.
-_CRASHED = 134
 
 
 class Peer(NamedTuple):
@@ -61,6 +60,7 @@ class Channel:
         self._failure: Failure | None = None
         self._has_failed = threading.Event()
         self._closed = False
+        self._heard_busy = float("-inf")
         self._lock = threading.Lock()
         self._arrived: queue.Queue[tuple[int, list[Any]] | None] = queue.Queue()
         self._readers = [
@@ -113,16 +113,25 @@ class Channel:
             raise _KINDS[kind](message)
         return answer
 
-    def tell(self, message: str, exit_code: int) -> None:
+    def tell(self, message: str, exit_code: int, *, with_stacks: bool = False) -> None:
         """Tells all processes that this one fails, so that they end too."""
         number = self.me.number
-        self._hear(Failure(number, self.hosts[number], message, exit_code))
+        host = self.hosts[number]
+        self._hear(Failure(number, host, message, exit_code, with_stacks))
 
     def failure_of_another(self, timeout_secs: float) -> Failure | None:
         """The failure of another process, once it is told; `None` if it is not in time."""
         self._has_failed.wait(timeout_secs)
         failure = self._failure
         return None if failure is None or failure.number == self.me.number else failure
+
+    def say_busy(self) -> None:
+        """Tells all processes that the others wait for this one for a good reason."""
+        self._send_all("busy")
+
+    def secs_since_busy(self) -> float:
+        """Seconds since a process said so; infinite if none has."""
+        return time.monotonic() - self._heard_busy
 
     def wait_to_be_last(self) -> None:
         """In process 0: returns when all others have ended, or do not end."""
@@ -175,10 +184,14 @@ class Channel:
                     return
                 if kind == "failure":
                     self._hear(Failure(*content))
+                elif kind == "busy":
+                    self._heard_busy = time.monotonic()
+                    if self.me.number == 0:
+                        self._send_all("busy")  # no other process hears the one
                 else:
                     self._arrived.put((number, content))
         message = "it was killed, or its connection broke"
-        self._hear(Failure(number, peer.host, message, _CRASHED))
+        self._hear(Failure(number, peer.host, message, CRASHED))
 
     def _hear(self, failure: Failure) -> None:
         with self._lock:

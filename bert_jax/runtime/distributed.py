@@ -6,6 +6,7 @@ device. Without a job it does nothing.
 
 import atexit
 import contextlib
+import faulthandler
 import os
 import signal
 import sys
@@ -20,11 +21,11 @@ from jax.errors import JaxRuntimeError
 from jax.experimental import multihost_utils
 
 from bert_jax.config import ClusterConfig
-from bert_jax.runtime import channel, process
+from bert_jax.runtime import channel, process, start
 from bert_jax.runtime.agreement import agree
-from bert_jax.runtime.failure import EndOfAllError, Failure
+from bert_jax.runtime.failure import CRASHED, EndOfAllError, Failure
 from bert_jax.runtime.job import find_job
-from bert_jax.runtime.roll_call import roll_call
+from bert_jax.runtime.roll_call import bind_host, roll_call
 from bert_jax.runtime.versions import versions
 
 Tree = TypeVar("Tree")
@@ -58,6 +59,9 @@ def initialize(cfg: ClusterConfig) -> None:
     # JAX's preemption service would end this process on SIGTERM, which the training loop
     # turns into a checkpoint.
     jax.config.update("jax_enable_preemption_service", False)
+    name, _, port = job.coordinator.rpartition(":")
+    host = bind_host(name.strip("[]"))
+    host = f"[{host}]" if ":" in host else host
     jax.distributed.initialize(
         job.coordinator,
         job.num_processes,
@@ -65,7 +69,9 @@ def initialize(cfg: ClusterConfig) -> None:
         local_device_ids=job.local_device_ids,
         cluster_detection_method="deactivate",
         initialization_timeout=cfg.timeout_secs,
+        coordinator_bind_address=f"{host}:{port}" if host else None,
     )
+    start.last_words(lambda: mine.tell(start.INTERRUPTED, 130))
     # Runs before JAX's own exit, in which all processes wait for each other.
     atexit.register(mine.close)
     devices = jax.local_devices()
@@ -85,8 +91,10 @@ def taking_part(cfg: ClusterConfig) -> Iterator[None]:
         initialize(cfg)
         in_main_thread = threading.current_thread() is threading.main_thread()
         if channel.current() is not None and in_main_thread:
-            # By default SIGTERM would end this process without a word to the others.
-            signal.signal(signal.SIGTERM, _interrupt)
+            # By default they would end this process without a word to the others.
+            for number in start.STOP_SIGNALS:
+                if signal.getsignal(number) == signal.SIG_DFL:
+                    signal.signal(number, _interrupt)
         yield
     except EndOfAllError:
         raise
@@ -104,8 +112,25 @@ def taking_part(cfg: ClusterConfig) -> Iterator[None]:
         raise
 
 
+def abort(message: str) -> None:
+    """Ends this process and its job, with the stacks of all threads on standard error.
+
+    The exit code is the one after which launchers start the job again. It can be called
+    from any thread.
+    """
+    faulthandler.dump_traceback(file=2)
+    print(f"bert-jax: {process.this()}: {message}", file=sys.stderr, flush=True)
+    job = channel.current()
+    if job is not None:
+        job.tell(message, CRASHED, with_stacks=True)
+        job.wait_to_be_last()
+    os._exit(CRASHED)
+
+
 def leave_because_of(failure: Failure) -> None:
     """Ends this process at once, for the reason of another one."""
+    if failure.with_stacks:
+        faulthandler.dump_traceback(file=2)
     print(f"bert-jax: {process.this()}: {failure}", file=sys.stderr, flush=True)
     _exit(failure.exit_code)
 

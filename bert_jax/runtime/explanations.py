@@ -7,6 +7,7 @@ platform that is not there. Needs no JAX, so that any command can ask.
 import errno
 import os
 import re
+import sys
 import traceback
 
 _ROOM = "Make room there, then start the same command again."
@@ -35,7 +36,7 @@ def explanation(error: BaseException) -> str | None:
     if isinstance(error, MemoryError):
         reason = f" ({text})" if text else ""
         return f"this machine has too little memory{reason}. {_MEMORY}"
-    if type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError"):
+    if _is_of_jax(error):
         if not re.search("RESOURCE_EXHAUSTED|[Oo]ut of memory", text):
             return None
         return f"the device has too little memory ({_first_line(text)}). {_MEMORY}"
@@ -72,6 +73,11 @@ def _of_system(error: OSError) -> str:
 def _reason(number: int) -> str:
     text = os.strerror(number)
     return text[:1].lower() + text[1:]
+
+
+def _is_of_jax(error: BaseException) -> bool:
+    jax = sys.modules.get("jax")  # without JAX, nothing has raised its errors
+    return jax is not None and isinstance(error, jax.errors.JaxRuntimeError)
 
 
 def _is_missing_platform(error: BaseException) -> bool:

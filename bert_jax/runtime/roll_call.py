@@ -4,10 +4,14 @@ When processes of a job do not come, JAX aborts the others and does not say whic
 missing. Here process 0 waits at the coordinator's port, which JAX opens again afterwards,
 and tells all who is missing. The connections stay open and become the job's channel.
 
-One line of JSON each way: {"process", "count", "host"} and {"error", "kind", "host"}.
+One line of JSON each way: {"process", "count", "host", "token"} and {"error", "kind",
+"host"}. Process 0 listens at the address of the job alone, and takes in only processes
+with its own token, which is in the variable `BERT_JAX_JOB_TOKEN` of all of them.
 """
 
 import contextlib
+import hmac
+import ipaddress
 import json
 import os
 import socket
@@ -20,14 +24,24 @@ from bert_jax.runtime.differences import named
 from bert_jax.runtime.job import Job
 
 _RETRY_SECS = 0.2
-_REPORT = {"process": int, "count": int, "host": str}
+_REPORT = {"process": int, "count": int, "host": str, "token": str}
 _ANSWER = {"error": str | None, "kind": str, "host": str}
 
 _LATE_SECS = 5.0  # after an error, for processes that come later and should hear it
 _LINE_SECS = 10.0  # for the line of a process that has connected
 _MOST_BYTES = 1 << 16
-# The system checks a connection that was silent for a minute, six times in a minute.
-_KEEP_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6}
+TOKEN = "BERT_JAX_JOB_TOKEN"
+"""Variable with the secret that the processes of a job share; empty where it is not set."""
+
+# The system finds within half a minute that the machine at the other end is gone: it
+# checks a connection that was silent for 10 s, three times in 15 s, and waits so long for
+# what it has sent (milliseconds).
+_KEEP_ALIVE = {
+    "TCP_KEEPIDLE": 10,
+    "TCP_KEEPINTVL": 5,
+    "TCP_KEEPCNT": 3,
+    "TCP_USER_TIMEOUT": 25_000,
+}
 
 
 def roll_call(job: Job, timeout_secs: float) -> dict[int, Peer]:
@@ -55,8 +69,9 @@ def _collect(job: Job, port: int, timeout_secs: float) -> dict[int, Peer]:
     peers: dict[int, Peer] = {}
     refused: list[socket.socket] = []
     error: Exception | None = None
+    num_strangers = 0
     deadline = time.monotonic() + timeout_secs
-    with _listening(port) as server:
+    with _listening(job.coordinator.rpartition(":")[0].strip("[]"), port) as server:
         while len(peers) + 1 < job.num_processes:
             server.settimeout(max(deadline - time.monotonic(), 0.01))
             try:
@@ -66,6 +81,12 @@ def _collect(job: Job, port: int, timeout_secs: float) -> dict[int, Peer]:
             report = _line_of(connection, _REPORT)
             if report is None:  # somebody else, such as a port scanner
                 connection.close()
+                continue
+            if not _is_ours(report["token"]):
+                num_strangers += 1
+                no_entry = {"error": _NO_ENTRY, "kind": "ValueError", "host": host}
+                with contextlib.suppress(OSError), connection:
+                    _send(connection, no_entry)
                 continue
             hosts = {0: host, **{n: peer.host for n, peer in peers.items()}}
             refusal = _refusal(job, hosts, report, address[0])
@@ -77,7 +98,12 @@ def _collect(job: Job, port: int, timeout_secs: float) -> dict[int, Peer]:
                 error = ValueError(refusal)
                 deadline = min(deadline, time.monotonic() + _LATE_SECS)
     if error is None and len(peers) + 1 < job.num_processes:
-        error = TimeoutError(_missing(job, {0, *peers}, timeout_secs))
+        missing = _missing(job, {0, *peers}, timeout_secs)
+        if num_strangers:
+            missing += (
+                f" {num_strangers} were turned away: their {TOKEN} is another one."
+            )
+        error = TimeoutError(missing)
     answer = {"error": error and str(error), "kind": type(error).__name__, "host": host}
     for connection in (*refused, *(peer.connection for peer in peers.values())):
         with contextlib.suppress(OSError):
@@ -94,6 +120,7 @@ def _report(job: Job, address: tuple[str, int], timeout_secs: float) -> dict[int
         "process": job.process_id,
         "count": job.num_processes,
         "host": socket.gethostname(),
+        "token": _token(),
     }
     deadline = time.monotonic() + timeout_secs
     problem = "no attempt"
@@ -133,10 +160,42 @@ def _peer(host: str, connection: socket.socket) -> Peer:
     return Peer(host, connection)
 
 
-@contextlib.contextmanager
-def _listening(port: int) -> Iterator[socket.socket]:
+def bind_host(coordinator: str) -> str:
+    """The address of this machine that process 0 listens at; "": all of its addresses.
+
+    JAX_COORDINATOR_BIND_ADDRESS goes first. All addresses are needed where the host's name
+    has several, none that is this machine's own, as behind a NAT, or the loopback's, as
+    some systems have it for their own name.
+    """
     given = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS")
-    host = "" if given is None else given.rpartition(":")[0].strip("[]")
+    if given is not None:
+        return given.rpartition(":")[0].strip("[]")
+    try:
+        found = {x[4][0] for x in socket.getaddrinfo(coordinator, None)}
+        (address,) = map(str, found)
+        is_loopback = ipaddress.ip_address(address).is_loopback
+        if is_loopback and coordinator not in (address, "localhost"):
+            return ""
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with socket.socket(family) as tried:
+            tried.bind((address, 0))
+    except (OSError, ValueError):
+        return ""
+    return address
+
+
+def _token() -> str:
+    return os.environ.get(TOKEN, "")
+
+
+def _is_ours(token: str) -> bool:
+    given, own = (x.encode(errors="surrogatepass") for x in (token, _token()))
+    return hmac.compare_digest(given, own)
+
+
+@contextlib.contextmanager
+def _listening(coordinator: str, port: int) -> Iterator[socket.socket]:
+    host = bind_host(coordinator)
     dual = not host and socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if dual or ":" in host else socket.AF_INET
     try:
@@ -161,10 +220,11 @@ def _line_of(
 
     It is read byte by byte, since what follows the line belongs to the channel.
     """
-    connection.settimeout(timeout_secs)
+    deadline = time.monotonic() + timeout_secs
     text = b""
     try:
         while not text.endswith(b"\n") and len(text) < _MOST_BYTES:
+            connection.settimeout(max(deadline - time.monotonic(), 0.001))
             more = connection.recv(1)
             if not more:
                 return None
@@ -174,6 +234,12 @@ def _line_of(
         return line if fits else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
+
+
+_NO_ENTRY = (
+    f"Process 0 has another {TOKEN} than this process, so this is no process of its job. "
+    "Give all processes of a job the same value, as launch/ does."
+)
 
 
 def _send(connection: socket.socket, line: dict[str, Any]) -> None:

@@ -5,10 +5,13 @@ first second is answered in one sentence too.
 """
 
 import atexit
+import contextlib
 import os
 import signal
 import sys
 import threading
+import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -16,9 +19,13 @@ HUGE_PAGES = "glibc.malloc.hugetlb=1"
 """The value that `GLIBC_TUNABLES` gets, unless the user has set one."""
 INTERRUPTED = "interrupted; start the same command again to continue"
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# How long the main thread may take to answer a second signal.
-_PATIENCE_SECS = 1.0
+# A terminal that closes sends SIGHUP; schedulers warn with SIGUSR1, such as Slurm.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+"""Each of them asks a command to stop."""
+
+# How long the main thread may take to answer a second signal, and to end after the first
+# one where no work would be lost. Native code, such as XLA's compiler, answers no signal.
+_PATIENCE_SECS, _ENDING_SECS = 1.0, 8.0
 # Any of these says that a TPU is meant, even where its device files have other names.
 _TPU_VARIABLES = (
     "TPU_NAME",
@@ -33,6 +40,10 @@ _has_begun = False
 _is_running = False
 _was_interrupted = False
 _num_repeats = 0
+_has_work = False
+_free_since = 0.0
+_last_words: list[Callable[[], None]] = []
+_terminals: tuple[int, ...] = ()
 
 
 def begin() -> None:
@@ -57,6 +68,37 @@ def command_begins(name: str) -> None:
         # An installed libtpu that finds no TPU prints errors for seconds. This makes
         # JAX believe that it is not installed.
         sys.modules.setdefault("libtpu", None)  # type: ignore[arg-type]
+
+
+def protect(has_work: bool) -> None:
+    """Says whether ending at once would lose work, from now on.
+
+    Without such work, the first signal ends the process within 10 seconds, whatever it
+    is doing. A second signal always does.
+    """
+    global _has_work, _free_since
+    if _has_work and not has_work:
+        _free_since = time.monotonic()
+    _has_work = has_work
+
+
+def last_words(speak: Callable[[], None]) -> None:
+    """Calls a function before a signal ends the process, for a second at most."""
+    _last_words.append(speak)
+
+
+def takes(number: int) -> bool:
+    """Whether a signal may be caught: `nohup`, for one, has SIGHUP ignored."""
+    return signal.getsignal(number) != signal.SIG_IGN
+
+
+def leave_terminal(number: int) -> None:
+    """After SIGHUP the terminal is gone, and writing to it would be an error."""
+    if number == signal.SIGHUP:
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for stream in _terminals:
+            os.dup2(nowhere, stream)
+        os.close(nowhere)
 
 
 def was_interrupted() -> bool:
@@ -113,7 +155,9 @@ def _open_streams() -> None:
 
 
 def _catch_signals() -> None:
-    caught = [s for s in _SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
+    global _terminals
+    _terminals = tuple(stream for stream in (0, 1, 2) if os.isatty(stream))
+    caught = [number for number in STOP_SIGNALS if takes(number)]
     for number in caught:
         signal.signal(number, _interrupt)
     sys.unraisablehook = _look_at_lost
@@ -121,13 +165,16 @@ def _catch_signals() -> None:
     read, write = os.pipe()
     os.set_blocking(write, False)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    # The thread takes no signal: one that it took just before `_set_environment` starts the
+    # process again would be lost.
+    signal.pthread_sigmask(signal.SIG_BLOCK, caught)
     threading.Thread(target=_watch, args=(read,), daemon=True).start()
-    # `_set_environment` blocks them for the new process.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, caught)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     global _was_interrupted
+    leave_terminal(number)
     if not _is_running or _was_interrupted or _imports(frame):
         _end()
     _was_interrupted = True
@@ -158,13 +205,24 @@ def _look_at_lost(lost: Any) -> None:
 
 
 def _watch(signals: int) -> None:
-    """Ends the process at a second signal, even while XLA keeps the main thread."""
+    """Ends the process after a signal, even while XLA keeps the main thread."""
     count = 0
     while True:
-        count += sum(number in _SIGNALS for number in os.read(signals, 16))
+        count += sum(number in STOP_SIGNALS for number in os.read(signals, 16))
         if count - _num_repeats >= 2:
             threading.Event().wait(_PATIENCE_SECS)
             _end()
+        if count == 1:
+            threading.Thread(target=_end_when_free, daemon=True).start()
+
+
+def _end_when_free() -> None:
+    """Ends the process when it has had time to end by itself, and has no work to lose."""
+    began, pause = time.monotonic(), threading.Event()
+    # What is left when the work has been saved should take no longer.
+    while _has_work or time.monotonic() - max(began, _free_since) < _ENDING_SECS:
+        pause.wait(_PATIENCE_SECS)
+    _end()
 
 
 def _exit_as_interrupted() -> None:
@@ -176,7 +234,13 @@ def _exit_as_interrupted() -> None:
 
 
 def _end() -> None:
-    os.write(2, f"bert-jax: {INTERRUPTED}\n".encode())
+    for speak in _last_words:
+        speaker = threading.Thread(target=speak, daemon=True)
+        speaker.start()
+        speaker.join(1.0)
+    # The terminal may be gone, and the main thread too busy to have left it.
+    with contextlib.suppress(OSError):
+        os.write(2, f"bert-jax: {INTERRUPTED}\n".encode())
     os._exit(130)
 
 
@@ -194,7 +258,7 @@ def _set_environment() -> None:
     missing = {name: x for name, x in wanted.items() if name not in os.environ}
     if missing:
         # A signal between here and the new process's `_catch_signals` waits for it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         environment = {**os.environ, **missing}
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 

@@ -37,11 +37,15 @@ class Served:
         return tuple(self.mask or "text" for _ in self.text_names)
 
 
-def load_served(run: pathlib.Path, *, batch_size: int, top: int = 5) -> Served:
+def load_served(
+    run: pathlib.Path, *, step: int | None = None, batch_size: int, top: int = 5
+) -> Served:
     """Loads a run: its task if it is a fine-tuned one, else its MLM head.
 
     Args:
         run: run directory of `pretrain`, `finetune` or `import`.
+        step: step of the checkpoint. Default: the best one of a fine-tuned run, else the
+            newest one.
         batch_size: most texts that are computed at once.
         top: number of guesses for a mask.
 
@@ -51,7 +55,7 @@ def load_served(run: pathlib.Path, *, batch_size: int, top: int = 5) -> Served:
     """
     name = run.resolve().name
     if load_run(run, for_weights=True).kind == "pretrain":
-        filler = Filler(run, top=top)
+        filler = Filler(run, step=step, top=top)
         return Served(
             name=name,
             task=filler.task,
@@ -62,7 +66,7 @@ def load_served(run: pathlib.Path, *, batch_size: int, top: int = 5) -> Served:
             check=filler.check,
             compute=filler,
         )
-    predictor = Predictor(run, batch_size=batch_size)
+    predictor = Predictor(run, step=step, batch_size=batch_size)
     return Served(
         name=name,
         task=predictor.task.name,

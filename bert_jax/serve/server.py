@@ -6,6 +6,7 @@ import threading
 
 import uvicorn
 
+from bert_jax.runtime.start import protect
 from bert_jax.serve.app import make_app
 from bert_jax.serve.limits import Limits
 from bert_jax.serve.served import Served
@@ -47,6 +48,7 @@ def serve(model: Served, limits: Limits, host: str, port: int) -> None:
 
         # In a thread of its own, uvicorn leaves the signals to the command.
         threading.Thread(target=run).start()
+        protect(True)  # requests that came are still answered
         try:
             while not server.started and not ended.wait(_LOOK_SECS / 10):
                 pass
@@ -57,6 +59,7 @@ def serve(model: Served, limits: Limits, host: str, port: int) -> None:
         finally:
             server.should_exit = True
             ended.wait()
+            protect(False)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,5 +1,6 @@
 """Compiles the real train step of one phase for a machine, and reads what it needs there."""
 
+import collections
 import dataclasses
 import math
 import re
@@ -12,7 +13,7 @@ import jax
 from jax.sharding import Mesh
 
 from bert_jax.batch import MaskVocabulary
-from bert_jax.config import PretrainConfig
+from bert_jax.config import ModelConfig, PretrainConfig
 from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.topology.arithmetic import flops_of
@@ -153,7 +154,7 @@ def compile_step(
             compile_secs=time.monotonic() - start,
         )
     secs = time.monotonic() - start
-    module = parse_hlo(program_text(lowered, compiled))
+    module = parse_hlo(program_text(lowered, compiled), _attention_shares(cfg.model))
     flops, silent_kernels = flops_of(module)
     return dataclasses.replace(
         step,
@@ -178,6 +179,12 @@ def mesh_of(cfg: PretrainConfig, topology: Topology) -> Mesh:
     return make_mesh(mesh_cfg, devices_of(topology))
 
 
+def _attention_shares(cfg: ModelConfig) -> list[float]:
+    """The share of the layers that each kind of attention has, in the encoder's order."""
+    kinds = collections.Counter(cfg.reach(n) for n in range(cfg.num_layers))
+    return [layers / cfg.num_layers for layers in kinds.values()]
+
+
 def _with_compiled(memory: MemoryByKind, compiled: Any) -> MemoryByKind:
     stats = compiled.memory_analysis()
     return dataclasses.replace(
@@ -198,9 +205,9 @@ def vocabulary_of(cfg: PretrainConfig) -> MaskVocabulary:
     Raises:
         ValueError, OSError: there is no such dataset, or its vocabulary is not the model's.
     """
-    if cfg.data.dataset is None:
+    if not cfg.data.datasets:
         return synthetic_vocabulary(cfg.model.vocab_size)
-    dataset = open_dataset(cfg.data.dataset)
+    dataset = open_dataset(cfg.data.datasets[0])
     check_vocabulary(cfg.model, dataset.tokenizer, dataset.directory)
     return dataset.tokenizer.mask_vocabulary
 

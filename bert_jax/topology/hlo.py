@@ -7,7 +7,7 @@ counted, so that the work and the communication of a whole step can be added up.
 import dataclasses
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from bert_jax.topology.instructions import Instruction, read_computations
 
@@ -47,8 +47,12 @@ class Module:
         return next(i for i in self.computations[computation] if i.is_root)
 
 
-def parse_hlo(text: str) -> Module:
+def parse_hlo(text: str, branch_shares: Sequence[float] = ()) -> Module:
     """Reads the text that `jax.stages.Compiled.as_text` gives.
+
+    Args:
+        branch_shares: how often `jax.lax.switch` takes each of its branches, of 1. All
+            branches of a conditional that does not come from such a switch count fully.
 
     Raises:
         ValueError: the text is no compiled program.
@@ -79,7 +83,11 @@ def parse_hlo(text: str) -> Module:
                     visit(called, count, in_fusion)
             elif instruction.opcode == "conditional":
                 for branch in _branches(instruction):
-                    visit(branch, count, in_fusion)
+                    number = _branch_number(computations, branch)
+                    share = 1.0
+                    if number is not None and number < len(branch_shares):
+                        share = branch_shares[number]
+                    visit(branch, count * share, in_fusion)
 
     visit(entry, 1.0, False)
     return Module(computations, entry, times, frozenset(scheduled), tuple(unknown))
@@ -91,6 +99,17 @@ def _branches(instruction: Instruction) -> list[str]:
         return re.findall(r"%?([\w.\-]+)", match[1])
     pair = (instruction.attribute(f"{way}_computation") for way in ("true", "false"))
     return [name for name in pair if name is not None]
+
+
+def _branch_number(
+    computations: Mapping[str, tuple[Instruction, ...]], branch: str
+) -> int | None:
+    """Which function of a `jax.lax.switch` a branch is: the compiler may change the order."""
+    for instruction in computations[branch]:
+        match = re.search(r'op_name="[^"]*branch_(\d+)_fun', instruction.attributes)
+        if match is not None:
+            return int(match[1])
+    return None
 
 
 def _trip_count(

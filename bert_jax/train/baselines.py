@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from bert_jax.config import TaskConfig
-from bert_jax.train.run import load_results, save_results
+from bert_jax.train.run import finished_results, save_results
 from bert_jax.train.task_files import read_examples
 from bert_jax.train.tasks import task_named
 
@@ -22,7 +22,7 @@ def baselines(cfg: TaskConfig, output: pathlib.Path) -> dict[str, Any]:
     task = task_named(cfg.kind)
     outputs, train, held_out, _ = read_examples(task, cfg)
     identity = {"train": train.sha256(), "validation": held_out.sha256()}
-    finished = load_results(output)
+    finished = finished_results(output)
     if finished is not None:
         if finished["data"] != identity:
             raise ValueError(

@@ -52,6 +52,7 @@ class BestState:
         step = self._checkpoints.latest_step()
         if step is not None:
             self.best = Best(step, self._checkpoints.note("evaluation"))
+            self._checkpoints.delete_older(step)
 
     def __enter__(self) -> "BestState":
         return self

@@ -12,44 +12,40 @@ fine-tuning has judged stand in best/, without moments.
 import contextlib
 import dataclasses
 import pathlib
-import shutil
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import orbax.checkpoint as ocp
 
-from bert_jax.config import ModelConfig
+from bert_jax.runtime import process
 from bert_jax.runtime.agreement import agree, on_first_host
 from bert_jax.runtime.explanations import system_reason
 from bert_jax.train.averaging import AVERAGE
 from bert_jax.train.checkpoint_files import (
     MANIFEST,
     check_files,
-    is_whole,
     read_manifest,
 )
+from bert_jax.train.checkpoint_fit import FORMAT_VERSION, Identity, check_fit
+from bert_jax.train.checkpoint_in_store import BEST, CHECKPOINTS
 from bert_jax.train.checkpoint_items import handlers, part_of
+from bert_jax.train.checkpoint_mirror import Mirror, steps_in
+from bert_jax.train.checkpoint_recovery import (
+    damaged,
+    delete_older,
+    find_whole,
+    forget_damaged,
+    remove_half_written,
+)
 from bert_jax.train.orbax_log import silence_expected_lines
+from bert_jax.train.run_lock import vanished
 from bert_jax.train.step import TrainState
 from bert_jax.train.tensors import describe
 
-FORMAT_VERSION = 3
-# Formats whose weights can be read: files of the older ones have no hashes, and version 1
-# has another state of the optimizer.
-WEIGHTS_FORMATS = (1, 2, FORMAT_VERSION)
-NEWEST = "checkpoints"
-BEST = "best"
+NEWEST = CHECKPOINTS
 _OF_AVERAGE = f"opt_state/{AVERAGE}/mean/"
-_HALF_WRITTEN = ".orbax-checkpoint-tmp"  # the end of Orbax's names
 
 silence_expected_lines()
-
-
-class Identity(NamedTuple):
-    """The architecture and the tokenizer that a checkpoint belongs to."""
-
-    model: ModelConfig
-    tokenizer_sha256: str
 
 
 class Checkpoints:
@@ -59,6 +55,8 @@ class Checkpoints:
         run: the run directory.
         identity: written to each manifest; checkpoints with another identity are refused.
         keep: number of newest checkpoints to keep.
+        keep_every: checkpoints of the multiples of this step are kept as well.
+        mirror: where checkpoints are copied to, and taken from when the run has none.
         read_only: whether nothing may be written.
         place: directory in the run, `NEWEST` or `BEST`.
 
@@ -73,33 +71,50 @@ class Checkpoints:
         identity: Identity,
         *,
         keep: int = 1,
+        keep_every: int | None = None,
+        mirror: Mirror | None = None,
         read_only: bool = False,
         place: str = NEWEST,
     ):
         self.identity = identity
         self.directory = run / place
+        self._mirror = mirror
+        self._run = run
+        self._whole: int | None = None  # step whose files were just compared
         if read_only and not self.directory.is_dir():
             raise FileNotFoundError(
                 f"{run} holds no checkpoints; expected a run directory written by "
                 "`bert-jax pretrain` or `bert-jax finetune`."
             )
         if not read_only:
-            on_first_host(f"clearing of {self.directory}", self._remove_half_written)
-        self._manager = ocp.CheckpointManager(
-            self.directory.absolute(),
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=None if read_only else keep,
-                create=not read_only,
-                read_only=read_only,
-            ),
-            handler_registry=handlers(),
-        )
+            on_first_host(
+                f"clearing of {self.directory}",
+                lambda: remove_half_written(self.directory),
+            )
+        self._keep, self._keep_every = keep, keep_every
+        self._read_only = read_only
+        self._manager = self._open()
         # Each host lists the directory itself, and a shared file system may show an old
         # list to some of them.
         agree(
             f"the checkpoints in {self.directory}",
             {"steps": sorted(self._manager.all_steps())},
             remedy="Is it on storage that all hosts share? Start the command again.",
+        )
+
+    def _open(self) -> ocp.CheckpointManager:
+        may_delete = not self._read_only
+        return ocp.CheckpointManager(
+            self.directory.absolute(),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=self._keep if may_delete else None,
+                keep_period=self._keep_every if may_delete else None,
+                # Else Orbax reads a file of each checkpoint that has no hash, for times.
+                lightweight_initialize=True,
+                create=not self._read_only,
+                read_only=self._read_only,
+            ),
+            handler_registry=handlers(),
         )
 
     def __enter__(self) -> "Checkpoints":
@@ -109,13 +124,51 @@ class Checkpoints:
         try:
             with self._writing():
                 self._manager.close()
-        except OSError:
+        except (OSError, ValueError):
             if kind is None:  # else the error that is on its way says more
                 raise
+        finally:
+            if self._mirror is not None:
+                self._mirror.close()
 
     def latest_step(self) -> int | None:
         """Step of the newest complete checkpoint, or `None` if there is none."""
         return self._manager.latest_step()
+
+    def newest_whole(self) -> int | None:
+        """Step of the newest checkpoint with all files as they were saved, to go on from.
+
+        Newer ones are moved to damaged/ of the run, and are deleted when their step has
+        been saved again. If no checkpoint is whole, the newest copy of the mirror is
+        taken. Both are said. `None`: there is no checkpoint at all.
+
+        Raises, on all hosts:
+            ValueError: there are checkpoints, and none is whole.
+        """
+
+        step = on_first_host(
+            f"a look for a whole checkpoint in {self.directory}",
+            lambda: find_whole(self._run, self._mirror),
+        )
+        if step != self.latest_step():
+            self._reopen()
+        if step is not None:
+            self.delete_older(step)
+        self._whole = step
+        return step
+
+    def delete_older(self, step: int) -> None:
+        """Deletes what a kill has left of checkpoints older than those that are kept."""
+        directory, kept = self.directory, (self._keep, self._keep_every)
+        if on_first_host(
+            f"old checkpoints in {directory}",
+            lambda: delete_older(directory, step, *kept),
+        ):
+            self._reopen()
+
+    def _reopen(self) -> None:
+        self._manager.close()
+        self._manager = self._open()
 
     def save(self, state: TrainState, **notes: Any) -> None:
         """Starts to write a checkpoint. Training may continue meanwhile.
@@ -128,8 +181,8 @@ class Checkpoints:
         Raises:
             OSError: this or the last checkpoint could not be written.
         """
-        step = int(state.step)
-        if step == self.latest_step():
+        step, before = int(state.step), self.latest_step()
+        if step == before:
             return
         items: dict[str, Any] = {
             "params": ocp.args.StandardSave(state.params),
@@ -148,9 +201,13 @@ class Checkpoints:
             items["opt_state"] = ocp.args.StandardSave(state.opt_state)
         with self._writing():
             self._manager.save(step, args=ocp.args.Composite(**items))
+        # Orbax writes one checkpoint at a time, so the one before is complete.
+        self._forget_damaged(before)
+        if self._mirror is not None and process.is_first():
+            self._mirror.follow(step)
 
     def note(self, name: str) -> Any:
-        """A note in the newest manifest; `None` if there is no checkpoint.
+        """A note in the newest manifest; `None` if there is none, or no checkpoint.
 
         Raises:
             ValueError: the manifest was changed.
@@ -161,9 +218,9 @@ class Checkpoints:
 
         def read() -> Any:
             try:
-                return read_manifest(self.directory / str(step))[name]
+                return read_manifest(self.directory / str(step)).get(name)
             except ValueError as damage:
-                raise self._damaged(step, damage) from None
+                raise damaged(self.directory, step, damage) from None
 
         return on_first_host(f"the {name} in {self.directory}", read)
 
@@ -175,6 +232,11 @@ class Checkpoints:
         """
         with self._writing():
             self._manager.wait_until_finished()
+        self._forget_damaged(self.latest_step())
+
+    def _forget_damaged(self, complete: int | None) -> None:
+        if process.is_first() and self.directory.name == NEWEST:
+            forget_damaged(self._run, complete)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -182,6 +244,8 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError) as error:
+            if not self.directory.is_dir():
+                raise OSError(vanished(self._run)) from error
             reason = system_reason(error)
             if reason is None:
                 raise
@@ -249,10 +313,11 @@ class Checkpoints:
         self._check(step, describe({"opt_state": abstract}), prefix="opt_state/")
         return self._restore(step, opt_state=abstract).opt_state
 
-    def check(self, **parts: Any) -> None:
-        """Compares the newest manifest with abstract trees.
+    def check(self, step: int | None = None, **parts: Any) -> None:
+        """Compares a manifest with abstract trees.
 
         Args:
+            step: step of the checkpoint. Default: the newest one.
             parts: abstract trees by the name of the item, such as `params`.
 
         Raises:
@@ -260,16 +325,7 @@ class Checkpoints:
             ValueError: a tensor is missing, extra, or of another shape or type.
         """
         for name, abstract in parts.items():
-            self._check(self._step(None), describe({name: abstract}), prefix=f"{name}/")
-
-    def _remove_half_written(self) -> None:
-        """Frees the room that a crash or a full disk has left taken.
-
-        Orbax's option for this works in the background, and was seen to collide with the
-        next save.
-        """
-        for path in self.directory.glob(f"*{_HALF_WRITTEN}"):
-            shutil.rmtree(path, ignore_errors=True)
+            self._check(self._step(step), describe({name: abstract}), prefix=f"{name}/")
 
     def _step(self, step: int | None) -> int:
         found = list(self._manager.all_steps())
@@ -287,52 +343,12 @@ class Checkpoints:
 
     def _check(self, step: int, wanted: dict[str, str], prefix: str = "") -> None:
         """Compares a checkpoint's manifest with what is wanted; reads no other file."""
+        checkpoint = self.directory / str(step)
         try:
-            manifest = read_manifest(self.directory / str(step))
+            manifest = read_manifest(checkpoint)
         except ValueError as damage:
-            raise self._damaged(step, damage) from None
-        version = manifest.get("format_version")
-        if version not in (
-            WEIGHTS_FORMATS if prefix == "params/" else (FORMAT_VERSION,)
-        ):
-            way_out = (
-                f", and only the weights of {version}: start a new run with --checkpoint "
-                "and fresh moments."
-                if version in WEIGHTS_FORMATS
-                else ". Start a new run."
-            )
-            raise ValueError(
-                f"{self.directory}/{step} has checkpoint format {version}; this version "
-                f"of bert_jax reads {FORMAT_VERSION}{way_out}"
-            )
-        if manifest["tokenizer_sha256"] != self.identity.tokenizer_sha256:
-            raise ValueError(
-                f"Checkpoint {self.directory}/{step} was trained with tokenizer "
-                f"{manifest['tokenizer_sha256'][:12]}, but the tokenizer here is "
-                f"{self.identity.tokenizer_sha256[:12]}, in which ids mean other pieces. "
-                "Use the tokenizer of that run."
-            )
-        there, here = manifest["model"], dataclasses.asdict(self.identity.model)
-        problems = [
-            f"{name} is {there.get(name)!r} in the checkpoint and {here.get(name)!r} "
-            "here"
-            # The manifest of version 1 also holds settings of the computation.
-            for name in (here if version == 1 else {**there, **here})
-            if there.get(name) != here.get(name)
-        ]
-        stored = {n: d for n, d in manifest["tensors"].items() if n.startswith(prefix)}
-        problems += [
-            f"{name} is {stored.get(name, 'missing')} in the checkpoint and "
-            f"{wanted.get(name, 'not wanted')} here"
-            for name in sorted({*stored, *wanted})
-            if stored.get(name) != wanted.get(name)
-        ]
-        if problems:
-            more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-            raise ValueError(
-                f"Checkpoint {self.directory}/{step} does not fit the model: "
-                f"{'; '.join(problems[:5])}{more}. Use the config it was written with."
-            )
+            raise damaged(self.directory, step, damage) from None
+        check_fit(checkpoint, manifest, self.identity, wanted, prefix)
 
     def _restore(self, step: int, *, partial: bool = False, **items: Any) -> Any:
         """Reads some items after their files were compared with the manifest's hashes.
@@ -348,42 +364,26 @@ class Checkpoints:
                 if manifest["format_version"] == FORMAT_VERSION:
                     check_files(checkpoint, manifest, items)
             except ValueError as damage:
-                raise self._damaged(step, damage) from None
+                raise damaged(self.directory, step, damage) from None
 
-        on_first_host(f"check of the files of {self.directory}/{step}", check)
+        if step != self._whole:
+            on_first_host(f"check of the files of {self.directory}/{step}", check)
+        self._whole = None
         args = {
             name: part_of(item) if partial else ocp.args.StandardRestore(item)
             for name, item in items.items()
         }
         return self._manager.restore(step, args=ocp.args.Composite(**args))
 
-    def _damaged(self, step: int, damage: ValueError) -> ValueError:
-        """The error for a damaged checkpoint; it says how to go on."""
-        whole = next(
-            (
-                other
-                for other in sorted(self._manager.all_steps(), reverse=True)
-                if other < step and is_whole(self.directory / str(other))
-            ),
-            None,
-        )
-        way_out = (
-            "The run has no older checkpoint that is whole: restore the directory from a "
-            "copy, or start a new run."
-            if whole is None
-            else f"The checkpoint of step {whole:,} is whole. To go on from there, delete "
-            f"{self.directory / str(step)} and start the same command again."
-        )
-        return ValueError(
-            f"The checkpoint of step {step:,} is damaged: {damage}. {way_out}"
-        )
 
-
-def open_weights(run: pathlib.Path, identity: Identity) -> Checkpoints:
+def open_weights(
+    run: pathlib.Path, identity: Identity, step: int | None = None
+) -> Checkpoints:
     """Where the weights of a run stand that other runs and commands take: read-only.
 
     They are those of the best state that fine-tuning has judged, if it has judged any;
     else those of the newest checkpoint. The newest step in the place is the step to take.
+    With `step`, the place is the one that has weights of this step.
 
     Raises:
         FileNotFoundError: there are no checkpoints.
@@ -391,8 +391,8 @@ def open_weights(run: pathlib.Path, identity: Identity) -> Checkpoints:
     """
 
     def find() -> str:
-        steps = (run / BEST).glob("[0-9]*")
-        is_there = any(not path.name.endswith(_HALF_WRITTEN) for path in steps)
+        judged = steps_in(run / BEST)
+        is_there = bool(judged) if step is None else step in judged
         return BEST if is_there else NEWEST
 
     place = on_first_host(f"a look for the best state of {run}", find)

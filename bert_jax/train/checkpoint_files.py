@@ -13,10 +13,13 @@ import pathlib
 from collections.abc import Collection
 from typing import Any
 
+from bert_jax.data.atomic_file import write_atomically
 from bert_jax.data.hashes import file_sha256, json_sha256
+from bert_jax.train.checkpoint_fit import FORMAT_VERSION
 
 MANIFEST = "manifest"
 _FILE = "metadata"  # of the manifest's item; Orbax's own name for a file of JSON
+MANIFEST_FILE = f"{MANIFEST}/{_FILE}"
 _COMMITTED = "commit_success.txt"  # Orbax's mark of a whole item; Orbax reads it itself
 _MOST_THREADS = 4
 
@@ -31,9 +34,7 @@ def add_hashes(checkpoint: pathlib.Path, manifest: pathlib.Path) -> None:
     }
     path = manifest / _FILE
     whole = {**json.loads(path.read_text(encoding="utf-8")), "files": hashes}
-    path.write_text(
-        json.dumps({**whole, "sha256": json_sha256(whole)}), encoding="utf-8"
-    )
+    write_atomically(path, json.dumps({**whole, "sha256": json_sha256(whole)}))
 
 
 def read_manifest(checkpoint: pathlib.Path) -> dict[str, Any]:
@@ -42,16 +43,17 @@ def read_manifest(checkpoint: pathlib.Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is missing or was changed; it is named.
     """
-    path = checkpoint / MANIFEST / _FILE
+    path = checkpoint / MANIFEST_FILE
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(path.read_bytes())
         told = manifest.pop("sha256", None)
     except FileNotFoundError:
         raise ValueError(f"{path} is missing") from None
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         raise ValueError(f"{path} is not what was saved") from None
-    # Without a hash it is of an older format, which the reader refuses by its version.
-    if told is not None and told != json_sha256(manifest):
+    # Older formats had no hash. The reader refuses them by their version.
+    is_other = manifest.get("format_version") != FORMAT_VERSION
+    if told != json_sha256(manifest) and not (told is None and is_other):
         raise ValueError(f"{path} is not what was saved")
     return manifest
 
@@ -71,7 +73,7 @@ def check_files(
     """
     expected = {
         name: digest
-        for name, digest in manifest["files"].items()
+        for name, digest in manifest.get("files", {}).items()
         if name.partition("/")[0] in items
     }
 
@@ -91,16 +93,16 @@ def check_files(
             raise ValueError(found)
 
 
-def is_whole(checkpoint: pathlib.Path) -> bool:
-    """Whether a checkpoint's files are those that were saved."""
+def damage_of(checkpoint: pathlib.Path) -> str | None:
+    """What is wrong with the files of a checkpoint, by name; `None` if it is whole."""
     try:
         manifest = read_manifest(checkpoint)
-        check_files(
-            checkpoint, manifest, {name.split("/")[0] for name in manifest["files"]}
-        )
-    except (ValueError, KeyError):
-        return False
-    return True
+        # Older formats have no hashes; their version is refused later.
+        items = {name.split("/")[0] for name in manifest.get("files", ())}
+        check_files(checkpoint, manifest, items)
+    except ValueError as damage:
+        return str(damage)
+    return None
 
 
 def _files(checkpoint: pathlib.Path, item: str) -> list[str]:

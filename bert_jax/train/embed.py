@@ -24,15 +24,17 @@ class Embedder:
         self,
         run: pathlib.Path,
         *,
+        step: int | None = None,
         pooling: Pooling | None = None,
         sequence_length: int | None = None,
         batch_size: int = 32,
     ) -> None:
-        """Reads a run onto one device: its best state if it is a fine-tuned one, else its
-        newest checkpoint.
+        """Reads a state of a run onto one device.
 
         Args:
             run: run directory of `pretrain`, `finetune` or `import`.
+            step: step of the state. Default: the best one of a fine-tuned run, else the
+                newest one.
             pooling: default: that of a run of --task embeddings, else "mean".
             sequence_length: tokens that a text is cut to. Default: the run's own.
             batch_size: number of texts that are computed at once.
@@ -41,7 +43,7 @@ class Embedder:
             ValueError: the encoder has fewer positions than `sequence_length`.
         """
         mesh = make_mesh(MeshConfig(), jax.local_devices()[:1])
-        info, self.step, self._params = load_params(run, mesh)
+        info, self.step, self._params = load_params(run, mesh, step=step)
         most = info.model.max_positions
         self.sequence_length = sequence_length or info.sequence_length or most
         if not 3 <= self.sequence_length <= most:

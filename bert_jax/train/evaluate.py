@@ -6,12 +6,13 @@ import sys
 from collections.abc import Callable
 
 from bert_jax.config import FileConfig, FinetuneConfig, MeshConfig, PretrainConfig
-from bert_jax.data.hashes import file_sha256
-from bert_jax.data.prepared.dataset import open_dataset
+from bert_jax.data.hashes import file_sha256, json_sha256
+from bert_jax.data.prepared.corpus import open_corpus
 from bert_jax.runtime import process
 from bert_jax.runtime.agreement import agree
 from bert_jax.runtime.jax_settings import our_settings
-from bert_jax.train.held_out import PretrainEvaluator, check_held_out, held_out_rows
+from bert_jax.train.held_out import check_held_out, num_batches
+from bert_jax.train.held_out_mixture import open_evaluator
 from bert_jax.train.initial import load_params
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.predict import Predictor
@@ -27,19 +28,19 @@ def evaluate_run(
     data: pathlib.Path | None,
     file: FileConfig | None = None,
     *,
+    step: int | None = None,
     batches: int | None = None,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> dict[str, float]:
     """Scores of a run's weights. It says on standard error what it judges on.
-
-    Of a fine-tuned run these are the weights of its best state, else of the newest
-    checkpoint.
 
     Args:
         run: run directory of `pretrain`, `finetune` or `import`.
         data: prepared dataset for a pretraining run, or labelled file for a fine-tuned
             run. Default: the run's own held-out data.
         file: how the labelled file is read. Default: as the run read its own.
+        step: step of the weights. Default: the best one of a fine-tuned run, else that of
+            the newest checkpoint.
         batches: most batches of held-out rows, for a pretraining run. Default: what the
             run itself evaluates on.
         progress: called with the numbers of batches done and of all.
@@ -53,57 +54,63 @@ def evaluate_run(
         cfg = cfg.phases[-1]
         if batches is not None:
             cfg = dataclasses.replace(cfg, eval_batches=batches)
-        return _evaluate_pretraining(run, cfg, data, progress)
+        return _evaluate_pretraining(run, cfg, data, step, progress)
     if batches is not None:
         raise ValueError(
             f"--batches {batches} would be ignored: {run} is a fine-tuned run, which is "
             "judged on whole files. Leave it out."
         )
-    return _evaluate_task(run, cfg, data, file or cfg.task.file, progress)
+    return _evaluate_task(run, cfg, data, file or cfg.task.file, step, progress)
 
 
 def _evaluate_pretraining(
     run: pathlib.Path,
     cfg: PretrainConfig,
     data: pathlib.Path | None,
+    step: int | None,
     progress: Callable[[int, int], None],
 ) -> dict[str, float]:
     cfg = dataclasses.replace(cfg, compute=cfg.compute.on_any_platform)
-    if data is None and cfg.data.dataset is None:
+    if data is None and not cfg.data.datasets:
         raise ValueError(
             f"{run} was imported and has no data of its own; pass a dataset "
             f"that `bert-jax prepare --tokenizer {run}/tokenizer` wrote."
         )
-    dataset = open_dataset(data or cfg.data.dataset)
+    if data is not None:
+        own = dataclasses.replace(cfg.data, dataset=data, mixture=(), weights=())
+        cfg = dataclasses.replace(cfg, data=own)
+    corpus = open_corpus(cfg.data)
+    names = ", ".join(str(dataset.directory) for dataset in corpus.datasets)
     expected = load_run_tokenizer(run).sha256
-    if dataset.tokenizer.sha256 != expected:
+    if corpus.tokenizer.sha256 != expected:
         raise ValueError(
-            f"{dataset.directory} was prepared with tokenizer "
-            f"{dataset.tokenizer.sha256[:12]}, but the run was trained with "
-            f"{expected[:12]}; prepare the dataset with --tokenizer {run}/tokenizer."
+            f"{names} was prepared with tokenizer {corpus.tokenizer.sha256[:12]}, but the "
+            f"run was trained with {expected[:12]}; prepare the dataset with --tokenizer "
+            f"{run}/tokenizer."
         )
-    same = dataset.manifest["sha256"] == load_run(run).data.get("sha256")
+    same = corpus.identity == load_run(run).data
     if data is None and not same:
         raise ValueError(
-            f"{dataset.directory} is not the dataset any more that {run} was trained on: "
-            "its files have other hashes. Put the original back, or pass a dataset to "
-            "judge on it as it is."
+            f"{names} is not the dataset any more that {run} was trained on: its files have "
+            "other hashes. Put the original back, or pass a dataset to judge on it as it "
+            "is."
         )
-    _agree(run, dataset.manifest["sha256"])
-    check_held_out(dataset, cfg.data)
+    _agree(run, json_sha256(corpus.identity))
     mesh = make_mesh(MeshConfig())  # the devices here; the run may have used others
     check_batch_size(mesh, cfg.batch_size)
-    rows = held_out_rows(dataset, cfg.data)
-    vocabulary = dataset.tokenizer.mask_vocabulary
-    _, step, params = load_params(run, mesh)
-    judged = min(rows.size(0).num_rows, cfg.eval_batches * cfg.batch_size)
-    print(
-        f"step {step:,} of {run}, on {judged:,} of {rows.size(0).num_rows:,} held-out rows "
-        f"of {dataset.directory} ({'the' if same else 'not the'} dataset of its training)",
-        file=sys.stderr,
-    )
-    total = -(-judged // cfg.batch_size)
-    evaluator = PretrainEvaluator(cfg, rows, vocabulary, mesh)
+    for dataset in corpus.datasets:
+        check_held_out(dataset, cfg.data)
+    evaluator = open_evaluator(cfg, corpus, mesh)
+    _, step, params = load_params(run, mesh, step=step)
+    for dataset, rows in zip(corpus.datasets, evaluator.held_out, strict=True):
+        there = rows.size(0).num_rows
+        judged = min(there, cfg.eval_batches * cfg.batch_size)
+        print(
+            f"step {step:,} of {run}, on {judged:,} of {there:,} held-out rows of "
+            f"{dataset.directory} ({'the' if same else 'not the'} dataset of its training)",
+            file=sys.stderr,
+        )
+    total = num_batches(cfg, evaluator.held_out)
     return evaluator(params, lambda done: progress(done, total))
 
 
@@ -112,6 +119,7 @@ def _evaluate_task(
     cfg: FinetuneConfig,
     data: pathlib.Path | None,
     file: FileConfig,
+    step: int | None,
     progress: Callable[[int, int], None],
 ) -> dict[str, float]:
     if data is None and cfg.task.dev is None:
@@ -121,7 +129,7 @@ def _evaluate_task(
             "columns with --text and --label."
         )
     mesh = None if process.this().count == 1 else make_mesh(MeshConfig())
-    predictor = Predictor(run, batch_size=cfg.batch_size, mesh=mesh)
+    predictor = Predictor(run, step=step, batch_size=cfg.batch_size, mesh=mesh)
     task = predictor.task
     as_given = cfg.task.with_file(file)
     if data is None:

@@ -48,12 +48,18 @@ class Filler:
 
     @our_settings()
     def __init__(
-        self, run: pathlib.Path, *, top: int = 5, mesh: Mesh | None = None
+        self,
+        run: pathlib.Path,
+        *,
+        step: int | None = None,
+        top: int = 5,
+        mesh: Mesh | None = None,
     ) -> None:
-        """Reads the newest checkpoint of a run of `pretrain` or `import`.
+        """Reads a checkpoint of a run of `pretrain` or `import`.
 
         Args:
             run: run directory.
+            step: step of the checkpoint. Default: the newest one.
             top: number of guesses for each mask.
             mesh: one device to compute on. Default: the first of this process.
 
@@ -69,7 +75,9 @@ class Filler:
                 "`serve` take this one."
             )
         self.mesh = mesh or make_mesh(MeshConfig(), jax.local_devices()[:1])
-        self.info, _, self.params = load_params(run, self.mesh, for_weights=True)
+        self.info, _, self.params = load_params(
+            run, self.mesh, step=step, for_weights=True
+        )
         self.tokenizer = load_run_tokenizer(run)
         self.mask = self.tokenizer.pieces[self.tokenizer.special.mask]
         if not 0 < top <= self.tokenizer.vocab_size:

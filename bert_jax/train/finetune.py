@@ -21,18 +21,22 @@ from bert_jax.model.isolation import prove_for_lengths
 from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train import sharding
 from bert_jax.train.best import Best, Selection
+from bert_jax.train.diagnosis import diagnose
 from bert_jax.train.flops import counted_flops
 from bert_jax.train.hardest import hardest
 from bert_jax.train.held_out_logits import save_logits
+from bert_jax.train.history import add_event
 from bert_jax.train.initial import load_params, start_encoder
 from bert_jax.train.logits import BatchedLogits
 from bert_jax.train.loop import Stage, Trained, run_loop
+from bert_jax.train.memory import check_memory
 from bert_jax.train.mesh import device_name, make_mesh
 from bert_jax.train.placement import row_parts
+from bert_jax.train.resumed_with import resumed_with
 from bert_jax.train.run import (
     RunInfo,
     agree_on_run,
-    load_results,
+    finished_results,
     load_run,
     load_run_tokenizer,
     save_origin,
@@ -75,7 +79,10 @@ class Judge:
 
 @our_settings()
 def finetune(
-    cfg: FinetuneConfig, run: pathlib.Path, data: TaskData | None = None
+    cfg: FinetuneConfig,
+    run: pathlib.Path,
+    data: TaskData | None = None,
+    resume_with: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Starts or continues one fine-tuning run and returns its results.
 
@@ -84,6 +91,7 @@ def finetune(
         run: run directory.
         data: the examples, where they are not those of the files of `cfg`, such as a fold
             of them. Default: those of the files.
+        resume_with: settings to go on with, as for `resumed_with`.
 
     Raises:
         ValueError: checkpoint, task and settings do not fit together, or `run` holds
@@ -113,18 +121,24 @@ def finetune(
         cfg, task=data.as_read, sequence_length=data.sequence_length
     )
     task, outputs = data.task, data.outputs
-    info = begin_run(cfg, run, data, model, tokenizer, mesh)
-    finished = load_results(run)
-    if finished is not None:
-        print(f"{run} is finished at step {finished['step']:,}; nothing to do")
-        return finished
-
-    prove_for_lengths(model, cfg.compute, cfg.dropout, data.lengths)
-    tuning = make_tuning(cfg, model, task, len(outputs), data.num_steps)
-    print(tuning.describe(), flush=True)
+    changed, change = resumed_with(cfg, run, resume_with)
+    tuning = make_tuning(changed, model, task, len(outputs), data.num_steps)
     fresh_state = functools.partial(tuning.fresh_state, cfg.seed)
     shard_update = cfg.mesh.shard_update
     abstract = abstract_state(fresh_state, mesh, shard_update=shard_update)
+    longest = max(data.lengths)
+    check_memory(mesh, model, abstract, batch_size=cfg.batch_size, length=longest)
+    info = begin_run(cfg, run, data, model, tokenizer, mesh)
+    finished = finished_results(run)
+    if finished is not None:
+        print(f"{run} is finished at step {finished['step']:,}; nothing to do")
+        return finished
+    cfg = changed
+    if change is not None:
+        add_event(run, change)
+
+    prove_for_lengths(model, cfg.compute, cfg.dropout, data.lengths)
+    print(tuning.describe(), flush=True)
 
     def make_state() -> TrainState:
         if cfg.from_scratch:
@@ -162,6 +176,8 @@ def finetune(
                     pooled=task.pooled,
                 ),
                 check=functools.partial(check_ids, model),
+                rows=data.rows_of_batch,
+                diagnose=functools.partial(diagnose, tuning.in_a_row, mesh),
             )
         ],
         make_state=make_state,
@@ -292,7 +308,9 @@ def _with_encoder(
 ) -> TrainState:
     """The state of step 0 with the encoder of the checkpoint, which is said and noted."""
     assert cfg.checkpoint is not None
-    encoder = start_encoder(cfg.checkpoint, mesh, parts=abstract.params.keys())
+    encoder = start_encoder(
+        cfg.checkpoint, mesh, abstract.params.keys(), cfg.checkpoint_step
+    )
     state = _fresh(tuning, cfg.seed, abstract, encoder.params.keys())
     state = dataclasses.replace(state, params={**state.params, **encoder.params})
     check_arrived(state.params, encoder)

@@ -4,13 +4,12 @@ Goodput is the fraction of that time in which steps were trained that still coun
 """
 
 import contextlib
-import json
 import pathlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from bert_jax.data.atomic_file import write_atomically
+from bert_jax.data.json_file import read_json, write_json
 
 FORMAT_VERSION = 1
 CATEGORIES = (
@@ -54,6 +53,8 @@ class Goodput:
     ) -> None:
         """Reads goodput.json, if there is one, and continues its numbers.
 
+        A file that cannot be used is said and replaced: it is a statistic.
+
         Args:
             run: run directory that holds goodput.json. None keeps nothing; it is for
                 hosts that write no files.
@@ -61,9 +62,6 @@ class Goodput:
                 counts as starting up.
             keep: number of checkpoints that a later session may continue from.
             clock: gives seconds since a moment that all sessions share.
-
-        Raises:
-            ValueError: goodput.json has another format.
         """
         self._path = None if run is None else run / "goodput.json"
         self._keep, self._clock, self._ahead = keep, clock, 0.0
@@ -72,12 +70,17 @@ class Goodput:
         self._marks: dict[int, dict[str, float]] = {0: self._of_steps()}
         if before is not None:
             self.seconds.update(before["seconds"])
-            self._marks = {int(step): mark for step, mark in before["marks"].items()}
+            self._marks = before["marks"] or self._marks
             # If this clock is behind the last session's, it continues from there.
             self._ahead = max(0.0, before["seen"] - began)
             began += self._ahead
             self.seconds["lost"] += began - before["seen"]
         self._category, self._since = "start_up", began
+
+    @property
+    def category(self) -> str:
+        """The category that counts now."""
+        return self._category
 
     def go_on(self, step: int) -> None:
         """Training continues from the state of `step`; later steps count as lost."""
@@ -140,15 +143,15 @@ class Goodput:
         self._switch(self._category)
         if self._path is None:
             return
-        text = json.dumps(
-            {
-                "format_version": FORMAT_VERSION,
-                "seen": self._since,
-                "seconds": self.seconds,
-                "marks": self._marks,
-            }
-        )
-        write_atomically(self._path, text + "\n")
+        content = {
+            "format_version": FORMAT_VERSION,
+            "seen": self._since,
+            "seconds": self.seconds,
+            "marks": self._marks,
+        }
+        # A run directory that has vanished is the lock's to say.
+        with contextlib.suppress(FileNotFoundError):
+            write_json(self._path, content)
 
     def _switch(self, category: str) -> None:
         now = max(self._clock() + self._ahead, self._since)
@@ -160,13 +163,27 @@ class Goodput:
 
 
 def _load(path: pathlib.Path | None) -> dict[str, Any] | None:
+    """What the last session wrote; `None`, which is said, if it cannot be used."""
     if path is None or not path.exists():
         return None
-    kept: dict[str, Any] = json.loads(path.read_text())
-    if kept.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format {kept.get('format_version')}; this version of bert_jax "
-            f"reads {FORMAT_VERSION}. Continue with the version that wrote it, or remove "
-            "the file; then the run's time counts from now on."
-        )
-    return kept
+    way_out = "The run goes on; where its time went counts from now on."
+    try:
+        kept = read_json(path, way_out)
+        if kept["format_version"] != FORMAT_VERSION:
+            raise ValueError(
+                f"{path} has format {kept['format_version']}; this version of bert_jax "
+                f"reads {FORMAT_VERSION}. {way_out}"
+            )
+        return {
+            "seen": float(kept["seen"]),
+            "seconds": {name: float(kept["seconds"][name]) for name in CATEGORIES},
+            "marks": {
+                int(step): {name: float(mark[name]) for name in _OF_STEPS}
+                for step, mark in kept["marks"].items()
+            },
+        }
+    except (LookupError, TypeError, AttributeError) as error:
+        print(f"note: {path} is damaged ({error!r}). {way_out}", flush=True)
+    except (ValueError, OSError) as error:
+        print(f"note: {error}", flush=True)
+    return None

@@ -2,7 +2,7 @@
 
 import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -58,6 +58,14 @@ def check_held_out(dataset: PreparedDataset, cfg: DataConfig) -> None:
         )
 
 
+def num_batches(cfg: PretrainConfig, held_out: Sequence[PretrainRows]) -> int:
+    """Batches of one evaluation on these rows."""
+    return sum(
+        min(cfg.eval_batches, -(-rows.size(0).num_rows // cfg.batch_size))
+        for rows in held_out
+    )
+
+
 class PretrainEvaluator:
     """Scores parameters, on the same masked rows every time."""
 
@@ -107,9 +115,15 @@ class PretrainEvaluator:
             params: parameters of the model.
             progress: called after each batch with the number of batches that are done.
         """
+        return self.of_rows(self.rows, params, progress)
+
+    def of_rows(
+        self, rows: PretrainRows, params: Any, progress: Callable[[int], None]
+    ) -> dict[str, float]:
+        """The same on other held-out rows of the same settings."""
         found: list[dict[str, Mean]] = []
         batches = evaluation_batches(
-            self.rows,
+            rows,
             batch_size=self.cfg.batch_size,
             max_batches=self.cfg.eval_batches,
             **row_parts(self.mesh)._asdict(),
@@ -131,6 +145,11 @@ class PretrainEvaluator:
         if share is not None:
             means["nsp_majority"] = max(share, 1.0 - share)
         return means
+
+    @property
+    def held_out(self) -> tuple[PretrainRows, ...]:
+        """The rows of each dataset that is judged on."""
+        return (self.rows,)
 
 
 def fixed_masks(

@@ -2,6 +2,8 @@
 
 import io
 import pathlib
+import zipfile
+import zlib
 
 import numpy as np
 
@@ -29,6 +31,7 @@ def load_logits(run: pathlib.Path) -> np.ndarray:
 
     Raises:
         FileNotFoundError: the run has not finished.
+        ValueError: the file is damaged.
     """
     path = run / NAME
     if not path.exists():
@@ -36,6 +39,13 @@ def load_logits(run: pathlib.Path) -> np.ndarray:
             f"{run} has no {NAME}, which a run writes when it is finished. Start its "
             "command again to finish it."
         )
-    with np.load(path, allow_pickle=False) as content:
-        logits: np.ndarray = content["logits"]
+    try:
+        # Its ZIP entry has a checksum, so a changed value is found as well.
+        with np.load(path, allow_pickle=False) as content:
+            logits: np.ndarray = content["logits"]
+    except (ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}). Delete it and {run / 'results.json'}, and "
+            "start the command that made the run again: it makes both again."
+        ) from None
     return logits

@@ -97,8 +97,13 @@ def load_params(
             of LoRA that has not been evaluated yet.
     """
     info = load_run(run, kind=kind, for_weights=for_weights)
-    with open_weights(run, info.identity) as checkpoints:
+    with open_weights(run, info.identity, step) as checkpoints:
         if checkpoints.directory.name != BEST and _has_lora(run):
+            if step is not None:
+                raise ValueError(
+                    f"{run} keeps LoRA's changes apart from the weights in all its "
+                    "checkpoints but the best one. Leave the step out."
+                )
             raise ValueError(
                 f"{run} was stopped before its first evaluation, so it has no weights yet "
                 "that LoRA's changes were added to. Start its command again."
@@ -115,9 +120,14 @@ def _has_lora(run: pathlib.Path) -> bool:
     return isinstance(cfg, FinetuneConfig) and cfg.lora.rank > 0
 
 
-def start_encoder(run: pathlib.Path, mesh: Mesh, parts: Collection[str]) -> Start:
-    """The encoder and the pooler of a run, as far as the new model has these `parts`."""
-    loaded = load_params(run, mesh, for_weights=True)
+def start_encoder(
+    run: pathlib.Path, mesh: Mesh, parts: Collection[str], step: int | None = None
+) -> Start:
+    """The encoder and the pooler of a run, as far as the new model has these `parts`.
+
+    They are of `step`; by default of the step that `load_params` takes.
+    """
+    loaded = load_params(run, mesh, step=step, for_weights=True)
     found = _encoder_of(loaded)
     parts = {name: part for name, part in found.items() if name in parts}
     return Start(parts, _origin(run, loaded.step, parts))
@@ -158,7 +168,7 @@ def check_start(cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh) -> None:
         ValueError: model or tokenizer do not fit, or there are no moments to keep.
     """
     with _source(cfg, tokenizer) as checkpoints:
-        checkpoints.check(**_taken_over(cfg, mesh))
+        checkpoints.check(cfg.checkpoint_step, **_taken_over(cfg, mesh))
 
 
 def start_pretraining(cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh) -> Start:
@@ -176,7 +186,8 @@ def start_pretraining(cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh) -> 
     assert cfg.checkpoint is not None
     wanted, moments = _taken_over(cfg, mesh), None
     with _source(cfg, tokenizer) as checkpoints:
-        step = checkpoints.latest_step()
+        step = cfg.checkpoint_step
+        step = checkpoints.latest_step() if step is None else step
         params = checkpoints.restore_params(wanted["params"], step, averaged=False)
         if "opt_state" in wanted:
             moments = moments_of(

@@ -7,8 +7,8 @@ to. The caller says what a batch is, how parameters are scored and how progress 
 import contextlib
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -17,59 +17,32 @@ from bert_jax.config import LoopConfig
 from bert_jax.data.batches.loader import InputClock
 from bert_jax.runtime import process
 from bert_jax.runtime.agreement import any_host
+from bert_jax.runtime.start import protect
 from bert_jax.train.averaging import averaged
-from bert_jax.train.best import Best, BestState, Selection
+from bert_jax.train.best import BestState, Selection
 from bert_jax.train.checkpoint import Checkpoints, Identity
-from bert_jax.train.flops import Work, peak_flops, speeds
+from bert_jax.train.checkpoint_mirror import mirror_of
+from bert_jax.train.diagnosis import bad_tensors
+from bert_jax.train.flops import peak_flops, speeds
 from bert_jax.train.goodput import Goodput
 from bert_jax.train.metrics import (
     MetricsLog,
-    NotFiniteError,
     Window,
     duration,
     peak_memory,
     require_finite,
 )
+from bert_jax.train.pace import Pace
 from bert_jax.train.placement import to_devices
 from bert_jax.train.profile import Profiler
-from bert_jax.train.step import Step, TrainState, is_finite
+from bert_jax.train.recovery import Recovery
+from bert_jax.train.run_lock import RunLock, only_trainer
+from bert_jax.train.stage import Stage, Trained
+from bert_jax.train.step import TrainState, is_finite
 from bert_jax.train.stop_request import InterruptedRunError, StoppedError, StopRequest
-
-
-class Stage(NamedTuple):
-    """Steps with the same settings: a whole run, or one of its phases."""
-
-    num_steps: int
-    step: Step
-    """The compiled step."""
-    batches: Callable[[int], Iterator[Any]]
-    """batches(step) yields this host's batches from a step of the stage on."""
-    evaluate: Callable[[Any], dict[str, float]]
-    """Scores parameters. It is called as the LoopConfig says, and at the end of the
-    stage."""
-    rates: dict[str, str]
-    """Dict from the name of a logged rate to the field of `Work` that it counts per
-    second."""
-    flops: Callable[[Work], float] | None
-    """Counts the useful FLOPs of some work, for MFU. None: they are not counted."""
-    check: Callable[[Any], None]
-    """Raises ValueError for a host's batch that the model must not get."""
-
-
-class Trained(NamedTuple):
-    """The results of a finished run."""
-
-    state: TrainState
-    evaluation: dict[str, float]
-    """Scores of the last state."""
-    best: Best | None
-    """The best state, which may not be the last one; None without a `Selection`."""
-    elapsed_secs: float
-    """Seconds of training in all sessions together."""
-    goodput: dict[str, float]
-    """Where the wall time went, up to the last evaluation (`Goodput.summary`)."""
-    last_line: dict[str, Any]
-    """The last training metrics of this session; empty if it made no step."""
+from bert_jax.train.verification import verified
+from bert_jax.train.watch import GoBackError
+from bert_jax.train.watchdog import Watchdog
 
 
 def run_loop(
@@ -106,21 +79,31 @@ def run_loop(
 
     Raises:
         ValueError: an id of a batch has no row in its table. The batch was not trained on.
-        InterruptedRunError: a host got SIGINT or SIGTERM. A checkpoint was written.
-        NotFiniteError: the loss, a score or a weight is NaN or infinite. No such state
-            was saved.
+        InterruptedRunError: a host was asked to stop. A checkpoint was written.
+        CorruptionError: a step that is verified has another result each time.
+        NotFiniteError: a score is NaN or infinite, or so are losses, gradients or weights
+            after the run went back as often as it may. No such state was saved.
     """
     with (
-        Checkpoints(run, identity, keep=cfg.keep_checkpoints) as checkpoints,
+        only_trainer(run) as lock,
+        Checkpoints(
+            *(run, identity),
+            keep=cfg.keep_checkpoints,
+            keep_every=cfg.keep_every_steps,
+            mirror=mirror_of(run, cfg),
+        ) as checkpoints,
         BestState(run, identity, selection)
         if selection
         else contextlib.nullcontext() as best,
-        StopRequest() as stop,
+        StopRequest(cfg.stop_file) as stop,
     ):
-        if checkpoints.latest_step() is None:
-            state = make_state()
-        else:
-            state = checkpoints.restore(abstract)
+
+        def state_of(step: int | None) -> TrainState:
+            return make_state() if step is None else checkpoints.restore(abstract, step)
+
+        newest = checkpoints.newest_whole()
+        state = state_of(newest)
+        if newest is not None:
             print(f"going on from step {int(state.step):,}", flush=True)
         total = sum(stage.num_steps for stage in stages)
         loop = _Loop(
@@ -130,6 +113,7 @@ def run_loop(
             checkpoints=checkpoints,
             best=best,
             stop=stop,
+            lock=lock,
             state=state,
             total=total,
             show=show,
@@ -137,12 +121,12 @@ def run_loop(
             began=began,
         )
         try:
-            start = 0
-            for stage in stages:
-                # A session that begins at the end of a stage evaluates it again.
-                if loop.done <= start + stage.num_steps:
-                    loop.go_through(stage, start, judge_first=judge_first)
-                start += stage.num_steps
+            while True:
+                try:
+                    loop.go_through_all(stages, judge_first=judge_first)
+                    break
+                except GoBackError as error:
+                    loop.go_back(error, state_of)
         finally:
             goodput = loop.close()
         return Trained(
@@ -167,6 +151,7 @@ class _Loop:
         checkpoints: Checkpoints,
         best: BestState | None,
         stop: StopRequest,
+        lock: RunLock | None,
         state: TrainState,
         total: int,
         show: Callable[[dict[str, float]], str],
@@ -175,25 +160,58 @@ class _Loop:
     ) -> None:
         self.run, self.cfg, self.mesh = run, cfg, mesh
         self.checkpoints, self.best, self.stop = checkpoints, best, stop
-        self.state, self.total = state, total
+        self.lock = lock
+        self.recovery = Recovery(run, cfg, checkpoints)
+        self.total = total
         self.show, self.learning_rate = show, learning_rate
-        self.done = int(state.step)
         self.peak = peak_flops(mesh, cfg)
         self.goodput = Goodput(
             run if process.is_first() else None, began=began, keep=cfg.keep_checkpoints
         )
-        self.log = MetricsLog(run, self.done, cfg)
-        self.profiler = Profiler(run, cfg, self.done)
-        self.elapsed = self.log.elapsed_before
-        self.window = Window()
         self.evaluation: dict[str, float] = {}
         self.last_line: dict[str, Any] = {}
         self.compiled: set[tuple[int, ...]] = set()
-        self.pace = _Pace()
+        self.pace = Pace()
+        self._begin_from(state)
+        self.profiler = Profiler(run, cfg, self.done)
+        self.waits = False  # for a batch
+        self.watchdog = Watchdog(self._progress)
+
+    def _begin_from(self, state: TrainState) -> None:
+        """Goes on from a state; what was logged of later steps is dropped."""
+        self.state, self.done = state, int(state.step)
+        self.log = MetricsLog(self.run, self.done, self.cfg)
+        self.elapsed = self.log.elapsed_before
+        self.window = Window()
         self.goodput.go_on(self.done)
+
+    def go_back(
+        self, error: GoBackError, state_of: Callable[[int | None], TrainState]
+    ) -> None:
+        """Goes back to the newest checkpoint, as `Recovery.go_back` decides."""
+        with self.goodput.during("checkpoint"):
+            self.checkpoints.wait()
+            step = self.recovery.go_back(error, self.done)
+            self.log.close()
+            for leaf in jax.tree.leaves(self.state):
+                leaf.delete()  # makes room for the other state
+            state = state_of(step)
+        self.recovery.begin()
+        self._begin_from(state)
+
+    def go_through_all(self, stages: Sequence[Stage], *, judge_first: bool) -> None:
+        """Trains to the end of the last stage."""
+        start = 0
+        for stage in stages:
+            # A session that begins at the end of a stage evaluates it again.
+            if self.done <= start + stage.num_steps:
+                self.go_through(stage, start, judge_first=judge_first)
+            start += stage.num_steps
 
     def close(self) -> dict[str, float]:
         """Closes all files of the run and returns where its time went."""
+        self.watchdog.close()
+        protect(False)
         self.profiler.close()
         spent = self.goodput.summary()
         self.goodput.save()
@@ -210,9 +228,10 @@ class _Loop:
         elif every and self.done % every == 0 and start < self.done < end:
             # The session before may have ended between checkpoint and evaluation.
             self._judge(stage)
+        self.recovery.enter(stage, start)
         inputs = InputClock(stage.batches(self.done - start))
         self.compiled.clear()
-        self.pace = _Pace()  # a stage may have longer rows than the one before
+        self.pace = Pace()  # a stage may have longer rows than the one before
         try:
             with self.goodput.during("start_up"):
                 batch = next(inputs, None)
@@ -221,9 +240,13 @@ class _Loop:
             while batch is not None and self.done < end and not self._must_stop():
                 if self._is_over():
                     break
-                self._train(stage, batch)
+                if self.recovery.passes_by(self.done):
+                    self.state = self.recovery.pass_by(self.state)
+                    self.done += 1
+                else:
+                    self._train(stage, batch)
                 self._follow_up(stage, inputs, end)
-                batch = next(inputs, None)
+                batch = self._next(stage, inputs)
         finally:
             inputs.close()  # frees memory and cores for what follows
         self._close_window(stage, inputs)
@@ -241,6 +264,24 @@ class _Loop:
         if self.done == end or not self.evaluation:
             self._judge(stage)
 
+    def _progress(self) -> tuple[int, int] | None:
+        """For the watchdog: the last step, and how many steps have not come back."""
+        if self.waits or self.goodput.category != "train":
+            return None
+        return self.done, len(self.window)
+
+    def _next(self, stage: Stage, inputs: InputClock) -> Any:
+        """The next batch, or None; planning an epoch may take minutes."""
+        self.waits = True
+        try:
+            with self.stop.at_once():
+                return next(inputs, None)
+        except StoppedError:
+            self._close_window(stage, inputs)
+            raise self._saved_and_interrupted() from None
+        finally:
+            self.waits = False
+
     def _is_over(self) -> bool:
         """Whether there was no better state for so long that training ends early."""
         every = self.cfg.eval_every_steps
@@ -250,6 +291,12 @@ class _Loop:
         assert self.best is not None
         assert self.best.best is not None
         return f"the best: {self.show(self.best.score)} at step {self.best.best.step:,}"
+
+    def _saved_and_interrupted(self) -> InterruptedRunError:
+        self._save()
+        self.checkpoints.wait()
+        protect(False)
+        return self._interrupted()
 
     def _interrupted(self) -> InterruptedRunError:
         return InterruptedRunError(
@@ -279,6 +326,8 @@ class _Loop:
 
     def _must_stop(self) -> bool:
         """Whether any host was asked to stop. All hosts get the same answer."""
+        if self.lock is not None:
+            self.lock.check()
         if jax.process_count() == 1:
             return self.stop.requested
         if self.done % self.cfg.stop_check_every_steps:
@@ -303,16 +352,31 @@ class _Loop:
     def _step(self, stage: Stage, batch: Any) -> None:
         with self.profiler.step(self.done, self.state.params):
             placed = to_devices(self.mesh, batch)
-            self.state, metrics = stage.step(self.state, placed)
+            self.recovery.stop_at(self.done, self.state, placed)
+            every = self.cfg.verify_every
+            step = stage.step
+            if every and (self.done + 1) % every == 0:
+                step = verified(step, self._note)
+            self.state, metrics = step(self.state, placed)
         self.window.add(metrics)
+        self.recovery.add(self.done)
         self.done += 1
+        protect(True)
+
+    def _note(self, kind: str, said: str, **values: Any) -> None:
+        """Prints what has happened in the newest step, and keeps it with the metrics."""
+        print(f"step {self.done + 1:,}: {said}", flush=True)
+        self.log.write(kind, self.done + 1, {**values, "said": said})
 
     def _close_window(self, stage: Stage, inputs: InputClock) -> None:
         if not len(self.window):
             return
+        self.recovery.judge(self.window, self.log)
         sums, waited = self.window.close(self.done), inputs.take()
         self.elapsed += sums.seconds
         self.goodput.move("input_wait", waited)
+        if not sums.means:  # all updates were skipped
+            return
         line = {
             **sums.means,
             **speeds(sums.work, sums.seconds, stage.rates, stage.flops, self.peak),
@@ -328,6 +392,7 @@ class _Loop:
         text = f"step {self.done:>7,}/{self.total:,}  {self.show(line)}"
         if sums.num_timed:
             each = sums.seconds / sums.num_timed
+            self.watchdog.timed(each)
             text += f"  {duration((self.total - self.done) * each)} left"
         print(text, flush=True)
 
@@ -335,12 +400,11 @@ class _Loop:
         self.goodput.mark(self.done)
         with self.goodput.during("checkpoint"):
             if not is_finite(self.state):
-                raise NotFiniteError(
+                raise GoBackError(
                     f"A weight or a moment is NaN or infinite at step {self.done:,}. This "
-                    "state was not saved; lower the learning rate or lengthen the "
-                    "warm-up, then start again from the last checkpoint."
+                    f"state was not saved. The first is {bad_tensors(self.state)}"
                 )
-            self.checkpoints.save(self.state)
+            self.checkpoints.save(self.state, watch=self.recovery.notes)
         self.window.restart_clock()
 
     def _judge(self, stage: Stage) -> None:
@@ -349,9 +413,7 @@ class _Loop:
             with self.goodput.during("evaluate"), self.stop.at_once():
                 evaluation = stage.evaluate(judged.params)
         except StoppedError:
-            self._save()
-            self.checkpoints.wait()
-            raise self._interrupted() from None
+            raise self._saved_and_interrupted() from None
         require_finite("in the evaluation at step", evaluation, self.done)
         self.evaluation = evaluation
         self.log.write("eval", self.done, self.evaluation)
@@ -364,29 +426,3 @@ class _Loop:
             text += "  (the best so far)" if is_best else f"  ({self._best()})"
         print(text, flush=True)
         self.window.restart_clock()
-
-
-class _Pace:
-    """The first estimate of how long a stage takes, from its first steps."""
-
-    _STEPS = 2
-
-    def __init__(self) -> None:
-        self._said = False
-        self._since = (0, 0.0)
-
-    def restart(self, done: int) -> None:
-        """Measures from here on: a step has just been compiled."""
-        self._since = (done, time.perf_counter())
-
-    def is_due(self, done: int) -> bool:
-        return not self._said and done == self._since[0] + self._STEPS
-
-    def describe(self, done: int, end: int) -> str:
-        """The estimate for the steps up to `end`, once the devices have done `done`."""
-        self._said = True
-        step_secs = (time.perf_counter() - self._since[1]) / self._STEPS
-        return (
-            f"about {duration(step_secs * (end - done))} until step {end:,}: the first "
-            f"steps took {step_secs:.3g} s each"
-        )

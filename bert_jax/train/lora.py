@@ -20,7 +20,7 @@ from bert_jax.train.losses import Mean
 from bert_jax.train.objectives import Objective
 
 PART = "lora"
-_BLOCKS = {"up": "mlp", "down": "mlp"}  # all others: "attention"
+_BLOCKS = {"up": "mlp", "gate": "mlp", "down": "mlp"}  # all others: "attention"
 
 
 def init_lora(cfg: LoraConfig, layers: Any, key: jax.Array) -> dict[str, Any]:
@@ -36,10 +36,18 @@ def init_lora(cfg: LoraConfig, layers: Any, key: jax.Array) -> dict[str, Any]:
         *outputs] of a target stand `a`, [L, *inputs, rank], uniform with the bounds
         1 / sqrt(size of the inputs) as in the code of Hu et al., and `b`,
         [L, rank, *outputs].
+
+    Raises:
+        ValueError: the layers have no gate.
     """
     found: dict[str, Any] = {}
     for target in cfg.targets:
         block = _BLOCKS.get(target, "attention")
+        if target not in layers[block]:
+            raise ValueError(
+                f"LoraConfig.targets={cfg.targets} names {target!r}, but the feed-forward "
+                "blocks of this model have none; leave it out of --lora-targets."
+            )
         num_layers, *sizes = layers[block][target]["kernel"].shape
         # All axes but the last are inputs of `out`, [L, N, H, D].
         split = 2 if target == "out" else 1

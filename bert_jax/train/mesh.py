@@ -4,6 +4,7 @@ import math
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from bert_jax.config import MeshConfig
@@ -38,13 +39,12 @@ def make_mesh(cfg: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
             f"visible{where}; change the axes so that their product is that number."
         )
     axis_types = (AxisType.Auto,) * len(MESH_AXIS_NAMES)
+    # `jax.make_mesh` gives the same order, but refuses an axis that is only a part of a
+    # side of the slice, such as 4 of 16 x 16 chips.
     in_slices = [
-        jax.make_mesh(
-            tuple(sizes.values()),
-            tuple(sizes),
-            axis_types=axis_types[1:],
-            devices=group,
-        ).devices
+        mesh_utils.create_device_mesh(
+            tuple(sizes.values()), group, allow_split_physical_axes=True
+        )
         for group in groups
     ]
     return Mesh(np.stack(in_slices), MESH_AXIS_NAMES, axis_types=axis_types)

@@ -6,7 +6,8 @@ import pathlib
 import resource
 import sys
 import time
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TextIO
 
 import jax
@@ -22,6 +23,13 @@ from bert_jax.train.sinks import Sink, TensorBoard, WeightsAndBiases
 StepMetrics = dict[str, Any]
 
 
+WAY_OUT = (
+    "To go on from the last checkpoint with a lower learning rate, start the same command "
+    "with --resume-with optimizer.learning-rate=RATE."
+)
+_CHECKSUM = ', "crc32": "'
+
+
 class NotFiniteError(ArithmeticError):
     """The loss became NaN or infinite. The checkpoints on disk are from before."""
 
@@ -32,8 +40,7 @@ def require_finite(what: str, values: dict[str, float], step: int) -> None:
         if not math.isfinite(value):
             raise NotFiniteError(
                 f"{name} is {value} {what} {step:,}. Nothing was saved since it became "
-                "so; lower the learning rate or lengthen the warm-up, then start again "
-                "from the last checkpoint."
+                f"so. {WAY_OUT}"
             )
 
 
@@ -61,6 +68,12 @@ class MetricsLog:
     def _open(self, run: pathlib.Path, first_step: int, cfg: LoopConfig) -> float:
         path = run / "metrics.jsonl"
         lines = _whole_lines(path)
+        if first_step and not lines:
+            print(
+                f"note: {path} has no line of the {first_step:,} steps so far: it was "
+                "lost or damaged. The run goes on, and its curves begin here.",
+                flush=True,
+            )
         kept = [
             line
             for line in lines
@@ -68,20 +81,22 @@ class MetricsLog:
         ]
         if cfg.wandb_project is not None:
             self._sinks.append(WeightsAndBiases(run, cfg.wandb_project))
-        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
+        write_atomically(path, "".join(map(_sealed, kept)))
         self._file = path.open("a", buffering=1)
-        self._sinks.append(TensorBoard(run, purge_after=first_step if lines else None))
+        purge_after = first_step if lines else None
+        self._sinks.append(TensorBoard(run, purge_after=purge_after, kept=kept))
         return max((line.get("elapsed_secs", 0.0) for line in kept), default=0.0)
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         if self._file is None:
             return
         try:
-            self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+            self._file.write(_sealed({"kind": kind, "step": step, **values}))
         except OSError as error:
             raise OSError(error.errno, error.strerror, self._file.name) from error
+        numbers = {name: x for name, x in values.items() if isinstance(x, int | float)}
         for sink in self._sinks:
-            sink.write(kind, step, values)
+            sink.write(kind, step, numbers)
 
     def close(self) -> None:
         if self._file is not None:
@@ -91,14 +106,59 @@ class MetricsLog:
 
 
 def read_metrics(run: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl. What cannot be read of them is left out, and said."""
     return _whole_lines(run / "metrics.jsonl")
 
 
+def _sealed(line: dict[str, Any]) -> str:
+    """A line of the file: JSON, whose last entry is the checksum of the others."""
+    text = json.dumps(line)
+    return f'{text[:-1]}{_CHECKSUM}{zlib.crc32(text.encode()):08x}"}}\n'
+
+
+def _unsealed(text: bytes) -> bytes:
+    """A line as it was before its checksum was added; nothing if it was changed since."""
+    head, mark, told = text.rpartition(_CHECKSUM.encode())
+    line = head + b"}"
+    return line if mark and told == b'%08x"}' % zlib.crc32(line) else b""
+
+
 def _whole_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    """All lines, except a last line that a kill cut short."""
-    if not path.exists():
-        return []
-    return [json.loads(x) for x in path.read_text().splitlines(True) if x[-1] == "\n"]
+    """All lines, except a last line that a kill cut short and damaged ones.
+
+    A file in which no line has a checksum is taken as it is: other programs write such.
+    """
+    lines, damaged = [], []
+    content = path.read_bytes() if path.exists() else b""
+    has_checksums = _CHECKSUM.encode() in content
+    for number, text in enumerate(content.split(b"\n")[:-1], 1):
+        line = _parsed(_unsealed(text) if has_checksums else text)
+        if line is None:
+            damaged.append(number)
+        else:
+            lines.append(line)
+    if damaged:
+        some = ", ".join(map(str, damaged[:5])) + (", …" if len(damaged) > 5 else "")
+        print(
+            f"note: {path} is damaged: {len(damaged)} of its lines cannot be read and "
+            f"are left out (line {some}).",
+            file=sys.stderr,
+        )
+    return lines
+
+
+def _parsed(text: bytes) -> dict[str, Any] | None:
+    """A line of metrics; `None` if it is none."""
+    try:
+        line: dict[str, Any] = json.loads(text)
+        is_line = (
+            isinstance(line["kind"], str)
+            and isinstance(line["step"], int)
+            and isinstance(line.get("elapsed_secs", 0.0), int | float)
+        )
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return line if is_line else None
 
 
 class Sums(NamedTuple):
@@ -124,6 +184,19 @@ class Window:
 
     def add(self, metrics: StepMetrics) -> None:
         self._pending.append(metrics)
+
+    def leave_out_metrics(self, skipped: Callable[[StepMetrics], bool]) -> None:
+        """Excludes the metrics of skipped updates from the means; their work counts.
+
+        Args:
+            skipped: called with the fetched metrics of each step, in their order.
+        """
+        self._pending = jax.device_get(self._pending)
+        for number, metrics in enumerate(self._pending):
+            if skipped(metrics):
+                self._pending[number] = {
+                    name: x for name, x in metrics.items() if name == "work"
+                }
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -165,6 +238,7 @@ def means_of(batches: Sequence[dict[str, Mean]]) -> dict[str, float]:
 
 def _ratios(fetched: Sequence[dict[str, Mean]]) -> dict[str, float]:
     means = {}
+    fetched = [metrics for metrics in fetched if metrics]  # a skipped step has none
     for name in fetched[0] if fetched else ():
         total = sum(float(x[name].sum) for x in fetched)
         weight = sum(float(x[name].weight) for x in fetched)

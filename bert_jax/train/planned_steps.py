@@ -12,15 +12,17 @@ import jax
 
 from bert_jax.config import PretrainConfig
 from bert_jax.data.batches.loader import train_batches
-from bert_jax.data.batches.rows import open_rows
-from bert_jax.data.prepared.dataset import open_dataset
+from bert_jax.data.prepared.corpus import open_corpus
 from bert_jax.runtime.agreement import on_first_host
 from bert_jax.runtime.jax_settings import our_settings
-from bert_jax.train.held_out import PretrainEvaluator, held_out_rows
+from bert_jax.train.held_out import num_batches
+from bert_jax.train.held_out_mixture import open_evaluator
+from bert_jax.train.memory import check_memory
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.placement import row_parts, to_devices
 from bert_jax.train.program import pretrain_program
 from bert_jax.train.run import is_new_run, load_run_config
+from bert_jax.train.train_rows import open_train_rows
 
 # Steps and seconds that the measurement takes at least. The longer of the two counts.
 _STEPS, _SECS = 5, 5.0
@@ -53,15 +55,19 @@ def planned_steps(cfg: PretrainConfig, minutes: float) -> PlannedSteps:
             for ten updates.
     """
     cfg = dataclasses.replace(cfg, next_phases=())
-    dataset = open_dataset(cfg.data.dataset)
+    corpus = open_corpus(cfg.data)
     mesh = make_mesh(cfg.mesh)
-    vocabulary = dataset.tokenizer.mask_vocabulary
-    program = pretrain_program(cfg, mesh, vocabulary)
-    rows = open_rows(
-        dataset, "train", cfg.data, seed=cfg.seed, batch_size=cfg.batch_size
+    program = pretrain_program(cfg, mesh, corpus.tokenizer.mask_vocabulary)
+    check_memory(
+        mesh,
+        cfg.model,
+        program.state,
+        batch_size=cfg.batch_size,
+        length=cfg.data.sequence_length,
+        micro_batches=cfg.micro_batches,
     )
     batches = train_batches(
-        rows,
+        open_train_rows(corpus, cfg, 0).rows,
         batch_size=cfg.batch_size,
         first_step=0,
         num_steps=1_000_000,
@@ -84,17 +90,15 @@ def planned_steps(cfg: PretrainConfig, minutes: float) -> PlannedSteps:
             break
     batches.close()
 
-    held_out = held_out_rows(dataset, cfg.data)
-    evaluator = PretrainEvaluator(
-        dataclasses.replace(cfg, eval_batches=1), held_out, vocabulary, mesh
-    )
+    evaluator = open_evaluator(dataclasses.replace(cfg, eval_batches=1), corpus, mesh)
     began = time.perf_counter()
     evaluator(state.params)
     compile_secs += time.perf_counter() - began
     began = time.perf_counter()
     evaluator(state.params)
-    num_batches = min(cfg.eval_batches, -(-held_out.size(0).num_rows // cfg.batch_size))
-    judge_secs = (time.perf_counter() - began) * num_batches
+    # It has judged one batch of each dataset.
+    judge_secs = (time.perf_counter() - began) / len(evaluator.held_out)
+    judge_secs *= num_batches(cfg, evaluator.held_out)
     plan = _fitting(cfg, minutes, step_secs, compile_secs, judge_secs)
     return PlannedSteps(**on_first_host("the planned steps", plan._asdict))
 

@@ -17,7 +17,12 @@ from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train.initial import load_params
 from bert_jax.train.logits import BatchedLogits
 from bert_jax.train.mesh import make_mesh
-from bert_jax.train.run import load_results, load_run_config, load_run_tokenizer
+from bert_jax.train.run import (
+    load_results,
+    load_run,
+    load_run_config,
+    load_run_tokenizer,
+)
 from bert_jax.train.tasks import task_of
 
 
@@ -48,29 +53,37 @@ class Predictor:
 
     @our_settings()
     def __init__(
-        self, run: pathlib.Path, *, batch_size: int = 32, mesh: Mesh | None = None
+        self,
+        run: pathlib.Path,
+        *,
+        step: int | None = None,
+        batch_size: int = 32,
+        mesh: Mesh | None = None,
     ) -> None:
-        """Reads the best state of a run.
+        """Reads a state of a run.
 
         Args:
             run: run directory of `finetune`.
+            step: step of the state. Default: the best one.
             batch_size: number of rows that are computed at once.
             mesh: devices to compute on. Default: one device of this process. A job of
                 several processes must pass a mesh of all its devices.
         """
         mesh = mesh or make_mesh(MeshConfig(), jax.local_devices()[:1])
-        self.info, _, self.params = load_params(run, mesh, kind="finetune")
-        assert self.info.labels is not None
-        assert self.info.task is not None
-        self.outputs = self.info.labels
+        self.info, _, self.params = load_params(run, mesh, kind="finetune", step=step)
+        load_run(run, kind="finetune")
         cfg = load_run_config(run)
         assert isinstance(cfg, FinetuneConfig)
         self.cfg = cfg
         # A run that has not finished has no results, and nothing fitted.
         fitted = (load_results(run) or {}).get("fitted", {})
+        self.tokenizer = load_run_tokenizer(run)
+        self.info, _, self.params = load_params(run, mesh, kind="finetune", step=step)
+        assert self.info.labels is not None
+        assert self.info.task is not None
+        self.outputs = self.info.labels
         self.task = task_of(cfg).with_fitted(fitted)
         self.num_texts = self.task.num_texts(cfg.task)
-        self.tokenizer = load_run_tokenizer(run)
         self._logits = BatchedLogits(
             self.task,
             self.info.model,

@@ -6,6 +6,7 @@ import importlib.metadata
 import pathlib
 import platform
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,9 +14,9 @@ from jax.sharding import Mesh
 
 import bert_jax
 from bert_jax.config import PretrainConfig
+from bert_jax.data.batches.documents import documents_of_batch
 from bert_jax.data.batches.loader import train_batches
-from bert_jax.data.batches.rows import open_rows
-from bert_jax.data.prepared.dataset import PreparedDataset, open_dataset
+from bert_jax.data.prepared.corpus import Corpus, open_corpus
 from bert_jax.data.prepared.summary import summarize
 from bert_jax.limits import check_ids
 from bert_jax.model.isolation import prove_for_lengths
@@ -24,23 +25,26 @@ from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train.averaging import averaged
 from bert_jax.train.flops import counted_flops
 from bert_jax.train.held_out import (
-    PretrainEvaluator,
     check_held_out,
     check_vocabulary,
     held_out_rows,
     mask_examples,
 )
+from bert_jax.train.held_out_mixture import open_evaluator
+from bert_jax.train.history import add_event
 from bert_jax.train.initial import check_start, start_pretraining
 from bert_jax.train.loop import Stage, run_loop
+from bert_jax.train.memory import check_memory
 from bert_jax.train.mesh import device_name, make_mesh
 from bert_jax.train.moments import with_moments
 from bert_jax.train.placement import row_parts
 from bert_jax.train.program import Program, phases_schedule, pretrain_program
+from bert_jax.train.resumed_with import resumed_with
 from bert_jax.train.run import (
     RunInfo,
     agree_on_run,
+    finished_results,
     is_new_run,
-    load_results,
     load_run,
     save_origin,
     save_results,
@@ -48,6 +52,7 @@ from bert_jax.train.run import (
 )
 from bert_jax.train.sinks import check_sinks
 from bert_jax.train.step import TrainState
+from bert_jax.train.train_rows import open_train_rows
 
 # The papers' abbreviations of the tasks of `DataConfig.pairs`; "none" has no task.
 _SENTENCE_TASKS = {"next_sentence": "NSP", "sentence_order": "SOP"}
@@ -55,8 +60,15 @@ _VERSIONS = ("jax", "flax", "optax", "orbax-checkpoint")
 
 
 @our_settings()
-def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
+def pretrain(
+    cfg: PretrainConfig, run: pathlib.Path, resume_with: Sequence[str] = ()
+) -> dict[str, Any]:
     """Starts or continues one pretraining run and returns its results.
+
+    Args:
+        cfg: settings of the run, the same in every session.
+        run: run directory.
+        resume_with: settings to go on with, as for `resumed_with`.
 
     Raises:
         ValueError: dataset, model and mesh do not fit together, or `run` holds another
@@ -67,13 +79,15 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
     began = time.time()
     cfg.check()
     check_sinks(cfg.loop)
-    dataset = open_dataset(cfg.data.dataset)
-    tokenizer = dataset.tokenizer
-    check_vocabulary(cfg.model, tokenizer, dataset.directory)
+    given, (cfg, change) = cfg, resumed_with(cfg, run, resume_with)
+    cfg.check()
+    corpus = open_corpus(cfg.data)
+    tokenizer = corpus.tokenizer
+    check_vocabulary(cfg.model, tokenizer, corpus.datasets[0].directory)
     agree_on_run(
         run,
         cfg,
-        dataset_sha256=dataset.manifest["sha256"],
+        dataset_sha256=corpus.identity["sha256"],
         tokenizer_sha256=tokenizer.sha256,
     )
     mesh = make_mesh(cfg.mesh)
@@ -82,6 +96,15 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         for phase in cfg.phases
     ]
     abstract = programs[0].state
+    for phase in cfg.phases:
+        check_memory(
+            mesh,
+            cfg.model,
+            abstract,
+            batch_size=phase.batch_size,
+            length=phase.data.sequence_length,
+            micro_batches=phase.micro_batches,
+        )
 
     def make_state() -> TrainState:
         state = programs[0].make_state()
@@ -99,19 +122,22 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         kind="pretrain",
         model=cfg.model,
         tokenizer_sha256=tokenizer.sha256,
-        data={"sha256": dataset.manifest["sha256"]},
+        data=corpus.identity,
         devices=device_name(mesh),
         sequence_length=max(phase.data.sequence_length for phase in cfg.phases),
     )
     for phase in cfg.phases:
-        check_held_out(dataset, phase.data)
+        for dataset in corpus.datasets:
+            check_held_out(dataset, phase.data)
     if is_new_run(run) and cfg.checkpoint is not None:
         check_start(cfg, tokenizer, mesh)  # an error must leave no run directory behind
-    start_run(run, cfg, info, tokenizer)
-    finished = load_results(run)
+    start_run(run, given, info, tokenizer)
+    finished = finished_results(run)
     if finished is not None and finished["step"] >= cfg.all_steps:
         print(f"{run} is finished at step {finished['step']:,}; nothing to do")
         return finished
+    if change is not None:
+        add_event(run, change)
 
     prove_for_lengths(cfg.model, cfg.compute, cfg.dropout, _row_lengths(cfg))
     device = mesh.devices.flat[0]
@@ -122,11 +148,10 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
             flush=True,
         )
     num_parameters = sum(x.size for x in jax.tree.leaves(abstract.params))
-    splits = dataset.manifest["splits"]
+    num_documents, num_tokens = map(sum, map(corpus.of_train, ("documents", "tokens")))
     print(
         f"{num_parameters:,} parameters on {device_name(mesh)}; "
-        f"{splits['train']['documents']:,} documents, "
-        f"{splits['train']['tokens']:,} tokens",
+        f"{num_documents:,} documents, {num_tokens:,} tokens",
         flush=True,
     )
     trained = run_loop(
@@ -135,7 +160,7 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
         cfg=cfg.loop,
         mesh=mesh,
         stages=[
-            _stage(cfg, number, program, dataset, mesh)
+            _stage(cfg, number, program, corpus, mesh)
             for number, program in enumerate(programs)
         ],
         make_state=make_state,
@@ -147,16 +172,16 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
     )
     state, evaluation = trained.state, trained.evaluation
     last = cfg.phases[-1]
-    held_out = held_out_rows(dataset, last.data)
+    held_out = held_out_rows(corpus.datasets[0], last.data)
     results = {
         "kind": "pretrain",
         "step": int(state.step),
         "eval": evaluation,
-        "unigram_entropy": splits["train"]["unigram_entropy"],
+        "unigram_entropy": _unigram_entropy(corpus, last),
         "num_parameters": num_parameters,
-        "num_documents": splits["train"]["documents"],
-        "num_tokens": splits["train"]["tokens"],
-        "corpus": summarize(dataset.manifest),
+        "num_documents": num_documents,
+        "num_tokens": num_tokens,
+        "corpora": [summarize(dataset.manifest) for dataset in corpus.datasets],
         "vocab_size": cfg.model.vocab_size,
         "device": device_name(mesh),
         "versions": {
@@ -187,6 +212,13 @@ def pretrain(cfg: PretrainConfig, run: pathlib.Path) -> dict[str, Any]:
     return results
 
 
+def _unigram_entropy(corpus: Corpus, cfg: PretrainConfig) -> float:
+    """Nats a token of guessing from each dataset's own frequencies, by their shares."""
+    entropies = corpus.of_train("unigram_entropy")
+    shares = corpus.shares(cfg.data.weights)
+    return float(sum(s * x for s, x in zip(shares, entropies, strict=True)))
+
+
 def _row_lengths(cfg: PretrainConfig) -> set[int]:
     """The lengths of all rows in all phases."""
     lengths: set[int] = set()
@@ -200,32 +232,14 @@ def _stage(
     whole: PretrainConfig,
     number: int,
     program: Program,
-    dataset: PreparedDataset,
+    corpus: Corpus,
     mesh: Mesh,
 ) -> Stage:
-    """Makes one phase a stage of the loop, and prints its length in steps and epochs.
-
-    A phase whose rows are those of earlier phases begins behind the rows that they took.
-    """
+    """Makes one phase a stage of the loop, and prints its length in steps and epochs."""
     cfg = whole.phases[number]
-    taken = sum(
-        phase.batch_size * phase.num_steps
-        for phase in whole.phases[:number]
-        if phase.data == cfg.data
-    )
-    rows = open_rows(
-        dataset, "train", cfg.data, seed=cfg.seed, batch_size=cfg.batch_size
-    )
-    epoch = rows.size(0)
-    steps_per_epoch = rows.steps_per_epoch(cfg.batch_size)
-    print(
-        f"{cfg.num_steps:,} steps: {epoch.num_pairs:,} "
-        f"{'pairs' if cfg.data.has_labels else 'segments'} in {epoch.num_rows:,} rows of "
-        f"{cfg.data.sequence_length} an epoch ({cfg.data.layout}, "
-        f"{epoch.num_tokens / epoch.num_places:.1%} full); "
-        f"{cfg.num_steps / steps_per_epoch:.2f} epochs",
-        flush=True,
-    )
+    rows, first_row, lines = open_train_rows(corpus, whole, number)
+    for line in lines:
+        print(f"{cfg.num_steps:,} steps: {line}", flush=True)
     return Stage(
         num_steps=cfg.num_steps,
         step=program.step,
@@ -234,18 +248,21 @@ def _stage(
             batch_size=cfg.batch_size,
             first_step=step,
             num_steps=cfg.num_steps,
-            first_row=taken,
+            first_row=first_row,
             **row_parts(mesh)._asdict(),
         ),
-        evaluate=PretrainEvaluator(
-            cfg,
-            held_out_rows(dataset, cfg.data),
-            dataset.tokenizer.mask_vocabulary,
-            mesh,
-        ),
+        evaluate=open_evaluator(cfg, corpus, mesh),
         rates={"sequences_per_sec": "sequences", "tokens_per_sec": "tokens"},
         flops=counted_flops(cfg.model, cfg.optimizer),
         check=functools.partial(check_ids, cfg.model),
+        rows=functools.partial(
+            documents_of_batch,
+            corpus.datasets,
+            rows,
+            batch_size=cfg.batch_size,
+            first_row=first_row,
+        ),
+        diagnose=program.diagnose,
     )
 
 

@@ -10,12 +10,13 @@ import optax
 from jax.sharding import Mesh
 
 from bert_jax.batch import MaskVocabulary, PretrainBatch, SpecialIds
-from bert_jax.config import PretrainConfig
+from bert_jax.config import ComputeConfig, PretrainConfig
 from bert_jax.model import pretraining
 from bert_jax.model.products_fp8 import fp8_compiler_options
 from bert_jax.train import sharding
+from bert_jax.train.diagnosis import diagnose, in_a_row
 from bert_jax.train.freezing import stop_frozen
-from bert_jax.train.objectives import pretrain_objective
+from bert_jax.train.objectives import Objective, pretrain_objective
 from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.schedules import join_phases
 from bert_jax.train.step import (
@@ -37,6 +38,8 @@ class Program(NamedTuple):
     """Abstract global batch. With buckets, it has rows of the longest bucket."""
     make_state: Callable[[], TrainState]
     """Makes the state of step 0, placed as `state` says."""
+    diagnose: Callable[[TrainState, PretrainBatch], str]
+    """diagnose(state, batch) says where the step of a global batch goes wrong."""
 
 
 def phases_schedule(cfg: PretrainConfig) -> optax.Schedule:
@@ -66,16 +69,18 @@ def pretrain_program(
     sharding.check_batch_size(mesh, cfg.batch_size, cfg.micro_batches)
     whole = whole or cfg
     optimizer = make_optimizer(cfg.optimizer, phases_schedule(whole))
-    objective = pretrain_objective(
-        cfg.model,
-        cfg.compute,
-        cfg.dropout,
-        cfg.masking,
-        vocabulary,
-        num_steps=whole.all_steps,
-        has_labels=cfg.data.has_labels,
-    )
-    objective = stop_frozen(cfg.optimizer, objective)
+
+    def objective_of(compute: ComputeConfig) -> Objective:
+        objective = pretrain_objective(
+            cfg.model,
+            compute,
+            cfg.dropout,
+            cfg.masking,
+            vocabulary,
+            num_steps=whole.all_steps,
+            has_labels=cfg.data.has_labels,
+        )
+        return stop_frozen(cfg.optimizer, objective)
 
     def make_state() -> TrainState:
         init = functools.partial(pretraining.init_params, cfg.model)
@@ -86,7 +91,7 @@ def pretrain_program(
     places = jax.tree.map(lambda leaf: leaf.sharding, state)
     return Program(
         step=compile_step(
-            objective,
+            objective_of(cfg.compute),
             optimizer,
             mesh,
             state,
@@ -99,6 +104,12 @@ def pretrain_program(
         state=state,
         batch=abstract_batch(cfg, mesh),
         make_state=jax.jit(make_state, out_shardings=places),
+        diagnose=functools.partial(
+            diagnose,
+            objective_of(in_a_row(cfg.compute)),
+            mesh,
+            micro_batches=cfg.micro_batches,
+        ),
     )
 
 

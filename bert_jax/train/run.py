@@ -2,54 +2,48 @@
 
 A run directory holds config.json (the whole config), run.json (kind, architecture,
 tokenizer, labels, where the encoder came from), tokenizer/, checkpoints/, best/ (the
-weights of the best state of fine-tuning), metrics.jsonl, tensorboard/, goodput.json
+weights of the best state of fine-tuning), metrics.jsonl, tensorboard/, history.json
+(where the run went back, and settings that were changed on its way), goodput.json
 (where the time went), results.json and held_out_logits.npz (of fine-tuning); on request
-also profile/ (traces), wandb/ and wandb.json.
+also profile/ (traces), wandb/ and wandb.json. damaged/ holds checkpoints that were
+passed over, and .lock the name of the process that trains.
 """
 
+import contextlib
 import dataclasses
-import json
 import pathlib
-import re
 import time
 import uuid
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, TypeVar
 
 from bert_jax import config_json
-from bert_jax.config import FinetuneConfig, ModelConfig, PretrainConfig, TaskConfig
-from bert_jax.data.atomic_file import write_atomically
+from bert_jax.config import FinetuneConfig, ModelConfig, PretrainConfig
+from bert_jax.data.json_file import read_json, write_json
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.runtime import process
 from bert_jax.runtime.agreement import agree, on_first_host
-from bert_jax.train.checkpoint import Identity
+from bert_jax.train.checkpoint_fit import Identity
+from bert_jax.train.checkpoint_mirror import SMALL_FILES, copy_small_files, mirror_of
+from bert_jax.train.run_lock import RunLock
+from bert_jax.train.run_settings import (
+    LAYOUT,
+    check_longer,
+    comparable,
+    differences,
+)
 
-FORMAT_VERSION = 2
+T = TypeVar("T")
+
+FORMAT_VERSION = 3
 # Formats whose weights can be read. Version 1 has other settings and another optimizer
-# state, so a run of version 1 cannot continue.
-WEIGHTS_FORMATS = (1, FORMAT_VERSION)
-# Settings that may change when a run continues: they do not change the numbers.
-_FREE = (
-    "loop",
-    "data.num_threads",
-    "data.num_workers",
-    "data.plan_dir",
-    "data.dataset",
-    "checkpoint",
-    # How examples are read; the hashes of the examples are compared separately.
-    *(f"task.{x.name}" for x in dataclasses.fields(TaskConfig) if x.name != "pooling"),
+# state, and the small files of version 2 have no hashes, so such runs cannot continue.
+WEIGHTS_FORMATS = (1, 2, FORMAT_VERSION)
+_FROM_A_COPY = "Restore the file from a copy of the run."
+_MADE_AGAIN = (
+    "The command that made the run makes the file again, from the last checkpoint."
 )
-# Settings that may change too, since a run must be able to continue on other machines:
-# they change the numbers by rounding only. A change of these is printed.
-_LAYOUT = (
-    "mesh",
-    "micro_batches",
-    "next_phases.micro_batches",
-    "compute",
-)
-# Settings that may even differ between the hosts of a job. The hashes of what the paths
-# lead to are compared separately.
-_OWN = ("data.num_threads", "data.num_workers", "data.plan_dir", "data.dataset", "task")
 # How long a shared file system may hide a new file (NFS caches directories for 60 s).
 _VISIBLE_SECS = 90.0
 
@@ -93,7 +87,7 @@ def agree_on_run(run: pathlib.Path, config: Any, **hashes: str) -> None:
     Raises, on all hosts:
         ValueError: hosts differ; the message says in which setting, and which hosts.
     """
-    settings = _leaves(json.loads(config_json.to_json(config)))
+    settings = comparable(config_json.to_values(config))
     agree("the run", {"output": run, **settings, **hashes})
 
 
@@ -117,7 +111,8 @@ def _check_shared(run: pathlib.Path) -> None:
     """Raises ValueError on all hosts if some do not see the files of the first host."""
 
     def write() -> str:
-        name = f".seen-by-all-{uuid.uuid4().hex}"
+        # A kill leaves it behind; with this name the lock deletes it.
+        name = f".seen-by-all.partial-{uuid.uuid4().hex}"
         (run / name).touch()
         return name
 
@@ -129,7 +124,8 @@ def _check_shared(run: pathlib.Path) -> None:
         f"what they see in {run}",
         {"a file that process 0 wrote": "there" if marker.exists() else "not there"},
         remedy="Choose a --output on storage that all hosts share (NFS, a mounted "
-        "bucket): process 0 writes the run, and all processes read it.",
+        "bucket): process 0 writes the run, and all processes read it. For --output gs:// "
+        "or s3://, the cache folder is such storage when XDG_CACHE_HOME names one.",
     )
     on_first_host(f"removal of {marker}", marker.unlink)
 
@@ -138,71 +134,75 @@ def _start_run(
     run: pathlib.Path, config: Any, info: RunInfo, tokenizer: Tokenizer
 ) -> None:
     config = config_json.with_absolute_paths(config)
-    text = config_json.to_json(config)
-    if (run / "run.json").exists():
-        begun = load_run(run)
-        _refuse_another(run, begun, info)
-        # A field that is younger than the run has its default, which means what was done
-        # before there was the field.
-        old = config_json.from_json(type(config), (run / "config.json").read_text())
-        before = json.loads(config_json.to_json(old))
-        differences = _differences(before, json.loads(text))
-        changed = {name: line for name, line in differences if name not in _LAYOUT}
-        if {"num_steps"} <= changed.keys() <= {"num_steps", "optimizer.warmup_steps"}:
-            check_longer(run, old, config)
-        elif changed:
+    settings = config_json.to_values(config)
+    mirror = mirror_of(run, config.loop)
+    places = (run, None if mirror is None else mirror.small_files())
+    homes = [x for x in places if x is not None and (x / "run.json").exists()]
+    if run in homes:
+        # Else the settings of a run that is being trained would be replaced.
+        with RunLock(run):
+            pass
+    for home in homes:
+        way_out = "--output" if home is run else "--loop.mirror"
+        layout = _check_continued(home, config, info, f"choose another {way_out}")
+        if home is homes[0]:
+            for line in layout:
+                print(f"another layout, equal up to rounding: {line}", flush=True)
+    if run not in homes:
+        if run.exists() and not _is_beginning(run):
             raise ValueError(
-                f"{run} holds a run with other settings: {'; '.join(changed.values())}. Continue "
-                "with those settings, or choose another --output."
+                f"{run} is not empty and holds no run; choose another --output."
             )
-        layout = [line for name, line in differences if name in _LAYOUT]
-        if begun.devices != info.devices:
-            layout.append(
-                f"devices are {begun.devices!r} there and {info.devices!r} here"
+        run.mkdir(parents=True, exist_ok=True)
+        # First, so that a start that was killed is known again; run.json comes last.
+        write_json(run / "config.json", settings)
+        tokenizer.save(run / "tokenizer")
+        if homes:
+            copy_small_files(homes[0], run)
+            print(
+                f"note: {run} holds no run; it is made from {config.loop.mirror}",
+                flush=True,
             )
-        for line in layout:
-            print(f"another layout, equal up to rounding: {line}", flush=True)
-        write_atomically(run / "config.json", text)
-        return
-    if run.exists() and any(run.iterdir()):
+        else:
+            write_json(run / "run.json", config_json.to_values(info))
+    write_json(run / "config.json", settings)
+
+
+def _is_beginning(run: pathlib.Path) -> bool:
+    """Whether a directory without run.json is empty, or a start was killed in it."""
+    names = {path.name for path in run.iterdir() if ".partial-" not in path.name}
+    if not names <= {"tokenizer", *SMALL_FILES}:
+        return False
+    try:
+        return not names or bool(read_json(run / "config.json", _FROM_A_COPY))
+    except (OSError, ValueError):
+        return False
+
+
+def _check_continued(
+    home: pathlib.Path, config: Any, info: RunInfo, way_out: str
+) -> list[str]:
+    """Compares the run in `home` with the one that is to be; returns changes of layout."""
+    begun = load_run(home)
+    _refuse_another(home, begun, info, way_out)
+    # A field that is younger than the run has its default, which means what was done
+    # before there was the field.
+    old = _read_config(home, type(config))
+    changes = differences(config_json.to_values(old), config_json.to_values(config))
+    changed = {name: line for name, line in changes if name not in LAYOUT}
+    if {"num_steps"} <= changed.keys() <= {"num_steps", "optimizer.warmup_steps"}:
+        check_longer(home, old, config)
+    elif changed:
         raise ValueError(
-            f"{run} is not empty and holds no run; choose another --output."
+            f"{home} holds a run with other settings: {'; '.join(changed.values())}. "
+            f"Continue with those settings, or {way_out}. A run may change settings of the "
+            "optimizer on its way: give the other flags as before, and these as "
+            "--resume-with optimizer.NAME=VALUE."
         )
-    run.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(run / "tokenizer")
-    write_atomically(run / "config.json", text)
-    write_atomically(run / "run.json", config_json.to_json(info))
-
-
-def check_longer(run: pathlib.Path, old: PretrainConfig, new: PretrainConfig) -> None:
-    """Checks that a run with another number of steps would have made the same updates.
-
-    Raises:
-        ValueError: the learning rates of the updates so far depend on the number of
-            steps, or there would be fewer steps. The message says how to train on.
-    """
-    warmups = [cfg.optimizer.warmup_updates(cfg.num_steps) for cfg in (old, new)]
-    if (
-        old.optimizer.schedule == "constant"
-        and old.masking.is_constant
-        and not old.next_phases
-        and warmups[0] == warmups[1]
-        and new.num_steps > old.num_steps
-    ):
-        print(
-            f"{run} goes on to step {new.num_steps:,} instead of {old.num_steps:,}",
-            flush=True,
-        )
-        return
-    raise ValueError(
-        f"{run} holds a run of {old.num_steps:,} steps with {warmups[0]:,} of warm-up and "
-        f"schedule {old.optimizer.schedule!r}; {new.num_steps:,} steps with {warmups[1]:,} "
-        "of warm-up would have had other learning rates or masking rates from the start. "
-        "Only a run of --optimizer.schedule constant with the same number of warm-up "
-        "updates, and without --masking.end-rate, can be made longer. To train on from this "
-        "one, start a new run with a schedule of its own: "
-        f"--checkpoint {run} --moments keep --num-steps STEPS --output NEW_RUN."
-    )
+    layout = [line for name, line in changes if name in LAYOUT]
+    if begun.devices != info.devices:
+        layout.append(f"devices are {begun.devices!r} there and {info.devices!r} here")
+    return layout
 
 
 def is_new_run(run: pathlib.Path) -> bool:
@@ -217,7 +217,7 @@ def save_origin(run: pathlib.Path, origin: dict[str, Any]) -> None:
 
     def save() -> None:
         info = dataclasses.replace(load_run(run), encoder=origin)
-        write_atomically(run / "run.json", config_json.to_json(info))
+        write_json(run / "run.json", config_json.to_values(info))
 
     on_first_host(f"the origin of the weights of {run}", save)
 
@@ -234,7 +234,7 @@ def load_run(
 
     Raises:
         FileNotFoundError: there is no run.
-        ValueError: the run has another kind or format.
+        ValueError: the run has another kind or format, or run.json is damaged.
     """
     path = run / "run.json"
     if not path.exists():
@@ -255,7 +255,9 @@ def load_run(
             f"{run} is not a run directory (run.json is missing); expected one written "
             f"by `bert-jax pretrain`, `finetune` or `import`.{way_out}"
         )
-    raw = json.loads(path.read_text())
+    raw = read_json(
+        path, _FROM_A_COPY, is_old=lambda x: x.get("format_version") != FORMAT_VERSION
+    )
     version = raw.get("format_version")
     if version not in (WEIGHTS_FORMATS if for_weights else (FORMAT_VERSION,)):
         way_out = (
@@ -264,35 +266,26 @@ def load_run(
             else ""
         )
         raise ValueError(
-            f"{run} has run format {version}; this version of bert_jax reads "
+            f"{path} has run format {version}; this version of bert_jax reads "
             f"{FORMAT_VERSION}.{way_out}"
         )
-    fields = [field.name for field in dataclasses.fields(ModelConfig)]
-    architecture = raw["model"]
-    if version < FORMAT_VERSION:
-        # Version 1 also kept settings of the computation here, and had a single task.
-        architecture = {name: raw["model"][name] for name in fields}
-        raw["task"] = None if raw["kind"] == "pretrain" else "classification"
-    info = RunInfo(
-        kind=raw["kind"],
-        model=config_json.from_json(ModelConfig, json.dumps(architecture)),
-        tokenizer_sha256=raw["tokenizer_sha256"],
-        data=raw["data"],
-        task=raw["task"],
-        labels=None if raw["labels"] is None else tuple(raw["labels"]),
-        sequence_length=raw["sequence_length"],
-        devices=raw.get("devices"),
-        encoder=raw["encoder"],
-    )
+    with _naming(path):
+        info = _info_of(raw)
     if kind is not None and info.kind != kind:
         raise ValueError(f"{run} is a {info.kind} run; expected a {kind} run.")
     return info
 
 
 def load_run_config(run: pathlib.Path) -> PretrainConfig | FinetuneConfig:
-    """The whole config with which a run was last started."""
-    config: Any = PretrainConfig if load_run(run).kind == "pretrain" else FinetuneConfig
-    return config_json.from_json(config, (run / "config.json").read_text())
+    """The whole config with which a run was last started.
+
+    Raises:
+        FileNotFoundError: there is no run, or its config.json is missing.
+        ValueError: run.json or config.json is damaged.
+    """
+    if load_run(run).kind == "pretrain":
+        return _read_config(run, PretrainConfig)
+    return _read_config(run, FinetuneConfig)
 
 
 def load_run_tokenizer(run: pathlib.Path) -> Tokenizer:
@@ -309,9 +302,8 @@ def load_run_tokenizer(run: pathlib.Path) -> Tokenizer:
 
 def save_results(run: pathlib.Path, results: dict[str, Any]) -> None:
     """Writes results.json on the first host. The other hosts wait for it."""
-    text = json.dumps(results, indent=2) + "\n"
     on_first_host(
-        f"results of {run}", lambda: write_atomically(run / "results.json", text)
+        f"results of {run}", lambda: write_json(run / "results.json", results)
     )
 
 
@@ -319,16 +311,76 @@ def load_results(run: pathlib.Path) -> dict[str, Any] | None:
     """Reads results.json of a finished run, or returns `None` if there is none.
 
     In a job, the first host reads it for all.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+
+    return on_first_host(f"a look for results in {run}", lambda: _results_of(run))
+
+
+def finished_results(run: pathlib.Path) -> dict[str, Any] | None:
+    """As `load_results`, for the command that can make the results again.
+
+    Returns:
+        `None` too if the file is damaged, which is said.
     """
 
     def read() -> dict[str, Any] | None:
-        path = run / "results.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        try:
+            return _results_of(run)
+        except ValueError as damage:
+            print(f"note: {damage} This command does so now.", flush=True)
+            return None
 
     return on_first_host(f"a look for results in {run}", read)
 
 
-def _refuse_another(run: pathlib.Path, begun: RunInfo, info: RunInfo) -> None:
+def _results_of(run: pathlib.Path) -> dict[str, Any] | None:
+    path = run / "results.json"
+    return read_json(path, _MADE_AGAIN) if path.exists() else None
+
+
+def _read_config(run: pathlib.Path, kind: type[T]) -> T:
+    path = run / "config.json"
+    settings = read_json(path, _FROM_A_COPY)
+    with _naming(path):
+        return config_json.from_values(kind, settings)
+
+
+def _info_of(raw: dict[str, Any]) -> RunInfo:
+    fields = [field.name for field in dataclasses.fields(ModelConfig)]
+    architecture = raw["model"]
+    if raw["format_version"] == 1:
+        # Version 1 also kept settings of the computation here, and had a single task.
+        architecture = {name: raw["model"][name] for name in fields}
+        raw["task"] = None if raw["kind"] == "pretrain" else "classification"
+    return RunInfo(
+        kind=raw["kind"],
+        model=config_json.from_values(ModelConfig, architecture),
+        tokenizer_sha256=raw["tokenizer_sha256"],
+        data=raw["data"],
+        task=raw["task"],
+        labels=None if raw["labels"] is None else tuple(raw["labels"]),
+        sequence_length=raw["sequence_length"],
+        devices=raw.get("devices"),
+        encoder=raw["encoder"],
+    )
+
+
+@contextlib.contextmanager
+def _naming(path: pathlib.Path) -> Iterator[None]:
+    """Names a file whose content lacks something or holds what it must not."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{path} is damaged ({reason}). {_FROM_A_COPY}") from None
+
+
+def _refuse_another(
+    run: pathlib.Path, begun: RunInfo, info: RunInfo, way_out: str
+) -> None:
     """Refuses to go on with another task, or on other data, than a run was begun with."""
     for name in ("kind", "task", "tokenizer_sha256", "data", "labels"):
         before, now = getattr(begun, name), getattr(info, name)
@@ -338,47 +390,10 @@ def _refuse_another(run: pathlib.Path, begun: RunInfo, info: RunInfo) -> None:
             changed = " and ".join(key for key in now if before.get(key) != now[key])
             raise ValueError(
                 f"{run} was begun with other examples: those of {changed} have changed "
-                "since. Restore the files or the flags that choose the examples, or choose "
-                "another --output."
+                f"since. Restore the files or the flags that choose the examples, or "
+                f"{way_out}."
             )
         raise ValueError(
-            f"{run} was begun with another {name}: {before} then, {now} now. Choose "
-            "another --output."
+            f"{run} was begun with another {name}: {before} then, {now} now. "
+            f"{way_out.capitalize()}."
         )
-
-
-def _leaves(value: Any, where: str = "") -> dict[str, Any]:
-    """All settings by their dotted names, without those that may differ between hosts."""
-    if where in _OWN:
-        return {}
-    if not isinstance(value, dict):
-        return {where: value}
-    return {
-        name: leaf
-        for key, part in value.items()
-        for name, leaf in _leaves(part, f"{where}.{key}".lstrip(".")).items()
-    }
-
-
-def _differences(before: Any, now: Any, where: str = "") -> list[tuple[str, str]]:
-    """The settings that differ, as pairs of the name (or the group's) and a description."""
-    name = re.sub(r"\[\d+\]", "", where)
-    if name in _FREE:
-        return []
-    if isinstance(before, dict) and isinstance(now, dict):
-        return [
-            (name if name in _LAYOUT else inner, line)
-            for key in {**before, **now}
-            for inner, line in _differences(
-                before.get(key), now.get(key), f"{where}.{key}".lstrip(".")
-            )
-        ]
-    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        return [
-            found
-            for number, pair in enumerate(zip(before, now, strict=True))
-            for found in _differences(*pair, f"{where}[{number}]")
-        ]
-    if before == now:
-        return []
-    return [(name, f"{where} is {before!r} there and {now!r} here")]

@@ -56,8 +56,8 @@ PARAM_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"lora/attention/(query|key|value)/b", ("layers", None, "heads", "head_dim")),
     (r"lora/attention/out/a", ("layers", "heads", "head_dim", None)),
     (r"lora/(attention/out|mlp/down)/b", ("layers", None, "embed")),
-    (r"lora/mlp/up/a", ("layers", "embed", None)),
-    (r"lora/mlp/up/b", ("layers", None, "mlp")),
+    (r"lora/mlp/(up|gate)/a", ("layers", "embed", None)),
+    (r"lora/mlp/(up|gate)/b", ("layers", None, "mlp")),
     (r"lora/mlp/down/a", ("layers", "mlp", None)),
     (r"layers/.*norm/(scale|bias)", ("layers", None)),
     (r"norm/(scale|bias)", (None,)),
@@ -216,10 +216,18 @@ def check_batch_size(mesh: Mesh, batch_size: int, micro_batches: int = 1) -> Non
 
 
 @contextlib.contextmanager
-def on_mesh(mesh: Mesh) -> Iterator[None]:
-    """The context in which a traced model places its activations on this mesh."""
+def on_mesh(
+    mesh: Mesh, look: Callable[[jax.Array, Axes], None] = lambda x, axes: None
+) -> Iterator[None]:
+    """The context in which a traced model places its activations on this mesh.
+
+    Args:
+        mesh: the devices.
+        look: called with each activation that is placed, and its logical axes.
+    """
 
     def constrain(x: jax.Array, axes: Axes) -> jax.Array:
+        look(x, axes)
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec(*axes)))
 
     def shard_mapped(

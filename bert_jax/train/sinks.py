@@ -1,15 +1,18 @@
 """Writes metrics to TensorBoard and to Weights & Biases (W&B)."""
 
-import json
 import pathlib
 import secrets
+import struct
+import time
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any, Protocol
 
 from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event
 
 from bert_jax.config import LoopConfig
-from bert_jax.data.atomic_file import write_atomically
+from bert_jax.data.json_file import read_json, write_json
 from bert_jax.runtime.agreement import on_first_host
 
 
@@ -22,29 +25,81 @@ class Sink(Protocol):
 
 
 class TensorBoard:
-    """Writes scalars named kind/name to tensorboard/ of the run directory."""
+    """Writes scalars named kind/name to tensorboard/ of the run directory, each once."""
 
-    def __init__(self, run: pathlib.Path, *, purge_after: int | None) -> None:
-        """Hides older lines after step `purge_after`, since a resumed run repeats them."""
+    def __init__(
+        self,
+        run: pathlib.Path,
+        *,
+        purge_after: int | None,
+        kept: Sequence[dict[str, Any]] = (),
+    ) -> None:
+        """Goes on with the points of earlier sessions.
+
+        Args:
+            run: run directory.
+            purge_after: step after which older points are hidden, since a resumed run
+                repeats them; `None` for a new run.
+            kept: lines of metrics up to that step. What a kill took from TensorBoard,
+                which writes some seconds late, is written now.
+        """
+        folder, purge_step = run / "tensorboard", None
+        self._shown: set[tuple[str, int]] = set()
+        if purge_after is not None:
+            purge_step = purge_after + 1
+            self._shown = {x for x in shown_points(folder) if x[1] < purge_step}
         self._events = SummaryWriter(
-            str(run / "tensorboard"),
-            purge_step=None if purge_after is None else purge_after + 1,
+            str(folder),
+            purge_step=purge_step,
             flush_secs=10,
+            # Without it, a session of the same second would overwrite the file.
+            filename_suffix=f".{time.time_ns()}",
         )
+        for line in kept:
+            values = {
+                name: value
+                for name, value in line.items()
+                if name not in ("kind", "step") and isinstance(value, int | float)
+            }
+            self.write(line["kind"], line["step"], values)
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         for name, value in values.items():
-            self._events.add_scalar(f"{kind}/{name}", value, step)
+            if (f"{kind}/{name}", step) not in self._shown:
+                self._events.add_scalar(f"{kind}/{name}", value, step)
 
     def close(self) -> None:
         self._events.close()
+
+
+def shown_points(folder: pathlib.Path) -> set[tuple[str, int]]:
+    """(name, step) of every point that TensorBoard shows of the event files of a folder.
+
+    A file is a row of records: the length in 8 bytes and its checksum in 4, an event, and
+    the checksum of that in 4. A kill may cut off the last record.
+    """
+    points: set[tuple[str, int]] = set()
+    for path in sorted(folder.glob("events.*")):
+        content = path.read_bytes()
+        start = 12
+        while start <= len(content):
+            (size,) = struct.unpack_from("<Q", content, start - 12)
+            if start + size + 4 > len(content):
+                break
+            event = Event.FromString(content[start : start + size])
+            start += size + 16
+            if event.HasField("session_log"):
+                points = {point for point in points if point[1] < event.step}
+            points.update((value.tag, event.step) for value in event.summary.value)
+    return points
 
 
 class WeightsAndBiases:
     """Writes scalars named kind/name over `step` to Weights & Biases.
 
     Each run directory has one W&B run per project. W&B deletes nothing, so steps that a
-    resumed run repeats appear twice.
+    resumed run repeats appear twice. A process of its own sends the lines, which a kill of
+    the run does not end.
     """
 
     def __init__(self, run: pathlib.Path, project: str) -> None:
@@ -61,7 +116,7 @@ class WeightsAndBiases:
                 id=_wandb_id(run, project),
                 resume="allow",
                 name=run.resolve().name,
-                config=json.loads((run / "config.json").read_text()),
+                config=read_json(run / "config.json", "Restore it from a copy."),
                 dir=str(run),
                 settings=wandb.Settings(console="off", silent=True),
             )
@@ -104,9 +159,10 @@ def check_sinks(cfg: LoopConfig) -> None:
 def _wandb_id(run: pathlib.Path, project: str) -> str:
     """The id of `run` in `project`, which is drawn once and kept in wandb.json."""
     path = run / "wandb.json"
-    ids = json.loads(path.read_text()) if path.exists() else {}
+    way_out = "Delete the file; then the metrics go to another run of W&B."
+    ids = read_json(path, way_out) if path.exists() else {}
     if project not in ids:
         ids[project] = secrets.token_hex(8)
-        write_atomically(path, json.dumps(ids, indent=2) + "\n")
+        write_json(path, ids)
     found: str = ids[project]
     return found

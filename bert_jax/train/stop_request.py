@@ -1,14 +1,18 @@
-"""How SIGINT and SIGTERM stop a run: after a step, or between two steps at once."""
+"""How signals stop a run: after a step, or between two steps at once."""
 
 import contextlib
+import pathlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from bert_jax.runtime import process
+from bert_jax.runtime import process, start
 from bert_jax.runtime.failure import EndOfAllError
+
+_LOOK_SECS = 1.0
 
 
 class InterruptedRunError(EndOfAllError):
@@ -20,25 +24,45 @@ class StoppedError(Exception):
 
 
 class StopRequest:
-    """Turns the first SIGINT or SIGTERM into a request. A second one acts at once."""
+    """Turns the first of `STOP_SIGNALS`, or a file, into a request.
 
-    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    A second signal acts at once.
+    """
 
-    def __init__(self) -> None:
-        self.requested = False
+    def __init__(self, file: pathlib.Path | None = None) -> None:
+        """Requests nothing yet.
+
+        Args:
+            file: asks to stop when it appears, or is written again, from now on.
+        """
+        self._requested = False
+        self._file, self._looked = file, time.monotonic()
+        self._first_seen = _written(file)
         self._raises = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
         # Only the main thread may set handlers; elsewhere the default stays.
         if threading.current_thread() is threading.main_thread():
-            for number in self._SIGNALS:
+            for number in filter(start.takes, start.STOP_SIGNALS):
                 self._before[number] = signal.signal(number, self._request)
         return self
 
     def __exit__(self, *exc: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    @property
+    def requested(self) -> bool:
+        """Whether this process was asked to stop. The file is looked for once a second."""
+        now = time.monotonic()
+        if self._file and not self._requested and now - self._looked >= _LOOK_SECS:
+            self._looked = now
+            found = _written(self._file)
+            if found is not None and found != self._first_seen:
+                self._requested = True
+                print(f"{self._file} is there: stopping after this step", flush=True)
+        return self._requested
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
@@ -48,21 +72,32 @@ class StopRequest:
         """
         self._raises = process.this().count == 1
         try:
-            if self._raises and self.requested:
+            if self._raises and self._requested:
                 raise StoppedError
             yield
         finally:
             self._raises = False
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self._requested:
             raise KeyboardInterrupt
-        self.requested = True
+        self._requested = True
+        start.leave_terminal(number)
         what = "now" if self._raises else "after this step"
-        print(
-            f"{signal.Signals(number).name}: stopping {what}; a second signal stops at "
-            "once",
-            flush=True,
-        )
+        # What reads the output may have gone.
+        with contextlib.suppress(OSError):
+            print(
+                f"{signal.Signals(number).name}: stopping {what}; a second signal stops "
+                "at once",
+                flush=True,
+            )
         if self._raises:
             raise StoppedError
+
+
+def _written(file: pathlib.Path | None) -> int | None:
+    """When a file was written; `None` where there is none."""
+    try:
+        return None if file is None else file.stat().st_mtime_ns
+    except OSError:
+        return None

@@ -16,7 +16,7 @@ from bert_jax.runtime.agreement import on_first_host
 from bert_jax.train.checkpoint import BEST, NEWEST
 from bert_jax.train.finetune import finetune
 from bert_jax.train.metrics import NotFiniteError, duration
-from bert_jax.train.run import load_results, load_run_tokenizer, save_results
+from bert_jax.train.run import finished_results, load_run_tokenizer, save_results
 from bert_jax.train.sweep_at_once import (
     Part,
     finetune_at_once,
@@ -129,7 +129,7 @@ class _Runs(NamedTuple):
         """Yields every run when it is finished, those first that were finished before."""
         left = []
         for member in members:
-            results = load_results(self.output / member.path)
+            results = finished_results(self.output / member.path)
             if results is None:
                 left.append(member)
             else:

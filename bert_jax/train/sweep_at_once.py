@@ -64,9 +64,12 @@ def why_not(cfg: FinetuneConfig) -> str | None:
             "way, and runs at once are judged at their end; --loop.eval-every-steps 0 does "
             "that"
         )
-    for name in ("profile_at_step", "profiler_port", "wandb_project"):
+    for name, default in (
+        *(("profile_at_step", None), ("profiler_port", None), ("wandb_project", None)),
+        *(("spike_deviations", None), ("verify_every", 0)),
+    ):
         value = getattr(cfg.loop, name)
-        if value is not None:
+        if value != default:
             return f"LoopConfig.{name}={value!r} is for one run"
     if any(getattr(cfg.mesh, n) > 1 for n in sharding.MESH_AXIS_NAMES if n != "slice"):
         return "--mesh splits a run over devices, and runs at once share one device"
@@ -119,7 +122,9 @@ class AtOnce:
             return jax.jit(jax.vmap(tuning.fresh_state))(seeds)
         assert self.cfg.checkpoint is not None
         parts = jax.eval_shape(tuning.init_params, jax.random.key(0)).keys()
-        encoder = start_encoder(self.cfg.checkpoint, self.mesh, parts)
+        encoder = start_encoder(
+            *(self.cfg.checkpoint, self.mesh, parts, self.cfg.checkpoint_step)
+        )
         fresh = functools.partial(tuning.fresh_state, without=encoder.params.keys())
         states = jax.jit(jax.vmap(fresh))(seeds)
         print(f"encoder: {encoder.describe()}", flush=True)

@@ -68,6 +68,11 @@ class TaskData(NamedTuple):
         numbers, lengths = self.epochs[epoch]
         return self.train_rows.batch(numbers[place], batch_size, lengths[place])
 
+    def rows_of_batch(self, step: int) -> dict[str, list[int]]:
+        """The numbers of the training examples in a step, from 0, under "examples"."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        return {"examples": self.epochs[epoch].numbers[place].tolist()}
+
 
 def load_task_data(
     cfg: FinetuneConfig, tokenizer: Tokenizer, model: ModelConfig

@@ -8,7 +8,13 @@ from typing import NamedTuple
 import jax
 import optax
 
-from bert_jax.config import FinetuneConfig, ModelConfig, OptimizerConfig
+from bert_jax.config import (
+    ComputeConfig,
+    FinetuneConfig,
+    ModelConfig,
+    OptimizerConfig,
+)
+from bert_jax.train.diagnosis import in_a_row
 from bert_jax.train.freezing import num_trained, stop_frozen
 from bert_jax.train.initial import ENCODER
 from bert_jax.train.lora import PART, init_lora, merged, with_lora
@@ -31,6 +37,8 @@ class Tuning(NamedTuple):
     """As the config has it, with all that is frozen in `freeze`."""
     optimizer: optax.GradientTransformation
     objective: Objective
+    in_a_row: Objective
+    """The same, computed as a diagnosis needs it."""
     init_params: Callable[[jax.Array], dict]
     """Draws all parameters from a key: encoder, head, and LoRA's matrices."""
     merged: Callable[[dict], dict]
@@ -97,12 +105,17 @@ def make_tuning(
         encoder = tuple(part for part in ENCODER if part in shapes)
         optimizer_cfg = dataclasses.replace(cfg.optimizer, freeze=encoder)
     schedule = make_schedule(optimizer_cfg, steps)
-    objective = task_objective(task, model, cfg.compute, cfg.dropout)
+
+    def objective(compute: ComputeConfig) -> Objective:
+        plain = task_objective(task, model, compute, cfg.dropout)
+        return stop_frozen(optimizer_cfg, with_lora(cfg.lora, plain))
+
     return Tuning(
         schedule=schedule,
         optimizer_cfg=optimizer_cfg,
         optimizer=make_optimizer(optimizer_cfg, schedule),
-        objective=stop_frozen(optimizer_cfg, with_lora(cfg.lora, objective)),
+        objective=objective(cfg.compute),
+        in_a_row=objective(in_a_row(cfg.compute)),
         init_params=init_params,
         merged=functools.partial(merged, cfg.lora),
     )

@@ -22,6 +22,8 @@ import tyro
 import yaml
 
 from bert_jax import cli
+from bert_jax.commands import raw_flags
+from bert_jax.config.address import address_of
 from bert_jax.topology.devices import parse_topology
 from launch.local import COMMANDS
 
@@ -44,7 +46,7 @@ class Options:
     name: str
     """Name of the JobSet, with which the names of its pods begin."""
     image: str
-    """Image made by launch/gke/Dockerfile, with a fixed tag or a digest."""
+    """Image made by launch/Dockerfile, with a fixed tag or a digest."""
     topology: str
     """Shape of one TPU slice: v5e:4x4, v6e:16x16, v5p:2x2x2, v4:2x2x4 ..."""
     slices: int = 1
@@ -127,26 +129,26 @@ def checked_command(command: Sequence[str], options: Options) -> list[str]:
             f"{', '.join(COMMANDS)} was expected, with its flags."
         )
     for word in words:
-        if "gs://" in word:
-            raise ValueError(
-                f"{word}: bert-jax opens files by path; write the place below {_SHARED}, "
-                "where the bucket is mounted."
-            )
         if word.startswith("--cluster."):
             raise ValueError(f"{word}: leave it out; the launcher sets it.")
-    run = cli.value_of("--output", words)
+    run = raw_flags.value_of("--output", words)
     if words[0] == "evaluate":
         run = next((word for word in words[1:] if not word.startswith("-")), None)
-    if run is None or pathlib.Path(_SHARED) not in pathlib.Path(run).parents:
+    # One host alone copies its run into a bucket by itself.
+    may_be_in_store = words[0] != "evaluate" and pool_of(options).num_hosts == 1
+    in_store = run is not None and address_of(run) is not None
+    if not (in_store and may_be_in_store) and (
+        run is None or pathlib.Path(_SHARED) not in pathlib.Path(run).parents
+    ):
         raise ValueError(
-            f"the run directory (--output) is {run}; it must lie below {_SHARED}, since "
-            "all hosts write into it."
+            f"the run directory (--output) is {run}; it must lie below {_SHARED}, where the "
+            "bucket is mounted, since all hosts write into it."
         )
-    dataset = cli.value_of("--data.dataset", words)
+    dataset = raw_flags.value_of("--data.dataset", words)
     if options.stage is not None and dataset != _STAGED:
         raise ValueError(f"--data.dataset is {dataset}; with --stage it is {_STAGED}.")
     words += ["--cluster.kind", "gke"]
-    slices = cli.value_of("--mesh.slices", words)
+    slices = raw_flags.value_of("--mesh.slices", words)
     if slices is None and options.slices > 1 and words[0] != "evaluate":
         words += ["--mesh.slices", str(options.slices)]
     elif slices is not None and slices != str(options.slices):

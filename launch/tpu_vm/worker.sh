@@ -31,7 +31,7 @@ install() {
   python3 -m pip install --quiet --user "$uv"
   [[ -x $root/venv/bin/python ]] || python3 -m uv venv --quiet --python "$python" "$root/venv"
   python3 -m uv pip install --quiet --python "$root/venv/bin/python" \
-    --exclude-newer "$day" --reinstall-package bert_jax "bert_jax[tpu] @ $source"
+    --exclude-newer "$day" --reinstall-package bert_jax "bert_jax[tpu,buckets] @ $source"
 }
 
 mount_bucket() {

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import pytest
 
 from bert_jax.config import LoopConfig, MeshConfig
-from bert_jax.config_json import to_json
-from bert_jax.data.atomic_file import write_atomically
+from bert_jax.config_json import to_values
+from bert_jax.data.json_file import write_json
 from bert_jax.train.checkpoint import Identity
 from bert_jax.train.flops import Work
 from bert_jax.train.goodput import CATEGORIES
@@ -38,8 +38,8 @@ def step(state, batch):
 @pytest.fixture
 def run(tmp_path, tiny):
     info = RunInfo(kind="pretrain", model=tiny, tokenizer_sha256="0", data={})
-    write_atomically(tmp_path / "run.json", to_json(info))
-    write_atomically(tmp_path / "config.json", "{}")
+    write_json(tmp_path / "run.json", to_values(info))
+    write_json(tmp_path / "config.json", {})
     return tmp_path
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import gc
-import signal
 import time
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, Generic, TypeVar
@@ -14,20 +13,23 @@ from absl import flags
 from grain.multiprocessing import SharedMemoryArray
 
 from bert_jax.batch import PretrainBatch
+from bert_jax.data.batches.mixture import MixedRows
 from bert_jax.data.batches.rows import PretrainRows, joined, runs
-from bert_jax.data.worker_lifetime import end_with_the_parent, kept_from
+from bert_jax.data.worker_lifetime import (
+    STOP_SIGNALS,
+    end_with_the_parent,
+    kept_from,
+)
 
 Batch = TypeVar("Batch")
 
-# A run that saves a checkpoint before it ends still needs its workers until then.
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Grain 0.2.18 reads this flag even if absl's flags were not parsed, and then fails
 # (google/grain#1355).
 _GRAIN_FLAG = "grain_enable_multiprocess_worker_profiling"
 
 
 def train_batches(
-    rows: PretrainRows,
+    rows: PretrainRows | MixedRows,
     *,
     batch_size: int,
     first_step: int,
@@ -76,7 +78,7 @@ def train_batches(
 class _MakeBatch:
     """Makes the batch of a step; is sent to worker processes."""
 
-    rows: PretrainRows
+    rows: PretrainRows | MixedRows
     batch_size: int
     num_steps: int
     parts: tuple[int, ...]
@@ -167,7 +169,7 @@ def prefetched(
         )
     iterator = iter(batches)
     try:
-        with kept_from(_STOP_SIGNALS) if num_workers else contextlib.nullcontext():
+        with kept_from(STOP_SIGNALS) if num_workers else contextlib.nullcontext():
             batch = next(iterator, None)
         while batch is not None:
             # Each array of a worker holds shared memory and a file descriptor.

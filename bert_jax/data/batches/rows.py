@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import threading
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -178,14 +179,8 @@ class PretrainRows:
             first_row: number of the first row of step 0; buckets ignore it.
         """
         if self.cfg.layout != "buckets":
-            size = batch_size // num_parts
             start = first_row + step * batch_size
-            return joined(
-                [
-                    self.batch(start + first * size, count * size)
-                    for first, count in runs(parts)
-                ]
-            )
+            return joined_parts(self.batch, start, batch_size // num_parts, parts)
         number, place = self.locate(step)
         epoch = self.epoch(number)
         start, end = epoch.batch_starts[place : place + 2].tolist()
@@ -301,6 +296,25 @@ def runs(parts: tuple[int, ...]) -> list[tuple[int, int]]:
         else:
             found.append((part, 1))
     return found
+
+
+def joined_parts(
+    batch: Callable[[int, int], PretrainBatch],
+    start: int,
+    size: int,
+    parts: tuple[int, ...],
+) -> PretrainBatch:
+    """Some parts of a batch of rows, one after the other.
+
+    Args:
+        batch: batch(first row, number of rows).
+        start: number of the batch's first row.
+        size: rows of a part.
+        parts: numbers of the parts, ascending.
+    """
+    return joined(
+        [batch(start + first * size, count * size) for first, count in runs(parts)]
+    )
 
 
 def joined(batches: list[PretrainBatch]) -> PretrainBatch:

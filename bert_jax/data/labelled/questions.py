@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bert_jax.config import FileConfig
+from bert_jax.data.json_text import loads
 from bert_jax.data.labelled.decoding import read_text
 from bert_jax.data.labelled.examples import Examples, Reading, require_file
 from bert_jax.data.labelled.tables import read_table
@@ -104,7 +105,7 @@ def read_questions(
                 f"{decoded.encoding}, JSON in SQuAD's form",
                 decoded.warnings,
             )
-            for passage, qa in _questions_of(json.loads(decoded.text)):
+            for passage, qa in _questions_of(loads(decoded.text)):
                 read.add(path, passage, qa, cfg, answered=answered)
         else:
             form = (

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from bert_jax.config import FileConfig
+from bert_jax.data.json_text import loads
 from bert_jax.data.labelled.decoding import read_text
 
 SUFFIXES = (".tsv", ".csv", ".txt", ".jsonl", ".parquet")
@@ -99,7 +100,7 @@ def _objects(path: pathlib.Path, text: str) -> Table:
             return dict(pairs)
 
         try:
-            row = json.loads(line, object_pairs_hook=whole)
+            row = loads(line, object_pairs_hook=whole)
         except json.JSONDecodeError as error:
             raise ValueError(
                 f"{path}, line {number}: not JSON ({error.msg} at character {error.colno}); "

@@ -3,11 +3,11 @@
 Nothing is downloaded, no code of the dataset is run, and TensorFlow is not needed.
 """
 
-import json
 import pathlib
 from typing import Any
 
 from bert_jax.config.finetune import Split
+from bert_jax.data.json_text import loads
 from bert_jax.data.labelled.tables import Row, Table
 from bert_jax.data.tfds_datasets import INFO, find_dataset, load_builder, records_of
 
@@ -46,8 +46,12 @@ def read_tfds_table(path: pathlib.Path, split: Split) -> Table:
 
 
 def _split_of(path: pathlib.Path, split: Split) -> str:
-    info = json.loads((path / INFO).read_text(encoding="utf-8"))
-    names = [entry["name"] for entry in info.get("splits", [])]
+    file = path / INFO
+    try:
+        splits = loads(file.read_text(encoding="utf-8")).get("splits", [])
+        names = [entry["name"] for entry in splits]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} is damaged ({error}); copy it again.") from None
     return next((name for name in names if name.startswith(split)), split)
 
 

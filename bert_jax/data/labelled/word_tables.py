@@ -1,11 +1,11 @@
 """Sentences as lists of words and of tags: .jsonl and .parquet, as `datasets` writes them."""
 
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from bert_jax.config import FileConfig
+from bert_jax.data.json_text import loads
 from bert_jax.data.labelled.tables import Table, read_table
 from bert_jax.data.labelled.word_columns import DOCUMENT, TaggedRows
 
@@ -106,7 +106,7 @@ def _tag_names(path: pathlib.Path, column: str) -> Sequence[str] | None:
     import pyarrow.parquet as pq
 
     metadata = pq.read_schema(path).metadata or {}
-    features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {})
+    features = loads(metadata.get(b"huggingface", b"{}")).get("info", {})
     feature = features.get("features", {}).get(column, {}).get("feature", {})
     # Older versions write a list around the feature of the elements.
     feature = feature[0] if isinstance(feature, list) else feature

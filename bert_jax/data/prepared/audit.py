@@ -20,18 +20,21 @@ _LINE_CHARACTERS = 200
 _LINES_COUNTED = 200_000
 _LINES_KEPT = 1_000
 _LINES_SHOWN = 10
+# Counting takes as long for few tokens as for a vocabulary of them.
+_TOKENS_COUNTED_AT_ONCE = 1 << 18
 
 
 class ShardAudit:
     """Counts over the documents of one shard.
 
     Attributes:
-        counts: int64 [splits, V], how often each token occurs in each split.
         held_out: for each document read, in order, whether it is for validation.
     """
 
     def __init__(self, vocab_size: int) -> None:
-        self.counts = np.zeros((len(SPLITS), vocab_size), np.int64)
+        self._counts = np.zeros((len(SPLITS), vocab_size), np.int64)
+        self._uncounted: list[list[np.ndarray]] = [[] for _ in SPLITS]
+        self._num_uncounted = 0
         self.held_out: list[bool] = []
         self._splits = [
             dict.fromkeys(("documents", "sentences", "tokens", "bytes"), 0)
@@ -59,8 +62,10 @@ class ShardAudit:
             split: number of the split in `SPLITS`.
         """
         tokens, lengths = document.tokens, document.sentence_lengths
-        vocab_size = self.counts.shape[1]
-        self.counts[split] += np.bincount(tokens, minlength=vocab_size)
+        self._uncounted[split].append(tokens)
+        self._num_uncounted += tokens.size
+        if self._num_uncounted > _TOKENS_COUNTED_AT_ONCE:
+            self._count_tokens()
         total = self._splits[split]
         total["documents"] += 1
         total["sentences"] += lengths.size
@@ -73,6 +78,22 @@ class ShardAudit:
         self._lines.update(lines)
         if len(self._lines) > _LINES_COUNTED:
             self._forget_rare_lines()
+
+    @property
+    def counts(self) -> np.ndarray:
+        """int64 [splits, V], how often each token occurs in each split."""
+        self._count_tokens()
+        return self._counts
+
+    def _count_tokens(self) -> None:
+        for split, tokens in enumerate(self._uncounted):
+            if tokens:
+                found = np.bincount(
+                    np.concatenate(tokens), minlength=self._counts.shape[1]
+                )
+                self._counts[split] += found
+                tokens.clear()
+        self._num_uncounted = 0
 
     def _forget_rare_lines(self) -> None:
         # Lossy counting (Manku and Motwani 2002): lines that are rare so far are

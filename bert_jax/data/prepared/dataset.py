@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bert_jax.data.hashes import file_sha256
+from bert_jax.data.object_store import dataset_here
 from bert_jax.data.prepared.format import MANIFEST, SPLITS, TOKENIZER
 from bert_jax.data.prepared.index import index_home, open_index
 from bert_jax.data.prepared.manifest import dataset_sha256, read_manifest
@@ -57,6 +58,11 @@ class PreparedDataset:
             )
         return self._opened[split]
 
+    def document_keys(self, split: str, numbers: list[int]) -> list[str]:
+        """The keys of some documents of a split, read from the shard files."""
+        records = open_builder(self.directory).as_data_source(split=split)
+        return [record["key"].decode() for record in records.__getitems__(numbers)]
+
     @property
     def sha256(self) -> str:
         """Hash of all shard files."""
@@ -73,6 +79,8 @@ def open_dataset(directory: pathlib.Path | None) -> PreparedDataset:
 
     Shard files are only looked for here; their hashes are checked by `load_split`.
 
+    A dataset in a store is copied to this machine first, as `dataset_here` does.
+
     Raises:
         FileNotFoundError: there is no finished dataset in `directory`.
         ValueError: `directory` is `None`, the manifest is damaged or of another format
@@ -83,6 +91,7 @@ def open_dataset(directory: pathlib.Path | None) -> PreparedDataset:
             "No dataset given; pass --data.dataset DIR, a directory written by "
             "`bert-jax prepare`."
         )
+    directory = dataset_here(directory)
     if not (directory / MANIFEST).exists():
         raise FileNotFoundError(
             f"{directory} holds no finished dataset ({MANIFEST} is missing). Run "

@@ -8,17 +8,16 @@ two cores.
 
 import concurrent.futures
 import hashlib
-import json
 import os
 import pathlib
 import shutil
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from bert_jax.data.cache_folder import cache_folder
+from bert_jax.data.json_file import read_json, write_json
 from bert_jax.data.prepared.store import TokenStore
 
 _CHUNK_BYTES = 16 << 20
@@ -94,8 +93,7 @@ def _write(
     try:
         write(partial)
         hashes = {path.name: _chunk_hashes(path) for path in _array_files(partial)}
-        text = json.dumps({"dataset": sha256, "sha256": hashes}, indent=1)
-        (partial / _HASHES).write_text(text + "\n", encoding="utf-8")
+        write_json(partial / _HASHES, {"dataset": sha256, "files": hashes})
         try:
             os.replace(partial, index)
         except OSError:
@@ -109,14 +107,12 @@ def _write(
 def _check(index: pathlib.Path, sha256: str) -> None:
     """Raises ValueError unless every byte is as it was written, for this dataset."""
     try:
-        written: Any = json.loads((index / _HASHES).read_text(encoding="utf-8"))
-        dataset, hashes = written["dataset"], written["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{index / _HASHES} is missing or damaged ({error}). {_way_out(index)}"
-        ) from error
-    if dataset != sha256:
+        written = read_json(index / _HASHES, _way_out(index))
+    except FileNotFoundError as error:
+        raise ValueError(str(error)) from None
+    if written["dataset"] != sha256:
         raise _foreign(index)
+    hashes = written["files"]
     for path in _array_files(index):
         if not path.is_file() or _chunk_hashes(path) != hashes.get(path.name):
             raise ValueError(

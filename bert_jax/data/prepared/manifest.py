@@ -6,6 +6,7 @@ from typing import Any
 
 from bert_jax.data.atomic_file import AnyPath, write_atomically
 from bert_jax.data.hashes import json_sha256
+from bert_jax.data.json_text import loads
 from bert_jax.data.prepared.format import FORMAT_VERSION, MANIFEST
 
 _OWN_HASH = "manifest_sha256"
@@ -26,7 +27,9 @@ def read_manifest(directory: AnyPath) -> dict[str, Any]:
     """
     path = directory / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = loads(path.read_text(encoding="utf-8"))
+        if not isinstance(manifest, dict):
+            raise ValueError("it holds no object")
     except ValueError as error:
         raise ValueError(
             f"{path} is not valid JSON ({error}); prepare the dataset again."

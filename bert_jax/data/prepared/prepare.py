@@ -6,13 +6,13 @@ last and names every file with its hash. A directory without it holds unfinished
 which the same command continues.
 """
 
-import contextlib
 import pathlib
 import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from bert_jax.config import DEFAULT_OPTIONS, PrepareOptions
+from bert_jax.data.atomic_file import remove_leftovers
 from bert_jax.data.prepared.format import MANIFEST, SPLITS, TOKENIZER
 from bert_jax.data.prepared.locking import locked
 from bert_jax.data.prepared.manifest import read_manifest
@@ -81,10 +81,8 @@ def _remove_leftovers(output: pathlib.Path) -> None:
     """Removes unfinished files of killed runs, even of one killed after its manifest."""
     for leftover in ("unpacked", "unfinished"):
         shutil.rmtree(output / leftover, ignore_errors=True)
-    for folder in (output, output / "shards"):
-        for partial in folder.glob("*.partial-*"):
-            with contextlib.suppress(OSError):
-                partial.unlink()
+    for folder in (output, output / "shards", output / TOKENIZER):
+        remove_leftovers(folder)
 
 
 def _write(

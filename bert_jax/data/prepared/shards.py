@@ -19,12 +19,13 @@ from bert_jax.data.atomic_file import write_atomically
 from bert_jax.data.hashes import file_sha256
 from bert_jax.data.prepared.arrays import save_array
 from bert_jax.data.prepared.audit import ShardAudit
+from bert_jax.data.prepared.encoding_check import Encoding
 from bert_jax.data.prepared.fingerprints import Fingerprints
 from bert_jax.data.prepared.format import DATASET_NAME, SPLITS, TOKENIZER
 from bert_jax.data.prepared.pool import Progress
 from bert_jax.data.prepared.records import (
     TokenizedDocument,
-    record_serializer,
+    serialize,
     tokenize,
 )
 from bert_jax.data.text.reading import (
@@ -55,6 +56,7 @@ class Shard:
     """Whether signatures are computed, by which near copies are found."""
     drop: bool
     """Whether the documents listed in the side file `drop.npy` are left out."""
+    encoding: Encoding
 
     def path(self, split: str) -> pathlib.Path:
         """The file where TFDS expects this shard of `split`."""
@@ -114,6 +116,8 @@ class ShardRecords:
 
     def __init__(self, shard: Shard, tokenizer: Tokenizer) -> None:
         self._shard, self._tokenizer = shard, tokenizer
+        if shard.encoding.refused:
+            tokenizer.encoder.use_defining()
         self._audit = ShardAudit(tokenizer.vocab_size)
         self._stats: dict[int, ReadStats] = {}
         # Where documents are dropped, `write_fingerprints` has computed them before.
@@ -168,7 +172,6 @@ def write_shard(shard: Shard, progress: Progress) -> dict[str, Any]:
         progress(shard.size_bytes)
         return json.loads(stats.read_text())
     tokenizer = _tokenizer(shard.output / TOKENIZER, shard.tokenizer_sha256)
-    serialize = record_serializer(tokenizer.vocab_size)
     scratch = shard.scratch
     scratch.mkdir(parents=True, exist_ok=True)
     writers = [open_writer(scratch / split) for split in SPLITS]

@@ -19,10 +19,13 @@ from bert_jax.config import PrepareOptions
 from bert_jax.data.atomic_file import AnyPath, write_atomically
 from bert_jax.data.prepared import audit
 from bert_jax.data.prepared.arrays import load_array, save_array
+from bert_jax.data.prepared.card import CARD, card
 from bert_jax.data.prepared.duplicates import Duplicates, find_duplicates
+from bert_jax.data.prepared.encoding_check import check_encoding, read_sample
 from bert_jax.data.prepared.format import FORMAT_VERSION, SPLITS, TFDS_METADATA
 from bert_jax.data.prepared.manifest import write_manifest
 from bert_jax.data.prepared.metadata import write_tfds_metadata
+from bert_jax.data.prepared.normalization_audit import lost_in_normalization
 from bert_jax.data.prepared.one_sided import refuse_one_sided
 from bert_jax.data.prepared.shards import Shard, ShardFile
 from bert_jax.data.prepared.summary import problems
@@ -127,6 +130,7 @@ def make_shards(
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         sections = divide(source, target, workspace, map=pool.map)
     groups = _group(sections, options.num_shards)
+    encoding = check_encoding(tokenizer, sections, options)
     return [
         Shard(
             output=output,
@@ -139,6 +143,7 @@ def make_shards(
             read=options.read,
             near=options.near_threshold > 0.0,
             drop=options.duplicates == "drop",
+            encoding=encoding,
         )
         for index, group in enumerate(groups)
     ]
@@ -223,7 +228,10 @@ def finish(
     unknown = 0 if unk is None else counts[:, unk].sum()
     if copies is None:
         copies = _find_copies(shards, options)
+    sections = [section for shard in shards for section in shard.sections]
+    sample = list(read_sample(sections, options))
     read = _read_of_sources(source, results)
+    _refuse_broken(read, options, source)
     manifest = {
         "format_version": FORMAT_VERSION,
         "source": source.spec,
@@ -236,11 +244,13 @@ def finish(
             "sha256": tokenizer.sha256,
             "vocab_size": tokenizer.vocab_size,
         },
+        "encoding": shards[0].encoding._asdict(),
         "splits": splits,
         "read": dataclasses.asdict(sum(read, start=ReadStats())),
         "audit": {
             "unk_share": float(unknown / counts.sum()),
             **merged,
+            "normalization": lost_in_normalization(tokenizer, sample),
             "duplicates": {
                 "exact": int(copies.exact.sum()),
                 "near": int(copies.near.sum()),
@@ -257,6 +267,7 @@ def finish(
         name: hashlib.sha256((output / name).read_bytes()).hexdigest()
         for name in TFDS_METADATA
     }
+    write_atomically(output / CARD, card(manifest))
     write_manifest(output, manifest)
 
 
@@ -279,6 +290,19 @@ def refuse_empty_splits(
                 f"The {split} split is empty: {source.spec} has too few documents "
                 f"for validation_fraction={options.validation_fraction}; add text or "
                 "change the fraction."
+            )
+
+
+def _refuse_broken(
+    read: Sequence[ReadStats], options: PrepareOptions, source: Source
+) -> None:
+    """Raises a ValueError if more records of a source were left out than asked for."""
+    for spec, found in zip(source.specs, read, strict=True):
+        if found.broken_records > options.read.skip_broken:
+            raise ValueError(
+                f"{spec} has {found.broken_records:,} records that cannot be read, more "
+                f"than --read.skip-broken {options.read.skip_broken}. Repair them, or "
+                "prepare again with a larger number and another --output."
             )
 
 

@@ -53,6 +53,15 @@ def problems(manifest: dict[str, Any]) -> list[str]:
         "[UNK] among the tokens",
         "The tokenizer does not know this text; train one on it.",
     )
+    normal = audit.get("normalization", {"needed_marks": 0})
+    check(
+        normal["needed_marks"] / max(normal.get("characters", 1), 1),
+        0.001,
+        "vowel signs and other marks that their script needs, deleted by the tokenizer, "
+        "among the characters",
+        "Words that differ become the same. Take a tokenizer that keeps marks; "
+        "bert-jax tokenizer train makes one.",
+    )
     copies = audit["duplicates"]
     advice = "Drop them with --duplicates drop."
     if not copies["dropped"]:
@@ -83,7 +92,8 @@ def problems(manifest: dict[str, Any]) -> list[str]:
         audit["one_sentence_documents"] / documents,
         0.5,
         "documents of one sentence",
-        "They have no next sentence; join them or set --data.pairs none.",
+        "They have no next sentence. If each file is one text, pass --read.documents file; "
+        "else pretrain with --data.pairs none.",
     )
     found += _paragraphs_as_documents(manifest) + _uneven_split(manifest)
     check(
@@ -145,6 +155,8 @@ def describe(manifest: dict[str, Any]) -> list[str]:
         f"{counts['unigram_entropy']:.3f} nats"
         for split, counts in manifest["splits"].items()
     ]
+    if encoding := manifest.get("encoding"):
+        lines.append(_encoding(**encoding))
     copies = audit["duplicates"]
     what = "dropped" if copies["dropped"] else "kept"
     near = f"{copies['near']:,} near copies"
@@ -155,6 +167,31 @@ def describe(manifest: dict[str, Any]) -> list[str]:
         f"copies of documents, {what}, {near}; {copies['leaked']:,} held-out documents "
         "also in training"
     )
+    lines += _lost_lines(audit.get("normalization", {"lost": {}}))
     if empty := audit["documents_without_tokens"]:
         lines.append(f"documents without a token, left out: {empty:,}")
     return lines
+
+
+def _encoding(library: str, checked_characters: int, refused: str) -> str:
+    """Which library encoded, in a line."""
+    if checked_characters:
+        why = (
+            ", after it gave the ids of the library that defines them for "
+            f"{checked_characters:,} characters of this source"
+        )
+    elif refused:
+        why = f", because other ids came from {refused}"
+    else:
+        why = ""
+    return f"encoded by {library}{why}"
+
+
+def _lost_lines(normalization: dict[str, Any]) -> list[str]:
+    """What normalisation takes away from a sample of the text, a line a category."""
+    return [
+        f"normalization deletes or merges {entry['count']:,} of "
+        f"{normalization['characters']:,} characters of a sample, Unicode category {kind}: "
+        + ", ".join(f"{before} → {after}" for before, after in entry["examples"])
+        for kind, entry in normalization["lost"].items()
+    ]

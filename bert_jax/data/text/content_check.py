@@ -60,8 +60,12 @@ def check_is_text(head: bytes, name: str, *, is_whole: bool) -> None:
 
 def _check_encoding(head: bytes, name: str, is_whole: bool) -> None:
     # Of a character that the end of `head` cuts, nothing is judged.
-    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-    text = decoder.decode(head, final=is_whole)
+    decoders = codecs.getincrementaldecoder("utf-8")
+    try:
+        decoders().decode(head, final=is_whole)
+        return
+    except UnicodeDecodeError:
+        text = decoders("surrogateescape").decode(head, final=is_whole)
     wrong = [place for place, char in enumerate(text) if "\udc80" <= char <= "\udcff"]
     if len(wrong) * 100 <= len(head) and not (
         len(wrong) > 8 and len(wrong) * 1000 > len(head)

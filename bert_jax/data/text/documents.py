@@ -34,6 +34,10 @@ class ReadStats:
     """Documents that were too large and became several."""
     paragraph_documents: int = 0
     """Documents of plain text that blank lines divide."""
+    single_documents: int = 0
+    """Files of plain text in which no blank line divides documents, so that each is one."""
+    broken_records: int = 0
+    """Records that could not be read and were left out, see `ReadOptions.skip_broken`."""
     markup_documents: int = 0
     """Documents with at least one tag, comment, entity, wiki link or wiki template."""
     markup_elements: int = 0

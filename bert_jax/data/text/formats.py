@@ -1,7 +1,8 @@
 """Reads records from plain text, JSON lines and WikiExtractor's output.
 
-A record becomes a document after cleaning. Lines end with a newline; a blank line
-holds nothing but white space and characters without width, see `splitting.BLANK`.
+A record becomes a document after cleaning. Lines end with a newline, or in a file
+without newlines with a carriage return; a blank line holds nothing but white space (form
+feeds too) and characters without width, see `splitting.BLANK`.
 """
 
 import json
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
 
 from bert_jax.config import ReadOptions
+from bert_jax.data.json_text import loads
 from bert_jax.data.text.content_check import check_is_text
 from bert_jax.data.text.splitting import (
     BLANK,
@@ -52,6 +54,8 @@ class Record(NamedTuple):
     fraction: float | None = None
     """How much of the section has been read with this record, in (0, 1]; `None` if the
     position in the file tells it."""
+    error: Exception | None = None
+    """Why the record cannot be read, if so."""
 
 
 class RecordError(Exception):
@@ -82,9 +86,13 @@ def read_file(
 
     Raises:
         ValueError: the file is not text in UTF-8.
-        RecordError: a record cannot be read.
+        RecordError: a record of WikiExtractor's output cannot be read. Other records say
+            it themselves.
     """
     head = stream.read(_HEAD_BYTES)
+    if b"\n" not in head and b"\r" in head[:-1]:
+        stream = _WithNewlines(stream)  # type: ignore[assignment]
+        head = head.replace(b"\r", b"\n")
     check_is_text(head, name, is_whole=len(head) < _HEAD_BYTES)
     base = len(_BYTE_ORDER_MARK) if head.startswith(_BYTE_ORDER_MARK) else 0
     opening = head[base:].lstrip()
@@ -114,6 +122,17 @@ def read_file(
         stream, separator, limit=limit, read=read, base=base, start=start, end=end
     )
     return records(fragments, name, options)
+
+
+class _WithNewlines:
+    """A file whose lines end with a carriage return alone, read with newlines."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.seek = stream.seek
+
+    def read(self, size: int) -> bytes:
+        return self._stream.read(size).replace(b"\r", b"\n")
 
 
 def identity(
@@ -166,54 +185,64 @@ def _plain_text(
 def _json_lines(
     fragments: Iterator[Fragment], name: str, options: ReadOptions
 ) -> Iterator[Record]:
+    for fragment in fragments:
+        if fragment.number > 0:
+            continue  # The rest of a line that is too long.
+        try:
+            yield from _json_records(fragment, name, options)
+        except RecordError as error:
+            yield Record("", "", "", 0, error=error)
+
+
+def _json_records(
+    fragment: Fragment, name: str, options: ReadOptions
+) -> Iterator[Record]:
+    """A line as a record, or as fragments of one that is too long."""
     field = options.text_field
     example = f"expected one object a line, like {json.dumps({field: '...'})}"
-    for fragment in fragments:
-        if fragment.ended_by == "cut":
-            raise RecordError(
-                name,
-                fragment.offset,
-                f"longer than {MAX_RECORD_BYTES >> 20} MiB; {example}",
-            )
-        text = fragment.text.decode("utf-8", "surrogateescape")
-        try:
-            record = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise RecordError(
-                name,
-                fragment.offset,
-                f"not JSON ({error.msg}, column {error.colno}); {example}"
-                f"{_several_lines(fragment.text)}",
-            ) from error
-        except (ValueError, RecursionError) as error:
-            raise RecordError(name, fragment.offset, f"not JSON ({error})") from error
-        if not isinstance(record, dict):
-            raise RecordError(
-                name,
-                fragment.offset,
-                f"{_shown(fragment.text)} is no object; {example}",
-            )
-        content = record.get(field, 0)
-        if content is None:
-            content = ""  # As in Parquet: counted as an empty document.
-        if not isinstance(content, str):
-            raise RecordError(
-                name,
-                fragment.offset,
-                f"{_shown(fragment.text)} has no string {json.dumps(field)}; its fields "
-                f"are {_fields(record)}. Name the one with the text with "
-                "--read.text-field",
-            )
-        try:
-            key, group = identity(
-                f"{name}#{fragment.offset}",
-                *(record.get(kind) for kind in ("key", "group", "url")),
-            )
-        except ValueError as error:
-            raise RecordError(name, fragment.offset, str(error)) from None
-        fragments_of_text = split_text(content, options.max_document_bytes)
-        for number, part in enumerate(fragments_of_text):
-            yield Record(part, key, group, number)
+    if fragment.ended_by == "cut":
+        raise RecordError(
+            name,
+            fragment.offset,
+            f"longer than {MAX_RECORD_BYTES >> 20} MiB; {example}",
+        )
+    text = fragment.text.decode("utf-8", "surrogateescape")
+    try:
+        record = loads(text)
+    except json.JSONDecodeError as error:
+        raise RecordError(
+            name,
+            fragment.offset,
+            f"not JSON ({error.msg}, column {error.colno}); {example}"
+            f"{_several_lines(fragment.text)}",
+        ) from error
+    if not isinstance(record, dict):
+        raise RecordError(
+            name,
+            fragment.offset,
+            f"{_shown(fragment.text)} is no object; {example}",
+        )
+    content = record.get(field, 0)
+    if content is None:
+        content = ""  # As in Parquet: counted as an empty document.
+    if not isinstance(content, str):
+        raise RecordError(
+            name,
+            fragment.offset,
+            f"{_shown(fragment.text)} has no string {json.dumps(field)}; its fields "
+            f"are {_fields(record)}. Name the one with the text with "
+            "--read.text-field",
+        )
+    try:
+        key, group = identity(
+            f"{name}#{fragment.offset}",
+            *(record.get(kind) for kind in ("key", "group", "url")),
+        )
+    except ValueError as error:
+        raise RecordError(name, fragment.offset, str(error)) from None
+    fragments_of_text = split_text(content, options.max_document_bytes)
+    for number, part in enumerate(fragments_of_text):
+        yield Record(part, key, group, number)
 
 
 def _wiki(

@@ -102,8 +102,11 @@ def _rows(
             try:
                 key, group = identity(f"{name}#{row}", **ids)
             except ValueError as error:
-                raise ValueError(f"{name}, row {row}: {error}.") from None
-            row += 1
+                problem = ValueError(f"{name}, row {row}: {error}.")
+                yield Record("", "", "", 0, error=problem)
+                continue
+            finally:
+                row += 1
             fraction = (row - first) / num_rows
             fragments = split_text(text, options.max_document_bytes)
             for number, fragment in enumerate(fragments):

@@ -59,6 +59,9 @@ def read_section(
             line = _line_of(section, error)
             raise ValueError(f"{error.name}, line {line}: {error.problem}.") from error
     stats.disk_bytes = before.disk_bytes + section.size_bytes
+    if section.kind == "file" and not section.is_range:
+        num_paragraphs = stats.paragraph_documents - before.paragraph_documents
+        stats.single_documents += num_paragraphs == 1
     if stats.documents == before.documents and not section.is_range:
         num_empty = stats.empty_documents - before.empty_documents
         empty = f", but {num_empty:,} empty ones" if num_empty else ""
@@ -83,7 +86,14 @@ def _documents(
 ) -> Iterator[tuple[Document, float | None]]:
     """Yields cleaned and counted documents, each with its record's `fraction`."""
     num_given = 1
+    num_broken = 0
     for record in records:
+        if record.error is not None:
+            num_broken += 1
+            if num_broken > options.skip_broken:
+                raise record.error
+            stats.broken_records += 1
+            continue
         if record.fragment == 0:
             stats.empty_documents += num_given == 0
             num_given = 0
@@ -157,7 +167,7 @@ def _line_of(section: Section, error: RecordError) -> int:
             if name == error.name:
                 lines, left = 1, error.offset
                 while left and (block := stream.read(min(left, _COUNT_BYTES))):
-                    lines += block.count(b"\n")
+                    lines += block.count(b"\n") or block.count(b"\r")
                     left -= len(block)
                 return lines
     raise AssertionError(f"{error.name} is not in {section.path}")

@@ -1,6 +1,8 @@
 """Splits documents into sentences, and decides which documents are held out."""
 
 import hashlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
 
 import sentencex  # type: ignore[import-untyped]
 
@@ -13,28 +15,65 @@ LANGUAGES = (
 )
 
 
+_LANGUAGE_CODE = re.compile("[a-z]{2,3}")
+# What is left of a text without these bytes holds all white space but spaces.
+_ORDINARY = bytes({*range(0x20, 0x7F), *b"\n"})
+_SPACE = re.compile(r"\s")
+# Besides the newline; where `str.splitlines` splits.
+_LINE_ENDS = "\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+
+
 def sentences(document_text: str, language: str = "en") -> list[str]:
     """Splits a text into sentences, each within a line, with single spaces.
 
     Args:
         document_text: text with one paragraph per line.
-        language: ISO 639-1 code, one of LANGUAGES.
+        language: ISO 639 code. Those in LANGUAGES have rules of their own. All others
+            get the rules of Unicode (UAX 29), which know no abbreviations.
 
     Raises:
-        ValueError: there are no rules for the language.
+        ValueError: the language is not in LANGUAGES, and the extra `icu` is not installed
+            or this is no code.
     """
-    if language not in LANGUAGES:
+    paragraphs = _paragraphs(document_text)
+    found: Iterable[str]
+    if language in LANGUAGES:
+        # sentencex takes each paragraph alone, and is quicker with all of them at once.
+        found = sentencex.segment(language, "\n\n".join(paragraphs))
+    else:
+        found = _by_unicode_rules(paragraphs, language)
+    return [sentence for x in found if (sentence := x.strip())]
+
+
+def _by_unicode_rules(paragraphs: Sequence[str], language: str) -> Iterator[str]:
+    """Sentences by the rules of Unicode (UAX 29), as ICU has them for a language."""
+    is_known = _LANGUAGE_CODE.fullmatch(language) is not None
+    try:
+        from icu4py.breakers import SentenceBreaker
+    except ImportError:
+        is_known = False
+    if not is_known:
         raise ValueError(
             f"There are no sentence rules for language={language!r}; expected one of "
-            f"{' '.join(LANGUAGES)}. Give the most similar one: ja for Chinese, sk for "
-            "Czech, da for Norwegian and Swedish, otherwise en."
+            f"{' '.join(LANGUAGES)}. For other languages, pip install 'bert_jax[icu]', "
+            "which splits by the rules of Unicode (UAX 29), and give the language's code "
+            "in ISO 639, such as zh or cs."
         )
-    found = []
-    for line in document_text.splitlines():
-        paragraph = " ".join(line.split())
-        if paragraph:
-            found += [s.strip() for s in sentencex.segment(language, paragraph)]
-    return [sentence for sentence in found if sentence]
+    for paragraph in paragraphs:
+        yield from SentenceBreaker(paragraph, language)
+
+
+def _paragraphs(text: str) -> list[str]:
+    """The lines of a text that are not blank, with single spaces."""
+    rest = text.encode("utf-8", "replace").translate(None, _ORDINARY).decode()
+    for space in set(_SPACE.findall(rest)):
+        text = text.replace(space, "\n" if space in _LINE_ENDS else " ")
+    # Splitting takes much longer than looking for two spaces.
+    lines = [
+        " ".join(line.split()) if "  " in line else line.strip(" ")
+        for line in text.split("\n")
+    ]
+    return [line for line in lines if line]
 
 
 def validation_place(group: str) -> float:

@@ -16,11 +16,11 @@ _SPACE = re.compile(rb"\s*")
 # A character of UTF-8 that leaves a line blank: white space of Unicode, and what has no
 # width (zero-width spaces and joiners, marks of direction, byte order marks).
 BLANK = (
-    rb"(?:[ \t\r\v\f]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe1\xa0\x8e|\xe3\x80\x80|\xef\xbb\xbf"
+    rb"(?:[ \t\r\v\f\x1c-\x1f]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe1\xa0\x8e|\xe3\x80\x80|\xef\xbb\xbf"
     rb"|\xe2\x80[\x80-\x8f\xa8\xa9\xaf]|\xe2\x81[\x9f\xa0])"
 )
 _BLANK_OR_CUT = (
-    " \t\r\v\f\n\x85\xa0\u1680\u180e\u202f\u205f\u2060\u3000\ufeff\u2028\u2029"
+    " \t\r\v\f\n\x1c\x1d\x1e\x1f\x85\xa0\u1680\u180e\u202f\u205f\u2060\u3000\ufeff\u2028\u2029"
     + ("".join(map(chr, [*range(0x2000, 0x2010), *range(0xDC80, 0xDD00)])))
 )
 _BLANKS = re.compile(rb"(?:%b|\n)*" % BLANK)

@@ -13,6 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bert_jax.data.json_text import loads
+from bert_jax.data.tokenizers.fast_encoding import (
+    Encoder,
+    Joined,
+    encode_each,
+    fast_encoder,
+    without_surrogates,
+)
 from bert_jax.data.tokenizers.huggingface_rules import (
     load_fast,
     load_for_text,
@@ -21,11 +29,7 @@ from bert_jax.data.tokenizers.huggingface_rules import (
     word_marks,
 )
 from bert_jax.data.tokenizers.pieces import row_name
-from bert_jax.data.tokenizers.tokenizer import (
-    SPECIAL_PIECES,
-    Tokenizer,
-    without_surrogates,
-)
+from bert_jax.data.tokenizers.tokenizer import SPECIAL_PIECES, Tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as FastTokenizer
@@ -67,7 +71,7 @@ class HuggingFaceTokenizer(Tokenizer):
         self.config = dict(config or {})
         self._num_rows = num_rows
         fast = load_fast(model.decode("utf-8"))
-        rules = json.loads(model)
+        rules = loads(model)
         if rules["model"].get("dropout"):
             raise ValueError(
                 f"The BPE model has dropout={rules['model']['dropout']}, so a text has "
@@ -81,7 +85,7 @@ class HuggingFaceTokenizer(Tokenizer):
             _pieces(fast, num_rows),
             lowercase="a" in normal,
             normalization={"rules": self.model_file},
-            splits_by_word=False,
+            library="tokenizers",
             special_pieces=special,
             pair=pair_layout(fast, self.config),
         )
@@ -92,7 +96,10 @@ class HuggingFaceTokenizer(Tokenizer):
         self._fast = load_for_text(rules, special["unk"])
         # Where the first word of a text differs from the same word behind another one,
         # a space before it makes it the same.
-        a, b, both, behind = self.encode(["a", "b", "a b", " b"])
+        a, b, both, behind = (
+            self._fast.encode(text, add_special_tokens=False).ids
+            for text in ("a", "b", "a b", " b")
+        )
         self._gap = " " if both != a + b and both == a + behind else ""
 
     @classmethod
@@ -104,7 +111,7 @@ class HuggingFaceTokenizer(Tokenizer):
         """
         beside = path.with_name(CONFIG_FILE)
         try:
-            config = json.loads(beside.read_bytes()) if beside.is_file() else None
+            config = loads(beside.read_bytes()) if beside.is_file() else None
         except ValueError as error:
             raise ValueError(
                 f"{beside} is damaged ({error}); fetch it again."
@@ -150,6 +157,10 @@ class HuggingFaceTokenizer(Tokenizer):
     def _encode_each_word(self, words: Sequence[str]) -> list[list[int]]:
         return self.encode([self._gap + word for word in words])
 
+    def normalize(self, text: str) -> str:
+        rules = self._fast.normalizer
+        return str(rules.normalize_str(text)) if rules else text
+
     def _opens_word(self, piece: str) -> bool:
         if piece == self._unk:
             # Elsewhere it can stand within a word.
@@ -162,14 +173,11 @@ class HuggingFaceTokenizer(Tokenizer):
     def _metadata(self) -> dict[str, Any]:
         return super()._metadata() | {"options": self._options()}
 
-    def _encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        found = [
-            self._fast.encode(without_surrogates(text), add_special_tokens=False).ids
-            for text in texts
-        ]
-        lengths = np.fromiter(map(len, found), np.int64, len(found))
-        ids = [index for of_text in found for index in of_text]
-        return np.array(ids, self.id_dtype), lengths
+    def _encode(self, texts: Sequence[str]) -> Joined:
+        return encode_each(self._fast, texts, self.id_dtype)
+
+    def _load_fast(self) -> Encoder | None:
+        return fast_encoder(json.loads(self._fast.to_str()))
 
     def _join(self, ids: list[int]) -> str:
         return str(self._fast.decode(ids, skip_special_tokens=False)).strip()

@@ -1,9 +1,9 @@
 """Loads a tokenizer that `Tokenizer.save` wrote, or a tokenizer.json of Hugging Face."""
 
-import json
 import pathlib
 from typing import Any
 
+from bert_jax.data.json_text import loads
 from bert_jax.data.tokenizers.huggingface_tokenizer import HuggingFaceTokenizer
 from bert_jax.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 from bert_jax.data.tokenizers.tokenizer import FORMAT_VERSION, METADATA_FILE, Tokenizer
@@ -56,9 +56,9 @@ def load_tokenizer(directory: pathlib.Path) -> Tokenizer:
             "that `bert-jax tokenizer` or Tokenizer.save wrote."
         )
     try:
-        metadata: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        metadata: dict[str, Any] = loads(path.read_text(encoding="utf-8"))
         version, kind = metadata["format_version"], metadata["kind"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise _damaged(path, error) from error
     if version != FORMAT_VERSION:
         raise ValueError(
@@ -78,18 +78,24 @@ def load_tokenizer(directory: pathlib.Path) -> Tokenizer:
         raise ValueError(f"{model_path} is missing; copy the whole directory.")
     model = model_path.read_bytes()
     tokenizer: Tokenizer
-    if kind == WordPieceTokenizer.kind:
-        tokenizer = WordPieceTokenizer(
-            model, lowercase=lowercase, strip_accents=strip_accents
-        )
-    elif kind == HuggingFaceTokenizer.kind:
-        tokenizer = HuggingFaceTokenizer(model, **options)
-    else:
-        tokenizer = SentencePieceTokenizer(model, lowercase=lowercase)
+    try:
+        if kind == WordPieceTokenizer.kind:
+            tokenizer = WordPieceTokenizer(
+                model, lowercase=lowercase, strip_accents=strip_accents
+            )
+        elif kind == HuggingFaceTokenizer.kind:
+            tokenizer = HuggingFaceTokenizer(model, **options)
+        else:
+            tokenizer = SentencePieceTokenizer(model, lowercase=lowercase)
+    except Exception as error:
+        # The libraries behind them have classes of errors of their own.
+        raise ValueError(
+            f"{model_path} or {path} is damaged ({error}); copy the directory again."
+        ) from error
     if tokenizer.sha256 != sha256:
         raise ValueError(
-            f"{model_path} has hash {tokenizer.sha256[:12]}, but {METADATA_FILE} "
-            f"expects {sha256[:12]}; one of them was changed. Copy the directory again."
+            f"{model_path} has hash {tokenizer.sha256[:12]}, but {path} expects "
+            f"{str(sha256)[:12]}; one of them was changed. Copy the directory again."
         )
     return tokenizer
 

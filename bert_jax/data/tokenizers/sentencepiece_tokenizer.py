@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bert_jax.data.tokenizers.fast_encoding import without_surrogates
 from bert_jax.data.tokenizers.interchangeable_pieces import InterchangeablePieces
 from bert_jax.data.tokenizers.sentencepiece_model import is_unigram, parse_model
 from bert_jax.data.tokenizers.sentencepiece_words import SPACE, splits_by_word
-from bert_jax.data.tokenizers.tokenizer import Tokenizer, without_surrogates
+from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.data.tokenizers.word_cache import WordCache
 
 # SentencePiece's sets of normalisation rules -> whether they put text in lower case.
@@ -69,10 +70,12 @@ class SentencePieceTokenizer(Tokenizer):
             pieces,
             lowercase=lowercase,
             normalization={"rules": rules},
-            splits_by_word=splits_by_word(proto),
+            library="sentencepiece",
         )
         self._cache = (
-            WordCache(self._encode_word, self.id_dtype) if self.splits_by_word else None
+            WordCache(self._encode_word, self.id_dtype)
+            if splits_by_word(proto)
+            else None
         )
         # A BPE model applies its merges in one order, so it needs no sorting.
         self._interchangeable = (
@@ -92,6 +95,9 @@ class SentencePieceTokenizer(Tokenizer):
     def model(self) -> bytes:
         """The serialised SentencePiece model."""
         return self._model
+
+    def normalize(self, text: str) -> str:
+        return str(self._processor.normalize(text)).replace(SPACE, " ")
 
     def _opens_word(self, piece: str) -> bool:
         return piece.startswith(SPACE)

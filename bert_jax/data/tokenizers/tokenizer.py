@@ -12,19 +12,18 @@ import hashlib
 import itertools
 import json
 import pathlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bert_jax.batch import MaskVocabulary, SpecialIds
+from bert_jax.data.atomic_file import write_atomically
+from bert_jax.data.tokenizers.fast_encoding import CheckedEncoder, Encoder, named
 
 FORMAT_VERSION = 2
 METADATA_FILE = "bert_jax_tokenizer.json"
 SPECIAL_PIECES = {name: f"[{name.upper()}]" for name in SpecialIds.__annotations__}
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class PairLayout(NamedTuple):
@@ -72,10 +71,7 @@ class Tokenizer(abc.ABC):
         starts_word: bool [V], whether a piece starts a word; false for special tokens.
         mask_vocabulary: the vocabulary as masking needs it. There, [UNK] of WordPiece
             starts a word; [UNK] of SentencePiece can stand within one and does not.
-        splits_by_word: whether the ids of a text are the joined ids of its words (the
-            texts between ASCII spaces). If so, the ids of a word are looked up in a
-            cache. A unigram model compares sums over the whole text, whose rounding can
-            reach over words, so it has false.
+        encoder: the library that encodes; it can be checked against the defining one.
         sha256: hash of everything that decides ids.
     """
 
@@ -89,7 +85,7 @@ class Tokenizer(abc.ABC):
         *,
         lowercase: bool,
         normalization: dict[str, Any],
-        splits_by_word: bool,
+        library: str,
         special_pieces: Mapping[str, str | None] = SPECIAL_PIECES,
         pair: PairLayout = PairLayout(),  # noqa: B008
     ) -> None:
@@ -111,7 +107,9 @@ class Tokenizer(abc.ABC):
         self.mask_vocabulary = MaskVocabulary(
             self.special, self.vocab_size, starts_word
         )
-        self.splits_by_word = splits_by_word
+        self.encoder = CheckedEncoder(
+            Encoder(named(library), self._encode), self._load_fast
+        )
         rules = [FORMAT_VERSION, self.kind, lowercase, normalization]
         if special_pieces is not SPECIAL_PIECES:
             rules += [dict(special_pieces), pair]
@@ -127,7 +125,15 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def _encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Does what `encode_joined` says."""
+        """Does what `encode_joined` says, by the library that defines the ids."""
+
+    @abc.abstractmethod
+    def normalize(self, text: str) -> str:
+        """The text after the rules that change characters, such as case and accents."""
+
+    def _load_fast(self) -> Encoder | None:
+        """A faster library that has loaded this tokenizer, or `None`."""
+        return None
 
     @abc.abstractmethod
     def _join(self, ids: list[int]) -> str:
@@ -166,7 +172,8 @@ class Tokenizer(abc.ABC):
                 f"The tokenizer got one string ({texts[:40]!r}); it takes a sequence of "
                 "texts. Wrap it: encode([text])."
             )
-        return self._encode(texts)
+        ids, lengths = self.encoder.encode(texts)
+        return ids.astype(self.id_dtype, copy=False), lengths
 
     def encode_sentences(
         self, sentences: Sequence[str]
@@ -258,9 +265,9 @@ class Tokenizer(abc.ABC):
         """Writes the files that `load_tokenizer` reads; other files there are kept."""
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / self.model_file).write_bytes(self._model)
+        write_atomically(directory / self.model_file, self._model)
         text = json.dumps(self._metadata(), indent=2) + "\n"
-        (directory / METADATA_FILE).write_text(text, encoding="utf-8")
+        write_atomically(directory / METADATA_FILE, text)
 
     def _metadata(self) -> dict[str, Any]:
         return {
@@ -277,12 +284,6 @@ class Tokenizer(abc.ABC):
 def token_dtype(vocab_size: int) -> type[np.unsignedinteger]:
     """The type of ids: uint16 if it holds all of them, else uint32."""
     return np.uint16 if vocab_size <= 2**16 else np.uint32
-
-
-def without_surrogates(text: str) -> str:
-    """The text with U+FFFD for lone surrogates, which are not characters."""
-    # `isascii` reads a stored flag, so ordinary text is not searched.
-    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
 
 def _find_special(

@@ -1,32 +1,36 @@
 """BERT's own tokenizer over a given vocabulary (google-research/bert)."""
 
-import functools
+import json
 import pathlib
 import re
-from array import array
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from bert_jax.data.tokenizers.pieces import CONTINUES
-from bert_jax.data.tokenizers.tokenizer import (
-    SPECIAL_PIECES,
-    Tokenizer,
-    without_surrogates,
+from bert_jax.data.tokenizers.fast_encoding import (
+    Encoder,
+    Joined,
+    encode_each,
+    fast_encoder,
 )
-from bert_jax.data.tokenizers.word_cache import WordCache
+from bert_jax.data.tokenizers.pieces import CONTINUES
+from bert_jax.data.tokenizers.tokenizer import SPECIAL_PIECES, Tokenizer
 
 # A longer word is [UNK] (google-research/bert, tokenization.py).
 WORDPIECE_MAX_CHARS_PER_WORD = 200
 
-# "word", "word," and "(word)" are three words for the cache, but share "word".
-_CACHED_ASCII_WORDS = 1 << 17
-_ASCII_WORD = re.compile("[A-Za-z0-9]+|[^A-Za-z0-9]")
-
 # Patterns of the `tokenizers` library, see `bert_rules`.
 _REMOVED = r"[[\x{0}\x{FFFD}\p{Cc}\p{Cf}]&&[^\t\n\r]]"
 _IDEOGRAPH = r"[\x{2B820}-\x{2B91F}]"
+# The same for Python, whose patterns know no categories; and half characters, which become
+# U+FFFD.
+_REMOVED_BY_PYTHON = re.compile(
+    "[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2"
+    "\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb\ufffd"
+    "\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0001\U000e0020-\U000e007f\ud800-\udfff]"
+)
+_IDEOGRAPH_BY_PYTHON = re.compile("[\U0002b820-\U0002b91f]")
+_ORDINARY = bytes({*range(0x20, 0x7F), *b"\t\n\r"})
 
 
 class WordPieceTokenizer(Tokenizer):
@@ -80,8 +84,7 @@ class WordPieceTokenizer(Tokenizer):
                 "handle_chinese_chars": True,
                 "strip_accents": self.strip_accents,
             },
-            # BERT's rules look at one character at a time, and no piece holds a space.
-            splits_by_word=True,
+            library="tokenizers",
         )
         ids = {piece: index for index, piece in enumerate(pieces)}
         self._fast = FastTokenizer(
@@ -93,10 +96,6 @@ class WordPieceTokenizer(Tokenizer):
         )
         self._fast.normalizer, self._fast.pre_tokenizer = bert_rules(
             lowercase, strip_accents
-        )
-        self._cache = WordCache(self._encode_word, self.id_dtype)
-        self._ascii_word = functools.lru_cache(_CACHED_ASCII_WORDS)(
-            self._encode_ascii_word
         )
 
     @classmethod
@@ -117,30 +116,26 @@ class WordPieceTokenizer(Tokenizer):
         """Vocabulary and rules as a tokenizer.json, without special tokens."""
         return self._fast.to_str()
 
+    def normalize(self, text: str) -> str:
+        return str(self._fast.normalizer.normalize_str(text))
+
     def _opens_word(self, piece: str) -> bool:
         return not piece.startswith(CONTINUES)
 
     def _options(self) -> dict[str, Any]:
         return super()._options() | {"strip_accents": self.strip_accents}
 
-    def _encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        return self._cache.encode(texts)
+    def _encode(self, texts: Sequence[str]) -> Joined:
+        return encode_each(self._fast, texts, self.id_dtype)
 
-    def _encode_word(self, word: str) -> bytes:
-        if not (word.isascii() and word.isprintable()):
-            word = without_surrogates(word)
-            ids = self._fast.encode(word, add_special_tokens=False).ids
-            return array(self.id_dtype.char, ids).tobytes()
-        if word.isalnum():
-            return self._ascii_word(word)
-        # Every other printable ASCII character is punctuation and a word of its own.
-        return b"".join(map(self._ascii_word, _ASCII_WORD.findall(word)))
-
-    def _encode_ascii_word(self, word: str) -> bytes:
-        # For ASCII letters and digits, BERT's rules only change case, so the slow
-        # normalisation of the library is not needed.
-        pieces = self._fast.model.tokenize(word.lower() if self.lowercase else word)
-        return array(self.id_dtype.char, [piece.id for piece in pieces]).tobytes()
+    def _load_fast(self) -> Encoder | None:
+        rules = json.loads(self._fast.to_str())
+        # nanotoken has no rule that replaces characters; `_as_bert_has_it` does it.
+        rules["normalizer"] = rules["normalizer"]["normalizers"][-1]
+        fast = fast_encoder(rules)
+        if fast is None:
+            return None
+        return fast._replace(encode=lambda texts: fast.encode(_as_bert_has_it(texts)))
 
     def _join(self, ids: list[int]) -> str:
         return " ".join(self.pieces[index] for index in ids).replace(" ##", "")
@@ -169,3 +164,20 @@ def bert_rules(lowercase: bool, strip_accents: bool | None) -> tuple[Any, Any]:
         ]
     )
     return normalizer, pre_tokenizers.BertPreTokenizer()
+
+
+def _as_bert_has_it(texts: Sequence[str]) -> Sequence[str]:
+    """Texts after those of BERT's rules that replace or remove characters."""
+    # Only the few characters that are not ASCII letters and the like are searched.
+    rest = "\n".join(texts).encode("utf-8", "surrogatepass").translate(None, _ORDINARY)
+    other = rest.decode("utf-8", "surrogatepass")
+    if _REMOVED_BY_PYTHON.search(other):
+        texts = [
+            text
+            if text.isascii() and text.isprintable()
+            else _REMOVED_BY_PYTHON.sub("", text)
+            for text in texts
+        ]
+    if _IDEOGRAPH_BY_PYTHON.search(other):
+        texts = [_IDEOGRAPH_BY_PYTHON.sub(r" \g<0> ", text) for text in texts]
+    return texts

@@ -60,6 +60,26 @@ def family_in(directory: pathlib.Path) -> Family:
     return family_of_config(path, load_json(path), [])
 
 
+def word_before_training(cfg: ModelConfig, head: str) -> str | None:
+    """What to know before a head is trained that no class of transformers can hold.
+
+    Returns:
+        A sentence, or `None` where an export will find its class.
+    """
+    try:
+        family = family_of_model(cfg)
+    except ValueError:
+        what = "no family of transformers computes this architecture"
+    else:
+        if head in family.heads:
+            return None
+        what = (
+            f"transformers has no class of the family {family.model_type!r} for the head "
+            f"{head!r}"
+        )
+    return f"note: {what}, so the result can be exported to StableHLO only"
+
+
 def family_of_model(cfg: ModelConfig, tokenizer: Tokenizer | None = None) -> Family:
     """The first family whose config has a word for every value of `cfg`, for exports.
 

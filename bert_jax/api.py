@@ -1,0 +1,346 @@
+"""The Python interface: what `import bert_jax` offers, over what the commands call.
+
+Every function here does what the command of its name does, with the same settings
+(`bert_jax.config`), the same run directories and the same errors.
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from bert_jax.batch import PretrainBatch
+from bert_jax.commands.foreign_checkpoint import Settings, import_checkpoint
+from bert_jax.commands.settled import settle
+from bert_jax.config import (
+    ClusterConfig,
+    DataConfig,
+    FinetuneConfig,
+    ModelConfig,
+    PrepareOptions,
+    PretrainConfig,
+)
+from bert_jax.data.batches.loader import train_batches
+from bert_jax.data.batches.rows import open_rows
+from bert_jax.data.cache_folder import cache_folder
+from bert_jax.data.prepared import dataset as prepared_dataset
+from bert_jax.data.prepared.prepare import prepare as prepare_dataset
+from bert_jax.data.tokenizers.tokenizer import Tokenizer
+from bert_jax.exchange.export import Format, Quantize, export_run
+from bert_jax.exchange.importing import import_run, is_foreign, source_sha256
+from bert_jax.train import finetune as finetuning
+from bert_jax.train import pretrain as pretraining
+from bert_jax.train.embed import Embedder
+from bert_jax.train.fill import Filler
+from bert_jax.train.hidden import EncodedText, HiddenStates
+from bert_jax.train.predict import Predictor
+from bert_jax.train.run import RunInfo, load_run, load_run_tokenizer
+from bert_jax.train.run_in_store import fetch_run, trained_in_store
+from bert_jax.train.tasks.embeddings import normalised
+
+Path = str | os.PathLike[str]
+Texts = str | Sequence[str | tuple[str, ...]]
+"""One text, several, or pairs as tuples of two. A single text is a list of one."""
+
+
+class Model:
+    """A trained model in its run directory; `load` makes it.
+
+    Weights are read when a method first needs them, and stay in memory.
+    """
+
+    def __init__(self, run: pathlib.Path) -> None:
+        """Reads what the run says of itself; as for `load`."""
+        self.run = run
+        """The run directory."""
+        self.info: RunInfo = load_run(run, for_weights=True)
+        """Kind, architecture, task and labels of the run."""
+
+    def __repr__(self) -> str:
+        return f"<bert_jax.Model {self.run}: {self.info.task or 'masked words'}>"
+
+    @property
+    def config(self) -> ModelConfig:
+        """The architecture."""
+        return self.info.model
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """What makes ids of text."""
+        return load_run_tokenizer(self.run)
+
+    def predict(self, texts: Texts) -> list[dict[str, Any]]:
+        """The predictions of a fine-tuned model, as `bert-jax predict --output` writes them.
+
+        Args:
+            texts: see `Texts`; pairs where the task has pairs.
+
+        Returns:
+            One dict for each text, in the form of the task: "label" and "probabilities" of
+            a class, "entities" of tags, "answer" of a question, and so on.
+
+        Raises:
+            ValueError: the run was not fine-tuned, no text is given, a text is empty, or a
+                pair is given where the task takes single texts, or the reverse.
+        """
+        return self._predictor(_tuples(texts))
+
+    def fill_mask(self, texts: Texts, *, top: int = 5) -> list[dict[str, Any]]:
+        """Guesses what [MASK], or the mask of the model's tokenizer, hides in each text.
+
+        Args:
+            texts: single texts, each with at least one mask.
+            top: number of guesses for each mask.
+
+        Returns:
+            One dict for each text: "filled" is the text with the best guesses, "masks" has
+            the guesses of each mask, with "piece", "text" and "probability".
+
+        Raises:
+            ValueError: the run was fine-tuned, or a text has no mask or is too long.
+        """
+        if top not in self._fillers:
+            self._fillers[top] = Filler(self.run, top=top)
+        return self._fillers[top](_tuples(texts))
+
+    def embed(
+        self,
+        texts: str | Sequence[str],
+        *,
+        pooling: Literal["mean", "cls"] | None = None,
+        normalise: bool = False,
+    ) -> np.ndarray:
+        """A vector for each text, float32 [texts, hidden size]; 0 for an empty text.
+
+        Args:
+            texts: one text, or several.
+            pooling: mean: the mean of the tokens' vectors. cls: that of the first token.
+                Default: what the model was fine-tuned with, else mean.
+            normalise: scale every vector to length 1.
+
+        Raises:
+            ValueError: there is no text, or all are empty.
+        """
+        if pooling not in self._embedders:
+            self._embedders[pooling] = Embedder(self.run, pooling=pooling)
+        vectors = self._embedders[pooling]([text for (text,) in _tuples(texts)])
+        return normalised(vectors) if normalise else vectors
+
+    def encode(self, texts: Texts) -> list[EncodedText]:
+        """Ids, pieces and hidden states of each text: what the encoder makes of its tokens.
+
+        Args:
+            texts: see `Texts`. A text that is longer than the model's rows loses its end.
+
+        Returns:
+            For each text `ids` int32 [T], `pieces` and `hidden` float32 [T, D], with
+            [CLS] and [SEP], without padding.
+
+        Raises:
+            ValueError: there is no text, or single texts and pairs are mixed.
+        """
+        return self._hidden(_tuples(texts))
+
+    def export(
+        self,
+        output: Path,
+        to: Format = "huggingface",
+        *,
+        step: int | None = None,
+        mlm_only: bool = False,
+        hidden_states: bool = False,
+        quantize: Quantize = "none",
+    ) -> str:
+        """Writes the model for another library, loads it back and compares it.
+
+        Args:
+            output: directory to write.
+            to: huggingface, tensorflow, onnx or stablehlo.
+            step: step of the checkpoint. Default: the best one of a fine-tuned run, else
+                the newest one.
+            mlm_only: leave out pooler and next-sentence head of a pretraining run.
+            hidden_states: for onnx and stablehlo, return the last hidden states, too.
+            quantize: for onnx, "int8" also writes a graph with weights of 8 bits.
+
+        Returns:
+            One line: what was written, and how far its outputs are from ours.
+
+        Raises:
+            ValueError: the format cannot express the model, a library is missing, or the
+                outputs differ by more than rounding explains.
+        """
+        return export_run(
+            *(self.run, pathlib.Path(output), to),
+            step=step,
+            mlm_only=mlm_only,
+            hidden_states=hidden_states,
+            quantize=quantize,
+        )
+
+    @functools.cached_property
+    def _predictor(self) -> Predictor:
+        return Predictor(self.run)
+
+    @functools.cached_property
+    def _hidden(self) -> HiddenStates:
+        return HiddenStates(self.run)
+
+    @functools.cached_property
+    def _fillers(self) -> dict[int, Filler]:
+        return {}
+
+    @functools.cached_property
+    def _embedders(self) -> dict[str | None, Embedder]:
+        return {}
+
+
+def load(source: Path) -> Model:
+    """A model from the run directory of `pretrain`, `finetune` or `import`.
+
+    A directory of Hugging Face or of Google is imported first, once, into the user's cache
+    folder (`~/.cache/bert_jax/imported`).
+
+    Raises:
+        FileNotFoundError: there is no run and no model.
+        ValueError: the run or the model cannot be read.
+    """
+    run = fetch_run(source)
+    if is_foreign(run):
+        imported = cache_folder("imported") / source_sha256(run)[:16]
+        if not (imported / "run.json").exists():
+            import_run(run, imported)
+        run = imported
+    return Model(run)
+
+
+def open_dataset(directory: Path) -> prepared_dataset.PreparedDataset:
+    """A dataset that `prepare` wrote: its manifest, its tokenizer and its splits.
+
+    Raises:
+        FileNotFoundError: there is no finished dataset.
+        ValueError: the dataset is damaged or of another format.
+    """
+    return prepared_dataset.open_dataset(pathlib.Path(directory))
+
+
+def prepare(
+    source: str | Sequence[str],
+    tokenizer: Path,
+    output: Path,
+    options: PrepareOptions = PrepareOptions(),  # noqa: B008
+    *,
+    strict: bool = False,
+    num_workers: int | None = None,
+) -> dict[str, Any]:
+    """Tokenises text and writes a dataset, as `bert-jax prepare` does.
+
+    It starts processes, so a script must call it under `if __name__ == "__main__":`.
+
+    Args:
+        source: files:GLOB, tfds:NAME or docs:, or several of them.
+        tokenizer: directory of a tokenizer or a run, or a tokenizer.json.
+        output: directory of the dataset; unfinished work there is continued.
+        options: what decides the content.
+        strict: raise an error where the audit finds what would spoil training.
+        num_workers: number of processes. Default: one per core.
+
+    Returns:
+        The manifest of the dataset.
+
+    Raises:
+        ValueError: settings, text or an earlier dataset in `output` do not fit.
+    """
+    return prepare_dataset(
+        *(source, pathlib.Path(tokenizer), pathlib.Path(output), options),
+        strict=strict,
+        num_workers=num_workers,
+    )
+
+
+def pretrain(cfg: PretrainConfig, output: Path) -> dict[str, Any]:
+    """Starts or continues a pretraining run, as `bert-jax pretrain` does.
+
+    The architecture comes from `cfg.checkpoint`, where there is one; else the size of the
+    vocabulary comes from the dataset. What was taken is printed.
+
+    Returns:
+        What stands in results.json: "eval" has the scores on held-out text.
+
+    Raises:
+        ValueError, OSError: settings, dataset and checkpoint do not fit together, or
+            `output` holds another run.
+        bert_jax.train.stop_request.InterruptedRunError: a signal came; a checkpoint was
+            written, and the same call goes on.
+    """
+    with trained_in_store(output, cfg.loop) as run:
+        cfg = import_checkpoint(_with_checkpoint_here(cfg), run, ClusterConfig())
+        return pretraining.pretrain(settle(cfg, cfg, ()), run)
+
+
+def finetune(cfg: FinetuneConfig, output: Path) -> dict[str, Any]:
+    """Starts or continues a fine-tuning run, as `bert-jax finetune` does.
+
+    Returns:
+        What stands in results.json: "eval" has the scores on the dev file.
+
+    Raises:
+        ValueError, OSError: settings, files and checkpoint do not fit together, or
+            `output` holds another run.
+        bert_jax.train.stop_request.InterruptedRunError: a signal came; a checkpoint was
+            written, and the same call goes on.
+    """
+    with trained_in_store(output, cfg.loop) as run:
+        cfg = import_checkpoint(_with_checkpoint_here(cfg), run, ClusterConfig())
+        return finetuning.finetune(cfg, run)
+
+
+def batches(
+    dataset: Path,
+    data: DataConfig = DataConfig(),  # noqa: B008
+    *,
+    batch_size: int,
+    num_steps: int,
+    first_step: int = 0,
+    split: Literal["train", "validation"] = "train",
+    seed: int = 0,
+) -> Iterator[PretrainBatch]:
+    """The batches that a run of pretraining sees, as NumPy arrays, before masking.
+
+    The batch of a step is a function of (seed, step): an iterator that begins at
+    `first_step` gives what one from 0 gives there.
+
+    Args:
+        dataset: directory that `prepare` wrote.
+        data: pairs, lengths and layout of rows; which datasets it names is not read.
+        batch_size: rows of a batch.
+        num_steps: number behind the last step.
+        first_step: number of the first step.
+        split: which part of the dataset.
+        seed: seed of pairs and order.
+
+    Raises:
+        FileNotFoundError: there is no finished dataset.
+        ValueError: the split has too little text, or settings do not fit it.
+    """
+    opened = open_dataset(dataset)
+    data = dataclasses.replace(data, dataset=None, mixture=(), weights=())
+    rows = open_rows(opened, split, data, seed=seed, batch_size=batch_size)
+    return train_batches(
+        rows, batch_size=batch_size, first_step=first_step, num_steps=num_steps
+    )
+
+
+def _with_checkpoint_here(cfg: Settings) -> Settings:
+    if cfg.checkpoint is None:
+        return cfg
+    run = fetch_run(cfg.checkpoint, step=cfg.checkpoint_step)
+    return dataclasses.replace(cfg, checkpoint=run)
+
+
+def _tuples(texts: Texts) -> list[tuple[str, ...]]:
+    some = [texts] if isinstance(texts, str) else texts
+    return [(text,) if isinstance(text, str) else tuple(text) for text in some]

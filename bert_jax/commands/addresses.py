@@ -1,0 +1,74 @@
+"""Addresses of object stores (gs://, s3://) among a command's flags become local folders."""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+from bert_jax.config.address import address_of
+
+Command = TypeVar("Command")
+
+_RUNS = ("run_dir", "checkpoint")  # whose weights are read
+_FILES = ("pretrain", "finetune", "a", "b", "reference", "tokenizer", "source")
+_DATASETS = ("dataset", "mixture", "data")  # `open_dataset` fetches them
+
+
+@contextlib.contextmanager
+def on_this_machine(command: Command) -> Iterator[Command]:
+    """Gives the command with local folders: fetched, or copied into the store at the end.
+
+    A process of a job calls this when it has joined: if it fails, the others must know.
+
+    Raises:
+        ValueError: a flag holds an address, and must be a local path.
+        FileNotFoundError, OSError: as for `fetch_run` and `trained_in_store`.
+    """
+    with contextlib.ExitStack() as held:
+        yield _here(command, command, held)
+
+
+def _here(value: Any, command: Any, held: contextlib.ExitStack, flag: str = "") -> Any:
+    if isinstance(value, pathlib.Path):
+        address = address_of(value)
+        return value if address is None else _local(value, flag, command, held)
+    if isinstance(value, tuple):
+        items = tuple(_here(item, command, held, flag) for item in value)
+        return value if items == value else items
+    if not dataclasses.is_dataclass(value):
+        return value
+    changed = {
+        field.name: _here(getattr(value, field.name), command, held, field.name)
+        for field in dataclasses.fields(value)
+    }
+    if all(vars(value)[name] is x for name, x in changed.items()):
+        return value
+    return dataclasses.replace(value, **changed)  # type: ignore[type-var]
+
+
+def _local(
+    path: pathlib.Path, flag: str, command: Any, held: contextlib.ExitStack
+) -> pathlib.Path:
+    from bert_jax.commands.checkpoints import ListCheckpoints
+    from bert_jax.commands.training import Finetune, Pretrain
+    from bert_jax.train.run_in_store import fetch_run, trained_in_store
+
+    address = address_of(path)
+    assert address is not None
+    if flag in _DATASETS:
+        return path
+    if flag in _FILES:
+        return fetch_run(address, "none")
+    if flag in _RUNS:
+        if isinstance(command, ListCheckpoints):
+            return fetch_run(address, "all")
+        settings = getattr(command, "settings", command)
+        step = getattr(settings, "checkpoint_step", getattr(command, "step", None))
+        return fetch_run(address, "one", step)
+    if flag == "output" and isinstance(command, Pretrain | Finetune):
+        return held.enter_context(trained_in_store(address, command.settings.loop))
+    raise ValueError(
+        f"--{flag.replace('_', '-')} {address}: this is read or written on this machine "
+        "only. Give a local path, and copy the files from or to the store."
+    )

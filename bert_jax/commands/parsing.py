@@ -1,0 +1,84 @@
+"""Reads the flags of one command, over the defaults of its config file or its run."""
+
+import dataclasses
+from typing import Any
+
+import tyro
+
+from bert_jax.commands import training
+from bert_jax.commands.config_files import load_config
+from bert_jax.commands.outputs import check_paths
+from bert_jax.commands.raw_flags import (
+    check_length,
+    check_numbers,
+    is_given,
+    value_of,
+)
+from bert_jax.commands.repeated_flags import refuse_repeated
+from bert_jax.config import FinetuneConfig, PretrainConfig
+
+
+def parse(command: Any, name: str, rest: list[str]) -> Any:
+    """Reads the flags of a command; `run()` of the result starts it.
+
+    Args:
+        command: class of the command.
+        name: its name on the command line.
+        rest: the flags behind it.
+
+    Raises:
+        FlagError: a flag is given twice.
+        ValueError, OSError: the config file or a value is wrong.
+        SystemExit: a flag is wrong; stderr says which one.
+    """
+    default: Any = tyro.MISSING_NONPROP
+    if hasattr(command, "config_file") and rest and not rest[0].startswith("-"):
+        is_tuned = name in ("finetune", "sweep")
+        rest = ["--checkpoint" if is_tuned else "--config", *rest]
+    refuse_repeated(command, rest)
+    kinds = {
+        "pretrain": PretrainConfig,
+        "finetune": FinetuneConfig,
+        "sweep": FinetuneConfig,
+        "compile": PretrainConfig,
+    }
+    if name not in kinds:
+        parsed = tyro.cli(command, args=rest, default=default, prog=f"bert-jax {name}")
+        if name in ("evaluate", "predict"):
+            # The run says how files are read, so it is read before its flags count.
+            try:
+                reading = training.file_settings(parsed.run_dir, parsed.task, name)
+            except OSError:
+                return parsed  # the command says so, in a job to all processes
+            default = command(run_dir=tyro.MISSING_NONPROP, task=reading)
+            return tyro.cli(
+                command, args=rest, default=default, prog=f"bert-jax {name}"
+            )
+        return parsed
+    # The file sets the defaults of all flags, so it is read before them.
+    file = value_of("--config", rest) or command.config_file
+    settings = load_config(file, kinds[name])
+    if "first_phase_only" in vars(command) and is_given("--first-phase-only", rest):
+        settings = dataclasses.replace(settings, next_phases=())
+    required = {
+        field.name: tyro.MISSING_NONPROP
+        for field in dataclasses.fields(command)
+        if field.default is dataclasses.MISSING
+    }
+    default = command(**required, config_file=file, settings=settings)
+    parsed = tyro.cli(command, args=rest, default=default, prog=f"bert-jax {name}")
+    if name == "pretrain":
+        check_length(parsed.settings, rest)
+    if kinds[name] is PretrainConfig and parsed.settings.checkpoint is None:
+        parsed.settings.check()
+    return dataclasses.replace(parsed, args=tuple(rest))
+
+
+def check(name: str, command: Any) -> None:
+    """Refuses numbers and paths that the command cannot use, before any work.
+
+    Raises:
+        ValueError, OSError: the message names the flag.
+    """
+    check_numbers(command)
+    check_paths(name, command)

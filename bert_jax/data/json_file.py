@@ -1,0 +1,55 @@
+"""Small JSON files of runs: written whole with a hash of their content, read by name."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from bert_jax.data.atomic_file import AnyPath, write_atomically
+from bert_jax.data.hashes import json_sha256
+from bert_jax.data.json_text import loads
+
+_HASH = "sha256"
+
+
+def write_json(path: AnyPath, value: dict[str, Any]) -> None:
+    """Writes an object as indented JSON, and under "sha256" the hash of its content.
+
+    Raises:
+        OSError: the file cannot be written; the old one is still there.
+    """
+    plain = json.loads(json.dumps(value))  # as it is read: no tuples, keys are text
+    sealed = {**plain, _HASH: json_sha256(plain)}
+    write_atomically(path, json.dumps(sealed, indent=2) + "\n")
+
+
+def read_json(
+    path: AnyPath,
+    way_out: str,
+    is_old: Callable[[dict[str, Any]], bool] = lambda _: False,
+) -> dict[str, Any]:
+    """The object that `write_json` wrote, without its hash.
+
+    Args:
+        path: the file.
+        way_out: sentence that says what to do when the file is lost; it ends the errors.
+        is_old: whether content without a hash is of a format that had none.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no JSON object, or was changed after it was written.
+    """
+    try:
+        value = loads(path.read_bytes())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing. {way_out}") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: no JSON ({error}). {way_out}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is damaged: it holds no JSON object. {way_out}")
+    told = value.pop(_HASH, None)
+    if told != json_sha256(value) and not (told is None and is_old(value)):
+        raise ValueError(
+            f"{path} was changed after it was written: its content does not have the "
+            f"hash {_HASH!r} in it. {way_out}"
+        )
+    return value

@@ -1,0 +1,215 @@
+"""Young libraries that encode many times faster than the ones that define the ids.
+
+`nanotoken` runs WordPiece, `gigatoken` runs byte-level BPE and is an extra of this package
+(`fast`). Both read the rules of a tokenizer.json. `CheckedEncoder` uses them only as long as
+they give the ids of the library that defines them.
+"""
+
+import importlib.metadata
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# Unsigned [tokens], ids of all texts one behind the other, and int64 [texts], their number
+# in each text.
+Joined = tuple[np.ndarray, np.ndarray]
+Encode = Callable[[Sequence[str]], Joined]
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# gigatoken pads all texts of a call to the longest. From so many places on, the texts are
+# encoded one by one.
+_MOST_PADDED_PLACES = 1 << 24
+
+# What BERT's rules, accents, scripts without spaces, BPE's splits and special tokens treat
+# in ways of their own.
+CHECK_TEXTS = (
+    "The quick brown fox, 1,234.5 times -- 'twas don't (e.g.) U.S.A. 50% $3 a_b x=y;",
+    "  two  spaces\tand a tab   \u00a0 no-break\u3000ideographic\u2009thin ",
+    "Ångström café naïve coöperate e\u0301 A\u030a \u0301 ÇA ß ẞ İstanbul ıI ς Σ ﬁ ½ ﷺ",
+    "मैं में सीमा हिन्दी, தமிழ் සිංහල ภาษาไทย ภำ မြန်မာ עִבְרִית العَرَبِيَّة می\u200cخواهم",
+    "日本語のテキスト、中文「引号」。한국어 가 \u1100\u1161 \u2b820 \U0002b820 Ａ１ ｶﾞ",
+    "👩\u200d👩 😀🏽 \u00ad\u200b\u200d\ufeff\ufffd \x01\x7f\x85 a\uf059b \ue000 \u0378",
+    "[CLS] [MASK] <s> </s> <mask> <|endoftext|> [UNK] ## ##ing ▁ ▁▁ <0x41>",
+    "x" * 201 + " " + "y" * 100 + " " + "é" * 120,
+    "https://example.org/a?b=c&d=e#f user@example.org C:\\dir\\file.txt `code` {a: [1]}",
+    "IT'S we'll I'M they'RE  \u2019s 12345678901 \n\n  def f(x):\n    return x**2\r\n",
+    "",
+    " ",
+)
+
+
+class Encoder(NamedTuple):
+    """A library that has loaded a tokenizer."""
+
+    library: str
+    """Its name and version."""
+    encode: Encode
+    """Encodes texts as they are, without special tokens around them."""
+
+
+class CheckedEncoder:
+    """Encodes with a fast library as long as it gives the ids of the one that defines them."""
+
+    def __init__(
+        self, defining: Encoder, load_fast: Callable[[], Encoder | None]
+    ) -> None:
+        """Takes the defining library.
+
+        Args:
+            defining: the library that defines the ids.
+            load_fast: loads the same tokenizer into a faster library, or returns `None`. It
+                is called when the first text comes.
+        """
+        self._defining, self._load_fast = defining, load_fast
+        self._chosen: Encoder | None = None
+
+    @property
+    def library(self) -> str:
+        """Name and version of the library that encodes."""
+        return self._choose().library
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether that is not the library that defines the ids."""
+        return self._choose() is not self._defining
+
+    def encode(self, texts: Sequence[str]) -> Joined:
+        return self._choose().encode(texts)
+
+    def check(self, texts: Sequence[str]) -> str | None:
+        """Compares the ids of the fast library with those of the defining one.
+
+        From a difference on, this object encodes with the defining library.
+
+        Returns:
+            The first text with other ids, or `None`.
+        """
+        chosen = self._choose()
+        if chosen is self._defining:
+            return None
+        differing = _first_difference(chosen, self._defining, texts)
+        if differing is not None:
+            self.use_defining()
+        return differing
+
+    def use_defining(self) -> None:
+        """Encodes with the library that defines the ids from now on."""
+        self._chosen = self._defining
+
+    def _choose(self) -> Encoder:
+        if self._chosen is None:
+            fast = self._load_fast()
+            if fast and _first_difference(fast, self._defining, CHECK_TEXTS) is None:
+                self._chosen = fast
+            else:
+                self._chosen = self._defining
+        return self._chosen
+
+
+def _first_difference(
+    fast: Encoder, defining: Encoder, texts: Sequence[str]
+) -> str | None:
+    for text in texts:
+        if not np.array_equal(fast.encode([text])[0], defining.encode([text])[0]):
+            return text
+    return None
+
+
+def named(library: str) -> str:
+    """The name of an installed library with its version."""
+    return f"{library} {importlib.metadata.version(library)}"
+
+
+def fast_encoder(rules: Mapping[str, Any]) -> Encoder | None:
+    """The library that can encode by the rules of a tokenizer.json.
+
+    Returns:
+        `None` if no such library is installed, or if none can read these rules.
+    """
+    load = _LOADERS.get(rules["model"].get("type"))
+    if load is None:
+        return None
+    library, make = load
+    try:
+        encode = make(json.dumps(rules))
+    except Exception:
+        # The library is missing or does not know the rules. Each has errors of its own.
+        return None
+    return Encoder(named(library), _without_half_characters(encode))
+
+
+def _without_half_characters(encode: Encode) -> Encode:
+    def encode_all(texts: Sequence[str]) -> Joined:
+        try:
+            return encode(texts)
+        except (UnicodeEncodeError, TypeError):
+            return encode([without_surrogates(text) for text in texts])
+
+    return encode_all
+
+
+def without_surrogates(text: str) -> str:
+    """The text with U+FFFD for lone surrogates, which are not characters."""
+    # `isascii` reads a stored flag, so ordinary text is not searched.
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+
+
+def _nanotoken(rules: str) -> Encode:
+    # Not from the package itself, which also imports what transformers needs.
+    from nanotoken.nanotoken_rs import WordPieceTokenizer
+
+    backend = WordPieceTokenizer.from_json(rules)
+
+    def encode(texts: Sequence[str]) -> Joined:
+        ids, ends = backend.encode_batch(
+            texts, add_special_tokens=False, parallel=False
+        )
+        return ids, np.diff(ends)
+
+    return encode
+
+
+def _gigatoken(rules: str) -> Encode:
+    from gigatoken.gigatoken_rs import PadTruncate, load_hf_json
+
+    backend = load_hf_json(rules)
+    padding = PadTruncate(0)
+
+    def encode(texts: Sequence[str]) -> Joined:
+        if max(map(len, texts), default=0) * len(texts) > _MOST_PADDED_PLACES:
+            found = [backend.encode(text) for text in texts]
+            lengths = np.fromiter(map(len, found), np.int64, len(found))
+            return np.concatenate(found), lengths
+        padded, lengths = backend.encode_batch_padded(
+            list(texts), padding, parallel=False
+        )
+        return padded[np.arange(padded.shape[1]) < lengths[:, None]], lengths
+
+    return encode
+
+
+_LOADERS: dict[Any, tuple[str, Callable[[str], Encode]]] = {
+    "WordPiece": ("nanotoken", _nanotoken),
+    "BPE": ("gigatoken", _gigatoken),
+}
+
+
+def encode_each(
+    tokenizer: Any, texts: Sequence[str], dtype: np.dtype[np.unsignedinteger]
+) -> Joined:
+    """The ids of texts by the library `tokenizers`, as they are without special tokens.
+
+    Args:
+        tokenizer: a tokenizer of that library.
+        texts: the texts.
+        dtype: type of ids.
+    """
+    found = [
+        tokenizer.encode(without_surrogates(text), add_special_tokens=False).ids
+        for text in texts
+    ]
+    lengths = np.fromiter(map(len, found), np.int64, len(found))
+    return np.array([index for ids in found for index in ids], dtype), lengths

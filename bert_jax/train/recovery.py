@@ -1,0 +1,144 @@
+"""How a run gets over bad numbers: it skips, goes back, or stops with a diagnosis."""
+
+import pathlib
+from typing import Any
+
+import jax
+
+from bert_jax.config import LoopConfig
+from bert_jax.runtime import process
+from bert_jax.train.bad_step import PLACE, save_bad_step
+from bert_jax.train.checkpoint import Checkpoints
+from bert_jax.train.history import Rollback, add_event, load_history
+from bert_jax.train.metrics import WAY_OUT, MetricsLog, NotFiniteError, Window
+from bert_jax.train.stage import Stage
+from bert_jax.train.step import TrainState, pass_by
+from bert_jax.train.watch import GoBackError, StepNumbers, Watch
+
+
+class Recovery:
+    """What a loop knows of bad steps, and of the batches that it passes by."""
+
+    def __init__(
+        self, run: pathlib.Path, cfg: LoopConfig, checkpoints: Checkpoints
+    ) -> None:
+        """Reads the history of the run."""
+        self._run, self._cfg, self._checkpoints = run, cfg, checkpoints
+        self._history = load_history(run)
+        self._suspect: GoBackError | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        """The loop goes on from the newest checkpoint, or begins."""
+        self._watch = Watch(self._cfg, self._checkpoints.note("watch"))
+        self._in_window: list[int] = []
+
+    def enter(self, stage: Stage, start: int) -> None:
+        """The next steps are those of a stage that begins with batch `start`."""
+        self._stage, self._start = stage, start
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What the next checkpoint must keep."""
+        return self._watch.notes
+
+    def passes_by(self, number: int) -> bool:
+        """Whether a batch is not trained on."""
+        return number in self._history.passed_by
+
+    def pass_by(self, state: TrainState) -> TrainState:
+        """The state after a batch that is not trained on; takes the state away."""
+        self._watch.pass_by()
+        places = jax.tree.map(lambda leaf: leaf.sharding, state)
+        return jax.jit(pass_by, out_shardings=places, donate_argnums=0)(state)
+
+    def add(self, number: int) -> None:
+        """The step of this batch is in the window now."""
+        self._in_window.append(number)
+
+    def judge(self, window: Window, log: MetricsLog) -> None:
+        """Judges all steps of the window, and leaves the skipped ones out of its means.
+
+        Args:
+            window: of the steps that were added since the last call.
+            log: gets a line for each skipped update.
+
+        Raises:
+            GoBackError: the run has to go back.
+        """
+        numbers, self._in_window = iter(self._in_window), []
+
+        def is_skipped(metrics: dict[str, Any]) -> bool:
+            number, found = next(numbers), StepNumbers.of(metrics)
+            if found.is_skipped:
+                rows = self._rows(number) if process.is_first() else {}
+                log.write("skipped", number + 1, {"found": str(found), **rows})
+                print(f"step {number + 1:>7,}: update skipped, {found}", flush=True)
+            self._watch.judge(number, found)
+            return found.is_skipped
+
+        window.leave_out_metrics(is_skipped)
+
+    def go_back(self, error: GoBackError, noticed_at: int) -> int | None:
+        """Decides what happens when the run goes back to its newest checkpoint.
+
+        The batches that are to blame are passed by. A run that went back as often as it may
+        repeats the steps up to the first of them, and stops there (`stop_at`).
+
+        Returns:
+            The step of the checkpoint to go on from; `None`: the beginning.
+
+        Raises:
+            GoBackError: it may not go back, and no batch is to blame, or another one
+                than when the same steps were made before.
+        """
+        offence = error.offence
+        may_go_back = self._history.num_rollbacks < self._cfg.max_rollbacks
+        if not may_go_back and (offence is None or self._suspect is not None):
+            raise error
+        newest = self._checkpoints.newest_whole()
+        if may_go_back:
+            to = newest or 0
+            suspects = offence.suspects if offence else range(0)
+            event = Rollback(
+                noticed_at=noticed_at,
+                to=to,
+                passed_by=tuple(number for number in suspects if number >= to),
+                reason=error.reason,
+            )
+            self._history = add_event(self._run, event)
+            print(f"going back: {event}", flush=True)
+        else:
+            assert offence is not None
+            self._suspect = error
+            print(
+                f"{error.reason}. The run went back {self._history.num_rollbacks} times "
+                f"(--loop.max-rollbacks); it repeats the steps up to batch "
+                f"{offence.first:,} to find out what is wrong there.",
+                flush=True,
+            )
+        return newest
+
+    def stop_at(self, number: int, state: TrainState, batch: Any) -> None:
+        """Stops the run with a diagnosis if this batch is the suspect.
+
+        Args:
+            number: of the batch.
+            state: the state before its step.
+            batch: global arrays.
+
+        Raises:
+            NotFiniteError: it is the suspect. The step can be replayed.
+        """
+        suspect, diagnose = self._suspect, self._stage.diagnose
+        if suspect is None or suspect.offence is None or number < suspect.offence.first:
+            return
+        found = "" if diagnose is None else f" {diagnose(state, batch)}"
+        save_bad_step(self._run, self._checkpoints.identity, state, batch)
+        raise NotFiniteError(
+            f"stopped before batch {number:,}: {suspect.reason}.{found} The batch is in "
+            f"{self._run / PLACE}; `bert-jax replay {self._run}` repeats its step. {WAY_OUT}"
+        )
+
+    def _rows(self, number: int) -> dict[str, Any]:
+        return self._stage.rows(number - self._start)

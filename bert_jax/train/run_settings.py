@@ -1,0 +1,103 @@
+"""Which settings of a run may differ between its sessions and between its hosts."""
+
+import dataclasses
+import pathlib
+import re
+from typing import Any
+
+from bert_jax.config import PretrainConfig, TaskConfig
+
+# Settings that may change when a run continues: they do not change the numbers.
+_FREE = (
+    "loop",
+    "data.num_threads",
+    "data.num_workers",
+    "data.plan_dir",
+    "data.dataset",
+    "data.mixture",
+    "checkpoint",
+    # How examples are read; the hashes of the examples are compared separately.
+    *(f"task.{x.name}" for x in dataclasses.fields(TaskConfig) if x.name != "pooling"),
+)
+# Settings that may change too, since a run must be able to continue on other machines:
+# they change the numbers by rounding only. A change of these is printed.
+LAYOUT = (
+    "mesh",
+    "micro_batches",
+    "next_phases.micro_batches",
+    "compute",
+)
+# Settings that may even differ between the hosts of a job. The hashes of what the paths
+# lead to are compared separately.
+_OWN = (
+    *("data.num_threads", "data.num_workers", "data.plan_dir"),
+    *("data.dataset", "data.mixture", "task"),
+)
+
+
+def check_longer(run: pathlib.Path, old: PretrainConfig, new: PretrainConfig) -> None:
+    """Checks that a run with another number of steps would have made the same updates.
+
+    Raises:
+        ValueError: the learning rates of the updates so far depend on the number of
+            steps, or there would be fewer steps. The message says how to train on.
+    """
+    warmups = [cfg.optimizer.warmup_updates(cfg.num_steps) for cfg in (old, new)]
+    if (
+        old.optimizer.schedule == "constant"
+        and old.masking.is_constant
+        and not old.next_phases
+        and warmups[0] == warmups[1]
+        and new.num_steps > old.num_steps
+    ):
+        print(
+            f"{run} goes on to step {new.num_steps:,} instead of {old.num_steps:,}",
+            flush=True,
+        )
+        return
+    raise ValueError(
+        f"{run} holds a run of {old.num_steps:,} steps with {warmups[0]:,} of warm-up and "
+        f"schedule {old.optimizer.schedule!r}; {new.num_steps:,} steps with {warmups[1]:,} "
+        "of warm-up would have had other learning rates or masking rates from the start. "
+        "Only a run of --optimizer.schedule constant with the same number of warm-up "
+        "updates, and without --masking.end-rate, can be made longer. To train on from this "
+        "one, start a new run with a schedule of its own: "
+        f"--checkpoint {run} --moments keep --num-steps STEPS --output NEW_RUN."
+    )
+
+
+def comparable(value: Any, where: str = "") -> dict[str, Any]:
+    """All settings by their dotted names, without those that may differ between hosts."""
+    if where in _OWN:
+        return {}
+    if not isinstance(value, dict):
+        return {where: value}
+    return {
+        name: leaf
+        for key, part in value.items()
+        for name, leaf in comparable(part, f"{where}.{key}".lstrip(".")).items()
+    }
+
+
+def differences(before: Any, now: Any, where: str = "") -> list[tuple[str, str]]:
+    """The settings that differ, as pairs of the name (or the group's) and a description."""
+    name = re.sub(r"\[\d+\]", "", where)
+    if name in _FREE:
+        return []
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [
+            (name if name in LAYOUT else inner, line)
+            for key in {**before, **now}
+            for inner, line in differences(
+                before.get(key), now.get(key), f"{where}.{key}".lstrip(".")
+            )
+        ]
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        return [
+            found
+            for number, pair in enumerate(zip(before, now, strict=True))
+            for found in differences(*pair, f"{where}[{number}]")
+        ]
+    if before == now:
+        return []
+    return [(name, f"{where} is {before!r} there and {now!r} here")]

@@ -1,0 +1,135 @@
+"""The Python interface: `import bert_jax`, and what it offers over the commands."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from exchange_models import make_tokenizer
+from prepared_corpus import make_corpus, prepared
+from random_runs import random_run
+
+import bert_jax
+from bert_jax import cli
+from bert_jax.batch import PretrainBatch
+from bert_jax.config import DataConfig, FinetuneConfig, PretrainConfig, TaskConfig
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder, tokenizer = tmp_path_factory.mktemp("api"), make_tokenizer("wordpiece")
+    random_run(folder / "encoder", tokenizer)
+    random_run(folder / "sentiment", tokenizer, "classification")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    prepared(make_corpus(folder), folder / "dataset")
+    return folder / "dataset"
+
+
+def test_nothing_heavy_is_imported_before_it_is_used():
+    code = (
+        "import sys, bert_jax; from bert_jax import cli; cli.main(['--help']); "
+        "heavy = {'jax', 'numpy', 'tyro', 'flax', 'asyncio'} & set(sys.modules); "
+        "assert not heavy, heavy; assert 'load' in dir(bert_jax)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert bert_jax.load.__module__ == "bert_jax.api"
+    with pytest.raises(AttributeError, match="no attribute 'lod'"):
+        bert_jax.lod  # noqa: B018
+
+
+@pytest.mark.slow
+def test_predictions_are_those_of_the_command(runs, tmp_path):
+    texts = ["a river", "the stone and the window"]
+    found = bert_jax.load(runs / "sentiment").predict(texts)
+    output = tmp_path / "out.jsonl"
+    cli.main(["predict", str(runs / "sentiment"), *texts, "--output", str(output)])
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert lines == [{"text": text} | x for text, x in zip(texts, found, strict=True)]
+    assert [
+        line["label"] for line in bert_jax.load(runs / "sentiment").predict(texts[0])
+    ] == [found[0]["label"]]
+
+
+@pytest.mark.slow
+def test_masks_are_filled_and_vectors_made(runs):
+    model = bert_jax.load(str(runs / "encoder"))
+    [filled] = model.fill_mask("a [MASK] river.", top=2)
+    assert len(filled["masks"][0]) == 2
+    vectors = model.embed(["a river", "stone"], normalise=True)
+    assert vectors.shape == (2, model.config.hidden_size)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, rtol=1e-6)
+    with pytest.raises(ValueError, match="is a pretrain run; expected a finetune run"):
+        model.predict("a river")
+    assert "masked words" in repr(model)
+
+
+def test_the_mean_of_what_encode_gives_is_what_embed_gives(runs):
+    """Float32, other batches of rows: 2e-6 is twice the largest difference seen."""
+    texts = ["a river", "stone", "the window and the music of the river"]
+    model = bert_jax.load(runs / "encoder")
+    encoded = model.encode(texts)
+    assert encoded[1].pieces[0] == "[CLS]"
+    assert encoded[1].pieces[-1] == "[SEP]"
+    for text in encoded:
+        assert text.hidden.shape == (len(text.ids), model.config.hidden_size)
+        assert [model.tokenizer.pieces[x] for x in text.ids] == text.pieces
+    means = [text.hidden.mean(axis=0) for text in encoded]
+    np.testing.assert_allclose(means, model.embed(texts, pooling="mean"), atol=2e-6)
+    [pair] = model.encode([("a river", "stone")])
+    assert pair.pieces.count("[SEP]") == 2
+    with pytest.raises(ValueError, match="mixed"):
+        model.encode(["a", ("a", "b")])
+
+
+def test_batches_are_numpy_and_begin_anywhere(dataset):
+    rows = DataConfig(sequence_length=32)
+    some = {"batch_size": 4, "num_steps": 5}
+    found = list(bert_jax.batches(dataset, rows, **some))
+    assert len(found) == 5
+    assert isinstance(found[0], PretrainBatch)
+    assert {type(x) for x in found[0]} == {np.ndarray}
+    assert found[0].input_ids.shape == (4, 32)
+    late = list(bert_jax.batches(dataset, rows, **some, first_step=3))
+    for here, there in zip(late, found[3:], strict=True):
+        for x, y in zip(here, there, strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+def test_runs_are_made_by_functions_over_the_settings(dataset, tmp_path, monkeypatch):
+    """The commands' own functions get settled settings; they are tried elsewhere."""
+    from bert_jax import api
+
+    seen = {}
+    monkeypatch.setattr(
+        api.pretraining, "pretrain", lambda cfg, run: seen.update(cfg=cfg, run=run)
+    )
+    cfg = PretrainConfig(data=DataConfig(dataset=dataset), num_steps=3)
+    bert_jax.pretrain(cfg, str(tmp_path / "run"))
+    assert seen["cfg"].model.vocab_size == 44  # the dataset's
+    assert seen["run"] == tmp_path / "run"
+    monkeypatch.setattr(
+        api.finetuning, "finetune", lambda cfg, run: seen.update(cfg=cfg, run=run)
+    )
+    bert_jax.finetune(FinetuneConfig(task=TaskConfig()), tmp_path / "tuned")
+    assert seen["run"] == tmp_path / "tuned"
+
+
+@pytest.mark.slow
+def test_a_model_of_others_is_imported_once(runs, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model = bert_jax.load(runs / "encoder")
+    model.export(tmp_path / "hf")
+    first = bert_jax.load(tmp_path / "hf")
+    assert first.run.parent == tmp_path / "bert_jax" / "imported"
+    written = (first.run / "run.json").stat().st_mtime_ns
+    again = bert_jax.load(tmp_path / "hf")
+    assert (again.run / "run.json").stat().st_mtime_ns == written
+    text = "a [MASK] river."
+    here, there = model.fill_mask(text)[0], again.fill_mask(text)[0]
+    assert here["filled"] == there["filled"]

@@ -1,0 +1,154 @@
+"""Ids are those of the libraries that define them, whichever library encodes."""
+
+import unicodedata
+
+import numpy as np
+import pytest
+from huggingface_tokenizers import save_tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizer_texts import awkward_texts, sentences, train
+
+from bert_jax.data.tokenizers import fast_encoding
+from bert_jax.data.tokenizers.fast_encoding import (
+    CHECK_TEXTS,
+    CheckedEncoder,
+    Encoder,
+    fast_encoder,
+    without_surrogates,
+)
+from bert_jax.data.tokenizers.huggingface_tokenizer import HuggingFaceTokenizer
+from bert_jax.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
+from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
+
+
+def bare(tokenizer, texts):
+    """Ids of each whole text, from the library itself."""
+    texts = [without_surrogates(text) for text in texts]
+    if not isinstance(tokenizer, SentencePieceTokenizer):
+        found = tokenizer._fast.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in found]
+    found = tokenizer._processor.encode(texts, num_threads=1)
+    if tokenizer._interchangeable is None:
+        return found
+    found = [np.array(ids, np.int32) for ids in found]
+    for ids in found:
+        tokenizer._interchangeable.sort_runs(ids, np.array([ids.size]))
+    return [ids.tolist() for ids in found]
+
+
+# Kind -> the library that encodes; gigatoken is the extra `fast`.
+KINDS = {
+    "unigram cased": "sentencepiece",
+    "bpe": "sentencepiece",
+    "byte-bpe cased": "gigatoken",
+    "roberta": "gigatoken",
+    "modernbert": "gigatoken",
+    "wordpiece": "nanotoken",
+    "wordpiece cased accents": "nanotoken",
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def tokenizer(request, tmp_path_factory):
+    pytest.importorskip(KINDS[request.param])
+    kind, *rules = request.param.split()
+    texts = [*sentences(), *["é à ö 가 日本 1000 (stone), \u0301 e\u0301 \u2017"] * 9]
+    if kind in ("roberta", "modernbert"):
+        folder = save_tokenizer(kind, texts, tmp_path_factory.mktemp(kind), 400)
+        found = HuggingFaceTokenizer.read(folder / "tokenizer.json")
+    else:
+        found = _trained(kind, rules, texts)
+    assert found.encoder.library.startswith(KINDS[request.param])
+    return found
+
+
+def _trained(kind, rules, texts):
+    options = {"strip_accents": False} if "accents" in rules else {}
+    size = {"wordpiece": 125, "byte-bpe": 400}.get(kind, 75)
+    return train(
+        kind, texts, vocab_size=size, lowercase="cased" not in rules, **options
+    )
+
+
+@given(texts=st.lists(awkward_texts, max_size=5))
+@settings(derandomize=True, max_examples=30)
+def test_awkward_texts_get_the_ids_of_the_library(tokenizer, texts):
+    expected = bare(tokenizer, texts)
+    assert tokenizer.encode(texts) == expected
+    ids, lengths = tokenizer.encode_joined(texts)
+    assert ids.tolist() == [x for one in expected for x in one]
+    assert lengths.tolist() == list(map(len, expected))
+    assert ids.dtype == np.uint16
+    assert lengths.dtype == np.int64
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe", "byte-bpe", "wordpiece"])
+def test_real_text_gets_the_ids_of_the_library(kind, shared_data):
+    text = (shared_data / "wikitext" / "valid.txt").read_text(encoding="utf-8")
+    lines = text.split("\n")
+    if kind == "wordpiece":
+        path = shared_data / "vocab" / "bert-base-uncased-vocab.txt"
+        tokenizer = WordPieceTokenizer.from_vocab(path, lowercase=True)
+    else:
+        tokenizer = train(kind, lines[:1_000], vocab_size=2_000, lowercase=False)
+    found = tokenizer.encode(lines)
+    assert sum(map(len, found)) > 200_000
+    assert found == bare(tokenizer, lines)
+
+
+def marked_code_points():
+    """Code points that BERT's rules can treat in ways of their own, and some others."""
+    for code in range(0xE0200):
+        kind = unicodedata.category(chr(code))
+        if kind in ("Cc", "Cf", "Mn", "Zs") or code < 0x180 or code % 509 == 0:
+            yield code
+    yield from range(0x2B810, 0x2B930, 15)
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_characters_are_removed_and_divided_as_by_the_library(lowercase):
+    tokenizer = train("wordpiece", lowercase=lowercase)
+    texts = [f"a{chr(code)}b {chr(code)}" for code in marked_code_points()]
+    assert tokenizer.encoder.check(texts) is None
+    assert tokenizer.encoder.library.startswith("nanotoken")
+
+
+def lengths_of(texts):
+    return np.array([len(text) for text in texts]), np.ones(len(texts), np.int64)
+
+
+def wrong_for_a_word(texts):
+    ids, lengths = lengths_of(texts)
+    return ids + np.array(["odd" in text for text in texts]), lengths
+
+
+def test_a_difference_in_the_source_ends_the_use_of_a_fast_library():
+    fast = Encoder("young 0.1", wrong_for_a_word)
+    encoder = CheckedEncoder(Encoder("old 9", lengths_of), lambda: fast)
+    assert encoder.check(["even", "all"]) is None
+    assert encoder.library == "young 0.1"
+    assert encoder.check(["even", "an odd one", "all"]) == "an odd one"
+    assert encoder.library == "old 9"
+    assert encoder.encode(["an odd one"])[0] == [10]
+
+
+def test_a_difference_in_texts_of_our_own_keeps_a_fast_library_away(monkeypatch):
+    monkeypatch.setattr(fast_encoding, "CHECK_TEXTS", (*CHECK_TEXTS, "odd"))
+    fast = Encoder("young 0.1", wrong_for_a_word)
+    encoder = CheckedEncoder(Encoder("old 9", lengths_of), lambda: fast)
+    assert encoder.library == "old 9"
+
+
+@pytest.mark.parametrize("model", ["Unigram", "WordPiece", "BPE", None])
+def test_rules_that_no_fast_library_reads_are_left_to_the_defining_one(model):
+    assert fast_encoder({"model": {"type": model, "vocab": 3}}) is None
+
+
+def test_long_texts_are_not_padded_to_each_other(monkeypatch):
+    pytest.importorskip("gigatoken")
+    tokenizer = train("byte-bpe", lowercase=False)
+    texts = [*sentences(30), "", "long " * 400]
+    expected = tokenizer.encode(texts)
+    monkeypatch.setattr(fast_encoding, "_MOST_PADDED_PLACES", 100)
+    assert tokenizer.encode(texts) == expected == bare(tokenizer, texts)

@@ -1,0 +1,47 @@
+"""The notebooks of docs/tutorials run from their first cell to their last."""
+
+import json
+import os
+import pathlib
+import re
+import sys
+
+import pytest
+from test_command_lines import ROOT
+from test_packaging import needed
+
+NOTEBOOKS = sorted((ROOT / "docs" / "tutorials").glob("*.ipynb"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of the client and of its kernel
+@pytest.mark.parametrize("length", ["whole", "short"])  # CI runs the short ones
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs(path, length, tmp_path, monkeypatch):
+    nbclient, nbformat = (
+        needed("nbclient", "notebooks"),
+        needed("nbformat", "notebooks"),
+    )
+    needed("ipykernel", "notebooks")
+    beside_python = pathlib.Path(sys.executable).parent  # where bert-jax is
+    monkeypatch.setenv("PATH", f"{beside_python}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    text = path.read_text("utf-8")
+    if length == "short":
+        text, count = re.subn(r"--num-(steps|epochs) \d+", r"--num-\1 2", text)
+        assert count
+    notebook = nbformat.reads(text, as_version=4)
+    client = nbclient.NotebookClient(
+        notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}}
+    )
+    client.execute()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_shown_with_its_output(path):
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert all(cell["execution_count"] for cell in code)
+    outputs = [output for cell in code for output in cell["outputs"]]
+    assert len(outputs) > 4
+    assert not [x for x in outputs if x["output_type"] == "error"]
