@@ -6,6 +6,8 @@ first second is answered in one sentence too.
 
 import atexit
 import contextlib
+import errno
+import io
 import os
 import signal
 import sys
@@ -55,9 +57,7 @@ def begin() -> None:
     _open_streams()
     _catch_signals()
     _set_environment()
-    # Text that the terminal's encoding lacks must not end a run.
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    _harden_output()
 
 
 def command_begins(name: str) -> None:
@@ -92,7 +92,7 @@ def takes(number: int) -> bool:
     return signal.getsignal(number) != signal.SIG_IGN
 
 
-def leave_terminal(number: int) -> None:
+def leave_terminal(number: int = signal.SIGHUP) -> None:
     """After SIGHUP the terminal is gone, and writing to it would be an error."""
     if number == signal.SIGHUP:
         nowhere = os.open(os.devnull, os.O_RDWR)
@@ -152,6 +152,35 @@ def _open_streams() -> None:
                 os.close(nowhere)
             os.set_inheritable(number, True)
             setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
+
+
+class _Terminal(io.FileIO):
+    """Writes to a terminal that may be gone before the shell has sent SIGHUP, or sends none."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+        leave_terminal()
+        return memoryview(data).nbytes
+
+
+def _harden_output() -> None:
+    """Neither text that the encoding lacks nor a terminal that is gone ends a run."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        stream.reconfigure(errors="backslashreplace")
+        if number in _terminals:
+            terminal = io.TextIOWrapper(
+                io.BufferedWriter(_Terminal(number, "w", closefd=False)),
+                encoding=stream.encoding,
+                errors=stream.errors,
+                line_buffering=True,
+            )
+            setattr(sys, name, terminal)
+            setattr(sys, f"__{name}__", terminal)
 
 
 def _catch_signals() -> None:
