@@ -160,7 +160,7 @@ class Model:
         Args:
             output: directory to write.
             to: huggingface, tensorflow, onnx or stablehlo.
-            step: step of the checkpoint. Default: the best one of a fine-tuned run, else
+            step: step of the checkpoint. Default: the best one that the run keeps, else
                 the newest one.
             mlm_only: leave out pooler and next-sentence head of a pretraining run.
             hidden_states: for onnx and stablehlo, return the last hidden states, too.
@@ -337,7 +337,8 @@ def batches(
 def _with_checkpoint_here(cfg: Settings) -> Settings:
     if cfg.checkpoint is None:
         return cfg
-    run = fetch_run(cfg.checkpoint, step=cfg.checkpoint_step)
+    which = "newest" if isinstance(cfg, PretrainConfig) else "one"
+    run = fetch_run(cfg.checkpoint, which, cfg.checkpoint_step)
     return dataclasses.replace(cfg, checkpoint=run)
 
 

@@ -117,7 +117,7 @@ _GROUPS: Mapping[str, Sequence[tuple[str, str, str]]] = {
         (
             "export",
             "commands.exchange:Export",
-            "Writes a run's weights, of a fine-tuned run the best, for another library.",
+            "Writes a run's weights, the best where it keeps them, for another library.",
         ),
     ),
     "Looking": (

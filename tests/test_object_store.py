@@ -393,6 +393,16 @@ def test_only_the_step_that_is_needed_is_fetched(identity, cache, monkeypatch):
         fetch_run("memory://bucket/no")
 
 
+def test_a_run_to_go_on_from_is_fetched_without_its_best_state(identity, cache):
+    train(identity, 1, 2, keep=2)
+    memory, home = fsspec.filesystem("memory"), "/bucket/runs/one"
+    memory.mv(f"{home}/checkpoints/1", f"{home}/best/1", recursive=True)
+    for which, place, step in (("one", "best", 1), ("newest", "checkpoints", 2)):
+        run = fetch_run(RUN, which)
+        assert [path.name for path in run.glob(f"{place}/*")] == [str(step)]
+        assert len([*run.glob("*/*/params")]) == 1
+
+
 def test_a_damaged_checkpoint_of_a_store_is_named_and_passed_over(
     identity, cache, capsys
 ):

@@ -234,6 +234,21 @@ def test_a_terminal_that_is_gone_is_no_error(text, number, code):
         child.wait()
 
 
+def test_a_closed_terminal_ends_a_process_that_has_loaded_libtpu(libtpu):
+    text = f"""{BEGIN}
+from bert_jax.topology.devices import devices_of, parse_topology
+start.command_begins("compile")
+devices_of(parse_topology("v5e:2x2"))
+try:
+    os.kill(os.getpid(), signal.SIGHUP)
+    time.sleep(20)
+except KeyboardInterrupt:
+    print("unwound")
+"""
+    done = script(text)
+    assert (done.returncode, done.stdout) == (130, "unwound\n")
+
+
 def test_a_signal_during_an_import_ends_at_once(tmp_path):
     """Native modules, such as NumPy's, print and raise other errors of an interrupt."""
     (tmp_path / "native.py").write_text(

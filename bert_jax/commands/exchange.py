@@ -65,7 +65,7 @@ class Import:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Export:
-    """Writes a run's weights, of a fine-tuned run the best, for another library.
+    """Writes a run's weights, the best where it keeps them, for another library.
 
     For example: `bert-jax export tuned --output huggingface`.
     """

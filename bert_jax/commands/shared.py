@@ -12,7 +12,7 @@ Step = Annotated[
     int | None,
     tyro.conf.arg(
         help="Step of the checkpoint to take; `bert-jax checkpoints RUN` lists them. "
-        "Default: the best one of a fine-tuned run, else the newest one."
+        "Default: the best one that the run keeps, else the newest one."
     ),
 ]
 

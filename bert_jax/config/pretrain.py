@@ -83,6 +83,10 @@ class PretrainConfig:
     """Batches of held-out rows that an evaluation looks at. Their masks never change."""
     checkpoint_step: int | None = None
     """Step of that run's checkpoint. Default: the newest one."""
+    keep_best: bool = False
+    """Keeps the weights with the lowest held-out masked-word loss, beside the newest
+    checkpoints. Commands that take the weights of this run then take these; the run
+    itself, and pretraining from it, go on from the newest."""
     micro_batches: int = 1
     """Parts of a batch whose gradients are added up before the one update."""
     data: DataConfig = DataConfig()
@@ -114,6 +118,11 @@ class PretrainConfig:
             "PretrainConfig.moments='keep' needs a checkpoint to keep them from.",
         )
         require_step(self)
+        require(
+            not (self.keep_best and self.next_phases),
+            "PretrainConfig.keep_best=True with next_phases would compare losses on rows of "
+            "different phases; leave one of them out.",
+        )
         require(
             self.loop.eval_every_steps is not None,
             "LoopConfig.eval_every_steps=None means once an epoch, which is for "

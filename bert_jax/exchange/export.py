@@ -128,7 +128,7 @@ def export_run(
         directory: absent, empty, or an earlier export, which is replaced. It appears
             complete or not at all.
         to: the format.
-        step: step of the weights. Default: the best one of a fine-tuned run, else that of
+        step: step of the weights. Default: the best one that the run keeps, else that of
             the newest checkpoint.
         mlm_only: of a pretraining run, leave out the pooler and the next-sentence head.
         hidden_states: the encoder's last hidden states become an output, too. For

@@ -92,6 +92,15 @@ def takes(number: int) -> bool:
     return signal.getsignal(number) != signal.SIG_IGN
 
 
+def catch_again() -> None:
+    """Takes the signals back after a library: libtpu, once loaded, ignores SIGHUP."""
+    if threading.current_thread() is threading.main_thread():
+        for number in STOP_SIGNALS:
+            handler = signal.getsignal(number)
+            if callable(handler):
+                signal.signal(number, handler)
+
+
 def leave_terminal(number: int = signal.SIGHUP) -> None:
     """After SIGHUP the terminal is gone, and writing to it would be an error."""
     if number == signal.SIGHUP:

@@ -44,7 +44,7 @@ def load_served(
 
     Args:
         run: run directory of `pretrain`, `finetune` or `import`.
-        step: step of the checkpoint. Default: the best one of a fine-tuned run, else the
+        step: step of the checkpoint. Default: the best one that the run keeps, else the
             newest one.
         batch_size: most texts that are computed at once.
         top: number of guesses for a mask.

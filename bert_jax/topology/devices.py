@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import jax
 from jax.experimental import topologies
 
+from bert_jax.runtime import start
 from bert_jax.runtime.chips import Chip, chip_named
 
 # The shapes of a slice that Google Cloud offers.
@@ -168,6 +169,8 @@ def devices_of(topology: Topology) -> list[jax.Device]:
             )
         except jax.errors.JaxRuntimeError as error:
             raise ValueError(f"libtpu refuses {topology}: {error}") from None
+        finally:
+            start.catch_again()
     return list(description.devices)
 
 

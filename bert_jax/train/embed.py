@@ -33,7 +33,7 @@ class Embedder:
 
         Args:
             run: run directory of `pretrain`, `finetune` or `import`.
-            step: step of the state. Default: the best one of a fine-tuned run, else the
+            step: step of the state. Default: the best one that the run keeps, else the
                 newest one.
             pooling: default: that of a run of --task embeddings, else "mean".
             sequence_length: tokens that a text is cut to. Default: the run's own.

@@ -39,7 +39,7 @@ def evaluate_run(
         data: prepared dataset for a pretraining run, or labelled file for a fine-tuned
             run. Default: the run's own held-out data.
         file: how the labelled file is read. Default: as the run read its own.
-        step: step of the weights. Default: the best one of a fine-tuned run, else that of
+        step: step of the weights. Default: the best one that the run keeps, else that of
             the newest checkpoint.
         batches: most batches of held-out rows, for a pretraining run. Default: what the
             run itself evaluates on.

@@ -87,7 +87,7 @@ def load_params(
         run: run directory.
         mesh: devices to place the parameters on.
         kind: kind that the run must have, "pretrain" or "finetune". Default: either.
-        step: step that they must be of. Default: the best one of a fine-tuned run, else
+        step: step that they must be of. Default: the best one that the run keeps, else
             that of the newest checkpoint (`open_weights`).
         for_weights: as for `load_run`.
 

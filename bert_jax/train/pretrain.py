@@ -23,6 +23,7 @@ from bert_jax.model.isolation import prove_for_lengths
 from bert_jax.model.products_fp8 import multiplies_fp8
 from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train.averaging import averaged
+from bert_jax.train.best import Selection
 from bert_jax.train.flops import counted_flops
 from bert_jax.train.held_out import (
     check_held_out,
@@ -52,10 +53,12 @@ from bert_jax.train.run import (
 )
 from bert_jax.train.sinks import check_sinks
 from bert_jax.train.step import TrainState
+from bert_jax.train.tasks.task import Metric
 from bert_jax.train.train_rows import open_train_rows
 
 # The papers' abbreviations of the tasks of `DataConfig.pairs`; "none" has no task.
 _SENTENCE_TASKS = {"next_sentence": "NSP", "sentence_order": "SOP"}
+_LOSS = Metric("mlm_loss", "held-out MLM loss", larger_is_better=False)
 _VERSIONS = ("jax", "flax", "optax", "orbax-checkpoint")
 
 
@@ -169,6 +172,7 @@ def pretrain(
         learning_rate=phases_schedule(cfg),
         began=began,
         judge_first=True,
+        selection=Selection(deciding=lambda _: _LOSS) if cfg.keep_best else None,
     )
     state, evaluation = trained.state, trained.evaluation
     last = cfg.phases[-1]
@@ -177,6 +181,7 @@ def pretrain(
         "kind": "pretrain",
         "step": int(state.step),
         "eval": evaluation,
+        **({"best": trained.best._asdict()} if trained.best else {}),
         "unigram_entropy": _unigram_entropy(corpus, last),
         "num_parameters": num_parameters,
         "num_documents": num_documents,
@@ -209,6 +214,13 @@ def pretrain(
             f"{evaluation['nsp_majority']:.1%}"
         )
     print(text, flush=True)
+    if trained.best is not None and trained.best.step != results["step"]:
+        best = trained.best
+        print(
+            f"the best state is that of step {best.step:,}: "
+            f"{best.evaluation['mlm_loss']:.3f} nats; other commands take its weights",
+            flush=True,
+        )
     return results
 
 
@@ -273,10 +285,10 @@ def show_pretraining(pairs: str, line: dict[str, float]) -> str:
         pairs: `DataConfig.pairs`, which decides the name of the sentence-pair task.
         line: metrics of training or evaluation.
     """
-    text = (
-        f"MLM loss {line['mlm_loss']:.3f} accuracy {line['mlm_accuracy']:.1%}"
-        f"{_masked(line)}"
-    )
+    text = f"MLM loss {line['mlm_loss']:.3f}"
+    if "mlm_accuracy" not in line:  # the score by which a state is the best
+        return text
+    text += f" accuracy {line['mlm_accuracy']:.1%}{_masked(line)}"
     task = _SENTENCE_TASKS.get(pairs)
     if task:
         text += (

@@ -42,7 +42,7 @@ _SMALL_FILES_SECS = 60.0
 
 def fetch_run(
     run: str | os.PathLike[str],
-    weights: Literal["none", "one", "all"] = "one",
+    weights: Literal["none", "one", "newest", "all"] = "one",
     step: int | None = None,
 ) -> pathlib.Path:
     """The local folder of a run to read; a run of a store is copied into the user's cache.
@@ -51,8 +51,9 @@ def fetch_run(
 
     Args:
         run: its directory, or its address in a store.
-        weights: which checkpoints are fetched: none, the one of `step`, or all.
-        step: step of the checkpoint. Default: the best one of a fine-tuned run, else the
+        weights: which checkpoints are fetched: none, the one of `step`, the same but
+            never the best state, which has no moments to go on with, or all.
+        step: step of the checkpoint. Default: the best one that the run keeps, else the
             newest one.
 
     Raises:
@@ -70,8 +71,10 @@ def fetch_run(
         raise FileNotFoundError(f"{store} holds nothing; expected a run of `bert-jax`.")
     steps = {place: steps_in_store(sizes, place) for place in PLACES}
     there = [(place, n) for place, found in steps.items() for n in found]
-    wanted = {"none": [], "one": there, "all": there}[weights]
-    if weights == "one":
+    if weights == "newest":
+        there = [(place, n) for place, n in there if place != BEST]
+    wanted = [] if weights == "none" else there
+    if weights in ("one", "newest"):
         if step is not None:
             wanted = [(place, n) for place, n in there if n == step]
         if there and not wanted:
