@@ -337,8 +337,8 @@ def batches(
 def _with_checkpoint_here(cfg: Settings) -> Settings:
     if cfg.checkpoint is None:
         return cfg
-    which = "newest" if isinstance(cfg, PretrainConfig) else "one"
-    run = fetch_run(cfg.checkpoint, which, cfg.checkpoint_step)
+    goes_on = isinstance(cfg, PretrainConfig)
+    run = fetch_run(cfg.checkpoint, "newest" if goes_on else "one", cfg.checkpoint_step)
     return dataclasses.replace(cfg, checkpoint=run)
 
 

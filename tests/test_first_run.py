@@ -186,9 +186,9 @@ def test_a_run_of_a_constant_rate_can_be_made_longer(folder, tmp_path, capsys):
 def test_the_best_weights_are_kept_and_taken_on_request(folder, tmp_path, capsys):
     """With such a rate the loss is soon worse than at the start."""
     flags = ["--loop.eval-every-steps", 2, "--loop.checkpoint-every-steps", 2]
-    flags += ["--optimizer.learning-rate", 0.5, "--keep-best"]
+    flags += ["--optimizer.learning-rate", 0.5]
     run, dataset = tmp_path / "run", folder / "dataset"
-    pretrain(run, "--num-steps", 6, *flags, dataset=dataset)
+    pretrain(run, "--num-steps", 6, "--keep-best", *flags, dataset=dataset)
     losses = {
         line["step"]: line["mlm_loss"]
         for line in read_metrics(run)
@@ -203,8 +203,8 @@ def test_the_best_weights_are_kept_and_taken_on_request(folder, tmp_path, capsys
     assert f"the best state is that of step {best}: {losses[best]:.3f} nats" in said
     _, figures = evaluate(capsys, run)
     assert figures["mlm_loss"] == f"{losses[best]:.6g}"
-    further = [*flags, "--optimizer.learning-rate", 0.0, "--checkpoint", run]
-    pretrain(tmp_path / "further", "--num-steps", 1, *further, dataset=dataset)
+    further = ["--num-steps", 1, "--checkpoint", run]
+    pretrain(tmp_path / "further", *flags, *further, dataset=dataset)
     first = read_metrics(tmp_path / "further")[0]
     assert first["mlm_loss"] == losses[6]  # goes on from the newest
 

@@ -46,11 +46,11 @@ def prove(cfg, num_tokens=24, interpret=False, **compute):
     )
 
 
-def mixed(q, k, v, ids, keys, dropout_rate, reach=None):
+def mixed(q, k, v, ids, keys, dropout_rate, reach=None, products="auto"):
     return xla_attention(q, k, v, jnp.zeros_like(ids), keys, dropout_rate)
 
 
-def mixed_gradients(q, k, v, ids, keys, dropout_rate, reach=None):
+def mixed_gradients(q, k, v, ids, keys, dropout_rate, reach=None, products="auto"):
     """Right outputs; the backward pass is that of `mixed`."""
 
     @jax.custom_vjp

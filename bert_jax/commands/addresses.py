@@ -65,8 +65,8 @@ def _local(
             return fetch_run(address, "all")
         settings = getattr(command, "settings", command)
         step = getattr(settings, "checkpoint_step", getattr(command, "step", None))
-        which = "newest" if isinstance(command, Pretrain) else "one"
-        return fetch_run(address, which, step)
+        goes_on = isinstance(command, Pretrain)
+        return fetch_run(address, "newest" if goes_on else "one", step)
     if flag == "output" and isinstance(command, Pretrain | Finetune):
         return held.enter_context(trained_in_store(address, command.settings.loop))
     raise ValueError(

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from bert_jax.config.compute import Attention as Kernel
+from bert_jax.config.compute import Products
 from bert_jax.model import attention_fused, attention_gpu
 from bert_jax.model.attention_fused import fused_attention
 from bert_jax.model.attention_gpu import triton_attention
@@ -43,6 +44,7 @@ def attend(
     kernel: Kernel = "xla",
     dropout: Dropout,
     recompute: bool = False,
+    products: Products = "auto",
     interpret: bool = False,
 ) -> jax.Array:
     """Scaled dot-product attention within each sequence of a row.
@@ -55,6 +57,7 @@ def attend(
         dropout: which attention weights are dropped; its attention rate counts here.
         recompute: whether the backward pass computes the attention weights again
             instead of keeping them. The kernels for TPU and GPU always do so.
+        products: as `ComputeConfig.products`.
         interpret: whether a kernel for TPU or GPU runs as plain JAX operations, for
             tests on other devices.
 
@@ -79,7 +82,7 @@ def attend(
         reach=reach,
     )
     if chosen == "xla":
-        run: Callable = xla_attention
+        run: Callable = functools.partial(xla_attention, products=products)
         if is_banded(reach, k_BSNH.shape[1]):
             run = banded_attention
         run = functools.partial(run, dropout_rate=rate, reach=reach)

@@ -9,7 +9,9 @@ import math
 import jax
 import jax.numpy as jnp
 
+from bert_jax.config.compute import Products
 from bert_jax.model.dropout import drop_by_bits, drop_units
+from bert_jax.model.products import is_onednns, product
 from bert_jax.model.random_bits import hash_bits
 from bert_jax.model.rows import MASKED_SCORE, may_see
 
@@ -25,6 +27,7 @@ def xla_attention(
     keys_B: jax.Array | None,
     dropout_rate: float,
     reach: int | None = None,
+    products: Products = "auto",
 ) -> jax.Array:
     """`attention.attend` with all scores of a row in memory. Returns [B, T, N, H].
 
@@ -38,14 +41,22 @@ def xla_attention(
         numbers_T[None, :, None],
         numbers_T[None, None, :],
     )
-    scores_BNTS = jnp.einsum(
-        "BTNH,BSNH->BNTS", q_BTNH, k_BSNH, preferred_element_type=jnp.float32
-    )
+    # XLA's own products of heads with bfloat16 are the slowest part of a step on CPU.
+    by_onednn = is_onednns(q_BTNH.dtype, products, k_BSNH.swapaxes(1, 2).shape)
+    if by_onednn:
+        q_BNTH, k_BNSH = (x.swapaxes(1, 2) for x in (q_BTNH, k_BSNH))
+        scores_BNTS = product(q_BNTH, k_BNSH, transposed=True, out_dtype=jnp.float32)
+    else:
+        scores_BNTS = jnp.einsum(
+            "BTNH,BSNH->BNTS", q_BTNH, k_BSNH, preferred_element_type=jnp.float32
+        )
     scores_BNTS = jnp.where(
         visible_BTS[:, None], scores_BNTS / math.sqrt(q_BTNH.shape[-1]), MASKED_SCORE
     )
     probs_BNTS = jax.nn.softmax(scores_BNTS, axis=-1).astype(v_BSNH.dtype)
     probs_BNTS = drop_units(probs_BNTS, dropout_rate, keys_B)
+    if by_onednn:
+        return product(probs_BNTS, v_BSNH.swapaxes(1, 2)).swapaxes(1, 2)
     return jnp.einsum("BNTS,BSNH->BTNH", probs_BNTS, v_BSNH)
 
 

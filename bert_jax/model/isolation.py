@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.config import ComputeConfig, DropoutConfig, ModelConfig
+from bert_jax.config.compute import Products
 from bert_jax.model import attention
 from bert_jax.model.attention_xla import xla_attention
 from bert_jax.model.dropout import Dropout
@@ -59,6 +60,7 @@ class _Path:
     dtype: str
     dropout_rate: float
     recompute: bool
+    products: Products
     interpret: bool
     reach: int | None
 
@@ -108,6 +110,7 @@ def prove_isolation(
         dtype=compute.dtype,
         dropout_rate=dropout.attention,
         recompute=compute.remat == "attention",
+        products=compute.products,
         interpret=interpret,
         reach=None,
     )
@@ -191,6 +194,7 @@ def _check(path: _Path, proof: Proof, words_B2: np.ndarray | None) -> None:
             kernel=path.kernel,
             dropout=Dropout(keys, DropoutConfig(attention=path.dropout_rate)),
             recompute=path.recompute,
+            products=path.products,
             interpret=path.interpret,
         )
 

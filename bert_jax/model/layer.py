@@ -86,6 +86,7 @@ class AttentionBlock(nnx.Module):
             kernel=self.compute.attention,
             dropout=dropout,
             recompute=self.compute.remat == "attention",
+            products=self.compute.products,
         )
 
 

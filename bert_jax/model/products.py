@@ -6,7 +6,8 @@ multiplies bfloat16 directly, and XLA still runs oneDNN's custom call by its nam
 module uses that call. XLA for CPU also sums the columns of a wide array slowly; here a
 product with ones does it. On other devices, products and sums are XLA's own.
 
-Shape suffixes: R rows, K contracted, C columns.
+Shape suffixes: R rows, K contracted, C columns. Leading axes, which both factors of a
+product share, make it many products.
 """
 
 import functools
@@ -28,6 +29,9 @@ _BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 # From this number of columns on, XLA's column sum on CPU is slow: with 16,384 columns it
 # takes twice as long as a product with ones, with 30,592 forty times (benchmarks/LOG.md).
 _WIDE = 8_192
+# Of many products whose sides are no multiples of it, oneDNN gets some wrong if there are
+# more threads than cores, as seen with jaxlib 0.10.2; of single products, none of 1,700.
+_TILE = 16
 # Twice the rounding of a bfloat16 result, which has 8 bits of precision.
 _PROBE_TOLERANCE = 2.0**-7
 
@@ -43,22 +47,39 @@ def product(
     """`x @ kernel`, or `x @ kernel.T` if `transposed`. Sums are float32 inside.
 
     Args:
-        x_RK: first factor, float32 or bfloat16.
-        kernel: second factor, of the same type: [K, C], or [C, K] if `transposed`.
+        x_RK: first factor [..., R, K], float32 or bfloat16.
+        kernel: second factor, of the same type and leading axes: [..., K, C], or
+            [..., C, K] if `transposed`.
         transposed: whether to multiply by the transposed kernel.
         out_dtype: type of the result. Default: the type of the factors.
         products: as `ComputeConfig.products`.
 
     Returns:
-        [R, C]
+        [..., R, C]
     """
     out_dtype = jnp.dtype(out_dtype or x_RK.dtype)
-    if products == "auto" and x_RK.dtype == jnp.bfloat16 and uses_onednn():
+    if is_onednns(x_RK.dtype, products, kernel.shape):
         return _onednn_product(transposed, out_dtype, x_RK, kernel)
-    contracted = (((1,), (1 if transposed else 0,)), ((), ()))
+    last = x_RK.ndim - 1
+    leading = tuple(range(last - 1))
+    contracted = (((last,), (last if transposed else last - 1,)), (leading, leading))
     return jax.lax.dot_general(
         x_RK, kernel, contracted, preferred_element_type=out_dtype
     )
+
+
+def is_onednns(dtype: Any, products: Products, kernel: tuple[int, ...]) -> bool:
+    """Whether oneDNN makes a product, and those of its gradient, in the current program.
+
+    Args:
+        dtype: of the factors.
+        products: as `ComputeConfig.products`.
+        kernel: shape of the second factor.
+    """
+    if products != "auto" or dtype != jnp.bfloat16:
+        return False
+    is_safe = len(kernel) == 2 or not any(size % _TILE for size in kernel[-2:])
+    return is_safe and uses_onednn()
 
 
 def add_bias(x_RC: jax.Array, bias_C: jax.Array) -> jax.Array:
@@ -87,7 +108,7 @@ def uses_onednn() -> bool:
 
 @functools.cache
 def _onednn_works() -> bool:
-    """Tries one product with each combination of transposes and types that is used."""
+    """Tries products with each combination of transposes and types that is used."""
     info = pathlib.Path("/proc/cpuinfo")
     if not info.exists() or _BFLOAT16_FLAGS.isdisjoint(info.read_text().split()):
         return False
@@ -101,6 +122,8 @@ def _onednn_works() -> bool:
             _call(x_RK, y_KC, jnp.float32),
             _call(x_RK, y_KC.T, jnp.bfloat16, transpose_b=True),
             _call(x_RK.T, y_KC, jnp.bfloat16, transpose_a=True),
+            _call(_twice(x_RK), _twice(y_KC.T), jnp.float32, transpose_b=True),
+            _call(_twice(x_RK.T), _twice(y_KC), jnp.bfloat16, transpose_a=True),
         ]
 
     failure = "its products are wrong"
@@ -125,6 +148,10 @@ def _onednn_works() -> bool:
     return False
 
 
+def _twice(x: jax.Array) -> jax.Array:
+    return jnp.stack([x, x])
+
+
 def _call(
     a: jax.Array,
     b: jax.Array,
@@ -133,8 +160,12 @@ def _call(
     transpose_a: bool = False,
     transpose_b: bool = False,
 ) -> jax.Array:
-    """One product by oneDNN, [R, C]. A transposed factor is not copied."""
-    shape = (a.shape[int(transpose_a)], b.shape[1 - int(transpose_b)])
+    """Products by oneDNN, [..., R, C]. A transposed factor is not copied."""
+    rows, columns = (
+        a.shape[-1 if transpose_a else -2],
+        b.shape[-2 if transpose_b else -1],
+    )
+    shape = (*a.shape[:-2], rows, columns)
     settings = {"transpose_a": transpose_a, "transpose_b": transpose_b}
     return jax.ffi.ffi_call(
         _TARGET,

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from bert_jax.batch import PretrainBatch
+from bert_jax.model.linear_cross_entropy import num_maxima
 from bert_jax.model.masking import MaskedBatch
 from bert_jax.model.pretraining import PretrainOutputs, PretrainSums
 
@@ -48,8 +49,7 @@ def cross_entropy(
     top = jax.lax.stop_gradient(logits.max(axis=-1))
     label_logits = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
     log_sum = jnp.log(jnp.exp(logits - top[..., None]).sum(axis=-1)) + top
-    num_top = (logits == top[..., None]).sum(axis=-1, dtype=jnp.float32)
-    hits = (label_logits >= top) / num_top
+    hits = (label_logits >= top) / num_maxima(logits, top)
     return weighted(log_sum - label_logits, weights), weighted(hits, weights)
 
 
