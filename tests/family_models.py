@@ -1,5 +1,6 @@
 """Models of every family of transformers, with random numbers in every tensor."""
 
+import copy
 import functools
 import json
 import pathlib
@@ -106,12 +107,18 @@ class Rows(NamedTuple):
     mask: np.ndarray
 
 
-def rows(cfg: ModelConfig, length: int, num_rows: int = 3, pad: int = 0) -> Rows:
-    """Random rows of several lengths."""
+def rows(
+    cfg: ModelConfig,
+    length: int,
+    num_rows: int = 3,
+    pad: int = 0,
+    shortest: float = 0.34,
+) -> Rows:
+    """Random rows of several lengths, down to a share of the longest."""
     rng = np.random.default_rng(0)
     shape = (num_rows, length)
     ids = rng.integers(5, cfg.vocab_size, shape)
-    ends = np.linspace(length, length // 3, num_rows).astype(int)
+    ends = np.linspace(length, int(length * shortest), num_rows).astype(int)
     mask = np.arange(length) < ends[:, None]
     segments = rng.integers(0, 2, shape) * mask * (cfg.num_segments > 1)
     return Rows(
@@ -171,3 +178,35 @@ def differences(theirs: Theirs, name: str, head: str, length: int) -> dict[str, 
         by_token = change.shape[:2] == real.shape
         worst[key] = float((change[real] if by_token else change).max())
     return worst
+
+
+class Rounding(NamedTuple):
+    """Largest distances from what transformers computes in float64."""
+
+    ours: float
+    theirs: float
+    """Of transformers in float32."""
+
+
+def rounding(theirs: Theirs, name: str, length: int) -> dict[str, Rounding]:
+    """How exact both masked language models are in float32, for each output.
+
+    All rows are full: in float64, ModernBERT's class in transformers gives NaN for a query
+    that sees padding only.
+    """
+    cfg = theirs.cfg
+    given = rows(cfg, length, num_rows=2, shortest=1.0)
+    exact = theirs_of(copy.deepcopy(theirs.model).double(), "mlm", given, cfg)
+    single = theirs_of(theirs.model, "mlm", given, cfg)
+    params = from_tensors(cfg, theirs.tensors, FAMILIES[name].rows(cfg, "mlm")).params
+    with jax.default_matmul_precision("highest"):
+        ours = jax.device_get(_ours(cfg, params, "mlm", *map(jnp.asarray, given)))
+
+    def distance(x: np.ndarray, key: str) -> float:
+        assert exact[key].dtype == np.float64
+        return float(np.abs(x - exact[key]).max())
+
+    return {
+        key: Rounding(distance(x, key), distance(single[key], key))
+        for key, x in ours.items()
+    }

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from family_models import OWN, ROUTES, differences, make, rows
+from family_models import OWN, ROUTES, differences, make, rounding, rows
 
 from bert_jax.batch import PretrainBatch
 from bert_jax.config import ComputeConfig, DropoutConfig
@@ -25,6 +25,9 @@ from bert_jax.model.masking import MaskedBatch
 from bert_jax.train.losses import cross_entropy
 
 BOUND = 1e-5
+# At base width PyTorch's own float32 is as far from its float64 as that, and for EuroBERT
+# farther. There ours may be so many times as far; a wrong formula is hundreds of times.
+TIMES = 3.0
 
 
 def _is_slow(name: str, head: str) -> bool:
@@ -71,11 +74,12 @@ def test_numbers_agree_at_base_width(hf, name, length, record_route):
     if name == "eurobert":
         sizes["num_key_value_heads"] = 4
     theirs = make(name, "mlm", positions=positions, **sizes)
-    worst = differences(theirs, name, "mlm", length)
-    assert max(worst.values()) <= BOUND, worst
-    record_route(
+    _agree(
+        theirs,
+        name,
+        length,
         f"{name}, base width, 4 layers, {length} tokens",
-        f"hidden {worst['last_hidden_state']:.1e}, logits {worst['logits']:.1e}",
+        record_route,
     )
 
 
@@ -83,12 +87,21 @@ def test_numbers_agree_at_base_width(hf, name, length, record_route):
 def test_modernbert_agrees_at_full_depth(hf, record_route):
     sizes = {"width": 768, "heads": 12, "inner": 1_152, "vocab": 2_000, "layers": 22}
     theirs = make("modernbert", "mlm", positions=1_024, **sizes)
-    worst = differences(theirs, "modernbert", "mlm", 1_024)
-    assert max(worst.values()) <= BOUND, worst
-    record_route(
-        "modernbert, base, 22 layers, 1024 tokens",
-        f"hidden {worst['last_hidden_state']:.1e}, logits {worst['logits']:.1e}",
-    )
+    route = "modernbert, base, 22 layers, 1024 tokens"
+    _agree(theirs, "modernbert", 1_024, route, record_route)
+
+
+def _agree(theirs, name, length, route, record_route):
+    """Within the bound, padding included; or as exact as PyTorch, up to a small factor."""
+    worst = differences(theirs, name, "mlm", length)
+    said = f"hidden {worst['last_hidden_state']:.1e}, logits {worst['logits']:.1e}"
+    if max(worst.values()) > BOUND:
+        assert max(worst.values()) < 3 * BOUND, worst
+        found = rounding(theirs, name, length)
+        for output, (ours, others) in found.items():
+            assert ours <= TIMES * others, (output, found)
+            said += f"; {output} from float64: {ours:.1e}, PyTorch's {others:.1e}"
+    record_route(route, said)
 
 
 def _pretrain_batch(given, sequence_ids, position_ids):
