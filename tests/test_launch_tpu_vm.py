@@ -1,11 +1,13 @@
 """TPU VMs: what gcloud is asked for, and what a worker does, with gcloud a stand-in."""
 
+import http.server
 import os
 import pathlib
 import re
 import shlex
 import shutil
 import signal
+import threading
 
 import pytest
 from launch_tools import LAUNCH, SAVES_WHEN_STOPPED, Tools, program, run, wait_for
@@ -35,10 +37,15 @@ def worker(tmp_path):
     )
 
     def call(*arguments, code=0):
-        env = {"HOME": str(home), "JAX_PLATFORMS": ""}
+        env = {
+            "HOME": str(home),
+            "JAX_PLATFORMS": "",
+            "MAINTENANCE_SECS": "0.1",
+            "GCE_METADATA_HOST": call.metadata,
+        }
         return run(folder / "worker.sh", *arguments, env=env, code=code)
 
-    call.log = folder / "log"
+    call.log, call.metadata = folder / "log", "127.0.0.1:9"  # nobody listens there
     yield call
     call("stop")
 
@@ -72,6 +79,38 @@ def test_a_worker_says_that_its_run_was_killed(worker):
     assert worker("status").stdout == "failed (exit code 1)\n"
     status.write_text("exited 0\n")
     assert worker("status").stdout == "finished\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("maintenance-event", "TERMINATE_ON_HOST_MAINTENANCE"), ("preempted", "TRUE")],
+)
+def test_announced_maintenance_stops_the_run_with_a_checkpoint(worker, name, said):
+    answers = {"maintenance-event": "NONE", "preempted": "FALSE"}
+    asked = []
+
+    class Metadata(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            assert self.headers["Metadata-Flavor"] == "Google"
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answers[self.path.rpartition("/")[2]].encode())
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Metadata) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        worker.metadata = f"127.0.0.1:{server.server_port}"
+        worker("start", "--", "pretrain")
+        wait_for(lambda: len(asked) > 4, "the questions")
+        assert worker("status").stdout == "running\n"
+        answers[name] = said
+        wait_for(lambda: worker("status").stdout == "stopped\n", "the stop")
+        server.shutdown()
+    assert f"{name} is {said}: the run stops" in worker.log.read_text()
+    assert "saved" in worker.log.read_text()
 
 
 def test_workers_install_the_packages_of_one_day(worker, tools, monkeypatch, tmp_path):

@@ -7,6 +7,7 @@
 #                                   `bert-jax ARGUMENT ...` in the background, restarted after a crash
 #   worker.sh status                running, finished, stopped or failed
 #   worker.sh logs                  the last 50 lines, then what follows
+#   worker.sh watch                 'stop' when Google announces maintenance of this machine; 'start' does this
 #   worker.sh stop                  SIGTERM, so that a checkpoint is written; waits up to 10 minutes
 #
 # Everything it keeps lies in ~/bert-jax: venv, log, status.
@@ -87,7 +88,23 @@ start() {
     ((tries++ < 300)) || fail "it did not start; see $root/log"
     sleep 0.1
   done
+  setsid "$here/worker.sh" watch </dev/null >>"$root/log" 2>&1 &
   state
+}
+
+# The metadata server says NONE and FALSE as long as nothing is planned.
+watch() {
+  local metadata=http://${GCE_METADATA_HOST:-metadata.google.internal}/computeMetadata/v1/instance name said
+  while [[ $(state) == running ]]; do
+    for name in maintenance-event preempted; do
+      said=$(curl -sf -m 5 -H 'Metadata-Flavor: Google' "$metadata/$name") || continue
+      [[ $said != NONE && $said != FALSE ]] || continue
+      printf 'worker.sh: %s is %s: the run stops with a checkpoint\n' "$name" "$said"
+      stop
+      return
+    done
+    sleep "${MAINTENANCE_SECS:-10}"
+  done
 }
 
 stop() {
@@ -104,7 +121,7 @@ stop() {
 
 mkdir -p "$root"
 case ${1:-} in
-  install | start | stop) "$@" ;;
+  install | start | watch | stop) "$@" ;;
   mount) mount_bucket "${@:2}" ;;
   status) state ;;
   logs) exec tail -n 50 -F "$root/log" ;;
