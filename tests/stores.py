@@ -84,7 +84,7 @@ def _ask(url: str, method: str, body: object) -> None:
 class Proxy:
     """Passes requests on to a server, except those that meet the next fault in the list.
 
-    Faults: "503" and "429" (the server is overloaded), "cut" (half the body comes),
+    Faults: "503" and "429" (the server is overloaded), "401" and "403" (it refuses), "cut" (half the body comes),
     "silent" (no answer for `silent_secs`), "gone" (the connection is closed).
     """
 
@@ -109,7 +109,7 @@ class Proxy:
                 if fault in ("gone", "silent"):
                     self.close_connection = True
                     return
-                if fault in ("503", "429"):
+                if fault.isdecimal():
                     status, headers, content = int(fault), [], b"busy"
                 else:
                     server = http.client.HTTPConnection(host)

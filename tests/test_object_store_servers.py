@@ -224,6 +224,35 @@ def test_faults_that_pass_are_not_seen_and_others_are_named(
         assert not (tmp_path / "not/f/0").exists()
 
 
+@pytest.mark.parametrize("fault", ["401", "403"])
+def test_refused_credentials_are_named_at_once(
+    scheme, url, variables, tmp_path, monkeypatch, fault
+):
+    (tmp_path / "a").write_text("x")
+    with stores.Proxy(url, silent_secs=2.0) as proxy:
+        for name, value in stores.variables(scheme, proxy.url).items():
+            monkeypatch.setenv(name, value)
+        fresh_clients()
+        store = StoreFolder(f"{scheme}://{stores.BUCKET}/{fault}")
+        for act in (
+            store.sizes,
+            lambda: store.read("a"),
+            lambda: store.write("a", b"x"),
+            lambda: store.put(tmp_path, ["a"]),
+            lambda: store.get(tmp_path / "back", {"a": 1}),
+        ):
+            proxy.faults[:] = [fault] * 100
+            began = time.monotonic()
+            with pytest.raises(
+                OSError, match=r"the store refuses .* log in with"
+            ) as found:
+                act()
+            assert f"{scheme}://{stores.BUCKET}/{fault}" in str(found.value)
+            assert time.monotonic() - began < 10.0  # it is not tried again for long
+        proxy.faults.clear()
+    fresh_clients()
+
+
 def test_a_server_that_is_not_there_is_named(scheme, monkeypatch, tmp_path):
     for name, value in stores.variables(scheme, "http://127.0.0.1:9").items():
         monkeypatch.setenv(name, value)
