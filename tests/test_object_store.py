@@ -508,6 +508,7 @@ def test_pretrain_in_a_store_ends_like_a_local_run(
             ["export", "run", "--output", "gs://b/out"],
             "--output gs://b/out: this is read",
         ),
+        (["replay", "gs://b/run"], "--run-dir gs://b/run: this is read"),
         (["evaluate", "abc://b/run"], "bert_jax reads and writes gs:// and s3://"),
         (["evaluate", "memory://b/run"], "memory://b/run holds nothing"),
     ],

@@ -51,6 +51,7 @@ def _local(
     path: pathlib.Path, flag: str, command: Any, held: contextlib.ExitStack
 ) -> pathlib.Path:
     from bert_jax.commands.checkpoints import ListCheckpoints
+    from bert_jax.commands.replay import Replay
     from bert_jax.commands.training import Finetune, Pretrain
     from bert_jax.train.run_in_store import fetch_run, trained_in_store
 
@@ -60,7 +61,8 @@ def _local(
         return path
     if flag in _FILES:
         return fetch_run(address, "none")
-    if flag in _RUNS:
+    # The batch of a bad step stays on the machine where the run has stopped.
+    if flag in _RUNS and not isinstance(command, Replay):
         if isinstance(command, ListCheckpoints):
             return fetch_run(address, "all")
         settings = getattr(command, "settings", command)
