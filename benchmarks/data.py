@@ -33,7 +33,7 @@ class Options:
     minutes: float = 8.0
     """Most that the whole run takes. What does not fit is named as not measured."""
     only: tuple[str, ...] = ()
-    """Parts to run: tokenize, prepare, or loader, which needs prepare. Default: all."""
+    """Parts to run: tokenize, prepare, stages, or loader, which needs prepare. Default: all."""
     output: pathlib.Path = RESULTS
     """Folder of the two result files."""
     sample_bytes: int = 15_000_000
@@ -97,6 +97,29 @@ def prepare(folder: pathlib.Path, report: Report, clock: Clock) -> None:
     table.end()
 
 
+def stages(folder: pathlib.Path, report: Report, clock: Clock) -> None:
+    from benchmarks.data_runners import STAGES
+
+    table = report.table(
+        "Preparing, stage by stage",
+        "What a worker does with the documents of its shard, on one core: the bytes of "
+        "text that go through each stage in a second. Not in it: the start, the check of "
+        "the encoding, and what comes after the shards.",
+    )
+    candidates = [
+        _candidate(folder, f"{kind}, all stages", "PrepareInStages") for kind in _KINDS
+    ]
+    for one in measure(candidates, table, clock):
+        kind = one.candidate.name.split(",")[0]
+        for stage in STAGES:
+            values = (1e-6 * turn["bytes"] / turn[stage] for turn in one.turns)
+            table.add(f"{kind}, {stage}", "speed", "MB/s", *values)
+            shares = (100.0 * turn[stage] / turn["seconds"] for turn in one.turns)
+            table.add(f"{kind}, {stage}", "share of the time", "%", *shares)
+        table.add(one.candidate.name, "speed", "MB/s", *one.rates("bytes", 1e-6))
+    table.end()
+
+
 def load(folder: pathlib.Path, report: Report, clock: Clock) -> None:
     table = report.table(
         "Loading batches of 64 rows of 512 tokens",
@@ -152,6 +175,7 @@ def add_rates(table: Table, measured: Sequence[Measured], amount: str) -> None:
 PARTS: dict[str, Callable[[pathlib.Path, Report, Clock], None]] = {
     "tokenize": tokenize,
     "prepare": prepare,
+    "stages": stages,
     "loader": load,
 }
 

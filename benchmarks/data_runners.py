@@ -19,13 +19,20 @@ import numpy as np
 from bert_jax.config import DataConfig
 from bert_jax.data.batches.loader import train_batches
 from bert_jax.data.batches.rows import open_rows
+from bert_jax.data.hashes import file_sha256
+from bert_jax.data.prepared.audit import ShardAudit
 from bert_jax.data.prepared.dataset import open_dataset
+from bert_jax.data.prepared.fingerprints import Fingerprints
 from bert_jax.data.prepared.prepare import prepare
-from bert_jax.data.text.reading import read_source
+from bert_jax.data.prepared.records import TokenizedDocument, serialize, tokenize
+from bert_jax.data.prepared.shards import open_writer
+from bert_jax.data.text.reading import Document, read_source
 from bert_jax.data.text.sentences import sentences
 from bert_jax.data.text.sources import open_source
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 
+STAGES = ("reading", "sentences", "encoding", "records", "audit and hashes")
+"""The work of `prepare` on a document, in its order."""
 LENGTH = 512
 """Tokens of the loaders' rows."""
 _BATCH_SIZE = 64
@@ -120,6 +127,45 @@ class Prepare:
             for name in ("bytes", "tokens")
         )
         return {"seconds": elapsed, "bytes": num_bytes, "tokens": tokens}
+
+
+class PrepareInStages:
+    """Does what a worker of `prepare` does for a shard, and times the stages apart."""
+
+    def __init__(self, folder: pathlib.Path, tokenizer: pathlib.Path) -> None:
+        """Loads the tokenizer, and what the stages import when they are first called."""
+        self._source = open_source(f"files:{folder / _SAMPLE}")
+        self._tokenizer = load_tokenizer(tokenizer)
+        self._records = folder / f"records-{tokenizer.name}"
+        serialize(tokenize(self._tokenizer, Document("Some text.", "", ""), "en"))
+
+    def turn(self, number: int, seconds: float) -> dict[str, float]:
+        spent = dict.fromkeys(STAGES, 0.0)
+
+        def timed(stage: str, function: Callable[..., Any], *args: Any) -> Any:
+            began = time.perf_counter()
+            result = function(*args)
+            spent[stage] += time.perf_counter() - began
+            return result
+
+        audit = ShardAudit(self._tokenizer.vocab_size)
+        fingerprints = Fingerprints(near=False)
+        writer = open_writer(self._records)
+        documents, num_bytes, num_tokens = read_source(self._source), 0, 0
+        while (document := timed("reading", next, documents, None)) is not None:
+            text = document.text.encode()
+            cut = timed("sentences", sentences, document.text)
+            encoded = timed("encoding", self._tokenizer.encode_sentences, cut)
+            record = TokenizedDocument(document.key, *encoded)
+            timed("records", lambda x: writer.write(serialize(x)), record)
+            timed("audit and hashes", audit.add, document.text, len(text), record, 0)
+            timed("audit and hashes", fingerprints.add, text)
+            num_bytes += len(text)
+            num_tokens += record.tokens.size
+        timed("records", writer.close)
+        timed("audit and hashes", file_sha256, self._records)
+        total = sum(spent.values())
+        return {"seconds": total, "bytes": num_bytes, "tokens": num_tokens, **spent}
 
 
 class PrepareWithDatasets:

@@ -15,7 +15,7 @@ import pytest
 from prepared_corpus import WORDS
 from processes import is_running
 
-from benchmarks import data, evidence, gpu, machine, train
+from benchmarks import data, data_runners, evidence, gpu, machine, train
 from benchmarks.results import Table
 from benchmarks.turns import Candidate, Clock, Worker, WorkerError, ask, measure
 from benchmarks.workload import Task
@@ -227,7 +227,15 @@ def test_data(tmp_path, text, monkeypatch, started):
     monkeypatch.setattr(data, "measure", functools.partial(measure, turn_secs=0.1))
     assert data.main() == 0
     results = read_results(tmp_path / "results", "data")
-    assert len(results) == 3
+    assert len(results) == 4
+    for kind in ("WordPiece", "SentencePiece"):
+        shares = [
+            f["values"]
+            for f in results["Preparing, stage by stage"]
+            if f["unit"] == "%" and f["of"].startswith(kind)
+        ]
+        assert len(shares) == len(data_runners.STAGES)
+        np.testing.assert_allclose(np.sum(shares, axis=0), 100.0, rtol=1e-4)
     every = [(f["of"], f["what"], f["unit"]) for x in results.values() for f in x]
     for kind in ("WordPiece", "SentencePiece"):
         assert (f"{kind}, bare", "ours is faster by", "x") in every
