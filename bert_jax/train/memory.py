@@ -20,7 +20,10 @@ from bert_jax.train.sharding import num_row_parts
 from bert_jax.train.step import TrainState
 
 _HIDDEN_BYTES = 2  # of a unit; float32 takes 4
-_SIZES = ("vocab_size", "hidden_size", "num_layers", "mlp_size", "max_positions")
+_SIZES = (
+    *("vocab_size", "embed_size", "hidden_size", "num_layers", "mlp_size"),
+    *("max_positions", "num_segments"),
+)
 # Of cgroups version 2 and 1.
 _CGROUP = pathlib.Path("/sys/fs/cgroup")
 _LIMITS = (_CGROUP / "memory.max", _CGROUP / "memory/memory.limit_in_bytes")
@@ -63,8 +66,9 @@ def check_memory(
         return
     where = "is there for each device" if device.platform == "cpu" else "the device has"
     if of_state > of_batch:
-        sizes = ", ".join(f"{name}={getattr(model, name)}" for name in _SIZES)
-        what = f"ModelConfig.{sizes}"
+        sizes = {name: getattr(model, name) for name in _SIZES}
+        said = (f"{name}={x}" for name, x in sizes.items() if x is not None)
+        what = f"ModelConfig.{', '.join(said)}"
         remedy = (
             "Choose a smaller model, or split it with --mesh.fsdp over more devices."
         )
