@@ -198,9 +198,10 @@ def test_the_best_weights_are_kept_and_taken_on_request(folder, tmp_path, capsys
     assert best < 6
     results = json.loads((run / "results.json").read_text())
     assert results["best"]["step"] == best
-    assert results["eval"]["mlm_loss"] == losses[6]
+    assert results["eval"]["mlm_loss"] == losses[best]
+    assert results["last"]["eval"]["mlm_loss"] == losses[6]
     said = capsys.readouterr().out
-    assert f"the best state is that of step {best}: {losses[best]:.3f} nats" in said
+    assert f"that is the best state, of step {best}, and the last one has" in said
     _, figures = evaluate(capsys, run)
     assert figures["mlm_loss"] == f"{losses[best]:.6g}"
     further = ["--num-steps", 1, "--checkpoint", run]

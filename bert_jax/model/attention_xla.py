@@ -42,7 +42,7 @@ def xla_attention(
         numbers_T[None, None, :],
     )
     # XLA's own products of heads with bfloat16 are the slowest part of a step on CPU.
-    by_onednn = is_onednns(q_BTNH.dtype, products, k_BSNH.swapaxes(1, 2).shape)
+    by_onednn = is_onednns(q_BTNH.dtype, products, k_BSNH.shape[1::2])
     if by_onednn:
         q_BNTH, k_BNSH = (x.swapaxes(1, 2) for x in (q_BTNH, k_BSNH))
         scores_BNTS = product(q_BNTH, k_BNSH, transposed=True, out_dtype=jnp.float32)

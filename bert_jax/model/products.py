@@ -14,6 +14,7 @@ import functools
 import json
 import logging
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -58,7 +59,8 @@ def product(
         [..., R, C]
     """
     out_dtype = jnp.dtype(out_dtype or x_RK.dtype)
-    if is_onednns(x_RK.dtype, products, kernel.shape):
+    many = kernel.shape[-2:] if kernel.ndim > 2 else ()
+    if is_onednns(x_RK.dtype, products, many):
         return _onednn_product(transposed, out_dtype, x_RK, kernel)
     last = x_RK.ndim - 1
     leading = tuple(range(last - 1))
@@ -68,18 +70,16 @@ def product(
     )
 
 
-def is_onednns(dtype: Any, products: Products, kernel: tuple[int, ...]) -> bool:
+def is_onednns(dtype: Any, products: Products, many: Sequence[int] = ()) -> bool:
     """Whether oneDNN makes a product, and those of its gradient, in the current program.
 
     Args:
         dtype: of the factors.
         products: as `ComputeConfig.products`.
-        kernel: shape of the second factor.
+        many: of many products, K and C.
     """
-    if products != "auto" or dtype != jnp.bfloat16:
-        return False
-    is_safe = len(kernel) == 2 or not any(size % _TILE for size in kernel[-2:])
-    return is_safe and uses_onednn()
+    is_safe = not any(size % _TILE for size in many)
+    return products == "auto" and dtype == jnp.bfloat16 and is_safe and uses_onednn()
 
 
 def add_bias(x_RC: jax.Array, bias_C: jax.Array) -> jax.Array:

@@ -174,14 +174,19 @@ def pretrain(
         judge_first=True,
         selection=Selection(deciding=lambda _: _LOSS) if cfg.keep_best else None,
     )
-    state, evaluation = trained.state, trained.evaluation
+    state, best = trained.state, trained.best
+    evaluation = best.evaluation if best else trained.evaluation
     last = cfg.phases[-1]
     held_out = held_out_rows(corpus.datasets[0], last.data)
     results = {
         "kind": "pretrain",
         "step": int(state.step),
         "eval": evaluation,
-        **({"best": trained.best._asdict()} if trained.best else {}),
+        **(
+            {"best": {"step": best.step}, "last": {"eval": trained.evaluation}}
+            if best
+            else {}
+        ),
         "unigram_entropy": _unigram_entropy(corpus, last),
         "num_parameters": num_parameters,
         "num_documents": num_documents,
@@ -213,14 +218,12 @@ def pretrain(
             f"; {task} accuracy {evaluation['nsp_accuracy']:.1%}, majority "
             f"{evaluation['nsp_majority']:.1%}"
         )
-    print(text, flush=True)
-    if trained.best is not None and trained.best.step != results["step"]:
-        best = trained.best
-        print(
-            f"the best state is that of step {best.step:,}: "
-            f"{best.evaluation['mlm_loss']:.3f} nats; other commands take its weights",
-            flush=True,
+    if best is not None and best.step != results["step"]:
+        text += (
+            f"; that is the best state, of step {best.step:,}, and the last one has "
+            f"{trained.evaluation['mlm_loss']:.3f} nats"
         )
+    print(text, flush=True)
     return results
 
 
