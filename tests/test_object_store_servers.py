@@ -23,7 +23,8 @@ from bert_jax.data.object_store import StoreFolder
 
 pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).parents[1]
-STEPS = ("--num-steps", "120", "--loop.checkpoint-every-steps", "20")
+# A machine makes some hundred steps a second; one of them must be killed on the way.
+STEPS = ("--num-steps", "600", "--loop.checkpoint-every-steps", "60")
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,7 @@ def test_a_killed_run_goes_on_elsewhere_and_serves_all_commands(
     store = StoreFolder(f"{home}/run")
     until_there_is_a_checkpoint(store, process)
     process.send_signal(signal.SIGKILL)
-    assert "120/120" not in done(process, -signal.SIGKILL)
+    assert "600/600" not in done(process, -signal.SIGKILL)
     assert ".lock" in store.sizes()
     shutil.rmtree(tmp_path / "cache")
 
