@@ -141,11 +141,12 @@ class Report:
 
     def write(self, folder: pathlib.Path) -> list[pathlib.Path]:
         """Writes the JSON and the Markdown file, in place of those of the same day."""
-        if not self.is_correct:
-            self.remarks.append(
-                "**Not correct on this machine**: a figure below is marked as wrong. The "
-                "speeds are those of a wrong computation."
-            )
+        wrong = (
+            "**Not correct on this machine**: a figure below is marked as wrong. The "
+            "speeds are those of a wrong computation."
+        )
+        if not self.is_correct and wrong not in self.remarks:
+            self.remarks.append(wrong)
         folder.mkdir(parents=True, exist_ok=True)
         machine, date = self.machine["machine"], self.machine["date"]
         written = {

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import pytest
 from conftest import IN_CI
 
+from benchmarks import same_run
 from bert_jax.config import FinetuneConfig, LoopConfig, PretrainConfig
 from bert_jax.data.json_file import read_json, write_json
 from bert_jax.train import metrics
@@ -92,6 +93,26 @@ def test_tensorboard_is_caught_up_from_the_file_without_doubles(run):
     assert shown_points(run / "tensorboard") == expected
     assert events(run).count(b"train/loss") == 6  # 2 that were left, and 4
     assert events(run).count(b"eval/score") == 1
+
+
+def test_a_session_that_is_killed_before_its_first_line_leaves_no_doubles(run):
+    """It has emptied the file of lines, and its event of the new beginning is lost."""
+
+    def session():
+        log = MetricsLog(run, 0, LoopConfig())
+        log.write("eval", 0, {"score": 1.0})
+        write_steps(log, 1, 2)
+
+    session()
+    first = set((run / "tensorboard").iterdir())
+    MetricsLog(run, 0, LoopConfig()).close()
+    assert (run / "metrics.jsonl").read_bytes() == b""
+    (killed,) = set((run / "tensorboard").iterdir()) - first
+    killed.unlink()
+    session()
+    points = dict(same_run._points(run))
+    assert points["steps of train/loss"] == [1, 2]
+    assert points["steps of eval/score"] == [0]
 
 
 def test_tensorboard_hides_what_a_resumed_run_repeats(run):

@@ -83,8 +83,7 @@ class MetricsLog:
             self._sinks.append(WeightsAndBiases(run, cfg.wandb_project))
         write_atomically(path, "".join(map(_sealed, kept)))
         self._file = path.open("a", buffering=1)
-        purge_after = first_step if lines else None
-        self._sinks.append(TensorBoard(run, purge_after=purge_after, kept=kept))
+        self._sinks.append(TensorBoard(run, first_step=first_step, kept=kept))
         return max((line.get("elapsed_secs", 0.0) for line in kept), default=0.0)
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:

@@ -31,22 +31,24 @@ class TensorBoard:
         self,
         run: pathlib.Path,
         *,
-        purge_after: int | None,
+        first_step: int,
         kept: Sequence[dict[str, Any]] = (),
     ) -> None:
         """Goes on with the points of earlier sessions.
 
         Args:
             run: run directory.
-            purge_after: step after which older points are hidden, since a resumed run
-                repeats them; `None` for a new run.
+            first_step: step that this session goes on from. Points after it, which it
+                repeats, are hidden.
             kept: lines of metrics up to that step. What a kill took from TensorBoard,
                 which writes some seconds late, is written now.
         """
         folder, purge_step = run / "tensorboard", None
         self._shown: set[tuple[str, int]] = set()
-        if purge_after is not None:
-            purge_step = purge_after + 1
+        # metrics.jsonl does not tell whether there are points: a session that begins anew
+        # empties it, and may be killed before it has hidden them.
+        if any(folder.glob("events.*")):
+            purge_step = first_step + 1
             self._shown = {x for x in shown_points(folder) if x[1] < purge_step}
         self._events = SummaryWriter(
             str(folder),
