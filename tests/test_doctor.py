@@ -49,7 +49,7 @@ def test_a_shell_completes_commands_and_flags(tmp_path, capsys):
     assert not ended.value.code
     (tmp_path / "bert-jax").write_text(capsys.readouterr().out)
     script = """
-        source bert-jax
+        source ./bert-jax  # without a folder, bash would look for a program first
         complete_words() {
             COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
             COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}
