@@ -101,13 +101,10 @@ def catch_again() -> None:
                 signal.signal(number, handler)
 
 
-def leave_terminal(number: int = signal.SIGHUP) -> None:
+def leave_terminal(number: int) -> None:
     """After SIGHUP the terminal is gone, and writing to it would be an error."""
     if number == signal.SIGHUP:
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        for stream in _terminals:
-            os.dup2(nowhere, stream)
-        os.close(nowhere)
+        _drop_terminals()
 
 
 def was_interrupted() -> bool:
@@ -163,6 +160,14 @@ def _open_streams() -> None:
             setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
 
 
+def _drop_terminals() -> None:
+    """Sends what goes to the terminal nowhere."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in _terminals:
+        os.dup2(nowhere, stream)
+    os.close(nowhere)
+
+
 class _Terminal(io.FileIO):
     """Writes to a terminal that may be gone before the shell has sent SIGHUP, or sends none."""
 
@@ -172,7 +177,7 @@ class _Terminal(io.FileIO):
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
-        leave_terminal()
+        _drop_terminals()
         return memoryview(data).nbytes
 
 
