@@ -7,6 +7,7 @@ the file of `write_sample` and whatever they write, and `tokenizer`, the directo
 tokenizer.
 """
 
+import itertools
 import json
 import pathlib
 import shutil
@@ -25,8 +26,8 @@ from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.data.prepared.fingerprints import Fingerprints
 from bert_jax.data.prepared.prepare import prepare
 from bert_jax.data.prepared.records import TokenizedDocument, serialize, tokenize
-from bert_jax.data.prepared.shards import open_writer
-from bert_jax.data.text.reading import Document, read_source
+from bert_jax.data.prepared.shards import DOCUMENTS_AT_ONCE, open_writer
+from bert_jax.data.text.reading import read_source
 from bert_jax.data.text.sentences import sentences
 from bert_jax.data.text.sources import open_source
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
@@ -137,14 +138,15 @@ class PrepareInStages:
         self._source = open_source(f"files:{folder / _SAMPLE}")
         self._tokenizer = load_tokenizer(tokenizer)
         self._records = folder / f"records-{tokenizer.name}"
-        serialize(tokenize(self._tokenizer, Document("Some text.", "", ""), "en"))
+        first = next(read_source(self._source))
+        serialize(tokenize(self._tokenizer, [first], "en")[0])
 
     def turn(self, number: int, seconds: float) -> dict[str, float]:
         spent = dict.fromkeys(STAGES, 0.0)
 
-        def timed(stage: str, function: Callable[..., Any], *args: Any) -> Any:
+        def timed(stage: str, function: Callable[..., Any], *args: Any) -> list[Any]:
             began = time.perf_counter()
-            result = function(*args)
+            result = list(map(function, *args))
             spent[stage] += time.perf_counter() - began
             return result
 
@@ -152,18 +154,23 @@ class PrepareInStages:
         fingerprints = Fingerprints(near=False)
         writer = open_writer(self._records)
         documents, num_bytes, num_tokens = read_source(self._source), 0, 0
-        while (document := timed("reading", next, documents, None)) is not None:
-            text = document.text.encode()
-            cut = timed("sentences", sentences, document.text)
+        while some := timed(
+            "reading", lambda x: x, itertools.islice(documents, DOCUMENTS_AT_ONCE)
+        ):
+            utf8 = [document.utf8 for document in some]
+            timed("audit and hashes", fingerprints.add, utf8)
+            cut = timed("sentences", lambda x: sentences(x.text, "en", x.utf8), some)
             encoded = timed("encoding", self._tokenizer.encode_sentences, cut)
-            record = TokenizedDocument(document.key, *encoded)
-            timed("records", lambda x: writer.write(serialize(x)), record)
-            timed("audit and hashes", audit.add, document.text, len(text), record, 0)
-            timed("audit and hashes", fingerprints.add, text)
-            num_bytes += len(text)
-            num_tokens += record.tokens.size
-        timed("records", writer.close)
-        timed("audit and hashes", file_sha256, self._records)
+            records = [
+                TokenizedDocument(document.key, *ids)
+                for document, ids in zip(some, encoded, strict=True)
+            ]
+            timed("audit and hashes", lambda x, y: audit.add(x, y, 0), some, records)
+            timed("records", lambda x: writer.write(serialize(x)), records)
+            num_bytes += sum(map(len, utf8))
+            num_tokens += sum(record.tokens.size for record in records)
+        timed("records", lambda x: x.close(), [writer])
+        timed("audit and hashes", file_sha256, [self._records])
         total = sum(spent.values())
         return {"seconds": total, "bytes": num_bytes, "tokens": num_tokens, **spent}
 

@@ -8,11 +8,16 @@ import pytest
 from bert_jax.data.prepared import audit
 from bert_jax.data.prepared.audit import ShardAudit, merge
 from bert_jax.data.prepared.records import TokenizedDocument
+from bert_jax.data.text.documents import Document
 
 VOCAB = 50
 
 
-def document(lengths, start=0) -> TokenizedDocument:
+def document(text) -> Document:
+    return Document(text, "key", "group", text.encode())
+
+
+def record(lengths, start=0) -> TokenizedDocument:
     """Sentences of so many tokens; ids count up from `start`."""
     tokens = (np.arange(sum(lengths)) + start) % VOCAB
     return TokenizedDocument(
@@ -24,7 +29,7 @@ def audited(documents) -> dict:
     """Of (text, lengths, split) each."""
     shard = ShardAudit(VOCAB)
     for text, lengths, split in documents:
-        shard.add(text, len(text.encode()), document(lengths), split)
+        shard.add(document(text), record(lengths), split)
     return json.loads(json.dumps(shard.result()))
 
 
@@ -66,7 +71,7 @@ def test_frequent_lines_survive_a_flood_of_different_ones(monkeypatch):
     shard = ShardAudit(VOCAB)
     for n in range(2_000):
         text = f"line {n}\nalways the same\nother {n}"
-        shard.add(text, len(text), document([4]), 0)
+        shard.add(document(text), record([4]), 0)
         assert len(shard._lines) <= 102
     (first, count) = shard.result()["repeated_lines"][0]
     assert first == "always the same"
@@ -83,8 +88,8 @@ def test_a_shard_that_stands_there_twice_is_found():
 
 def test_counts_by_token():
     shard = ShardAudit(VOCAB)
-    shard.add("a", 1, document([60]), 0)
-    shard.add("a", 1, document([3], start=7), 1)
+    shard.add(document("a"), record([60]), 0)
+    shard.add(document("a"), record([3], start=7), 1)
     assert shard.counts.sum(axis=1).tolist() == [60, 3]
     assert shard.counts[0].tolist() == [2] * 10 + [1] * 40
     assert np.flatnonzero(shard.counts[1]).tolist() == [7, 8, 9]

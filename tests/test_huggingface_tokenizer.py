@@ -157,12 +157,11 @@ def test_a_saved_tokenizer_is_the_same(tokenizer, folder, tmp_path, lines):
 
 
 def test_sentences_have_the_ids_of_their_text(tokenizer):
-    document = Document(
-        "The lobster is blue. It lives in the sea. They moult.", "key", "g"
-    )
-    found = tokenize(tokenizer, document, "en")
+    text = "The lobster is blue. It lives in the sea. They moult."
+    document = Document(text, "key", "g", text.encode())
+    [found] = tokenize(tokenizer, [document], "en")
     assert found.sentence_lengths.size == 3
-    (whole,) = tokenizer.encode([document.text])
+    (whole,) = tokenizer.encode([text])
     assert found.tokens.tolist() == whole
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from bert_jax.data.prepared.format import SPLITS
 from bert_jax.data.prepared.records import TokenizedDocument
+from bert_jax.data.text.documents import Document
 
 # Lines with the same first characters, this many of them, count as the same line.
 _LINE_CHARACTERS = 200
@@ -46,22 +47,18 @@ class ShardAudit:
         self._num_one_sentence = 0
         self._num_empty = 0
 
-    def skip(self) -> None:
-        """Counts a document without a token."""
-        self._num_empty += 1
-
-    def add(
-        self, text: str, num_bytes: int, document: TokenizedDocument, split: int
-    ) -> None:
-        """Counts a document that goes into `SPLITS[split]`.
+    def add(self, document: Document, record: TokenizedDocument, split: int) -> None:
+        """Counts a document that goes into `SPLITS[split]` if it has a token.
 
         Args:
-            text: the document's text, one paragraph per line.
-            num_bytes: size of the text in UTF-8.
-            document: the same document as tokens.
+            document: the document.
+            record: the same document as tokens.
             split: number of the split in `SPLITS`.
         """
-        tokens, lengths = document.tokens, document.sentence_lengths
+        tokens, lengths = record.tokens, record.sentence_lengths
+        if not tokens.size:
+            self._num_empty += 1
+            return
         self._uncounted[split].append(tokens)
         self._num_uncounted += tokens.size
         if self._num_uncounted > _TOKENS_COUNTED_AT_ONCE:
@@ -70,10 +67,11 @@ class ShardAudit:
         total["documents"] += 1
         total["sentences"] += lengths.size
         total["tokens"] += tokens.size
-        total["bytes"] += num_bytes
+        total["bytes"] += len(document.utf8)
         self._content[split].update(tokens.tobytes())
         self._num_one_sentence += lengths.size == 1
-        lines = [line[:_LINE_CHARACTERS] for line in text.split("\n") if line]
+        lines = document.text.split("\n")
+        lines = [line[:_LINE_CHARACTERS] for line in lines if line]
         self._num_lines += len(lines)
         self._lines.update(lines)
         if len(self._lines) > _LINES_COUNTED:

@@ -1,5 +1,6 @@
 """One record of a prepared dataset: a tokenised document and its sentence lengths."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,14 +22,23 @@ class TokenizedDocument(NamedTuple):
 
 
 def tokenize(
-    tokenizer: Tokenizer, document: Document, language: str
-) -> TokenizedDocument:
-    """Encodes a document sentence by sentence; one without any token gives empty arrays."""
-    tokens, lengths = tokenizer.encode_sentences(sentences(document.text, language))
+    tokenizer: Tokenizer, documents: Sequence[Document], language: str
+) -> list[TokenizedDocument]:
+    """Encodes documents sentence by sentence; one without any token gives empty arrays."""
+    cut = [sentences(x.text, language, x.utf8) for x in documents]
+    encoded = [tokenizer.encode_sentences(found) for found in cut]
+    return [
+        TokenizedDocument(document.key, tokens, _storable(lengths))
+        for document, (tokens, lengths) in zip(documents, encoded, strict=True)
+    ]
+
+
+def _storable(lengths: np.ndarray) -> np.ndarray:
+    """The lengths that are not 0; one that 16 bits cannot hold becomes several."""
     lengths = lengths[lengths > 0]
     if lengths.max(initial=0) > MAX_SENTENCE_TOKENS:
         lengths = np.concatenate([_cut(int(length)) for length in lengths])
-    return TokenizedDocument(document.key, tokens, lengths.astype(np.uint16))
+    return lengths.astype(np.uint16)
 
 
 def _cut(length: int) -> np.ndarray:

@@ -6,6 +6,7 @@ processes writes the same ones, and a shard that exists is never written again.
 
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -38,6 +39,10 @@ from bert_jax.data.text.sections import Section
 from bert_jax.data.text.sentences import validation_group
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
+
+# Each stage takes so many documents at a time: with one alone, its code and tables leave
+# the processor's caches before it has the next.
+DOCUMENTS_AT_ONCE = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,20 +135,24 @@ class ShardRecords:
         if shard.drop:
             dropped = np.load(shard.side_file("drop.npy"), allow_pickle=False)
         left_out = frozenset(dropped.tolist())
-        for number, document in enumerate(shard.documents(progress, self._stats)):
-            text = document.text.encode()
+        documents = enumerate(shard.documents(progress, self._stats))
+        while some := list(itertools.islice(documents, DOCUMENTS_AT_ONCE)):
             if self._fingerprints is not None:
-                self._fingerprints.add(text)
-            held_out = shard.is_held_out(document)
-            audit.held_out.append(held_out)
-            if number in left_out:
-                continue
-            record = tokenize(self._tokenizer, document, shard.language)
-            if not record.tokens.size:
-                audit.skip()
-                continue
-            audit.add(document.text, len(text), record, int(held_out))
-            yield int(held_out), record
+                for _, document in some:
+                    self._fingerprints.add(document.utf8)
+            held_out = [shard.is_held_out(document) for _, document in some]
+            audit.held_out += held_out
+            kept = [
+                (document, int(split))
+                for (number, document), split in zip(some, held_out, strict=True)
+                if number not in left_out
+            ]
+            records = tokenize(self._tokenizer, [x for x, _ in kept], shard.language)
+            for (document, split), record in zip(kept, records, strict=True):
+                audit.add(document, record, split)
+            for (_, split), record in zip(kept, records, strict=True):
+                if record.tokens.size:
+                    yield split, record
 
     def save_arrays(self) -> None:
         """Writes the side files with the arrays that describe the whole corpus."""
@@ -212,7 +221,7 @@ def write_fingerprints(shard: Shard, progress: Progress) -> None:
         return
     fingerprints, held_out = Fingerprints(near=shard.near), []
     for document in shard.documents(progress):
-        fingerprints.add(document.text.encode())
+        fingerprints.add(document.utf8)
         held_out.append(shard.is_held_out(document))
     arrays = {
         "held_out.npy": np.array(held_out, bool),

@@ -13,39 +13,45 @@ _LOW_CONTROLS = bytes({*range(0x20), 0x7F} - {*b"\t\n\r"})
 _HIGH_CONTROL = re.compile(b"\xc2[\x80-\x9f]")
 
 
-def decoded(text: bytes | str, stats: ReadStats) -> str:
-    """Decodes UTF-8. Wrong bytes and lone surrogates become U+FFFD and are counted."""
+def decoded(text: bytes | str, stats: ReadStats) -> tuple[str, bytes]:
+    """(a text, the same in UTF-8).
+
+    Wrong bytes and lone surrogates become U+FFFD and are counted.
+    """
     try:
-        if isinstance(text, bytes):
-            return text.decode()
-        text.encode()
+        return (text, text.encode()) if isinstance(text, str) else (text.decode(), text)
     except UnicodeError:
         if isinstance(text, bytes):
             text = text.decode("utf-8", "surrogateescape")
         text, count = _SURROGATE.subn("\ufffd", text)
         stats.undecodable_bytes += count
-    return text
+        return text, text.encode()
 
 
-def cleaned(text: str, stats: ReadStats) -> str:
-    """The text with newlines as line ends, and without control characters or outer space.
+def cleaned(text: str, utf8: bytes, stats: ReadStats) -> tuple[str, bytes]:
+    """A text with newlines as line ends, and without control characters or outer space.
 
     Adds the removed control characters, and the size of the result, to `stats`.
+
+    Args:
+        text: the text.
+        utf8: the same in UTF-8.
+        stats: what is added to.
+
+    Returns:
+        The result, and the result in UTF-8.
     """
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-    as_bytes = text.encode()
-    num_bytes = len(as_bytes)
-    has_low = len(as_bytes.translate(None, _LOW_CONTROLS)) < num_bytes
-    if has_low or _HIGH_CONTROL.search(as_bytes):
-        text, num_spaces = _CONTROL_SPACE.subn(" ", text)
-        text, num_others = _CONTROL.subn("", text)
+    clean = text
+    if b"\r" in utf8:
+        clean = clean.replace("\r\n", "\n").replace("\r", "\n")
+    has_low = len(utf8.translate(None, _LOW_CONTROLS)) < len(utf8)
+    if has_low or _HIGH_CONTROL.search(utf8):
+        clean, num_spaces = _CONTROL_SPACE.subn(" ", clean)
+        clean, num_others = _CONTROL.subn("", clean)
         stats.control_characters += num_spaces + num_others
-        num_bytes = len(text.encode())
-    stripped = text.strip()
-    if len(stripped) < len(text):
-        text = stripped
-        num_bytes = len(text.encode())
-    stats.characters += len(text)
-    stats.text_bytes += num_bytes
-    return text
+    clean = clean.strip()
+    if clean is not text:
+        utf8 = clean.encode()
+    stats.characters += len(clean)
+    stats.text_bytes += len(utf8)
+    return clean, utf8

@@ -12,6 +12,8 @@ class Document:
     """Unique in its source, and the same on every machine however the source is divided."""
     group: str
     """Documents of one group are all in training or all in validation."""
+    utf8: bytes
+    """The text in UTF-8."""
 
 
 @dataclasses.dataclass

@@ -44,17 +44,21 @@ _LINK = re.compile(r"\[\[(?=[^\W\d]|[:#])(?:[^\[\]|]*\|)*([^\[\]|]*)\]\]")
 _MAX_LINK_DEPTH = 4
 
 
-def count_markup(text: str) -> int:
-    """Number of known tags, comments, known entities, wiki templates and wiki links."""
+def count_markup(text: str, utf8: bytes) -> int:
+    """Number of known tags, comments, known entities, wiki templates and wiki links.
+
+    Args:
+        text: the text.
+        utf8: the same in UTF-8, in which one byte is found much faster.
+    """
     count = 0
-    # Searching one character is ten times as fast as searching two.
-    if "<" in text:
+    if b"<" in utf8:
         count += len(_TAG.findall(text)) + len(_pairs(_COMMENT, "<!--", text))
-    if "&" in text:
+    if b"&" in utf8:
         count += sum(map(_is_entity, _ENTITY.findall(text)))
-    if "{" in text:
+    if b"{" in utf8:
         count += len(_pairs(_TEMPLATE, "{{", text))
-    if "[" in text and "[[" in text:
+    if b"[" in utf8:
         count += len(_LINK.findall(text))
     return count
 

@@ -98,21 +98,23 @@ def _documents(
             stats.empty_documents += num_given == 0
             num_given = 0
         stats.cut_documents += record.fragment == 1
-        text = decoded(record.text, stats)
-        if record.is_escaped:
+        text, utf8 = decoded(record.text, stats)
+        if record.is_escaped and "&" in text:
             text = unescaped(text)
-        if num_elements := count_markup(text):
+            utf8 = text.encode()
+        if num_elements := count_markup(text, utf8):
             stats.markup_documents += 1
             stats.markup_elements += num_elements
             if options.markup == "strip":
                 text = strip_markup(text)
-        text = cleaned(text, stats)
+                utf8 = text.encode()
+        text, utf8 = cleaned(text, utf8, stats)
         if text:
             num_given += 1
             key = f"{record.key}/{num_given}" if num_given > 1 else record.key
             stats.documents += 1
             stats.paragraph_documents += record.is_paragraph
-            yield Document(text, key, record.group), record.fraction
+            yield Document(text, key, record.group, utf8), record.fraction
     stats.empty_documents += num_given == 0
 
 
