@@ -160,7 +160,7 @@ class PrepareInStages:
             utf8 = [document.utf8 for document in some]
             timed("audit and hashes", fingerprints.add, utf8)
             cut = timed("sentences", lambda x: sentences(x.text, "en", x.utf8), some)
-            encoded = timed("encoding", self._tokenizer.encode_sentences, cut)
+            [encoded] = timed("encoding", self._tokenizer.encode_documents, [cut])
             records = [
                 TokenizedDocument(document.key, *ids)
                 for document, ids in zip(some, encoded, strict=True)

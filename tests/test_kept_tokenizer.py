@@ -101,7 +101,7 @@ def test_the_tokenizer_of_a_tagger_takes_words(kind, folders, transformers, tmp_
     assert found == theirs(" ".join(words))["input_ids"] == [cls, *expected, sep]
     again = open_tokenizer(tmp_path)
     assert again.encode_words(words) == tokenizer.encode_words(words)
-    assert again.encode_sentences(words)[0].tolist() == expected
+    assert again.encode_documents([words])[0][0].tolist() == expected
 
 
 def test_tokens_added_to_wordpiece_are_kept(hf, tmp_path):

@@ -103,6 +103,17 @@ def test_joined_ids_are_those_of_encode(tokenizer):
     assert lengths.dtype == np.int64
 
 
+def test_documents_at_once_have_the_ids_of_each(tokenizer):
+    texts = [*sentences(30, seed=3), ""]
+    documents = [texts[:20], [], texts[20:21], [""], texts[21:]]
+    found = tokenizer.encode_documents(documents)
+    for document, (ids, lengths) in zip(documents, found, strict=True):
+        assert [ids.tolist(), lengths.tolist()] == [
+            part.tolist() for part in tokenizer.encode_joined(document)
+        ]
+    assert tokenizer.encode_documents([]) == []
+
+
 def test_large_vocabularies_have_wide_ids():
     pieces = [*VOCAB, *(f"w{n}" for n in range(70_000))]
     tokenizer = WordPieceTokenizer("\n".join(pieces).encode(), lowercase=True)

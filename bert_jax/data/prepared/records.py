@@ -25,8 +25,9 @@ def tokenize(
     tokenizer: Tokenizer, documents: Sequence[Document], language: str
 ) -> list[TokenizedDocument]:
     """Encodes documents sentence by sentence; one without any token gives empty arrays."""
-    cut = [sentences(x.text, language, x.utf8) for x in documents]
-    encoded = [tokenizer.encode_sentences(found) for found in cut]
+    encoded = tokenizer.encode_documents(
+        [sentences(x.text, language, x.utf8) for x in documents]
+    )
     return [
         TokenizedDocument(document.key, tokens, _storable(lengths))
         for document, (tokens, lengths) in zip(documents, encoded, strict=True)

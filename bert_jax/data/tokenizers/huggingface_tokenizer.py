@@ -126,13 +126,6 @@ class HuggingFaceTokenizer(Tokenizer):
         """The content of tokenizer.json."""
         return self._model
 
-    def encode_sentences(
-        self, sentences: Sequence[str]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        return self.encode_joined(
-            [*sentences[:1], *(self._gap + sentence for sentence in sentences[1:])]
-        )
-
     def encode_places(
         self, text: str, places: Sequence[tuple[int, int]]
     ) -> tuple[list[int], np.ndarray]:
@@ -153,6 +146,10 @@ class HuggingFaceTokenizer(Tokenizer):
     def _with_special(self) -> "FastTokenizer":
         """The tokenizer as it is, which finds special tokens in a text."""
         return load_fast(self._model.decode("utf-8"))
+
+    def _in_a_row(self, sentences: Sequence[str]) -> Sequence[str]:
+        behind = [self._gap + sentence for sentence in sentences[1:]]
+        return [*sentences[:1], *behind]
 
     def _encode_each_word(self, words: Sequence[str]) -> list[list[int]]:
         return self.encode([self._gap + word for word in words])
