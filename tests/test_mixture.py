@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from bert_jax.data.batches.loader import train_batches
 from bert_jax.data.batches.mixture import PERIOD, MixedRows, order_of
 from bert_jax.data.batches.rows import PretrainRows
 from bert_jax.data.prepared.corpus import open_corpus
+from bert_jax.data.prepared.dataset import open_dataset
+from bert_jax.data.prepared.leaks import describe_leaks
 from bert_jax.data.tokenizers.vocabulary import train_sentencepiece
 from bert_jax.train.metrics import read_metrics
 from bert_jax.train.train_rows import open_train_rows
@@ -153,6 +156,43 @@ def test_a_phase_with_other_weights_goes_on_where_each_dataset_was(folder):
     assert {key.split(":")[0] for key in found["documents"]} == {"wiki", "books"}
 
 
+def test_held_out_text_that_another_dataset_trains_on_is_counted(folder, tmp_path):
+    datasets = open_corpus(mixture(folder)).datasets
+    found = [*describe_leaks(datasets)]
+    expected = []
+    for one, other in (datasets, datasets[::-1]):
+        # No two documents of the corpus are equal, so their keys tell copies.
+        leaked = _keys(one, "validation") & _keys(other, "train")
+        if leaked:
+            expected.append(
+                f"note: {len(leaked)} of {len(_keys(one, 'validation'))} held-out "
+                f"documents of {one.directory.name} are trained on in "
+                f"{other.directory.name}, "
+            )
+    assert expected
+    assert [x[: len(y)] for x, y in zip(found, expected, strict=True)] == expected
+    assert not [*describe_leaks(datasets[:1])]
+    bare = tmp_path / "bare"
+    shutil.copytree(datasets[1].directory, bare)
+    shutil.rmtree(bare / "shards")
+    for pair in ((datasets[0], open_dataset(bare)), (open_dataset(bare), datasets[0])):
+        notes = [*describe_leaks(pair)]
+        assert len(notes) == 2
+        assert all(f"{bare / 'shards'}" in note for note in notes)
+    # What a dataset has dropped is not in its training text.
+    without = tmp_path / datasets[0].directory.name
+    shutil.copytree(datasets[0].directory, without)
+    for path in (without / "shards").glob("*.hashes.npy"):
+        dropped = np.arange(len(np.load(path)))
+        np.save(path.with_name(path.name.replace("hashes", "drop")), dropped)
+    assert not [*describe_leaks((open_dataset(without), datasets[1]))]
+
+
+def _keys(dataset, split) -> set[str]:
+    count = dataset.manifest["splits"][split]["documents"]
+    return set(dataset.document_keys(split, [*range(count)]))
+
+
 def test_without_weights_a_row_of_any_dataset_is_as_probable(folder):
     corpus = open_corpus(mixture(folder))
     tokens = corpus.of_train("tokens")
@@ -199,6 +239,7 @@ def test_a_run_of_a_mixture_says_what_it_takes_and_is_judged_by_dataset(folder, 
     said = capsys.readouterr().out
     assert "6 steps: wiki, 75.0% of the rows: " in said
     assert "6 steps: books, 25.0% of the rows: " in said
+    assert "held-out documents of books are trained on in wiki, word for word" in said
     last = read_metrics(folder / "run")[-1]
     for metric in ("mlm_loss", "mlm_accuracy", "nsp_accuracy"):
         each = [last[f"{name}/{metric}"] for name in ("wiki", "books")]

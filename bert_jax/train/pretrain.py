@@ -17,6 +17,7 @@ from bert_jax.config import PretrainConfig
 from bert_jax.data.batches.documents import documents_of_batch
 from bert_jax.data.batches.loader import train_batches
 from bert_jax.data.prepared.corpus import Corpus, open_corpus
+from bert_jax.data.prepared.leaks import describe_leaks
 from bert_jax.data.prepared.summary import summarize
 from bert_jax.limits import check_ids
 from bert_jax.model.isolation import prove_for_lengths
@@ -157,6 +158,9 @@ def pretrain(
         f"{num_documents:,} documents, {num_tokens:,} tokens",
         flush=True,
     )
+    if jax.process_index() == 0:
+        for line in describe_leaks(corpus.datasets):
+            print(line, flush=True)
     trained = run_loop(
         run=run,
         identity=info.identity,

@@ -38,7 +38,13 @@ from bert_jax.config import DEFAULT_OPTIONS, PrepareOptions
 from bert_jax.data.atomic_file import write_atomically
 from bert_jax.data.hashes import file_sha256
 from bert_jax.data.prepared.duplicates import Duplicates
-from bert_jax.data.prepared.format import DATASET_NAME, MANIFEST, SPLITS, TOKENIZER
+from bert_jax.data.prepared.format import (
+    DATASET_NAME,
+    MANIFEST,
+    SIDE_FILES,
+    SPLITS,
+    TOKENIZER,
+)
 from bert_jax.data.prepared.locking import locked
 from bert_jax.data.prepared.manifest import read_manifest
 from bert_jax.data.prepared.metadata import file_names
@@ -216,7 +222,7 @@ class _Run:
         ]
 
     def _side_file(self, name: str) -> epath.Path:
-        return self.folder / "shards" / name
+        return self.folder / SIDE_FILES / name
 
     def _start_over(self) -> None:
         self._side_file("").rmtree(missing_ok=True)
@@ -307,7 +313,7 @@ def _here(shard: Shard, folder: epath.Path) -> Iterator[Shard]:
     """Yields the shard in a folder of this worker, then copies side files to `folder`."""
     with tempfile.TemporaryDirectory() as here:
         mine = dataclasses.replace(shard, output=pathlib.Path(here))
-        drop, shared = mine.side_file("drop.npy"), folder / "shards"
+        drop, shared = mine.side_file("drop.npy"), folder / SIDE_FILES
         drop.parent.mkdir()
         if shard.drop and (shared / drop.name).exists():
             (shared / drop.name).copy(drop)

@@ -8,6 +8,8 @@ TFDS_METADATA = ("dataset_info.json", "features.json")
 """What TFDS needs to open the shards."""
 TOKENIZER = "tokenizer"
 """Folder of the tokenizer that the dataset was prepared with."""
+SIDE_FILES = "shards"
+"""Folder of what `prepare` found in each shard: counts, and hashes of the documents."""
 DATASET_NAME = "documents"
 """How the names of shard files begin."""
 SPLITS = ("train", "validation")

@@ -13,7 +13,7 @@ from typing import Any
 
 from bert_jax.config import DEFAULT_OPTIONS, PrepareOptions
 from bert_jax.data.atomic_file import remove_leftovers
-from bert_jax.data.prepared.format import MANIFEST, SPLITS, TOKENIZER
+from bert_jax.data.prepared.format import MANIFEST, SIDE_FILES, SPLITS, TOKENIZER
 from bert_jax.data.prepared.locking import locked
 from bert_jax.data.prepared.manifest import read_manifest
 from bert_jax.data.prepared.pool import map_in_workers
@@ -81,7 +81,7 @@ def _remove_leftovers(output: pathlib.Path) -> None:
     """Removes unfinished files of killed runs, even of one killed after its manifest."""
     for leftover in ("unpacked", "unfinished"):
         shutil.rmtree(output / leftover, ignore_errors=True)
-    for folder in (output, output / "shards", output / TOKENIZER):
+    for folder in (output, output / SIDE_FILES, output / TOKENIZER):
         remove_leftovers(folder)
 
 

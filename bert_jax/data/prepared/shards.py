@@ -22,7 +22,12 @@ from bert_jax.data.prepared.arrays import save_array
 from bert_jax.data.prepared.audit import ShardAudit
 from bert_jax.data.prepared.encoding_check import Encoding
 from bert_jax.data.prepared.fingerprints import Fingerprints
-from bert_jax.data.prepared.format import DATASET_NAME, SPLITS, TOKENIZER
+from bert_jax.data.prepared.format import (
+    DATASET_NAME,
+    SIDE_FILES,
+    SPLITS,
+    TOKENIZER,
+)
 from bert_jax.data.prepared.pool import Progress
 from bert_jax.data.prepared.records import (
     TokenizedDocument,
@@ -72,7 +77,7 @@ class Shard:
 
     def side_file(self, kind: str) -> pathlib.Path:
         """A file about this shard, such as `stats.json` or `hashes.npy`."""
-        return self.output / "shards" / f"{self.index:05d}.{kind}"
+        return self.output / SIDE_FILES / f"{self.index:05d}.{kind}"
 
     @property
     def scratch(self) -> pathlib.Path:
