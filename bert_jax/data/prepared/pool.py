@@ -1,6 +1,7 @@
 """Runs a function in worker processes, with progress that moves while it works."""
 
 import concurrent.futures
+import gc
 import multiprocessing
 import os
 import signal
@@ -103,6 +104,10 @@ class _Meter:
 def _begin_worker(counter: Any) -> None:
     global _done_bytes
     _done_bytes = counter
+    # Sentences and their ids are many objects, of which none hold each other. Python looks
+    # for those that do each time so many are new, 700 by default, which takes 5 % of the
+    # time with SentencePiece.
+    gc.set_threshold(50_000)
     end_with_the_parent()
 
 
