@@ -131,7 +131,7 @@ def compile_step(
         temporaries=None,
         code=None,
         total=0,
-        limit=None if chip is None else chip.device_usable_bytes,
+        limit=None if chip is None else chip.usable_bytes,
     )
     step = CompiledStep(cfg, topology, dict(mesh.shape), memory, 0.0, program)
     start = time.monotonic()
