@@ -37,7 +37,7 @@ _GROUPS: Mapping[str, Mapping[str, str]] = {
     },
     "Using a run": {
         "evaluate": "commands.training:Evaluate",
-        "predict": "commands.training:Predict",
+        "predict": "commands.prediction:Predict",
         "fill": "commands.filling:Fill",
         "embed": "commands.embedding:Embed",
         "serve": "commands.serving:Serve",
