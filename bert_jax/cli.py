@@ -4,8 +4,10 @@ The commands themselves are in `commands/`; only the one that runs is imported, 
 `--help` is quick.
 """
 
+import ast
 import difflib
 import importlib
+import pathlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,132 +15,44 @@ from typing import Any
 import bert_jax
 from bert_jax.runtime import process, start
 
-# Name, class, and the first line of its docstring: the overview imports no command.
-_GROUPS: Mapping[str, Sequence[tuple[str, str, str]]] = {
-    "To begin": (
-        (
-            "quickstart",
-            "quickstart:Quickstart",
-            "Runs every step on real text: from nothing to a classifier in six minutes.",
-        ),
-        (
-            "doctor",
-            "commands.doctor:Doctor",
-            "Says what this machine is: versions, devices, memory, missing extras, JAX variables.",
-        ),
-    ),
-    "Text and datasets": (
-        (
-            "corpus",
-            "commands.data:Corpus",
-            "Writes the documentation of installed Python packages as a text corpus.",
-        ),
-        (
-            "tokenizer",
-            "commands.tokenizer:MakeTokenizer",
-            "Makes a tokenizer: train trains a vocabulary, wrap takes a given one.",
-        ),
-        (
-            "prepare",
-            "commands.data:Prepare",
-            "Tokenises a source and writes a TFDS dataset with a validation split.",
-        ),
-        (
-            "inspect",
-            "commands.data:Inspect",
-            "Prints rows as the model will see them, with masks and pair labels.",
-        ),
-    ),
-    "Training": (
-        (
-            "pretrain",
-            "commands.training:Pretrain",
-            "Pretrains a BERT with MLM + NSP, or continues a run that was stopped.",
-        ),
-        (
-            "finetune",
-            "commands.training:Finetune",
-            "Fine-tunes a pretrained encoder, `finetune RUN`, on labelled files.",
-        ),
-        (
-            "sweep",
-            "commands.sweeping:Sweep",
-            "Fine-tunes with several seeds and settings, `sweep RUN`: mean ± deviation of each.",
-        ),
-        (
-            "compare",
-            "commands.sweeping:Compare",
-            "Compares two encoders, `compare A B`, by their fine-tuned runs or their sweeps.",
-        ),
-        (
-            "baselines",
-            "commands.training:Baselines",
-            "Scores models without a neural network on a task, such as the majority class.",
-        ),
-        (
-            "replay",
-            "commands.replay:Replay",
-            "Repeats the step at which a run stopped because of bad numbers, and finds the cause.",
-        ),
-    ),
-    "Using a run": (
-        (
-            "evaluate",
-            "commands.training:Evaluate",
-            "Scores a run on held-out data: a fine-tuned one at its best state.",
-        ),
-        (
-            "predict",
-            "commands.training:Predict",
-            "Predicts with a fine-tuned run, on texts, on a file or on lines of standard input.",
-        ),
-        (
-            "fill",
-            "commands.filling:Fill",
-            "Fills in the masks of texts with a pretrained run: what could stand at [MASK]?",
-        ),
-        (
-            "embed",
-            "commands.embedding:Embed",
-            "Writes a vector for each text of a file, as a matrix that NumPy loads.",
-        ),
-        (
-            "serve",
-            "commands.serving:Serve",
-            "Answers over HTTP with a run, and has a page to try it in a browser.",
-        ),
-    ),
-    "Models of other libraries": (
-        (
-            "import",
-            "commands.exchange:Import",
-            "Makes a run directory from a published BERT of Hugging Face or Google.",
-        ),
-        (
-            "export",
-            "commands.exchange:Export",
-            "Writes a run's weights, the best where it keeps them, for another library.",
-        ),
-    ),
-    "Looking": (
-        (
-            "checkpoints",
-            "commands.checkpoints:ListCheckpoints",
-            "Lists the checkpoints of a run and reads every file: is it as it was saved?",
-        ),
-        (
-            "report",
-            "commands.report:Report",
-            "Writes one self-contained HTML page, and PNGs, about runs of any task or a dataset.",
-        ),
-        (
-            "compile",
-            "commands.compile:Compile",
-            "Compiles a config's train step for a machine that is not here: memory, links, time.",
-        ),
-    ),
+# The commands of each group and their classes. The overview imports none of them.
+_GROUPS: Mapping[str, Mapping[str, str]] = {
+    "To begin": {
+        "quickstart": "quickstart:Quickstart",
+        "doctor": "commands.doctor:Doctor",
+    },
+    "Text and datasets": {
+        "corpus": "commands.data:Corpus",
+        "tokenizer": "commands.tokenizer:MakeTokenizer",
+        "prepare": "commands.data:Prepare",
+        "inspect": "commands.data:Inspect",
+    },
+    "Training": {
+        "pretrain": "commands.training:Pretrain",
+        "finetune": "commands.training:Finetune",
+        "sweep": "commands.sweeping:Sweep",
+        "compare": "commands.sweeping:Compare",
+        "baselines": "commands.training:Baselines",
+        "replay": "commands.replay:Replay",
+    },
+    "Using a run": {
+        "evaluate": "commands.training:Evaluate",
+        "predict": "commands.prediction:Predict",
+        "fill": "commands.filling:Fill",
+        "embed": "commands.embedding:Embed",
+        "serve": "commands.serving:Serve",
+    },
+    "Models of other libraries": {
+        "import": "commands.exchange:Import",
+        "export": "commands.exchange:Export",
+    },
+    "Looking": {
+        "checkpoints": "commands.checkpoints:ListCheckpoints",
+        "report": "commands.report:Report",
+        "compile": "commands.compile:Compile",
+    },
 }
-_PLACES = {name: place for group in _GROUPS.values() for name, place, _ in group}
+_PLACES = {name: place for group in _GROUPS.values() for name, place in group.items()}
 
 
 class _Commands(Mapping[str, Any]):
@@ -265,8 +179,18 @@ def _overview() -> str:
     lines = [usage]
     for group, commands in _GROUPS.items():
         lines += ["", group]
-        lines += [f"  {name:<11} {summary}" for name, _, summary in commands]
+        lines += [f"  {name:<11} {_summary(at)}" for name, at in commands.items()]
     return "\n".join([*lines, "", "`bert-jax COMMAND --help` explains every option."])
+
+
+def _summary(place: str) -> str:
+    """The first line of the docstring of a command, whose module is only parsed."""
+    module, _, name = place.partition(":")
+    path = pathlib.Path(bert_jax.__file__).parent / f"{module.replace('.', '/')}.py"
+    for node in ast.parse(path.read_bytes()).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return (ast.get_docstring(node) or "").partition("\n")[0]
+    raise AssertionError(f"{path} has no class {name}")
 
 
 def _print_completion(rest: list[str]) -> None:

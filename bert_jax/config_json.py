@@ -8,7 +8,7 @@ import types
 import typing
 from typing import Any, Literal, TypeVar
 
-from bert_jax.config.address import address_of
+from bert_jax.config.address import address_of, map_paths
 
 T = TypeVar("T")
 
@@ -30,22 +30,11 @@ def to_values(config: Any) -> dict[str, Any]:
 
 def with_absolute_paths(config: T) -> T:
     """The config with all its paths absolute, so that it means the same everywhere."""
-    changed: dict[str, Any] = {}
-    for field in dataclasses.fields(typing.cast(Any, config)):
-        value = getattr(config, field.name)
-        if isinstance(value, pathlib.Path):
-            changed[field.name] = _absolute(value)
-        elif isinstance(value, tuple):
-            changed[field.name] = tuple(
-                _absolute(x) if isinstance(x, pathlib.Path) else x for x in value
-            )
-        elif dataclasses.is_dataclass(value):
-            changed[field.name] = with_absolute_paths(value)
-    return dataclasses.replace(typing.cast(Any, config), **changed)
 
+    def absolute(path: pathlib.Path, _: str) -> pathlib.Path:
+        return path if address_of(path) else path.absolute()
 
-def _absolute(path: pathlib.Path) -> pathlib.Path:
-    return path if address_of(path) else path.absolute()
+    return typing.cast(T, map_paths(config, absolute))
 
 
 def from_json(cls: type[T], text: str) -> T:

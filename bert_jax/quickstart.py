@@ -63,101 +63,58 @@ class Quickstart:
 
 def steps(output: pathlib.Path, size: Size) -> list[Chapter]:
     """The command lines that quickstart runs, each without the leading `bert-jax`."""
-    chosen = ("--packages", *size.packages) if size.packages else ()
-    shorter: tuple[str, ...] = ()
-    if size.num_steps is not None:
-        shorter = ("--num-steps", str(size.num_steps))
-    at = {
-        name: str(output / name)
-        for name in (
-            "corpus",
-            "tokenizer",
-            "dataset",
-            "pretrain",
-            "finetune",
-            "finetune_from_scratch",
-            "baselines",
-            "huggingface",
-            "report",
-        )
-    }
-    source = f"files:{at['corpus']}/documents-*.jsonl"
-    task = (
-        *("--train", f"{at['corpus']}/library/train.tsv"),
-        *("--dev", f"{at['corpus']}/library/validation.tsv"),
-    )
-    tune = (
-        *("finetune", "--config", "quickstart_finetune", *task),
-        *("--checkpoint", at["pretrain"]),
-    )
+
+    def at(name: str) -> str:
+        return shlex.quote(str(output / name))
+
+    def chapter(title: str, *lines: str) -> Chapter:
+        return Chapter(title, tuple(tuple(shlex.split(line)) for line in lines))
+
+    packages = shlex.join(("--packages", *size.packages) if size.packages else ())
+    num_steps = "" if size.num_steps is None else f"--num-steps {size.num_steps}"
+    source = shlex.quote(f"files:{output / 'corpus'}/documents-*.jsonl")
+    train, dev = (at(f"corpus/library/{x}.tsv") for x in ("train", "validation"))
+    task = f"--train {train} --dev {dev}"
+    tune = f"finetune --config quickstart_finetune {task} --checkpoint {at('pretrain')}"
     return [
-        Chapter(
+        chapter(
             "Corpus: the documentation of the Python packages installed here",
-            (
-                (
-                    *("corpus", "--output", at["corpus"], *chosen, "--task"),
-                    *("--validation-fraction", HELD_OUT),
-                    *("--max-train", str(size.max_train)),
-                ),
-            ),
+            f"corpus --output {at('corpus')} {packages} --task "
+            f"--validation-fraction {HELD_OUT} --max-train {size.max_train}",
         ),
-        Chapter(
+        chapter(
             "Vocabulary: SentencePiece with BERT's special tokens",
-            (
-                (
-                    *("tokenizer", "train", "--source", source),
-                    *("--output", at["tokenizer"]),
-                    *("--vocab-size", str(size.vocab_size)),
-                    *("--max-sentences", "50000"),
-                ),
-            ),
+            f"tokenizer train --source {source} --output {at('tokenizer')} "
+            f"--vocab-size {size.vocab_size} --max-sentences 50000",
         ),
-        Chapter(
+        chapter(
             "Prepare: a TFDS dataset of tokenised documents",
-            (
-                (
-                    *("prepare", "--source", source, "--tokenizer", at["tokenizer"]),
-                    *("--validation-fraction", HELD_OUT, "--output", at["dataset"]),
-                ),
-                (
-                    *("inspect", at["dataset"], "--rows", "3"),
-                    *("--data.sequence-length", "64", "--data.pairs", "none"),
-                ),
-            ),
+            f"prepare --source {source} --tokenizer {at('tokenizer')} "
+            f"--validation-fraction {HELD_OUT} --output {at('dataset')}",
+            f"inspect {at('dataset')} --rows 3 --data.sequence-length 64 "
+            "--data.pairs none",
         ),
-        Chapter(
+        chapter(
             "Pretrain: masked language model, with the parts of ModernBERT",
-            (
-                (
-                    *("pretrain", "--config", "quickstart"),
-                    *("--model.vocab-size", str(size.vocab_size), *shorter),
-                    *("--data.dataset", at["dataset"], "--output", at["pretrain"]),
-                ),
-            ),
+            f"pretrain --config quickstart --model.vocab-size {size.vocab_size} "
+            f"{num_steps} --data.dataset {at('dataset')} --output {at('pretrain')}",
         ),
-        Chapter(
+        chapter(
             "Fine-tune: which library does a sentence come from?",
-            (
-                ("baselines", *task, "--output", at["baselines"]),
-                (*tune, "--output", at["finetune"]),
-                (*tune, "--from-scratch", "--output", at["finetune_from_scratch"]),
-            ),
+            f"baselines {task} --output {at('baselines')}",
+            f"{tune} --output {at('finetune')}",
+            f"{tune} --from-scratch --output {at('finetune_from_scratch')}",
         ),
-        Chapter("Predict", (("predict", at["finetune"], *SENTENCES),)),
-        Chapter(
+        chapter("Predict", f"predict {at('finetune')} {shlex.join(SENTENCES)}"),
+        chapter(
             "Export to Hugging Face",
-            (("export", at["finetune"], "--output", at["huggingface"]),),
+            f"export {at('finetune')} --output {at('huggingface')}",
         ),
-        Chapter(
+        chapter(
             "Report",
-            (
-                (
-                    *("report", "--pretrain", at["pretrain"], "--finetune"),
-                    *(at["finetune"], at["finetune_from_scratch"]),
-                    *("--baselines", at["baselines"], "--output", at["report"]),
-                    *("--title", "bert_jax quickstart"),
-                ),
-            ),
+            f"report --pretrain {at('pretrain')} --finetune {at('finetune')} "
+            f"{at('finetune_from_scratch')} --baselines {at('baselines')} "
+            f"--output {at('report')} --title 'bert_jax quickstart'",
         ),
     ]
 

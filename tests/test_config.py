@@ -254,7 +254,7 @@ REFUSED = [
     *no_rate(DataConfig, "short_pair_rate"),
     bad(DataConfig, "sequence_length=7 is not in [8, 65536)", sequence_length=7),
     bad(DataConfig, "sequence_length=65536 is not in", sequence_length=65_536),
-    bad(DataConfig, "DataConfig.num_workers=-1 must not be", num_workers=-1),
+    bad(DataConfig, "DataConfig.num_workers=-1 is negative", num_workers=-1),
     bad(
         DataConfig,
         "DataConfig.bucket_lengths=(64, 128) would be ignored: layout='packed' has no "
@@ -365,7 +365,7 @@ REFUSED = [
     bad(PrepareOptions, f"num_shards={2**31} is too large", num_shards=2**31),
     bad(LoraConfig, "LoraConfig.alpha=0.0 must be greater", rank=8, alpha=0.0),
     bad(LoraConfig, "must name at least one kind", rank=8, targets=()),
-    bad(LoraConfig, "alpha=16.0 would be ignored without LoRA", alpha=16.0),
+    bad(LoraConfig, "alpha=16.0 would be ignored: there is no LoRA", alpha=16.0),
     bad(OptimizerConfig, "layer_decay=1.1 is not in", layer_decay=1.1),
     bad(
         PretrainConfig,

@@ -14,7 +14,8 @@ import pytest
 import reference
 
 from bert_jax.config import DropoutConfig
-from bert_jax.model import classification, pretraining
+from bert_jax.model import pretraining
+from bert_jax.model.text_heads import CLASSIFIER
 
 RATE = 0.25
 SITES = ("embed/norm", "layers/attention/out", "layers/mlp/down")
@@ -131,7 +132,7 @@ def test_the_classifier_drops_pooled_units(tiny, make_classify_batch):
         "kernel": np.eye(32, dtype=np.float32),
         "bias": np.zeros(32, np.float32),
     }
-    run = functools.partial(classification.apply, tiny, params, batch)
+    run = functools.partial(CLASSIFIER.apply, tiny, params, batch)
     dropout = DropoutConfig(hidden=RATE, attention=0.0)
     units = run(key=jax.random.key(0), dropout=dropout) / math.tanh(0.5)
     zero = np.isclose(units, 0)

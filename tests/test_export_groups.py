@@ -19,8 +19,9 @@ from bert_jax.exchange.heads import head_of_run
 from bert_jax.exchange.portable import INPUTS, VECTORS, PortableModel
 from bert_jax.exchange.read_huggingface import read_huggingface
 from bert_jax.exchange.tensors import unflatten
-from bert_jax.model import multiple_choice, sentence_embedding
+from bert_jax.model import sentence_embedding
 from bert_jax.model.encoder import init_encoder
+from bert_jax.model.text_heads import CHOICE
 
 HEADS = ("choice", "mean_vector", "cls_vector")
 
@@ -49,8 +50,10 @@ def made():
     )
 
     def call(head, **options):
-        init = multiple_choice.init_params if head == "choice" else init_encoder
-        shapes = flatten_shapes(jax.eval_shape(lambda: init(cfg, jax.random.key(0))))
+        head_init = functools.partial(CHOICE.init_params, num_labels=0)
+        init = head_init if head == "choice" else init_encoder
+        key = jax.random.key(0)
+        shapes = flatten_shapes(jax.eval_shape(lambda: init(cfg, key=key)))
         draw = np.random.default_rng(1).normal
         params = {
             path: draw(0.0, 0.2, shape).astype(np.float32)

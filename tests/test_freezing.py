@@ -17,7 +17,7 @@ from bert_jax.config import (
     OptimizerConfig,
     PretrainConfig,
 )
-from bert_jax.model import classification
+from bert_jax.model.text_heads import CLASSIFIER
 from bert_jax.train.accumulation import mean_gradients
 from bert_jax.train.freezing import stop_frozen
 from bert_jax.train.mesh import make_mesh
@@ -199,9 +199,7 @@ def test_no_gradient_is_computed_for_a_frozen_encoder(
     objective = stop_frozen(
         cfg, task_objective(TASKS["classification"], tiny, compute, DropoutConfig())
     )
-    params = jax.eval_shape(
-        lambda: classification.init_params(tiny, 3, jax.random.key(0))
-    )
+    params = jax.eval_shape(lambda: CLASSIFIER.init_params(tiny, 3, jax.random.key(0)))
     rows = objective.prepare(make_classify_batch(), jax.random.key(1), 0)
     program = jax.make_jaxpr(lambda p: mean_gradients(objective, p, rows))(params)
     assert len(re.findall(r"\bscan\[", str(program))) == num_loops

@@ -20,9 +20,10 @@ from bert_jax.data.labelled.groups import encode_groups
 from bert_jax.data.labelled.lengths import epoch_batches
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.limits import check_ids
-from bert_jax.model import classification, multiple_choice, sentence_embedding
+from bert_jax.model import sentence_embedding
 from bert_jax.model.encoder import init_encoder
 from bert_jax.model.groups import folded
+from bert_jax.model.text_heads import CHOICE, CLASSIFIER
 from bert_jax.train.accumulation import mean_gradients
 from bert_jax.train.flops import Work, text_work
 from bert_jax.train.logits import BatchedLogits
@@ -108,15 +109,15 @@ def test_ids_of_groups_are_checked(tiny, batch):
 
 
 def test_choices_score_as_each_row_alone(small, batch):
-    init = jax.jit(functools.partial(multiple_choice.init_params, small))
+    init = jax.jit(functools.partial(CHOICE.init_params, small, 0))
     params = init(jax.random.key(0))
     assert params.keys() == {"embed", "layers", "pooler", "choice"}
-    logits = jitted(multiple_choice.apply, small)(params, batch)
+    logits = jitted(CHOICE.apply, small)(params, batch)
     assert logits.shape == (8, 3)
     assert logits[4, 2] == -1e9
     alone = {**params, "classifier": params["choice"]}
     rows = ClassifyBatch(*(x[:, 1] for x in batch[:3]), None, None)
-    expected = jitted(classification.apply, small)(alone, rows)[:, 0]
+    expected = jitted(CLASSIFIER.apply, small)(alone, rows)[:, 0]
     np.testing.assert_allclose(logits[:, 1], expected, atol=1e-6)
 
 

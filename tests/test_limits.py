@@ -22,7 +22,8 @@ from bert_jax.config import (
 )
 from bert_jax.data.labelled.examples import EncodedExamples
 from bert_jax.limits import check_ids, check_range
-from bert_jax.model import classification, pretraining
+from bert_jax.model import pretraining
+from bert_jax.model.text_heads import CLASSIFIER
 from bert_jax.train import held_out
 from bert_jax.train.checkpoint import Identity
 from bert_jax.train.logits import BatchedLogits
@@ -165,7 +166,7 @@ def test_traced_ids_are_let_through(tiny, make_classify_batch):
     batch = make_classify_batch()
 
     def apply(batch):
-        return classification.apply(tiny, params, batch)
+        return CLASSIFIER.apply(tiny, params, batch)
 
     expected = apply(batch)
     assert jax.eval_shape(apply, batch).shape == expected.shape

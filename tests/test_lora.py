@@ -15,7 +15,7 @@ from bert_jax.config import (
     MeshConfig,
     OptimizerConfig,
 )
-from bert_jax.model import classification
+from bert_jax.model.text_heads import CLASSIFIER
 from bert_jax.train.lora import PART, init_lora, merged
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.moments import moments_of
@@ -86,7 +86,7 @@ def test_the_model_computes_with_the_changes(tiny, adapted, make_classify_batch)
             outer = np.einsum(f"l{letters[0]},l{letters[1]}->l{''.join(letters)}", a, b)
             changed["layers"][block_of(target)][target]["kernel"] += 0.6 * outer
     batch = make_classify_batch()
-    found = classification.apply(tiny, merged(cfg, params), batch)
+    found = CLASSIFIER.apply(tiny, merged(cfg, params), batch)
     expected = reference.text_logits(tiny, "classifier", changed, batch)
     plain = reference.text_logits(tiny, "classifier", params, batch)
     assert np.abs(expected - plain).max() > 0.01

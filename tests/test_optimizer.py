@@ -300,7 +300,9 @@ def test_muon_leaves_the_matrices_of_lora_to_adam():
     "fields", [{"muon_rms": 0.4}, {"name": "lamb", "muon_momentum": 0.9}], ids=str
 )
 def test_a_setting_of_muon_that_would_be_ignored_is_an_error(fields):
-    with pytest.raises(ValueError, match=r"muon_\w+=0.\d would be ignored by name="):
+    with pytest.raises(
+        ValueError, match=r"muon_\w+=0.\d would be ignored: it needs name='muon'"
+    ):
         OptimizerConfig(**fields)
 
 

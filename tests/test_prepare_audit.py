@@ -162,7 +162,7 @@ def test_one_writer_at_a_time(corpus, tmp_path):
     ("settings", "message"),
     [
         ({"near_threshold": 1.5}, r"near_threshold=1.5 is not in \[0, 1\]"),
-        ({"num_shards": 0}, "num_shards=0 must be at least 1"),
+        ({"num_shards": 0}, "num_shards=0 must be greater than 0"),
         ({"validation_fraction": 1.0}, r"validation_fraction=1.0 is not in \(0, 1\)"),
     ],
 )

@@ -91,7 +91,9 @@ def test_a_trapezoid_is_flat_between_its_slopes():
         ValueError, match=r"decay_steps=950.0 .* overlap in 1,000 steps"
     ):
         make_schedule(settings(schedule="trapezoidal", decay_steps=950.0), NUM_STEPS)
-    with pytest.raises(ValueError, match="would be ignored by schedule='linear'"):
+    with pytest.raises(
+        ValueError, match="decay_steps=10 would be ignored: it needs schedule='trap"
+    ):
         settings(decay_steps=10)
 
 

@@ -18,7 +18,8 @@ from bert_jax.config import (
     OptimizerConfig,
 )
 from bert_jax.family import model_config
-from bert_jax.model import classification, pretraining
+from bert_jax.model import pretraining
+from bert_jax.model.text_heads import CLASSIFIER
 from bert_jax.train import sharding
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.moments import moments_of
@@ -217,7 +218,7 @@ def test_the_sharding_of_every_parameter_is_as_recorded():
 def test_every_parameter_of_both_models_has_a_row(tiny):
     trees = (
         jax.eval_shape(lambda: pretraining.init_params(tiny, jax.random.key(0))),
-        jax.eval_shape(lambda: classification.init_params(tiny, 3, jax.random.key(0))),
+        jax.eval_shape(lambda: CLASSIFIER.init_params(tiny, 3, jax.random.key(0))),
     )
     for tree in trees:
         specs = sharding.param_specs(tree)

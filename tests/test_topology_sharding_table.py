@@ -9,10 +9,10 @@ from bert_jax.config import (
     OptimizerConfig,
     PretrainConfig,
 )
-from bert_jax.topology.compiled import bytes_per_device
 from bert_jax.topology.sharding_table import sharding_table
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.program import pretrain_program, synthetic_vocabulary
+from bert_jax.train.sharding import bytes_per_device
 
 
 def table_and_state(tiny, mesh_cfg):

@@ -7,7 +7,7 @@ import pytest
 
 from bert_jax.commands.config_files import load_config
 from bert_jax.config import MeshConfig, PretrainConfig
-from bert_jax.runtime.chips import chip_named
+from bert_jax.runtime.chips import CHIPS
 from bert_jax.topology.compiled import compile_step, needed_bytes
 from bert_jax.topology.devices import parse_topology
 from bert_jax.topology.roofline import roofline_of
@@ -28,7 +28,7 @@ def compiled(libtpu):
 def test_the_step_fits_and_the_kinds_make_up_the_total(compiled):
     memory = compiled.memory
     assert compiled.fits
-    assert memory.limit == chip_named("v5e").usable_bytes
+    assert memory.limit == CHIPS["v5e"].usable_bytes
     # Half of the parameters, four bytes each, on every device; small ones are whole.
     parameters = 4 * NUM_PARAMETERS / 2
     assert parameters <= memory.parameters <= parameters * 1.1

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bert_jax.batch import ClassifyBatch
-from bert_jax.model import classification, question_answering, token_classification
+from bert_jax.model.text_heads import TEXT_HEADS
 from bert_jax.train.tasks import TASKS
 
 
@@ -48,19 +48,14 @@ def text_head(request) -> TextHead:
 
         return loss
 
-    def init(model, *labels):
-        return lambda cfg, key: model.init_params(cfg, *labels, key)
-
-    rows, tokens, spans = classification, token_classification, question_answering
     made = {
-        "classifier": (
-            init(rows, 3),
-            rows.apply,
-            loss_of("classification"),
-            3,
-            of_rows,
-        ),
-        "tokens": (init(tokens, 3), tokens.apply, loss_of("tokens"), 3, of_tokens),
-        "spans": (init(spans), spans.apply, loss_of("spans"), 2, of_spans),
+        "classifier": (loss_of("classification"), 3, of_rows),
+        "tokens": (loss_of("tokens"), 3, of_tokens),
+        "spans": (loss_of("spans"), 2, of_spans),
     }
-    return TextHead(request.param, *made[request.param])
+    head = TEXT_HEADS[request.param]
+
+    def init(cfg, key):
+        return head.init_params(cfg, 3, key)
+
+    return TextHead(head.name, init, head.apply, *made[head.name])

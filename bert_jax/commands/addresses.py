@@ -1,12 +1,11 @@
 """Addresses of object stores (gs://, s3://) among a command's flags become local folders."""
 
 import contextlib
-import dataclasses
 import pathlib
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-from bert_jax.config.address import address_of
+from bert_jax.config.address import address_of, map_paths
 
 Command = TypeVar("Command")
 
@@ -26,39 +25,20 @@ def on_this_machine(command: Command) -> Iterator[Command]:
         FileNotFoundError, OSError: as for `fetch_run` and `trained_in_store`.
     """
     with contextlib.ExitStack() as held:
-        yield _here(command, command, held)
-
-
-def _here(value: Any, command: Any, held: contextlib.ExitStack, flag: str = "") -> Any:
-    if isinstance(value, pathlib.Path):
-        address = address_of(value)
-        return value if address is None else _local(value, flag, command, held)
-    if isinstance(value, tuple):
-        items = tuple(_here(item, command, held, flag) for item in value)
-        return value if items == value else items
-    if not dataclasses.is_dataclass(value):
-        return value
-    changed = {
-        field.name: _here(getattr(value, field.name), command, held, field.name)
-        for field in dataclasses.fields(value)
-    }
-    if all(vars(value)[name] is x for name, x in changed.items()):
-        return value
-    return dataclasses.replace(value, **changed)  # type: ignore[type-var]
+        yield map_paths(command, lambda path, flag: _local(path, flag, command, held))
 
 
 def _local(
     path: pathlib.Path, flag: str, command: Any, held: contextlib.ExitStack
 ) -> pathlib.Path:
+    address = address_of(path)
+    if address is None or flag in _DATASETS:
+        return path
     from bert_jax.commands.checkpoints import ListCheckpoints
     from bert_jax.commands.replay import Replay
     from bert_jax.commands.training import Finetune, Pretrain
     from bert_jax.train.run_in_store import fetch_run, trained_in_store
 
-    address = address_of(path)
-    assert address is not None
-    if flag in _DATASETS:
-        return path
     if flag in _FILES:
         return fetch_run(address, "none")
     # The batch of a bad step stays on the machine where the run has stopped.

@@ -1,10 +1,10 @@
 """Checks the paths of a command before it begins to work for hours."""
 
-import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator
 from typing import Any
+
+from bert_jax.config.address import map_paths
 
 _WRITE_A_FILE = ("compare", "compile", "predict", "fill", "embed")
 _MAY_WRITE_INTO_INPUT = ("report",)
@@ -21,7 +21,13 @@ def check_paths(name: str, command: Any) -> None:
         ValueError: the output is a file where a directory is needed or the other way
             round, cannot be written, or is also an input; or a path begins with `~`.
     """
-    paths = list(_paths(command))
+    paths: list[tuple[str, pathlib.Path]] = []
+
+    def note(path: pathlib.Path, flag: str) -> pathlib.Path:
+        paths.append((flag, path))
+        return path
+
+    map_paths(command, note)
     for flag, path in paths:
         if path.parts[:1] and path.parts[0].startswith("~") and not path.exists():
             raise ValueError(
@@ -68,15 +74,3 @@ def _check_directory(output: pathlib.Path) -> None:
             f"--output {output}: {there} cannot be written. Change its permissions, or "
             "choose another --output."
         )
-
-
-def _paths(value: Any, flag: str = "") -> Iterator[tuple[str, pathlib.Path]]:
-    """All paths among the flags, each with the name of its field."""
-    if isinstance(value, pathlib.Path):
-        yield flag, value
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _paths(item, flag)
-    elif dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            yield from _paths(getattr(value, field.name), field.name)

@@ -1,4 +1,4 @@
-"""Commands that pretrain, fine-tune, evaluate and predict."""
+"""Commands that pretrain, fine-tune and evaluate."""
 
 import dataclasses
 import pathlib
@@ -172,46 +172,6 @@ class Evaluate:
                 )
             for name, value in found.items():
                 print(f"{name}: {value:.6g}")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Predict:
-    """Predicts with a fine-tuned run, on texts, on a file or on lines of standard input.
-
-    For example: `bert-jax predict tuned texts.csv --output answers.jsonl`.
-    """
-
-    run_dir: RunDir
-    """Run directory of `finetune`."""
-    texts: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """The texts, one argument each; a pair is two arguments, or one with a tab between A
-    and B; a question with its choices is one argument with tabs. Or one file (.tsv, .csv,
-    .txt, .jsonl, .parquet; .conll for tags, .json for spans)."""
-    output: pathlib.Path | None = None
-    """File that gets one JSON object per text (.jsonl), with the text, its id if the file
-    has one, and all numbers in full precision. Default: short lines on the screen."""
-    top: int | None = None
-    """Number of labels to show on the screen for each text, the most probable first.
-    Default: 3."""
-    step: Step = None
-    compile_cache: pathlib.Path | None = None
-    """Directory that keeps compiled programs, so that the next start need not compile."""
-    task: Annotated[FileConfig, *box("file")] = FileConfig()
-    """How the file is read. With --label, the output holds the label of the file as
-    given_label. Default: as the run read its validation file."""
-
-    def run(self) -> None:
-        from bert_jax.commands.prediction import predict
-
-        predict(
-            self.run_dir,
-            self.texts,
-            self.output,
-            self.top,
-            self.task,
-            self.compile_cache,
-            step=self.step,
-        )
 
 
 def file_settings(run: pathlib.Path, given: FileConfig, command: str) -> FileConfig:

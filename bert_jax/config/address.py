@@ -1,7 +1,11 @@
-"""Addresses in object stores, gs://BUCKET/FOLDER and s3://BUCKET/FOLDER, among paths."""
+"""Paths in settings, and addresses in object stores (gs://, s3://) among them."""
 
+import dataclasses
 import os
+import pathlib
 import re
+from collections.abc import Callable
+from typing import Any
 
 
 def address_of(path: str | os.PathLike[str]) -> str | None:
@@ -11,3 +15,30 @@ def address_of(path: str | os.PathLike[str]) -> str | None:
     """
     found = re.fullmatch(r"([a-z][a-z0-9]+):/+(.+?)/*", os.fspath(path))
     return f"{found[1]}://{found[2]}" if found else None
+
+
+def map_paths(
+    settings: Any, change: Callable[[pathlib.Path, str], pathlib.Path], name: str = ""
+) -> Any:
+    """The settings with other paths; what holds no changed path stays the same object.
+
+    Args:
+        settings: a dataclass, with paths in its fields, in tuples and in further
+            dataclasses.
+        change: gives the new path for an old one and the name of the field that holds it.
+        name: of the field that holds `settings`.
+    """
+    if isinstance(settings, pathlib.Path):
+        return change(settings, name)
+    if isinstance(settings, tuple):
+        items = tuple(map_paths(item, change, name) for item in settings)
+        return settings if items == settings else items
+    if not dataclasses.is_dataclass(settings):
+        return settings
+    changed = {
+        field.name: map_paths(getattr(settings, field.name), change, field.name)
+        for field in dataclasses.fields(settings)
+    }
+    if all(getattr(settings, name) is x for name, x in changed.items()):
+        return settings
+    return dataclasses.replace(settings, **changed)  # type: ignore[type-var]

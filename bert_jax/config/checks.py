@@ -26,18 +26,19 @@ def require_rate(owner: object, *names: str) -> None:
         )
 
 
-def require_seed(owner: object) -> None:
-    """Requires that the field `seed` fits 32 bits."""
-    seed = vars(owner)["seed"]
+def require_seed(owner: object, name: str = "seed") -> None:
+    """Requires that a seed fits 32 bits."""
+    seed = getattr(owner, name)
     require(
-        0 <= seed < 2**32, f"{type(owner).__name__}.seed={seed} is not in [0, 2**32)."
+        0 <= seed < 2**32, f"{type(owner).__name__}.{name}={seed} is not in [0, 2**32)."
     )
 
 
 def require_positive(owner: object, *names: str) -> None:
-    """Requires that each named field is greater than 0, and finite."""
+    """Requires that each named field is greater than 0 and finite, or `None`."""
     for name in names:
-        value = getattr(owner, name)
+        if (value := getattr(owner, name)) is None:
+            continue
         require(
             value > 0,
             f"{type(owner).__name__}.{name}={value} must be greater than 0.",
@@ -45,6 +46,34 @@ def require_positive(owner: object, *names: str) -> None:
         require(
             value < math.inf,
             f"{type(owner).__name__}.{name}={value} must be a finite number.",
+        )
+
+
+def require_not_negative(owner: object, *names: str) -> None:
+    """Requires that each named field is 0 or more, or `None`."""
+    for name in names:
+        value = getattr(owner, name)
+        require(
+            value is None or value >= 0,
+            f"{type(owner).__name__}.{name}={value} is negative; expected 0 or more.",
+        )
+
+
+def require_used(owner: object, is_used: bool, why: str, *names: str) -> None:
+    """Requires that each named field has its default, unless something uses it.
+
+    Args:
+        owner: a dataclass.
+        is_used: whether the fields have an effect, so that they may have any value.
+        why: why they have none, and what to do about it, in words.
+        names: of fields with plain defaults.
+    """
+    defaults = {f.name: f.default for f in dataclasses.fields(owner)}  # type: ignore[arg-type]
+    for name in names:
+        value = getattr(owner, name)
+        require(
+            is_used or value == defaults[name],
+            f"{type(owner).__name__}.{name}={value!r} would be ignored: {why}",
         )
 
 
@@ -66,13 +95,10 @@ def require_weights(name: str, weights: tuple[float, ...], count: int) -> None:
 
 def require_step(owner: object) -> None:
     """Requires that `checkpoint_step`, where it is given, has a checkpoint and is one."""
-    step, checkpoint = vars(owner)["checkpoint_step"], vars(owner)["checkpoint"]
-    name = f"{type(owner).__name__}.checkpoint_step={step}"
-    require(step is None or step >= 0, f"{name} is negative.")
-    require(
-        step is None or checkpoint is not None,
-        f"{name} would be ignored: there is no checkpoint. Give --checkpoint RUN.",
-    )
+    require_not_negative(owner, "checkpoint_step")
+    has_checkpoint = vars(owner)["checkpoint"] is not None
+    why = "there is no checkpoint. Give --checkpoint RUN."
+    require_used(owner, has_checkpoint, why, "checkpoint_step")
 
 
 def require_workers(owner: object, *names: str) -> None:

@@ -7,8 +7,10 @@ from typing import Literal
 from bert_jax.config.checks import (
     require,
     require_fitting_numbers,
+    require_not_negative,
     require_positive,
     require_rate,
+    require_used,
     require_weights,
     require_workers,
 )
@@ -62,20 +64,17 @@ class MaskingConfig:
             f"MaskingConfig.mask_share={self.mask_share} and "
             f"random_share={self.random_share} add up to more than 1.",
         )
-        if self.max_slots is not None:
-            require_positive(self, "max_slots")
         require(
             0.0 < self.span_p <= 1.0,
             f"MaskingConfig.span_p={self.span_p} is not in (0, 1].",
         )
-        require_positive(self, "max_span_words")
-        for name in ("span_p", "max_span_words"):
-            value, default = getattr(self, name), getattr(MaskingConfig, name)
-            require(
-                self.unit == "span" or value == default,
-                f"MaskingConfig.{name}={value} would be ignored: unit={self.unit!r} "
-                "has no spans. Set unit='span' or leave it out.",
-            )
+        require_positive(self, "max_slots", "max_span_words")
+        require_used(
+            self,
+            self.unit == "span",
+            f"unit={self.unit!r} has no spans. Set unit='span' or leave it out.",
+            *("span_p", "max_span_words"),
+        )
 
     @property
     def is_constant(self) -> bool:
@@ -152,14 +151,12 @@ class DataConfig:
             f"DataConfig.sequence_length={self.sequence_length} is not in [8, 65536); a "
             "pair with its special tokens needs at least 8.",
         )
-        require(
-            self.num_workers >= 0,
-            f"DataConfig.num_workers={self.num_workers} must not be negative.",
-        )
-        require(
-            self.layout == "buckets" or not self.bucket_lengths,
-            f"DataConfig.bucket_lengths={self.bucket_lengths} would be ignored: layout="
-            f"{self.layout!r} has no buckets. Set layout='buckets' or leave it out.",
+        require_not_negative(self, "num_workers")
+        require_used(
+            self,
+            self.layout == "buckets",
+            f"layout={self.layout!r} has no buckets. Set layout='buckets' or leave it out.",
+            "bucket_lengths",
         )
         require(
             sorted(set(self.buckets)) == list(self.buckets)

@@ -8,8 +8,10 @@ from bert_jax.config.checks import (
     require,
     require_fitting_numbers,
     require_positive,
+    require_rate,
     require_seed,
     require_step,
+    require_used,
 )
 from bert_jax.config.compute import ComputeConfig
 from bert_jax.config.dropout import DropoutConfig
@@ -194,14 +196,7 @@ class TaskConfig(FileConfig, _Learned):
             f"TaskConfig.dev_text={others} and text="
             f"{self.text} differ in number; both name one text, or both a pair.",
         )
-        require(
-            self.max_train is None or self.max_train > 0,
-            f"TaskConfig.max_train={self.max_train} must be greater than 0.",
-        )
-        require(
-            self.shots is None or self.shots > 0,
-            f"TaskConfig.shots={self.shots} must be greater than 0.",
-        )
+        require_positive(self, "max_train", "shots")
         require(
             self.shots is None or self.max_train is None,
             f"TaskConfig.shots={self.shots} and max_train={self.max_train} both say how "
@@ -212,10 +207,11 @@ class TaskConfig(FileConfig, _Learned):
             f"TaskConfig.dev={self.dev} is no share of the training file from 0 to 0.5; "
             "give one such as 0.1, or a file.",
         )
-        require(
-            not isinstance(self.dev, float) or (others, self.dev_label) == (None, None),
-            f"TaskConfig.dev_text={others} and dev_label={self.dev_label!r} would be "
-            f"ignored: dev={self.dev} is a share of the training file. Leave them out.",
+        require_used(
+            self,
+            not isinstance(self.dev, float),
+            f"dev={self.dev} is a share of the training file. Leave it out.",
+            *("dev_text", "dev_label"),
         )
         low, high = self.score_range or (0.0, 1.0)
         require(
@@ -223,15 +219,13 @@ class TaskConfig(FileConfig, _Learned):
             f"TaskConfig.score_range={self.score_range} must name a smaller number and "
             "then a greater one.",
         )
-        require(
-            0 <= self.draw_seed < 2**32,
-            f"TaskConfig.draw_seed={self.draw_seed} is not in [0, 2**32).",
-        )
+        require_seed(self, "draw_seed")
         draws = isinstance(self.dev, float) or self.max_train or self.shots
-        require(
-            self.draw_seed == 0 or bool(draws),
-            f"TaskConfig.draw_seed={self.draw_seed} would be ignored: nothing is drawn. "
-            "Leave it out, or give dev a share, or max_train or shots.",
+        require_used(
+            self,
+            bool(draws),
+            "nothing is drawn. Leave it out, or give dev a share, or max_train or shots.",
+            "draw_seed",
         )
         label = self.dev_label
         require_numbers(self, (*(others or ()), *filter(None, [label])))
@@ -248,13 +242,9 @@ class TaskConfig(FileConfig, _Learned):
         columns = ("text", "label", "label_columns", "dev_text", "dev_label")
         signs = ("label_separator", "header", "delimiter", "quotes")
         ignored = {*columns, *signs, "skip_incomplete"} - {*used}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            require(
-                field.name not in ignored or value == field.default,
-                f"TaskConfig.{field.name}={value!r} would be ignored: --task {self.kind} "
-                "has no use for it. Leave it out.",
-            )
+        names = (f.name for f in dataclasses.fields(self) if f.name in ignored)
+        why = f"--task {self.kind} has no use for it. Leave it out."
+        require_used(self, False, why, *names)
 
     def of_split(self, split: Split) -> "TaskConfig":
         """With the columns of that split's file as `text` and `label`."""
@@ -341,6 +331,7 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         require_fitting_numbers(self)
         require_positive(self, "batch_size", "num_epochs", "max_answer_tokens")
+        require_positive(self, "stride", "patience")
         require_seed(self)
         require(
             self.num_epochs <= _MOST_EPOCHS,
@@ -352,39 +343,29 @@ class FinetuneConfig:
             f"FinetuneConfig.sequence_length={self.sequence_length} is too short; a "
             "text with its special tokens needs at least 8.",
         )
-        require(
-            self.stride is None or self.stride > 0,
-            f"FinetuneConfig.stride={self.stride} must be greater than 0.",
-        )
-        require(
-            0.0 <= self.label_smoothing < 1.0,
-            f"FinetuneConfig.label_smoothing={self.label_smoothing} is not in [0, 1).",
-        )
+        require_rate(self, "label_smoothing")
         require(
             not self.head_only or not self.lora.rank,
             f"FinetuneConfig.head_only and LoraConfig.rank={self.lora.rank} exclude each "
             "other: LoRA changes the encoder. Leave one of the two out.",
         )
         require_step(self)
-        freezes = self.optimizer.freeze or self.optimizer.freeze_layers
-        require(
-            not freezes or not (self.head_only or self.lora.rank),
-            f"OptimizerConfig.freeze={self.optimizer.freeze} and freeze_layers="
-            f"{self.optimizer.freeze_layers} would be ignored: --head-only and --lora-rank "
-            "freeze the whole encoder. Leave them out.",
+        require_used(
+            self.optimizer,
+            not (self.head_only or self.lora.rank),
+            "--head-only and --lora-rank freeze the whole encoder. Leave it out.",
+            *("freeze", "freeze_layers"),
         )
-        require(
-            not self.head_only or self.optimizer.layer_decay == 1.0,
-            f"OptimizerConfig.layer_decay={self.optimizer.layer_decay} would be ignored: "
+        require_used(
+            self.optimizer,
+            not self.head_only,
             "with --head-only no layer is trained. Leave it out.",
+            "layer_decay",
         )
-        require(
-            self.patience is None or self.patience > 0,
-            f"FinetuneConfig.patience={self.patience} must be greater than 0.",
-        )
-        require(
-            self.patience is None or self.loop.eval_every_steps != 0,
-            f"FinetuneConfig.patience={self.patience} would be ignored: with "
-            "LoopConfig.eval_every_steps=0 there is one evaluation, at the end. Leave one "
-            "of the two out.",
+        require_used(
+            self,
+            self.loop.eval_every_steps != 0,
+            "with LoopConfig.eval_every_steps=0 there is one evaluation, at the end. Leave "
+            "one of the two out.",
+            "patience",
         )

@@ -3,7 +3,13 @@
 import dataclasses
 import pathlib
 
-from bert_jax.config.checks import require, require_fitting_numbers, require_positive
+from bert_jax.config.checks import (
+    require,
+    require_fitting_numbers,
+    require_not_negative,
+    require_positive,
+    require_used,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,17 +86,12 @@ class LoopConfig:
             "max_skipped",
             "spike_window",
             "profile_steps",
+            "spike_deviations",
+            "peak_tflops",
         )
-        for name in ("max_rollbacks", "verify_every"):
-            require(
-                getattr(self, name) >= 0,
-                f"LoopConfig.{name}={getattr(self, name)} is negative; expected 0 or more.",
-            )
-        if self.spike_deviations is not None:
-            require_positive(self, "spike_deviations")
-        require(
-            self.eval_every_steps is None or self.eval_every_steps >= 0,
-            f"LoopConfig.eval_every_steps={self.eval_every_steps} is negative.",
+        require_not_negative(
+            self,
+            *("max_rollbacks", "verify_every", "eval_every_steps", "profile_at_step"),
         )
         every = self.keep_every_steps
         require(
@@ -99,27 +100,20 @@ class LoopConfig:
             f"checkpoint_every_steps={self.checkpoint_every_steps}: other steps have no "
             "checkpoint to keep.",
         )
-        require(
-            self.mirror is not None or self.mirror_every_steps == 1,
-            f"LoopConfig.mirror_every_steps={self.mirror_every_steps} would be ignored: "
+        require_used(
+            self,
+            self.mirror is not None,
             "there is no mirror. Give one with --loop.mirror DIR.",
+            "mirror_every_steps",
         )
         require(
             self.mirror != "",
             "LoopConfig.mirror is empty; give a directory, or leave it out.",
         )
         require(
-            self.profile_at_step is None or self.profile_at_step >= 0,
-            f"LoopConfig.profile_at_step={self.profile_at_step} is negative.",
-        )
-        require(
             self.profiler_port is None or 0 < self.profiler_port < 2**16,
             f"LoopConfig.profiler_port={self.profiler_port} is no port; give one from 1 "
             f"to {2**16 - 1}.",
-        )
-        require(
-            self.peak_tflops is None or self.peak_tflops > 0,
-            f"LoopConfig.peak_tflops={self.peak_tflops} must be greater than 0.",
         )
         require(
             self.wandb_project != "",

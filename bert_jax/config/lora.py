@@ -3,7 +3,13 @@
 import dataclasses
 from typing import Annotated, Literal
 
-from bert_jax.config.checks import require, require_fitting_numbers
+from bert_jax.config.checks import (
+    require,
+    require_fitting_numbers,
+    require_not_negative,
+    require_positive,
+    require_used,
+)
 from bert_jax.config.flags import flag
 
 Target = Literal["query", "key", "value", "out", "up", "gate", "down"]
@@ -30,19 +36,12 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         require_fitting_numbers(self)
-        require(self.rank >= 0, f"LoraConfig.rank={self.rank} is negative.")
-        require(
-            self.alpha > 0, f"LoraConfig.alpha={self.alpha} must be greater than 0."
-        )
+        require_not_negative(self, "rank")
+        require_positive(self, "alpha")
         require(
             0 < len(self.targets) == len(set(self.targets)),
             f"LoraConfig.targets={self.targets} must name at least one kind of weights, "
             "and each once.",
         )
-        default = {f.name: f.default for f in dataclasses.fields(self)}
-        for name in ("alpha", "targets"):
-            require(
-                self.rank > 0 or getattr(self, name) == default[name],
-                f"LoraConfig.{name}={getattr(self, name)} would be ignored without LoRA; "
-                "give --lora-rank too, such as 8.",
-            )
+        why = "there is no LoRA. Give --lora-rank too, such as 8."
+        require_used(self, self.rank > 0, why, "alpha", "targets")

@@ -34,5 +34,4 @@ class MeshConfig:
             f"tensor={self.tensor}: each must be greater than 0, and one of them may be "
             "-1.",
         )
-        if self.slices is not None:
-            require_positive(self, "slices")
+        require_positive(self, "slices")

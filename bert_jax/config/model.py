@@ -3,7 +3,13 @@
 import dataclasses
 from typing import Literal
 
-from bert_jax.config.checks import require, require_fitting_numbers, require_positive
+from bert_jax.config.checks import (
+    require,
+    require_fitting_numbers,
+    require_not_negative,
+    require_positive,
+    require_used,
+)
 
 EXTENDABLE = ("max_positions", "rope_theta", "local_rope_theta")
 """Fields that a run may change in the architecture of the checkpoint it starts from."""
@@ -113,15 +119,11 @@ class ModelConfig:
             "rope_theta",
             "local_rope_theta",
             "global_every",
+            "embed_size",
+            "num_kv_heads",
+            "local_window",
         )
-        for name in ("embed_size", "num_kv_heads", "local_window"):
-            if getattr(self, name) is not None:
-                require_positive(self, name)
-        for name in ("num_segments", "position_offset"):
-            require(
-                getattr(self, name) >= 0,
-                f"ModelConfig.{name}={getattr(self, name)} is negative; expected 0 or more.",
-            )
+        require_not_negative(self, "num_segments", "position_offset")
         for whole, part in (
             ("hidden_size", "num_heads"),
             ("num_heads", "num_kv_heads"),
@@ -159,13 +161,10 @@ class ModelConfig:
             ("norm_bias", self.norm == "layer", "norm='layer'"),
             ("head_bias", self.mlm_transform, "mlm_transform=True"),
         ):
-            value, default = getattr(self, name), getattr(ModelConfig, name)
             # RMS norm has no bias, whether or not that is said.
-            require(
-                bool(counts) or value in (default, False),
-                f"ModelConfig.{name}={value} would be ignored: it needs {needs}. Set "
-                "that, or leave it out.",
-            )
+            is_used = bool(counts) or getattr(self, name) is False
+            why = f"it needs {needs}. Set that, or leave it out."
+            require_used(self, is_used, why, name)
         require(
             self.pooler != "mlm_transform" or self.mlm_transform,
             "ModelConfig.pooler='mlm_transform' needs mlm_transform=True.",

@@ -6,8 +6,10 @@ from typing import Literal
 from bert_jax.config.checks import (
     require,
     require_fitting_numbers,
+    require_not_negative,
     require_positive,
     require_rate,
+    require_used,
 )
 
 _DECAY_STEPS = 0.2
@@ -97,17 +99,16 @@ class OptimizerConfig:
         require_positive(
             self, "learning_rate", "eps", "clip_norm", "decay_power", "muon_rms"
         )
+        require_positive(self, "decay_steps")
         require_rate(self, "b1", "b2", "muon_momentum")
         require(
             self.ema_decay is None or 0.0 < self.ema_decay < 1.0,
             f"OptimizerConfig.ema_decay={self.ema_decay} is not between 0 and 1; give a "
             "share such as 0.999, or leave it out for no average.",
         )
-        for name in ("warmup_steps", "weight_decay", "end_rate", "freeze_layers"):
-            require(
-                getattr(self, name) >= 0,
-                f"OptimizerConfig.{name}={getattr(self, name)} is negative; expected 0 or more.",
-            )
+        require_not_negative(
+            self, "warmup_steps", "weight_decay", "end_rate", "freeze_layers"
+        )
         require(
             0.0 < self.layer_decay <= 1.0,
             f"OptimizerConfig.layer_decay={self.layer_decay} is not in (0, 1]; give a "
@@ -120,33 +121,16 @@ class OptimizerConfig:
                 f"OptimizerConfig.{name}={value} is neither a whole number of updates nor "
                 "a share of them below 1.",
             )
-        require(
-            self.decay_steps is None or self.decay_steps > 0,
-            f"OptimizerConfig.decay_steps={self.decay_steps} must be greater than 0; "
-            "schedule='constant' does not fall.",
-        )
-        for name, default in (("decay_steps", None), ("decay_shape", "linear")):
-            require(
-                getattr(self, name) == default or self.schedule == "trapezoidal",
-                f"OptimizerConfig.{name}={getattr(self, name)!r} would be ignored by "
-                f"schedule={self.schedule!r}; use it with schedule='trapezoidal'.",
-            )
-        for name, ordinary in (("muon_momentum", 0.95), ("muon_rms", 0.2)):
-            require(
-                getattr(self, name) == ordinary or self.name == "muon",
-                f"OptimizerConfig.{name}={getattr(self, name)} would be ignored by "
-                f"name={self.name!r}; use it with name='muon'.",
-            )
-        require(
-            self.decay_power == 1.0 or self.schedule == "polynomial",
-            f"OptimizerConfig.decay_power={self.decay_power} would be ignored by "
-            f"schedule={self.schedule!r}; use it with schedule='polynomial'.",
-        )
-        require(
-            self.end_rate == 0.0 or self.schedule != "constant",
-            f"OptimizerConfig.end_rate={self.end_rate} would be ignored by "
-            "schedule='constant', which does not fall; leave it 0.",
-        )
+        for name, is_used, needs in (
+            ("decay_steps", self.schedule == "trapezoidal", "schedule='trapezoidal'"),
+            ("decay_shape", self.schedule == "trapezoidal", "schedule='trapezoidal'"),
+            ("decay_power", self.schedule == "polynomial", "schedule='polynomial'"),
+            ("end_rate", self.schedule != "constant", "a schedule that falls"),
+            ("muon_momentum", self.name == "muon", "name='muon'"),
+            ("muon_rms", self.name == "muon", "name='muon'"),
+        ):
+            why = f"it needs {needs}. Set that, or leave it out."
+            require_used(self, is_used, why, name)
         require(
             self.end_rate <= self.learning_rate,
             f"OptimizerConfig.end_rate={self.end_rate} exceeds learning_rate="
@@ -157,10 +141,11 @@ class OptimizerConfig:
             len(set(self.freeze)) == len(self.freeze),
             f"OptimizerConfig.freeze={self.freeze} names a part twice; name it once.",
         )
-        require(
-            not self.freeze_layers or "layers" not in self.freeze,
-            f"OptimizerConfig.freeze_layers={self.freeze_layers} would be ignored, "
-            "since freeze names 'layers', which are all layers; use one of the two.",
+        require_used(
+            self,
+            "layers" not in self.freeze,
+            "freeze names 'layers', which are all layers. Leave one of the two out.",
+            "freeze_layers",
         )
 
     @property

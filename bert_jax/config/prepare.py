@@ -3,7 +3,11 @@
 import dataclasses
 from typing import Literal
 
-from bert_jax.config.checks import require_fitting_numbers
+from bert_jax.config.checks import (
+    require_fitting_numbers,
+    require_not_negative,
+    require_positive,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,8 +37,7 @@ class ReadOptions:
                 f"max_document_bytes={self.max_document_bytes} must be at least 1024, so "
                 "that ordinary documents are not cut."
             )
-        if self.skip_broken < 0:
-            raise ValueError(f"skip_broken={self.skip_broken} must not be negative.")
+        require_not_negative(self, "skip_broken")
         if not self.text_field:
             raise ValueError("text_field is empty; expected a name such as text.")
 
@@ -70,8 +73,7 @@ class PrepareOptions:
                 f"near_threshold={self.near_threshold} is not in [0, 1]; 0.8 finds "
                 "documents that share four fifths of their wording."
             )
-        if self.num_shards < 1:
-            raise ValueError(f"num_shards={self.num_shards} must be at least 1.")
+        require_positive(self, "num_shards")
 
 
 DEFAULT_OPTIONS = PrepareOptions()

@@ -11,6 +11,7 @@ from bert_jax.config.checks import (
     require_positive,
     require_seed,
     require_step,
+    require_used,
 )
 from bert_jax.config.compute import ComputeConfig
 from bert_jax.config.data import DataConfig, MaskingConfig
@@ -50,15 +51,15 @@ class PhaseConfig:
 
     def __post_init__(self) -> None:
         require_fitting_numbers(self)
-        require_positive(self, "batch_size", "num_steps", "micro_batches")
-        if self.learning_rate is not None:
-            require_positive(self, "learning_rate")
-        require(
-            self.learning_rate is not None
-            or self.warmup_steps == PhaseConfig.warmup_steps,
-            f"PhaseConfig.warmup_steps={self.warmup_steps:g} would be ignored: with "
-            "learning_rate=None the schedule of the phase before goes on. Leave it out, or "
-            "give the phase a learning rate of its own.",
+        require_positive(
+            self, "batch_size", "num_steps", "micro_batches", "learning_rate"
+        )
+        require_used(
+            self,
+            self.learning_rate is not None,
+            "with learning_rate=None the schedule of the phase before goes on. Leave it "
+            "out, or give the phase a learning rate of its own.",
+            "warmup_steps",
         )
 
 

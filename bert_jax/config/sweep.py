@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from bert_jax.config.checks import require, require_fitting_numbers
+from bert_jax.config.checks import require, require_fitting_numbers, require_positive
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,4 @@ class SweepConfig:
             self.folds is None or self.folds >= 2,
             f"SweepConfig.folds={self.folds} is too few; cross-validation needs 2 or more.",
         )
-        require(
-            self.at_once is None or self.at_once > 0,
-            f"SweepConfig.at_once={self.at_once} must be greater than 0.",
-        )
+        require_positive(self, "at_once")

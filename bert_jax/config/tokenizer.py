@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from bert_jax.config.checks import require_fitting_numbers
+from bert_jax.config.checks import require_fitting_numbers, require_positive
 from bert_jax.config.prepare import ReadOptions
 
 MAX_SENTENCES = 1_000_000
@@ -45,6 +45,6 @@ class TokenizerOptions:
                 f"strip_accents={self.strip_accents} is a rule of WordPiece; kind="
                 f"{self.kind!r} keeps accents. Leave it out."
             )
-        for name in ("vocab_size", "max_sentences", "max_bytes", "num_threads"):
-            if (value := getattr(self, name)) < 1:
-                raise ValueError(f"{name}={value} must be at least 1.")
+        require_positive(
+            self, "vocab_size", "max_sentences", "max_bytes", "num_threads"
+        )

@@ -10,11 +10,10 @@ from bert_jax.exchange.portable import HIDDEN_STATES, OUTPUTS, VECTORS
 from bert_jax.exchange.tensors import Head, Params
 from bert_jax.model import pretraining
 from bert_jax.model.dropout import Dropout
-from bert_jax.model.encoder import encode_texts
-from bert_jax.model.heads import linear_head, text_vectors, token_vectors
+from bert_jax.model.encoder import encode_texts, init_encoder
 from bert_jax.model.masking import MaskedBatch
 from bert_jax.model.sentence_embedding import pooled
-from bert_jax.train.tasks import TASKS, Task
+from bert_jax.model.text_heads import TEXT_HEADS
 
 # Float32 by operations that every platform has.
 PLAIN = ComputeConfig(attention="xla", products="xla", scan_layers=True)
@@ -64,21 +63,16 @@ def param_shapes(
         tree = jax.eval_shape(lambda: pretraining.init_params(cfg, key))
         if head == "mlm":
             tree = {part: tree[part] for part in MLM_PARTS if part in tree}
+    elif head in VECTORS:
+        tree = jax.eval_shape(lambda: init_encoder(cfg, key))
     else:
-        task = _task_of_head(head)
-        tree = jax.eval_shape(lambda: task.init_params(cfg, num_outputs, key))
+        init = TEXT_HEADS[head].init_params
+        tree = jax.eval_shape(lambda: init(cfg, num_outputs, key))
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
         for path, leaf in leaves
     }
-
-
-def _task_of_head(head: Head) -> Task:
-    """Any task with this head: its parameters depend on the head alone."""
-    if head in VECTORS:
-        return TASKS["embeddings"]
-    return next(task for task in TASKS.values() if task.head == head)
 
 
 def _text_task(
@@ -90,12 +84,7 @@ def _text_task(
     if head in VECTORS:
         vector_BD = pooled(hidden_BTD, batch.input_mask, VECTORS[head])
         return {names[0]: vector_BD, HIDDEN_STATES.name: hidden_BTD}
-    if _task_of_head(head).pooled:
-        own = params["pooler"]
-        read = text_vectors(cfg, PLAIN, own, hidden_BTD, batch.input_mask)
-    else:
-        read = token_vectors(cfg, PLAIN, params, hidden_BTD)
-    logits = linear_head(cfg, PLAIN, params[head])(read)
+    logits = TEXT_HEADS[head].logits(cfg, params, hidden_BTD, batch.input_mask, PLAIN)
     # One output has all logits; several have one each.
     split = [logits] if len(names) == 1 else jnp.moveaxis(logits, -1, 0)
     return {**dict(zip(names, split, strict=True)), HIDDEN_STATES.name: hidden_BTD}

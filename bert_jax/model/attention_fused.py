@@ -22,15 +22,13 @@ from bert_jax.model.attention_fused_kernels import (
     backward_kernel,
     forward_kernel,
 )
+from bert_jax.model.attention_parts import LANES, NO_SEQUENCE, filled
 
-LANES = 128
 # Scores of one head that a step holds at once: 512 KiB in float32.
 _STEP_SCORES = 1 << 17
 # Largest tile of keys, in bytes. With twice as many, the kernel's buffers would exceed
 # the 16 MiB that a TPU v4 has for a kernel.
 _MOST_KEY_BYTES = 1 << 19
-# Sequence id of the padding that fills up a block; no real sequence has this id.
-_NO_SEQUENCE = jnp.iinfo(jnp.int32).min
 
 
 def fused_attention(
@@ -85,11 +83,6 @@ def fused_attention(
         x = jnp.pad(x, ((0, 0), (0, pad), (0, spare_heads), (0, 0)))
         return x.reshape(*x.shape[:2], -1)
 
-    def ids(ids_BT: jax.Array, block: int) -> jax.Array:
-        pad = -ids_BT.shape[1] % block
-        ids_BT = jnp.pad(ids_BT, ((0, 0), (0, pad)), constant_values=_NO_SEQUENCE)
-        return ids_BT[:, None]
-
     out_BTD = _attention(
         tiling,
         interpret,
@@ -99,8 +92,8 @@ def fused_attention(
         flat(q_BTNH, query_block),
         flat(k_BSNH, LANES),
         flat(v_BSNH, LANES),
-        ids(q_ids_BT, query_block),
-        ids(k_ids_BS, LANES),
+        filled(q_ids_BT, query_block, NO_SEQUENCE)[:, None],
+        filled(k_ids_BS, LANES, NO_SEQUENCE)[:, None],
     )
     out_BTNH = out_BTD.reshape(*out_BTD.shape[:2], -1, head_size)
     return out_BTNH[:, :num_queries, :num_heads]

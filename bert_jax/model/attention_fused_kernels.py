@@ -14,16 +14,14 @@ Shape suffixes: T queries in the block, S keys, W lanes in a tile.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
+from bert_jax.model.attention_parts import Ref, dot
 from bert_jax.model.random_bits import drop_threshold, hash_bits, kept_scale
 from bert_jax.model.rows import MASKED_SCORE, may_see
-
-Ref = Any  # a reference to the chip's memory; Pallas has no public name for its type
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,9 +84,7 @@ def forward_kernel(
             )
             if tiling.dropout_rate:
                 exp_ST = jnp.where(kept(number, slot), exp_ST, 0.0)
-            head_WT = _product(
-                _only(tiling, slot, v_SW), exp_ST.astype(v_SW.dtype), 0, 0
-            )
+            head_WT = dot(_only(tiling, slot, v_SW), exp_ST.astype(v_SW.dtype), 0, 0)
             out_WT += head_WT * (kept_scale(tiling.dropout_rate) / sum_1T)
         out[0, :, lanes] = out_WT.T.astype(out.dtype)
 
@@ -142,7 +138,7 @@ def backward_kernel(
             )
             exp_ST, sum_1T = _weights(tiling, only_q_TW, k_SW, visible_ST)
             weight_ST = exp_ST / sum_1T
-            d_weight_ST = _product(v_SW, only_d_out_TW, 1, 1)
+            d_weight_ST = dot(v_SW, only_d_out_TW, 1, 1)
             dropped_ST = weight_ST
             if tiling.dropout_rate:
                 kept_ST = kept(number, slot)
@@ -152,9 +148,9 @@ def backward_kernel(
             mean_1T = jnp.sum(d_weight_ST * weight_ST, axis=0, keepdims=True)
             d_score_ST = weight_ST * (d_weight_ST - mean_1T)
             d_score_ST = (d_score_ST / math.sqrt(tiling.head_size)).astype(dtype)
-            dv_sum[:, lanes] += _product(dropped_ST.astype(dtype), only_d_out_TW, 1, 0)
-            dk_sum[:, lanes] += _product(d_score_ST, only_q_TW, 1, 0)
-            dq_WT += _product(_only(tiling, slot, k_SW), d_score_ST, 0, 0)
+            dv_sum[:, lanes] += dot(dropped_ST.astype(dtype), only_d_out_TW, 1, 0)
+            dk_sum[:, lanes] += dot(d_score_ST, only_q_TW, 1, 0)
+            dq_WT += dot(_only(tiling, slot, k_SW), d_score_ST, 0, 0)
         dq[0, :, lanes] = dq_WT.T.astype(dtype)
 
     jax.lax.fori_loop(0, tiling.tiles, tile, None)
@@ -163,13 +159,6 @@ def backward_kernel(
     def _() -> None:
         dk[0] = dk_sum[...].astype(dtype)
         dv[0] = dv_sum[...].astype(dtype)
-
-
-def _product(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:
-    """Matrix product over one axis of each factor, summed in float32."""
-    return jax.lax.dot_general(
-        a, b, (((a_axis,), (b_axis,)), ((), ())), preferred_element_type=jnp.float32
-    )
 
 
 def _lanes(tiling: Tiling, number: jax.Array) -> pl.Slice | slice:
@@ -206,7 +195,7 @@ def _weights(
     tiling: Tiling, q_TW: jax.Array, k_SW: jax.Array, visible_ST: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """exp(score - maximum), float32 [S, T], and its sum over the keys, [1, T]."""
-    score_ST = _product(k_SW, q_TW, 1, 1) / math.sqrt(tiling.head_size)
+    score_ST = dot(k_SW, q_TW, 1, 1) / math.sqrt(tiling.head_size)
     score_ST = jnp.where(visible_ST, score_ST, MASKED_SCORE)
     exp_ST = jnp.exp(score_ST - jnp.max(score_ST, axis=0, keepdims=True))
     return exp_ST, jnp.sum(exp_ST, axis=0, keepdims=True)

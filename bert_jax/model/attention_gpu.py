@@ -27,6 +27,7 @@ from bert_jax.model.attention_gpu_kernels import (
     backward_kernel,
     forward_kernel,
 )
+from bert_jax.model.attention_parts import NO_SEQUENCE, filled
 from bert_jax.model.rows import may_see
 
 _WIDTHS = (16, 32, 64, 128)
@@ -36,8 +37,6 @@ _BLOCKS = {
     256: Blocks(back_query=32),
     512: Blocks(key=32, back_key=32, back_query=32),
 }
-# Sequence id of the padding that fills up a block; no real sequence has this id.
-_NO_SEQUENCE = jnp.iinfo(jnp.int32).min
 
 
 def triton_attention(
@@ -88,11 +87,11 @@ def triton_attention(
         words_B2,
         heads_N,
         queries_T[:1],
-        _filled(q_ids_BT, q_block, _NO_SEQUENCE),
-        _filled(k_ids_BS, k_block, _NO_SEQUENCE),
-        _filled(q_BTNH, q_block, 0),
-        _filled(k_BSNH, k_block, 0),
-        _filled(v_BSNH, k_block, 0),
+        filled(q_ids_BT, q_block, NO_SEQUENCE),
+        filled(k_ids_BS, k_block, NO_SEQUENCE),
+        filled(q_BTNH, q_block),
+        filled(k_BSNH, k_block),
+        filled(v_BSNH, k_block),
     )
     return out_BTNH[:, :num_queries]
 
@@ -125,13 +124,6 @@ def default_blocks(num_keys: int, head_size: int, dtype: jnp.dtype) -> Blocks:
         back_query=min(chosen.back_query, most),
         back_num_warps=max(4, back_key // 16),
     )
-
-
-def _filled(x: jax.Array, block: int, value: int) -> jax.Array:
-    """Adds tokens until the second axis is a whole number of blocks."""
-    pad = [(0, 0)] * x.ndim
-    pad[1] = (0, -x.shape[1] % block)
-    return jnp.pad(x, pad, constant_values=value)
 
 
 def _bounds(

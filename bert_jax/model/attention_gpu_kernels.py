@@ -14,16 +14,14 @@ Shape suffixes: T queries, S keys, H head width.
 
 import dataclasses
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
+from bert_jax.model.attention_parts import Ref, dot
 from bert_jax.model.random_bits import drop_threshold, hash_bits, kept_scale
 from bert_jax.model.rows import MASKED_SCORE, may_see
-
-Ref = Any  # a reference to the chip's memory; Pallas has no public name for its type
 
 # The running maximum starts here: below any score, but so far above a masked score that
 # a masked weight is exactly 0 even if no key has been seen yet.
@@ -116,7 +114,7 @@ def forward_kernel(
         top_T, sum_T, out_TH = sums
         at = pl.ds(number * blocks.key, blocks.key)
         v_SH = v[at, :]
-        score_TS = _product(q_TH, k[at, :], 1, 1)
+        score_TS = dot(q_TH, k[at, :], 1, 1)
         keys_S = _numbers(number * blocks.key, blocks.key)
         visible_TS = may_see(
             q_ids_T[:, None],
@@ -135,7 +133,7 @@ def forward_kernel(
             exp_TS = jnp.where(
                 _kept(tiling, words, row_T1, keys_S[None, :]), exp_TS, 0.0
             )
-        out_TH = out_TH * fade_T[:, None] + _product(exp_TS.astype(v.dtype), v_SH, 1, 0)
+        out_TH = out_TH * fade_T[:, None] + dot(exp_TS.astype(v.dtype), v_SH, 1, 0)
         return new_top_T, sum_T, out_TH
 
     zeros_T = jnp.zeros_like(q_ids_T, jnp.float32)
@@ -208,22 +206,22 @@ def backward_kernel(
             first[0] + queries_T[None, :],
             keys_S[:, None],
         )
-        score_ST = _product(k_SH, q_TH, 1, 1) * scale - log_sum[at][None, :]
+        score_ST = dot(k_SH, q_TH, 1, 1) * scale - log_sum[at][None, :]
         weight_ST = jnp.exp2(jnp.where(visible_ST, score_ST, MASKED_SCORE))
-        d_weight_ST = _product(v_SH, d_out_TH, 1, 1)
+        d_weight_ST = dot(v_SH, d_out_TH, 1, 1)
         dropped_ST = weight_ST
         if tiling.dropout_rate:
             row_1T = _row(tiling, heads, first, queries_T)[None, :]
             kept_ST = _kept(tiling, words, row_1T, keys_S[:, None])
             dropped_ST = jnp.where(kept_ST, weight_ST, 0.0)
             d_weight_ST = jnp.where(kept_ST, d_weight_ST, 0.0)
-        dv_SH += _product(dropped_ST.astype(v.dtype), d_out_TH, 1, 0)
+        dv_SH += dot(dropped_ST.astype(v.dtype), d_out_TH, 1, 0)
         # `factor` later scales by `kept_by`, so the mean must not be scaled yet.
         mean_1T = (mean[at] * (1.0 / kept_by))[None, :]
         d_score_ST = weight_ST * (d_weight_ST - mean_1T)
         d_score_ST = d_score_ST.astype(q.dtype)
-        dk_SH += _product(d_score_ST, q_TH, 1, 0)
-        dq_TH = _product(d_score_ST, k_SH, 0, 0) * factor
+        dk_SH += dot(d_score_ST, q_TH, 1, 0)
+        dq_TH = dot(d_score_ST, k_SH, 0, 0) * factor
         dq[at, :] = dq_TH.astype(dq.dtype)
         return dk_SH, dv_SH
 
@@ -235,13 +233,6 @@ def backward_kernel(
     jax.lax.fori_loop(bounds[1], q.shape[0] // blocks.back_query, nothing, None)
     dk[...] = (dk_SH * factor).astype(dk.dtype)
     dv[...] = (dv_SH * kept_by).astype(dv.dtype)
-
-
-def _product(a: jax.Array, b: jax.Array, a_axis: int, b_axis: int) -> jax.Array:
-    """Matrix product over one axis of each factor, summed in float32."""
-    return jax.lax.dot_general(
-        a, b, (((a_axis,), (b_axis,)), ((), ())), preferred_element_type=jnp.float32
-    )
 
 
 def _numbers(start: jax.Array, size: int) -> jax.Array:

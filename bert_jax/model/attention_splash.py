@@ -18,10 +18,9 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_mask as masks,
 )
 
-LANES = 128
+from bert_jax.model.attention_parts import LANES, NO_SEQUENCE, filled
+
 _MOST_BLOCK = 512
-# Sequence id of the padding that fills up a block; no real sequence has this id.
-_NO_SEQUENCE = jnp.iinfo(jnp.int32).min
 
 
 def splash_attention(
@@ -61,10 +60,10 @@ def splash_attention(
     q_BTNH = (q_BTNH.astype(jnp.float32) / math.sqrt(q_BTNH.shape[-1])).astype(
         q_BTNH.dtype
     )
-    q_BNTH = _fill(q_BTNH, q_block, 0).swapaxes(1, 2)
-    k_BNSH, v_BNSH = (_fill(x, k_block, 0).swapaxes(1, 2) for x in (k_BSNH, v_BSNH))
+    q_BNTH = filled(q_BTNH, q_block).swapaxes(1, 2)
+    k_BNSH, v_BNSH = (filled(x, k_block).swapaxes(1, 2) for x in (k_BSNH, v_BSNH))
     ids = splash.SegmentIds(
-        _fill(q_ids_BT, q_block, _NO_SEQUENCE), _fill(k_ids_BS, k_block, _NO_SEQUENCE)
+        filled(q_ids_BT, q_block, NO_SEQUENCE), filled(k_ids_BS, k_block, NO_SEQUENCE)
     )
     shape = (q_BNTH.shape[2], k_BNSH.shape[2])
     mask: Any = masks.FullMask(shape)
@@ -90,10 +89,3 @@ def _block(size: int) -> int:
     """Block size in whole lanes: at most 512, chosen so that little padding is added."""
     blocks = -(-size // _MOST_BLOCK)
     return -(-size // (blocks * LANES)) * LANES
-
-
-def _fill(x: jax.Array, block: int, value: int) -> jax.Array:
-    """Adds tokens until the second axis is a whole number of blocks."""
-    pad = [(0, 0)] * x.ndim
-    pad[1] = (0, -x.shape[1] % block)
-    return jnp.pad(x, pad, constant_values=value)

@@ -67,16 +67,6 @@ class Embeddings(nnx.Module):
         return x_BTE if cfg.embed_size is None else self.widen(x_BTE)
 
 
-class FinalNorm(nnx.Module):
-    """The norm behind the last pre-norm layer."""
-
-    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
-        self.norm = make_norm(cfg, rngs)
-
-    def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        return self.norm(x_BTD)
-
-
 # Policies for whole layers. remat="attention" is handled inside `attend`.
 _REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -96,7 +86,7 @@ def init_encoder(cfg: ModelConfig, key: jax.Array) -> Params:
         "layers": jax.vmap(layer)(jax.random.split(layers_key, cfg.num_layers)),
     }
     if cfg.norm_position == "pre":
-        params["final"] = pure_params(FinalNorm(cfg, rngs=nnx.Rngs(0)))
+        params["final"] = {"norm": pure_params(make_norm(cfg, nnx.Rngs(0)))}
     return params
 
 
@@ -149,7 +139,8 @@ def encode(
     x_BTD = constrain(x_BTD, "batch", "length", "act_embed")
     x_BTD = _run_layers(cfg, compute, params["layers"], rows, layers_dropout, x_BTD)
     if cfg.norm_position == "pre":
-        x_BTD = nnx.merge(graph_of(FinalNorm, cfg), params["final"])(x_BTD)
+        norm = nnx.merge(graph_of(make_norm, cfg), params["final"]["norm"])
+        x_BTD = norm(x_BTD)
     return x_BTD.astype(jnp.float32)
 
 

@@ -4,8 +4,6 @@ Shape suffixes: B rows, P pairs in a row, M masked slots, D hidden, V padded voc
 C classes.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -44,21 +42,6 @@ class Transform(_WithTransform):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.transformed(x)
-
-
-class Pooler(nnx.Module):
-    """A dense layer with an activation, for vectors of texts."""
-
-    def __init__(self, cfg: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
-        width = (cfg.hidden_size,)
-        self.cfg = cfg
-        self.dense = Dense(cfg, compute, width, width, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = self.dense(x).astype(jnp.float32)
-        if self.cfg.pooler == "gelu":
-            return jax.nn.gelu(y, approximate=False)
-        return jax.nn.relu(y) if self.cfg.pooler == "relu" else jnp.tanh(y)
 
 
 class MlmHead(_WithTransform):
@@ -125,32 +108,25 @@ class MlmHead(_WithTransform):
         return jnp.where(real_V, bias_V, MASKED_SCORE)
 
 
-class LinearHead(nnx.Module):
-    """One dense layer that gives `num_classes` float32 logits."""
-
-    def __init__(
-        self,
-        cfg: ModelConfig,
-        compute: ComputeConfig,
-        num_classes: int,
-        *,
-        rngs: nnx.Rngs,
-    ):
-        width = (cfg.hidden_size,)
-        self.dense = Dense(cfg, compute, width, (num_classes,), rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., D] -> [..., C]"""
-        return self.dense(x).astype(jnp.float32)
-
-
-def pooler(
-    cfg: ModelConfig, compute: ComputeConfig, params: dict
-) -> Callable[[jax.Array], jax.Array]:
-    """The pooler that holds `params`: [..., D] -> [..., D], float32."""
+def pool(
+    cfg: ModelConfig, compute: ComputeConfig, params: dict, x: jax.Array
+) -> jax.Array:
+    """The pooler: a dense layer with an activation, [..., D] -> [..., D], float32."""
     if cfg.pooler == "mlm_transform":
-        return nnx.merge(graph_of(Transform, cfg, compute), params)
-    return nnx.merge(graph_of(Pooler, cfg, compute), {"dense": params})
+        return nnx.merge(graph_of(Transform, cfg, compute), params)(x)
+    y = linear(cfg, compute, params, x)
+    if cfg.pooler == "gelu":
+        return jax.nn.gelu(y, approximate=False)
+    return jax.nn.relu(y) if cfg.pooler == "relu" else jnp.tanh(y)
+
+
+def linear(
+    cfg: ModelConfig, compute: ComputeConfig, params: dict, x: jax.Array
+) -> jax.Array:
+    """A dense layer, [..., D] -> [..., C], float32. C is the length of the bias."""
+    widths = (cfg.hidden_size,), params["bias"].shape
+    dense = nnx.merge(graph_of(Dense, cfg, compute, *widths), params)
+    return dense(x).astype(jnp.float32)
 
 
 def text_vectors(
@@ -168,12 +144,11 @@ def text_vectors(
         hidden_BTD: last hidden states.
         mask_BT: int32, 1 on real tokens; a text has at least one.
     """
-    pool = pooler(cfg, compute, params)
     if cfg.pooling == "late":
-        return mean_of_tokens(pool(hidden_BTD), mask_BT)
-    if cfg.pooling == "mean":
-        return pool(mean_of_tokens(hidden_BTD, mask_BT))
-    return pool(hidden_BTD[:, 0])
+        return mean_of_tokens(pool(cfg, compute, params, hidden_BTD), mask_BT)
+    mean = cfg.pooling == "mean"
+    x_BD = mean_of_tokens(hidden_BTD, mask_BT) if mean else hidden_BTD[:, 0]
+    return pool(cfg, compute, params, x_BD)
 
 
 def token_vectors(
@@ -188,7 +163,7 @@ def token_vectors(
     """
     if not pools_tokens(cfg):
         return hidden_BTD
-    return pooler(cfg, compute, params["pooler"])(hidden_BTD)
+    return pool(cfg, compute, params["pooler"], hidden_BTD)
 
 
 def pools_tokens(cfg: ModelConfig) -> bool:
@@ -203,21 +178,14 @@ def mean_of_tokens(hidden_BTD: jax.Array, mask_BT: jax.Array) -> jax.Array:
     return sum_BD / jnp.maximum(real_BT1.sum(axis=1), 1)
 
 
-def linear_head(cfg: ModelConfig, compute: ComputeConfig, params: dict) -> LinearHead:
-    """The head that holds `params`. Its number of classes is the length of the bias."""
-    graph = graph_of(LinearHead, cfg, compute, params["bias"].shape[0])
-    return nnx.merge(graph, {"dense": params})
-
-
 def init_pooler(cfg: ModelConfig, key: jax.Array) -> dict:
     """Fresh parameters of a pooler, float32."""
     if cfg.pooler == "mlm_transform":
         return pure_params(Transform(cfg, ComputeConfig(), rngs=nnx.Rngs(key)))
-    module = Pooler(cfg, ComputeConfig(), rngs=nnx.Rngs(key))
-    return pure_params(module)["dense"]
+    return init_linear(cfg, cfg.hidden_size, key)
 
 
-def init_linear_head(cfg: ModelConfig, num_classes: int, key: jax.Array) -> dict:
-    """Fresh parameters of a linear head, float32."""
-    module = LinearHead(cfg, ComputeConfig(), num_classes, rngs=nnx.Rngs(key))
-    return pure_params(module)["dense"]
+def init_linear(cfg: ModelConfig, num_outputs: int, key: jax.Array) -> dict:
+    """Fresh parameters of `linear`, float32."""
+    widths = (cfg.hidden_size,), (num_outputs,)
+    return pure_params(Dense(cfg, ComputeConfig(), *widths, rngs=nnx.Rngs(key)))

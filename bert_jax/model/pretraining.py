@@ -17,10 +17,10 @@ from bert_jax.model.dropout import Dropout
 from bert_jax.model.encoder import Params, check_known, encode, init_encoder
 from bert_jax.model.heads import (
     MlmHead,
-    init_linear_head,
+    init_linear,
     init_pooler,
-    linear_head,
-    pooler,
+    linear,
+    pool,
 )
 from bert_jax.model.layers import graph_of, pure_params
 from bert_jax.model.masking import MaskedBatch
@@ -48,7 +48,7 @@ def init_params(cfg: ModelConfig, key: jax.Array) -> Params:
     params = init_encoder(cfg, encoder_key)
     if cfg.next_sentence:
         params["pooler"] = init_pooler(cfg, pooler_key)
-        params["nsp"] = init_linear_head(cfg, NUM_NSP_CLASSES, nsp_key)
+        params["nsp"] = init_linear(cfg, NUM_NSP_CLASSES, nsp_key)
     mlm = MlmHead(cfg, ComputeConfig(), rngs=nnx.Rngs(mlm_key))
     if own := pure_params(mlm):
         params["mlm"] = own
@@ -150,7 +150,7 @@ def _encoded(
     pooled_BPD = None
     if cfg.next_sentence:
         cls_BPD = _gather(hidden_BTD, batch.cls_positions)
-        pooled_BPD = pooler(cfg, compute, params["pooler"])(cls_BPD)
+        pooled_BPD = pool(cfg, compute, params["pooler"], cls_BPD)
     return hidden_BTD, pooled_BPD, _gather(hidden_BTD, masked.positions)
 
 
@@ -162,7 +162,7 @@ def _mlm_head(cfg: ModelConfig, compute: ComputeConfig, params: Params) -> MlmHe
 def _nsp_logits(
     cfg: ModelConfig, compute: ComputeConfig, params: Params, x: jax.Array | None
 ) -> jax.Array | None:
-    return None if x is None else linear_head(cfg, compute, params["nsp"])(x)
+    return None if x is None else linear(cfg, compute, params["nsp"], x)
 
 
 def _gather(x_BTD: jax.Array, positions_BM: jax.Array) -> jax.Array:

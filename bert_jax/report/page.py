@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from bert_jax.data.atomic_file import write_atomically
 from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.data.prepared.summary import summarize
+from bert_jax.html_templates import template
 from bert_jax.report import corpus, formats, pretraining, provenance
 from bert_jax.report.cards import Part, Section, Table
 from bert_jax.report.charts import Chart
@@ -96,7 +95,8 @@ def write_report(
         _provenance(parts, pretrained, texts),
         Section(title="Settings", cards=settings),
     ]
-    html = _template().render(title=title, parts=parts, sections=sections)
+    page = template("bert_jax.report", "page.html.jinja")
+    html = page.render(title=title, parts=parts, sections=sections)
     output.mkdir(parents=True, exist_ok=True)
     cards = [card for section in sections for card in section.cards]
     files = {"report.html": html.encode("utf-8")}
@@ -150,14 +150,3 @@ def _provenance(
     )
     cards = [table for table in (known, goodput) if table.rows]
     return Section(title="Where it came from", cards=cards)
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("bert_jax.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template("page.html.jinja")

@@ -67,8 +67,8 @@ def on_first_host(what: str, function: Callable[[], T]) -> T:
     return job.settle(what, "", lambda _: function(), PATIENCE_SECS)
 
 
-def any_host(flag: bool, what: str = "request to stop") -> bool:
-    """True in all processes when `flag` is true in one of them.
+def any_host(flag: bool) -> bool:
+    """True in all processes when `flag`, a request to stop, is true in one of them.
 
     Raises:
         TimeoutError: a process did not come.
@@ -77,4 +77,4 @@ def any_host(flag: bool, what: str = "request to stop") -> bool:
     if job is None:
         return flag
     own = "yes" if flag else ""
-    return job.settle(what, own, lambda answers: any(answers), PATIENCE_SECS)
+    return job.settle("request to stop", own, any, PATIENCE_SECS)

@@ -104,7 +104,7 @@ def catch_again() -> None:
 def leave_terminal(number: int) -> None:
     """After SIGHUP the terminal is gone, and writing to it would be an error."""
     if number == signal.SIGHUP:
-        _drop_terminals()
+        _send_nowhere(*_terminals)
 
 
 def was_interrupted() -> bool:
@@ -116,9 +116,7 @@ def silence() -> None:
     """Says that the last word has been said: what threads still print is lost."""
     if _has_begun:
         sys.stderr.flush()
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 2)
-        os.close(nowhere)
+        _send_nowhere(2)
 
 
 def flush_output() -> None:
@@ -137,9 +135,7 @@ def flush_output() -> None:
 def abandon_output() -> None:
     """Sends what is still buffered for a broken standard output nowhere."""
     if sys.stdout is sys.__stdout__:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 1)
-        os.close(nowhere)
+        _send_nowhere(1)
 
 
 def _open_streams() -> None:
@@ -152,20 +148,18 @@ def _open_streams() -> None:
         (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
     ):
         if getattr(sys, name) is None:
-            nowhere = os.open(os.devnull, os.O_RDWR)
-            if nowhere != number:
-                os.dup2(nowhere, number)
-                os.close(nowhere)
+            _send_nowhere(number)
             os.set_inheritable(number, True)
             setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
 
 
-def _drop_terminals() -> None:
-    """Sends what goes to the terminal nowhere."""
+def _send_nowhere(*streams: int) -> None:
+    """Makes streams read and write nothing, whether they are open or not."""
     nowhere = os.open(os.devnull, os.O_RDWR)
-    for stream in _terminals:
+    for stream in streams:
         os.dup2(nowhere, stream)
-    os.close(nowhere)
+    if nowhere not in streams:
+        os.close(nowhere)
 
 
 class _Terminal(io.FileIO):
@@ -177,7 +171,7 @@ class _Terminal(io.FileIO):
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
-        _drop_terminals()
+        _send_nowhere(*_terminals)
         return memoryview(data).nbytes
 
 

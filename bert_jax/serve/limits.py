@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from bert_jax.config.checks import require, require_positive
+from bert_jax.config.checks import require, require_not_negative, require_positive
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,9 +29,7 @@ class Limits:
     def __post_init__(self) -> None:
         names = [field.name for field in dataclasses.fields(self)]
         require_positive(self, *(name for name in names if name != "wait_ms"))
-        require(
-            self.wait_ms >= 0, f"Limits.wait_ms={self.wait_ms} must not be negative."
-        )
+        require_not_negative(self, "wait_ms")
         require(
             self.max_texts <= self.queue_size,
             f"Limits.max_texts={self.max_texts} is more than queue_size="

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import math
 import re
 import time
 import warnings
@@ -25,6 +24,7 @@ from bert_jax.topology.traffic import hbm_bytes_of
 from bert_jax.train.held_out import check_vocabulary
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.program import Program, pretrain_program, synthetic_vocabulary
+from bert_jax.train.sharding import bytes_per_device
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -131,7 +131,7 @@ def compile_step(
         temporaries=None,
         code=None,
         total=0,
-        limit=None if chip is None else chip.device_usable_bytes,
+        limit=None if chip is None else chip.usable_bytes,
     )
     step = CompiledStep(cfg, topology, dict(mesh.shape), memory, 0.0, program)
     start = time.monotonic()
@@ -210,14 +210,6 @@ def vocabulary_of(cfg: PretrainConfig) -> MaskVocabulary:
     dataset = open_dataset(cfg.data.datasets[0])
     check_vocabulary(cfg.model, dataset.tokenizer, dataset.directory)
     return dataset.tokenizer.mask_vocabulary
-
-
-def bytes_per_device(tree: Any) -> int:
-    """The bytes of abstract arrays on one device, without the padding of layouts."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
-    )
 
 
 def needed_bytes(message: str) -> int | None:

@@ -12,7 +12,7 @@ import jax
 from jax.experimental import topologies
 
 from bert_jax.runtime import start
-from bert_jax.runtime.chips import Chip, chip_named
+from bert_jax.runtime.chips import CHIPS, Chip
 
 # The shapes of a slice that Google Cloud offers.
 # Source: https://docs.cloud.google.com/tpu/docs/v5e and /v6e.
@@ -21,7 +21,8 @@ _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 # Source: https://docs.cloud.google.com/tpu/docs/v4 and /v5p.
 _SOLID = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
 _FLAT_KINDS = ("v5e", "v6e")
-_SOLID_KINDS = ("v4", "v5p")
+# Kind -> chips of the largest slice; of v5p, of the largest job: a pod has 8,960.
+_SOLID_KINDS = {"v4": 4_096, "v5p": 6_144}
 
 _KNOWN = (
     f"Known are v5e and v6e with {', '.join(_FLAT)}; v4 and v5p with "
@@ -90,7 +91,7 @@ class Topology:
     @property
     def chip(self) -> Chip | None:
         """The rates and memory of one chip; `None` for a CPU, whose rates are unknown."""
-        return chip_named(self.kind)
+        return CHIPS.get(self.kind)
 
     def __str__(self) -> str:
         name = self.slice_name
@@ -106,11 +107,10 @@ class Topology:
         if self.kind in _FLAT_KINDS:
             return self._sides in _FLAT
         if self.kind in _SOLID_KINDS and len(self.shape) == 3:
-            assert self.chip is not None
             return self._sides in _SOLID or (
                 all(side > 0 and side % 4 == 0 for side in self.shape)
                 and list(self.shape) == sorted(self.shape)
-                and math.prod(self.shape) <= self.chip.max_chips
+                and math.prod(self.shape) <= _SOLID_KINDS[self.kind]
             )
         return False
 

@@ -1,13 +1,11 @@
 """A table of how each parameter and its moments are split over the devices."""
 
 import dataclasses
-import math
-import re
 from typing import Any
 
 import jax
 
-from bert_jax.train.sharding import PARAM_AXES
+from bert_jax.train.sharding import bytes_per_device, logical_axes, split_dims
 from bert_jax.train.step import TrainState
 
 MeshAxes = tuple[tuple[str, ...], ...]
@@ -36,26 +34,25 @@ def sharding_table(state: TrainState) -> tuple[ShardedParameter, ...]:
         state: abstract arrays, each with its sharding.
     """
     moments: dict[str, list[Any]] = {}
-    named = [(_name(path), leaf) for path, leaf in _leaves(state.params)]
-    known = {name for name, _ in named}
+    params = {_name(path): (path, leaf) for path, leaf in _leaves(state.params)}
     for path, leaf in _leaves(state.opt_state):
         parts = _name(path).split("/")
         for start in range(len(parts)):
             name = "/".join(parts[start:])
-            if name in known:
+            if name in params:
                 moments.setdefault(name, []).append(leaf)
                 break
     return tuple(
         ShardedParameter(
             name=name,
             shape=tuple(leaf.shape),
-            logical_axes=_logical_axes(name),
+            logical_axes=logical_axes(path, leaf),
             mesh_axes=_mesh_axes(leaf),
-            bytes_per_device=_bytes(leaf),
+            bytes_per_device=bytes_per_device(leaf),
             moments_mesh_axes=_mesh_axes(moments.get(name, [leaf])[0]),
-            moments_bytes_per_device=sum(_bytes(m) for m in moments.get(name, [])),
+            moments_bytes_per_device=bytes_per_device(moments.get(name, [])),
         )
-        for name, leaf in named
+        for name, (path, leaf) in params.items()
     )
 
 
@@ -67,24 +64,9 @@ def _name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _logical_axes(name: str) -> tuple[str | None, ...]:
-    return next(
-        axes for pattern, axes in PARAM_AXES if re.search(rf"(^|/){pattern}$", name)
-    )
-
-
 def _mesh_axes(leaf: Any) -> MeshAxes:
     mesh = leaf.sharding.mesh
-    groups = (*leaf.sharding.spec, *(None,) * leaf.ndim)[: leaf.ndim]
     return tuple(
-        tuple(
-            name
-            for name in ((group,) if isinstance(group, str) else group or ())
-            if mesh.shape[name] > 1
-        )
-        for group in groups
+        tuple(name for name in group if mesh.shape[name] > 1)
+        for _, _, group in split_dims(mesh, leaf, leaf.sharding.spec)
     )
-
-
-def _bytes(leaf: Any) -> int:
-    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize

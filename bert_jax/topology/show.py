@@ -7,6 +7,7 @@ from typing import Any
 from bert_jax.topology.compiled import CompiledStep
 from bert_jax.topology.roofline import Roof, Roofline, roofline_of
 from bert_jax.topology.sharding_table import ShardedParameter
+from bert_jax.train.aligned import aligned
 
 _GIB = 2**30
 _MIB = 2**20
@@ -91,7 +92,7 @@ def show_sharding(table: Sequence[ShardedParameter]) -> list[str]:
         ]
         for row in table
     ]
-    return _aligned([[*header, "moments"], *rows], right=(4, len(header)))
+    return aligned([[*header, "moments"], *rows], right=(4, len(header)))
 
 
 def as_json(
@@ -144,7 +145,7 @@ def _memory(step: CompiledStep) -> list[str]:
         "total": memory.total,
     }
     rows = [[name, _size(size)] for name, size in kinds.items() if size is not None]
-    lines = _aligned([["memory of a device", ""], *rows], right=(1,))
+    lines = aligned([["memory of a device", ""], *rows], right=(1,))
     if memory.limit is None:
         verdict = "The memory limit of this machine is not known."
     elif step.fits:
@@ -179,7 +180,7 @@ def _collectives(step: CompiledStep) -> list[str]:
     ]
     total = sum(c.moved_bytes for c in step.collectives)
     return [
-        *_aligned([header, *rows], right=(2, 4, 5, 6)),
+        *aligned([header, *rows], right=(2, 4, 5, 6)),
         f"Each device sends {_size(total)} in a step.",
     ]
 
@@ -200,7 +201,7 @@ def _work(step: CompiledStep) -> list[str]:
         if roof.amount
     ]
     return [
-        *_aligned([["least time of a step (roofline)", "", ""], *rows], right=(1,)),
+        *aligned([["least time of a step (roofline)", "", ""], *rows], right=(1,)),
         f"A step takes at least {_secs(roofline.secs)}, bound by {roofline.bound_by}: at "
         f"most {roofline.rows_per_sec:,.0f} rows/s and {roofline.tokens_per_sec:,.0f} "
         f"tokens/s of the whole machine, MFU at most {roofline.mfu:.1%}.",
@@ -222,17 +223,6 @@ def _quotient(roof: Roof) -> str:
 def _split(groups: Iterable[tuple[str, ...]]) -> str:
     cells = ["*".join(group) or "-" for group in groups]
     return "whole" if set(cells) <= {"-"} else ", ".join(cells)
-
-
-def _aligned(rows: Sequence[Sequence[str]], right: Sequence[int]) -> list[str]:
-    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.rjust(width) if n in right else cell.ljust(width)
-            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
 
 
 def _size(num_bytes: int) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from bert_jax.config import FinetuneConfig, PretrainConfig
 from bert_jax.config.address import address_of
+from bert_jax.train.aligned import aligned
 from bert_jax.train.checkpoint import BEST, NEWEST
 from bert_jax.train.checkpoint_files import damage_of
 from bert_jax.train.checkpoint_mirror import steps_in
@@ -95,8 +96,7 @@ def table(found: list[StoredCheckpoint]) -> str:
                 "whole" if x.damage is None else f"DAMAGED: {x.damage}",
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "\n".join(aligned(rows))
 
 
 def _facts(checkpoint: pathlib.Path) -> dict[str, Any]:

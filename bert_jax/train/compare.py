@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from bert_jax.config import FinetuneConfig
 from bert_jax.data.labelled.examples import EncodedExamples
+from bert_jax.train.aligned import aligned
 from bert_jax.train.held_out_logits import load_logits
 from bert_jax.train.run import (
     load_results,
@@ -108,9 +109,8 @@ def describe(found: dict[str, Any]) -> str:
                 f"{x['p_value']:.4f}",
             ]
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [f"{side.upper()}: {found[side]['what']}" for side in ("a", "b")]
-    lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    lines += aligned(rows)
     runs = [found[side]["runs"] for side in ("a", "b")]
     both = "examples" if max(runs) == 1 else "examples and runs"
     lines.append(

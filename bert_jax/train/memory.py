@@ -6,17 +6,15 @@ rows as are computed at once. Gradients and the states of other layers come on t
 """
 
 import contextlib
-import math
 import os
 import pathlib
 import re
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from bert_jax.config import ModelConfig
-from bert_jax.train.sharding import num_row_parts
+from bert_jax.train.sharding import bytes_per_device, num_row_parts
 from bert_jax.train.step import TrainState
 
 _HIDDEN_BYTES = 2  # of a unit; float32 takes 4
@@ -57,7 +55,7 @@ def check_memory(
     room = device_memory(device)
     if room is None:
         return
-    of_state = sum(map(_bytes_each, jax.tree.leaves(state)))
+    of_state = bytes_per_device(state)
     rows = -(-batch_size // num_row_parts(mesh))
     at_once = -(-rows // micro_batches) * -(-length // mesh.shape["sequence"])
     # Token ids, segments and what tells padding are int32.
@@ -108,13 +106,6 @@ def host_memory() -> int | None:
         swap = re.search(r"SwapTotal: *(\d+) kB", _MEMINFO.read_text())
         total += int(swap[1]) * 1024 if swap else 0
     return total
-
-
-def _bytes_each(leaf: Any) -> int:
-    """Bytes of an array's part on one device."""
-    shape = leaf.sharding.shard_shape(leaf.shape)
-    size: int = math.prod(shape) * leaf.dtype.itemsize
-    return size
 
 
 def _said(size: int) -> str:

@@ -76,37 +76,42 @@ def spec(*axes: str | None) -> PartitionSpec:
     return PartitionSpec(*(None if a is None else MESH_AXES[a] for a in axes))
 
 
-def param_specs(tree: Any) -> Any:
-    """Maps each leaf of a parameter or optimizer tree to its partition spec.
+def logical_axes(path: tuple, leaf: Any) -> Axes:
+    """The logical axes of a leaf of a parameter or optimizer tree; a scalar has none.
 
     Args:
-        tree: pytree of arrays or `jax.ShapeDtypeStruct`. Scalars are replicated.
-
-    Returns:
-        The same tree with a `PartitionSpec` in place of each leaf.
+        path: of the leaf, as JAX gives it.
+        leaf: array or `jax.ShapeDtypeStruct`.
 
     Raises:
-        ValueError: a leaf matches no row, or a row has the wrong rank.
+        ValueError: the leaf matches no row, or the row has the wrong rank.
     """
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    if leaf.ndim == 0:
+        return ()
+    for pattern, axes in PARAM_AXES:
+        if re.search(rf"(^|/){pattern}$", name):
+            if len(axes) != leaf.ndim:
+                raise ValueError(
+                    f"Sharding row {pattern!r} names {len(axes)} axes {axes}, but "
+                    f"parameter {name!r} has shape {leaf.shape}."
+                )
+            return axes
+    raise ValueError(
+        f"No row of PARAM_AXES matches parameter {name!r} of shape {leaf.shape}. "
+        "Add one to bert_jax/train/sharding.py; replicate it with (None,) * ndim."
+    )
 
-    def one(path: tuple, leaf: Any) -> PartitionSpec:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if leaf.ndim == 0:
-            return PartitionSpec()
-        for pattern, axes in PARAM_AXES:
-            if re.search(rf"(^|/){pattern}$", name):
-                if len(axes) != leaf.ndim:
-                    raise ValueError(
-                        f"Sharding row {pattern!r} names {len(axes)} axes {axes}, but "
-                        f"parameter {name!r} has shape {leaf.shape}."
-                    )
-                return spec(*axes)
-        raise ValueError(
-            f"No row of PARAM_AXES matches parameter {name!r} of shape {leaf.shape}. "
-            "Add one to bert_jax/train/sharding.py; replicate it with (None,) * ndim."
-        )
 
-    return jax.tree_util.tree_map_with_path(one, tree)
+def param_specs(tree: Any) -> Any:
+    """The same tree of parameters or moments with a `PartitionSpec` for each leaf.
+
+    Raises:
+        ValueError: as for `logical_axes`.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: spec(*logical_axes(path, leaf)), tree
+    )
 
 
 def shardings(mesh: Mesh, tree: Any) -> Any:
@@ -117,7 +122,7 @@ def shardings(mesh: Mesh, tree: Any) -> Any:
     """
 
     def one(path: tuple, leaf: Any, leaf_spec: PartitionSpec) -> NamedSharding:
-        for size, parts, group in _parts(mesh, leaf, leaf_spec):
+        for size, parts, group in split_dims(mesh, leaf, leaf_spec):
             if size % parts:
                 where = jax.tree_util.keystr(path, simple=True, separator="/")
                 raise ValueError(
@@ -160,7 +165,7 @@ def update_shardings(mesh: Mesh, tree: Any) -> Any:
     def one(leaf: Any, place: NamedSharding) -> NamedSharding:
         if copies == 1 or leaf.size < _LEAST_SPLIT:
             return place
-        split = list(_parts(mesh, leaf, place.spec))
+        split = list(split_dims(mesh, leaf, place.spec))
         fitting = [
             (size // parts, -number)
             for number, (size, parts, _) in enumerate(split)
@@ -176,7 +181,7 @@ def update_shardings(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(one, tree, shardings(mesh, tree))
 
 
-def _parts(
+def split_dims(
     mesh: Mesh, leaf: Any, leaf_spec: PartitionSpec
 ) -> Iterator[tuple[int, int, tuple[str, ...]]]:
     """For each dimension: its size, its number of parts, the mesh axes that split it."""
@@ -185,6 +190,14 @@ def _parts(
     ):
         group = (names,) if isinstance(names, str) else tuple(names or ())
         yield size, math.prod(mesh.shape[name] for name in group), group
+
+
+def bytes_per_device(tree: Any) -> int:
+    """The bytes of abstract arrays on one device, without the padding of layouts."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -8,6 +8,7 @@ import numpy as np
 
 from bert_jax.config import FinetuneConfig, SweepConfig
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
+from bert_jax.train.aligned import aligned
 from bert_jax.train.held_out_logits import load_logits, save_logits
 from bert_jax.train.run import load_run_config
 from bert_jax.train.sweep_grid import Member, Setting, folds_of, whole_file
@@ -182,9 +183,7 @@ def table(task: Task, outcomes: Sequence[Outcome], results: Mapping[str, Any]) -
         if pooled := entry.get("out_of_fold"):
             name = f"all folds, {len(pooled['by_seed'])} seeds"
             rows.append([*first, name, *empty, *_said(metrics, pooled)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-    return "\n".join(lines)
+    return "\n".join(aligned(rows))
 
 
 def _said(metrics: Sequence[Metric], entry: Mapping[str, Any]) -> list[str]:

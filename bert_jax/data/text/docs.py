@@ -38,6 +38,7 @@ MIN_PROSE_CHARS = 100
 MAX_PARAGRAPH_REPEATS = 3
 # Stored in corpus.json. Raise it when the same packages would give other documents.
 CORPUS_VERSION = 1
+_MOST_FILES = 8  # several can be read in parallel
 
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "orbax": "orbax-checkpoint"}
 _SKIPPED_FOLDERS = re.compile(
@@ -73,7 +74,6 @@ def write_docs_corpus(
     *,
     packages: Sequence[str] | None = None,
     num_workers: int = 1,
-    num_files: int = 8,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Writes the documentation of installed packages as JSON lines.
@@ -87,7 +87,6 @@ def write_docs_corpus(
         packages: names of top-level packages; "python" is the standard library. `None`
             takes those of DEFAULT_PACKAGES that are installed.
         num_workers: number of processes that read source files.
-        num_files: most files n to write; several can be read in parallel.
         progress: called with (source files done, all source files).
 
     Returns:
@@ -103,7 +102,7 @@ def write_docs_corpus(
     identity = {
         "version": CORPUS_VERSION,
         "packages": {name: _package_version(name) for name in roots},
-        "requested_files": num_files,
+        "requested_files": _MOST_FILES,
     }
     kept = _complete_corpus(output, identity)
     if kept is not None:
@@ -121,7 +120,7 @@ def write_docs_corpus(
     manifest.unlink(missing_ok=True)
     for stale in output.glob(FILE_PATTERN):
         stale.unlink()
-    num_files = min(num_files, len(records))
+    num_files = min(_MOST_FILES, len(records))
     hashes = {}
     for k in range(num_files):
         first, last = (len(records) * j // num_files for j in (k, k + 1))

@@ -1,7 +1,6 @@
 """Opens `docs:` or `docs:numpy,jax`, the documentation of packages installed here."""
 
 import glob
-import pathlib
 
 from bert_jax.data.cache_folder import cache_folder
 from bert_jax.data.text import docs
@@ -16,14 +15,10 @@ def open_docs(request: Request) -> Source:
         ValueError: a named package is not installed, or nothing is documented.
     """
     packages = [name.strip() for name in request.rest.split(",") if name.strip()]
-    folder = request.docs_dir or _cache(packages)
+    folder = cache_folder("-".join(["docs", *packages]))
     docs.write_docs_corpus(
         folder, packages=packages or None, num_workers=request.num_workers
     )
     pattern = f"{glob.escape(str(folder))}/{docs.FILE_PATTERN}"
     found = open_files(request._replace(rest=pattern))
     return Source((request.spec,), found.sections)
-
-
-def _cache(packages: list[str]) -> pathlib.Path:
-    return cache_folder("-".join(["docs", *packages]))

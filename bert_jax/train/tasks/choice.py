@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from bert_jax.batch import ClassifyBatch
-from bert_jax.config import ModelConfig, TaskConfig
+from bert_jax.config import TaskConfig
 from bert_jax.config.finetune import Split
 from bert_jax.data.labelled.choices import (
     Choices,
@@ -21,7 +21,7 @@ from bert_jax.data.labelled.choices import (
 from bert_jax.data.labelled.examples import EncodedExamples, Text
 from bert_jax.data.labelled.unlabelled import Unlabelled
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
-from bert_jax.model import multiple_choice
+from bert_jax.model.text_heads import CHOICE
 from bert_jax.train.losses import Mean, cross_entropy
 from bert_jax.train.tasks.by_counts import ByCounts, means
 from bert_jax.train.tasks.intervals import wilson
@@ -36,7 +36,8 @@ class Choice(Task):
 
     name = "choice"
     head = "choice"
-    apply = staticmethod(multiple_choice.apply)
+    init_params = staticmethod(CHOICE.init_params)
+    apply = staticmethod(CHOICE.apply)
     pooled = True
     settings = frozenset({"choices"})
     metrics = (Metric("accuracy", "accuracy", ".1%", interval=wilson),)
@@ -85,10 +86,6 @@ class Choice(Task):
         sequence_length: int,
     ) -> EncodedExamples:
         return encode_choices(tokenizer, examples, outputs, sequence_length)
-
-    @staticmethod
-    def init_params(cfg: ModelConfig, num_labels: int, key: jax.Array) -> dict:
-        return multiple_choice.init_params(cfg, key)
 
     def loss_weights(self, batch: ClassifyBatch) -> dict[str, jax.Array]:
         return {"loss": batch.weights.sum()}

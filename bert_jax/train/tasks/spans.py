@@ -9,15 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.batch import ClassifyBatch
-from bert_jax.config import ModelConfig, TaskConfig
+from bert_jax.config import TaskConfig
 from bert_jax.config.finetune import Split
 from bert_jax.data.labelled.examples import EncodedExamples, Text
 from bert_jax.data.labelled.question_rows import encode_questions
 from bert_jax.data.labelled.questions import Questions, read_questions
 from bert_jax.data.labelled.unlabelled import Unlabelled, read_lines
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
-from bert_jax.model import question_answering
 from bert_jax.model.rows import MASKED_SCORE
+from bert_jax.model.text_heads import SPANS
 from bert_jax.train.losses import Mean, cross_entropy
 from bert_jax.train.tasks.answer_scores import (
     AnswerScores,
@@ -46,7 +46,8 @@ class Spans(Task):
 
     name = "spans"
     head = "spans"
-    apply = staticmethod(question_answering.apply)
+    init_params = staticmethod(SPANS.init_params)
+    apply = staticmethod(SPANS.apply)
     pooled = False
     settings = frozenset({"stride", "max_answer_tokens"})
     metrics = (
@@ -133,10 +134,6 @@ class Spans(Task):
         sequence_length: int,
     ) -> EncodedExamples:
         return encode_questions(tokenizer, examples, sequence_length, self.cfg.stride)
-
-    @staticmethod
-    def init_params(cfg: ModelConfig, num_labels: int, key: jax.Array) -> dict:
-        return question_answering.init_params(cfg, key)
 
     def loss_weights(self, batch: ClassifyBatch) -> dict[str, jax.Array]:
         # Twice the number of rows, so that the sum of both losses is the mean of the ends.

@@ -17,7 +17,7 @@ from bert_jax.data.labelled.examples import EncodedExamples, Text
 from bert_jax.data.labelled.texts import LabelledTexts, encode_texts
 from bert_jax.data.labelled.unlabelled import Unlabelled, read_unlabelled
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
-from bert_jax.model import classification
+from bert_jax.model.text_heads import CLASSIFIER
 from bert_jax.train.tasks.task import Task
 
 
@@ -25,8 +25,8 @@ class TextTask(Task):
     """Tasks with labels for each text or pair, and a linear head over the pooled [CLS]."""
 
     head = "classifier"
-    init_params = staticmethod(classification.init_params)
-    apply = staticmethod(classification.apply)
+    init_params = staticmethod(CLASSIFIER.init_params)
+    apply = staticmethod(CLASSIFIER.apply)
     pooled = True
     settings = frozenset({"long_texts", "stride"})
 

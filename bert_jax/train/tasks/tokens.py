@@ -26,7 +26,7 @@ from bert_jax.data.labelled.words import (
     split_texts,
 )
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
-from bert_jax.model import token_classification
+from bert_jax.model.text_heads import TOKENS
 from bert_jax.train.losses import Mean, cross_entropy
 from bert_jax.train.tasks.by_counts import ByCounts, of_sums, ratio
 from bert_jax.train.tasks.entity_scores import entity_scores, entity_table
@@ -44,8 +44,8 @@ class Tokens(Task):
 
     name = "tokens"
     head = "tokens"
-    init_params = staticmethod(token_classification.init_params)
-    apply = staticmethod(token_classification.apply)
+    init_params = staticmethod(TOKENS.init_params)
+    apply = staticmethod(TOKENS.apply)
     pooled = False
     settings = frozenset({"stride"})
     metrics = (
