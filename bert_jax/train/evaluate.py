@@ -20,6 +20,7 @@ from bert_jax.train.reading import show_reading
 from bert_jax.train.run import load_run, load_run_config, load_run_tokenizer
 from bert_jax.train.sharding import check_batch_size
 from bert_jax.train.task_files import read_held_out
+from bert_jax.train.tasks.task import Judged
 
 
 @our_settings()
@@ -145,7 +146,7 @@ def _evaluate_task(
     _agree(run, held_out.sha256())
     encoded = predictor.encode(held_out)
     logits = predictor.logits(encoded, progress)
-    return task.scores(logits, encoded, held_out, predictor.outputs)
+    return task.scores(Judged(logits, encoded, held_out, predictor.outputs))
 
 
 def _agree(run: pathlib.Path, data_sha256: str) -> None:

@@ -19,6 +19,7 @@ from bert_jax.train.logits import BatchedLogits
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.run import load_results, load_run_config, load_run_tokenizer
 from bert_jax.train.tasks import task_of
+from bert_jax.train.tasks.task import Judged
 
 
 def is_empty(text: Text) -> bool:
@@ -106,9 +107,8 @@ class Predictor:
         """The predictions of texts that were checked."""
         examples = self.task.unlabelled(texts)
         encoded = self.encode(examples)
-        return self.task.predictions(
-            self.logits(encoded), encoded, examples, self.outputs
-        )
+        judged = Judged(self.logits(encoded), encoded, examples, self.outputs)
+        return self.task.predictions(judged)
 
     @property
     def file_settings(self) -> FileConfig:

@@ -4,21 +4,17 @@ Shape suffixes: E examples, C outputs.
 """
 
 import abc
-import pathlib
 from collections.abc import Sequence
 from typing import Self
 
-import jax
 import numpy as np
 
-from bert_jax.batch import ClassifyBatch
 from bert_jax.config import FinetuneConfig, TaskConfig
 from bert_jax.data.labelled.examples import EncodedExamples, Text
 from bert_jax.data.labelled.texts import LabelledTexts, encode_texts
-from bert_jax.data.labelled.unlabelled import Unlabelled, read_unlabelled
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.model import classification
-from bert_jax.train.tasks.task import Task
+from bert_jax.train.tasks.task import Judged, Task
 
 
 class TextTask(Task):
@@ -40,11 +36,6 @@ class TextTask(Task):
 
     def num_texts(self, cfg: TaskConfig) -> int:
         return len(cfg.text) or 1
-
-    def read_unlabelled(
-        self, path: pathlib.Path, cfg: TaskConfig, outputs: Sequence[str]
-    ) -> Unlabelled:
-        return read_unlabelled(path, cfg)
 
     def unlabelled(self, texts: Sequence[Text]) -> LabelledTexts:
         return LabelledTexts(tuple(texts), ())
@@ -77,21 +68,18 @@ class TextTask(Task):
             ValueError: a label is not among `outputs`.
         """
 
-    def loss_weights(self, batch: ClassifyBatch) -> dict[str, jax.Array]:
-        return {"loss": batch.weights.sum()}
 
-
-def of_examples(
-    logits: np.ndarray, encoded: EncodedExamples
-) -> tuple[np.ndarray, np.ndarray]:
+def of_examples(judged: Judged) -> tuple[np.ndarray, np.ndarray]:
     """Logits and labels of whole examples: of several rows, the mean of their logits.
 
     Args:
-        logits: float32 [rows, C]; the rows of an example stand behind each other.
+        judged: logits are float32 [rows, C]; the rows of an example stand behind each
+            other.
 
     Returns:
         float32 [E, C], and the labels [E, ...].
     """
+    logits, encoded = judged.logits, judged.encoded
     if not len(encoded):
         return logits, encoded.labels
     firsts = np.flatnonzero(np.diff(encoded.example, prepend=-1))
