@@ -360,9 +360,7 @@ class Checkpoints:
         def check() -> None:
             checkpoint = self.directory / str(step)
             try:
-                manifest = read_manifest(checkpoint)
-                if manifest["format_version"] == FORMAT_VERSION:
-                    check_files(checkpoint, manifest, items)
+                check_files(checkpoint, read_manifest(checkpoint), items)
             except ValueError as damage:
                 raise damaged(self.directory, step, damage) from None
 

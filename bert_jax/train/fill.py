@@ -67,7 +67,7 @@ class Filler:
             FileNotFoundError: there is no run.
             ValueError: the run has no MLM head, or fewer pieces than `top`.
         """
-        info = load_run(run, for_weights=True)
+        info = load_run(run)
         if info.kind != "pretrain":
             raise ValueError(
                 f"{run} is a fine-tuned run (task {info.task}), which has no MLM head any "
@@ -75,9 +75,7 @@ class Filler:
                 "`serve` take this one."
             )
         self.mesh = mesh or make_mesh(MeshConfig(), jax.local_devices()[:1])
-        self.info, _, self.params = load_params(
-            run, self.mesh, step=step, for_weights=True
-        )
+        self.info, _, self.params = load_params(run, self.mesh, step=step)
         self.tokenizer = load_run_tokenizer(run)
         self.mask = self.tokenizer.pieces[self.tokenizer.special.mask]
         if not 0 < top <= self.tokenizer.vocab_size:

@@ -96,7 +96,7 @@ def finetune(
             "No checkpoint given; pass --checkpoint RUN, a run directory of "
             "`bert-jax pretrain`."
         )
-    model = load_run(cfg.checkpoint, for_weights=True).model
+    model = load_run(cfg.checkpoint).model
     if cfg.sequence_length is not None and cfg.sequence_length > model.max_positions:
         raise ValueError(
             f"FinetuneConfig.sequence_length={cfg.sequence_length} exceeds the "

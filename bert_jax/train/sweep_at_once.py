@@ -84,7 +84,7 @@ class AtOnce:
         self.cfg, _, self.data = parts[0]
         self.mesh = make_mesh(MeshConfig(), jax.local_devices()[:1])
         assert self.cfg.checkpoint is not None
-        self.model = load_run(self.cfg.checkpoint, for_weights=True).model
+        self.model = load_run(self.cfg.checkpoint).model
         self.infos = [
             begin_run(part.cfg, part.run, part.data, self.model, tokenizer, self.mesh)
             for part in parts
