@@ -28,7 +28,7 @@ from bert_jax.train.checkpoint_files import (
 )
 from bert_jax.train.checkpoint_fit import FORMAT_VERSION, Identity, check_fit
 from bert_jax.train.checkpoint_in_store import BEST, CHECKPOINTS
-from bert_jax.train.checkpoint_items import handlers, part_of
+from bert_jax.train.checkpoint_items import handlers, part_of, silence_expected_lines
 from bert_jax.train.checkpoint_mirror import Mirror, steps_in
 from bert_jax.train.checkpoint_recovery import (
     damaged,
@@ -37,7 +37,6 @@ from bert_jax.train.checkpoint_recovery import (
     forget_damaged,
     remove_half_written,
 )
-from bert_jax.train.orbax_log import silence_expected_lines
 from bert_jax.train.run_lock import vanished
 from bert_jax.train.step import TrainState
 from bert_jax.train.tensors import describe

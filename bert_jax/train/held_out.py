@@ -29,6 +29,8 @@ from bert_jax.train.placement import row_parts, to_devices
 
 # Seed of the masks and pairs of evaluation. No setting of a run changes it.
 EVALUATION_SEED = 20_181_011
+_NUM_EXAMPLES = 6
+_NUM_GUESSES = 5
 
 
 def held_out_rows(dataset: PreparedDataset, cfg: DataConfig) -> PretrainRows:
@@ -231,9 +233,6 @@ def mask_examples(
     params: Any,
     rows: PretrainRows,
     tokenizer: Tokenizer,
-    *,
-    num_examples: int = 6,
-    num_guesses: int = 5,
 ) -> list[dict[str, Any]]:
     """Held-out pairs with their hidden tokens and the model's guesses for them.
 
@@ -241,16 +240,16 @@ def mask_examples(
         For each pair `{"tokens": [{"text", "guesses"}]}`. `guesses` is `None` for tokens
         that were not hidden, else a list of (piece, probability), most probable first.
     """
-    batch = next(iter(evaluation_batches(rows, batch_size=num_examples, max_batches=1)))
+    batch = next(
+        iter(evaluation_batches(rows, batch_size=_NUM_EXAMPLES, max_batches=1))
+    )
     check_ids(cfg.model, batch)
     fill: Callable[[Any, PretrainBatch], tuple] = jax.jit(
-        lambda params, batch: _fill(
-            cfg, params, batch, tokenizer.mask_vocabulary, num_guesses
-        )
+        lambda params, batch: _fill(cfg, params, batch, tokenizer.mask_vocabulary)
     )
     masked, probs, pieces = fetch(fill(params, batch))
     examples = []
-    for row in range(num_examples):
+    for row in range(_NUM_EXAMPLES):
         guesses = {
             int(position): [
                 (tokenizer.shown_pieces[int(i)], float(p))
@@ -275,7 +274,6 @@ def _fill(
     params: Any,
     batch: PretrainBatch,
     vocabulary: MaskVocabulary,
-    num_guesses: int,
 ) -> tuple[MaskedBatch, jax.Array, jax.Array]:
     masking = cfg.masking.for_evaluation
     masked = fixed_masks(masking, batch, vocabulary, jnp.int32(0))
@@ -283,7 +281,7 @@ def _fill(
     logits = pretraining.apply(
         cfg.model, params, batch, masked, compute=compute
     ).mlm_logits
-    probs, pieces = jax.lax.top_k(jax.nn.softmax(logits), num_guesses)
+    probs, pieces = jax.lax.top_k(jax.nn.softmax(logits), _NUM_GUESSES)
     return masked, probs, pieces
 
 

@@ -31,9 +31,8 @@ from bert_jax.train.tasks.calibration import calibration
 from bert_jax.train.tasks.class_weights import class_weights
 from bert_jax.train.tasks.intervals import wilson
 from bert_jax.train.tasks.label_scores import label_scores
-from bert_jax.train.tasks.simple_models import tfidf
 from bert_jax.train.tasks.task import Judged, Metric, log_softmax
-from bert_jax.train.tasks.text import TextTask, of_examples
+from bert_jax.train.tasks.text import TextTask, of_examples, tfidf
 
 
 class Classification(TextTask):

@@ -26,9 +26,8 @@ from bert_jax.train.losses import Mean, weighted
 from bert_jax.train.tasks.by_counts import ByCounts, label_sets, scores_of_all
 from bert_jax.train.tasks.intervals import wilson
 from bert_jax.train.tasks.label_scores import label_scores
-from bert_jax.train.tasks.simple_models import tfidf
 from bert_jax.train.tasks.task import Judged, Metric
-from bert_jax.train.tasks.text import TextTask, of_examples
+from bert_jax.train.tasks.text import TextTask, of_examples, tfidf
 
 
 class MultiLabel(TextTask):

@@ -1,11 +1,12 @@
-"""What tasks over whole texts share: rows of one text or one pair, a head over [CLS].
+"""What tasks over whole texts share: rows of one text or one pair, a head over [CLS], and
+the features of their baselines.
 
 Shape suffixes: E examples, C outputs.
 """
 
 import abc
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -86,3 +87,15 @@ def of_examples(judged: Judged) -> tuple[np.ndarray, np.ndarray]:
     counts = np.diff(firsts, append=len(encoded))
     sums_EC = np.add.reduceat(logits.astype(np.float64), firsts, axis=0)
     return (sums_EC / counts[:, None]).astype(logits.dtype), encoded.labels[firsts]
+
+
+def tfidf(train: LabelledTexts, held_out: LabelledTexts) -> tuple[Any, Any]:
+    """Sparse TF-IDF features of both, fitted on `train`, with sublinear counts.
+
+    The two texts of a pair are one text here.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    parts = [[" ".join(text) for text in part.texts] for part in (train, held_out)]
+    return vectorizer.fit_transform(parts[0]), vectorizer.transform(parts[1])
