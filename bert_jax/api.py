@@ -57,7 +57,7 @@ class Model:
         """Reads what the run says of itself; as for `load`."""
         self.run = run
         """The run directory."""
-        self.info: RunInfo = load_run(run, for_weights=True)
+        self.info: RunInfo = load_run(run)
         """Kind, architecture, task and labels of the run."""
 
     def __repr__(self) -> str:

@@ -23,6 +23,7 @@ from bert_jax.train.tasks.answer_scores import (
     word_f1,
 )
 from bert_jax.train.tasks.best_spans import best_spans
+from bert_jax.train.tasks.task import Judged
 
 ROUNDING = 1e-12  # sums of float64 in another order
 ENDS = ("start", "end")
@@ -134,7 +135,7 @@ def test_the_threshold_is_the_best_of_all(rows):
 
 
 def span_case(ends, answers):
-    """(logits, rows, questions): one passage in one row, its best ends as given."""
+    """One passage in one row, its best ends as given."""
     passage = "Oxygen was found by Scheele in 1772."
     words = 8  # seven words and the point
     word = np.full((1, 12), -1, np.int32)
@@ -145,16 +146,16 @@ def span_case(ends, answers):
     mask = np.ones((1, 12), np.int32)
     labels = np.zeros((1, 2), np.int32)
     rows = EncodedExamples(mask, mask, mask, labels, np.zeros(1, np.int32), word)
-    return logits, rows, Questions(("Who?",), (passage,), (answers,))
+    return Judged(logits, rows, Questions(("Who?",), (passage,), (answers,)), ENDS)
 
 
 def test_the_best_span_is_read_from_the_passage():
     answers = (Answer("Scheele", 20), Answer("Scheele in 1772", 20))
     # The best end lies before the best start; the best pair in order is the name alone.
     case = span_case([(7, 0, 5.0), (7, 1, 3.0), (4, 1, 4.0)], answers)
-    scores = TASKS["spans"].scores(*case, ENDS)
+    scores = TASKS["spans"].scores(case)
     assert (scores["exact_match"], scores["f1"]) == (1.0, 1.0)
-    [said] = TASKS["spans"].predictions(*case, ENDS)
+    [said] = TASKS["spans"].predictions(case)
     nbest = said.pop("nbest")
     assert nbest[0].items() <= said.items()
     assert (said.pop("score"), said.pop("no_answer_score")) == (8.0, 0.0)
@@ -171,18 +172,18 @@ def test_cls_may_say_that_there_is_no_answer():
     ends = [(7, 0, 5.0), (7, 1, 3.0), (0, 0, 9.0)]  # [CLS] is ahead by 1
     answered = span_case(ends, (Answer("Scheele", 20),))
     spans = TASKS["spans"]
-    assert spans.scores(*answered, ENDS)["exact_match"] == 1.0
+    assert spans.scores(answered)["exact_match"] == 1.0
     for threshold, answer in ((1.5, "Scheele"), (0.5, "")):
         fitted = spans.with_fitted({"no_answer_threshold": threshold})
-        [said] = fitted.predictions(*answered, ENDS)
+        [said] = fitted.predictions(answered)
         assert said["answer"] == answer
-        assert fitted.scores(*answered, ENDS)["exact_match"] == float(answer != "")
-        assert fitted.scores(*answered, ENDS)["no_answer_threshold"] == threshold
+        assert fitted.scores(answered)["exact_match"] == float(answer != "")
+        assert fitted.scores(answered)["no_answer_threshold"] == threshold
         # The answer that is more probable by itself stands first among the best.
         assert said["nbest"][0]["answer"] == ""
     assert fitted.say(said, 2) == "no answer 69.8%, Scheele 25.7%"
     empty = span_case(ends, ())
-    assert fitted.scores(*empty, ENDS)["f1"] == 1.0
+    assert fitted.scores(empty)["f1"] == 1.0
 
 
 def two_questions(pieces, margins):
@@ -194,7 +195,7 @@ def two_questions(pieces, margins):
     logits = np.zeros((2, 10, 2), np.float32)
     logits[:, 4] = 3.0
     logits[:, 0, 0] = [6.0 + margin for margin in margins]
-    return logits, rows, examples
+    return Judged(logits, rows, examples, ENDS)
 
 
 @pytest.fixture(scope="module")
@@ -207,24 +208,24 @@ def pieces():
 def test_the_threshold_is_fitted_where_some_have_no_answer(pieces):
     spans = TASKS["spans"]
     case = two_questions(pieces, (-1.0, 2.0))
-    fitted = spans.fit(*case, ENDS)
+    fitted = spans.fit(case)
     assert fitted == {"no_answer_threshold": 0.5}
-    scores = spans.with_fitted(fitted).scores(*case, ENDS)
+    scores = spans.with_fitted(fitted).scores(case)
     names = ("f1", "answerable_f1", "answerable_exact_match", "unanswerable_accuracy")
     assert [scores[name] for name in names] == [1.0] * 4
     # Without it, both get an answer.
-    assert spans.scores(*case, ENDS)["f1"] == 0.5
+    assert spans.scores(case)["f1"] == 0.5
     said = spans.say_line(scores)
     assert "accuracy of those without 1.000" in said
     assert "(no answer from a margin of 0.50 on)" in said
-    logits, rows, examples = case
+    examples = case.examples
     start = -np.log(np.exp(3) / (np.exp(3) + np.exp(5) + 5))  # 7 tokens
     end = -np.log(np.exp(3) / (np.exp(3) + 6))
-    losses = spans.example_losses(logits, rows, examples)
+    losses = spans.example_losses(case)
     assert losses[0] == pytest.approx((start + end) / 2, rel=1e-6)
     assert [truth for _, truth in examples.shown()] == ["w2", "no answer"]
     both = Questions(examples.questions, examples.passages, examples.answers[:1] * 2)
-    assert spans.fit(logits, rows, both, ENDS) == {}
+    assert spans.fit(case._replace(examples=both)) == {}
 
 
 def test_settings_of_the_task_reach_rows_and_answers(pieces):
@@ -235,7 +236,7 @@ def test_settings_of_the_task_reach_rows_and_answers(pieces):
     assert len(rows) == 2
     assert len(TASKS["spans"].encode(pieces, examples, ENDS, 10)) == 2
     logits = np.random.default_rng(0).normal(size=(2, 10, 2)).astype(np.float32)
-    [said] = task.predictions(logits, rows, examples, ENDS)
+    [said] = task.predictions(Judged(logits, rows, examples, ENDS))
     assert all(" " not in x["answer"] for x in said["nbest"])
 
 
@@ -277,7 +278,7 @@ def test_a_passage_without_words_has_no_answer(pieces):
     examples = Questions(("w9",), ("\u200b",), ((),))
     rows = encode_questions(pieces, examples, 8)
     [said] = TASKS["spans"].predictions(
-        np.zeros((1, 8, 2), np.float32), rows, examples, ENDS
+        Judged(np.zeros((1, 8, 2), np.float32), rows, examples, ENDS)
     )
     assert (said["answer"], said["start"], said["probability"]) == ("", None, 1.0)
     json.dumps(said, allow_nan=False)
@@ -294,9 +295,10 @@ def test_perfect_predictions_of_real_questions_score_100(shared_data):
     logits = np.zeros((*rows.input_ids.shape, 2), np.float32)
     for end in range(2):
         logits[np.arange(len(rows)), rows.labels[:, end], end] = 9.0
-    scores = task.scores(logits, rows, examples, ENDS)
+    judged = Judged(logits, rows, examples, ENDS)
+    scores = task.scores(judged)
     assert (scores["f1"], scores["exact_match"]) == (1.0, 1.0)
-    for number, said in enumerate(task.predictions(logits, rows, examples, ENDS)):
+    for number, said in enumerate(task.predictions(judged)):
         passage = examples.passages[number]
         assert said["answer"] == passage[said["start"] : said["end"]]
         assert said["start"] == examples.answers[number][0].start

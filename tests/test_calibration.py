@@ -8,6 +8,7 @@ from bert_jax.data.labelled.texts import LabelledTexts
 from bert_jax.train.hardest import hardest
 from bert_jax.train.tasks import TASKS
 from bert_jax.train.tasks.calibration import calibration
+from bert_jax.train.tasks.task import Judged
 
 
 @pytest.fixture
@@ -54,7 +55,8 @@ def test_the_hardest_examples_come_first():
     texts = LabelledTexts((("good",), ("x" * 500,), ("bad",)), ("1", "1", "0"))
     logits = np.array([[-3, 3], [4, -4], [1, 0]], np.float32)
     found = hardest(
-        TASKS["classification"], logits, rows_of([1, 1, 0]), texts, ("0", "1")
+        TASKS["classification"],
+        Judged(logits, rows_of([1, 1, 0]), texts, ("0", "1")),
     )
     assert [x["number"] for x in found] == [2, 3, 1]
     assert found[0]["text"] == "x" * 400 + "…"
@@ -66,7 +68,7 @@ def test_a_regression_ranks_by_its_error():
     texts = LabelledTexts((("a", "b"), ("c", "d")), ("1.5", "4"))
     logits = np.array([[1.0], [1.0]], np.float32)
     encoded = rows_of(np.float32([1.5, 4.0]))
-    found = hardest(TASKS["regression"], logits, encoded, texts, ("score",))
+    found = hardest(TASKS["regression"], Judged(logits, encoded, texts, ("score",)))
     assert [x["loss"] for x in found] == [9.0, 0.25]
     assert found[0]["text"] == "c\nd"
 
@@ -75,7 +77,7 @@ def test_scores_of_each_label_are_scikit_learns():
     logits = np.eye(3, dtype=np.float32)[[0, 0, 1, 2, 2]]
     texts = LabelledTexts((("t",),) * 5, ("a",) * 5)
     details = TASKS["classification"].details(
-        logits, rows_of([0, 1, 1, 2, 0]), texts, ("a", "b", "c")
+        Judged(logits, rows_of([0, 1, 1, 2, 0]), texts, ("a", "b", "c"))
     )
     assert details["per_label"] == [
         {"label": "a", "precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2.0},

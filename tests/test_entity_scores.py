@@ -18,6 +18,7 @@ from bert_jax.data.labelled.words import GivenWords, read_tagged_sentences
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.train.tasks import TASKS
 from bert_jax.train.tasks.entity_scores import entity_scores, entity_table
+from bert_jax.train.tasks.task import Judged
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "seqeval.json"
 # Sums of float64 in another order.
@@ -150,10 +151,11 @@ def test_perfect_tags_of_real_sentences_score_100(shared_data, pieces):
     # Each letter is a piece, so that most sentences have several rows.
     assert len(rows) > 5 * len(examples)
     logits = np.eye(len(outputs), dtype=np.float32)[np.maximum(rows.labels, 0)]
-    scores = with_stride(7).scores(logits, rows, examples, outputs)
+    judged = Judged(logits, rows, examples, outputs)
+    scores = with_stride(7).scores(judged)
     names = ("precision", "recall", "f1", "accuracy")
     assert [scores[name] for name in names] == [1.0] * 4
-    found = with_stride(7).predictions(logits, rows, examples, outputs)
+    found = with_stride(7).predictions(judged)
     assert [tuple(x["tags"]) for x in found] == list(examples.tags)
     assert [tuple(x["words"]) for x in found] == list(examples.words)
 
@@ -169,7 +171,7 @@ def test_entities_are_found_again_in_the_text(pieces, texts, seed, stride):
     rows = task.encode(pieces, examples, outputs, 8)
     shape = (*rows.input_ids.shape, 3)
     logits = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-    found = task.predictions(logits, rows, examples, outputs)
+    found = task.predictions(Judged(logits, rows, examples, outputs))
     for text, said in zip(texts, found, strict=True):
         assert len(said["words"]) == len(said["tags"]) == len(said["probabilities"])
         marked = list(entities(said["tags"]))

@@ -42,7 +42,7 @@ def judge(tiny, vocabulary, special, make_store):
             num_steps=2,
         )
         mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
-        return PretrainEvaluator(cfg, rows, vocabulary, mesh)(params)
+        return PretrainEvaluator(cfg, {"text": rows}, vocabulary, mesh)(params)
 
     return run
 

@@ -26,6 +26,7 @@ from bert_jax.train.mesh import make_mesh
 from bert_jax.train.predict import Predictor
 from bert_jax.train.run import load_run
 from bert_jax.train.stop_request import InterruptedRunError
+from bert_jax.train.tasks.task import Judged
 from bert_jax.train.tensors import tensors_sha256
 
 
@@ -107,10 +108,11 @@ def test_the_best_state_is_what_others_take(cfg, tuned):
     held_out = predictor.task.read(cfg.task.dev, cfg.task, "validation")
     encoded = predictor.encode(held_out)
     found = predictor.logits(encoded)
-    scores = predictor.task.scores(found, encoded, held_out, predictor.outputs)
+    judged = Judged(found, encoded, held_out, predictor.outputs)
+    scores = predictor.task.scores(judged)
     # One device here, eight there: sums in another order.
     assert scores["loss"] == pytest.approx(results["eval"]["loss"], rel=1e-4)
-    details = predictor.task.details(found, encoded, held_out, predictor.outputs)
+    details = predictor.task.details(judged)
     assert details["confusion"] == results["confusion"]
     assert evaluate_run(run, None)["loss"] == pytest.approx(scores["loss"], rel=1e-5)
 

@@ -44,7 +44,7 @@ def documents(tmp_path_factory):
 
 
 def model_of(encoder):
-    return load_run(encoder, for_weights=True).model
+    return load_run(encoder).model
 
 
 @pytest.mark.slow

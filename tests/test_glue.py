@@ -8,6 +8,7 @@ from bert_jax.config import TaskConfig
 from bert_jax.data.labelled.examples import EncodedExamples
 from bert_jax.train.task_files import read_examples, read_held_out
 from bert_jax.train.tasks import TASKS
+from bert_jax.train.tasks.task import Judged
 
 # The headers of the official files, and a row: (train, dev).
 _MNLI = (
@@ -93,7 +94,7 @@ def test_the_majority_of_mrpc_has_its_known_scores(shared_data):
     none = np.zeros((len(labels), 1), np.int32)
     encoded = EncodedExamples(none, none, none, labels, np.arange(len(labels)))
     always = np.tile(np.float32([0, 1]), (len(labels), 1))
-    scores = task.scores(always, encoded, held_out, ("0", "1"))
+    scores = task.scores(Judged(always, encoded, held_out, ("0", "1")))
     assert scores["accuracy"] == pytest.approx(0.6838, abs=5e-5)
     assert scores["f1"] == pytest.approx(0.8122, abs=5e-5)
     assert scores["matthews"] == 0.0

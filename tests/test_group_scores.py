@@ -13,6 +13,7 @@ from bert_jax.data.labelled.examples import EncodedExamples
 from bert_jax.data.labelled.text_pairs import TextPairs
 from bert_jax.train.tasks import TASKS
 from bert_jax.train.tasks.embeddings import cosines_of, normalised
+from bert_jax.train.tasks.task import Judged
 
 EMBEDDINGS, CHOICE = TASKS["embeddings"], TASKS["choice"]
 
@@ -79,15 +80,16 @@ def test_a_vector_of_zeros_gives_no_nan():
 def test_scores_of_scored_pairs_are_those_of_scipy(vectors):
     labels = np.float32([0.1, 0.9, 0.4, 0.4, 0.0])
     examples = TextPairs((("a", "b"),) * 5, tuple(labels.tolist()))
-    found = EMBEDDINGS.scores(vectors[:, :2], encoded(labels), examples, ())
+    judged = Judged(vectors[:, :2], encoded(labels), examples, ())
+    found = EMBEDDINGS.scores(judged)
     cosines = [1.0 - cosine(*pair[:2]) for pair in vectors]
     assert found["spearman"] == pytest.approx(spearmanr(cosines, labels).statistic)
     assert found["pearson"] == pytest.approx(pearsonr(cosines, labels).statistic)
     np.testing.assert_allclose(cosines_of(vectors), cosines, rtol=1e-6)
-    each = EMBEDDINGS.example_losses(vectors[:, :2], encoded(labels), examples)
+    each = EMBEDDINGS.example_losses(judged)
     np.testing.assert_allclose(each, np.square(cosines - labels), rtol=1e-5)
     assert next(examples.shown()) == ("a\nb", "similarity 0.1")
-    [first, *_] = EMBEDDINGS.predictions(vectors[:, :2], None, examples, ())
+    [first, *_] = EMBEDDINGS.predictions(judged)
     assert first["similarity"] == pytest.approx(cosines[0])
     assert EMBEDDINGS.say(first, 3) == f"similarity {cosines[0]:.3f}"
 
@@ -103,7 +105,8 @@ def test_retrieval_looks_for_each_text_among_all():
     )
     examples = TextPairs(tuple(texts), None)
     labels = np.zeros(4, np.int32)
-    found = EMBEDDINGS.scores(vectors, encoded(labels), examples, ())
+    judged = Judged(vectors, encoded(labels), examples, ())
+    found = EMBEDDINGS.scores(judged)
     assert found["accuracy"] == 0.5
     assert found["mrr"] == pytest.approx((1 + 1 / 2 + 1 + 1 / 5) / 4)
     unit = normalised(vectors[:, 0])
@@ -114,16 +117,15 @@ def test_retrieval_looks_for_each_text_among_all():
     assert found["loss"] == pytest.approx(expected, rel=1e-5)
     assert EMBEDDINGS.constant_scores(examples) == {"accuracy": 0.2}
     # A resample looks for its texts among all candidates, not among its own.
-    by_counts = EMBEDDINGS.by_counts(vectors, encoded(labels), examples, ())
+    by_counts = EMBEDDINGS.by_counts(judged)
     drawn = by_counts(np.array([[0.0, 3.0, 0.0, 1.0]]))
     assert drawn["accuracy"] == 0.0
     assert drawn["mrr"] == pytest.approx((3 / 2 + 1 / 5) / 4)
-    losses = EMBEDDINGS.example_losses(vectors, encoded(labels), examples)
+    losses = EMBEDDINGS.example_losses(judged)
     assert losses.argmax() == 3
     assert list(examples.shown())[3] == ("d\nr\nm", "belong together")
     # One vector for all texts is found as often as by chance.
-    ones = np.ones_like(vectors)
-    same = EMBEDDINGS.scores(ones, encoded(labels), examples, ())
+    same = EMBEDDINGS.scores(judged._replace(logits=np.ones_like(vectors)))
     assert same["accuracy"] == pytest.approx(0.2)
 
 
@@ -140,17 +142,19 @@ def test_choices_are_a_softmax_over_those_that_there_are():
     losses = [np.log(np.exp([-3.0, -2.0, 0.0]).sum()), np.log(1.0 + np.exp(1.5))]
     found = CHOICE.loss(logits, batch_of(labels))
     assert value(found["loss"]) == pytest.approx(np.mean(losses), rel=1e-5)
-    scores = CHOICE.scores(logits, encoded(labels), examples, ("1", "2", "3"))
+    judged = Judged(logits, encoded(labels), examples, ("1", "2", "3"))
+    scores = CHOICE.scores(judged)
     assert scores["accuracy"] == value(found["accuracy"]) == 0.5
     assert scores["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
-    by_counts = CHOICE.by_counts(logits, encoded(labels), examples, ("1", "2", "3"))
+    by_counts = CHOICE.by_counts(judged)
     assert by_counts(np.eye(2))["accuracy"].tolist() == [1.0, 0.0]
-    each = CHOICE.example_losses(logits, encoded(labels), examples)
+    each = CHOICE.example_losses(judged)
     np.testing.assert_allclose(each, losses, rtol=1e-6)
     assert CHOICE.constant_scores(examples) == {"accuracy": 0.5}
-    first, second = CHOICE.predictions(logits, None, examples, ("1", "2", "3"))
+    first, second = CHOICE.predictions(judged)
     assert (first["label"], first["choice"]) == ("3", "z")
     assert second["probabilities"].keys() == {"1", "2"}
     assert sum(second["probabilities"].values()) == pytest.approx(1.0)
-    [more] = CHOICE.predictions(logits[:1], None, examples.take(np.array([0])), ("1",))
+    one = Judged(logits[:1], None, examples.take(np.array([0])), ("1",))
+    [more] = CHOICE.predictions(one)
     assert more["label"] == "choice 3"

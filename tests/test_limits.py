@@ -185,7 +185,7 @@ def test_held_out_batches_are_checked(tiny, make_batch, vocabulary, monkeypatch)
     monkeypatch.setattr(held_out, "evaluation_batches", lambda *a, **k: iter([bad]))
     cfg = PretrainConfig(model=tiny, data=DataConfig(sequence_length=24))
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    judge = held_out.PretrainEvaluator(cfg, None, vocabulary, mesh)
+    judge = held_out.PretrainEvaluator(cfg, {"text": None}, vocabulary, mesh)
     with pytest.raises(ValueError, match=r"input_ids\[1, 3\]=61 "):
         judge({})
     with pytest.raises(ValueError, match=r"input_ids\[1, 3\]=61 "):

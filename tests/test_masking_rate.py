@@ -204,7 +204,7 @@ def test_runs_of_any_rate_are_judged_at_one(tiny, vocabulary):
 
     def judge(masking: MaskingConfig) -> dict[str, float]:
         cfg = dataclasses.replace(plain, masking=masking)
-        return PretrainEvaluator(cfg, HeldOut(), vocabulary, mesh)(params)
+        return PretrainEvaluator(cfg, {"text": HeldOut()}, vocabulary, mesh)(params)
 
     expected, found = judge(MaskingConfig()), judge(FALLING)
     assert found.pop("masked_share") == pytest.approx(10 / 64)  # 15 % of 64

@@ -12,6 +12,7 @@ from bert_jax.data.labelled.examples import EncodedExamples
 from bert_jax.data.labelled.texts import LabelledTexts, read_texts
 from bert_jax.train.tasks import TASKS
 from bert_jax.train.tasks.multilabel import multilabel_scores
+from bert_jax.train.tasks.task import Judged
 
 TASK = TASKS["multilabel"]
 
@@ -130,7 +131,8 @@ def test_scores_are_those_of_scikit_learn():
         ]
     )
     assert found["loss"] == pytest.approx(expected, rel=1e-6)  # logits are float32
-    rows = TASK.details(logits, encoded_as(labels), None, "abcde")["per_label"]
+    judged = Judged(logits, encoded_as(labels), None, "abcde")
+    rows = TASK.details(judged)["per_label"]
     per_label = {row.pop("label"): row for row in rows}
     expected = sklearn.metrics.precision_score(truth[:, 1], logits[:, 1] > 0)
     assert per_label["b"]["precision"] == expected
@@ -161,20 +163,23 @@ def test_windows_answer_with_the_mean_of_their_logits():
     labels[:3] = labels[0]
     pooled = np.stack([logits[:3].mean(axis=0), logits[3]])
     encoded = encoded_as(labels, example)
-    found = TASK.scores(logits, encoded, None, "abcde")
+    judged = Judged(logits, encoded, None, "abcde")
+    found = TASK.scores(judged)
     expected = multilabel_scores(pooled, labels[[0, 3]])
     assert found == pytest.approx(expected, rel=1e-6)  # float32 sums
-    predictions = TASK.predictions(logits, encoded, None, "abcde")
+    predictions = TASK.predictions(judged)
     assert len(predictions) == 2
     for prediction, row in zip(predictions, pooled, strict=True):
         assert prediction["labels"] == [
             n for n, x in zip("abcde", row, strict=True) if x > 0
         ]
     one = TASKS["classification"].scores(
-        logits, encoded_as(np.array([2, 2, 2, 0]), example), None, "abcde"
+        judged._replace(encoded=encoded_as(np.array([2, 2, 2, 0]), example))
     )
     assert one["accuracy"] == np.mean(pooled.argmax(axis=1) == [2, 0])
-    number = TASKS["regression"].predictions(logits[:, :1], encoded, None, ("score",))
+    number = TASKS["regression"].predictions(
+        Judged(logits[:, :1], encoded, None, ("score",))
+    )
     assert number[0]["score"] == pytest.approx(pooled[0, 0], rel=1e-6)
 
 
@@ -194,9 +199,8 @@ def test_the_best_constant_answer_is_found():
 
 
 def test_a_text_without_a_label_says_so():
-    [prediction] = TASK.predictions(
-        np.float32([[-1, -2]]), encoded_as(np.zeros((1, 2))), None, ("a", "b")
-    )
+    logits, encoded = np.float32([[-1, -2]]), encoded_as(np.zeros((1, 2)))
+    [prediction] = TASK.predictions(Judged(logits, encoded, None, ("a", "b")))
     assert prediction["labels"] == []
     assert TASK.say(prediction, 1) == "no label (a 26.9%)"
     prediction["labels"] = ["b", "c"]

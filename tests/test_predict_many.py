@@ -14,14 +14,37 @@ from bert_jax import cli
 from bert_jax.commands import text_input
 from bert_jax.data.atomic_file import open_atomically
 from bert_jax.data.labelled.unlabelled import Unlabelled, from_lines
+from bert_jax.train.checkpoint import Checkpoints
 from bert_jax.train.predict import Predictor
 
 
 @pytest.fixture(scope="module")
-def predictor(tmp_path_factory):
+def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("many")
-    run = random_run(folder / "run", make_tokenizer("wordpiece"), "classification")
+    return random_run(folder / "run", make_tokenizer("wordpiece"), "classification")
+
+
+@pytest.fixture(scope="module")
+def predictor(run):
     return Predictor(run, batch_size=16)
+
+
+def test_the_weights_of_a_run_are_read_once(run, monkeypatch):
+    read, restore = [], Checkpoints.restore_params
+
+    def counted(checkpoints, *args, **options):
+        read.append(checkpoints.directory)
+        return restore(checkpoints, *args, **options)
+
+    monkeypatch.setattr(Checkpoints, "restore_params", counted)
+    Predictor(run)
+    assert len(read) == 1
+
+
+def test_a_pretraining_run_is_refused(tmp_path):
+    run = random_run(tmp_path / "run", make_tokenizer("wordpiece"))
+    with pytest.raises(ValueError, match="is a pretrain run; expected a finetune run"):
+        Predictor(run)
 
 
 def texts_of(lengths):

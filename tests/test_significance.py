@@ -10,8 +10,9 @@ from bert_jax.data.labelled.text_pairs import TextPairs
 from bert_jax.data.labelled.texts import LabelledTexts
 from bert_jax.data.labelled.word_places import places_of_words
 from bert_jax.data.labelled.words import TaggedSentences
-from bert_jax.train.significance import Judged, _Scorer, differences, run_weights
+from bert_jax.train.significance import _Scorer, differences, run_weights
 from bert_jax.train.tasks import task_named
+from bert_jax.train.tasks.task import Judged
 
 NAMES = ("a", "b", "c")
 
@@ -158,7 +159,7 @@ def test_a_resample_has_the_scores_of_its_task(kind, make):
             **per_row, example=np.repeat(np.arange(count), sizes), word=word
         )
         expected = task.scores(
-            case.logits[rows], encoded, case.examples.take(draw), case.outputs
+            Judged(case.logits[rows], encoded, case.examples.take(draw), case.outputs)
         )
         here = {name: values[number] for name, values in found.items()}
         assert here == pytest.approx(

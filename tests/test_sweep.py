@@ -93,11 +93,10 @@ def quick(monkeypatch):
             raise NotFiniteError("loss is nan within the 5 steps before step 5.")
         rng = np.random.default_rng((cfg.seed, len(data.train)))
         logits = rng.normal(size=(len(data.held_out_rows), len(data.outputs)))
-        scores = data.task.scores(
-            logits, data.held_out_rows, data.held_out, data.outputs
-        )
+        judged = data.judged(logits)
+        scores = data.task.scores(judged)
         return finetuning.finish_run(
-            cfg, run, data, logits, step=5, evaluation=scores, elapsed_secs=1.0
+            cfg, run, data, judged, step=5, evaluation=scores, elapsed_secs=1.0
         )
 
     monkeypatch.setattr("bert_jax.train.sweep.finetune", answers)

@@ -16,6 +16,7 @@ from bert_jax.train.tasks.by_counts import one_hot
 from bert_jax.train.tasks.classification import classification_scores
 from bert_jax.train.tasks.label_scores import PER_LABEL, label_scores
 from bert_jax.train.tasks.regression import correlation_scores, regression_scores
+from bert_jax.train.tasks.task import Judged
 
 # Sums of float64 in another order.
 ROUNDING = 1e-12
@@ -174,18 +175,19 @@ def test_the_table_of_entities_is_that_of_all_words():
         logits[(*place, tag)] = 5.0  # "c" is said to be B-Y
     examples = TaggedSentences(words, tags)
     task = TASKS["tokens"]
-    scores = task.scores(logits, rows, examples, outputs)
+    judged = Judged(logits, rows, examples, outputs)
+    scores = task.scores(judged)
     assert (scores["precision"], scores["recall"]) == (pytest.approx(2 / 3), 1.0)
-    table = task.details(logits, rows, examples, outputs)["per_label"]
+    table = task.details(judged)["per_label"]
     assert [(x["label"], x["precision"], x["support"]) for x in table] == [
         ("X", 1.0, 1),
         ("Y", 0.5, 1),
     ]
-    losses = task.example_losses(logits, rows, examples)
+    losses = task.example_losses(judged)
     right = -np.log(np.exp(5) / (np.exp(5) + 3))
     assert losses == pytest.approx([right + 5 / 3, right])
     assert list(examples.shown()) == [("a b c", "X 'a b'"), ("d", "Y 'd'")]
-    found = task.predictions(logits, rows, examples, outputs)
+    found = task.predictions(judged)
     share = np.exp(5) / (np.exp(5) + 3)
     assert found[0]["entities"][0] == {
         "type": "X",

@@ -76,7 +76,7 @@ def _take_architecture(
     cfg: PretrainConfig, default: ModelConfig, args: Sequence[str]
 ) -> PretrainConfig:
     assert cfg.checkpoint is not None
-    model = load_run(cfg.checkpoint, kind="pretrain", for_weights=True).model
+    model = load_run(cfg.checkpoint, kind="pretrain").model
     here, there = dataclasses.asdict(cfg.model), dataclasses.asdict(model)
     asked = {name for name, x in dataclasses.asdict(default).items() if here[name] != x}
     extended = {}

@@ -109,7 +109,7 @@ class Finetune:
                 use_compile_cache(self.compile_cache, jax.devices())
             settings = settled(here)
             if settings.checkpoint is not None:
-                model = load_run(settings.checkpoint, for_weights=True).model
+                model = load_run(settings.checkpoint).model
                 if word := word_before_training(model, task_of(settings).head):
                     print(word, flush=True)
             finetune(settings, here.output, resume_with=self.resume_with)

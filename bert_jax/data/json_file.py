@@ -1,7 +1,6 @@
 """Small JSON files of runs: written whole with a hash of their content, read by name."""
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 from bert_jax.data.atomic_file import AnyPath, write_atomically
@@ -9,6 +8,7 @@ from bert_jax.data.hashes import json_sha256
 from bert_jax.data.json_text import loads
 
 _HASH = "sha256"
+_OF_ITS_VERSION = "Start a new run, or use the version that wrote this one."
 
 
 def write_json(path: AnyPath, value: dict[str, Any]) -> None:
@@ -25,18 +25,22 @@ def write_json(path: AnyPath, value: dict[str, Any]) -> None:
 def read_json(
     path: AnyPath,
     way_out: str,
-    is_old: Callable[[dict[str, Any]], bool] = lambda _: False,
+    *,
+    version: int | None = None,
+    other_version: str = _OF_ITS_VERSION,
 ) -> dict[str, Any]:
     """The object that `write_json` wrote, without its hash.
 
     Args:
         path: the file.
         way_out: sentence that says what to do when the file is lost; it ends the errors.
-        is_old: whether content without a hash is of a format that had none.
+        version: "format_version" that the content must have. Default: it has none.
+        other_version: sentence that says what to do when it has another one.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no JSON object, or was changed after it was written.
+        ValueError: the file is no JSON object, has another format, or was changed after
+            it was written.
     """
     try:
         value = loads(path.read_bytes())
@@ -46,8 +50,13 @@ def read_json(
         raise ValueError(f"{path} is damaged: no JSON ({error}). {way_out}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} is damaged: it holds no JSON object. {way_out}")
-    told = value.pop(_HASH, None)
-    if told != json_sha256(value) and not (told is None and is_old(value)):
+    # Before the hash, which some older formats did not have.
+    if version is not None and value.get("format_version") != version:
+        raise ValueError(
+            f"{path} has format {value.get('format_version')}; this version of bert_jax "
+            f"reads {version}. {other_version}"
+        )
+    if value.pop(_HASH, None) != json_sha256(value):
         raise ValueError(
             f"{path} was changed after it was written: its content does not have the "
             f"hash {_HASH!r} in it. {way_out}"

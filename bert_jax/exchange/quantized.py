@@ -27,6 +27,7 @@ from bert_jax.train.logits import Part, held_out_batches, in_order
 from bert_jax.train.predict import Predictor
 from bert_jax.train.run import load_run_config
 from bert_jax.train.task_files import read_held_out
+from bert_jax.train.tasks.task import Judged
 
 QUANTIZED_FILE = "model_int8.onnx"
 _BATCH_SIZE = 32
@@ -97,7 +98,8 @@ def measure_quantized(run: pathlib.Path, directory: pathlib.Path) -> dict[str, A
             began = time.perf_counter()
             logits = _logits(session, encoded)
             seconds[name].append(time.perf_counter() - began)
-            scores[name] = task.scores(logits, encoded, held_out, predictor.outputs)
+            judged = Judged(logits, encoded, held_out, predictor.outputs)
+            scores[name] = task.scores(judged)
     speeds = {
         name: len(encoded) / statistics.median(found) for name, found in seconds.items()
     }

@@ -54,7 +54,7 @@ def load_served(
         ValueError: the run cannot be read.
     """
     name = run.resolve().name
-    if load_run(run, for_weights=True).kind == "pretrain":
+    if load_run(run).kind == "pretrain":
         filler = Filler(run, step=step, top=top)
         return Served(
             name=name,

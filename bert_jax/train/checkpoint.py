@@ -12,7 +12,7 @@ fine-tuning has judged stand in best/, without moments.
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import orbax.checkpoint as ocp
@@ -28,7 +28,7 @@ from bert_jax.train.checkpoint_files import (
 )
 from bert_jax.train.checkpoint_fit import FORMAT_VERSION, Identity, check_fit
 from bert_jax.train.checkpoint_in_store import BEST, CHECKPOINTS
-from bert_jax.train.checkpoint_items import handlers, part_of
+from bert_jax.train.checkpoint_items import handlers, part_of, silence_expected_lines
 from bert_jax.train.checkpoint_mirror import Mirror, steps_in
 from bert_jax.train.checkpoint_recovery import (
     damaged,
@@ -37,7 +37,6 @@ from bert_jax.train.checkpoint_recovery import (
     forget_damaged,
     remove_half_written,
 )
-from bert_jax.train.orbax_log import silence_expected_lines
 from bert_jax.train.run_lock import vanished
 from bert_jax.train.step import TrainState
 from bert_jax.train.tensors import describe
@@ -216,13 +215,9 @@ class Checkpoints:
         if step is None:
             return None
 
-        def read() -> Any:
-            try:
-                return read_manifest(self.directory / str(step)).get(name)
-            except ValueError as damage:
-                raise damaged(self.directory, step, damage) from None
-
-        return on_first_host(f"the {name} in {self.directory}", read)
+        return on_first_host(
+            f"the {name} in {self.directory}", lambda: self._manifest(step).get(name)
+        )
 
     def wait(self) -> None:
         """Returns when all checkpoints are on disk.
@@ -293,7 +288,7 @@ class Checkpoints:
         """
         step = self._step(step)
         self._check(step, describe({"params": abstract}), prefix="params/")
-        tensors = read_manifest(self.directory / str(step))["tensors"]
+        tensors = self._manifest(step)["tensors"]
         has_average = any(name.startswith(_OF_AVERAGE) for name in tensors)
         if averaged and has_average and step > 0:
             wanted = {AVERAGE: {"mean": abstract}}
@@ -343,12 +338,22 @@ class Checkpoints:
 
     def _check(self, step: int, wanted: dict[str, str], prefix: str = "") -> None:
         """Compares a checkpoint's manifest with what is wanted; reads no other file."""
+        checkpoint, manifest = self.directory / str(step), self._manifest(step)
+        check_fit(checkpoint, manifest, self.identity, wanted, prefix)
+
+    def _manifest(self, step: int, items: Collection[str] = ()) -> dict[str, Any]:
+        """The manifest of a checkpoint, with whose hashes the files of `items` are compared.
+
+        Raises:
+            ValueError: a file is missing or was changed.
+        """
         checkpoint = self.directory / str(step)
         try:
             manifest = read_manifest(checkpoint)
+            check_files(checkpoint, manifest, items)
         except ValueError as damage:
             raise damaged(self.directory, step, damage) from None
-        check_fit(checkpoint, manifest, self.identity, wanted, prefix)
+        return manifest
 
     def _restore(self, step: int, *, partial: bool = False, **items: Any) -> Any:
         """Reads some items after their files were compared with the manifest's hashes.
@@ -358,13 +363,7 @@ class Checkpoints:
         """
 
         def check() -> None:
-            checkpoint = self.directory / str(step)
-            try:
-                manifest = read_manifest(checkpoint)
-                if manifest["format_version"] == FORMAT_VERSION:
-                    check_files(checkpoint, manifest, items)
-            except ValueError as damage:
-                raise damaged(self.directory, step, damage) from None
+            self._manifest(step, items)
 
         if step != self._whole:
             on_first_host(f"check of the files of {self.directory}/{step}", check)

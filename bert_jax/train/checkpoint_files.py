@@ -15,7 +15,6 @@ from typing import Any
 
 from bert_jax.data.atomic_file import write_atomically
 from bert_jax.data.hashes import file_sha256, json_sha256
-from bert_jax.train.checkpoint_fit import FORMAT_VERSION
 
 MANIFEST = "manifest"
 _FILE = "metadata"  # of the manifest's item; Orbax's own name for a file of JSON
@@ -51,9 +50,7 @@ def read_manifest(checkpoint: pathlib.Path) -> dict[str, Any]:
         raise ValueError(f"{path} is missing") from None
     except (ValueError, AttributeError, RecursionError):
         raise ValueError(f"{path} is not what was saved") from None
-    # Older formats had no hash. The reader refuses them by their version.
-    is_other = manifest.get("format_version") != FORMAT_VERSION
-    if told != json_sha256(manifest) and not (told is None and is_other):
+    if told != json_sha256(manifest):
         raise ValueError(f"{path} is not what was saved")
     return manifest
 
@@ -73,7 +70,7 @@ def check_files(
     """
     expected = {
         name: digest
-        for name, digest in manifest.get("files", {}).items()
+        for name, digest in manifest["files"].items()
         if name.partition("/")[0] in items
     }
 
@@ -97,8 +94,7 @@ def damage_of(checkpoint: pathlib.Path) -> str | None:
     """What is wrong with the files of a checkpoint, by name; `None` if it is whole."""
     try:
         manifest = read_manifest(checkpoint)
-        # Older formats have no hashes; their version is refused later.
-        items = {name.split("/")[0] for name in manifest.get("files", ())}
+        items = {name.split("/")[0] for name in manifest["files"]}
         check_files(checkpoint, manifest, items)
     except ValueError as damage:
         return str(damage)

@@ -7,9 +7,6 @@ from typing import Any, NamedTuple
 from bert_jax.config import ModelConfig
 
 FORMAT_VERSION = 3
-# Formats whose weights can be read: files of the older ones have no hashes, and version 1
-# has another state of the optimizer.
-WEIGHTS_FORMATS = (1, 2, FORMAT_VERSION)
 
 
 class Identity(NamedTuple):
@@ -39,16 +36,10 @@ def check_fit(
         ValueError: the format, the tokenizer, the architecture or a tensor differs.
     """
     version = manifest.get("format_version")
-    if version not in (WEIGHTS_FORMATS if prefix == "params/" else (FORMAT_VERSION,)):
-        way_out = (
-            f", and only the weights of {version}: start a new run with --checkpoint "
-            "and fresh moments."
-            if version in WEIGHTS_FORMATS
-            else ". Start a new run."
-        )
+    if version != FORMAT_VERSION:
         raise ValueError(
             f"{checkpoint} has checkpoint format {version}; this version of bert_jax "
-            f"reads {FORMAT_VERSION}{way_out}"
+            f"reads {FORMAT_VERSION}. Start a new run, or use the version that wrote it."
         )
     if manifest["tokenizer_sha256"] != identity.tokenizer_sha256:
         raise ValueError(
@@ -60,8 +51,7 @@ def check_fit(
     there, here = manifest["model"], dataclasses.asdict(identity.model)
     problems = [
         f"{name} is {there.get(name)!r} in the checkpoint and {here.get(name)!r} here"
-        # The manifest of version 1 also holds settings of the computation.
-        for name in (here if version == 1 else {**there, **here})
+        for name in {**there, **here}
         if there.get(name) != here.get(name)
     ]
     stored = {n: d for n, d in manifest["tensors"].items() if n.startswith(prefix)}

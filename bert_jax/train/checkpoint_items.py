@@ -1,14 +1,18 @@
-"""How Orbax writes and reads the items of a checkpoint.
+"""How Orbax writes and reads the items of a checkpoint, and which of its log lines are printed.
 
 Only this module and `checkpoint.py` use Orbax.
 """
 
+import logging
 import pathlib
 from typing import Any
 
 import orbax.checkpoint as ocp
 
 from bert_jax.train.checkpoint_files import MANIFEST, add_hashes
+
+# Orbax warns each time a directory is opened read-only; these warnings are expected.
+_EXPECTED = ("CheckpointManagerOptions.read_only=True", "Given directory is read only")
 
 
 class _ManifestHandler(ocp.JsonCheckpointHandler):
@@ -40,3 +44,20 @@ def part_of(item: Any) -> ocp.args.PyTreeRestore:
     """
     restore_args = ocp.checkpoint_utils.construct_restore_args(item)
     return ocp.args.PyTreeRestore(item, restore_args=restore_args, partial_restore=True)
+
+
+def _is_news(line: logging.LogRecord) -> bool:
+    """Whether a log line of Orbax or asyncio should be printed.
+
+    Each of Orbax's threads and tasks also logs the traceback of an error on its way to
+    `wait`, which raises it.
+    """
+    text = line.getMessage()
+    is_traceback = line.exc_info is not None and "orbax" in line.pathname + text
+    return not is_traceback and not text.startswith(_EXPECTED)
+
+
+def silence_expected_lines() -> None:
+    """Prints no line that tells a user nothing."""
+    for logger in ("absl", "asyncio"):
+        logging.getLogger(logger).addFilter(_is_news)

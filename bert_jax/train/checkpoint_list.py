@@ -46,7 +46,7 @@ def list_checkpoints(run: pathlib.Path) -> list[StoredCheckpoint]:
         FileNotFoundError: there is no run.
         ValueError: run.json or config.json is damaged.
     """
-    load_run(run, for_weights=True)
+    load_run(run)
     cfg = load_run_config(run)
     lines = {x["step"]: x for x in read_metrics(run) if x["kind"] == "eval"}
     metric = _deciding(cfg, lines)

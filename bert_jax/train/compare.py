@@ -14,11 +14,12 @@ from bert_jax.train.run import (
     load_run_config,
     load_run_tokenizer,
 )
-from bert_jax.train.significance import Judged, differences
+from bert_jax.train.significance import differences
 from bert_jax.train.sweep_grid import Setting, whole_file
 from bert_jax.train.sweep_summary import out_of_fold_path
 from bert_jax.train.task_files import check_unchanged, read_held_out
 from bert_jax.train.tasks import Task, task_named, task_of
+from bert_jax.train.tasks.task import Judged
 
 
 class Side(NamedTuple):

@@ -11,8 +11,7 @@ from bert_jax.data.prepared.corpus import open_corpus
 from bert_jax.runtime import process
 from bert_jax.runtime.agreement import agree
 from bert_jax.runtime.jax_settings import our_settings
-from bert_jax.train.held_out import check_held_out, num_batches
-from bert_jax.train.held_out_mixture import open_evaluator
+from bert_jax.train.held_out import check_held_out, num_batches, open_evaluator
 from bert_jax.train.initial import load_params
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.predict import Predictor
@@ -20,6 +19,7 @@ from bert_jax.train.reading import show_reading
 from bert_jax.train.run import load_run, load_run_config, load_run_tokenizer
 from bert_jax.train.sharding import check_batch_size
 from bert_jax.train.task_files import read_held_out
+from bert_jax.train.tasks.task import Judged
 
 
 @our_settings()
@@ -102,7 +102,7 @@ def _evaluate_pretraining(
         check_held_out(dataset, cfg.data)
     evaluator = open_evaluator(cfg, corpus, mesh)
     _, step, params = load_params(run, mesh, step=step)
-    for dataset, rows in zip(corpus.datasets, evaluator.held_out, strict=True):
+    for dataset, rows in zip(corpus.datasets, evaluator.rows.values(), strict=True):
         there = rows.size(0).num_rows
         judged = min(there, cfg.eval_batches * cfg.batch_size)
         print(
@@ -110,7 +110,7 @@ def _evaluate_pretraining(
             f"{dataset.directory} ({'the' if same else 'not the'} dataset of its training)",
             file=sys.stderr,
         )
-    total = num_batches(cfg, evaluator.held_out)
+    total = num_batches(cfg, evaluator.rows.values())
     return evaluator(params, lambda done: progress(done, total))
 
 
@@ -145,7 +145,7 @@ def _evaluate_task(
     _agree(run, held_out.sha256())
     encoded = predictor.encode(held_out)
     logits = predictor.logits(encoded, progress)
-    return task.scores(logits, encoded, held_out, predictor.outputs)
+    return task.scores(Judged(logits, encoded, held_out, predictor.outputs))
 
 
 def _agree(run: pathlib.Path, data_sha256: str) -> None:

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from bert_jax.batch import PretrainBatch
 from bert_jax.config import MeshConfig
@@ -53,31 +52,29 @@ class Filler:
         *,
         step: int | None = None,
         top: int = 5,
-        mesh: Mesh | None = None,
     ) -> None:
         """Reads a checkpoint of a run of `pretrain` or `import`.
+
+        It computes on the first device of this process.
 
         Args:
             run: run directory.
             step: step of the checkpoint. Default: the newest one.
             top: number of guesses for each mask.
-            mesh: one device to compute on. Default: the first of this process.
 
         Raises:
             FileNotFoundError: there is no run.
             ValueError: the run has no MLM head, or fewer pieces than `top`.
         """
-        info = load_run(run, for_weights=True)
+        info = load_run(run)
         if info.kind != "pretrain":
             raise ValueError(
                 f"{run} is a fine-tuned run (task {info.task}), which has no MLM head any "
                 "more. Pass a run of `pretrain` or `import`; `bert-jax predict` and "
                 "`serve` take this one."
             )
-        self.mesh = mesh or make_mesh(MeshConfig(), jax.local_devices()[:1])
-        self.info, _, self.params = load_params(
-            run, self.mesh, step=step, for_weights=True
-        )
+        self.mesh = make_mesh(MeshConfig(), jax.local_devices()[:1])
+        self.info, _, self.params = load_params(run, self.mesh, step=step)
         self.tokenizer = load_run_tokenizer(run)
         self.mask = self.tokenizer.pieces[self.tokenizer.special.mask]
         if not 0 < top <= self.tokenizer.vocab_size:

@@ -14,7 +14,6 @@ from jax.sharding import Mesh
 from bert_jax.batch import ClassifyBatch
 from bert_jax.config import FinetuneConfig, LoopConfig, ModelConfig
 from bert_jax.data.batches.loader import prefetched
-from bert_jax.data.labelled.examples import EncodedExamples
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.limits import check_ids
 from bert_jax.model.isolation import prove_for_lengths
@@ -47,34 +46,21 @@ from bert_jax.train.sinks import check_sinks
 from bert_jax.train.step import TrainState, abstract_state, compile_step
 from bert_jax.train.task_data import TaskData, load_task_data
 from bert_jax.train.tasks import Task
-from bert_jax.train.trust import (
-    WatchedStep,
-    check_arrived,
-    no_gain_over_constant,
-)
+from bert_jax.train.tasks.task import Judged
+from bert_jax.train.trust import WatchedStep, no_gain_over_constant
 from bert_jax.train.tuning import Tuning, make_tuning
 
 
 class Judge:
-    """Scores parameters on held-out examples, and keeps the logits of the last call."""
+    """Scores parameters on held-out examples, and keeps what the last call judged."""
 
-    def __init__(
-        self,
-        task: Task,
-        logits: BatchedLogits,
-        encoded: EncodedExamples,
-        examples: Any,
-        outputs: Sequence[str],
-    ) -> None:
-        self.task, self.encoded, self.examples = task, encoded, examples
-        self.outputs = outputs
-        self._forward = logits
-        self.logits: np.ndarray | None = None
+    def __init__(self, data: TaskData, logits: BatchedLogits) -> None:
+        self._data, self._forward = data, logits
+        self.judged: Judged | None = None
 
     def __call__(self, params: Any) -> dict[str, float]:
-        self.logits = self._forward(params, self.encoded)
-        given = self.logits, self.encoded, self.examples, self.outputs
-        return self.task.with_fitted(self.task.fit(*given)).scores(*given)
+        self.judged = self._data.judged(self._forward(params, self._data.held_out_rows))
+        return self._data.task.fitted_to(self.judged).scores(self.judged)
 
 
 @our_settings()
@@ -106,7 +92,7 @@ def finetune(
             "No checkpoint given; pass --checkpoint RUN, a run directory of "
             "`bert-jax pretrain`."
         )
-    model = load_run(cfg.checkpoint, for_weights=True).model
+    model = load_run(cfg.checkpoint).model
     if cfg.sequence_length is not None and cfg.sequence_length > model.max_positions:
         raise ValueError(
             f"FinetuneConfig.sequence_length={cfg.sequence_length} exceeds the "
@@ -147,13 +133,10 @@ def finetune(
         return _with_encoder(tuning, cfg, run, mesh, abstract)
 
     judge = Judge(
-        task,
+        data,
         BatchedLogits(
             *(task, model, cfg.compute, mesh, cfg.batch_size), times=cfg.num_epochs
         ),
-        data.held_out_rows,
-        data.held_out,
-        outputs,
     )
     step = compile_step(
         tuning.objective, tuning.optimizer, mesh, abstract, shard_update=shard_update
@@ -192,12 +175,12 @@ def finetune(
         ),
     )
     best = _judge_best(run, trained, judge, mesh)
-    assert judge.logits is not None
+    assert judge.judged is not None
     return finish_run(
         cfg,
         run,
         data,
-        judge.logits,
+        judge.judged,
         step=int(trained.state.step),
         evaluation=best.evaluation,
         **_best_and_last(task, trained, best, data),
@@ -246,7 +229,7 @@ def finish_run(
     cfg: FinetuneConfig,
     run: pathlib.Path,
     data: TaskData,
-    logits: np.ndarray,
+    judged: Judged,
     *,
     step: int,
     evaluation: dict[str, float],
@@ -255,14 +238,12 @@ def finish_run(
     """Writes results and held-out logits of a run, and warns if it has learned nothing.
 
     Args:
-        logits: of the held-out rows, from the parameters that were judged last.
+        judged: the held-out examples, with the logits of the parameters that count.
         step: updates of the run.
         evaluation: scores of these logits.
         more: further entries of results.json.
     """
-    judged = (logits, data.held_out_rows, data.held_out, data.outputs)
-    fitted = data.task.fit(*judged)
-    task = data.task.with_fitted(fitted)
+    task = data.task.fitted_to(judged)
     constant = task.constant_scores(data.held_out)
     if warning := no_gain_over_constant(task, evaluation, constant):
         print(warning, flush=True)
@@ -275,14 +256,14 @@ def finish_run(
         "initial": "random" if cfg.from_scratch else "pretrained",
         "encoder": load_run(run).encoder,
         "labels": list(data.outputs),
-        "fitted": fitted,
-        **task.details(*judged),
-        "hardest": hardest(task, *judged),
+        "fitted": dict(task.fitted),
+        **task.details(judged),
+        "hardest": hardest(task, judged),
         "num_train": len(data.train),
         "num_validation": len(data.held_out),
         **more,
     }
-    save_logits(run, logits)
+    save_logits(run, judged.logits)
     save_results(run, results)
     return results
 
@@ -313,8 +294,7 @@ def _with_encoder(
     )
     state = _fresh(tuning, cfg.seed, abstract, encoder.params.keys())
     state = dataclasses.replace(state, params={**state.params, **encoder.params})
-    check_arrived(state.params, encoder)
-    print(f"encoder: {encoder.describe()}, found again in the model", flush=True)
+    print(f"encoder: {encoder.describe()}", flush=True)
     save_origin(run, encoder.origin)
     return state
 
@@ -327,7 +307,7 @@ def _loop_config(cfg: FinetuneConfig, data: TaskData) -> LoopConfig:
 
 
 def _judge_best(run: pathlib.Path, trained: Trained, judge: Judge, mesh: Mesh) -> Best:
-    """The best state of a run, whose logits `judge` holds afterwards."""
+    """The best state of a run, which `judge` judged last."""
     assert trained.best is not None
     if trained.best.step != int(trained.state.step):
         judge(load_params(run, mesh, step=trained.best.step).params)

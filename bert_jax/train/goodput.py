@@ -168,12 +168,7 @@ def _load(path: pathlib.Path | None) -> dict[str, Any] | None:
         return None
     way_out = "The run goes on; where its time went counts from now on."
     try:
-        kept = read_json(path, way_out)
-        if kept["format_version"] != FORMAT_VERSION:
-            raise ValueError(
-                f"{path} has format {kept['format_version']}; this version of bert_jax "
-                f"reads {FORMAT_VERSION}. {way_out}"
-            )
+        kept = read_json(path, way_out, version=FORMAT_VERSION, other_version=way_out)
         return {
             "seen": float(kept["seen"]),
             "seconds": {name: float(kept["seconds"][name]) for name in CATEGORIES},

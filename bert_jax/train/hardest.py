@@ -1,24 +1,16 @@
 """The held-out examples that a fine-tuned model is most wrong about."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from bert_jax.data.labelled.examples import EncodedExamples
-from bert_jax.train.tasks.task import Task
+from bert_jax.train.tasks.task import Judged, Task
 
 _COUNT = 20
 _MOST_CHARACTERS = 400
 
 
-def hardest(
-    task: Task,
-    logits: np.ndarray,
-    encoded: EncodedExamples,
-    examples: Any,
-    outputs: Sequence[str],
-) -> list[dict[str, Any]]:
+def hardest(task: Task, judged: Judged) -> list[dict[str, Any]]:
     """The 20 examples with the largest loss, the largest first.
 
     Wrong labels in the file are often among them.
@@ -26,14 +18,11 @@ def hardest(
     Returns:
         Dicts of `number` (of the example among those that are judged on, from 1), `text`, `truth`, `said`
         (the prediction in words) and `loss`. Long texts are cut at 400 characters.
-        Empty for tasks that do not rank their examples.
     """
-    losses = task.example_losses(logits, encoded, examples)
-    if losses is None:
-        return []
+    losses = task.example_losses(judged)
     numbers = np.argsort(-losses, kind="stable")[:_COUNT]
-    predictions = task.predictions(logits, encoded, examples, outputs)
-    shown = list(examples.shown())
+    predictions = task.predictions(judged)
+    shown = list(judged.examples.shown())
     found = []
     for number in numbers.tolist():
         text, truth = shown[number]

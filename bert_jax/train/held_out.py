@@ -2,7 +2,7 @@
 
 import math
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from bert_jax.batch import MaskVocabulary, PretrainBatch
 from bert_jax.config import DataConfig, MaskingConfig, ModelConfig, PretrainConfig
 from bert_jax.data.batches.loader import evaluation_batches
 from bert_jax.data.batches.rows import PretrainRows, open_rows
+from bert_jax.data.prepared.corpus import Corpus
 from bert_jax.data.prepared.dataset import PreparedDataset
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.limits import check_ids
@@ -28,6 +29,8 @@ from bert_jax.train.placement import row_parts, to_devices
 
 # Seed of the masks and pairs of evaluation. No setting of a run changes it.
 EVALUATION_SEED = 20_181_011
+_NUM_EXAMPLES = 6
+_NUM_GUESSES = 5
 
 
 def held_out_rows(dataset: PreparedDataset, cfg: DataConfig) -> PretrainRows:
@@ -58,7 +61,7 @@ def check_held_out(dataset: PreparedDataset, cfg: DataConfig) -> None:
         )
 
 
-def num_batches(cfg: PretrainConfig, held_out: Sequence[PretrainRows]) -> int:
+def num_batches(cfg: PretrainConfig, held_out: Iterable[PretrainRows]) -> int:
     """Batches of one evaluation on these rows."""
     return sum(
         min(cfg.eval_batches, -(-rows.size(0).num_rows // cfg.batch_size))
@@ -72,12 +75,23 @@ class PretrainEvaluator:
     def __init__(
         self,
         cfg: PretrainConfig,
-        rows: PretrainRows,
+        rows: Mapping[str, PretrainRows],
         vocabulary: MaskVocabulary,
         mesh: Mesh,
+        shares: Sequence[float] = (1.0,),
     ) -> None:
+        """Judges nothing yet.
+
+        Args:
+            cfg: settings of the run, or one of `PretrainConfig.phases`.
+            rows: the held-out rows of each dataset, by its name.
+            vocabulary: what masks are made of.
+            mesh: devices to compute on.
+            shares: share of each dataset in training, in the order of `rows`; they add up
+                to 1.
+        """
         self.cfg, self.rows, self.mesh = cfg, rows, mesh
-        self.vocabulary = vocabulary
+        self.vocabulary, self.shares = vocabulary, shares
         self._step = jax.jit(
             self._evaluate_batch, out_shardings=sharding.replicated(mesh)
         )
@@ -109,18 +123,43 @@ class PretrainEvaluator:
     ) -> dict[str, float]:
         """Held-out losses in nats, accuracies, and the fraction of the larger NSP class.
 
-        Single segments have no figures of NSP.
+        Single segments have no figures of NSP. A value of several datasets is the mean of
+        theirs by their shares in training, and the perplexity is that of the mean loss;
+        the values of each dataset stand beside them under NAME/METRIC.
 
         Args:
             params: parameters of the model.
             progress: called after each batch with the number of batches that are done.
         """
-        return self.of_rows(self.rows, params, progress)
+        each, done = {}, 0
 
-    def of_rows(
+        def of_all(number: int) -> None:
+            progress(done + number)
+
+        for name, rows in self.rows.items():
+            each[name], count = self._of_rows(rows, params, of_all)
+            done += count
+        first, *others = each.values()
+        if not others:
+            return first
+        means = {
+            metric: sum(
+                share * found[metric]
+                for share, found in zip(self.shares, each.values(), strict=True)
+            )
+            for metric in first
+        }
+        means["mlm_perplexity"] = _perplexity(means)
+        return means | {
+            f"{name}/{metric}": value
+            for name, found in each.items()
+            for metric, value in found.items()
+        }
+
+    def _of_rows(
         self, rows: PretrainRows, params: Any, progress: Callable[[int], None]
-    ) -> dict[str, float]:
-        """The same on other held-out rows of the same settings."""
+    ) -> tuple[dict[str, float], int]:
+        """The values of one dataset, and the number of its batches."""
         found: list[dict[str, Mean]] = []
         batches = evaluation_batches(
             rows,
@@ -141,15 +180,30 @@ class PretrainEvaluator:
         means = means_of(found)
         progress(len(found))
         share = means.pop("nsp_ones", None)
-        means["mlm_perplexity"] = math.exp(min(means["mlm_loss"], 700.0))
+        means["mlm_perplexity"] = _perplexity(means)
         if share is not None:
             means["nsp_majority"] = max(share, 1.0 - share)
-        return means
+        return means, len(found)
 
-    @property
-    def held_out(self) -> tuple[PretrainRows, ...]:
-        """The rows of each dataset that is judged on."""
-        return (self.rows,)
+
+def _perplexity(means: Mapping[str, float]) -> float:
+    return math.exp(min(means["mlm_loss"], 700.0))
+
+
+def open_evaluator(
+    cfg: PretrainConfig, corpus: Corpus, mesh: Mesh
+) -> PretrainEvaluator:
+    """What judges a phase on the held-out rows of its corpus.
+
+    Args:
+        cfg: one of `PretrainConfig.phases`.
+        corpus: the datasets of `cfg.data`.
+        mesh: devices to compute on.
+    """
+    each = (held_out_rows(dataset, cfg.data) for dataset in corpus.datasets)
+    rows = dict(zip(corpus.names, each, strict=True))
+    shares = corpus.shares(cfg.data.weights)
+    return PretrainEvaluator(cfg, rows, corpus.tokenizer.mask_vocabulary, mesh, shares)
 
 
 def fixed_masks(
@@ -179,9 +233,6 @@ def mask_examples(
     params: Any,
     rows: PretrainRows,
     tokenizer: Tokenizer,
-    *,
-    num_examples: int = 6,
-    num_guesses: int = 5,
 ) -> list[dict[str, Any]]:
     """Held-out pairs with their hidden tokens and the model's guesses for them.
 
@@ -189,16 +240,16 @@ def mask_examples(
         For each pair `{"tokens": [{"text", "guesses"}]}`. `guesses` is `None` for tokens
         that were not hidden, else a list of (piece, probability), most probable first.
     """
-    batch = next(iter(evaluation_batches(rows, batch_size=num_examples, max_batches=1)))
+    batch = next(
+        iter(evaluation_batches(rows, batch_size=_NUM_EXAMPLES, max_batches=1))
+    )
     check_ids(cfg.model, batch)
     fill: Callable[[Any, PretrainBatch], tuple] = jax.jit(
-        lambda params, batch: _fill(
-            cfg, params, batch, tokenizer.mask_vocabulary, num_guesses
-        )
+        lambda params, batch: _fill(cfg, params, batch, tokenizer.mask_vocabulary)
     )
     masked, probs, pieces = fetch(fill(params, batch))
     examples = []
-    for row in range(num_examples):
+    for row in range(_NUM_EXAMPLES):
         guesses = {
             int(position): [
                 (tokenizer.shown_pieces[int(i)], float(p))
@@ -223,7 +274,6 @@ def _fill(
     params: Any,
     batch: PretrainBatch,
     vocabulary: MaskVocabulary,
-    num_guesses: int,
 ) -> tuple[MaskedBatch, jax.Array, jax.Array]:
     masking = cfg.masking.for_evaluation
     masked = fixed_masks(masking, batch, vocabulary, jnp.int32(0))
@@ -231,7 +281,7 @@ def _fill(
     logits = pretraining.apply(
         cfg.model, params, batch, masked, compute=compute
     ).mlm_logits
-    probs, pieces = jax.lax.top_k(jax.nn.softmax(logits), num_guesses)
+    probs, pieces = jax.lax.top_k(jax.nn.softmax(logits), _NUM_GUESSES)
     return masked, probs, pieces
 
 

@@ -96,13 +96,9 @@ def load_history(run: pathlib.Path) -> History:
         path = run / FILE
         if not path.exists():
             return []
-        content = read_json(path, _WAY_OUT)
-        if content["format_version"] != FORMAT_VERSION:
-            raise ValueError(
-                f"{path} has format {content['format_version']}; this version of bert_jax "
-                f"reads {FORMAT_VERSION}. Start a new run."
-            )
-        events: list[dict[str, Any]] = content["events"]
+        events: list[dict[str, Any]] = read_json(
+            path, _WAY_OUT, version=FORMAT_VERSION
+        )["events"]
         return events
 
     events = on_first_host(f"the history of {run}", read)

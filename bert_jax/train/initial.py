@@ -22,7 +22,7 @@ from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.model import pretraining
 from bert_jax.runtime.distributed import fetch
 from bert_jax.train import sharding
-from bert_jax.train.checkpoint import BEST, Checkpoints, Identity, open_weights
+from bert_jax.train.checkpoint import BEST, Checkpoints, open_weights
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.moments import Moments, moments_of
 from bert_jax.train.optimizer import make_optimizer
@@ -79,7 +79,6 @@ def load_params(
     kind: str | None = None,
     *,
     step: int | None = None,
-    for_weights: bool = False,
 ) -> LoadedRun:
     """Reads the parameters of a run and places them on `mesh`.
 
@@ -89,14 +88,13 @@ def load_params(
         kind: kind that the run must have, "pretrain" or "finetune". Default: either.
         step: step that they must be of. Default: the best one that the run keeps, else
             that of the newest checkpoint (`open_weights`).
-        for_weights: as for `load_run`.
 
     Raises:
         FileNotFoundError: there is no run, or no complete checkpoint in it.
         ValueError: the run has another kind, its checkpoint does not fit it, or it is one
             of LoRA that has not been evaluated yet.
     """
-    info = load_run(run, kind=kind, for_weights=for_weights)
+    info = load_run(run, kind=kind)
     with open_weights(run, info.identity, step) as checkpoints:
         if checkpoints.directory.name != BEST and _has_lora(run):
             if step is not None:
@@ -114,7 +112,7 @@ def load_params(
 
 
 def _has_lora(run: pathlib.Path) -> bool:
-    if load_run(run, for_weights=True).kind != "finetune":
+    if load_run(run).kind != "finetune":
         return False
     cfg = load_run_config(run)
     return isinstance(cfg, FinetuneConfig) and cfg.lora.rank > 0
@@ -127,7 +125,7 @@ def start_encoder(
 
     They are of `step`; by default of the step that `load_params` takes.
     """
-    loaded = load_params(run, mesh, step=step, for_weights=True)
+    loaded = load_params(run, mesh, step=step)
     found = _encoder_of(loaded)
     parts = {name: part for name, part in found.items() if name in parts}
     return Start(parts, _origin(run, loaded.step, parts))
@@ -153,7 +151,7 @@ def encoder_hashes(run: pathlib.Path, step: int) -> dict[int, str]:
     jax.config.update("jax_platforms", "cpu")
     mesh = make_mesh(MeshConfig(), jax.devices("cpu")[:1])
     try:
-        whole = _encoder_of(load_params(run, mesh, step=step, for_weights=True))
+        whole = _encoder_of(load_params(run, mesh, step=step))
     except (ValueError, OSError):
         return {}
     bare = {name: part for name, part in whole.items() if name != "pooler"}
@@ -167,8 +165,9 @@ def check_start(cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh) -> None:
         FileNotFoundError: there is no run, or no complete checkpoint in it.
         ValueError: model or tokenizer do not fit, or there are no moments to keep.
     """
-    with _source(cfg, tokenizer) as checkpoints:
-        checkpoints.check(cfg.checkpoint_step, **_taken_over(cfg, mesh))
+    checkpoints, wanted = _source(cfg, tokenizer, mesh)
+    with checkpoints:
+        checkpoints.check(cfg.checkpoint_step, **wanted)
 
 
 def start_pretraining(cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh) -> Start:
@@ -184,8 +183,9 @@ def start_pretraining(cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh) -> 
         FileNotFoundError, ValueError: as for `check_start`.
     """
     assert cfg.checkpoint is not None
-    wanted, moments = _taken_over(cfg, mesh), None
-    with _source(cfg, tokenizer) as checkpoints:
+    checkpoints, wanted = _source(cfg, tokenizer, mesh)
+    moments = None
+    with checkpoints:
         step = cfg.checkpoint_step
         step = checkpoints.latest_step() if step is None else step
         params = checkpoints.restore_params(wanted["params"], step, averaged=False)
@@ -242,24 +242,25 @@ def _there(cfg: PretrainConfig, info: RunInfo) -> ModelConfig:
     return dataclasses.replace(cfg.model, **own)
 
 
-def _source(cfg: PretrainConfig, tokenizer: Tokenizer) -> Checkpoints:
-    """The checkpoints that a run starts from, with the identity that they must have."""
-    assert cfg.checkpoint is not None
-    info = load_run(cfg.checkpoint, kind="pretrain", for_weights=True)
-    identity = Identity(_there(cfg, info), tokenizer.sha256)
-    return Checkpoints(cfg.checkpoint, identity, read_only=True)
+def _source(
+    cfg: PretrainConfig, tokenizer: Tokenizer, mesh: Mesh
+) -> tuple[Checkpoints, dict[str, Any]]:
+    """The checkpoints that a run starts from, with the identity that they must have.
 
-
-def _taken_over(cfg: PretrainConfig, mesh: Mesh) -> dict[str, Any]:
-    """Shapes and placements of the items of a checkpoint that a run takes over."""
-    assert cfg.checkpoint is not None
-    info = load_run(cfg.checkpoint, for_weights=True)
-    there = dataclasses.replace(info, model=_there(cfg, info))
-    params = abstract_params(there, mesh)
-    if cfg.moments != "keep":
-        return {"params": params}
-    state = _abstract_opt_state(cfg.checkpoint, params, cfg, mesh)
-    return {"params": params, "opt_state": state}
+    Returns:
+        Also shapes and placements of the items that the run takes over, by name.
+    """
+    run = cfg.checkpoint
+    assert run is not None
+    info = load_run(run, kind="pretrain")
+    there = dataclasses.replace(
+        info, model=_there(cfg, info), tokenizer_sha256=tokenizer.sha256
+    )
+    wanted = {"params": abstract_params(there, mesh)}
+    if cfg.moments == "keep":
+        state = _abstract_opt_state(run, wanted["params"], cfg, mesh)
+        wanted["opt_state"] = state
+    return Checkpoints(run, there.identity, read_only=True), wanted
 
 
 def _abstract_opt_state(

@@ -16,7 +16,6 @@ import optax
 from bert_jax.config import OptimizerConfig
 from bert_jax.train.averaging import with_average
 from bert_jax.train.freezing import without_frozen
-from bert_jax.train.lamb import scale_by_layer_trust_ratio
 from bert_jax.train.moments import moments_of
 from bert_jax.train.muon import is_layer_matrix, scale_by_muon
 
@@ -138,8 +137,51 @@ def lamb(cfg: OptimizerConfig) -> optax.GradientTransformation:
     return optax.chain(
         _scale_by_adam(cfg),
         _decay(cfg),
-        optax.masked(scale_by_layer_trust_ratio(), _decayed),
+        optax.masked(_scale_by_layer_trust_ratio(), _decayed),
     )
+
+
+def _scale_by_layer_trust_ratio() -> optax.GradientTransformation:
+    """Multiplies each layer's update, decay included, by its trust ratio.
+
+    `optax.scale_by_trust_ratio` takes one ratio for a tensor, which for stacked layers
+    would be one for all layers together.
+    """
+
+    def scaled(path: tuple, direction: jax.Array, weights: jax.Array) -> jax.Array:
+        return trust_ratio(weights, direction, stacked=is_stacked(path)) * direction
+
+    def update(updates: optax.Updates, params: Any) -> optax.Updates:
+        return jax.tree_util.tree_map_with_path(scaled, updates, params)
+
+    return optax.stateless(update)
+
+
+def trust_ratio(
+    weights: jax.Array, direction: jax.Array, *, stacked: bool
+) -> jax.Array:
+    """Norm of a layer's weights over the norm of its update; 1 if either is zero.
+
+    Args:
+        weights: float32; may be sharded, the norm is that of the whole array.
+        direction: float32, of the same shape: the update with its decay, before the
+            learning rate.
+        stacked: whether they are those of several layers, [L, ...]. Then each layer has a
+            ratio of its own, as if it were a separate parameter.
+
+    Returns:
+        float32 scalar, or [L, 1, ...] for stacked layers.
+
+    Source: You et al. 2020, algorithm 2, with the identity as phi.
+    """
+    axes = tuple(range(1 if stacked else 0, weights.ndim))
+
+    def norm(x: jax.Array) -> jax.Array:
+        return jnp.sqrt(jnp.sum(x * x, axis=axes, keepdims=stacked))
+
+    of_weights, of_update = norm(weights), norm(direction)
+    usable = (of_weights > 0) & (of_update > 0)
+    return jnp.where(usable, of_weights / jnp.where(usable, of_update, 1.0), 1.0)
 
 
 def muon(cfg: OptimizerConfig) -> optax.GradientTransformation:

@@ -15,8 +15,7 @@ from bert_jax.data.batches.loader import train_batches
 from bert_jax.data.prepared.corpus import open_corpus
 from bert_jax.runtime.agreement import on_first_host
 from bert_jax.runtime.jax_settings import our_settings
-from bert_jax.train.held_out import num_batches
-from bert_jax.train.held_out_mixture import open_evaluator
+from bert_jax.train.held_out import num_batches, open_evaluator
 from bert_jax.train.memory import check_memory
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.placement import row_parts, to_devices
@@ -97,8 +96,8 @@ def planned_steps(cfg: PretrainConfig, minutes: float) -> PlannedSteps:
     began = time.perf_counter()
     evaluator(state.params)
     # It has judged one batch of each dataset.
-    judge_secs = (time.perf_counter() - began) / len(evaluator.held_out)
-    judge_secs *= num_batches(cfg, evaluator.held_out)
+    judge_secs = (time.perf_counter() - began) / len(evaluator.rows)
+    judge_secs *= num_batches(cfg, evaluator.rows.values())
     plan = _fitting(cfg, minutes, step_secs, compile_secs, judge_secs)
     return PlannedSteps(**on_first_host("the planned steps", plan._asdict))
 

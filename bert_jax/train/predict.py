@@ -17,13 +17,9 @@ from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train.initial import load_params
 from bert_jax.train.logits import BatchedLogits
 from bert_jax.train.mesh import make_mesh
-from bert_jax.train.run import (
-    load_results,
-    load_run,
-    load_run_config,
-    load_run_tokenizer,
-)
+from bert_jax.train.run import load_results, load_run_config, load_run_tokenizer
 from bert_jax.train.tasks import task_of
+from bert_jax.train.tasks.task import Judged
 
 
 def is_empty(text: Text) -> bool:
@@ -71,14 +67,12 @@ class Predictor:
         """
         mesh = mesh or make_mesh(MeshConfig(), jax.local_devices()[:1])
         self.info, _, self.params = load_params(run, mesh, kind="finetune", step=step)
-        load_run(run, kind="finetune")
         cfg = load_run_config(run)
         assert isinstance(cfg, FinetuneConfig)
         self.cfg = cfg
         # A run that has not finished has no results, and nothing fitted.
         fitted = (load_results(run) or {}).get("fitted", {})
         self.tokenizer = load_run_tokenizer(run)
-        self.info, _, self.params = load_params(run, mesh, kind="finetune", step=step)
         assert self.info.labels is not None
         assert self.info.task is not None
         self.outputs = self.info.labels
@@ -113,9 +107,8 @@ class Predictor:
         """The predictions of texts that were checked."""
         examples = self.task.unlabelled(texts)
         encoded = self.encode(examples)
-        return self.task.predictions(
-            self.logits(encoded), encoded, examples, self.outputs
-        )
+        judged = Judged(self.logits(encoded), encoded, examples, self.outputs)
+        return self.task.predictions(judged)
 
     @property
     def file_settings(self) -> FileConfig:

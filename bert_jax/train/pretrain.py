@@ -31,8 +31,8 @@ from bert_jax.train.held_out import (
     check_vocabulary,
     held_out_rows,
     mask_examples,
+    open_evaluator,
 )
-from bert_jax.train.held_out_mixture import open_evaluator
 from bert_jax.train.history import add_event
 from bert_jax.train.initial import check_start, start_pretraining
 from bert_jax.train.loop import Stage, run_loop

@@ -37,9 +37,6 @@ from bert_jax.train.run_settings import (
 T = TypeVar("T")
 
 FORMAT_VERSION = 3
-# Formats whose weights can be read. Version 1 has other settings and another optimizer
-# state, and the small files of version 2 have no hashes, so such runs cannot continue.
-WEIGHTS_FORMATS = (1, 2, FORMAT_VERSION)
 _FROM_A_COPY = "Restore the file from a copy of the run."
 _MADE_AGAIN = (
     "The command that made the run makes the file again, from the last checkpoint."
@@ -222,15 +219,12 @@ def save_origin(run: pathlib.Path, origin: dict[str, Any]) -> None:
     on_first_host(f"the origin of the weights of {run}", save)
 
 
-def load_run(
-    run: pathlib.Path, kind: str | None = None, *, for_weights: bool = False
-) -> RunInfo:
+def load_run(run: pathlib.Path, kind: str | None = None) -> RunInfo:
     """Reads run.json.
 
     Args:
         run: run directory.
         kind: kind that the run must have, "pretrain" or "finetune". Default: either.
-        for_weights: whether only the weights are needed; then older formats will do.
 
     Raises:
         FileNotFoundError: there is no run.
@@ -255,20 +249,7 @@ def load_run(
             f"{run} is not a run directory (run.json is missing); expected one written "
             f"by `bert-jax pretrain`, `finetune` or `import`.{way_out}"
         )
-    raw = read_json(
-        path, _FROM_A_COPY, is_old=lambda x: x.get("format_version") != FORMAT_VERSION
-    )
-    version = raw.get("format_version")
-    if version not in (WEIGHTS_FORMATS if for_weights else (FORMAT_VERSION,)):
-        way_out = (
-            f" Its weights can still be used: start a new run with --checkpoint {run}."
-            if version in WEIGHTS_FORMATS
-            else ""
-        )
-        raise ValueError(
-            f"{path} has run format {version}; this version of bert_jax reads "
-            f"{FORMAT_VERSION}.{way_out}"
-        )
+    raw = read_json(path, _FROM_A_COPY, version=FORMAT_VERSION)
     with _naming(path):
         info = _info_of(raw)
     if kind is not None and info.kind != kind:
@@ -291,7 +272,7 @@ def load_run_config(run: pathlib.Path) -> PretrainConfig | FinetuneConfig:
 def load_run_tokenizer(run: pathlib.Path) -> Tokenizer:
     """The run's own tokenizer, checked against run.json."""
     tokenizer = load_tokenizer(run / "tokenizer")
-    expected = load_run(run, for_weights=True).tokenizer_sha256
+    expected = load_run(run).tokenizer_sha256
     if tokenizer.sha256 != expected:
         raise ValueError(
             f"The tokenizer in {run} has hash {tokenizer.sha256[:12]}, but the run was "
@@ -349,15 +330,9 @@ def _read_config(run: pathlib.Path, kind: type[T]) -> T:
 
 
 def _info_of(raw: dict[str, Any]) -> RunInfo:
-    fields = [field.name for field in dataclasses.fields(ModelConfig)]
-    architecture = raw["model"]
-    if raw["format_version"] == 1:
-        # Version 1 also kept settings of the computation here, and had a single task.
-        architecture = {name: raw["model"][name] for name in fields}
-        raw["task"] = None if raw["kind"] == "pretrain" else "classification"
     return RunInfo(
         kind=raw["kind"],
-        model=config_json.from_values(ModelConfig, architecture),
+        model=config_json.from_values(ModelConfig, raw["model"]),
         tokenizer_sha256=raw["tokenizer_sha256"],
         data=raw["data"],
         task=raw["task"],

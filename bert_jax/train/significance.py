@@ -12,25 +12,13 @@ vs. smoothing".
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from bert_jax.data.labelled.examples import EncodedExamples
-from bert_jax.train.tasks.task import Task
+from bert_jax.train.tasks.task import Judged, Task
 
 _CHUNK = 250  # resamples in memory at once
-
-
-class Judged(NamedTuple):
-    """The answers of one run to labelled examples."""
-
-    logits: np.ndarray
-    """float32 [rows, ...]."""
-    encoded: EncodedExamples
-    """The rows, as the run makes them: two runs may cut long texts at different places."""
-    examples: Any
-    outputs: Sequence[str]
 
 
 class Difference(NamedTuple):
@@ -144,8 +132,7 @@ class _Scorer:
 
     def __init__(self, task: Task, judged: Judged) -> None:
         # What was fitted, such as a threshold, stays as it is in every resample.
-        task = task.with_fitted(task.fit(*judged))
-        self._by_counts = task.by_counts(*judged)
+        self._by_counts = task.fitted_to(judged).by_counts(judged)
         self._num_examples = len(judged.examples)
         self.names = set(self._by_counts(np.ones((1, self._num_examples))))
 

@@ -84,7 +84,7 @@ class AtOnce:
         self.cfg, _, self.data = parts[0]
         self.mesh = make_mesh(MeshConfig(), jax.local_devices()[:1])
         assert self.cfg.checkpoint is not None
-        self.model = load_run(self.cfg.checkpoint, for_weights=True).model
+        self.model = load_run(self.cfg.checkpoint).model
         self.infos = [
             begin_run(part.cfg, part.run, part.data, self.model, tokenizer, self.mesh)
             for part in parts
@@ -291,7 +291,7 @@ def _finish(
         return NotFiniteError(
             f"A weight or a moment is NaN or infinite at step {data.num_steps:,}."
         )
-    judge = Judge(data.task, forward, data.held_out_rows, data.held_out, data.outputs)
+    judge = Judge(data, forward)
     params = group.tunings[number].merged(averaged(state).params)
     evaluation = judge(params)
     log = MetricsLog(run, data.num_steps, cfg.loop)
@@ -302,12 +302,12 @@ def _finish(
         with Checkpoints(run, identity, place=BEST) as checkpoints:
             checkpoints.save(dataclasses.replace(state, params=params, opt_state=None))
             checkpoints.wait()
-    assert judge.logits is not None
+    assert judge.judged is not None
     return finish_run(
         cfg,
         run,
         data,
-        judge.logits,
+        judge.judged,
         step=data.num_steps,
         evaluation=evaluation,
         elapsed_secs=elapsed_secs,

@@ -124,7 +124,7 @@ def load_member_data(
     """
     run = member.config(base)
     assert run.checkpoint is not None
-    model = load_run(run.checkpoint, for_weights=True).model
+    model = load_run(run.checkpoint).model
     if cfg.folds is None:
         return load_task_data(run, tokenizer, model)
     task = task_of(run)

@@ -13,7 +13,7 @@ from bert_jax.train.held_out_logits import load_logits, save_logits
 from bert_jax.train.run import load_run_config
 from bert_jax.train.sweep_grid import Member, Setting, folds_of, whole_file
 from bert_jax.train.tasks import Task, task_of
-from bert_jax.train.tasks.task import Metric
+from bert_jax.train.tasks.task import Judged, Metric
 
 
 class Outcome(NamedTuple):
@@ -140,8 +140,8 @@ def score_out_of_fold(
             place = output / out_of_fold_path(setting, seed)
             place.mkdir(parents=True, exist_ok=True)
             save_logits(place, logits)
-            judged = (logits, encoded, whole, outputs)
-            scores = task.with_fitted(task.fit(*judged)).scores(*judged)
+            judged = Judged(logits, encoded, whole, outputs)
+            scores = task.fitted_to(judged).scores(judged)
             found.setdefault(setting, {})[seed] = scores
     return OutOfFold(found, whole.sha256())
 

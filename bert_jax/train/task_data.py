@@ -14,6 +14,7 @@ from bert_jax.train.reading import show_rows
 from bert_jax.train.task_files import TaskExamples, read_examples
 from bert_jax.train.tasks import Task, task_of
 from bert_jax.train.tasks.class_weights import say_weights
+from bert_jax.train.tasks.task import Judged
 
 _NUM_MEASURED = 2_000  # examples whose lengths decide that of the rows
 _FITTING_SHARE = 0.99
@@ -67,6 +68,10 @@ class TaskData(NamedTuple):
         epoch, place = divmod(step, self.steps_per_epoch)
         numbers, lengths = self.epochs[epoch]
         return self.train_rows.batch(numbers[place], batch_size, lengths[place])
+
+    def judged(self, logits: np.ndarray) -> Judged:
+        """The held-out examples with logits of their rows."""
+        return Judged(logits, self.held_out_rows, self.held_out, self.outputs)
 
     def rows_of_batch(self, step: int) -> dict[str, list[int]]:
         """The numbers of the training examples in a step, from 0, under "examples"."""

@@ -8,38 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from bert_jax.runtime.distributed import fetch
 from bert_jax.train import sharding
-from bert_jax.train.initial import Start
 from bert_jax.train.losses import Mean
 from bert_jax.train.moments import moments_of
 from bert_jax.train.optimizer import is_stacked
 from bert_jax.train.step import Step, TrainState
 from bert_jax.train.tasks import Task
-from bert_jax.train.tensors import tensors_sha256
 
 # The second matrix of LoRA moves in the first update with a learning rate above 0, and
 # only then the gradient reaches the first one. So the look is not at the first update.
 _LOOK_AFTER = 10
 # A fresh head adds a few tenths of a nat to the loss of equal probabilities.
 _FAR_NATS = 1.0
-
-
-def check_arrived(params: Mapping[str, Any], start: Start) -> None:
-    """Compares the encoder of a model with what was read from the checkpoint, by hash.
-
-    All hosts of a job must call it.
-
-    Raises:
-        RuntimeError: they differ.
-    """
-    found = tensors_sha256(fetch({name: params[name] for name in start.params}))
-    if found != start.origin["sha256"]:
-        raise RuntimeError(
-            f"The encoder in the model has sha256 {found[:16]}, and the one in "
-            f"{start.origin['run']} has {start.origin['sha256'][:16]}: the weights did "
-            "not arrive. Please report this."
-        )
 
 
 class WatchedStep:

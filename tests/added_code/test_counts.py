@@ -15,6 +15,7 @@ from bert_jax.batch import ClassifyBatch
 from bert_jax.data.labelled.texts import LabelledTexts
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.train.tasks import task_named
+from bert_jax.train.tasks.task import Judged
 
 OUTPUTS = ("score",)
 
@@ -57,14 +58,13 @@ def test_its_numbers_are_those_of_poissons_distribution(folder):
     )
     batch = ClassifyBatch(None, None, None, jnp.asarray(encoded.labels), jnp.ones(4))
     found = task.loss(jnp.asarray(logits), batch)["loss"].value()
-    scores = task.scores(logits, encoded, examples, OUTPUTS)
+    judged = Judged(logits, encoded, examples, OUTPUTS)
+    scores = task.scores(judged)
     np.testing.assert_allclose([found, scores["loss"]], expected, rtol=1e-6)
     assert scores["mse"] == pytest.approx(np.mean((rates - counts) ** 2), rel=1e-6)
-    [spread] = task.by_counts(logits, encoded, examples, OUTPUTS)(np.ones((1, 4)))[
-        "mse"
-    ]
+    [spread] = task.by_counts(judged)(np.ones((1, 4)))["mse"]
     assert spread == pytest.approx(scores["mse"], rel=1e-6)
-    said = task.predictions(logits, encoded, examples, OUTPUTS)
+    said = task.predictions(judged)
     np.testing.assert_allclose([x["score"] for x in said], rates, rtol=1e-6)
 
 

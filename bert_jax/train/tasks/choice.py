@@ -25,7 +25,7 @@ from bert_jax.model.text_heads import CHOICE
 from bert_jax.train.losses import Mean, cross_entropy
 from bert_jax.train.tasks.by_counts import ByCounts, means
 from bert_jax.train.tasks.intervals import wilson
-from bert_jax.train.tasks.task import Metric, Task, log_softmax
+from bert_jax.train.tasks.task import Judged, Metric, Task, log_softmax
 
 
 class Choice(Task):
@@ -87,58 +87,36 @@ class Choice(Task):
     ) -> EncodedExamples:
         return encode_choices(tokenizer, examples, outputs, sequence_length)
 
-    def loss_weights(self, batch: ClassifyBatch) -> dict[str, jax.Array]:
-        return {"loss": batch.weights.sum()}
-
     def loss(self, logits: jax.Array, batch: ClassifyBatch) -> dict[str, Mean]:
         """Mean cross-entropy over the choices of the labelled examples, in nats."""
         loss, accuracy = cross_entropy(logits, batch.labels, batch.weights)
         return {"loss": loss, "accuracy": accuracy}
 
-    def scores(
-        self,
-        logits: np.ndarray,
-        encoded: EncodedExamples,
-        examples: Any,
-        outputs: Sequence[str],
-    ) -> dict[str, float]:
-        losses = self.example_losses(logits, encoded, examples)
+    def scores(self, judged: Judged) -> dict[str, float]:
         return {
-            "accuracy": float((logits.argmax(axis=1) == encoded.labels).mean()),
-            "loss": float(losses.mean()),
+            "accuracy": float(_right(judged).mean()),
+            "loss": float(self.example_losses(judged).mean()),
         }
 
-    def by_counts(
-        self,
-        logits: np.ndarray,
-        encoded: EncodedExamples,
-        examples: Any,
-        outputs: Sequence[str],
-    ) -> ByCounts:
-        right = logits.argmax(axis=1) == encoded.labels
+    def by_counts(self, judged: Judged) -> ByCounts:
+        right = _right(judged)
         return means({"accuracy": (right, np.ones(right.size))})
 
-    def example_losses(
-        self, logits: np.ndarray, encoded: EncodedExamples, examples: Any
-    ) -> np.ndarray:
+    def example_losses(self, judged: Judged) -> np.ndarray:
         """Cross-entropy of each example, in nats."""
-        log_probs = log_softmax(logits.astype(np.float64))
-        return -log_probs[np.arange(encoded.labels.size), encoded.labels]
+        labels = judged.encoded.labels
+        log_probs = log_softmax(judged.logits.astype(np.float64))
+        return -log_probs[np.arange(labels.size), labels]
 
     def constant_scores(self, examples: Choices) -> dict[str, float]:
         """The score of always choosing the same place."""
         [(_, count)] = Counter(examples.labels).most_common(1)
         return {"accuracy": count / len(examples)}
 
-    def predictions(
-        self,
-        logits: np.ndarray,
-        encoded: EncodedExamples,
-        examples: Choices,
-        outputs: Sequence[str],
-    ) -> list[dict[str, Any]]:
+    def predictions(self, judged: Judged) -> list[dict[str, Any]]:
         found = []
-        for row, (_, *choices) in zip(logits, examples.texts, strict=True):
+        texts, outputs = judged.examples.texts, judged.outputs
+        for row, (_, *choices) in zip(judged.logits, texts, strict=True):
             # A file to predict on may have more choices than that of training.
             more = range(len(outputs) + 1, len(choices) + 1)
             names = [*outputs, *(f"choice {number}" for number in more)]
@@ -156,3 +134,8 @@ class Choice(Task):
     def say(self, prediction: Mapping[str, Any], top: int) -> str:
         best, label = prediction["probabilities"], prediction["label"]
         return f"{label} {best[label]:.1%}  {prediction['choice']}"
+
+
+def _right(judged: Judged) -> np.ndarray:
+    """bool [examples], whether the choice is the right one."""
+    return judged.logits.argmax(axis=1) == judged.encoded.labels

@@ -11,7 +11,7 @@ import numpy as np
 from bert_jax.batch import ClassifyBatch
 from bert_jax.config import TaskConfig
 from bert_jax.config.finetune import Split
-from bert_jax.data.labelled.examples import EncodedExamples, Examples
+from bert_jax.data.labelled.examples import Examples
 from bert_jax.data.labelled.labels import (
     many_classes_warning,
     numbers_of,
@@ -31,9 +31,8 @@ from bert_jax.train.tasks.calibration import calibration
 from bert_jax.train.tasks.class_weights import class_weights
 from bert_jax.train.tasks.intervals import wilson
 from bert_jax.train.tasks.label_scores import label_scores
-from bert_jax.train.tasks.simple_models import tfidf
-from bert_jax.train.tasks.task import Metric, log_softmax
-from bert_jax.train.tasks.text import TextTask, of_examples
+from bert_jax.train.tasks.task import Judged, Metric, log_softmax
+from bert_jax.train.tasks.text import TextTask, of_examples, tfidf
 
 
 class Classification(TextTask):
@@ -98,42 +97,26 @@ class Classification(TextTask):
     def fresh_loss(self, outputs: Sequence[str]) -> float:
         return math.log(len(outputs))
 
-    def scores(
-        self,
-        logits: np.ndarray,
-        encoded: EncodedExamples,
-        examples: Any,
-        outputs: Sequence[str],
-    ) -> dict[str, float]:
-        return classification_scores(*of_examples(logits, encoded))
+    def scores(self, judged: Judged) -> dict[str, float]:
+        return classification_scores(*of_examples(judged))
 
-    def by_counts(
-        self,
-        logits: np.ndarray,
-        encoded: EncodedExamples,
-        examples: Any,
-        outputs: Sequence[str],
-    ) -> ByCounts:
-        logits, labels = of_examples(logits, encoded)
+    def by_counts(self, judged: Judged) -> ByCounts:
+        logits, labels = of_examples(judged)
         found = logits.argmax(axis=1)
-        return confusions(*(one_hot(x, len(outputs)) for x in (labels, found)))
+        num_classes = len(judged.outputs)
+        return confusions(*(one_hot(x, num_classes) for x in (labels, found)))
 
     def constant_scores(self, examples: LabelledTexts) -> dict[str, float]:
         _, counts = np.unique(np.array(examples.labels), return_counts=True)
         return {"accuracy": float(counts.max() / len(examples))}
 
-    def details(
-        self,
-        logits: np.ndarray,
-        encoded: EncodedExamples,
-        examples: Any,
-        outputs: Sequence[str],
-    ) -> dict[str, Any]:
+    def details(self, judged: Judged) -> dict[str, Any]:
         """The confusion matrix, scores of each class, and the calibration.
 
         `confusion` has counts by true class (rows) and predicted class.
         """
-        logits, truth = of_examples(logits, encoded)
+        logits, truth = of_examples(judged)
+        outputs = judged.outputs
         found = logits.argmax(axis=1)
         counts = np.zeros((len(outputs), len(outputs)), np.int64)
         np.add.at(counts, (truth, found), 1)
@@ -144,11 +127,9 @@ class Classification(TextTask):
             "calibration": calibration(logits, truth),
         }
 
-    def example_losses(
-        self, logits: np.ndarray, encoded: EncodedExamples, examples: Any
-    ) -> np.ndarray:
+    def example_losses(self, judged: Judged) -> np.ndarray:
         """Cross-entropy of each example, in nats."""
-        logits, labels = of_examples(logits, encoded)
+        logits, labels = of_examples(judged)
         log_probs = log_softmax(logits.astype(np.float64))
         return -log_probs[np.arange(labels.size), labels]
 
@@ -177,19 +158,13 @@ class Classification(TextTask):
             "tfidf_logistic_regression": _scores_of(truth, found, len(outputs)),
         }
 
-    def predictions(
-        self,
-        logits: np.ndarray,
-        encoded: EncodedExamples,
-        examples: Any,
-        outputs: Sequence[str],
-    ) -> list[dict[str, Any]]:
-        logits, _ = of_examples(logits, encoded)
+    def predictions(self, judged: Judged) -> list[dict[str, Any]]:
+        logits, _ = of_examples(judged)
         probs = np.exp(log_softmax(logits.astype(np.float64)))
         return [
             {
-                "label": outputs[row.argmax()],
-                "probabilities": dict(zip(outputs, row.tolist(), strict=True)),
+                "label": judged.outputs[row.argmax()],
+                "probabilities": dict(zip(judged.outputs, row.tolist(), strict=True)),
             }
             for row in probs
         ]

@@ -20,7 +20,6 @@ from bert_jax.data.labelled.text_pairs import (
     encode_text_pairs,
     read_text_pairs,
 )
-from bert_jax.data.labelled.unlabelled import Unlabelled, read_unlabelled
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.model import sentence_embedding
 from bert_jax.model.encoder import init_encoder
@@ -30,7 +29,7 @@ from bert_jax.train.losses import Mean, cross_entropy, weighted
 from bert_jax.train.tasks.by_counts import ByCounts, correlations, means
 from bert_jax.train.tasks.intervals import fisher, wilson
 from bert_jax.train.tasks.regression import correlation_scores
-from bert_jax.train.tasks.task import Metric, Task, log_softmax
+from bert_jax.train.tasks.task import Judged, Metric, Task, log_softmax
 
 _SCALE = 20.0  # of the cosines in a softmax: a temperature of 0.05, as in SimCSE
 _ANCHORS_AT_ONCE = 1_000
@@ -66,11 +65,6 @@ class Embeddings(Task):
         self, path: pathlib.Path | None, cfg: TaskConfig, split: Split
     ) -> TextPairs:
         return read_text_pairs(path, cfg.of_split(split), split)
-
-    def read_unlabelled(
-        self, path: pathlib.Path, cfg: TaskConfig, outputs: Sequence[str]
-    ) -> Unlabelled:
-        return read_unlabelled(path, cfg)
 
     def num_texts(self, cfg: TaskConfig) -> int:
         """2: predictions are similarities of pairs."""
@@ -130,9 +124,6 @@ class Embeddings(Task):
             key=key,
         )
 
-    def loss_weights(self, batch: ClassifyBatch) -> dict[str, jax.Array]:
-        return {"loss": batch.weights.sum()}
-
     def loss(self, logits: jax.Array, batch: ClassifyBatch) -> dict[str, Mean]:
         """The loss of scored pairs if the labels are float32, else of matching ones.
 
@@ -165,44 +156,28 @@ class Embeddings(Task):
         )
         return {"loss": loss, "batch_accuracy": accuracy}
 
-    def scores(
-        self,
-        logits: np.ndarray,
-        encoded: EncodedExamples,
-        examples: TextPairs,
-        outputs: Sequence[str],
-    ) -> dict[str, float]:
-        if examples.similarities is None:
-            found = retrieval(logits, examples.texts)
+    def scores(self, judged: Judged) -> dict[str, float]:
+        if judged.examples.similarities is None:
+            found = retrieval(judged.logits, judged.examples.texts)
             return {name: float(values.mean()) for name, values in found.items()}
-        cosines, labels = cosines_of(logits), encoded.labels.astype(np.float64)
         return {
-            **correlation_scores(cosines, labels),
-            "loss": float(self.example_losses(logits, encoded, examples).mean()),
+            **correlation_scores(*_cosines_and_labels(judged)),
+            "loss": float(self.example_losses(judged).mean()),
         }
 
-    def by_counts(
-        self,
-        logits: np.ndarray,
-        encoded: EncodedExamples,
-        examples: TextPairs,
-        outputs: Sequence[str],
-    ) -> ByCounts:
+    def by_counts(self, judged: Judged) -> ByCounts:
         """Resamples of matching pairs have the candidates of all examples."""
-        if examples.similarities is not None:
-            labels = encoded.labels.astype(np.float64)
-            return correlations(cosines_of(logits), labels)
-        found = retrieval(logits, examples.texts)
-        all_of = np.ones(len(examples))
+        if judged.examples.similarities is not None:
+            return correlations(*_cosines_and_labels(judged))
+        found = retrieval(judged.logits, judged.examples.texts)
+        all_of = np.ones(len(judged.examples))
         return means({name: (found[name], all_of) for name in ("accuracy", "mrr")})
 
-    def example_losses(
-        self, logits: np.ndarray, encoded: EncodedExamples, examples: TextPairs
-    ) -> np.ndarray:
+    def example_losses(self, judged: Judged) -> np.ndarray:
         """The squared difference of cosine and score, or the loss of `retrieval`."""
-        if examples.similarities is None:
-            return retrieval(logits, examples.texts)["loss"]
-        return np.square(cosines_of(logits) - encoded.labels.astype(np.float64))
+        if judged.examples.similarities is None:
+            return retrieval(judged.logits, judged.examples.texts)["loss"]
+        return np.square(np.subtract(*_cosines_and_labels(judged)))
 
     def constant_scores(self, examples: TextPairs) -> dict[str, float]:
         """The scores of one vector for all texts."""
@@ -210,14 +185,8 @@ class Embeddings(Task):
             return {"spearman": 0.0, "pearson": 0.0}
         return {"accuracy": 1.0 / len(_candidates(examples.texts)[0])}
 
-    def predictions(
-        self,
-        logits: np.ndarray,
-        encoded: EncodedExamples,
-        examples: Any,
-        outputs: Sequence[str],
-    ) -> list[dict[str, Any]]:
-        return [{"similarity": float(cosine)} for cosine in cosines_of(logits)]
+    def predictions(self, judged: Judged) -> list[dict[str, Any]]:
+        return [{"similarity": float(x)} for x in cosines_of(judged.logits)]
 
     def say(self, prediction: Mapping[str, Any], top: int) -> str:
         return f"similarity {prediction['similarity']:.3f}"
@@ -243,6 +212,11 @@ def cosines_of(vectors: np.ndarray) -> np.ndarray:
     """
     unit = normalised(vectors[:, :2].astype(np.float64))
     return (unit[:, 0] * unit[:, 1]).sum(axis=-1)
+
+
+def _cosines_and_labels(judged: Judged) -> tuple[np.ndarray, np.ndarray]:
+    """The cosine and the score of each scored pair, float64 [examples]."""
+    return cosines_of(judged.logits), judged.encoded.labels.astype(np.float64)
 
 
 def retrieval(vectors: np.ndarray, texts: Sequence[Text]) -> dict[str, np.ndarray]:

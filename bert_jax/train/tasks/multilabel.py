@@ -13,7 +13,7 @@ import optax
 from bert_jax.batch import ClassifyBatch
 from bert_jax.config import TaskConfig
 from bert_jax.config.finetune import Split
-from bert_jax.data.labelled.examples import EncodedExamples, Examples
+from bert_jax.data.labelled.examples import Examples
 from bert_jax.data.labelled.label_sets import rarest
 from bert_jax.data.labelled.labels import (
     numbers_of,
@@ -26,9 +26,8 @@ from bert_jax.train.losses import Mean, weighted
 from bert_jax.train.tasks.by_counts import ByCounts, label_sets, scores_of_all
 from bert_jax.train.tasks.intervals import wilson
 from bert_jax.train.tasks.label_scores import label_scores
-from bert_jax.train.tasks.simple_models import tfidf
-from bert_jax.train.tasks.task import Metric
-from bert_jax.train.tasks.text import TextTask, of_examples
+from bert_jax.train.tasks.task import Judged, Metric
+from bert_jax.train.tasks.text import TextTask, of_examples, tfidf
 
 
 class MultiLabel(TextTask):
@@ -93,23 +92,11 @@ class MultiLabel(TextTask):
         )
         return {"loss": weighted(losses_BC.mean(axis=1), batch.weights)}
 
-    def scores(
-        self,
-        logits: np.ndarray,
-        encoded: EncodedExamples,
-        examples: Any,
-        outputs: Sequence[str],
-    ) -> dict[str, float]:
-        return multilabel_scores(*of_examples(logits, encoded))
+    def scores(self, judged: Judged) -> dict[str, float]:
+        return multilabel_scores(*of_examples(judged))
 
-    def by_counts(
-        self,
-        logits: np.ndarray,
-        encoded: EncodedExamples,
-        examples: Any,
-        outputs: Sequence[str],
-    ) -> ByCounts:
-        logits, labels = of_examples(logits, encoded)
+    def by_counts(self, judged: Judged) -> ByCounts:
+        logits, labels = of_examples(judged)
         return label_sets(labels > 0, logits > 0)
 
     def constant_scores(self, examples: LabelledTexts) -> dict[str, float]:
@@ -127,22 +114,14 @@ class MultiLabel(TextTask):
             "subset_accuracy": max(sets.values()) / len(examples),
         }
 
-    def details(
-        self,
-        logits: np.ndarray,
-        encoded: EncodedExamples,
-        examples: Any,
-        outputs: Sequence[str],
-    ) -> dict[str, Any]:
+    def details(self, judged: Judged) -> dict[str, Any]:
         """Scores of each label."""
-        logits, labels = of_examples(logits, encoded)
-        return {"per_label": label_scores(labels > 0, logits > 0, outputs)}
+        logits, labels = of_examples(judged)
+        return {"per_label": label_scores(labels > 0, logits > 0, judged.outputs)}
 
-    def example_losses(
-        self, logits: np.ndarray, encoded: EncodedExamples, examples: Any
-    ) -> np.ndarray:
+    def example_losses(self, judged: Judged) -> np.ndarray:
         """Mean cross-entropy over the labels of each example, in nats."""
-        return _losses(*of_examples(logits, encoded)).mean(axis=1)
+        return _losses(*of_examples(judged)).mean(axis=1)
 
     def baselines(
         self, train: Examples, held_out: Examples, outputs: Sequence[str]
@@ -164,14 +143,9 @@ class MultiLabel(TextTask):
         truth = self.targets(held_out, outputs)
         return {"tfidf_logistic_regression": multilabel_scores(logits, truth)}
 
-    def predictions(
-        self,
-        logits: np.ndarray,
-        encoded: EncodedExamples,
-        examples: Any,
-        outputs: Sequence[str],
-    ) -> list[dict[str, Any]]:
-        logits, _ = of_examples(logits, encoded)
+    def predictions(self, judged: Judged) -> list[dict[str, Any]]:
+        logits, _ = of_examples(judged)
+        outputs = judged.outputs
         probs = 0.5 * (1.0 + np.tanh(0.5 * logits.astype(np.float64)))
         return [
             {

@@ -11,7 +11,6 @@ import numpy as np
 from bert_jax.batch import ClassifyBatch
 from bert_jax.config import TaskConfig
 from bert_jax.config.finetune import Split
-from bert_jax.data.labelled.examples import EncodedExamples
 from bert_jax.data.labelled.texts import LabelledTexts, read_texts
 from bert_jax.train.losses import Mean, weighted
 from bert_jax.train.tasks.by_counts import (
@@ -21,7 +20,7 @@ from bert_jax.train.tasks.by_counts import (
     scores_of_all,
 )
 from bert_jax.train.tasks.intervals import fisher
-from bert_jax.train.tasks.task import Metric
+from bert_jax.train.tasks.task import Judged, Metric
 from bert_jax.train.tasks.text import TextTask, of_examples
 
 
@@ -69,47 +68,27 @@ class Regression(TextTask):
             "loss": weighted(jnp.square(logits[:, 0] - batch.labels), batch.weights)
         }
 
-    def scores(
-        self,
-        logits: np.ndarray,
-        encoded: EncodedExamples,
-        examples: Any,
-        outputs: Sequence[str],
-    ) -> dict[str, float]:
-        logits, labels = of_examples(logits, encoded)
+    def scores(self, judged: Judged) -> dict[str, float]:
+        logits, labels = of_examples(judged)
         return regression_scores(logits[:, 0], labels)
 
-    def by_counts(
-        self,
-        logits: np.ndarray,
-        encoded: EncodedExamples,
-        examples: Any,
-        outputs: Sequence[str],
-    ) -> ByCounts:
-        logits, labels = of_examples(logits, encoded)
+    def by_counts(self, judged: Judged) -> ByCounts:
+        logits, labels = of_examples(judged)
         found, labels = logits[:, 0].astype(np.float64), labels.astype(np.float64)
         correlated = correlations(found, labels)
         errors = means({"mse": (np.square(found - labels), np.ones(found.size))})
         return lambda counts: {**correlated(counts), **errors(counts)}
 
-    def example_losses(
-        self, logits: np.ndarray, encoded: EncodedExamples, examples: Any
-    ) -> np.ndarray:
+    def example_losses(self, judged: Judged) -> np.ndarray:
         """Squared error of each example."""
-        logits, labels = of_examples(logits, encoded)
+        logits, labels = of_examples(judged)
         return np.square(logits[:, 0].astype(np.float64) - labels)
 
     def constant_scores(self, examples: LabelledTexts) -> dict[str, float]:
         return {"mse": float(_numbers(examples).var())}
 
-    def predictions(
-        self,
-        logits: np.ndarray,
-        encoded: EncodedExamples,
-        examples: Any,
-        outputs: Sequence[str],
-    ) -> list[dict[str, Any]]:
-        logits, _ = of_examples(logits, encoded)
+    def predictions(self, judged: Judged) -> list[dict[str, Any]]:
+        logits, _ = of_examples(judged)
         return [{"score": float(score)} for score in logits[:, 0]]
 
     def say(self, prediction: Mapping[str, Any], top: int) -> str:

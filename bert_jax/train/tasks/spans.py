@@ -27,7 +27,7 @@ from bert_jax.train.tasks.answer_scores import (
 from bert_jax.train.tasks.best_spans import Found, best_spans
 from bert_jax.train.tasks.by_counts import ByCounts, means
 from bert_jax.train.tasks.intervals import wilson
-from bert_jax.train.tasks.task import Metric, Task, log_softmax
+from bert_jax.train.tasks.task import Judged, Metric, Task, log_softmax
 
 _NUM_BEST = 10
 _ENDS = ("start", "end")
@@ -63,22 +63,17 @@ class Spans(Task):
         """`None`: every question gets an answer."""
         return self.fitted.get(_THRESHOLD)
 
-    def fit(
-        self,
-        logits: np.ndarray,
-        encoded: EncodedExamples,
-        examples: Questions,
-        outputs: Sequence[str],
-    ) -> dict[str, float]:
+    def fit(self, judged: Judged) -> dict[str, float]:
         """The threshold with the best F1, where some questions have no answer.
 
         It is fitted to the questions that it is judged on, as the "best F1" of the official
         script, so these scores flatter a little.
         """
+        examples = judged.examples
         has_answer = np.array([bool(answers) for answers in examples.answers])
         if has_answer.all() or not has_answer.any():
             return {}
-        found = self._found(logits, encoded, num_best=1)
+        found = self._found(judged, num_best=1)
         margins = np.array([each.margin for each in found])
         texts = [_best_text(each, examples, n) for n, each in enumerate(found)]
         answered = answer_scores(texts, _accepted(examples)).f1
@@ -160,19 +155,13 @@ class Spans(Task):
             )
         return means
 
-    def scores(
-        self,
-        logits: np.ndarray,
-        encoded: EncodedExamples,
-        examples: Questions,
-        outputs: Sequence[str],
-    ) -> dict[str, float]:
+    def scores(self, judged: Judged) -> dict[str, float]:
         """Exact match and F1 of the answers' words, as in the official script.
 
         Where some questions have no answer, also those of both parts, and the threshold.
         """
-        exact, f1 = self._judged(logits, encoded, examples)
-        has_answer = np.array([bool(answers) for answers in examples.answers])
+        exact, f1 = self._answer_scores(judged)
+        has_answer = np.array([bool(answers) for answers in judged.examples.answers])
         parts = {}
         if not has_answer.all() and has_answer.any():
             parts = {
@@ -186,19 +175,13 @@ class Spans(Task):
             "f1": float(f1.mean()),
             "exact_match": float(exact.mean()),
             **parts,
-            "loss": float(_row_losses(logits, encoded).mean()),
+            "loss": float(_row_losses(judged).mean()),
         }
 
-    def by_counts(
-        self,
-        logits: np.ndarray,
-        encoded: EncodedExamples,
-        examples: Questions,
-        outputs: Sequence[str],
-    ) -> ByCounts:
-        exact, f1 = self._judged(logits, encoded, examples)
-        all_of = np.ones(len(examples))
-        with_answer = np.array([float(bool(x)) for x in examples.answers])
+    def by_counts(self, judged: Judged) -> ByCounts:
+        exact, f1 = self._answer_scores(judged)
+        all_of = np.ones(len(judged.examples))
+        with_answer = np.array([float(bool(x)) for x in judged.examples.answers])
         parts = {"f1": (f1, all_of), "exact_match": (exact, all_of)}
         if 0.0 < with_answer.mean() < 1.0:
             parts["answerable_f1"] = f1, with_answer
@@ -206,12 +189,10 @@ class Spans(Task):
             parts["unanswerable_accuracy"] = exact, 1.0 - with_answer
         return means(parts)
 
-    def example_losses(
-        self, logits: np.ndarray, encoded: EncodedExamples, examples: Questions
-    ) -> np.ndarray:
+    def example_losses(self, judged: Judged) -> np.ndarray:
         """Cross-entropy of the rows of each question, in nats: that of the worst row."""
-        losses = np.zeros(len(examples))
-        np.maximum.at(losses, encoded.example, _row_losses(logits, encoded))
+        losses = np.zeros(len(judged.examples))
+        np.maximum.at(losses, judged.encoded.example, _row_losses(judged))
         return losses
 
     def constant_scores(self, examples: Questions) -> dict[str, float]:
@@ -219,22 +200,16 @@ class Spans(Task):
         share = sum(not answers for answers in examples.answers) / len(examples)
         return {"exact_match": share, "f1": share}
 
-    def predictions(
-        self,
-        logits: np.ndarray,
-        encoded: EncodedExamples,
-        examples: Questions,
-        outputs: Sequence[str],
-    ) -> list[dict[str, Any]]:
+    def predictions(self, judged: Judged) -> list[dict[str, Any]]:
         """The best answer with its characters in the passage, and the best ones beside it.
 
         Without an answer, the answer is "" and has no characters. Probabilities are a
         softmax of the scores of the best answers, among which is that of no answer if the
         run has a threshold.
         """
-        found = self._found(logits, encoded, num_best=_NUM_BEST)
+        found = self._found(judged, num_best=_NUM_BEST)
         return [
-            self._prediction(each, examples, number)
+            self._prediction(each, judged.examples, number)
             for number, each in enumerate(found)
         ]
 
@@ -267,22 +242,18 @@ class Spans(Task):
         ]
         return ", ".join(list(dict.fromkeys(said))[:top])
 
-    def _judged(
-        self, logits: np.ndarray, encoded: EncodedExamples, examples: Questions
-    ) -> AnswerScores:
+    def _answer_scores(self, judged: Judged) -> AnswerScores:
         """The scores of each question."""
         texts = [
-            "" if self._has_none(each) else _best_text(each, examples, number)
-            for number, each in enumerate(self._found(logits, encoded, num_best=1))
+            "" if self._has_none(each) else _best_text(each, judged.examples, number)
+            for number, each in enumerate(self._found(judged, num_best=1))
         ]
-        return answer_scores(texts, _accepted(examples))
+        return answer_scores(texts, _accepted(judged.examples))
 
-    def _found(
-        self, logits: np.ndarray, encoded: EncodedExamples, *, num_best: int
-    ) -> list[Found]:
+    def _found(self, judged: Judged, *, num_best: int) -> list[Found]:
         return best_spans(
-            logits,
-            encoded,
+            judged.logits,
+            judged.encoded,
             num_best=num_best,
             max_tokens=self.cfg.max_answer_tokens,
         )
@@ -304,8 +275,9 @@ class Spans(Task):
         return said
 
 
-def _row_losses(logits: np.ndarray, encoded: EncodedExamples) -> np.ndarray:
+def _row_losses(judged: Judged) -> np.ndarray:
     """Mean cross-entropy of both ends, float64 [rows]."""
+    logits, encoded = judged.logits, judged.encoded
     real = encoded.input_mask[:, :, None] > 0
     log_probs = log_softmax(
         np.where(real, logits, MASKED_SCORE).astype(np.float64).swapaxes(1, 2)

@@ -23,7 +23,7 @@ from bert_jax.config import (
 )
 from bert_jax.config.finetune import Split
 from bert_jax.data.labelled.examples import EncodedExamples, Examples, Text
-from bert_jax.data.labelled.unlabelled import Unlabelled
+from bert_jax.data.labelled.unlabelled import Unlabelled, read_unlabelled
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.train.losses import Mean
 from bert_jax.train.tasks.by_counts import ByCounts
@@ -58,6 +58,18 @@ class Metric(NamedTuple):
     def form_of(self, value: float) -> str:
         """The value alone."""
         return f"{value:{self.form}}"
+
+
+class Judged(NamedTuple):
+    """Examples, and what a model gave for them."""
+
+    logits: np.ndarray
+    """float32 [rows, ...], as `Task.apply` gives them."""
+    encoded: EncodedExamples
+    """The rows, as the run makes them: two runs may cut long texts at different places."""
+    examples: Any
+    outputs: Sequence[str]
+    """Names of the logits."""
 
 
 class Task(abc.ABC):
@@ -104,6 +116,10 @@ class Task(abc.ABC):
         made.fitted = fitted
         return made
 
+    def fitted_to(self, judged: Judged) -> Self:
+        """This task with what `fit` finds on these examples."""
+        return self.with_fitted(self.fit(judged))
+
     def deciding(self, measured: Collection[str]) -> Metric:
         """The first of `metrics` that was measured: it says which model is better.
 
@@ -113,13 +129,7 @@ class Task(abc.ABC):
         found = (metric for metric in self.metrics if metric.name in measured)
         return next(found, self.metrics[0])
 
-    def fit(
-        self,
-        logits: np.ndarray,
-        encoded: EncodedExamples,
-        examples: Any,
-        outputs: Sequence[str],
-    ) -> dict[str, float]:
+    def fit(self, judged: Judged) -> dict[str, float]:
         """What scores and predictions need and held-out examples decide.
 
         Such as a threshold. results.json keeps it as "fitted". Default: nothing.
@@ -145,15 +155,17 @@ class Task(abc.ABC):
             ValueError: the file, or a line of it, has a wrong format.
         """
 
-    @abc.abstractmethod
     def read_unlabelled(
         self, path: pathlib.Path, cfg: TaskConfig, outputs: Sequence[str]
     ) -> Unlabelled:
         """Reads the texts of a file to predict on, which may have labels or not.
 
+        Default: the columns of whole texts.
+
         Raises:
             FileNotFoundError, ValueError: as for `read`.
         """
+        return read_unlabelled(path, cfg)
 
     def classes(self, examples: Any) -> Sequence[str] | None:
         """The class of each example, so that random choices give each class its share.
@@ -240,9 +252,12 @@ class Task(abc.ABC):
     ) -> jax.Array:
         """Float32 logits, [B, outputs] or [B, T, outputs]."""
 
-    @abc.abstractmethod
     def loss_weights(self, batch: ClassifyBatch) -> dict[str, jax.Array]:
-        """The weights of those means of `loss` whose sum training minimises."""
+        """The weights of those means of `loss` whose sum training minimises.
+
+        Default: "loss" alone, with the weights of the rows.
+        """
+        return {"loss": batch.weights.sum()}
 
     @abc.abstractmethod
     def loss(self, logits: jax.Array, batch: ClassifyBatch) -> dict[str, Mean]:
@@ -256,51 +271,24 @@ class Task(abc.ABC):
     # Scores and predictions.
 
     @abc.abstractmethod
-    def scores(
-        self,
-        logits: np.ndarray,
-        encoded: EncodedExamples,
-        examples: Any,
-        outputs: Sequence[str],
-    ) -> dict[str, float]:
-        """The task's `metrics`, and the mean loss as "loss".
-
-        Args:
-            logits: float32 [rows, ...], as `apply` gave them.
-        """
+    def scores(self, judged: Judged) -> dict[str, float]:
+        """The task's `metrics`, and the mean loss as "loss"."""
 
     @abc.abstractmethod
-    def by_counts(
-        self,
-        logits: np.ndarray,
-        encoded: EncodedExamples,
-        examples: Any,
-        outputs: Sequence[str],
-    ) -> ByCounts:
+    def by_counts(self, judged: Judged) -> ByCounts:
         """The `metrics` of `scores`, as a function of how often each example counts."""
 
     @abc.abstractmethod
     def constant_scores(self, examples: Any) -> dict[str, float]:
         """The scores of the best constant answer, the same for all examples."""
 
-    def details(
-        self,
-        logits: np.ndarray,
-        encoded: EncodedExamples,
-        examples: Any,
-        outputs: Sequence[str],
-    ) -> dict[str, Any]:
+    def details(self, judged: Judged) -> dict[str, Any]:
         """Further entries for results.json. Default: none."""
         return {}
 
-    def example_losses(
-        self, logits: np.ndarray, encoded: EncodedExamples, examples: Any
-    ) -> np.ndarray | None:
-        """float64 [examples], how far each prediction is from the truth.
-
-        Default: `None`, and no list of the hardest examples is made.
-        """
-        return None
+    @abc.abstractmethod
+    def example_losses(self, judged: Judged) -> np.ndarray:
+        """float64 [examples], how far each prediction is from the truth."""
 
     def baselines(
         self, train: Examples, held_out: Examples, outputs: Sequence[str]
@@ -319,13 +307,7 @@ class Task(abc.ABC):
         )
 
     @abc.abstractmethod
-    def predictions(
-        self,
-        logits: np.ndarray,
-        encoded: EncodedExamples,
-        examples: Any,
-        outputs: Sequence[str],
-    ) -> list[dict[str, Any]]:
+    def predictions(self, judged: Judged) -> list[dict[str, Any]]:
         """One JSON object per example, with numbers in full precision."""
 
     @abc.abstractmethod

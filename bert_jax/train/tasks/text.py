@@ -1,24 +1,21 @@
-"""What tasks over whole texts share: rows of one text or one pair, a head over [CLS].
+"""What tasks over whole texts share: rows of one text or one pair, a head over [CLS], and
+the features of their baselines.
 
 Shape suffixes: E examples, C outputs.
 """
 
 import abc
-import pathlib
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
-import jax
 import numpy as np
 
-from bert_jax.batch import ClassifyBatch
 from bert_jax.config import FinetuneConfig, TaskConfig
 from bert_jax.data.labelled.examples import EncodedExamples, Text
 from bert_jax.data.labelled.texts import LabelledTexts, encode_texts
-from bert_jax.data.labelled.unlabelled import Unlabelled, read_unlabelled
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.model.text_heads import CLASSIFIER
-from bert_jax.train.tasks.task import Task
+from bert_jax.train.tasks.task import Judged, Task
 
 
 class TextTask(Task):
@@ -40,11 +37,6 @@ class TextTask(Task):
 
     def num_texts(self, cfg: TaskConfig) -> int:
         return len(cfg.text) or 1
-
-    def read_unlabelled(
-        self, path: pathlib.Path, cfg: TaskConfig, outputs: Sequence[str]
-    ) -> Unlabelled:
-        return read_unlabelled(path, cfg)
 
     def unlabelled(self, texts: Sequence[Text]) -> LabelledTexts:
         return LabelledTexts(tuple(texts), ())
@@ -77,24 +69,33 @@ class TextTask(Task):
             ValueError: a label is not among `outputs`.
         """
 
-    def loss_weights(self, batch: ClassifyBatch) -> dict[str, jax.Array]:
-        return {"loss": batch.weights.sum()}
 
-
-def of_examples(
-    logits: np.ndarray, encoded: EncodedExamples
-) -> tuple[np.ndarray, np.ndarray]:
+def of_examples(judged: Judged) -> tuple[np.ndarray, np.ndarray]:
     """Logits and labels of whole examples: of several rows, the mean of their logits.
 
     Args:
-        logits: float32 [rows, C]; the rows of an example stand behind each other.
+        judged: logits are float32 [rows, C]; the rows of an example stand behind each
+            other.
 
     Returns:
         float32 [E, C], and the labels [E, ...].
     """
+    logits, encoded = judged.logits, judged.encoded
     if not len(encoded):
         return logits, encoded.labels
     firsts = np.flatnonzero(np.diff(encoded.example, prepend=-1))
     counts = np.diff(firsts, append=len(encoded))
     sums_EC = np.add.reduceat(logits.astype(np.float64), firsts, axis=0)
     return (sums_EC / counts[:, None]).astype(logits.dtype), encoded.labels[firsts]
+
+
+def tfidf(train: LabelledTexts, held_out: LabelledTexts) -> tuple[Any, Any]:
+    """Sparse TF-IDF features of both, fitted on `train`, with sublinear counts.
+
+    The two texts of a pair are one text here.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    parts = [[" ".join(text) for text in part.texts] for part in (train, held_out)]
+    return vectorizer.fit_transform(parts[0]), vectorizer.transform(parts[1])

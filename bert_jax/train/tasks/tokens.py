@@ -30,7 +30,7 @@ from bert_jax.model.text_heads import TOKENS
 from bert_jax.train.losses import Mean, cross_entropy
 from bert_jax.train.tasks.by_counts import ByCounts, of_sums, ratio
 from bert_jax.train.tasks.entity_scores import entity_scores, entity_table
-from bert_jax.train.tasks.task import Metric, Task, log_softmax
+from bert_jax.train.tasks.task import Judged, Metric, Task, log_softmax
 
 # Fields of `TaskConfig` that name columns of words and tags.
 _COLUMNS = ("text", "label", "dev_text", "dev_label")
@@ -109,41 +109,25 @@ class Tokens(Task):
     def fresh_loss(self, outputs: Sequence[str]) -> float:
         return math.log(len(outputs))
 
-    def scores(
-        self,
-        logits: np.ndarray,
-        encoded: EncodedExamples,
-        examples: TaggedSentences,
-        outputs: Sequence[str],
-    ) -> dict[str, float]:
+    def scores(self, judged: Judged) -> dict[str, float]:
         """Precision, recall and F1 of whole entities, and the accuracy of the words.
 
         Where tags mark no entities, as parts of speech, each word counts as one, so that
         all four are equal.
         """
-        assert examples.tags is not None
-        labelled = encoded.labels != IGNORED_LABEL
-        labels = encoded.labels[labelled]
-        found = _names(logits.argmax(axis=-1), encoded, outputs)
-        log_probs = log_softmax(logits[labelled].astype(np.float64))
+        labelled = judged.encoded.labels != IGNORED_LABEL
+        labels, logits = judged.encoded.labels[labelled], judged.logits[labelled]
+        log_probs = log_softmax(logits.astype(np.float64))
         return {
-            **entity_scores(examples.tags, found, style_of(outputs)),
-            "accuracy": float((logits[labelled].argmax(axis=1) == labels).mean()),
+            **entity_scores(*_tags_of(judged)),
+            "accuracy": float((logits.argmax(axis=1) == labels).mean()),
             "loss": float(-log_probs[np.arange(labels.size), labels].mean()),
         }
 
-    def by_counts(
-        self,
-        logits: np.ndarray,
-        encoded: EncodedExamples,
-        examples: TaggedSentences,
-        outputs: Sequence[str],
-    ) -> ByCounts:
-        assert examples.tags is not None
-        found = _names(logits.argmax(axis=-1), encoded, outputs)
-        style = style_of(outputs)
-        values = np.zeros((len(examples), 5))
-        for row, true, said in zip(values, examples.tags, found, strict=True):
+    def by_counts(self, judged: Judged) -> ByCounts:
+        tags, found, style = _tags_of(judged)
+        values = np.zeros((len(judged.examples), 5))
+        for row, true, said in zip(values, tags, found, strict=True):
             of_true, of_said = set(entities(true, style)), set(entities(said, style))
             row[:3] = len(of_true & of_said), len(of_true), len(of_said)
             row[3:] = sum(map(operator.eq, true, said)), len(true)
@@ -159,24 +143,15 @@ class Tokens(Task):
 
         return of_sums(values, scores)
 
-    def details(
-        self,
-        logits: np.ndarray,
-        encoded: EncodedExamples,
-        examples: TaggedSentences,
-        outputs: Sequence[str],
-    ) -> dict[str, Any]:
+    def details(self, judged: Judged) -> dict[str, Any]:
         """Scores of each type of entity."""
-        assert examples.tags is not None
-        found = _names(logits.argmax(axis=-1), encoded, outputs)
-        return {"per_label": entity_table(examples.tags, found, style_of(outputs))}
+        return {"per_label": entity_table(*_tags_of(judged))}
 
-    def example_losses(
-        self, logits: np.ndarray, encoded: EncodedExamples, examples: TaggedSentences
-    ) -> np.ndarray:
+    def example_losses(self, judged: Judged) -> np.ndarray:
         """Mean cross-entropy of the words of each sentence, in nats."""
+        encoded = judged.encoded
         labels_BT = np.where(encoded.labels == IGNORED_LABEL, 0, encoded.labels)
-        log_probs = log_softmax(logits.astype(np.float64))
+        log_probs = log_softmax(judged.logits.astype(np.float64))
         chosen = np.take_along_axis(log_probs, labels_BT[..., None], axis=2)
         return np.array([-np.mean(x) for x in _by_word(chosen[..., 0], encoded)])
 
@@ -190,22 +165,16 @@ class Tokens(Task):
         scores = entity_scores(examples.tags, found, style_of(tags))
         return {"f1": scores["f1"], "accuracy": float(counts.max() / len(tags))}
 
-    def predictions(
-        self,
-        logits: np.ndarray,
-        encoded: EncodedExamples,
-        examples: TaggedSentences,
-        outputs: Sequence[str],
-    ) -> list[dict[str, Any]]:
+    def predictions(self, judged: Judged) -> list[dict[str, Any]]:
         """Words, tags, and entities with their characters in the text.
 
         The probability of an entity is that all of its tags are right, if they are right
         independently of each other: the product of theirs.
         """
-        tags = _names(logits.argmax(axis=-1), encoded, outputs)
-        best = np.exp(log_softmax(logits.astype(np.float64)).max(axis=-1))
-        shares = _by_word(best, encoded)
-        style = style_of(outputs)
+        examples, tags = judged.examples, _names(judged)
+        best = np.exp(log_softmax(judged.logits.astype(np.float64)).max(axis=-1))
+        shares = _by_word(best, judged.encoded)
+        style = style_of(judged.outputs)
         found = []
         for number, (of_words, probs) in enumerate(zip(tags, shares, strict=True)):
             text, places = examples.sentence(number)
@@ -261,10 +230,15 @@ def _by_word(values_BT: np.ndarray, encoded: EncodedExamples) -> list[list[Any]]
     return found
 
 
-def _names(
-    numbers_BT: np.ndarray, encoded: EncodedExamples, outputs: Sequence[str]
-) -> list[list[str]]:
-    """The tag of every word, for each sentence."""
-    return [
-        [outputs[n] for n in of_words] for of_words in _by_word(numbers_BT, encoded)
-    ]
+def _names(judged: Judged) -> list[list[str]]:
+    """The predicted tag of every word, for each sentence."""
+    numbers = _by_word(judged.logits.argmax(axis=-1), judged.encoded)
+    return [[judged.outputs[n] for n in of_words] for of_words in numbers]
+
+
+def _tags_of(
+    judged: Judged,
+) -> tuple[Sequence[Sequence[str]], list[list[str]], Any]:
+    """The true tags, the predicted ones, and how they mark entities."""
+    assert judged.examples.tags is not None
+    return judged.examples.tags, _names(judged), style_of(judged.outputs)
