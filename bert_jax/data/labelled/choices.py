@@ -56,9 +56,6 @@ class Choices(Examples):
     """Name of the right choice as it stands in the file; none where it is not known."""
     reading: Reading = dataclasses.field(default=Reading(), compare=False)
 
-    def __len__(self) -> int:
-        return len(self.texts)
-
     @property
     def sizes(self) -> np.ndarray:
         """int [examples], the number of choices of each."""
@@ -67,17 +64,6 @@ class Choices(Examples):
     def records(self) -> Iterator[object]:
         for text, label in zip(self.texts, self.labels, strict=True):
             yield [*text, label]
-
-    def together(self) -> Sequence[Text]:
-        """Equal questions stay together."""
-        return self.texts
-
-    def take(self, numbers: np.ndarray) -> "Choices":
-        return dataclasses.replace(
-            self,
-            texts=tuple(self.texts[n] for n in numbers),
-            labels=tuple(self.labels[n] for n in numbers),
-        )
 
 
 class _Columns(NamedTuple):

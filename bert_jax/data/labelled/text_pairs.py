@@ -39,9 +39,6 @@ class TextPairs(Examples):
     """What the cosine of each pair should be, in [-1, 1]."""
     reading: Reading = dataclasses.field(default=Reading(), compare=False)
 
-    def __len__(self) -> int:
-        return len(self.texts)
-
     def records(self) -> Iterator[Any]:
         for number, text in enumerate(self.texts):
             yield [*text, self.similarities and self.similarities[number]]
@@ -52,18 +49,6 @@ class TextPairs(Examples):
             if similarity is not None:
                 truth = f"similarity {similarity:.3g}"
             yield "\n".join(text), truth
-
-    def together(self) -> Sequence[Text]:
-        """Equal texts stay together."""
-        return self.texts
-
-    def take(self, numbers: np.ndarray) -> "TextPairs":
-        given = self.similarities
-        return dataclasses.replace(
-            self,
-            texts=tuple(self.texts[n] for n in numbers),
-            similarities=None if given is None else tuple(given[n] for n in numbers),
-        )
 
 
 def read_text_pairs(

@@ -48,28 +48,13 @@ class LabelledTexts(Examples):
     places: tuple[str, ...] = dataclasses.field(default=(), compare=False)
     """Where each example stands, such as "dev.tsv, line 7", for messages."""
 
-    def __len__(self) -> int:
-        return len(self.texts)
-
     def records(self) -> Iterator[object]:
         for text, label in zip(self.texts, self.labels, strict=True):
             yield [*text, label]
 
-    def take(self, numbers: np.ndarray) -> "LabelledTexts":
-        return dataclasses.replace(
-            self,
-            texts=tuple(self.texts[n] for n in numbers),
-            labels=tuple(self.labels[n] for n in numbers),
-            places=tuple(self.places[n] for n in numbers) if self.places else (),
-        )
-
     def place(self, number: int) -> str:
         """Where that example stands, for messages."""
         return self.places[number] if self.places else f"example {number + 1:,}"
-
-    def together(self) -> Sequence[Text]:
-        """Equal texts stay together."""
-        return self.texts
 
 
 def read_texts(
