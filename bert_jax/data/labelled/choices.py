@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bert_jax.config import TaskConfig
-from bert_jax.data.labelled.complete_rows import complete_rows
 from bert_jax.data.labelled.examples import (
     EncodedExamples,
     Examples,
@@ -23,7 +22,7 @@ from bert_jax.data.labelled.examples import (
 )
 from bert_jax.data.labelled.groups import encode_groups
 from bert_jax.data.labelled.labels import numbers_of
-from bert_jax.data.labelled.tables import SUFFIXES, Table, read_table
+from bert_jax.data.labelled.tables import SUFFIXES, Table, complete_rows, read_table
 from bert_jax.data.labelled.texts import refuse_several_labels, text_of
 from bert_jax.data.labelled.unlabelled import Unlabelled
 from bert_jax.data.tokenizers.tokenizer import Tokenizer

@@ -10,7 +10,6 @@ import numpy as np
 from bert_jax.config import TaskConfig
 from bert_jax.config.finetune import Split
 from bert_jax.data.labelled.columns import find_columns
-from bert_jax.data.labelled.complete_rows import CompleteRow, complete_rows
 from bert_jax.data.labelled.examples import (
     EncodedExamples,
     Examples,
@@ -20,7 +19,13 @@ from bert_jax.data.labelled.examples import (
 )
 from bert_jax.data.labelled.groups import encode_groups
 from bert_jax.data.labelled.labels import is_number
-from bert_jax.data.labelled.tables import SUFFIXES, Table, read_table
+from bert_jax.data.labelled.tables import (
+    SUFFIXES,
+    CompleteRow,
+    Table,
+    complete_rows,
+    read_table,
+)
 from bert_jax.data.labelled.texts import refuse_several_labels, text_of
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 
