@@ -45,7 +45,7 @@ def make_trained(tiny, head="pretraining", reach=7.0, **changes):
         shapes = reference.text_shapes(cfg, head, len(LABELS))
     rng = np.random.default_rng(4)
     flat = {}
-    for path, shape in flatten(shapes).items():
+    for path, shape in reference.flatten(shapes).items():
         shape = tuple(shape)
         is_scale, is_bias = path.endswith("scale"), path.endswith("bias")
         value = rng.normal(float(is_scale), 1e-3 if is_bias else 0.15, shape)

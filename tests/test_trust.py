@@ -13,7 +13,7 @@ from bert_jax.train.losses import Mean
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.step import TrainState
 from bert_jax.train.tasks import TASKS
-from bert_jax.train.tensors import tensors_sha256
+from bert_jax.train.tensors import path_name, tensors_sha256
 
 PARAMS = {
     "embed": {"token": jnp.ones((5, 4))},
@@ -30,7 +30,7 @@ def watched(monkeypatch):
 
     def make(cut, fresh_loss=None):
         def one(path, x):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            name = path_name(path)
             # A third of the layers: the second one.
             kept = jnp.arange(3) != 1 if "layers 2" in cut else jnp.ones(3, bool)
             if name.startswith("layers"):

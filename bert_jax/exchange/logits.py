@@ -15,6 +15,7 @@ from bert_jax.model.heads import linear_head, text_vectors, token_vectors
 from bert_jax.model.masking import MaskedBatch
 from bert_jax.model.sentence_embedding import pooled
 from bert_jax.train.tasks import TASKS, Task
+from bert_jax.train.tensors import named_leaves
 
 # Float32 by operations that every platform has.
 PLAIN = ComputeConfig(attention="xla", products="xla", scan_layers=True)
@@ -67,11 +68,7 @@ def param_shapes(
     else:
         task = _task_of_head(head)
         tree = jax.eval_shape(lambda: task.init_params(cfg, num_outputs, key))
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
-        for path, leaf in leaves
-    }
+    return {name: leaf.shape for name, leaf in named_leaves(tree).items()}
 
 
 def _task_of_head(head: Head) -> Task:

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bert_jax.train.tensors import path_name
+
 
 def scale_by_layer_trust_ratio() -> optax.GradientTransformation:
     """Multiplies each layer's update, decay included, by its trust ratio.
@@ -15,8 +17,7 @@ def scale_by_layer_trust_ratio() -> optax.GradientTransformation:
     """
 
     def scaled(path: tuple, direction: jax.Array, weights: jax.Array) -> jax.Array:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return trust_ratio(name, weights, direction) * direction
+        return trust_ratio(path_name(path), weights, direction) * direction
 
     def update(updates: optax.Updates, params: Any) -> optax.Updates:
         return jax.tree_util.tree_map_with_path(scaled, updates, params)
