@@ -15,7 +15,7 @@ from benchmarks.results import Table
 from benchmarks.turns import Candidate, ask
 from benchmarks.workload import Task, mask_rows, synthetic_batch
 from bert_jax.config import ComputeConfig
-from bert_jax.exchange.families.bert import rows as rows_of
+from bert_jax.exchange.families.bert import BERT
 from bert_jax.exchange.tensors import to_tensors
 from bert_jax.model import pretraining
 from bert_jax.model.masking import MaskedBatch
@@ -60,7 +60,7 @@ def compare(
     shape = _TASK if task is None else Task(**task)
     cfg = shape.model()
     params = random_params(cfg)
-    tensors = to_tensors(cfg, params, rows_of(cfg, "pretraining"))
+    tensors = to_tensors(cfg, params, BERT.rows(cfg, "pretraining"))
     expected = torch_results(shape, tensors)
     results = []
     for kernel, dtype in itertools.product(kernels, _BOUNDS):
@@ -127,7 +127,7 @@ def jax_results(task: Task, params: Any, compute: ComputeConfig) -> Results:
     with jax.default_matmul_precision(precision):
         loss, grads = jax.jit(jax.value_and_grad(loss_of))(params)
     grads = jax.tree.map(np.asarray, grads)
-    return Results(float(loss), to_tensors(cfg, grads, rows_of(cfg, "pretraining")))
+    return Results(float(loss), to_tensors(cfg, grads, BERT.rows(cfg, "pretraining")))
 
 
 def torch_results(task: Task, tensors: dict[str, np.ndarray]) -> Results:

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from bert_jax.exchange import write_onnx, write_stablehlo
 from bert_jax.exchange.comparison import allowed_differences, make_probe
 from bert_jax.exchange.export import export_model, export_run
-from bert_jax.exchange.families import bert
+from bert_jax.exchange.families.bert import BERT
 from bert_jax.exchange.portable import PortableModel
 from bert_jax.exchange.tensors import flatten, to_tensors, unflatten
 from bert_jax.exchange.transformers_model import verify_huggingface
@@ -45,7 +45,7 @@ def make_trained(tiny, head="pretraining", reach=7.0, **changes):
         shapes = reference.text_shapes(cfg, head, len(LABELS))
     rng = np.random.default_rng(4)
     flat = {}
-    for path, shape in flatten(shapes).items():
+    for path, shape in reference.flatten(shapes).items():
         shape = tuple(shape)
         is_scale, is_bias = path.endswith("scale"), path.endswith("bias")
         value = rng.normal(float(is_scale), 1e-3 if is_bias else 0.15, shape)
@@ -185,7 +185,7 @@ def test_a_mistake_in_the_table_shows_in_the_logits(
 ):
     """It is the same in writer and reader, so that only another program sees it."""
     model = make_trained(tiny, reach=reach)
-    rows = bert.rows
+    rows = BERT.rows
 
     def mistaken(cfg, head):
         query, key = (f"{LAYER}.attention.self.{x}.weight" for x in ("query", "key"))
@@ -195,7 +195,7 @@ def test_a_mistake_in_the_table_shows_in_the_logits(
             for row in rows(cfg, head)
         )
 
-    family = dataclasses.replace(bert.BERT, rows=mistaken)
+    family = dataclasses.replace(BERT, rows=mistaken)
     monkeypatch.setattr("bert_jax.exchange.families.registry.FAMILIES", {"b": family})
     with pytest.raises(ValueError, match=r"differ from ours by .*Nothing was written"):
         export_model(model, tmp_path, "huggingface")
@@ -232,7 +232,7 @@ def test_one_wrong_tensor_in_an_onnx_graph_is_refused(trained, tmp_path, hf):
         flat[name] = flat[name].copy()
         flat[name].view(np.int32).flat[0] ^= 1
         other = dataclasses.replace(trained, params=unflatten(flat))
-        rows = bert.rows(trained.cfg, "pretraining")
+        rows = BERT.rows(trained.cfg, "pretraining")
         assert to_tensors(other.cfg, other.params, rows)
         with pytest.raises(ValueError, match="does not hold the tensor"):
             write_onnx.check_onnx(tmp_path, other)

@@ -22,6 +22,7 @@ from bert_jax.exchange.tensors import unflatten
 from bert_jax.model import sentence_embedding
 from bert_jax.model.encoder import init_encoder
 from bert_jax.model.text_heads import CHOICE
+from bert_jax.train.tensors import named_leaves
 
 HEADS = ("choice", "mean_vector", "cls_vector")
 
@@ -66,11 +67,7 @@ def made():
 
 
 def flatten_shapes(tree):
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
-        for path, leaf in leaves
-    }
+    return {name: leaf.shape for name, leaf in named_leaves(tree).items()}
 
 
 def agrees(found):

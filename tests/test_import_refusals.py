@@ -243,6 +243,7 @@ CONFIGS = [
     ({"model_type": "deberta"}, "model_type='deberta'"),
     ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
     ({"is_decoder": True}, "is_decoder=True"),
+    ({"architectures": ["BertForCausalLM"]}, "a decoder, whose tokens see only"),
     ({"is_encoder_decoder": True}, "is_encoder_decoder"),
     ({"add_cross_attention": True}, "add_cross_attention"),
     ({"pruned_heads": {"0": [1]}}, "pruned_heads"),

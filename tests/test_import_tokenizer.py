@@ -273,7 +273,7 @@ def test_an_added_token_needs_a_row(hf, folder):
     tokenizer = hf.AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens(["ab"])
     tokenizer.save_pretrained(folder)
-    with pytest.raises(ValueError, match=r"ids up to 61, config\.json vocab_size=61"):
+    with pytest.raises(ValueError, match=r"62 pieces, config\.json vocab_size=61"):
         read_huggingface(folder)
 
 

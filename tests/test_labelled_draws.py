@@ -69,6 +69,28 @@ def test_equal_texts_and_questions_of_a_passage_stay_together():
         assert not {*map(repr, train.records())} & {*map(repr, held_out.records())}
 
 
+@pytest.mark.parametrize(
+    "some",
+    [
+        LabelledTexts((("a",), ("b",)), ("x", "y"), places=("line 1", "line 2")),
+        Choices((("q", "x", "y"), ("q", "z", "y")), ("0", "1")),
+        TextPairs((("a", "b"), ("c", "d")), (0.5, 1.0)),
+        TextPairs((("a", "b"), ("c", "d")), None),
+        Questions(("q", "r"), ("p", "p"), ((), ()), ids=("1", "2")),
+        TaggedSentences((("a",), ("b",)), (("O",), ("B-x",)), ("a", "b")),
+        TaggedSentences((("a",), ("b",)), None),
+    ],
+)
+def test_taking_takes_every_field(some):
+    assert len(some) == 2
+    turned = some.take(np.array([1, 0]))
+    assert [*turned.records()] == [*some.records()][::-1]
+    for name, values in vars(some).items():
+        expected = values[::-1] if isinstance(values, tuple) else values
+        assert getattr(turned, name) == expected, name
+    assert len(some.take(np.array([1, 1, 1]))) == 3
+
+
 def test_parts_of_the_order_are_stratified_folds():
     whole = examples(["a"] * 80 + ["b"] * 20)
     groups = stratified_groups(whole, 3, whole.labels)

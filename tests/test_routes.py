@@ -74,7 +74,7 @@ def realistic(cfg, shapes, seed):
     """Sizes as in a trained BERT; nothing is zero but the vocabulary's padding."""
     rng = np.random.default_rng(seed)
     flat = {}
-    for path, shape in tensors.flatten(shapes).items():
+    for path, shape in reference.flatten(shapes).items():
         shape = tuple(shape)
         if path.endswith("scale"):
             flat[path] = rng.normal(0.9, 0.1, shape)

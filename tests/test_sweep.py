@@ -21,7 +21,7 @@ from bert_jax.config import (
     TaskConfig,
 )
 from bert_jax.data.json_file import read_json
-from bert_jax.data.labelled.folds import fold_numbers
+from bert_jax.data.labelled.draws import fold_numbers
 from bert_jax.data.labelled.texts import LabelledTexts
 from bert_jax.train import finetune as finetuning
 from bert_jax.train import loop, sweep_at_once

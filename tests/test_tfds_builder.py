@@ -9,7 +9,7 @@ from prepared_corpus import copy_of, make_corpus, prepared
 
 from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.data.text.sources import open_source
-from bert_jax.data.tfds_builder import ForeignClassError, open_builder
+from bert_jax.data.tfds_builder import MetadataError, open_builder
 
 MODULE = "imported_by_metadata"
 
@@ -79,11 +79,11 @@ ATTACKS = {
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_foreign_classes_are_not_imported(dataset, module, attacked, attack):
     attacked.write_text(json.dumps(ATTACKS[attack](f"{module}.Text")))
-    with pytest.raises(ForeignClassError, match=rf"names the class '{module}\.Text'"):
+    with pytest.raises(MetadataError, match=rf"names the class '{module}\.Text'"):
         open_builder(dataset)
-    with pytest.raises(ForeignClassError):
+    with pytest.raises(MetadataError):
         open_dataset(dataset).load_split("train")
-    with pytest.raises(ForeignClassError):
+    with pytest.raises(MetadataError):
         open_source(f"tfds:{dataset}:train:key")
     assert module not in sys.modules
     # TFDS itself does import the module, so the attack is real.
@@ -97,7 +97,7 @@ def test_dataset_info_imports_no_class_either(dataset, module, tmp_path):
     path = copy_of(dataset, tmp_path) / "dataset_info.json"
     feature = {"pythonClassName": f"{module}.Text", "text": {}}
     path.write_text(json.dumps({**json.loads(path.read_text()), "features": feature}))
-    with pytest.raises(ForeignClassError, match=rf"names the class '{module}\.Text'"):
+    with pytest.raises(MetadataError, match=rf"names the class '{module}\.Text'"):
         open_builder(path.parent)
     assert module not in sys.modules
     with pytest.raises(Exception, match=r"."):

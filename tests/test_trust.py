@@ -12,6 +12,7 @@ from bert_jax.train.losses import Mean
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.step import TrainState
 from bert_jax.train.tasks import TASKS
+from bert_jax.train.tensors import path_name
 
 PARAMS = {
     "embed": {"token": jnp.ones((5, 4))},
@@ -28,7 +29,7 @@ def watched(monkeypatch):
 
     def make(cut, fresh_loss=None):
         def one(path, x):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            name = path_name(path)
             # A third of the layers: the second one.
             kept = jnp.arange(3) != 1 if "layers 2" in cut else jnp.ones(3, bool)
             if name.startswith("layers"):

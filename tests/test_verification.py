@@ -11,7 +11,7 @@ from toy_training import OPTIMIZER, toy, train
 from bert_jax.train.metrics import read_metrics
 from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.schedules import make_schedule
-from bert_jax.train.tensors import tensors_sha256
+from bert_jax.train.tensors import path_name, tensors_sha256
 from bert_jax.train.verification import CorruptionError, different_tensors
 
 UP = "layers/mlp/up/kernel"
@@ -38,8 +38,7 @@ def flipped_weight(state):
 @jax.jit
 def flipped_moment(state):
     def one(path, x):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return flip(x) if name.endswith(f"nu/{UP}") else x
+        return flip(x) if path_name(path).endswith(f"nu/{UP}") else x
 
     moments = jax.tree_util.tree_map_with_path(one, state.opt_state)
     return dataclasses.replace(state, opt_state=moments)

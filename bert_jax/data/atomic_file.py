@@ -9,7 +9,7 @@ import errno
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import TextIO, TypeAlias
+from typing import IO, Any, Literal, TypeAlias
 
 from etils import epath
 
@@ -28,21 +28,17 @@ def write_atomically(path: AnyPath, content: str | bytes) -> None:
     Raises:
         OSError: it cannot be written; the error names the file, and nothing is left over.
     """
-    partial = path.with_name(f"{path.name}{_PARTIAL}{os.getpid()}")
-    try:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
-        _to_disk(partial)
-        partial.replace(path)
-        _to_disk(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise type(error)(error.errno, error.strerror, str(path)) from error
+    with open_atomically(path, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager
-def open_atomically(path: pathlib.Path) -> Iterator[TextIO]:
-    """A text file in UTF-8 to write bit by bit; it has its name when the block has ended.
+def open_atomically(path: AnyPath, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
+    """A file to write bit by bit; it has its name when the block has ended.
+
+    Args:
+        path: on this machine, or in an object store.
+        mode: w: text in UTF-8. wb: bytes.
 
     Raises:
         OSError: it cannot be written; the error names the file. After this and every other
@@ -50,7 +46,8 @@ def open_atomically(path: pathlib.Path) -> Iterator[TextIO]:
     """
     partial = path.with_name(f"{path.name}{_PARTIAL}{os.getpid()}")
     try:
-        with partial.open("w", encoding="utf-8") as file:
+        encoding = "utf-8" if mode == "w" else None
+        with partial.open(mode, encoding=encoding) as file:
             yield file
         _to_disk(partial)
         partial.replace(path)

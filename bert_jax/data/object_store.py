@@ -329,13 +329,7 @@ def _check_hashes(home: pathlib.Path, address: str, manifest: dict[str, Any]) ->
 def _at_once(function: Callable[[str], None], names: Iterable[str]) -> None:
     """Calls a function for each name in several threads; stops at the first error."""
     with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:
-        calls = [pool.submit(function, name) for name in names]
-        try:
-            for call in calls:
-                call.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        list(pool.map(function, names))  # an error cancels the calls not yet begun
 
 
 def _options(scheme: str) -> dict[str, Any]:

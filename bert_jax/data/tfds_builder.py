@@ -15,28 +15,28 @@ from typing import Any
 from bert_jax.data.json_text import loads
 
 _OWN = "tensorflow_datasets.core.features"
-_FEATURES_FILE = "features.json"
+INFO = "dataset_info.json"  # in the directory of every version
 _lock = threading.Lock()
 
 
-class ForeignClassError(ValueError):
-    """The metadata of a dataset names a class that is not part of TFDS."""
+class MetadataError(ValueError):
+    """A file of a dataset is no JSON, or names a class that is not part of TFDS."""
 
 
 def open_builder(directory: str | os.PathLike[str]) -> Any:
     """What `tfds.builder_from_directory` returns, for a dataset of TFDS's own features.
 
     Raises:
-        ForeignClassError: the metadata names another class; it has not been imported.
+        MetadataError: a file of the metadata is damaged, or names another class, which has
+            not been imported.
     """
     # Absolute, because TFDS expands "~", and would then read another file.
     directory = pathlib.Path(directory).absolute()
-    path = directory / _FEATURES_FILE
-    if path.is_file():
+    for path in (directory / "features.json", directory / INFO):
         try:
-            loads(path.read_text(encoding="utf-8"))
+            loads(path.read_text(encoding="utf-8") if path.is_file() else "{}")
         except (ValueError, RecursionError) as error:
-            raise ValueError(
+            raise MetadataError(
                 f"{path} is damaged ({error}); copy it again, or prepare the dataset again."
             ) from None
     import tensorflow_datasets as tfds
@@ -60,7 +60,7 @@ def _only_own_features(directory: pathlib.Path) -> Iterator[None]:
     def find(_: Any, name: str) -> Any:
         if name in own:
             return own[name]
-        raise ForeignClassError(
+        raise MetadataError(
             f"The metadata of the dataset in {directory} names the class {name!r}, which is "
             f"not one of TFDS's own features ({_OWN}.*). TFDS would import its module and "
             "run the code in it, so the dataset is refused."

@@ -9,9 +9,8 @@ import pathlib
 import re
 from typing import Any
 
-from bert_jax.data.tfds_builder import ForeignClassError, open_builder
+from bert_jax.data.tfds_builder import INFO, MetadataError, open_builder
 
-INFO = "dataset_info.json"  # in the directory of every version
 VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
@@ -78,11 +77,12 @@ def load_builder(directory: str) -> Any:
     """The builder of the dataset in a directory.
 
     Raises:
-        ValueError: the directory holds none, or its metadata names foreign classes.
+        ValueError: the directory holds none, or its metadata is damaged or names foreign
+            classes.
     """
     try:
         return open_builder(directory)
-    except ForeignClassError:
+    except MetadataError:
         raise
     except Exception as error:  # protobuf, JSON and TFDS raise errors of many kinds
         raise ValueError(

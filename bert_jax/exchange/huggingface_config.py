@@ -15,7 +15,7 @@ from bert_jax.exchange.config_fields import (
     write_fields,
 )
 from bert_jax.exchange.families.family import Family, head_of_tensors
-from bert_jax.exchange.portable import LABELLED, PortableModel
+from bert_jax.exchange.portable import LABELLED, VECTORS, PortableModel
 from bert_jax.exchange.tensors import Head
 
 # Keys of every family that make another model of it, with the values that do not.
@@ -133,18 +133,23 @@ def read_head(
 ) -> Head:
     """What is on top of the encoder: by the architecture, else by the tensors' names.
 
+    A class without head or with the MLM head alone is a pretraining model that lacks
+    parts, where the family has pretraining models.
+
     Raises:
-        ValueError: it is a head that does not exist here.
+        ValueError: it is a decoder.
     """
-    heads = {form.architecture: head for head, form in family.heads.items()}
-    heads |= family.partial
+    whole: Head = "pretraining" if "pretraining" in family.heads else "mlm"
+    heads = {
+        form.architecture: whole if head in ("mlm", *VECTORS) else head
+        for head, form in family.heads.items()
+    }
     given = config.get("architectures") or []
-    for name in given:
-        if name in family.refused_classes:
-            raise ValueError(
-                f"{path} has architectures={given}; {family.refused_classes[name]}. "
-                f"Expected one of {', '.join(heads)}."
-            )
+    if any(str(name).endswith("ForCausalLM") for name in given):
+        raise ValueError(
+            f"{path} has architectures={given}; a decoder, whose tokens see only those "
+            f"before them. Expected one of {', '.join(heads)}."
+        )
     for name in given:
         if name in heads:
             return heads[name]

@@ -18,6 +18,7 @@ from bert_jax.config import (
     PretrainConfig,
     TaskConfig,
 )
+from bert_jax.data.hashes import file_sha256
 from bert_jax.data.whole_directory import whole_directory
 from bert_jax.exchange.added_tokens import AddedTokens, NewRows, add_tokens
 from bert_jax.exchange.heads import fresh_params, task_of_source
@@ -220,9 +221,7 @@ def source_sha256(path: pathlib.Path) -> str:
     found += [*home.glob(f"{prefix}.index"), *home.glob(f"{prefix}.data-*")]
     total = hashlib.sha256()
     for file in sorted(x for x in found if x.is_file()):
-        with file.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        total.update(f"{file.name} {digest}\n".encode())
+        total.update(f"{file.name} {file_sha256(file)}\n".encode())
     return total.hexdigest()
 
 

@@ -12,9 +12,14 @@ from bert_jax.data.tokenizers.huggingface_tokenizer import (
     HuggingFaceTokenizer,
 )
 from bert_jax.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
-from bert_jax.data.tokenizers.tokenizer import SPECIAL_PIECES
+from bert_jax.data.tokenizers.tokenizer import SPECIAL_PIECES, Tokenizer
 from bert_jax.exchange.json_files import load_json, save_json
-from bert_jax.exchange.tokenizer_checks import ANY_TOKENIZER, refuse_rule, stated_limit
+from bert_jax.exchange.tokenizer_checks import (
+    ANY_TOKENIZER,
+    fill_table,
+    refuse_rule,
+    stated_limit,
+)
 
 FAST = "tokenizer.json"
 # Keys of tokenizer_config.json about the machine that wrote it.
@@ -41,7 +46,7 @@ def read_kept_tokenizer(
     config_file: str,
     classes: Collection[str],
     notes: list[str],
-) -> tuple[HuggingFaceTokenizer, int | None]:
+) -> tuple[Tokenizer, int | None]:
     """The tokenizer of a directory, with as many pieces as the token table has rows.
 
     Args:
@@ -70,32 +75,16 @@ def read_kept_tokenizer(
         )
     try:
         tokenizer = HuggingFaceTokenizer(path.read_bytes(), config=config)
-        size = tokenizer.vocab_size
-        if size < num_rows:
-            tokenizer = HuggingFaceTokenizer(
-                path.read_bytes(), config=config, num_rows=num_rows
-            )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    if size > num_rows:
-        raise ValueError(
-            f"{path} has ids up to {size - 1}, {config_file} vocab_size={num_rows}; "
-            "expected an id for each row of the token table. Fetch the tokenizer of this "
-            "model, or resize its embeddings."
-        )
-    if size < num_rows:
-        notes.append(
-            f"The token table has {num_rows} rows for {size} ids; the rows left over are "
-            f"kept as {tokenizer.pieces[size]} to {tokenizer.pieces[-1]}, which no text "
-            "contains."
-        )
+    whole = fill_table(path, tokenizer, num_rows, config_file, notes)
     notes.append(
         f"{FAST} is kept as it is. Text that spells a special token, such as "
         f"{tokenizer.pieces[tokenizer.special.mask]}, is text here and that token there."
     )
     if tokenizer.pair.refused:
         notes.append(tokenizer.pair.refused)
-    return tokenizer, stated_limit(directory, config)
+    return whole, stated_limit(directory, config)
 
 
 def _read_config(directory: pathlib.Path) -> dict[str, Any]:

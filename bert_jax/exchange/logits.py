@@ -14,6 +14,7 @@ from bert_jax.model.encoder import encode_texts, init_encoder
 from bert_jax.model.masking import MaskedBatch
 from bert_jax.model.sentence_embedding import pooled
 from bert_jax.model.text_heads import TEXT_HEADS
+from bert_jax.train.tensors import named_leaves
 
 # Float32 by operations that every platform has.
 PLAIN = ComputeConfig(attention="xla", products="xla", scan_layers=True)
@@ -68,11 +69,7 @@ def param_shapes(
     else:
         init = TEXT_HEADS[head].init_params
         tree = jax.eval_shape(lambda: init(cfg, num_outputs, key))
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
-        for path, leaf in leaves
-    }
+    return {name: leaf.shape for name, leaf in named_leaves(tree).items()}
 
 
 def _text_task(

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from bert_jax.config import ModelConfig
+from bert_jax.train.tensors import named_leaves
 
 Head = Literal[
     "pretraining",
@@ -224,15 +225,9 @@ def from_tensors(
     return Read(unflatten(params), tuple(used), tuple(missing), tuple(new))
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> Tensors:
+def flatten(tree: Params) -> Tensors:
     """Nested dicts of arrays as one dict of paths with slashes."""
-    flat: Tensors = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}/")
-        else:
-            flat[prefix + name] = np.asarray(value)
-    return flat
+    return {name: np.asarray(leaf) for name, leaf in named_leaves(tree).items()}
 
 
 def unflatten(flat: Mapping[str, Any]) -> Params:

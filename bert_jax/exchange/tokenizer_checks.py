@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from bert_jax.data.tokenizers.huggingface_tokenizer import HuggingFaceTokenizer
 from bert_jax.data.tokenizers.pieces import row_name
 from bert_jax.data.tokenizers.tokenizer import SPECIAL_PIECES, Tokenizer
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
@@ -265,16 +266,22 @@ def fill_table(
     size = tokenizer.vocab_size
     if size == num_rows:
         return tokenizer
-    if size > num_rows or not isinstance(tokenizer, WordPieceTokenizer):
+    if size > num_rows or not isinstance(
+        tokenizer, WordPieceTokenizer | HuggingFaceTokenizer
+    ):
         raise ValueError(
-            f"{where} has {size} pieces, {config} vocab_size="
-            f"{num_rows}; expected as many. Fetch the tokenizer of this model."
+            f"{where} has {size} pieces, {config} vocab_size={num_rows}; expected as "
+            "many. Fetch the tokenizer of this model, or resize its embeddings."
         )
     rows = [row_name(index) for index in range(size, num_rows)]
     notes.append(
         f"The token table has {num_rows} rows for {size} pieces; the rows left over are "
         f"kept as the pieces {rows[0]} to {rows[-1]}, which no text contains."
     )
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        return HuggingFaceTokenizer(
+            tokenizer.model, config=tokenizer.config, num_rows=num_rows
+        )
     vocab = "\n".join([*tokenizer.pieces, *rows]).encode()
     return WordPieceTokenizer(
         vocab,

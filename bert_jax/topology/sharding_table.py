@@ -7,6 +7,7 @@ import jax
 
 from bert_jax.train.sharding import bytes_per_device, logical_axes, split_dims
 from bert_jax.train.step import TrainState
+from bert_jax.train.tensors import path_name
 
 MeshAxes = tuple[tuple[str, ...], ...]
 
@@ -34,9 +35,9 @@ def sharding_table(state: TrainState) -> tuple[ShardedParameter, ...]:
         state: abstract arrays, each with its sharding.
     """
     moments: dict[str, list[Any]] = {}
-    params = {_name(path): (path, leaf) for path, leaf in _leaves(state.params)}
+    params = {path_name(path): (path, leaf) for path, leaf in _leaves(state.params)}
     for path, leaf in _leaves(state.opt_state):
-        parts = _name(path).split("/")
+        parts = path_name(path).split("/")
         for start in range(len(parts)):
             name = "/".join(parts[start:])
             if name in params:
@@ -58,10 +59,6 @@ def sharding_table(state: TrainState) -> tuple[ShardedParameter, ...]:
 
 def _leaves(tree: Any) -> list[tuple[Any, Any]]:
     return jax.tree_util.tree_flatten_with_path(tree)[0]
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _mesh_axes(leaf: Any) -> MeshAxes:

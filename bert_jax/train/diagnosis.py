@@ -20,6 +20,7 @@ from bert_jax.train import sharding
 from bert_jax.train.accumulation import mean_gradients
 from bert_jax.train.objectives import Objective
 from bert_jax.train.step import TrainState
+from bert_jax.train.tensors import named_leaves
 
 _PART = re.compile(r"(?:^|/)(embed|layers|lora)/")
 _OUTPUT = "the output"
@@ -144,10 +145,7 @@ class _Entry(NamedTuple):
 
 def _entries(tree: Any) -> list[_Entry]:
     """All tensors of parameters or moments, from the embeddings to the heads."""
-    named = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+    named = named_leaves(tree)
     parts = {name: _PART.search(name) for name in named}
 
     @jax.jit

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bert_jax.train.tensors import path_name
+
 
 class Moments(NamedTuple):
     """What an optimizer knows about the gradients so far."""
@@ -100,10 +102,9 @@ def _joined(one: Any, other: Any) -> Any:
     def either(path: tuple, a: Any, b: Any) -> Any:
         if _is_masked(a) or _is_masked(b):
             return b if _is_masked(a) else a
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
         raise ValueError(
-            f"The optimizer's state holds two moments of {name}; expected one rule for "
-            "each parameter. Start with fresh moments."
+            f"The optimizer's state holds two moments of {path_name(path)}; expected one "
+            "rule for each parameter. Start with fresh moments."
         )
 
     return jax.tree_util.tree_map_with_path(either, one, other, is_leaf=_is_masked)

@@ -18,6 +18,7 @@ from bert_jax.train.averaging import with_average
 from bert_jax.train.freezing import without_frozen
 from bert_jax.train.moments import moments_of
 from bert_jax.train.muon import is_layer_matrix, scale_by_muon
+from bert_jax.train.tensors import path_name
 
 # Parameters whose names end so are biases and scales of norms, which do not decay. The
 # number of axes does not tell them apart: a stack of biases has two.
@@ -255,7 +256,6 @@ def _decayed(params: Any) -> Any:
     """True for each parameter that decays and, in LAMB, has a trust ratio."""
 
     def one(path: tuple, _: Any) -> bool:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return not name.endswith(_NOT_DECAYED)
+        return not path_name(path).endswith(_NOT_DECAYED)
 
     return jax.tree_util.tree_map_with_path(one, params)

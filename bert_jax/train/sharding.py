@@ -15,6 +15,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bert_jax.model.logical import Axes, Placement, placed
+from bert_jax.train.tensors import path_name
 
 # Outermost axis first: the slowest network joins slices; tensor needs the fastest links.
 MESH_AXIS_NAMES = ("slice", "data", "fsdp", "sequence", "tensor")
@@ -86,7 +87,7 @@ def logical_axes(path: tuple, leaf: Any) -> Axes:
     Raises:
         ValueError: the leaf matches no row, or the row has the wrong rank.
     """
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    name = path_name(path)
     if leaf.ndim == 0:
         return ()
     for pattern, axes in PARAM_AXES:
@@ -124,7 +125,7 @@ def shardings(mesh: Mesh, tree: Any) -> Any:
     def one(path: tuple, leaf: Any, leaf_spec: PartitionSpec) -> NamedSharding:
         for size, parts, group in split_dims(mesh, leaf, leaf_spec):
             if size % parts:
-                where = jax.tree_util.keystr(path, simple=True, separator="/")
+                where = path_name(path)
                 raise ValueError(
                     f"Mesh axes {group} split a dimension of {where!r} into {parts} "
                     f"parts, which do not divide its size {size} (shape {leaf.shape}); "

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bert_jax.config import FinetuneConfig, SweepConfig, TaskConfig
-from bert_jax.data.labelled.folds import fold_numbers
+from bert_jax.data.labelled.draws import fold_numbers
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.train.reading import show_reading
 from bert_jax.train.run import load_run

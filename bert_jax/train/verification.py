@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.train.step import Step, TrainState
+from bert_jax.train.tensors import named_leaves
 
 Note = Callable[..., None]
 
@@ -74,11 +75,9 @@ def different_tensors(one: Any, other: Any) -> list[str]:
         one: tree of arrays, in any place.
         other: the same tree, in the same places.
     """
-    found = jax.tree_util.tree_leaves_with_path(jax.device_get(_distances(one, other)))
+    found = named_leaves(jax.device_get(_distances(one, other)))
     by_distance = sorted(
-        (-float(distance), jax.tree_util.keystr(path, simple=True, separator="/"))
-        for path, distance in found
-        if distance >= 0
+        (-float(distance), name) for name, distance in found.items() if distance >= 0
     )
     return [name.partition("/")[2] for _, name in by_distance]
 

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bert_jax.config import TaskConfig
-from bert_jax.data.labelled.complete_rows import complete_rows
 from bert_jax.data.labelled.examples import (
     EncodedExamples,
     Examples,
@@ -23,7 +22,7 @@ from bert_jax.data.labelled.examples import (
 )
 from bert_jax.data.labelled.groups import encode_groups
 from bert_jax.data.labelled.labels import numbers_of
-from bert_jax.data.labelled.tables import SUFFIXES, Table, read_table
+from bert_jax.data.labelled.tables import SUFFIXES, Table, complete_rows, read_table
 from bert_jax.data.labelled.texts import refuse_several_labels, text_of
 from bert_jax.data.labelled.unlabelled import Unlabelled
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
@@ -56,9 +55,6 @@ class Choices(Examples):
     """Name of the right choice as it stands in the file; none where it is not known."""
     reading: Reading = dataclasses.field(default=Reading(), compare=False)
 
-    def __len__(self) -> int:
-        return len(self.texts)
-
     @property
     def sizes(self) -> np.ndarray:
         """int [examples], the number of choices of each."""
@@ -67,17 +63,6 @@ class Choices(Examples):
     def records(self) -> Iterator[object]:
         for text, label in zip(self.texts, self.labels, strict=True):
             yield [*text, label]
-
-    def together(self) -> Sequence[Text]:
-        """Equal questions stay together."""
-        return self.texts
-
-    def take(self, numbers: np.ndarray) -> "Choices":
-        return dataclasses.replace(
-            self,
-            texts=tuple(self.texts[n] for n in numbers),
-            labels=tuple(self.labels[n] for n in numbers),
-        )
 
 
 class _Columns(NamedTuple):

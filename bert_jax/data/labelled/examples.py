@@ -35,13 +35,24 @@ class Reading:
     warnings: tuple[str, ...] = ()
 
 
+@dataclasses.dataclass(frozen=True)
 class Examples(abc.ABC):
-    """Labelled examples in the order of their file."""
+    """Labelled examples in the order of their file.
 
-    reading: Reading
+    Every field that is a tuple has an entry for each example, or is empty. The first field
+    holds what is labelled.
+    """
 
+    @property
     @abc.abstractmethod
-    def __len__(self) -> int: ...
+    def reading(self) -> Reading:
+        """How they were read."""
+
+    def __len__(self) -> int:
+        return len(self._first_field())
+
+    def _first_field(self) -> Sequence[Hashable]:
+        return getattr(self, dataclasses.fields(self)[0].name)
 
     @abc.abstractmethod
     def records(self) -> Iterable[Any]:
@@ -53,9 +64,14 @@ class Examples(abc.ABC):
             *texts, truth = record
             yield "\n".join(map(str, texts)), str(truth)
 
-    @abc.abstractmethod
     def take(self, numbers: np.ndarray) -> Self:
         """The examples of these numbers, in that order."""
+        taken = {
+            name: tuple(values[n] for n in numbers)
+            for name, values in vars(self).items()
+            if isinstance(values, tuple) and values
+        }
+        return dataclasses.replace(self, **taken)
 
     def sha256(self) -> str:
         """Identity of the examples, their order included."""
@@ -67,9 +83,10 @@ class Examples(abc.ABC):
     def together(self) -> Sequence[Hashable]:
         """Of each example, what it has in common with those it may not be parted from.
 
-        Files to train on and to judge on share none of these. Default: nothing.
+        Files to train on and to judge on share none of these. Default: what is labelled,
+        so that equal texts stay together.
         """
-        return range(len(self))
+        return self._first_field()
 
     def sample(
         self, count: int | None, classes: Sequence[str] | None = None, seed: int = 0

@@ -1,21 +1,14 @@
 """A folder of text files for each class, such as `train/pos/1.txt`."""
 
 import pathlib
-from typing import NamedTuple
 
 from bert_jax.config import FileConfig
 from bert_jax.data.labelled.decoding import read_text
+from bert_jax.data.labelled.tables import Row, Table
 
 
-class ClassFile(NamedTuple):
-    name: str
-    """Such as "pos/1.txt"."""
-    text: str
-    label: str
-
-
-def read_folders(path: pathlib.Path, cfg: FileConfig) -> tuple[list[ClassFile], str]:
-    """The files of every folder in `path`, and how they were read, in words.
+def read_folders(path: pathlib.Path, cfg: FileConfig) -> Table:
+    """The files of every folder in `path`, with the columns "text" and "label".
 
     The name of a folder is the label of its files.
 
@@ -35,7 +28,7 @@ def read_folders(path: pathlib.Path, cfg: FileConfig) -> tuple[list[ClassFile], 
             f"text={cfg.text} and label={cfg.label!r} would "
             "be ignored; leave --text and --label out."
         )
-    found = []
+    rows = []
     inside = sorted(x for x in path.iterdir() if not x.name.startswith("."))
     loose = [x for x in inside if not x.is_dir()]
     for folder in (x for x in inside if x.is_dir()):
@@ -47,8 +40,9 @@ def read_folders(path: pathlib.Path, cfg: FileConfig) -> tuple[list[ClassFile], 
                     f"{path}/CLASS/FILE. Give the folder that holds the classes."
                 )
             text = read_text(file, cfg.encoding).text
-            found.append(ClassFile(f"{folder.name}/{file.name}", text, folder.name))
-    if not found:
+            fields = {"text": text, "label": folder.name}
+            rows.append(Row(f"file {folder.name}/{file.name}", fields))
+    if not rows:
         raise ValueError(
             f"{path} is a folder without folders of text files; expected one for each "
             f"class, such as {path}/pos/1.txt. Give a file, or such a folder."
@@ -56,4 +50,4 @@ def read_folders(path: pathlib.Path, cfg: FileConfig) -> tuple[list[ClassFile], 
     how = f"{cfg.encoding.upper()}, one file a text, folders are classes"
     if loose:
         how += f", {len(loose):,} files outside of the folders not read"
-    return found, how
+    return Table(path, ("text", "label"), rows, how)

@@ -6,8 +6,6 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from bert_jax.config import FileConfig
 from bert_jax.data.json_text import loads
 from bert_jax.data.labelled.decoding import read_text
@@ -38,9 +36,6 @@ class Questions(Examples):
     """Id of each question, where the file has it."""
     reading: Reading = dataclasses.field(default=Reading(), compare=False)
 
-    def __len__(self) -> int:
-        return len(self.questions)
-
     def records(self) -> Iterator[object]:
         yield from zip(self.questions, self.passages, self.answers, strict=True)
 
@@ -54,15 +49,6 @@ class Questions(Examples):
         ):
             accepted = dict.fromkeys(answer.text for answer in answers)
             yield f"{question}\n{passage}", " | ".join(accepted) or "no answer"
-
-    def take(self, numbers: np.ndarray) -> "Questions":
-        return dataclasses.replace(
-            self,
-            questions=tuple(self.questions[n] for n in numbers),
-            passages=tuple(self.passages[n] for n in numbers),
-            answers=tuple(self.answers[n] for n in numbers),
-            ids=(),
-        )
 
     def place_of(
         self, example: int, first_word: int, last_word: int

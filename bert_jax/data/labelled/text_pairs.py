@@ -10,7 +10,6 @@ import numpy as np
 from bert_jax.config import TaskConfig
 from bert_jax.config.finetune import Split
 from bert_jax.data.labelled.columns import find_columns
-from bert_jax.data.labelled.complete_rows import CompleteRow, complete_rows
 from bert_jax.data.labelled.examples import (
     EncodedExamples,
     Examples,
@@ -20,7 +19,13 @@ from bert_jax.data.labelled.examples import (
 )
 from bert_jax.data.labelled.groups import encode_groups
 from bert_jax.data.labelled.labels import is_number
-from bert_jax.data.labelled.tables import SUFFIXES, Table, read_table
+from bert_jax.data.labelled.tables import (
+    SUFFIXES,
+    CompleteRow,
+    Table,
+    complete_rows,
+    read_table,
+)
 from bert_jax.data.labelled.texts import refuse_several_labels, text_of
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 
@@ -39,9 +44,6 @@ class TextPairs(Examples):
     """What the cosine of each pair should be, in [-1, 1]."""
     reading: Reading = dataclasses.field(default=Reading(), compare=False)
 
-    def __len__(self) -> int:
-        return len(self.texts)
-
     def records(self) -> Iterator[Any]:
         for number, text in enumerate(self.texts):
             yield [*text, self.similarities and self.similarities[number]]
@@ -52,18 +54,6 @@ class TextPairs(Examples):
             if similarity is not None:
                 truth = f"similarity {similarity:.3g}"
             yield "\n".join(text), truth
-
-    def together(self) -> Sequence[Text]:
-        """Equal texts stay together."""
-        return self.texts
-
-    def take(self, numbers: np.ndarray) -> "TextPairs":
-        given = self.similarities
-        return dataclasses.replace(
-            self,
-            texts=tuple(self.texts[n] for n in numbers),
-            similarities=None if given is None else tuple(given[n] for n in numbers),
-        )
 
 
 def read_text_pairs(

@@ -15,7 +15,7 @@ import numpy as np
 from bert_jax.config import TaskConfig
 from bert_jax.config.finetune import Split
 from bert_jax.data.labelled import tables
-from bert_jax.data.labelled.columns import find_columns
+from bert_jax.data.labelled.columns import Columns, find_columns
 from bert_jax.data.labelled.examples import (
     EncodedExamples,
     Examples,
@@ -48,28 +48,13 @@ class LabelledTexts(Examples):
     places: tuple[str, ...] = dataclasses.field(default=(), compare=False)
     """Where each example stands, such as "dev.tsv, line 7", for messages."""
 
-    def __len__(self) -> int:
-        return len(self.texts)
-
     def records(self) -> Iterator[object]:
         for text, label in zip(self.texts, self.labels, strict=True):
             yield [*text, label]
 
-    def take(self, numbers: np.ndarray) -> "LabelledTexts":
-        return dataclasses.replace(
-            self,
-            texts=tuple(self.texts[n] for n in numbers),
-            labels=tuple(self.labels[n] for n in numbers),
-            places=tuple(self.places[n] for n in numbers) if self.places else (),
-        )
-
     def place(self, number: int) -> str:
         """Where that example stands, for messages."""
         return self.places[number] if self.places else f"example {number + 1:,}"
-
-    def together(self) -> Sequence[Text]:
-        """Equal texts stay together."""
-        return self.texts
 
 
 def read_texts(
@@ -99,8 +84,7 @@ def read_texts(
     path = require_file(path, SUFFIXES, folder=folder or not (numbers or several))
     if not several:
         refuse_several_labels(path, cfg)
-    read = _read_folders if path.is_dir() and not folder else _read_table
-    rows, reading = read(path, cfg.of_split(split), split)
+    rows, reading = _read_rows(path, cfg.of_split(split), split)
     separator = None
     if several and not cfg.label_columns:
         fields = (values[-1] for _, values in rows)
@@ -160,14 +144,19 @@ def refuse_several_labels(path: pathlib.Path, cfg: TaskConfig) -> None:
 _Rows = list[tuple[str, list[Any]]]
 
 
-def _read_table(
+def _read_rows(
     path: pathlib.Path, cfg: TaskConfig, split: Split
 ) -> tuple[_Rows, Reading]:
     """The place, the texts and the label of each row."""
-    table = read_tfds_table(path, split) if path.is_dir() else read_table(path, cfg)
-    if not table.rows:
-        raise ValueError(f"{path} holds no rows; expected labelled text.")
-    chosen = find_columns(table, cfg, split)
+    if path.is_dir() and not is_tfds(path):
+        table = read_folders(path, cfg)
+        chosen, how = Columns(("text",), "label", ()), table.how
+    else:
+        table = read_tfds_table(path, split) if path.is_dir() else read_table(path, cfg)
+        if not table.rows:
+            raise ValueError(f"{path} holds no rows; expected labelled text.")
+        chosen = find_columns(table, cfg, split)
+        how = f"{table.how}; {chosen}"
     label = chosen.label or ", ".join(chosen.flags)
 
     def label_of(row: tables.Row) -> Any:
@@ -181,18 +170,10 @@ def _read_table(
     ]
     return rows, Reading(
         str(path),
-        f"{table.how}; {chosen}",
+        how,
         (*chosen.texts, label),
         warnings=table.warnings,
     )
-
-
-def _read_folders(
-    path: pathlib.Path, cfg: TaskConfig, split: Split
-) -> tuple[_Rows, Reading]:
-    files, how = read_folders(path, cfg)
-    rows: _Rows = [(f"file {file.name}", [file.text, file.label]) for file in files]
-    return rows, Reading(str(path), how, ("text", "label"))
 
 
 def text_of(value: Any, where: str) -> str:

@@ -7,7 +7,6 @@ import pathlib
 from typing import Any
 
 from bert_jax.config.finetune import Split
-from bert_jax.data.json_text import loads
 from bert_jax.data.labelled.tables import Row, Table
 from bert_jax.data.tfds_datasets import INFO, find_dataset, load_builder, records_of
 
@@ -33,26 +32,17 @@ def read_tfds_table(path: pathlib.Path, split: Split) -> Table:
     those of the first split whose name begins with "validation".
 
     Raises:
-        ValueError: the dataset has no such split, or its format has no random access.
+        ValueError: the dataset is damaged, has no such split, or its format has no random
+            access.
     """
-    name = _split_of(path, split)
     builder = load_builder(str(path))
-    features = builder.info.features
+    features, splits = builder.info.features, builder.info.splits
+    name = next((name for name in splits if name.startswith(split)), split)
     rows = [
         Row(f"record {number}", _plain(features.deserialize_example_np(record)))
         for number, record in enumerate(records_of(builder, name, str(path)))
     ]
     return Table(path, tuple(features), rows, f"TFDS {builder.info.full_name}, {name}")
-
-
-def _split_of(path: pathlib.Path, split: Split) -> str:
-    file = path / INFO
-    try:
-        splits = loads(file.read_text(encoding="utf-8")).get("splits", [])
-        names = [entry["name"] for entry in splits]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} is damaged ({error}); copy it again.") from None
-    return next((name for name in names if name.startswith(split)), split)
 
 
 def _plain(record: dict[str, Any]) -> dict[str, Any]:

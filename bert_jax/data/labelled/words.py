@@ -6,8 +6,6 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Self
 
-import numpy as np
-
 from bert_jax.config import FileConfig
 from bert_jax.data.labelled import word_columns, word_tables
 from bert_jax.data.labelled.examples import Examples, Reading, require_file
@@ -60,9 +58,6 @@ class TaggedSentences(Examples):
     """What the words were found in; `None` where the file gives words."""
     reading: Reading = dataclasses.field(default=Reading(), compare=False)
 
-    def __len__(self) -> int:
-        return len(self.words)
-
     def records(self) -> Iterator[object]:
         for number, words in enumerate(self.words):
             yield [words, None if self.tags is None else self.tags[number]]
@@ -76,19 +71,6 @@ class TaggedSentences(Examples):
                 for x in entities(of_words, style)
             )
             yield " ".join(words), ", ".join(marked) or "no entity"
-
-    def together(self) -> Sequence[tuple[str, ...]]:
-        """Equal sentences stay together."""
-        return self.words
-
-    def take(self, numbers: np.ndarray) -> "TaggedSentences":
-        tags, texts = self.tags, self.texts
-        return dataclasses.replace(
-            self,
-            words=tuple(self.words[n] for n in numbers),
-            tags=None if tags is None else tuple(tags[n] for n in numbers),
-            texts=None if texts is None else tuple(texts[n] for n in numbers),
-        )
 
     def place_of_word(self, number: int) -> str:
         """Where a word stands, counted over all sentences, for messages."""

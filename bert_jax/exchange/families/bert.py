@@ -3,9 +3,14 @@
 Source: transformers, models/bert.
 """
 
-from bert_jax.config import ModelConfig
-from bert_jax.exchange.families.family import Family, Field, forms
-from bert_jax.exchange.tensors import Head, Row, dense, embedding, norm, stacked
+from bert_jax.exchange.families.family import (
+    Family,
+    Field,
+    forms,
+    rows_by_head,
+    text_heads,
+)
+from bert_jax.exchange.tensors import Head, Row, dense, embedding, norm
 
 _EMBED = "bert.embeddings"
 _LAYER = "bert.encoder.layer.{layer}."
@@ -28,7 +33,6 @@ _ONE_LAYER = (
     *dense("layers/mlp/down", f"{_LAYER}output.dense", "FD", "D"),
     *norm("layers/mlp/norm", f"{_LAYER}output.LayerNorm"),
 )
-_POOLER = tuple(dense("pooler", "bert.pooler.dense", "DD", "D"))
 _MLM_HEAD = (
     *dense("mlm/transform", f"{_MLM}.transform.dense", "DD", "D"),
     *norm("mlm/norm", f"{_MLM}.transform.LayerNorm"),
@@ -36,22 +40,13 @@ _MLM_HEAD = (
 )
 _HEADS: dict[Head, tuple[Row, ...]] = {
     "pretraining": (
-        *(*_POOLER, *_MLM_HEAD),
+        *dense("pooler", "bert.pooler.dense", "DD", "D"),
+        *_MLM_HEAD,
         *dense("nsp", "cls.seq_relationship", "D2", "2"),
     ),
     "mlm": _MLM_HEAD,
-    "classifier": (*_POOLER, *dense("classifier", "classifier", "DC", "C")),
-    "tokens": tuple(dense("tokens", "classifier", "DC", "C")),
-    "spans": tuple(dense("spans", "qa_outputs", "D2", "2")),
-    "choice": (*_POOLER, *dense("choice", "classifier", "DC", "C")),
-    "mean_vector": (),
-    "cls_vector": (),
+    **text_heads("bert.pooler.dense"),
 }
-
-
-def rows(cfg: ModelConfig, head: Head) -> tuple[Row, ...]:
-    """The names and layouts of all tensors of a BERT with this head."""
-    return (*_TABLES, *stacked(_ONE_LAYER, cfg.num_layers), *_HEADS[head])
 
 
 BERT = Family(
@@ -84,14 +79,8 @@ BERT = Family(
     heads=forms(
         "Bert", "pretraining", "mlm", "classifier", "tokens", "spans", "choice"
     ),
-    partial={
-        "BertModel": "pretraining",
-        "BertForMaskedLM": "pretraining",
-        "BertForNextSentencePrediction": "pretraining",
-    },
-    refused_classes={},
     tokenizer_classes={"BertTokenizer", "BertTokenizerFast"},
-    rows=rows,
+    rows=rows_by_head(_TABLES, _ONE_LAYER, _HEADS),
     prefix="bert.",
     base_pools=True,
     layer=_LAYER,

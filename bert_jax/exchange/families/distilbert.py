@@ -3,9 +3,14 @@
 Source: Sanh et al. 2019; transformers, models/distilbert.
 """
 
-from bert_jax.config import ModelConfig
-from bert_jax.exchange.families.family import Family, Field, forms
-from bert_jax.exchange.tensors import Head, Row, dense, embedding, norm, stacked
+from bert_jax.exchange.families.family import (
+    Family,
+    Field,
+    forms,
+    rows_by_head,
+    text_heads,
+)
+from bert_jax.exchange.tensors import Head, Row, dense, embedding, norm
 
 _EMBED = "distilbert.embeddings"
 _LAYER = "distilbert.transformer.layer.{layer}."
@@ -25,25 +30,14 @@ _ONE_LAYER = (
     *dense("layers/mlp/down", f"{_LAYER}ffn.lin2", "FD", "D"),
     *norm("layers/mlp/norm", f"{_LAYER}output_layer_norm"),
 )
-_POOLER = tuple(dense("pooler", "pre_classifier", "DD", "D"))
 _HEADS: dict[Head, tuple[Row, ...]] = {
     "mlm": (
         *dense("mlm/transform", "vocab_transform", "DD", "D"),
         *norm("mlm/norm", "vocab_layer_norm"),
         Row("mlm/output_bias", "vocab_projector.bias", "V"),
     ),
-    "classifier": (*_POOLER, *dense("classifier", "classifier", "DC", "C")),
-    "tokens": tuple(dense("tokens", "classifier", "DC", "C")),
-    "spans": tuple(dense("spans", "qa_outputs", "D2", "2")),
-    "choice": (*_POOLER, *dense("choice", "classifier", "DC", "C")),
-    "mean_vector": (),
-    "cls_vector": (),
+    **text_heads("pre_classifier"),
 }
-
-
-def rows(cfg: ModelConfig, head: Head) -> tuple[Row, ...]:
-    """The names and layouts of all tensors of a DistilBERT with this head."""
-    return (*_TABLES, *stacked(_ONE_LAYER, cfg.num_layers), *_HEADS[head])
 
 
 DISTILBERT = Family(
@@ -68,15 +62,12 @@ DISTILBERT = Family(
         *("gradient_checkpointing", "use_cache"),
     },
     heads=forms("DistilBert", "mlm", "classifier", "tokens", "spans", "choice"),
-    partial={"DistilBertModel": "mlm"},
-    refused_classes={},
     tokenizer_classes={
         *("DistilBertTokenizer", "DistilBertTokenizerFast"),
         *("BertTokenizer", "BertTokenizerFast"),
     },
-    rows=rows,
+    rows=rows_by_head(_TABLES, _ONE_LAYER, _HEADS),
     prefix="distilbert.",
     layer=_LAYER,
     tied={"vocab_projector.weight": f"{_EMBED}.word_embeddings.weight"},
-    old_suffixes={},
 )

@@ -123,13 +123,10 @@ EUROBERT = Family(
     refused={"rope_scaling": [], "pretraining_tp": [1]},
     idle={"use_cache", "head_dim", "clf_pooling", "is_causal"},
     heads=forms("EuroBert", "mlm", "classifier", "tokens"),
-    partial={"EuroBertModel": "mlm"},
-    refused_classes={},
     tokenizer_classes={"PreTrainedTokenizerFast", "TokenizersBackend"},
     rows=rows,
     prefix="model.",
     layer=_LAYER,
     special_keys={**ENDS, "mask_token_id": "mask"},
     tied={"lm_head.weight": "model.embed_tokens.weight"},
-    old_suffixes={},
 )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bert_jax.config import ModelConfig
-from bert_jax.exchange.tensors import Head, Row
+from bert_jax.exchange.tensors import Head, Row, dense, stacked
 
 
 class Field(NamedTuple):
@@ -105,6 +105,36 @@ def forms(prefix: str, *heads: Head) -> dict[Head, HeadForm]:
     }
 
 
+def text_heads(pooler: str) -> dict[Head, tuple[Row, ...]]:
+    """The rows of every head but those of pretraining, as BERT has them.
+
+    Args:
+        pooler: what the pooler is called, which several heads begin with.
+    """
+    pooled = tuple(dense("pooler", pooler, "DD", "D"))
+    return {
+        "classifier": (*pooled, *dense("classifier", "classifier", "DC", "C")),
+        "tokens": tuple(dense("tokens", "classifier", "DC", "C")),
+        "spans": tuple(dense("spans", "qa_outputs", "D2", "2")),
+        "choice": (*pooled, *dense("choice", "classifier", "DC", "C")),
+        "mean_vector": (),
+        "cls_vector": (),
+    }
+
+
+def rows_by_head(
+    tables: Sequence[Row], layer: Sequence[Row], heads: Mapping[Head, Sequence[Row]]
+) -> Callable[[ModelConfig, Head], tuple[Row, ...]]:
+    """`Family.rows`, where every model of the family has the same parts.
+
+    Args:
+        tables: the rows of what stands before the layers.
+        layer: those of one layer.
+        heads: those of each head.
+    """
+    return lambda cfg, head: (*tables, *stacked(layer, cfg.num_layers), *heads[head])
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Family:
     """One architecture of transformers, both ways.
@@ -123,8 +153,6 @@ class Family:
             `huggingface_config` knows those that every family shares.
         idle: keys that no logit depends on; likewise.
         heads: our head -> what it is called there.
-        partial: other classes of transformers -> the head whose parts they hold.
-        refused_classes: classes of transformers that have no head here -> why.
         tokenizer_classes: tokenizers that give this family its ids.
         rows: the names and layouts of all tensors of a model with one head. The last
             row is the head's bias.
@@ -147,8 +175,6 @@ class Family:
     refused: Mapping[str, Sequence[Any]]
     idle: Collection[str] = ()
     heads: Mapping[Head, HeadForm]
-    partial: Mapping[str, Head]
-    refused_classes: Mapping[str, str]
     tokenizer_classes: Collection[str]
     rows: Callable[[ModelConfig, Head], tuple[Row, ...]]
     prefix: str
@@ -157,7 +183,7 @@ class Family:
     base_pools: bool = False
     special_keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
     position_ids: str | None = None
-    old_suffixes: Mapping[str, str]
+    old_suffixes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def head_of_tensors(

@@ -194,13 +194,10 @@ MODERNBERT = Family(
         *("mlp_bias", "classifier_activation"),
     },
     heads=forms("ModernBert", "mlm", "classifier", "tokens", "spans", "choice"),
-    partial={"ModernBertModel": "mlm"},
-    refused_classes={},
     tokenizer_classes={"PreTrainedTokenizerFast", "TokenizersBackend"},
     rows=rows,
     prefix="model.",
     layer=_LAYER,
     special_keys={**ENDS, "cls_token_id": "cls", "sep_token_id": "sep"},
     tied={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
-    old_suffixes={},
 )

@@ -3,10 +3,15 @@
 Source: Nussbaum et al. 2024; transformers, models/nomic_bert.
 """
 
-from bert_jax.config import ModelConfig
 from bert_jax.exchange.families import rope
-from bert_jax.exchange.families.family import Family, Field, forms
-from bert_jax.exchange.tensors import Head, Row, dense, embedding, norm, stacked
+from bert_jax.exchange.families.family import (
+    Family,
+    Field,
+    forms,
+    rows_by_head,
+    text_heads,
+)
+from bert_jax.exchange.tensors import Head, Row, dense, embedding, norm
 
 _EMBED = "nomic_bert.embeddings"
 _LAYER = "nomic_bert.layers.{layer}."
@@ -34,19 +39,8 @@ _HEADS: dict[Head, tuple[Row, ...]] = {
         *norm("mlm/norm", f"{_MLM}.transform.layer_norm"),
         Row("mlm/output_bias", f"{_MLM}.bias", "V"),
     ),
-    "classifier": (
-        *dense("pooler", "nomic_bert.pooler.dense", "DD", "D"),
-        *dense("classifier", "classifier", "DC", "C"),
-    ),
-    "tokens": tuple(dense("tokens", "classifier", "DC", "C")),
-    "mean_vector": (),
-    "cls_vector": (),
+    **text_heads("nomic_bert.pooler.dense"),
 }
-
-
-def rows(cfg: ModelConfig, head: Head) -> tuple[Row, ...]:
-    """The names and layouts of all tensors of a NomicBERT with this head."""
-    return (*_TABLES, *stacked(_ONE_LAYER, cfg.num_layers), *_HEADS[head])
 
 
 NOMIC_BERT = Family(
@@ -72,15 +66,12 @@ NOMIC_BERT = Family(
     refused={"rope_scaling": []},
     idle={"gradient_checkpointing", "use_cache", "head_dim", "position_embedding_type"},
     heads=forms("NomicBert", "mlm", "classifier", "tokens"),
-    partial={"NomicBertModel": "mlm"},
-    refused_classes={},
     tokenizer_classes={"BertTokenizer", "BertTokenizerFast"},
-    rows=rows,
+    rows=rows_by_head(_TABLES, _ONE_LAYER, _HEADS),
     prefix="nomic_bert.",
     layer=_LAYER,
     tied={
         f"{_MLM}.decoder.weight": f"{_EMBED}.word_embeddings.weight",
         f"{_MLM}.decoder.bias": f"{_MLM}.bias",
     },
-    old_suffixes={},
 )

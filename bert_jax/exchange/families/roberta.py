@@ -81,10 +81,6 @@ def _family(model_type: str, prefix: str, tokenizers: set[str]) -> Family:
         refused=BERT.refused,
         idle={*BERT.idle, "output_past"},
         heads=forms(prefix, "mlm", "classifier", "tokens", "spans", "choice"),
-        partial={f"{prefix}Model": "mlm"},
-        refused_classes={
-            f"{prefix}ForCausalLM": "a decoder, whose tokens see only those before them"
-        },
         tokenizer_classes=tokenizers,
         rows=rows,
         prefix="roberta.",
