@@ -44,9 +44,23 @@ class BestState:
     """
 
     def __init__(
-        self, run: pathlib.Path, identity: Identity, selection: Selection
+        self,
+        run: pathlib.Path,
+        identity: Identity,
+        selection: Selection,
+        every: int | None,
+        show: Callable[[dict[str, float]], str],
     ) -> None:
-        self._selection = selection
+        """Reads which state is the best so far.
+
+        Args:
+            run: run directory.
+            identity: what the weights are checked against.
+            selection: how the best state is chosen.
+            every: number of updates between two evaluations, if they are regular.
+            show: turns scores into text.
+        """
+        self._selection, self._every, self._show = selection, every, show
         self._checkpoints = Checkpoints(run, identity, keep=1, place=BEST)
         self.best: Best | None = None
         step = self._checkpoints.latest_step()
@@ -65,12 +79,11 @@ class BestState:
     ) -> None:
         self._checkpoints.__exit__(kind, error, where)
 
-    @property
-    def score(self) -> dict[str, float]:
-        """The deciding score of the best state, by its name."""
+    def __str__(self) -> str:
         assert self.best is not None
         name = self._selection.deciding(self.best.evaluation).name
-        return {name: self.best.evaluation[name]}
+        score = self._show({name: self.best.evaluation[name]})
+        return f"the best: {score} at step {self.best.step:,}"
 
     def consider(self, state: TrainState, evaluation: dict[str, float]) -> bool:
         """Keeps the state if it is better than the best one so far; of equals, the earlier.
@@ -93,17 +106,12 @@ class BestState:
             self.best = Best(step, evaluation)
         return self.best is not None and self.best.step == step
 
-    def is_over(self, step: int, every: int | None) -> bool:
-        """Whether the patience ended with the evaluation at `step` or before.
-
-        Args:
-            step: number of updates so far.
-            every: number of updates between two evaluations.
-        """
-        if self.best is None or not self._selection.patience or not every:
+    def is_over(self, step: int) -> bool:
+        """Whether the patience ended with the evaluation at `step` or before."""
+        every, patience = self._every, self._selection.patience
+        if self.best is None or not patience or not every:
             return False
-        since = step // every - self.best.step // every
-        return since >= self._selection.patience
+        return step // every - self.best.step // every >= patience
 
     def _is_better(self, evaluation: dict[str, float]) -> bool:
         if self.best is None:

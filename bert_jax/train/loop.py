@@ -5,6 +5,7 @@ to. The caller says what a batch is, how parameters are scored and how progress 
 """
 
 import contextlib
+import dataclasses
 import pathlib
 import time
 from collections.abc import Callable, Sequence
@@ -16,13 +17,11 @@ from jax.sharding import Mesh
 from bert_jax.config import LoopConfig
 from bert_jax.data.batches.loader import InputClock
 from bert_jax.runtime import process
-from bert_jax.runtime.agreement import any_host
 from bert_jax.runtime.start import protect
 from bert_jax.train.averaging import averaged
 from bert_jax.train.best import BestState, Selection
 from bert_jax.train.checkpoint import Checkpoints, Identity
 from bert_jax.train.checkpoint_mirror import mirror_of
-from bert_jax.train.diagnosis import bad_tensors
 from bert_jax.train.flops import peak_flops, speeds
 from bert_jax.train.goodput import Goodput
 from bert_jax.train.metrics import (
@@ -38,7 +37,7 @@ from bert_jax.train.profile import Profiler
 from bert_jax.train.recovery import Recovery
 from bert_jax.train.run_lock import RunLock, only_trainer
 from bert_jax.train.stage import Stage, Trained
-from bert_jax.train.step import TrainState, is_finite
+from bert_jax.train.step import TrainState
 from bert_jax.train.stop_request import InterruptedRunError, StoppedError, StopRequest
 from bert_jax.train.verification import verified
 from bert_jax.train.watch import GoBackError
@@ -92,7 +91,7 @@ def run_loop(
             keep_every=cfg.keep_every_steps,
             mirror=mirror_of(run, cfg),
         ) as checkpoints,
-        BestState(run, identity, selection)
+        BestState(run, identity, selection, cfg.eval_every_steps, show)
         if selection
         else contextlib.nullcontext() as best,
         StopRequest(cfg.stop_file) as stop,
@@ -105,7 +104,6 @@ def run_loop(
         state = state_of(newest)
         if newest is not None:
             print(f"going on from step {int(state.step):,}", flush=True)
-        total = sum(stage.num_steps for stage in stages)
         loop = _Loop(
             run=run,
             cfg=cfg,
@@ -115,7 +113,7 @@ def run_loop(
             stop=stop,
             lock=lock,
             state=state,
-            total=total,
+            total=sum(stage.num_steps for stage in stages),
             show=show,
             learning_rate=learning_rate,
             began=began,
@@ -139,40 +137,36 @@ def run_loop(
         )
 
 
+@dataclasses.dataclass(kw_only=True, eq=False)
 class _Loop:
     """The state of the loop, from step to step and from stage to stage."""
 
-    def __init__(
-        self,
-        *,
-        run: pathlib.Path,
-        cfg: LoopConfig,
-        mesh: Mesh,
-        checkpoints: Checkpoints,
-        best: BestState | None,
-        stop: StopRequest,
-        lock: RunLock | None,
-        state: TrainState,
-        total: int,
-        show: Callable[[dict[str, float]], str],
-        learning_rate: Callable[[int], Any],
-        began: float,
-    ) -> None:
-        self.run, self.cfg, self.mesh = run, cfg, mesh
-        self.checkpoints, self.best, self.stop = checkpoints, best, stop
-        self.lock = lock
-        self.recovery = Recovery(run, cfg, checkpoints)
-        self.total = total
-        self.show, self.learning_rate = show, learning_rate
-        self.peak = peak_flops(mesh, cfg)
+    run: pathlib.Path
+    cfg: LoopConfig
+    mesh: Mesh
+    checkpoints: Checkpoints
+    best: BestState | None
+    stop: StopRequest
+    lock: RunLock | None
+    state: TrainState
+    total: int
+    show: Callable[[dict[str, float]], str]
+    learning_rate: Callable[[int], Any]
+    began: float
+
+    def __post_init__(self) -> None:
+        run, cfg = self.run, self.cfg
+        self.recovery = Recovery(run, cfg, self.checkpoints)
+        self.peak = peak_flops(self.mesh, cfg)
         self.goodput = Goodput(
-            run if process.is_first() else None, began=began, keep=cfg.keep_checkpoints
+            run if process.is_first() else None,
+            began=self.began,
+            keep=cfg.keep_checkpoints,
         )
         self.evaluation: dict[str, float] = {}
         self.last_line: dict[str, Any] = {}
-        self.compiled: set[tuple[int, ...]] = set()
         self.pace = Pace()
-        self._begin_from(state)
+        self._begin_from(self.state)
         self.profiler = Profiler(run, cfg, self.done)
         self.waits = False  # for a batch
         self.watchdog = Watchdog(self._progress)
@@ -230,8 +224,7 @@ class _Loop:
             self._judge(stage)
         self.recovery.enter(stage, start)
         inputs = InputClock(stage.batches(self.done - start))
-        self.compiled.clear()
-        self.pace = Pace()  # a stage may have longer rows than the one before
+        self.pace = Pace()  # a stage has a step of its own, and may have longer rows
         try:
             with self.goodput.during("start_up"):
                 batch = next(inputs, None)
@@ -250,15 +243,13 @@ class _Loop:
         finally:
             inputs.close()  # frees memory and cores for what follows
         self._close_window(stage, inputs)
-        self._save()
-        with self.goodput.during("checkpoint"):
-            self.checkpoints.wait()
         if self.done < end and not self._is_over():
             raise self._interrupted()
+        self._save_whole()
         if self.done < end:
             print(
                 f"training ends at step {self.done:,} of {self.total:,} without a better "
-                f"score: {self._best()}",
+                f"score: {self.best}",
                 flush=True,
             )
         if self.done == end or not self.evaluation:
@@ -278,27 +269,18 @@ class _Loop:
                 return next(inputs, None)
         except StoppedError:
             self._close_window(stage, inputs)
-            raise self._saved_and_interrupted() from None
+            raise self._interrupted() from None
         finally:
             self.waits = False
 
     def _is_over(self) -> bool:
         """Whether there was no better state for so long that training ends early."""
-        every = self.cfg.eval_every_steps
-        return self.best is not None and self.best.is_over(self.done, every)
-
-    def _best(self) -> str:
-        assert self.best is not None
-        assert self.best.best is not None
-        return f"the best: {self.show(self.best.score)} at step {self.best.best.step:,}"
-
-    def _saved_and_interrupted(self) -> InterruptedRunError:
-        self._save()
-        self.checkpoints.wait()
-        protect(False)
-        return self._interrupted()
+        return self.best is not None and self.best.is_over(self.done)
 
     def _interrupted(self) -> InterruptedRunError:
+        """Saves the state, and says how the run goes on."""
+        self._save_whole()
+        protect(False)
         return InterruptedRunError(
             f"stopped at step {self.done:,} of {self.total:,}; the checkpoint is in "
             f"{self.run}. Start the same command again to continue."
@@ -328,19 +310,14 @@ class _Loop:
         """Whether any host was asked to stop. All hosts get the same answer."""
         if self.lock is not None:
             self.lock.check()
-        if jax.process_count() == 1:
-            return self.stop.requested
-        if self.done % self.cfg.stop_check_every_steps:
-            return False
-        return any_host(self.stop.requested)
+        return self.stop.of_any_host(self.done, self.cfg.stop_check_every_steps)
 
     def _train(self, stage: Stage, batch: Any) -> None:
         stage.check(batch)
-        if batch.input_ids.shape in self.compiled:
+        if not self.pace.is_first_of(batch.input_ids.shape):
             self._step(stage, batch)
             return
         # The time of compilation must not count in the logged speed.
-        self.compiled.add(batch.input_ids.shape)
         jax.block_until_ready(self.state.params)
         started = time.perf_counter()
         with self.goodput.during("compile"):
@@ -377,7 +354,7 @@ class _Loop:
         self.goodput.move("input_wait", waited)
         if not sums.means:  # all updates were skipped
             return
-        line = {
+        self.last_line = {
             **sums.means,
             **speeds(sums.work, sums.seconds, stage.rates, stage.flops, self.peak),
             "input_wait_share": waited / sums.seconds,
@@ -386,10 +363,9 @@ class _Loop:
             "goodput": self.goodput.share(),
             **peak_memory(),
         }
-        self.last_line = line
-        self.log.write("train", self.done, line)
+        self.log.write("train", self.done, self.last_line)
         self.goodput.save()
-        text = f"step {self.done:>7,}/{self.total:,}  {self.show(line)}"
+        text = f"step {self.done:>7,}/{self.total:,}  {self.show(self.last_line)}"
         if sums.num_timed:
             each = sums.seconds / sums.num_timed
             self.watchdog.timed(each)
@@ -399,13 +375,15 @@ class _Loop:
     def _save(self) -> None:
         self.goodput.mark(self.done)
         with self.goodput.during("checkpoint"):
-            if not is_finite(self.state):
-                raise GoBackError(
-                    f"A weight or a moment is NaN or infinite at step {self.done:,}. This "
-                    f"state was not saved. The first is {bad_tensors(self.state)}"
-                )
+            self.recovery.require_finite(self.state, self.done)
             self.checkpoints.save(self.state, watch=self.recovery.notes)
         self.window.restart_clock()
+
+    def _save_whole(self) -> None:
+        """Returns when the checkpoint is on disk."""
+        self._save()
+        with self.goodput.during("checkpoint"):
+            self.checkpoints.wait()
 
     def _judge(self, stage: Stage) -> None:
         judged = averaged(self.state)
@@ -413,7 +391,7 @@ class _Loop:
             with self.goodput.during("evaluate"), self.stop.at_once():
                 evaluation = stage.evaluate(judged.params)
         except StoppedError:
-            raise self._saved_and_interrupted() from None
+            raise self._interrupted() from None
         require_finite("in the evaluation at step", evaluation, self.done)
         self.evaluation = evaluation
         self.log.write("eval", self.done, self.evaluation)
@@ -423,6 +401,6 @@ class _Loop:
             with self.goodput.during("checkpoint"):
                 self.checkpoints.wait()  # Orbax writes one checkpoint at a time
                 is_best = self.best.consider(judged, self.evaluation)
-            text += "  (the best so far)" if is_best else f"  ({self._best()})"
+            text += "  (the best so far)" if is_best else f"  ({self.best})"
         print(text, flush=True)
         self.window.restart_clock()

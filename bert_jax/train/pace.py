@@ -1,4 +1,4 @@
-"""The first word about how long a run will take."""
+"""Which steps compile, and the first word about how long a run will take."""
 
 import time
 
@@ -6,13 +6,20 @@ from bert_jax.train.metrics import duration
 
 
 class Pace:
-    """The first estimate of how long a stage takes, from its first steps."""
+    """The first steps of a stage: which of them compile, and how long it will take."""
 
     _STEPS = 2
 
     def __init__(self) -> None:
         self._said = False
         self._since = (0, 0.0)
+        self._shapes: set[tuple[int, ...]] = set()
+
+    def is_first_of(self, shape: tuple[int, ...]) -> bool:
+        """Whether no batch before had this shape, so that its step is compiled."""
+        is_first = shape not in self._shapes
+        self._shapes.add(shape)
+        return is_first
 
     def restart(self, done: int) -> None:
         """Measures from here on: a step has just been compiled."""

@@ -9,10 +9,11 @@ from bert_jax.config import LoopConfig
 from bert_jax.runtime import process
 from bert_jax.train.bad_step import PLACE, save_bad_step
 from bert_jax.train.checkpoint import Checkpoints
+from bert_jax.train.diagnosis import bad_tensors
 from bert_jax.train.history import Rollback, add_event, load_history
 from bert_jax.train.metrics import WAY_OUT, MetricsLog, NotFiniteError, Window
 from bert_jax.train.stage import Stage
-from bert_jax.train.step import TrainState, pass_by
+from bert_jax.train.step import TrainState, is_finite, pass_by
 from bert_jax.train.watch import GoBackError, StepNumbers, Watch
 
 
@@ -78,6 +79,14 @@ class Recovery:
             return found.is_skipped
 
         window.leave_out_metrics(is_skipped)
+
+    def require_finite(self, state: TrainState, step: int) -> None:
+        """Raises GoBackError if a weight or a moment is NaN or infinite."""
+        if not is_finite(state):
+            raise GoBackError(
+                f"A weight or a moment is NaN or infinite at step {step:,}. This state was "
+                f"not saved. The first is {bad_tensors(state)}"
+            )
 
     def go_back(self, error: GoBackError, noticed_at: int) -> int | None:
         """Decides what happens when the run goes back to its newest checkpoint.

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 from bert_jax.runtime import process, start
+from bert_jax.runtime.agreement import any_host
 from bert_jax.runtime.failure import EndOfAllError
 
 _LOOK_SECS = 1.0
@@ -63,6 +64,18 @@ class StopRequest:
                 self._requested = True
                 print(f"{self._file} is there: stopping after this step", flush=True)
         return self._requested
+
+    def of_any_host(self, step: int, every: int) -> bool:
+        """Whether any host of the job was asked to stop. All hosts get the same answer.
+
+        Args:
+            step: number of updates so far.
+            every: in a job of several processes, they ask each other at multiples of this
+                step.
+        """
+        if process.this().count == 1:
+            return self.requested
+        return step % every == 0 and any_host(self.requested)
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
