@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from prepared_corpus import make_corpus, prepared
 from small_pretraining import SMALL, one_device  # noqa: F401
+from store_rows import rows_of_store
 
 from bert_jax import cli
 from bert_jax.batch import PretrainBatch
@@ -14,7 +15,6 @@ from bert_jax.config import DataConfig, PhaseConfig, PretrainConfig
 from bert_jax.data.batches.documents import documents_of_batch
 from bert_jax.data.batches.loader import train_batches
 from bert_jax.data.batches.mixture import PERIOD, MixedRows, order_of
-from bert_jax.data.batches.rows import PretrainRows
 from bert_jax.data.prepared.corpus import open_corpus
 from bert_jax.data.tokenizers.vocabulary import train_sentencepiece
 from bert_jax.train.metrics import read_metrics
@@ -35,7 +35,7 @@ def stores(make_store):
 
 def mixed(stores, special, cfg=CFG, taken=(0, 0, 0, 0), batch_size=None) -> MixedRows:
     rows = [
-        PretrainRows(store, cfg, special, seed=3, batch_size=batch_size)
+        rows_of_store(store, cfg, special, seed=3, batch_size=batch_size)
         for store in stores
     ]
     return MixedRows(rows, SHARES, taken)
