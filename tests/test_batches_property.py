@@ -13,6 +13,7 @@ import pytest
 from decoded_rows import decode
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from store_rows import rows_of_store
 
 from bert_jax.batch import PretrainBatch
 from bert_jax.config import DataConfig
@@ -46,7 +47,7 @@ class Corpus:
         self.rows = self.fresh()
 
     def fresh(self) -> PretrainRows:
-        return PretrainRows(
+        return rows_of_store(
             self.store,
             self.cfg,
             self.special,

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from store_rows import rows_of_store
 
 from bert_jax.config import (
     DataConfig,
@@ -13,7 +14,6 @@ from bert_jax.config import (
     OptimizerConfig,
     PretrainConfig,
 )
-from bert_jax.data.batches.rows import PretrainRows
 from bert_jax.model import pretraining
 from bert_jax.train.held_out import PretrainEvaluator, fixed_masks
 from bert_jax.train.mesh import make_mesh
@@ -27,7 +27,7 @@ def judge(tiny, vocabulary, special, make_store):
     store = make_store(documents)
     store = store._replace(tokens=store.tokens % (tiny.vocab_size - 5) + 5)
     data = DataConfig(sequence_length=24, layout="padded")
-    rows = PretrainRows(store, data, special, seed=3)
+    rows = rows_of_store(store, data, special, seed=3)
     model = dataclasses.replace(tiny, num_layers=1)
     params = pretraining.init_params(model, jax.random.key(0))
 

@@ -81,6 +81,9 @@ def test_large_logits_pass(tiny, tmp_path, request, to, head, reach):
         request.getfixturevalue(NEEDS[to])
     model = make_trained(tiny, head, reach)
     found = export_model(model, tmp_path, to)
+    if to == "tensorflow":
+        assert found["differences"] == {}
+        return
     first = next(iter(found["differences"].values()))
     # The scale of the token table scales the encoder's input too, so about.
     assert 0.5 * reach < first["largest_output"] < 2 * reach

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from store_rows import rows_of_store
 
 from bert_jax.batch import PretrainBatch
 from bert_jax.config import DataConfig
@@ -36,7 +37,7 @@ def make_rows(request, store, special):
         cfg = DataConfig(
             **{"sequence_length": LENGTH, "layout": request.param} | changes
         )
-        return PretrainRows(store, cfg, special, seed=3, batch_size=BATCH)
+        return rows_of_store(store, cfg, special, seed=3, batch_size=BATCH)
 
     return make
 
@@ -217,7 +218,7 @@ def test_every_epoch_holds_each_of_its_pairs_once(make_rows, store, special):
 
 def test_batches_depend_on_the_seed(make_rows, store, special):
     rows = make_rows()
-    other = PretrainRows(store, rows.cfg, special, seed=4, batch_size=BATCH)
+    other = rows_of_store(store, rows.cfg, special, seed=4, batch_size=BATCH)
     # All pairs of an epoch, so that another order alone does not pass for a change.
     one, two = (
         sum(map(pairs_in, batches_of_epoch(x, 0)), collections.Counter())
@@ -241,8 +242,8 @@ def test_hosts_must_divide_the_batch(make_rows):
 def test_buckets_know_the_size_of_their_batches(store, special):
     cfg = DataConfig(sequence_length=LENGTH, layout="buckets")
     with pytest.raises(ValueError, match="PretrainRows needs batch_size"):
-        PretrainRows(store, cfg, special, seed=3)
-    rows = PretrainRows(store, cfg, special, seed=3, batch_size=4)
+        rows_of_store(store, cfg, special, seed=3)
+    rows = rows_of_store(store, cfg, special, seed=3, batch_size=4)
     with pytest.raises(ValueError, match=r"batch_size=8, but .* batches of 4"):
         train_batches(rows, batch_size=8, first_step=0, num_steps=1)
     with pytest.raises(ValueError, match="use layout='padded'"):
@@ -253,7 +254,7 @@ def test_buckets_know_the_size_of_their_batches(store, special):
 def evaluation_rows(request, store, special):
     def make() -> PretrainRows:
         cfg = DataConfig(sequence_length=LENGTH, layout=request.param)
-        return PretrainRows(store, cfg, special, seed=3)
+        return rows_of_store(store, cfg, special, seed=3)
 
     return make
 

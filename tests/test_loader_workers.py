@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from processes import is_running
+from store_rows import rows_of_store
 
 from bert_jax.batch import PretrainBatch, SpecialIds
 from bert_jax.config import DataConfig
@@ -51,7 +52,7 @@ def make_rows(store: TokenStore, num_workers: int, layout="packed") -> PretrainR
     cfg = DataConfig(
         sequence_length=32, num_workers=num_workers, num_threads=1, layout=layout
     )
-    return PretrainRows(store, cfg, SPECIAL, seed=3, batch_size=BATCH)
+    return rows_of_store(store, cfg, SPECIAL, seed=3, batch_size=BATCH)
 
 
 def first_steps(rows: PretrainRows, first: int, count: int) -> list[PretrainBatch]:

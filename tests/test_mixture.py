@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from prepared_corpus import make_corpus, prepared
 from small_pretraining import SMALL, one_device  # noqa: F401
+from store_rows import rows_of_store
 
 from bert_jax import cli
 from bert_jax.batch import PretrainBatch
@@ -15,7 +16,6 @@ from bert_jax.config import DataConfig, PhaseConfig, PretrainConfig
 from bert_jax.data.batches.documents import documents_of_batch
 from bert_jax.data.batches.loader import train_batches
 from bert_jax.data.batches.mixture import PERIOD, MixedRows, order_of
-from bert_jax.data.batches.rows import PretrainRows
 from bert_jax.data.prepared.corpus import open_corpus
 from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.data.prepared.leaks import describe_leaks
@@ -38,7 +38,7 @@ def stores(make_store):
 
 def mixed(stores, special, cfg=CFG, taken=(0, 0, 0, 0), batch_size=None) -> MixedRows:
     rows = [
-        PretrainRows(store, cfg, special, seed=3, batch_size=batch_size)
+        rows_of_store(store, cfg, special, seed=3, batch_size=batch_size)
         for store in stores
     ]
     return MixedRows(rows, SHARES, taken)

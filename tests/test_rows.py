@@ -9,11 +9,12 @@ import pickle
 import numpy as np
 import pytest
 from prepared_corpus import make_corpus, prepared
+from store_rows import rows_of_store
 
 from bert_jax.batch import PretrainBatch
 from bert_jax.config import DataConfig
 from bert_jax.data.batches import rows as rows_module
-from bert_jax.data.batches.rows import PretrainRows, open_rows
+from bert_jax.data.batches.rows import open_rows
 from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.data.prepared.store import TokenStore
 
@@ -46,7 +47,7 @@ def assert_same(one: PretrainBatch, other: PretrainBatch) -> None:
 
 
 def test_old_epochs_are_forgotten_and_planned_again(store, special, planned):
-    rows = PretrainRows(store, CFG, special, seed=3)
+    rows = rows_of_store(store, CFG, special, seed=3)
     before = rows.batch(0, 5)
     rows.batch(sum(rows.size(n).num_rows for n in range(5)), 1)
     assert planned == [0, 1, 2, 3, 4, 5]
@@ -56,10 +57,10 @@ def test_old_epochs_are_forgotten_and_planned_again(store, special, planned):
 
 
 def test_a_restart_plans_nothing_that_is_known(store, special, planned, tmp_path):
-    first = PretrainRows(store, CFG, special, seed=3, plan_dir=tmp_path)
+    first = rows_of_store(store, CFG, special, seed=3, plan_dir=tmp_path)
     start = sum(first.size(n).num_rows for n in range(4))
     expected = first.batch(start + 3, 5)
-    again = PretrainRows(store, CFG, special, seed=3, plan_dir=tmp_path)
+    again = rows_of_store(store, CFG, special, seed=3, plan_dir=tmp_path)
     assert_same(again.batch(start + 3, 5), expected)
     assert again.size(0) == first.size(0)  # its arrays are gone
     assert planned == [0, 1, 2, 3, 4]
@@ -80,7 +81,7 @@ def test_a_restart_plans_nothing_that_is_known(store, special, planned, tmp_path
 def test_what_decides_a_plan_makes_another(store, special, planned, tmp_path, change):
     cfg = dataclasses.replace(CFG, **change)
     for one in (CFG, cfg, cfg):
-        rows = PretrainRows(
+        rows = rows_of_store(
             store, one, special, seed=3, batch_size=8, plan_dir=tmp_path
         )
         rows.epoch(0)
@@ -91,7 +92,7 @@ def test_buckets_are_planned_for_lengths_and_batch(store, special, planned, tmp_
     cfg = DataConfig(sequence_length=32, layout="buckets")
     halves = dataclasses.replace(cfg, bucket_lengths=(16, 32))
     for one, batch_size in ((cfg, 8), (cfg, 4), (halves, 4), (halves, 4)):
-        rows = PretrainRows(
+        rows = rows_of_store(
             store, one, special, seed=3, batch_size=batch_size, plan_dir=tmp_path
         )
         rows.epoch(0)
@@ -101,21 +102,21 @@ def test_buckets_are_planned_for_lengths_and_batch(store, special, planned, tmp_
 def test_seed_and_corpus_decide_too(store, special, planned, tmp_path, make_store):
     other = make_store([[3, 4, 5]] * 9)
     for one, seed in ((store, 3), (store, 4), (other, 4), (store, 3), (other, 4)):
-        PretrainRows(one, CFG, special, seed=seed, plan_dir=tmp_path).epoch(0)
+        rows_of_store(one, CFG, special, seed=seed, plan_dir=tmp_path).epoch(0)
     assert planned == [0, 0, 0]
 
 
 @pytest.mark.parametrize("change", [{"num_threads": 5}, {"num_workers": 2}], ids=str)
 def test_what_decides_nothing_shares_plans(store, special, planned, tmp_path, change):
     for cfg in (CFG, dataclasses.replace(CFG, **change)):
-        PretrainRows(store, cfg, special, seed=3, plan_dir=tmp_path).epoch(0)
+        rows_of_store(store, cfg, special, seed=3, plan_dir=tmp_path).epoch(0)
     assert planned == [0]
 
 
 def test_sizes_are_those_of_the_rows(store, special):
     for layout in ("packed", "padded", "buckets"):
         cfg = dataclasses.replace(CFG, layout=layout)
-        rows = PretrainRows(store, cfg, special, seed=3, batch_size=4)
+        rows = rows_of_store(store, cfg, special, seed=3, batch_size=4)
         size, steps = rows.size(0), rows.steps_per_epoch(4)
         whole = range(int(steps)) if layout == "buckets" else range(int(steps) + 1)
         batches = [rows.batch_of_step(step, batch_size=4) for step in whole]
@@ -133,7 +134,7 @@ def test_sizes_are_those_of_the_rows(store, special):
 
 
 def test_the_next_epoch_is_planned_once_half_is_over(store, special, planned):
-    rows = PretrainRows(store, CFG, special, seed=3)
+    rows = rows_of_store(store, CFG, special, seed=3)
     count = rows.size(0).num_rows
     for unit, end in ((0, 10**6), (count // 2 - 1, 10**6), (count - 1, count)):
         rows.plan_ahead(unit, end)
@@ -146,7 +147,7 @@ def test_the_next_epoch_is_planned_once_half_is_over(store, special, planned):
 
 
 def test_a_failure_ahead_of_time_is_told_when_it_matters(store, special, tmp_path):
-    rows = PretrainRows(store, CFG, special, seed=3, plan_dir=tmp_path / "plans")
+    rows = rows_of_store(store, CFG, special, seed=3, plan_dir=tmp_path / "plans")
     count = rows.size(0).num_rows
     folder = next((tmp_path / "plans").iterdir())
     (folder / ".lock").unlink()
@@ -155,15 +156,6 @@ def test_a_failure_ahead_of_time_is_told_when_it_matters(store, special, tmp_pat
     assert rows.batch(0, count).input_ids.size
     with pytest.raises(ValueError, match="cannot be written"):
         rows.batch(count, 1)
-
-
-def test_temporary_plans_go_with_their_owner(store, special):
-    rows = PretrainRows(store, CFG, special, seed=3)
-    rows.epoch(0)
-    folder = rows._plans.folder
-    assert folder.is_dir()
-    del rows
-    assert not folder.parent.exists()
 
 
 def test_a_pickled_store_is_its_paths(store, tmp_path):
@@ -177,7 +169,6 @@ def test_a_pickled_store_is_its_paths(store, tmp_path):
         for one, other in zip(opened, store, strict=True):
             np.testing.assert_array_equal(one, other)
     assert len(pickle.dumps(mapped)) < 500 + 3 * len(str(tmp_path))
-    assert mapped.bounds_sha256() == store.bounds_sha256()
     with pytest.raises(ValueError, match=r"TokenStore\.tokens is held in memory"):
         pickle.dumps(store)
 

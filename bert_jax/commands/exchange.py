@@ -74,7 +74,7 @@ class Export:
     """Run directory of `pretrain`, `finetune` or `import`."""
     output: pathlib.Path
     """Directory to write. If the other library is installed, it loads the result and the
-    outputs are compared."""
+    outputs are compared; of a TensorFlow checkpoint, the weights alone are."""
     to: Literal["huggingface", "tensorflow", "onnx", "stablehlo"] = "huggingface"
     """Format to write. huggingface: a directory that transformers loads. tensorflow: a
     TF1 checkpoint with Google's names (needs the extra tf). onnx: a graph for batches of

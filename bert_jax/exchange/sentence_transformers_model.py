@@ -7,14 +7,12 @@ versions, from 3.0 on, read the same keys.
 import pathlib
 from typing import Any
 
-import numpy as np
-
-from bert_jax.exchange.comparison import Probe, differences
+from bert_jax.exchange.comparison import Probe
 from bert_jax.exchange.families.registry import family_of_model
 from bert_jax.exchange.json_files import save_json
 from bert_jax.exchange.libraries import library
 from bert_jax.exchange.portable import VECTORS, PortableModel
-from bert_jax.exchange.tensors import Tensors
+from bert_jax.exchange.transformers_model import torch_differences
 from bert_jax.exchange.write_huggingface import write_huggingface
 
 _POOLING = "1_Pooling"
@@ -79,19 +77,8 @@ def verify_sentence_transformers(
     Raises:
         ValueError: it is not installed, or shapes disagree.
     """
-    torch = library("torch", "export", "Vectors of sentence-transformers")
     package = library(
         "sentence_transformers", "export", "Vectors of sentence-transformers"
     )
     model = package.SentenceTransformer(str(directory), device="cpu").eval()
-
-    def run(*ids: np.ndarray) -> Tensors:
-        inputs = {
-            name: torch.tensor(np.asarray(x, np.int64))
-            for name, x in zip(probe.inputs, ids, strict=False)
-        }
-        with torch.no_grad():
-            found = model(inputs)
-        return {output.name: found[output.name].numpy() for output in probe.signature}
-
-    return differences(run, probe)
+    return torch_differences(model, probe)

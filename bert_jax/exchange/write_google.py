@@ -9,7 +9,6 @@ import pathlib
 
 import numpy as np
 
-from bert_jax.exchange.comparison import Probe, differences, our_run
 from bert_jax.exchange.families.google_bert import (
     config_from_google,
     config_to_google,
@@ -26,7 +25,7 @@ from bert_jax.exchange.google_files import (
 from bert_jax.exchange.google_variables import load_variables
 from bert_jax.exchange.json_files import load_json, save_json
 from bert_jax.exchange.portable import PortableModel
-from bert_jax.exchange.tensors import Tensors, check_bits, from_tensors, to_tensors
+from bert_jax.exchange.tensors import Tensors, check_bits, to_tensors
 
 
 def google_variables(model: PortableModel) -> Tensors:
@@ -108,15 +107,6 @@ def check_google(directory: pathlib.Path, model: PortableModel) -> None:
         )
     stored = load_variables(directory / CHECKPOINT, model.cfg, [])
     check_bits(directory / CHECKPOINT, google_variables(model), stored)
-
-
-def verify_google(directory: pathlib.Path, probe: Probe) -> dict[str, float]:
-    """Our own logits from the stored variables: no library runs such models any more."""
-    path = directory / CONFIG_FILE
-    cfg, _ = config_from_google(path, load_json(path), [])
-    variables = load_variables(directory / CHECKPOINT, cfg, [])
-    params = from_tensors(cfg, variables, google_rows(cfg, probe.head)).params
-    return differences(our_run(cfg, params, probe.head), probe)
 
 
 def _save_variables(prefix: pathlib.Path, variables: Tensors) -> None:

@@ -60,7 +60,9 @@ def write_onnx(model: PortableModel, directory: pathlib.Path) -> None:
         write_huggingface(model, source)
         check_huggingface(source, model)
         # Its own attention: plain products and a softmax, for every runtime.
-        module = load_model(source, model.head, attn_implementation="eager")
+        module = load_model(
+            source, model.head, model.outputs, attn_implementation="eager"
+        )
         directory.mkdir(parents=True, exist_ok=True)
         _export(module, model, directory / MODEL_FILE)
         for path in source.iterdir():
@@ -125,8 +127,6 @@ def verify_onnx(directory: pathlib.Path, probe: Probe) -> dict[str, float]:
 
 def _export(module: Any, model: PortableModel, path: pathlib.Path) -> None:
     torch = library("torch", _EXTRA, _WHAT)
-    if model.hidden_states:
-        module = _with_hidden_states(module)
     # A tensor each: the exporter takes one tensor given twice for one input. Sizes of 1
     # would become constants of the graph.
     example = {name: torch.ones((2, 4), dtype=torch.int64) for name in model.inputs}
@@ -143,33 +143,6 @@ def _export(module: Any, model: PortableModel, path: pathlib.Path) -> None:
             external_data=False,
             verbose=False,
         )
-
-
-def _with_hidden_states(module: Any) -> Any:
-    """The module with the last of its hidden states behind its logits."""
-    torch = library("torch", _EXTRA, _WHAT)
-
-    class WithHiddenStates(torch.nn.Module):  # type: ignore[name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.module = module
-
-        def forward(
-            self, input_ids: Any, attention_mask: Any, token_type_ids: Any = None
-        ) -> tuple[Any, ...]:
-            segments = (
-                {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-            )
-            found = self.module(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                output_hidden_states=True,
-                **segments,
-            )
-            *logits, hidden = found.to_tuple()
-            return (*logits, hidden[-1])
-
-    return WithHiddenStates().eval()
 
 
 @contextlib.contextmanager

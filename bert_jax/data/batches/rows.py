@@ -9,10 +9,7 @@ whatever the number of hosts. Hosts divide a batch into equal parts.
 import bisect
 import contextlib
 import pathlib
-import shutil
-import tempfile
 import threading
-import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -43,9 +40,9 @@ class PretrainRows:
         special: SpecialIds,
         *,
         seed: int,
+        plan_dir: pathlib.Path,
+        identity: str,
         batch_size: int | None = None,
-        plan_dir: pathlib.Path | None = None,
-        identity: str | None = None,
     ) -> None:
         """Plans nothing yet.
 
@@ -54,11 +51,10 @@ class PretrainRows:
             cfg: what pairs and rows are like.
             special: ids of the special tokens.
             seed: seed of pairs, packing and order.
-            batch_size: rows of the global batch; needed for `layout="buckets"` only.
-            plan_dir: folder in which plans are kept for other processes and later runs;
-                `None` takes a temporary folder that is deleted with this object.
+            plan_dir: folder in which plans are kept for other processes and later runs.
             identity: a text that identifies the store's sentence bounds, such as a hash
-                of its files; `None` hashes the bounds.
+                of its files.
+            batch_size: rows of the global batch; needed for `layout="buckets"` only.
 
         Raises:
             ValueError: buckets without a batch size.
@@ -70,13 +66,7 @@ class PretrainRows:
             )
         self.store, self.cfg, self.special, self.seed = store, cfg, special, seed
         self.batch_size = batch_size if cfg.layout == "buckets" else None
-        if plan_dir is None:
-            plan_dir = pathlib.Path(tempfile.mkdtemp(prefix="bert_jax-plans-"))
-            weakref.finalize(self, shutil.rmtree, plan_dir, ignore_errors=True)
-            identity = "of this object alone"
-        self._plans = EpochPlans(
-            plan_dir, self._decided_by(identity or store.bounds_sha256())
-        )
+        self._plans = EpochPlans(plan_dir, self._decided_by(identity))
         self._first_places = [0]  # of each epoch seen so far, and of the next one
         self._begin()
 
@@ -354,7 +344,7 @@ def open_rows(
         cfg,
         dataset.tokenizer.special,
         seed=seed,
-        batch_size=batch_size,
         plan_dir=cfg.plan_dir or dataset.index_home / "plans",
         identity=json_sha256([split, dataset.manifest["sha256"]]),
+        batch_size=batch_size,
     )

@@ -1,6 +1,5 @@
 """The tokens of a split as one stream, which worker processes open by file name."""
 
-import hashlib
 import pathlib
 from typing import Any, NamedTuple
 
@@ -17,13 +16,6 @@ class TokenStore(NamedTuple):
     tokens: np.ndarray  # uint16 or uint32 [tokens]
     sentence_starts: np.ndarray  # int64 [sentences + 1], offsets in `tokens`
     document_starts: np.ndarray  # int64 [documents + 1], offsets in sentences
-
-    def bounds_sha256(self) -> str:
-        """Hash of all bounds, on which pairs depend; they do not depend on the tokens."""
-        digest = hashlib.sha256()
-        for array in (self.sentence_starts, self.document_starts):
-            digest.update(np.ascontiguousarray(array, "<i8").data)
-        return digest.hexdigest()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _open, tuple(map(_path, self._fields, self))
