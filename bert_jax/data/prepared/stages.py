@@ -138,11 +138,7 @@ def make_shards(
             sections=group,
             index=index,
             num_shards=len(groups),
-            validation_fraction=options.validation_fraction,
-            language=options.language,
-            read=options.read,
-            near=options.near_threshold > 0.0,
-            drop=options.duplicates == "drop",
+            options=options,
             encoding=encoding,
         )
         for index, group in enumerate(groups)
