@@ -68,10 +68,11 @@ def test_docstrings_become_prose():
 
 
 @pytest.mark.slow
-def test_docs_do_not_depend_on_workers(tmp_path):
-    spec, one, two = "docs:optax,grain", tmp_path / "one", tmp_path / "two"
-    alone = open_source(spec, docs_dir=one, num_workers=1)
-    open_source(spec, docs_dir=two, num_workers=2)
+def test_docs_do_not_depend_on_workers(tmp_path, monkeypatch):
+    for num_workers in (2, 1):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / str(num_workers)))
+        alone = open_source("docs:optax,grain", num_workers=num_workers)
+    one, two = (tmp_path / n / "bert_jax" / "docs-optax-grain" for n in "12")
     names = sorted(path.name for path in one.iterdir())
     assert names == sorted(path.name for path in two.iterdir())
     assert len(names) == 9
@@ -84,20 +85,23 @@ def test_docs_do_not_depend_on_workers(tmp_path):
     assert {d.group.partition(":")[0] for d in documents} == {"optax", "grain"}
 
 
-def test_whole_docs_corpus_is_kept_and_a_broken_one_written_again(tmp_path):
+def test_whole_docs_corpus_is_kept_and_a_broken_one_written_again(
+    tmp_path, monkeypatch
+):
     seen = []
-    options = {"packages": ["optax"], "num_workers": 1, "num_files": 3}
+    options = {"packages": ["optax"], "num_workers": 1}
     first = docs.write_docs_corpus(
         tmp_path, progress=lambda done, total: seen.append((done, total)), **options
     )
     assert not first["reused"]
     assert seen[-1][0] == seen[-1][1] == len(seen)
     assert docs.write_docs_corpus(tmp_path, **options)["reused"]
-    (tmp_path / "documents-00001-of-00003.jsonl").write_text("{}")
+    (tmp_path / "documents-00001-of-00008.jsonl").write_text("{}")
     again = docs.write_docs_corpus(tmp_path, **options)
     assert not again["reused"]
     assert again["files"] == first["files"]
-    assert not docs.write_docs_corpus(tmp_path, **options | {"num_files": 2})["reused"]
+    monkeypatch.setattr(docs, "_FILES", 2)
+    assert not docs.write_docs_corpus(tmp_path, **options)["reused"]
     assert len(list(tmp_path.glob(docs.FILE_PATTERN))) == 2
 
 

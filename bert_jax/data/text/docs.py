@@ -6,6 +6,7 @@ One docstring becomes one document of prose with one paragraph per line.
 
 import ast
 import collections
+import glob
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -23,7 +24,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from bert_jax.data.atomic_file import write_atomically
+from bert_jax.data.cache_folder import cache_folder
 from bert_jax.data.text.docstrings import prose
+from bert_jax.data.text.files_source import open_files
+from bert_jax.data.text.sections import Request, Source
 from bert_jax.data.worker_lifetime import kept_from
 
 FILE_PATTERN = "documents-?????-of-?????.jsonl"
@@ -38,6 +42,8 @@ MIN_PROSE_CHARS = 100
 MAX_PARAGRAPH_REPEATS = 3
 # Stored in corpus.json. Raise it when the same packages would give other documents.
 CORPUS_VERSION = 1
+# Most files to write; several can be read in parallel.
+_FILES = 8
 
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "orbax": "orbax-checkpoint"}
 _SKIPPED_FOLDERS = re.compile(
@@ -68,12 +74,26 @@ class DocRecord(NamedTuple):
     paragraphs: tuple[str, ...]
 
 
+def open_docs(request: Request) -> Source:
+    """The files of `docs:` or `docs:numpy,jax`, written to the user's cache if need be.
+
+    Raises:
+        ValueError: as for `write_docs_corpus`.
+    """
+    packages = [name.strip() for name in request.rest.split(",") if name.strip()]
+    folder = cache_folder("-".join(["docs", *packages]))
+    write_docs_corpus(
+        folder, packages=packages or None, num_workers=request.num_workers
+    )
+    pattern = f"{glob.escape(str(folder))}/{FILE_PATTERN}"
+    return Source((request.spec,), open_files(request._replace(rest=pattern)).sections)
+
+
 def write_docs_corpus(
     output: pathlib.Path,
     *,
     packages: Sequence[str] | None = None,
     num_workers: int = 1,
-    num_files: int = 8,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Writes the documentation of installed packages as JSON lines.
@@ -87,7 +107,6 @@ def write_docs_corpus(
         packages: names of top-level packages; "python" is the standard library. `None`
             takes those of DEFAULT_PACKAGES that are installed.
         num_workers: number of processes that read source files.
-        num_files: most files n to write; several can be read in parallel.
         progress: called with (source files done, all source files).
 
     Returns:
@@ -103,7 +122,7 @@ def write_docs_corpus(
     identity = {
         "version": CORPUS_VERSION,
         "packages": {name: _package_version(name) for name in roots},
-        "requested_files": num_files,
+        "requested_files": _FILES,
     }
     kept = _complete_corpus(output, identity)
     if kept is not None:
@@ -121,7 +140,7 @@ def write_docs_corpus(
     manifest.unlink(missing_ok=True)
     for stale in output.glob(FILE_PATTERN):
         stale.unlink()
-    num_files = min(num_files, len(records))
+    num_files = min(_FILES, len(records))
     hashes = {}
     for k in range(num_files):
         first, last = (len(records) * j // num_files for j in (k, k + 1))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pathlib
 from typing import NamedTuple
 
 
@@ -70,7 +69,5 @@ class Request(NamedTuple):
     """The source as it was named, such as `files:text/*.txt`."""
     rest: str
     """What stands behind the colon of `spec`."""
-    docs_dir: pathlib.Path | None = None
-    """For `docs:` only: the folder of its text; a folder in the user's cache if None."""
     num_workers: int = 1
     """For `docs:` only: number of processes that extract it."""

@@ -17,15 +17,11 @@ from bert_jax.data.text.registry import KINDS
 from bert_jax.data.text.sections import Request, Section, Source
 
 
-def open_source(
-    source: str | Sequence[str],
-    *,
-    docs_dir: pathlib.Path | None = None,
-    num_workers: int = 1,
-) -> Source:
+def open_source(source: str | Sequence[str], *, num_workers: int = 1) -> Source:
     """Finds the files or the datasets that `source` names, without reading text.
 
-    Only `docs:` does more: it extracts the documentation unless that is done already.
+    Only `docs:` does more: it extracts the documentation to the user's cache, unless that
+    is done already for the same versions of the packages.
     Several sources are read one after another as one corpus. A file that two of them
     name is read once.
 
@@ -34,8 +30,6 @@ def open_source(
             `files:GLOB`, or only a path or a glob, in which `**` crosses folders;
             `docs:` or `docs:numpy,jax`, the documentation of packages installed here;
             `tfds:NAME[/CONFIG][:VERSION][:SPLIT][:FIELD]`, see `tfds_source`.
-        docs_dir: folder for the text of `docs:`, which is used again as long as the
-            packages have the same versions; default: a folder in the user's cache.
         num_workers: number of processes that extract `docs:`.
 
     Raises:
@@ -44,7 +38,7 @@ def open_source(
     specs = (source,) if isinstance(source, str) else tuple(source)
     if not specs:
         raise ValueError("No source is given; name one, for example files:text/*.txt.")
-    opened = [_open_one(spec, docs_dir, num_workers) for spec in specs]
+    opened = [_open_one(spec, num_workers) for spec in specs]
     return _joined(opened)
 
 
@@ -70,10 +64,10 @@ def _joined(opened: Sequence[Source]) -> Source:
     )
 
 
-def _open_one(spec: str, docs_dir: pathlib.Path | None, num_workers: int) -> Source:
+def _open_one(spec: str, num_workers: int) -> Source:
     kind, colon, rest = spec.partition(":")
     if colon and kind in KINDS:
-        return KINDS[kind].open(Request(spec, rest, docs_dir, num_workers))
+        return KINDS[kind].open(Request(spec, rest, num_workers))
     is_word = colon and kind.isalpha() and len(kind) > 1
     if is_word and not pathlib.Path(spec).exists():
         *forms, last = (known.form for known in KINDS.values())
