@@ -99,11 +99,6 @@ class SentencePieceTokenizer(Tokenizer):
                     "`train_sentencepiece`."
                 )
 
-    @property
-    def model(self) -> bytes:
-        """The serialised SentencePiece model."""
-        return self._model
-
     def normalize(self, text: str) -> str:
         return str(self._processor.normalize(text)).replace(SPACE, " ")
 
