@@ -169,7 +169,7 @@ class ShardRecords:
         }
         if self._fingerprints is not None:
             arrays |= _fingerprint_arrays(self._fingerprints)
-        _save_arrays(self._shard, arrays)
+        save_side_files(self._shard, arrays)
 
     def result(self) -> dict[str, Any]:
         """All counts but the arrays, as values that JSON can hold."""
@@ -234,7 +234,7 @@ def write_fingerprints(shard: Shard, progress: Progress) -> None:
         "held_out.npy": np.array(held_out, bool),
         **_fingerprint_arrays(fingerprints),
     }
-    _save_arrays(shard, arrays)
+    save_side_files(shard, arrays)
     shutil.rmtree(shard.scratch)
 
 
@@ -244,7 +244,8 @@ def _fingerprint_arrays(fingerprints: Fingerprints) -> dict[str, np.ndarray]:
     return arrays | {"hashes.npy": fingerprints.hashes()}
 
 
-def _save_arrays(shard: Shard, arrays: dict[str, np.ndarray]) -> None:
+def save_side_files(shard: Shard, arrays: dict[str, np.ndarray]) -> None:
+    """Writes arrays as side files, each of which appears when it is whole."""
     shard.scratch.mkdir(parents=True, exist_ok=True)
     shard.side_file("").parent.mkdir(exist_ok=True)
     for kind, array in arrays.items():

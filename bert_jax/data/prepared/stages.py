@@ -18,7 +18,7 @@ import numpy as np
 from bert_jax.config import PrepareOptions
 from bert_jax.data.atomic_file import AnyPath, write_atomically
 from bert_jax.data.prepared import audit
-from bert_jax.data.prepared.arrays import load_array, save_array
+from bert_jax.data.prepared.arrays import load_array
 from bert_jax.data.prepared.card import CARD, card
 from bert_jax.data.prepared.duplicates import Duplicates, find_duplicates
 from bert_jax.data.prepared.encoding_check import check_encoding, read_sample
@@ -27,7 +27,7 @@ from bert_jax.data.prepared.manifest import write_manifest
 from bert_jax.data.prepared.metadata import write_tfds_metadata
 from bert_jax.data.prepared.normalization_audit import lost_in_normalization
 from bert_jax.data.prepared.one_sided import refuse_one_sided
-from bert_jax.data.prepared.shards import Shard, ShardFile
+from bert_jax.data.prepared.shards import Shard, ShardFile, save_side_files
 from bert_jax.data.prepared.summary import problems
 from bert_jax.data.text.documents import ReadStats
 from bert_jax.data.text.sections import Section, Source
@@ -177,9 +177,7 @@ def choose_what_to_drop(shards: list[Shard], options: PrepareOptions) -> Duplica
         count = load_array(shard.side_file("held_out.npy")).size
         dropped = (copies.exact | copies.near)[first : first + count]
         # A file of a stopped run is replaced by the same content.
-        shard.scratch.mkdir(parents=True, exist_ok=True)
-        save_array(shard.scratch / "drop.npy", np.flatnonzero(dropped))
-        (shard.scratch / "drop.npy").replace(shard.side_file("drop.npy"))
+        save_side_files(shard, {"drop.npy": np.flatnonzero(dropped)})
         first += count
     return copies
 
