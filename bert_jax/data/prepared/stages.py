@@ -29,10 +29,9 @@ from bert_jax.data.prepared.normalization_audit import lost_in_normalization
 from bert_jax.data.prepared.one_sided import refuse_one_sided
 from bert_jax.data.prepared.shards import Shard, ShardFile, save_side_files
 from bert_jax.data.prepared.summary import problems
-from bert_jax.data.text.documents import ReadStats
+from bert_jax.data.text.documents import ReadStats, source_counts
 from bert_jax.data.text.sections import Section, Source
 from bert_jax.data.text.sentences import sentences
-from bert_jax.data.text.source_counts import source_counts
 from bert_jax.data.text.sources import divide
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 
