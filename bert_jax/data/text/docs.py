@@ -18,7 +18,6 @@ import platform
 import re
 import signal
 import sysconfig
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -111,13 +110,11 @@ def write_docs_corpus(
 
     Returns:
         The content of corpus.json (counts, hashes, versions, documents and characters
-        of each library); "reused", whether it was there already; and "seconds", the
-        duration of this call.
+        of each library).
 
     Raises:
         ValueError: a named package is not installed, or nothing is documented.
     """
-    started = time.perf_counter()
     roots = find_packages(packages)
     identity = {
         "version": CORPUS_VERSION,
@@ -126,7 +123,7 @@ def write_docs_corpus(
     }
     kept = _complete_corpus(output, identity)
     if kept is not None:
-        return kept | {"reused": True, "seconds": time.perf_counter() - started}
+        return kept
 
     files = [f for name, root in roots.items() for f in _source_files(name, root)]
     records = _without_repeats(_extract_all(files, num_workers, progress))
@@ -159,7 +156,7 @@ def write_docs_corpus(
         "files": hashes,
     }
     write_atomically(manifest, json.dumps(summary, indent=2) + "\n")
-    return summary | {"reused": False, "seconds": time.perf_counter() - started}
+    return summary
 
 
 def find_packages(
