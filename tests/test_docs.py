@@ -69,13 +69,10 @@ def test_docstrings_become_prose():
 
 @pytest.mark.slow
 def test_docs_do_not_depend_on_workers(tmp_path, monkeypatch):
-    def opened(num_workers):
-        cache = tmp_path / str(num_workers)
-        monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-        source = open_source("docs:optax,grain", num_workers=num_workers)
-        return source, cache / "bert_jax/docs-optax-grain"
-
-    (alone, one), (_, two) = opened(1), opened(2)
+    for num_workers in (2, 1):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / str(num_workers)))
+        alone = open_source("docs:optax,grain", num_workers=num_workers)
+    one, two = (tmp_path / n / "bert_jax" / "docs-optax-grain" for n in "12")
     names = sorted(path.name for path in one.iterdir())
     assert names == sorted(path.name for path in two.iterdir())
     assert len(names) == 9
@@ -96,15 +93,15 @@ def test_whole_docs_corpus_is_kept_and_a_broken_one_written_again(
     first = docs.write_docs_corpus(
         tmp_path, progress=lambda done, total: seen.append((done, total)), **options
     )
-    assert not first["reused"]
     assert seen[-1][0] == seen[-1][1] == len(seen)
-    assert docs.write_docs_corpus(tmp_path, **options)["reused"]
+    written = (tmp_path / "corpus.json").stat().st_mtime_ns
+    assert docs.write_docs_corpus(tmp_path, **options) == first
+    assert (tmp_path / "corpus.json").stat().st_mtime_ns == written
     (tmp_path / "documents-00001-of-00008.jsonl").write_text("{}")
-    again = docs.write_docs_corpus(tmp_path, **options)
-    assert not again["reused"]
-    assert again["files"] == first["files"]
-    monkeypatch.setattr(docs, "_MOST_FILES", 2)
-    assert not docs.write_docs_corpus(tmp_path, **options)["reused"]
+    assert docs.write_docs_corpus(tmp_path, **options) == first
+    assert (tmp_path / "corpus.json").stat().st_mtime_ns != written
+    monkeypatch.setattr(docs, "_FILES", 2)
+    assert len(docs.write_docs_corpus(tmp_path, **options)["files"]) == 2
     assert len(list(tmp_path.glob(docs.FILE_PATTERN))) == 2
 
 
@@ -120,11 +117,13 @@ def test_task_splits_share_nothing(tmp_path, monkeypatch):
             validation_fraction=fraction,
             max_train=400,
             max_validation=100,
-            seed=3,
         )
         for folder in ("task", "again")
     )
     assert summary == again
+    for name in ("train.tsv", "validation.tsv"):
+        files = (tmp_path / folder / name for folder in ("task", "again"))
+        assert len({file.read_bytes() for file in files}) == 1
     rows = {}
     for split, limit in (("train", 400), ("validation", 100)):
         text = (tmp_path / "task" / f"{split}.tsv").read_text()
@@ -171,5 +170,4 @@ def test_task_needs_two_libraries(tmp_path):
             validation_fraction=0.1,
             max_train=10,
             max_validation=10,
-            seed=0,
         )

@@ -6,6 +6,7 @@ import pytest
 import sentencepiece
 from tokenizer_texts import sentences, train
 
+from bert_jax.data.tokenizers import sentencepiece_tokenizer
 from bert_jax.data.tokenizers.sentencepiece_model import parse_model
 from bert_jax.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 from bert_jax.data.tokenizers.tokenizer import SPECIAL_PIECES
@@ -83,7 +84,7 @@ def words_joined(tokenizer, texts):
 @pytest.mark.parametrize("lowercase", [True, False])
 def test_trained_bpe_models_may_be_cut(lowercase):
     tokenizer = train("bpe", lowercase=lowercase)
-    assert tokenizer._cache is not None
+    assert tokenizer._ids_of_word is not None
     assert tokenizer.encode(TEXTS) == whole(tokenizer, TEXTS)
     assert words_joined(tokenizer, TEXTS) == whole(tokenizer, TEXTS)
 
@@ -93,7 +94,7 @@ def test_other_models_are_not_cut(change):
     proto = parse_model(train("bpe").model)
     CHANGES[change](proto)
     tokenizer = SentencePieceTokenizer(proto.SerializeToString(), lowercase=True)
-    assert tokenizer._cache is None
+    assert tokenizer._ids_of_word is None
     expected = whole(tokenizer, TEXTS)
     assert tokenizer.encode(TEXTS) == expected
     if change not in HARMLESS:
@@ -123,27 +124,38 @@ def with_rules(tmp_path, rules):
     return SentencePieceTokenizer(model.getvalue(), lowercase=False)
 
 
-SPACE_RULE = {"2581": "20"}
+@pytest.mark.parametrize("name", ["nmt_nfkc", "nmt_nfkc_cf"])
+def test_the_librarys_rules_keep_to_words(name):
+    rules = dict(sentencepiece.SentencePieceNormalizer(rule_name=name).decompile())
+    assert rules["▁"] == " "
+    assert not any("▁" in written for written in rules.values())
+    assert not any(" " in read for read in rules)
 
 
 @pytest.mark.parametrize(
-    ("rules", "splits"),
+    "rules",
     [
-        (SPACE_RULE, True),
-        (SPACE_RULE | {"A0": "20", "41": "61", "72 73": "73"}, True),
-        ({"41": "61"}, False),
-        ({"2581": "2D"}, False),
-        (SPACE_RULE | {"41": "2581"}, False),
-        (SPACE_RULE | {"72 20 73": "72 73"}, False),
-        (SPACE_RULE | {"72 20": "72"}, False),
-        (SPACE_RULE | {"20 73": "73"}, False),
-        (SPACE_RULE | {"20": "2D", "20 73": "73"}, False),
+        {"2581": "20"},
+        {"2581": "2D"},
+        {"2581": "20", "72 20 73": "72 73"},
+        {"2581": "20", "20 73": "73"},
     ],
     ids=str,
 )
-def test_rules_that_reach_over_a_space_are_found(tmp_path, rules, splits):
+def test_models_with_other_rules_are_not_cut(tmp_path, rules):
     tokenizer = with_rules(tmp_path, rules)
-    assert (tokenizer._cache is not None) == splits
+    assert tokenizer._ids_of_word is None
     assert tokenizer.encode(TEXTS) == whole(tokenizer, TEXTS)
-    if any("20 " in f"{read} " and read != "20" for read in rules):
+    if any("20 " in f"{read} " for read in rules):
         assert words_joined(tokenizer, TEXTS) != whole(tokenizer, TEXTS)
+
+
+def test_forgotten_words_and_long_texts_do_not_change_what_comes_out(monkeypatch):
+    texts = [*sentences(300, seed=3)] * 2
+    expected = whole(train("bpe"), texts)
+    monkeypatch.setattr(sentencepiece_tokenizer, "_WORDS", 3)
+    monkeypatch.setattr(sentencepiece_tokenizer, "_MOST_CHARACTERS", 40)
+    assert {len(text) > 40 for text in texts} == {True, False}
+    tokenizer = train("bpe")
+    assert tokenizer.encode(texts) == expected
+    assert tokenizer._ids_of_word.cache_info().currsize == 3

@@ -259,11 +259,6 @@ def test_wrong_specs(spec, message):
         open_source(spec)
 
 
-def test_the_target_must_be_positive(everything, tmp_path):
-    with pytest.raises(ValueError, match="target_bytes=0"):
-        divide(open_source(f"files:{everything}/plain.txt"), 0, tmp_path)
-
-
 def test_a_kind_of_source_needs_a_line_in_the_registry_only(tmp_path, monkeypatch):
     def open_squares(request):
         section = Section("squares", "n", 800, kind="squares", end=int(request.rest))

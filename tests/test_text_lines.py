@@ -13,8 +13,7 @@ from source_files import (
 
 from bert_jax.config import ReadOptions
 from bert_jax.data.source_description import describe_sources
-from bert_jax.data.text.documents import ReadStats
-from bert_jax.data.text.source_counts import source_counts
+from bert_jax.data.text.documents import ReadStats, source_counts
 from bert_jax.data.text.sources import open_source
 
 BLANK_LINES = {

@@ -104,7 +104,7 @@ def test_impossible_options_are_refused(changes, message):
 
 def test_a_vocabulary_is_wrapped_once(tmp_path, capsys):
     vocab, out = tmp_path / "vocab.txt", tmp_path / "out"
-    vocab.write_bytes(train("wordpiece")._model)
+    vocab.write_bytes(train("wordpiece").model)
     command = ["tokenizer", "wrap", str(vocab), "--lowercase", "--output", str(out)]
     main(command)
     assert "written" in capsys.readouterr().out

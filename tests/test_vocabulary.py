@@ -12,7 +12,7 @@ KINDS = ["unigram", "bpe", "wordpiece"]
 @pytest.mark.parametrize("kind", ["unigram", "wordpiece", "byte-bpe"])
 def test_training_is_a_function_of_the_sentences(kind):
     first, second = (train(kind, max_sentences=90) for _ in range(2))
-    assert first._model == second._model
+    assert first.model == second.model
     # SentencePiece's own sampling agrees within a process and differs between two; so
     # do the hash tables of `tokenizers`.
     program = (
@@ -43,7 +43,7 @@ def test_wordpiece_of_real_text_is_repeatable(shared_data):
     text = (shared_data / "wikitext" / "valid.txt").read_text(encoding="utf-8")
     lines = text.split("\n")
     one, two = (train("wordpiece", lines, vocab_size=4_000) for _ in range(2))
-    assert one._model == two._model
+    assert one.model == two.model
     assert one.vocab_size == len(set(one.pieces)) == 4_000
     (ids,) = one.encode(["The government announced that the station would be built ."])
     assert len(ids) <= 12, "common words are pieces"

@@ -73,7 +73,6 @@ class Corpus:
                 validation_fraction=self.validation_fraction,
                 max_train=self.max_train,
                 max_validation=self.max_validation,
-                seed=0,
             )
             print(
                 f"labelled sentences: {sum(task['train'].values()):,} to train on, "

@@ -25,7 +25,7 @@ def describe_sources(
     """What was read of each source, and of how many files once though named again.
 
     Args:
-        sources: from `text.source_counts`.
+        sources: from `text.documents.source_counts`.
         files_named_again: `Source.num_repeated`.
     """
     lines = []

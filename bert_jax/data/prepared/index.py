@@ -14,11 +14,9 @@ import shutil
 import sys
 from collections.abc import Callable
 
-import numpy as np
-
 from bert_jax.data.cache_folder import cache_folder
 from bert_jax.data.json_file import read_json, write_json
-from bert_jax.data.prepared.store import TokenStore
+from bert_jax.data.prepared.store import TokenStore, open_store
 
 _CHUNK_BYTES = 16 << 20
 _HASHES = "index.json"
@@ -69,12 +67,7 @@ def open_index(
             )
         _write(index, sha256, write)
     _check(index, sha256)
-    store = TokenStore(
-        *(
-            np.load(path, mmap_mode="r", allow_pickle=False)
-            for path in _array_files(index)
-        )
-    )
+    store = open_store(*_array_files(index))
     if tuple(array.size for array in store) != sizes:
         raise _foreign(index)
     return store

@@ -31,7 +31,7 @@ def refuse_one_sided(source: Source, options: PrepareOptions) -> None:
     groups: dict[float, _Group] = {}
     num_bytes = 0
     sides = set()
-    for document in read_source(source, options=options.read):
+    for document in read_source(source, options.read):
         place = validation_place(document.group)
         group = groups.setdefault(place, _Group(document.group))
         size = len(document.text.encode())

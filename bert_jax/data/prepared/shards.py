@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bert_jax.config import PrepareOptions
 from bert_jax.data.atomic_file import write_atomically
 from bert_jax.data.hashes import file_sha256
 from bert_jax.data.prepared.arrays import save_array
@@ -34,12 +35,8 @@ from bert_jax.data.prepared.records import (
     serialize,
     tokenize,
 )
-from bert_jax.data.text.reading import (
-    Document,
-    ReadOptions,
-    ReadStats,
-    read_section,
-)
+from bert_jax.data.text.documents import Document, ReadStats
+from bert_jax.data.text.reading import read_section
 from bert_jax.data.text.sections import Section
 from bert_jax.data.text.sentences import validation_group
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
@@ -59,13 +56,7 @@ class Shard:
     sections: tuple[Section, ...]
     index: int
     num_shards: int
-    validation_fraction: float
-    language: str
-    read: ReadOptions
-    near: bool
-    """Whether signatures are computed, by which near copies are found."""
-    drop: bool
-    """Whether the documents listed in the side file `drop.npy` are left out."""
+    options: PrepareOptions
     encoding: Encoding
 
     def path(self, split: str) -> pathlib.Path:
@@ -88,6 +79,16 @@ class Shard:
     def size_bytes(self) -> int:
         return sum(section.size_bytes for section in self.sections)
 
+    @property
+    def near(self) -> bool:
+        """Whether signatures are computed, by which near copies are found."""
+        return self.options.near_threshold > 0.0
+
+    @property
+    def drop(self) -> bool:
+        """Whether the documents listed in the side file `drop.npy` are left out."""
+        return self.options.duplicates == "drop"
+
     def documents(
         self, progress: Progress, stats: dict[int, ReadStats] | None = None
     ) -> Iterator[Document]:
@@ -99,7 +100,7 @@ class Shard:
         """
         for section in self.sections:
             counted, reported = ReadStats(), 0
-            for document in read_section(section, counted, self.read):
+            for document in read_section(section, counted, self.options.read):
                 progress(counted.disk_bytes - reported)
                 reported = counted.disk_bytes
                 yield document
@@ -109,7 +110,7 @@ class Shard:
                 stats[section.source] = before + counted
 
     def is_held_out(self, document: Document) -> bool:
-        return validation_group(document.group, self.validation_fraction)
+        return validation_group(document.group, self.options.validation_fraction)
 
 
 class ShardFile(NamedTuple):
@@ -152,7 +153,8 @@ class ShardRecords:
                 for (number, document), split in zip(some, held_out, strict=True)
                 if number not in left_out
             ]
-            records = tokenize(self._tokenizer, [x for x, _ in kept], shard.language)
+            texts, language = [x for x, _ in kept], shard.options.language
+            records = tokenize(self._tokenizer, texts, language)
             for (document, split), record in zip(kept, records, strict=True):
                 audit.add(document, record, split)
             for (_, split), record in zip(kept, records, strict=True):
@@ -167,7 +169,7 @@ class ShardRecords:
         }
         if self._fingerprints is not None:
             arrays |= _fingerprint_arrays(self._fingerprints)
-        _save_arrays(self._shard, arrays)
+        save_side_files(self._shard, arrays)
 
     def result(self) -> dict[str, Any]:
         """All counts but the arrays, as values that JSON can hold."""
@@ -232,7 +234,7 @@ def write_fingerprints(shard: Shard, progress: Progress) -> None:
         "held_out.npy": np.array(held_out, bool),
         **_fingerprint_arrays(fingerprints),
     }
-    _save_arrays(shard, arrays)
+    save_side_files(shard, arrays)
     shutil.rmtree(shard.scratch)
 
 
@@ -242,7 +244,8 @@ def _fingerprint_arrays(fingerprints: Fingerprints) -> dict[str, np.ndarray]:
     return arrays | {"hashes.npy": fingerprints.hashes()}
 
 
-def _save_arrays(shard: Shard, arrays: dict[str, np.ndarray]) -> None:
+def save_side_files(shard: Shard, arrays: dict[str, np.ndarray]) -> None:
+    """Writes arrays as side files, each of which appears when it is whole."""
     shard.scratch.mkdir(parents=True, exist_ok=True)
     shard.side_file("").parent.mkdir(exist_ok=True)
     for kind, array in arrays.items():

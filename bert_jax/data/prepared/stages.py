@@ -18,7 +18,7 @@ import numpy as np
 from bert_jax.config import PrepareOptions
 from bert_jax.data.atomic_file import AnyPath, write_atomically
 from bert_jax.data.prepared import audit
-from bert_jax.data.prepared.arrays import load_array, save_array
+from bert_jax.data.prepared.arrays import load_array
 from bert_jax.data.prepared.card import CARD, card
 from bert_jax.data.prepared.duplicates import Duplicates, find_duplicates
 from bert_jax.data.prepared.encoding_check import check_encoding, read_sample
@@ -27,12 +27,11 @@ from bert_jax.data.prepared.manifest import write_manifest
 from bert_jax.data.prepared.metadata import write_tfds_metadata
 from bert_jax.data.prepared.normalization_audit import lost_in_normalization
 from bert_jax.data.prepared.one_sided import refuse_one_sided
-from bert_jax.data.prepared.shards import Shard, ShardFile
+from bert_jax.data.prepared.shards import Shard, ShardFile, save_side_files
 from bert_jax.data.prepared.summary import problems
-from bert_jax.data.text.documents import ReadStats
+from bert_jax.data.text.documents import ReadStats, source_counts
 from bert_jax.data.text.sections import Section, Source
 from bert_jax.data.text.sentences import sentences
-from bert_jax.data.text.source_counts import source_counts
 from bert_jax.data.text.sources import divide
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 
@@ -138,11 +137,7 @@ def make_shards(
             sections=group,
             index=index,
             num_shards=len(groups),
-            validation_fraction=options.validation_fraction,
-            language=options.language,
-            read=options.read,
-            near=options.near_threshold > 0.0,
-            drop=options.duplicates == "drop",
+            options=options,
             encoding=encoding,
         )
         for index, group in enumerate(groups)
@@ -181,9 +176,7 @@ def choose_what_to_drop(shards: list[Shard], options: PrepareOptions) -> Duplica
         count = load_array(shard.side_file("held_out.npy")).size
         dropped = (copies.exact | copies.near)[first : first + count]
         # A file of a stopped run is replaced by the same content.
-        shard.scratch.mkdir(parents=True, exist_ok=True)
-        save_array(shard.scratch / "drop.npy", np.flatnonzero(dropped))
-        (shard.scratch / "drop.npy").replace(shard.side_file("drop.npy"))
+        save_side_files(shard, {"drop.npy": np.flatnonzero(dropped)})
         first += count
     return copies
 

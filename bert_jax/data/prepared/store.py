@@ -18,7 +18,7 @@ class TokenStore(NamedTuple):
     document_starts: np.ndarray  # int64 [documents + 1], offsets in sentences
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _open, tuple(map(_path, self._fields, self))
+        return open_store, tuple(map(_path, self._fields, self))
 
 
 def _path(name: str, array: np.ndarray) -> pathlib.Path:
@@ -31,7 +31,8 @@ def _path(name: str, array: np.ndarray) -> pathlib.Path:
     return pathlib.Path(array.filename).absolute()
 
 
-def _open(*paths: pathlib.Path) -> TokenStore:
+def open_store(*paths: pathlib.Path) -> TokenStore:
+    """The store whose arrays lie in these files, in their order."""
     return TokenStore(
         *(np.load(path, mmap_mode="r", allow_pickle=False) for path in paths)
     )

@@ -6,6 +6,7 @@ One docstring becomes one document of prose with one paragraph per line.
 
 import ast
 import collections
+import glob
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -17,13 +18,15 @@ import platform
 import re
 import signal
 import sysconfig
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from bert_jax.data.atomic_file import write_atomically
+from bert_jax.data.cache_folder import cache_folder
 from bert_jax.data.text.docstrings import prose
+from bert_jax.data.text.files_source import open_files
+from bert_jax.data.text.sections import Request, Source
 from bert_jax.data.worker_lifetime import kept_from
 
 FILE_PATTERN = "documents-?????-of-?????.jsonl"
@@ -38,7 +41,8 @@ MIN_PROSE_CHARS = 100
 MAX_PARAGRAPH_REPEATS = 3
 # Stored in corpus.json. Raise it when the same packages would give other documents.
 CORPUS_VERSION = 1
-_MOST_FILES = 8  # several can be read in parallel
+# Most files to write; several can be read in parallel.
+_FILES = 8
 
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "orbax": "orbax-checkpoint"}
 _SKIPPED_FOLDERS = re.compile(
@@ -69,6 +73,21 @@ class DocRecord(NamedTuple):
     paragraphs: tuple[str, ...]
 
 
+def open_docs(request: Request) -> Source:
+    """The files of `docs:` or `docs:numpy,jax`, written to the user's cache if need be.
+
+    Raises:
+        ValueError: as for `write_docs_corpus`.
+    """
+    packages = [name.strip() for name in request.rest.split(",") if name.strip()]
+    folder = cache_folder("-".join(["docs", *packages]))
+    write_docs_corpus(
+        folder, packages=packages or None, num_workers=request.num_workers
+    )
+    pattern = f"{glob.escape(str(folder))}/{FILE_PATTERN}"
+    return Source((request.spec,), open_files(request._replace(rest=pattern)).sections)
+
+
 def write_docs_corpus(
     output: pathlib.Path,
     *,
@@ -91,22 +110,20 @@ def write_docs_corpus(
 
     Returns:
         The content of corpus.json (counts, hashes, versions, documents and characters
-        of each library); "reused", whether it was there already; and "seconds", the
-        duration of this call.
+        of each library).
 
     Raises:
         ValueError: a named package is not installed, or nothing is documented.
     """
-    started = time.perf_counter()
     roots = find_packages(packages)
     identity = {
         "version": CORPUS_VERSION,
         "packages": {name: _package_version(name) for name in roots},
-        "requested_files": _MOST_FILES,
+        "requested_files": _FILES,
     }
     kept = _complete_corpus(output, identity)
     if kept is not None:
-        return kept | {"reused": True, "seconds": time.perf_counter() - started}
+        return kept
 
     files = [f for name, root in roots.items() for f in _source_files(name, root)]
     records = _without_repeats(_extract_all(files, num_workers, progress))
@@ -120,7 +137,7 @@ def write_docs_corpus(
     manifest.unlink(missing_ok=True)
     for stale in output.glob(FILE_PATTERN):
         stale.unlink()
-    num_files = min(_MOST_FILES, len(records))
+    num_files = min(_FILES, len(records))
     hashes = {}
     for k in range(num_files):
         first, last = (len(records) * j // num_files for j in (k, k + 1))
@@ -139,7 +156,7 @@ def write_docs_corpus(
         "files": hashes,
     }
     write_atomically(manifest, json.dumps(summary, indent=2) + "\n")
-    return summary | {"reused": False, "seconds": time.perf_counter() - started}
+    return summary
 
 
 def find_packages(

@@ -1,6 +1,10 @@
 """What reading a source yields: documents, and counts of what was found on the way."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from bert_jax.data.text.sections import Source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,3 +52,20 @@ class ReadStats:
     def __add__(self, other: "ReadStats") -> "ReadStats":
         pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
         return ReadStats(*(mine + its for mine, its in pairs))
+
+
+def source_counts(source: Source, stats: Sequence[ReadStats]) -> list[dict[str, Any]]:
+    """The name, the number of files and all counts of each source, as values for JSON.
+
+    Args:
+        source: from `open_source`.
+        stats: what was read of each of its `specs`.
+    """
+    return [
+        {
+            "source": spec,
+            "files": sum(section.source == number for section in source.sections),
+            **dataclasses.asdict(counts),
+        }
+        for number, (spec, counts) in enumerate(zip(source.specs, stats, strict=True))
+    ]

@@ -55,7 +55,6 @@ def write_library_task(
     validation_fraction: float,
     max_train: int,
     max_validation: int,
-    seed: int,
 ) -> dict[str, Any]:
     """Writes `train.tsv` and `validation.tsv` with the columns text and label.
 
@@ -70,12 +69,9 @@ def write_library_task(
         validation_fraction: expected fraction of modules held out, in (0, 1).
         max_train: most sentences of the training split, balanced over the labels.
         max_validation: most sentences of the validation split, balanced too.
-        seed: decides which sentences are taken if there are more.
 
     Returns:
-        "train", "validation": label -> number of sentences; "majority_share": fraction
-        of the most frequent label in the validation split; "labels": all labels,
-        sorted; "sha256": file -> hash.
+        "train", "validation": label -> number of sentences; "labels": all labels, sorted.
 
     Raises:
         ValueError: the corpus is missing, or fewer than two libraries have enough
@@ -101,20 +97,15 @@ def write_library_task(
             "or hold out another fraction."
         )
     output_dir.mkdir(parents=True, exist_ok=True)
-    summary: dict[str, Any] = {"labels": labels, "sha256": {}}
+    summary: dict[str, Any] = {"labels": labels}
     for split, examples, limit in (
         ("train", train, max_train),
         ("validation", validation, max_validation),
     ):
-        chosen = _balanced({label: examples[label] for label in labels}, limit, seed)
-        body = _as_tsv(chosen)
-        path = output_dir / f"{split}.tsv"
-        write_atomically(path, body)
-        summary["sha256"][path.name] = hashlib.sha256(body).hexdigest()
+        chosen = _balanced({label: examples[label] for label in labels}, limit)
+        write_atomically(output_dir / f"{split}.tsv", _as_tsv(chosen))
         counts = collections.Counter(example.label for example in chosen)
         summary[split] = dict(sorted(counts.items()))
-    counts = summary["validation"]
-    summary["majority_share"] = max(counts.values()) / sum(counts.values())
     return summary
 
 
@@ -164,9 +155,7 @@ def _is_prose(sentence: str) -> bool:
     )
 
 
-def _balanced(
-    examples: dict[str, list[Example]], limit: int, seed: int
-) -> list[Example]:
+def _balanced(examples: dict[str, list[Example]], limit: int) -> list[Example]:
     """Takes at most `limit` examples, by limiting all labels to one common number."""
     median = sorted(map(len, examples.values()))[len(examples) // 2]
     cap = int(MAX_OVER_MEDIAN * median)
@@ -175,7 +164,7 @@ def _balanced(
 
     def rank(example: Example) -> bytes:
         # A hash of the text, so the choice does not depend on the order of the corpus.
-        return hashlib.blake2b(f"{seed}:{example.text}".encode()).digest()
+        return hashlib.blake2b(f"0:{example.text}".encode()).digest()
 
     chosen = [e for label in examples.values() for e in sorted(label, key=rank)[:cap]]
     return sorted(chosen, key=rank)

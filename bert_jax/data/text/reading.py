@@ -72,13 +72,11 @@ def read_section(
 
 
 def read_source(
-    source: Source,
-    stats: ReadStats | None = None,
-    options: ReadOptions = _DEFAULT_OPTIONS,
+    source: Source, options: ReadOptions = _DEFAULT_OPTIONS
 ) -> Iterator[Document]:
     """Reads the documents of all sections of a source, as `read_section` does."""
     for section in source.sections:
-        yield from read_section(section, stats, options)
+        yield from read_section(section, options=options)
 
 
 def _documents(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from bert_jax.config import ReadOptions
-from bert_jax.data.text.docs_source import open_docs
+from bert_jax.data.text.docs import open_docs
 from bert_jax.data.text.files_source import open_files
 from bert_jax.data.text.formats import Record
 from bert_jax.data.text.sections import Request, Section, Source

@@ -102,12 +102,5 @@ def validation_group(group: str, fraction: float) -> bool:
     Args:
         group: `Document.group`.
         fraction: expected fraction of groups that are held out, in [0, 1).
-
-    Raises:
-        ValueError: the fraction is outside [0, 1).
     """
-    if not 0.0 <= fraction < 1.0:
-        raise ValueError(
-            f"The validation fraction {fraction} is not in [0, 1); 0 holds nothing out."
-        )
     return validation_place(group) < fraction

@@ -20,8 +20,8 @@ from bert_jax.data.text.sections import Request, Section, Source
 def open_source(source: str | Sequence[str], *, num_workers: int = 1) -> Source:
     """Finds the files or the datasets that `source` names, without reading text.
 
-    Only `docs:` does more: it extracts the documentation into the user's cache, unless
-    that of the same packages in the same versions is there already.
+    Only `docs:` does more: it extracts the documentation to the user's cache, unless that
+    is done already for the same versions of the packages.
     Several sources are read one after another as one corpus. A file that two of them
     name is read once.
 
@@ -93,7 +93,7 @@ def divide(
 
     Args:
         source: from `open_source`.
-        target_bytes: size on disk, not compressed. Smaller sections are not joined.
+        target_bytes: at least 1, on disk, not compressed. Smaller sections are not joined.
         workspace: folder for unpacked files. Files that an earlier call unpacked there
             are used again; a killed call leaves none that look finished. Delete the
             folder after reading the sections.
@@ -103,8 +103,6 @@ def divide(
     Raises:
         ValueError: a file that is divided by its content is damaged.
     """
-    if target_bytes < 1:
-        raise ValueError(f"target_bytes={target_bytes} must be at least 1.")
     large = [x for x in source.sections if x.size_bytes > target_bytes]
     work = functools.partial(
         divide_section, target_bytes=target_bytes, workspace=workspace

@@ -121,11 +121,6 @@ class HuggingFaceTokenizer(Tokenizer):
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
-    @property
-    def model(self) -> bytes:
-        """The content of tokenizer.json."""
-        return self._model
-
     def encode_places(
         self, text: str, places: Sequence[tuple[int, int]]
     ) -> tuple[list[int], np.ndarray]:
@@ -145,7 +140,7 @@ class HuggingFaceTokenizer(Tokenizer):
     @functools.cached_property
     def _with_special(self) -> "FastTokenizer":
         """The tokenizer as it is, which finds special tokens in a text."""
-        return load_fast(self._model.decode("utf-8"))
+        return load_fast(self.model.decode("utf-8"))
 
     def _in_a_row(self, sentences: Sequence[str]) -> Sequence[str]:
         behind = [self._gap + sentence for sentence in sentences[1:]]

@@ -9,8 +9,8 @@ from bert_jax.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokeni
 from bert_jax.data.tokenizers.tokenizer import FORMAT_VERSION, METADATA_FILE, Tokenizer
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 
-_MODEL_FILES = {
-    cls.kind: cls.model_file
+_KINDS: dict[str, Any] = {
+    cls.kind: cls
     for cls in (SentencePieceTokenizer, WordPieceTokenizer, HuggingFaceTokenizer)
 }
 
@@ -65,28 +65,24 @@ def load_tokenizer(directory: pathlib.Path) -> Tokenizer:
             f"{path} has format version {version}; this bert_jax reads "
             f"{FORMAT_VERSION}. Install the one that wrote it."
         )
-    if kind not in _MODEL_FILES:
-        raise ValueError(f"{path}: kind {kind!r} is not one of {sorted(_MODEL_FILES)}.")
+    if kind not in _KINDS:
+        raise ValueError(f"{path}: kind {kind!r} is not one of {sorted(_KINDS)}.")
+    cls = _KINDS[kind]
     try:
-        lowercase, sha256 = metadata["lowercase"], metadata["sha256"]
+        sha256, options = metadata["sha256"], {"lowercase": metadata["lowercase"]}
         strip_accents = metadata["normalization"].get("strip_accents")
-        options = metadata["options"] if kind == HuggingFaceTokenizer.kind else {}
+        if cls is WordPieceTokenizer:
+            options["strip_accents"] = strip_accents
+        elif cls is HuggingFaceTokenizer:
+            options = metadata["options"]
     except (KeyError, AttributeError) as error:
         raise _damaged(path, error) from error
-    model_path = directory / _MODEL_FILES[kind]
+    model_path = directory / cls.model_file
     if not model_path.is_file():
         raise ValueError(f"{model_path} is missing; copy the whole directory.")
     model = model_path.read_bytes()
-    tokenizer: Tokenizer
     try:
-        if kind == WordPieceTokenizer.kind:
-            tokenizer = WordPieceTokenizer(
-                model, lowercase=lowercase, strip_accents=strip_accents
-            )
-        elif kind == HuggingFaceTokenizer.kind:
-            tokenizer = HuggingFaceTokenizer(model, **options)
-        else:
-            tokenizer = SentencePieceTokenizer(model, lowercase=lowercase)
+        tokenizer: Tokenizer = cls(model, **options)
     except Exception as error:
         # The libraries behind them have classes of errors of their own.
         raise ValueError(

@@ -9,6 +9,8 @@ Source: sentencepiece, src/sentencepiece_model.proto (field numbers and defaults
 import functools
 from typing import Any
 
+from bert_jax.data.tokenizers.pieces import SPACE
+
 # Message -> (field, number, type, default); a "*" before the type means "repeated".
 _FIELDS: dict[str, tuple[tuple[str, int, str, str | None], ...]] = {
     "Piece": (
@@ -35,7 +37,8 @@ _FIELDS: dict[str, tuple[tuple[str, int, str, str | None], ...]] = {
         ("normalizer_spec", 3, "NormalizerSpec", None),
     ),
 }
-_UNIGRAM = 1  # value of TrainerSpec.ModelType
+_UNIGRAM, _BPE = 1, 2  # values of TrainerSpec.ModelType
+_NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3  # values of Piece.Type
 
 
 def parse_model(model: bytes) -> Any:
@@ -57,6 +60,52 @@ def parse_model(model: bytes) -> Any:
 def is_unigram(proto: Any) -> bool:
     """Whether a parsed model is a unigram model."""
     return bool(proto.trainer_spec.model_type == _UNIGRAM)
+
+
+def splits_by_word(proto: Any) -> bool:
+    """Whether the ids of every text are those of its words, joined.
+
+    A word is what stands between two spaces. The answer is yes for every BPE model that
+    `train_sentencepiece` makes. It is no for every unigram model, because such a model
+    compares sums in float32 over the whole text. It is yes only if nothing reaches over a
+    space: neither the normalisation, nor a piece, nor the joining of neighbouring unknown
+    characters.
+
+    Args:
+        proto: the model, from `parse_model`.
+    """
+    trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
+    kinds = {piece.type for piece in proto.pieces}
+    ordinary = [piece.piece for piece in proto.pieces if piece.type == _NORMAL]
+    return (
+        trainer.model_type == _BPE
+        and not trainer.treat_whitespace_as_suffix
+        # Every word begins like the first one, and nothing else is between words.
+        and normalizer.add_dummy_prefix
+        and normalizer.remove_extra_whitespaces
+        and normalizer.escape_whitespaces
+        # There is no user-defined symbol, which could hold a space.
+        and kinds <= {_NORMAL, _UNKNOWN, _CONTROL}
+        and not any(SPACE in piece[1:] for piece in ordinary)
+        # Otherwise the space would be unknown and join unknown characters around it.
+        and SPACE in ordinary
+        and _rules_keep_to_words(normalizer)
+    )
+
+
+def _rules_keep_to_words(normalizer: Any) -> bool:
+    """Whether the rules are the library's own of `train_sentencepiece`.
+
+    None of those reads a space together with something else, and `SPACE` in a text
+    becomes a plain space.
+    """
+    import sentencepiece
+
+    if normalizer.name not in ("nmt_nfkc", "nmt_nfkc_cf"):
+        return False
+    own = sentencepiece.SentencePieceNormalizer(rule_name=normalizer.name)
+    spec = parse_model(own.serialized_model_proto()).normalizer_spec
+    return bool(spec.precompiled_charsmap == normalizer.precompiled_charsmap)
 
 
 @functools.cache

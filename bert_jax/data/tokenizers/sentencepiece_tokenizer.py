@@ -2,16 +2,19 @@
 
 import functools
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from bert_jax.data.tokenizers.fast_encoding import without_surrogates
 from bert_jax.data.tokenizers.interchangeable_pieces import InterchangeablePieces
-from bert_jax.data.tokenizers.sentencepiece_model import is_unigram, parse_model
-from bert_jax.data.tokenizers.sentencepiece_words import SPACE, splits_by_word
+from bert_jax.data.tokenizers.pieces import SPACE
+from bert_jax.data.tokenizers.sentencepiece_model import (
+    is_unigram,
+    parse_model,
+    splits_by_word,
+)
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
-from bert_jax.data.tokenizers.word_cache import WordCache
 
 # SentencePiece's sets of normalisation rules -> whether they put text in lower case.
 FOLDS_CASE = {
@@ -23,6 +26,10 @@ FOLDS_CASE = {
 }
 # The library starts a thread for a list of texts, which takes as long as so many calls.
 _FEW_TEXTS = 20
+# So many words are remembered, about 130 MB, and none of a longer text, which could be one
+# long word.
+_WORDS = 1 << 19
+_MOST_CHARACTERS = 1_000
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -72,8 +79,9 @@ class SentencePieceTokenizer(Tokenizer):
             normalization={"rules": rules},
             library="sentencepiece",
         )
-        self._cache = (
-            WordCache(self._encode_word, self.id_dtype)
+        # Most words of a text cost one look-up.
+        self._ids_of_word = (
+            functools.lru_cache(_WORDS)(self._encode_word)
             if splits_by_word(proto)
             else None
         )
@@ -91,11 +99,6 @@ class SentencePieceTokenizer(Tokenizer):
                     "`train_sentencepiece`."
                 )
 
-    @property
-    def model(self) -> bytes:
-        """The serialised SentencePiece model."""
-        return self._model
-
     def normalize(self, text: str) -> str:
         return str(self._processor.normalize(text)).replace(SPACE, " ")
 
@@ -103,8 +106,8 @@ class SentencePieceTokenizer(Tokenizer):
         return piece.startswith(SPACE)
 
     def _encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        if self._cache is not None:
-            return self._cache.encode(texts)
+        if self._ids_of_word is not None:
+            return self._encode_by_word(texts, self._ids_of_word)
         texts = [without_surrogates(text) for text in texts]
         encode = functools.partial(self._processor.encode, return_type="numpy")
         if len(texts) < _FEW_TEXTS:
@@ -118,7 +121,21 @@ class SentencePieceTokenizer(Tokenizer):
             self._interchangeable.sort_runs(ids, lengths)
         return ids.astype(self.id_dtype), lengths
 
+    def _encode_by_word(
+        self, texts: Sequence[str], ids_of_word: Callable[[str], bytes]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        found = [
+            b"".join(map(ids_of_word, text.split(" ")))
+            if len(text) <= _MOST_CHARACTERS
+            else self._encode_word(text)
+            for text in texts
+        ]
+        lengths = np.fromiter(map(len, found), np.int64, len(found))
+        ids = np.frombuffer(b"".join(found), self.id_dtype)
+        return ids, lengths // self.id_dtype.itemsize
+
     def _encode_word(self, word: str) -> bytes:
+        """The ids of a word, or of any text, as the bytes of an array."""
         ids = self._processor.encode(without_surrogates(word))
         return array(self.id_dtype.char, ids).tobytes()
 

@@ -58,6 +58,8 @@ class Tokenizer(abc.ABC):
 
     Attributes:
         kind: "sentencepiece", "wordpiece" or "huggingface".
+        model: the content of its file: of a SentencePiece model, a vocab.txt or a
+            tokenizer.json.
         lowercase: whether text is put in lower case before it is split.
         normalization: the rules applied to text before it is split: their name
             ("rules") and their settings.
@@ -95,7 +97,7 @@ class Tokenizer(abc.ABC):
         self.id_dtype = np.dtype(token_dtype(self.vocab_size))
         self.lowercase = lowercase
         self.normalization = normalization
-        self._model = model
+        self.model = model
         self.pair = pair
         self.special = _find_special(pieces, special_pieces)
         self._special_ids = frozenset(dataclasses.astuple(self.special)) - {None}
@@ -118,7 +120,7 @@ class Tokenizer(abc.ABC):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Another process builds its own tokenizer from the model; caches are not sent.
-        return functools.partial(type(self), **self._options()), (self._model,)
+        return functools.partial(type(self), **self._options()), (self.model,)
 
     @abc.abstractmethod
     def _opens_word(self, piece: str) -> bool: ...
@@ -280,7 +282,7 @@ class Tokenizer(abc.ABC):
         """Writes the files that `load_tokenizer` reads; other files there are kept."""
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(directory / self.model_file, self._model)
+        write_atomically(directory / self.model_file, self.model)
         text = json.dumps(self._metadata(), indent=2) + "\n"
         write_atomically(directory / METADATA_FILE, text)
 

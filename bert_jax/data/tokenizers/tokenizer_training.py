@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 
 from bert_jax.config import TokenizerOptions
 from bert_jax.data.source_description import describe_sources
-from bert_jax.data.text.documents import ReadStats
+from bert_jax.data.text.documents import ReadStats, source_counts
 from bert_jax.data.text.reading import read_section
 from bert_jax.data.text.sections import Source
 from bert_jax.data.text.sentences import sentences
-from bert_jax.data.text.source_counts import source_counts
 from bert_jax.data.text.sources import open_source
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.data.tokenizers.tokenizer import METADATA_FILE, Tokenizer
