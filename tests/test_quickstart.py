@@ -71,7 +71,7 @@ def params_hash(run: pathlib.Path) -> str:
         "from bert_jax.config import MeshConfig\n"
         "from bert_jax.train.initial import start_encoder\n"
         "from bert_jax.train.mesh import make_mesh\n"
-        "print(start_encoder(pathlib.Path(sys.argv[1]), make_mesh(MeshConfig()), ['embed', 'layers', 'pooler'])"
+        "print(start_encoder(pathlib.Path(sys.argv[1]), make_mesh(MeshConfig()), ['embed', 'layers', 'final', 'pooler'])"
         ".origin['sha256'])"
     )
     out = subprocess.run(
@@ -324,10 +324,10 @@ def test_a_second_phase_keeps_the_moments(done):
         (("import", "qs/corpus", "--output", "x"), "qs/corpus is no model"),
         (("pretrain", "--output", "x", "--moments", "keep"), "needs a checkpoint"),
         (("pretrain", "--output", "x"), "pass --data.dataset DIR"),
-        (("pretrain", "--config", "none", "--output", "x"), "shipped configs: "),
+        (("pretrain", "--config", "none", "--output", "x"), "no config of this name is shipped"),
         (("finetune", "--output", "x"), "pass --checkpoint RUN"),
         (("predict", "qs/pretrain", "text"), "is a pretrain run; expected a finetune"),
-        (("predict", "qs/finetune", ""), "Text 1 is"),
+        (("predict", "qs/finetune", ""), "No text given"),
         (("evaluate", "nowhere"), "not a run directory"),
         (("inspect", "qs/corpus"), "holds no finished dataset"),
         (("export", "qs/finetune", "--output", "qs/corpus"), "qs/corpus"),
