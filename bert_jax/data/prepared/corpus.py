@@ -18,7 +18,7 @@ class Corpus:
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the datasets' folders."""
-        return tuple(x.directory.absolute().name for x in self.datasets)
+        return tuple(x.name for x in self.datasets)
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -64,6 +64,11 @@ class PreparedDataset:
         return [record["key"].decode() for record in records.__getitems__(numbers)]
 
     @property
+    def name(self) -> str:
+        """The name of the folder, by which metrics and messages tell datasets apart."""
+        return self.directory.absolute().name
+
+    @property
     def sha256(self) -> str:
         """Hash of all shard files."""
         return dataset_sha256(self.manifest)

@@ -16,28 +16,37 @@ from bert_jax.data.prepared.format import SIDE_FILES
 
 def describe_leaks(datasets: Sequence[PreparedDataset]) -> Iterator[str]:
     """Sentences about each dataset and each other one that was trained on its held-out text."""
-    for one, other in itertools.permutations(datasets, 2):
+    for one in datasets:
         held_out = [*_hashes(one, is_held_out=True)]
-        trained = _hashes(other, is_held_out=False)
-        if not held_out or (first := next(trained, None)) is None:
-            bare = other if held_out else one
-            yield (
-                f"note: nobody looked whether held-out documents of {_name(one)} are "
-                f"trained on in {_name(other)}, because {bare.directory / SIDE_FILES}, "
-                "which `bert-jax prepare` wrote, is not there"
-            )
-            continue
-        documents = np.concatenate(held_out)
-        leaked = np.zeros(documents.size, bool)
-        for hashes in itertools.chain([first], trained):
-            leaked |= np.isin(documents, hashes)
-        if leaked.any():
-            yield (
-                f"note: {leaked.sum():,} of {leaked.size:,} held-out documents of "
-                f"{_name(one)} are trained on in {_name(other)}, word for word, so the "
-                f"held-out loss of {_name(one)} is too low; take them out of the source "
-                f"of {_name(other)}, or give copies the same `group` in both sources"
-            )
+        for other in datasets:
+            if other is not one and (line := _leaks(one, held_out, other)):
+                yield line
+
+
+def _leaks(
+    one: PreparedDataset, held_out: list[np.ndarray], other: PreparedDataset
+) -> str | None:
+    """A sentence if held-out documents, whose hashes are given, stand in the other dataset."""
+    trained = _hashes(other, is_held_out=False)
+    if not held_out or (first := next(trained, None)) is None:
+        bare = other if held_out else one
+        return (
+            f"note: nobody looked whether held-out documents of {one.name} are trained on "
+            f"in {other.name}, because {bare.directory / SIDE_FILES}, which "
+            "`bert-jax prepare` wrote, is not there"
+        )
+    documents = np.concatenate(held_out)
+    leaked = np.zeros(documents.size, bool)
+    for hashes in itertools.chain([first], trained):
+        leaked |= np.isin(documents, hashes)
+    if not leaked.any():
+        return None
+    return (
+        f"note: {leaked.sum():,} of {leaked.size:,} held-out documents of {one.name} are "
+        f"trained on in {other.name}, word for word, so the held-out loss of {one.name} "
+        f"is too low; take them out of the source of {other.name}, or give copies the "
+        "same `group` in both sources"
+    )
 
 
 def _hashes(dataset: PreparedDataset, *, is_held_out: bool) -> Iterator[np.ndarray]:
@@ -53,7 +62,3 @@ def _hashes(dataset: PreparedDataset, *, is_held_out: bool) -> Iterator[np.ndarr
         if dropped.exists():
             is_chosen[load_array(dropped)] = False
         yield load_array(path)[is_chosen, 0]
-
-
-def _name(dataset: PreparedDataset) -> str:
-    return dataset.directory.absolute().name

@@ -34,7 +34,7 @@ def refuse_one_sided(source: Source, options: PrepareOptions) -> None:
     for document in read_source(source, options.read):
         place = validation_place(document.group)
         group = groups.setdefault(place, _Group(document.group))
-        size = len(document.text.encode())
+        size = len(document.utf8)
         group.documents += 1
         group.text_bytes += size
         num_bytes += size
