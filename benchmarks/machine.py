@@ -31,7 +31,7 @@ _DEVICE_SECS, _PEAK_SECS = 120.0, 60.0
 _PRODUCT_FLAGS = r"avx2|avx512f|avx512_bf16|avx512_fp16|avx512_vnni|amx_\w+"
 _LIBRARIES = (
     *("bert_jax", "jax", "numpy", "grain", "tensorflow-datasets", "array_record"),
-    *("sentencepiece", "tokenizers", "nanotoken", "gigatoken", "sentencex"),
+    *("sentencepiece", "tokenizers", "nanotoken", "tokie", "gigatoken", "sentencex"),
     *("datasets", "transformers", "torch"),  # the peers
 )
 

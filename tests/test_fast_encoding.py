@@ -2,9 +2,10 @@
 
 import unicodedata
 
+import huggingface_tokenizers
 import numpy as np
 import pytest
-from huggingface_tokenizers import save_tokenizer
+import tokie  # type: ignore[import-untyped]
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizer_texts import awkward_texts, sentences, train
@@ -39,8 +40,11 @@ def bare(tokenizer, texts):
 
 # Kind -> the library that encodes; gigatoken is the extra `fast`.
 KINDS = {
-    "unigram cased": "sentencepiece",
+    "unigram cased": "tokie",
+    "unigram": "tokie",
     "bpe": "sentencepiece",
+    "xlm-roberta": "tokie",
+    "byte-bpe": "gigatoken",
     "byte-bpe cased": "gigatoken",
     "roberta": "gigatoken",
     "modernbert": "gigatoken",
@@ -54,21 +58,21 @@ def tokenizer(request, tmp_path_factory):
     pytest.importorskip(KINDS[request.param])
     kind, *rules = request.param.split()
     texts = [*sentences(), *["é à ö 가 日本 1000 (stone), \u0301 e\u0301 \u2017"] * 9]
-    if kind in ("roberta", "modernbert"):
-        folder = save_tokenizer(kind, texts, tmp_path_factory.mktemp(kind), 400)
+    size = {"wordpiece": 125, "unigram": 75, "bpe": 75, "xlm-roberta": 75}.get(
+        kind, 360
+    )
+    if kind in huggingface_tokenizers.FORMATS:
+        if kind == "xlm-roberta":
+            pytest.importorskip("transformers")
+        folder = tmp_path_factory.mktemp(kind)
+        huggingface_tokenizers.save_tokenizer(kind, texts, folder, size)
         found = HuggingFaceTokenizer.read(folder / "tokenizer.json")
     else:
-        found = _trained(kind, rules, texts)
+        options = {"strip_accents": False} if "accents" in rules else {}
+        lowercase = "cased" not in rules
+        found = train(kind, texts, vocab_size=size, lowercase=lowercase, **options)
     assert found.encoder.library.startswith(KINDS[request.param])
     return found
-
-
-def _trained(kind, rules, texts):
-    options = {"strip_accents": False} if "accents" in rules else {}
-    size = {"wordpiece": 125, "byte-bpe": 400}.get(kind, 75)
-    return train(
-        kind, texts, vocab_size=size, lowercase="cased" not in rules, **options
-    )
 
 
 @given(texts=st.lists(awkward_texts, max_size=5))
@@ -152,3 +156,18 @@ def test_long_texts_are_not_padded_to_each_other(monkeypatch):
     expected = tokenizer.encode(texts)
     monkeypatch.setattr(fast_encoding, "_MOST_PADDED_PLACES", 100)
     assert tokenizer.encode(texts) == expected == bare(tokenizer, texts)
+
+
+def test_words_are_forgotten_after_so_many_characters(monkeypatch):
+    loaded, tokenizer = [], train("unigram")
+    monkeypatch.setattr(
+        tokie.Tokenizer,
+        "from_json",
+        lambda path, load=tokie.Tokenizer.from_json: loaded.append(path) or load(path),
+    )
+    monkeypatch.setattr(fast_encoding, "_MOST_REMEMBERED_CHARACTERS", 9_000)
+    monkeypatch.setattr(fast_encoding, "CHECK_TEXTS", ())
+    texts = ["river stone " * 400]
+    assert [tokenizer.encode(texts) for _ in range(5)] == [bare(tokenizer, texts)] * 5
+    # 4,800 characters a call: once at the beginning, and before calls 3 and 5.
+    assert len(loaded) == 3

@@ -1,4 +1,7 @@
-"""Which SentencePiece models may be cut at spaces, and that no other is."""
+"""Which SentencePiece models may be cut at spaces, and that no other is.
+
+BPE models are cut here, and unigram models by the fast library that encodes them.
+"""
 
 import io
 
@@ -87,6 +90,19 @@ def test_trained_bpe_models_may_be_cut(lowercase):
     assert tokenizer._ids_of_word is not None
     assert tokenizer.encode(TEXTS) == whole(tokenizer, TEXTS)
     assert words_joined(tokenizer, TEXTS) == whole(tokenizer, TEXTS)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_other_unigram_models_are_left_to_the_defining_library(change):
+    trained = train("unigram")
+    assert trained.encoder.is_fast
+    assert trained.encode(TEXTS) == whole(trained, TEXTS)
+    proto = parse_model(trained.model)
+    CHANGES[change](proto)
+    if change != "unigram":
+        tokenizer = SentencePieceTokenizer(proto.SerializeToString(), lowercase=True)
+        assert not tokenizer.encoder.is_fast
+        assert tokenizer.encode(TEXTS) == whole(tokenizer, TEXTS)
 
 
 @pytest.mark.parametrize("change", CHANGES)

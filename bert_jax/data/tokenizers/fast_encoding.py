@@ -1,13 +1,15 @@
 """Young libraries that encode many times faster than the ones that define the ids.
 
-`nanotoken` runs WordPiece, `gigatoken` runs byte-level BPE and is an extra of this package
-(`fast`). Both read the rules of a tokenizer.json. `CheckedEncoder` uses them only as long as
-they give the ids of the library that defines them.
+`nanotoken` runs WordPiece, `tokie` runs unigram models, `gigatoken` runs byte-level BPE and is
+an extra of this package (`fast`). All read the rules of a tokenizer.json. `CheckedEncoder` uses
+them only as long as they give the ids of the library that defines them.
 """
 
 import importlib.metadata
 import json
+import pathlib
 import re
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,7 +23,15 @@ Encode = Callable[[Sequence[str]], Joined]
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # gigatoken pads all texts of a call to the longest. From so many places on, the texts are
 # encoded one by one.
-_MOST_PADDED_PLACES = 1 << 24
+_MOST_PADDED_PLACES = (
+    1 << 24
+)  # Normalisers of `tokenizers` that change nothing of ASCII text but its case.
+_KEEP_ASCII_BUT_CASE = {"NFC", "NFD", "NFKC", "NFKD", "StripAccents", "Lowercase"}
+_SPACE_IN_PYTHON = ["\x1c", "\x1d", "\x1e", "\x1f"]
+
+# tokie keeps all words that it has seen: up to 9 bytes for each character of a text whose words
+# are all different. After so many characters, it begins without any.
+_MOST_REMEMBERED_CHARACTERS = 1 << 26
 
 # What BERT's rules, accents, scripts without spaces, BPE's splits and special tokens treat
 # in ways of their own.
@@ -141,6 +151,51 @@ def fast_encoder(rules: Mapping[str, Any]) -> Encoder | None:
     return Encoder(named(library), _without_half_characters(encode))
 
 
+def encoder_behind_normalizer(
+    rules: Mapping[str, Any], normalize: Callable[[str], str], defining: Encode
+) -> Encoder | None:
+    """As `fast_encoder`, with the normalisation of the library that defines the ids.
+
+    So the fast library need not know the rules of normalisation, which are the ones that it
+    most often gets wrong.
+
+    Args:
+        rules: those of a tokenizer.json.
+        normalize: applies their normaliser to a text.
+        defining: the library that defines the ids.
+    """
+    splitting = rules["pre_tokenizer"] or {}
+    parts = splitting.get("pretokenizers", [])
+    splits_at_space = [x["type"] for x in parts] == ["WhitespaceSplit", "Metaspace"]
+    if splits_at_space:
+        splitting = parts[1]
+    changed = {"normalizer": None, "pre_tokenizer": splitting, "added_tokens": []}
+    fast = fast_encoder({**rules, **changed})
+    if fast is None:
+        return None
+    normalizer = rules["normalizer"] or {}
+    kinds = {x["type"] for x in normalizer.get("normalizers", [normalizer]) if x}
+    # Added tokens are looked for before a text is normalised, and to Python alone a few
+    # control characters are white space. Texts with them are left to `defining`.
+    left_out = [x["content"] for x in rules["added_tokens"]]
+    left_out += _SPACE_IN_PYTHON if splits_at_space else []
+
+    def normalized(text: str) -> str:
+        text = without_surrogates(text)
+        if kinds <= _KEEP_ASCII_BUT_CASE and text.isascii():
+            text = text.lower() if "Lowercase" in kinds else text
+        else:
+            text = normalize(text)
+        return " ".join(text.split()) if splits_at_space else text
+
+    def encode(texts: Sequence[str]) -> Joined:
+        if any(part in text for text in texts for part in left_out):
+            return defining(texts)
+        return fast.encode([normalized(text) for text in texts])
+
+    return fast._replace(encode=encode)
+
+
 def _without_half_characters(encode: Encode) -> Encode:
     def encode_all(texts: Sequence[str]) -> Joined:
         try:
@@ -191,8 +246,32 @@ def _gigatoken(rules: str) -> Encode:
     return encode
 
 
+def _tokie(rules: str) -> Encode:
+    import tokie
+
+    def load() -> Any:
+        with tempfile.TemporaryDirectory() as folder:
+            # The library reads no rules but those of a file.
+            path = pathlib.Path(folder) / "tokenizer.json"
+            path.write_text(rules, encoding="utf-8")
+            return tokie.Tokenizer.from_json(str(path))
+
+    backend, num_characters = load(), 0
+
+    def encode(texts: Sequence[str]) -> Joined:
+        nonlocal backend, num_characters
+        if num_characters > _MOST_REMEMBERED_CHARACTERS:
+            backend, num_characters = load(), 0
+        num_characters += sum(map(len, texts))
+        ids, lengths = backend.encode_batch_flat(list(texts), add_special_tokens=False)
+        return ids, lengths.astype(np.int64)
+
+    return encode
+
+
 _LOADERS: dict[Any, tuple[str, Callable[[str], Encode]]] = {
     "WordPiece": ("nanotoken", _nanotoken),
+    "Unigram": ("tokie", _tokie),
     "BPE": ("gigatoken", _gigatoken),
 }
 

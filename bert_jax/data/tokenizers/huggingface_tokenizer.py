@@ -18,6 +18,7 @@ from bert_jax.data.tokenizers.fast_encoding import (
     Encoder,
     Joined,
     encode_each,
+    encoder_behind_normalizer,
     fast_encoder,
     without_surrogates,
 )
@@ -169,7 +170,11 @@ class HuggingFaceTokenizer(Tokenizer):
         return encode_each(self._fast, texts, self.id_dtype)
 
     def _load_fast(self) -> Encoder | None:
-        return fast_encoder(json.loads(self._fast.to_str()))
+        rules = json.loads(self._fast.to_str())
+        # What goes before a unigram model has rules that libraries seldom follow exactly.
+        is_unigram = rules["model"].get("type") == "Unigram"
+        fast = None if is_unigram else fast_encoder(rules)
+        return fast or encoder_behind_normalizer(rules, self.normalize, self._encode)
 
     def _join(self, ids: list[int]) -> str:
         return str(self._fast.decode(ids, skip_special_tokens=False)).strip()

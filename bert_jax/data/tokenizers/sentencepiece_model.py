@@ -65,11 +65,11 @@ def is_unigram(proto: Any) -> bool:
 def splits_by_word(proto: Any) -> bool:
     """Whether the ids of every text are those of its words, joined.
 
-    A word is what stands between two spaces. The answer is yes for every BPE model that
-    `train_sentencepiece` makes. It is no for every unigram model, because such a model
-    compares sums in float32 over the whole text. It is yes only if nothing reaches over a
-    space: neither the normalisation, nor a piece, nor the joining of neighbouring unknown
-    characters.
+    A word is what stands between two spaces. The answer is yes for every model that
+    `train_sentencepiece` makes. It is yes only if nothing reaches over a space: neither the
+    normalisation, nor a piece, nor the joining of neighbouring unknown characters. A unigram
+    model still compares sums in float32 over the whole text, whose rounding decides between
+    pieces that are as likely as others.
 
     Args:
         proto: the model, from `parse_model`.
@@ -78,7 +78,7 @@ def splits_by_word(proto: Any) -> bool:
     kinds = {piece.type for piece in proto.pieces}
     ordinary = [piece.piece for piece in proto.pieces if piece.type == _NORMAL]
     return (
-        trainer.model_type == _BPE
+        trainer.model_type in (_UNIGRAM, _BPE)
         and not trainer.treat_whitespace_as_suffix
         # Every word begins like the first one, and nothing else is between words.
         and normalizer.add_dummy_prefix
@@ -91,6 +91,42 @@ def splits_by_word(proto: Any) -> bool:
         and SPACE in ordinary
         and _rules_keep_to_words(normalizer)
     )
+
+
+def unigram_rules(proto: Any) -> dict[str, Any]:
+    """A unigram model that splits by word as the rules of a tokenizer.json.
+
+    They take text after the model's normalisation. No text is encoded to a special piece.
+
+    Args:
+        proto: the model, from `parse_model`.
+    """
+    # No word holds a space, and a score of 0 leaves that of unknown characters as it is,
+    # which is the least score of all pieces less 10.
+    vocab = [
+        (piece.piece, piece.score)
+        if piece.type == _NORMAL
+        else (f" {piece.piece}", 0.0)
+        for piece in proto.pieces
+    ]
+    [unknown] = [i for i, piece in enumerate(proto.pieces) if piece.type == _UNKNOWN]
+    metaspace = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "always"}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": {**metaspace, "split": True},
+        "post_processor": None,
+        "decoder": None,
+        "model": {
+            "type": "Unigram",
+            "unk_id": unknown,
+            "vocab": vocab,
+            "byte_fallback": False,
+        },
+    }
 
 
 def _rules_keep_to_words(normalizer: Any) -> bool:

@@ -6,13 +6,19 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from bert_jax.data.tokenizers.fast_encoding import without_surrogates
+from bert_jax.data.tokenizers.fast_encoding import (
+    Encoder,
+    Joined,
+    fast_encoder,
+    without_surrogates,
+)
 from bert_jax.data.tokenizers.interchangeable_pieces import InterchangeablePieces
 from bert_jax.data.tokenizers.pieces import SPACE
 from bert_jax.data.tokenizers.sentencepiece_model import (
     is_unigram,
     parse_model,
     splits_by_word,
+    unigram_rules,
 )
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 
@@ -79,18 +85,15 @@ class SentencePieceTokenizer(Tokenizer):
             normalization={"rules": rules},
             library="sentencepiece",
         )
-        # Most words of a text cost one look-up.
-        self._ids_of_word = (
-            functools.lru_cache(_WORDS)(self._encode_word)
-            if splits_by_word(proto)
-            else None
-        )
-        # A BPE model applies its merges in one order, so it needs no sorting.
-        self._interchangeable = (
-            InterchangeablePieces(pieces, self._special_ids)
-            if is_unigram(proto)
-            else None
-        )
+        self._splits_by_word = splits_by_word(proto)
+        self._ids_of_word: Callable[[str], bytes] | None = None
+        self._interchangeable: InterchangeablePieces | None = None
+        if is_unigram(proto):
+            # A BPE model applies its merges in one order, so it needs no sorting.
+            self._interchangeable = InterchangeablePieces(pieces, self._special_ids)
+        elif self._splits_by_word:
+            # Most words of a text cost one look-up.
+            self._ids_of_word = functools.lru_cache(_WORDS)(self._encode_word)
         for index in self._special_ids - {self.special.unk}:
             if not self._processor.is_control(index):
                 raise ValueError(
@@ -105,7 +108,29 @@ class SentencePieceTokenizer(Tokenizer):
     def _opens_word(self, piece: str) -> bool:
         return piece.startswith(SPACE)
 
-    def _encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def _load_fast(self) -> Encoder | None:
+        interchangeable = self._interchangeable
+        if interchangeable is None or not self._splits_by_word:
+            return None
+        fast = fast_encoder(unigram_rules(parse_model(self.model)))
+        if fast is None:
+            return None
+
+        def encode(texts: Sequence[str]) -> Joined:
+            ids, lengths = fast.encode([self._normalized(text) for text in texts])
+            interchangeable.sort_runs(ids, lengths)
+            return ids, lengths
+
+        return fast._replace(encode=encode)
+
+    def _normalized(self, text: str) -> str:
+        """A text after the model's normalisation, with spaces or their signs."""
+        if text.isascii() and text.isprintable() and "  " not in text:
+            # Of such a text, the rules change the case and outer spaces alone.
+            return (text.lower() if self.lowercase else text).strip(" ")
+        return str(self._processor.normalize(without_surrogates(text)))
+
+    def _encode(self, texts: Sequence[str]) -> Joined:
         if self._ids_of_word is not None:
             return self._encode_by_word(texts, self._ids_of_word)
         texts = [without_surrogates(text) for text in texts]
@@ -123,7 +148,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def _encode_by_word(
         self, texts: Sequence[str], ids_of_word: Callable[[str], bytes]
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> Joined:
         found = [
             b"".join(map(ids_of_word, text.split(" ")))
             if len(text) <= _MOST_CHARACTERS
