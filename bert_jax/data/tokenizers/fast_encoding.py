@@ -169,7 +169,11 @@ def encoder_behind_normalizer(
     splits_at_space = [x["type"] for x in parts] == ["WhitespaceSplit", "Metaspace"]
     if splits_at_space:
         splitting = parts[1]
-    changed = {"normalizer": None, "pre_tokenizer": splitting, "added_tokens": []}
+    changed: dict[str, Any] = {
+        "normalizer": None,
+        "pre_tokenizer": splitting,
+        "added_tokens": [],
+    }
     fast = fast_encoder({**rules, **changed})
     if fast is None:
         return None
