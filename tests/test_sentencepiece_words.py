@@ -105,6 +105,24 @@ def test_other_unigram_models_are_left_to_the_defining_library(change):
         assert tokenizer.encode(TEXTS) == whole(tokenizer, TEXTS)
 
 
+def test_a_word_has_the_same_ids_alone_and_in_a_long_text():
+    """Two splits of it are nearly as likely; SentencePiece sums up the whole text."""
+    proto = parse_model(train("unigram").model)
+    scores = {"qz": -3.0, "k": -1.99999, "q": -2.5, "zk": -2.5}
+    for piece in proto.pieces:
+        if piece.piece in scores:
+            piece.score = scores.pop(piece.piece)
+    for piece, score in scores.items():
+        add(proto, piece, score=score)
+    tokenizer = SentencePieceTokenizer(proto.SerializeToString(), lowercase=True)
+    long = "stone " * 500
+    [alone], [behind] = tokenizer.encode(["qzk"]), tokenizer.encode([long + "qzk"])
+    assert [tokenizer.pieces[index] for index in alone] == ["▁", "qz", "k"]
+    assert behind[-3:] == alone
+    assert whole(tokenizer, ["qzk"]) == [alone]
+    assert whole(tokenizer, [long + "qzk"])[0][-3:] != alone
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_other_models_are_not_cut(change):
     proto = parse_model(train("bpe").model)

@@ -67,9 +67,9 @@ def splits_by_word(proto: Any) -> bool:
 
     A word is what stands between two spaces. The answer is yes for every model that
     `train_sentencepiece` makes. It is yes only if nothing reaches over a space: neither the
-    normalisation, nor a piece, nor the joining of neighbouring unknown characters. A unigram
-    model still compares sums in float32 over the whole text, whose rounding decides between
-    pieces that are as likely as others.
+    normalisation, nor a piece, nor the joining of neighbouring unknown characters. For a
+    unigram model, SentencePiece compares sums in float32 over the whole text, so that in a
+    long one rounding can decide between splits of a word that are nearly as likely.
 
     Args:
         proto: the model, from `parse_model`.

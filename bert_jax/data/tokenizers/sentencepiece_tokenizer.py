@@ -42,7 +42,8 @@ class SentencePieceTokenizer(Tokenizer):
     """A SentencePiece model with BERT's special tokens.
 
     Ids are SentencePiece's own, except for the order of neighbours that can change
-    places (see `interchangeable_pieces`).
+    places (see `interchangeable_pieces`), and for splits of a word that are nearly as likely
+    in a long text (see `splits_by_word`).
     """
 
     kind = "sentencepiece"
