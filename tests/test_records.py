@@ -8,7 +8,7 @@ from bert_jax.data.prepared.records import TokenizedDocument, features, serializ
 
 
 @pytest.mark.parametrize("vocab_size", [100, 100_000])
-@pytest.mark.parametrize("size", [0, 3, 40_000])
+@pytest.mark.parametrize("size", [0, 3, 58, 64, 8_190, 40_000])
 def test_records_have_the_bytes_that_tfds_writes(vocab_size, size):
     dtype = np.uint16 if vocab_size < 2**16 else np.uint32
     tokens = (np.arange(size) % vocab_size).astype(dtype)
