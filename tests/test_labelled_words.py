@@ -159,6 +159,7 @@ def test_lists_of_words_and_tags_are_read_from_json(load):
     content = "".join(json.dumps(row) + "\n" for row in rows)
     found = load("a.jsonl", content)
     assert (found.words, found.tags) == ((("a", "b"),), (("B-X", "O"),))
+    assert load("a.jsonl", content.replace('"O"', '"O "')).tags == (("B-X", "O"),)
     renamed = content.replace("words", "w").replace("tags", "t")
     found = load("a.jsonl", renamed, text=("w",), label="t")
     assert found.tags == (("B-X", "O"),)
@@ -193,6 +194,20 @@ def test_lists_of_words_and_tags_are_read_from_json(load):
             "expected a list of words",
         ),
         ("a.csv", b"", {}, "unknown kind '.csv'"),
+        (
+            "a.jsonl",
+            b'{"tokens": ["a", "b"], "tags": ["O", null]}\n',
+            {},
+            "a.jsonl, line 1: the tag of a word is None",
+        ),
+        ("a.jsonl", b'{"tokens": ["a"], "tags": [" "]}\n', {}, "tag of a word is ' '"),
+        (
+            "a.conll",
+            b"Oslo B-LOC\nis O\n\nBo PER\n",
+            {},
+            r"a\.conll, sentence 2, word 1 \('Bo'\): the tag 'PER' has no letter of BIO",
+        ),
+        ("a.conll", b"# id 7 lang=en\na I-X\nb O\n", {}, "tag 'lang=en' has no letter"),
     ],
 )
 def test_a_wrong_file_of_words_is_named(load, name, content, fields, message):

@@ -10,7 +10,7 @@ from bert_jax.config import FileConfig
 from bert_jax.data.labelled import word_columns, word_tables
 from bert_jax.data.labelled.examples import Examples, Reading, require_file
 from bert_jax.data.labelled.tables import read_table
-from bert_jax.data.labelled.tags import entities, style_of
+from bert_jax.data.labelled.tags import entities, odd_tags, style_of
 from bert_jax.data.labelled.unlabelled import (
     Unlabelled,
     ids_of,
@@ -111,7 +111,7 @@ def read_tagged_sentences(
 
     Raises:
         ValueError: no path, an unknown kind, another encoding, a word without tag (line
-            named), or no sentence.
+            named), a tag that is none of BIO where others are, or no sentence.
         FileNotFoundError: nothing is there.
     """
     path = require_file(path, SUFFIXES)
@@ -126,7 +126,16 @@ def read_tagged_sentences(
             else f"{path} holds no sentence; expected a word and its tag a line."
         )
     reading = Reading(str(path), rows.how, warnings=rows.warnings)
-    return TaggedSentences(tuple(rows.words), tuple(rows.tags), reading=reading)
+    found = TaggedSentences(tuple(rows.words), tuple(rows.tags), reading=reading)
+    every = [tag for tags in rows.tags for tag in tags]
+    if odd := odd_tags(every):
+        number = next(number for number, tag in enumerate(every) if tag in odd)
+        raise ValueError(
+            f"{found.place_of_word(number)}: the tag {every[number]!r} has no letter of "
+            "BIO, IOB1, BIOES or BILOU, which other tags of the file have; mend the file, "
+            "or set --label to the column of the tags. A word outside of entities has O."
+        )
+    return found
 
 
 def read_words(path: pathlib.Path, cfg: FileConfig, tags: Sequence[str]) -> Unlabelled:
