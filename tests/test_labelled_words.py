@@ -269,6 +269,9 @@ def test_sentences_to_tag_are_words_or_texts(tmp_path):
     assert not isinstance(read("e.txt", "a. b\n").texts[0][0], GivenWords)
     with pytest.raises(ValueError, match="holds no sentence"):
         read("f.conll", "\n")
+    for name in ("a.jsonl", "d.conllu"):
+        with pytest.raises(ValueError, match="label='2' would be ignored"):
+            read_words(tmp_path / name, FileConfig(label="2"), ("B-X", "O"))
 
 
 # Rows.

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Self
 
 from bert_jax.config import FileConfig
+from bert_jax.config.checks import require_used
 from bert_jax.data.labelled import word_columns, word_tables
 from bert_jax.data.labelled.examples import Examples, Reading, require_file
 from bert_jax.data.labelled.tables import read_table
@@ -154,10 +155,12 @@ def read_words(path: pathlib.Path, cfg: FileConfig, tags: Sequence[str]) -> Unla
         column = word_tables.word_column(table, cfg) if kind != ".csv" else None
         if column is None:
             return read_unlabelled(path, cfg)
+        _refuse_label(cfg)
         found = word_tables.words_of(table, column)
         how, warnings = f"{table.how}; words from {column!r}", table.warnings
         ids = ids_of(table)
     else:
+        _refuse_label(cfg)
         rows = word_columns.rows(path, cfg)
         if kind == ".txt" and not rows.all_end_with(tags):
             return read_lines(path, cfg)
@@ -166,3 +169,7 @@ def read_words(path: pathlib.Path, cfg: FileConfig, tags: Sequence[str]) -> Unla
         raise ValueError(f"{path} holds no sentence; expected a word a line.")
     texts = [(GivenWords(words),) for words in found]
     return Unlabelled(texts, ids, how=how, warnings=warnings)
+
+
+def _refuse_label(cfg: FileConfig) -> None:
+    require_used(cfg, False, "the tags of words are not read. Leave it out.", "label")
