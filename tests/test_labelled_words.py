@@ -154,6 +154,12 @@ def test_the_datasets_library_itself_writes_such_files(tmp_path):
     assert found.tags == (("B-LOC", "O"),)
 
 
+def test_a_no_break_space_is_a_part_of_the_word(load):
+    found = load("a.conll", "10\u00a0000  _ O\n km   _ B-X \n")
+    assert found.words == (("10\u00a0000", "km"),)
+    assert found.tags == (("O", "B-X"),)
+
+
 def test_lists_of_words_and_tags_are_read_from_json(load):
     rows = [{"words": ["a", "b"], "tags": ["B-X", "O"]}, {"words": [], "tags": []}]
     content = "".join(json.dumps(row) + "\n" for row in rows)
