@@ -158,6 +158,14 @@ def test_it_is_judged_again_to_the_same_scores(tuned, kind):
     assert evaluate_run(run, cfg.task.dev) == evaluate_run(run, None)
 
 
+def test_judging_on_what_was_trained_on_is_told(tuned, tmp_path, capsys):
+    run, cfg, _ = tuned("classification")
+    header, *rows = cfg.task.train.read_text().splitlines(keepends=True)
+    (tmp_path / "test.tsv").write_text(f"{header}{rows[7]}a new text\tTrue\n")
+    evaluate_run(run, tmp_path / "test.tsv")
+    assert "1 of these 2 examples are trained on too" in capsys.readouterr().err
+
+
 def test_held_out_examples_are_judged_once_at_the_end(tuned):
     run, _, _ = tuned("classification")
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())

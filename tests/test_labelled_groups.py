@@ -81,6 +81,8 @@ def test_a_file_of_swag_is_read_by_its_names(write):
         ),
         ({"question": "q", "option_a": "x", "option_b": "y", "answer": "A"}, "A"),
         ({"article": "q", "question": "", "options": ["x", "y"], "answer": "A"}, "A"),
+        ({"question": "q", "choice10": "y", "choice2": "x", "label": 0}, "0"),
+        ({"question": "q", "option_b": "y", "option_a": "x", "answer": "A"}, "A"),
     ],
 )
 def test_the_usual_names_of_other_sets_are_known(write, row, label):

@@ -18,7 +18,7 @@ from bert_jax.data.labelled.texts import LabelledTexts, encode_texts, read_texts
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.train.logits import held_out_batches
 from bert_jax.train.reading import show_rows
-from bert_jax.train.task_files import read_examples
+from bert_jax.train.task_files import read_examples, read_trained_on
 from bert_jax.train.tasks import task_named
 
 PAIR = TaskConfig(text=("one", "two"))
@@ -330,8 +330,11 @@ def test_held_out_examples_that_are_trained_on_are_counted(tmp_path, capsys):
     cfg = TaskConfig(train=tmp_path / "train.tsv", dev=tmp_path / "dev.tsv")
     read_examples(task_named("classification"), cfg)
     assert "1 of these 2 examples are trained on too" in capsys.readouterr().out
-    read_examples(task_named("classification"), TaskConfig(train=cfg.train, dev=1 / 3))
+    task, cfg = task_named("classification"), TaskConfig(train=cfg.train, dev=1 / 3)
+    train = read_examples(task, cfg).train
     assert "trained on too" not in capsys.readouterr().out
+    assert read_trained_on(task, cfg, train.sha256()) == train
+    assert read_trained_on(task, cfg, "of another file") is None
 
 
 def test_examples_are_known_by_texts_labels_and_order():

@@ -154,11 +154,18 @@ def test_the_datasets_library_itself_writes_such_files(tmp_path):
     assert found.tags == (("B-LOC", "O"),)
 
 
+def test_a_no_break_space_is_a_part_of_the_word(load):
+    found = load("a.conll", "10\u00a0000  _ O\n km   _ B-X \n")
+    assert found.words == (("10\u00a0000", "km"),)
+    assert found.tags == (("O", "B-X"),)
+
+
 def test_lists_of_words_and_tags_are_read_from_json(load):
     rows = [{"words": ["a", "b"], "tags": ["B-X", "O"]}, {"words": [], "tags": []}]
     content = "".join(json.dumps(row) + "\n" for row in rows)
     found = load("a.jsonl", content)
     assert (found.words, found.tags) == ((("a", "b"),), (("B-X", "O"),))
+    assert load("a.jsonl", content.replace('"O"', '"O "')).tags == (("B-X", "O"),)
     renamed = content.replace("words", "w").replace("tags", "t")
     found = load("a.jsonl", renamed, text=("w",), label="t")
     assert found.tags == (("B-X", "O"),)
@@ -193,6 +200,20 @@ def test_lists_of_words_and_tags_are_read_from_json(load):
             "expected a list of words",
         ),
         ("a.csv", b"", {}, "unknown kind '.csv'"),
+        (
+            "a.jsonl",
+            b'{"tokens": ["a", "b"], "tags": ["O", null]}\n',
+            {},
+            "a.jsonl, line 1: the tag of a word is None",
+        ),
+        ("a.jsonl", b'{"tokens": ["a"], "tags": [" "]}\n', {}, "tag of a word is ' '"),
+        (
+            "a.conll",
+            b"Oslo B-LOC\nis O\n\nBo PER\n",
+            {},
+            r"a\.conll, sentence 2, word 1 \('Bo'\): the tag 'PER' has no letter of BIO",
+        ),
+        ("a.conll", b"# id 7 lang=en\na I-X\nb O\n", {}, "tag 'lang=en' has no letter"),
     ],
 )
 def test_a_wrong_file_of_words_is_named(load, name, content, fields, message):
@@ -254,6 +275,9 @@ def test_sentences_to_tag_are_words_or_texts(tmp_path):
     assert not isinstance(read("e.txt", "a. b\n").texts[0][0], GivenWords)
     with pytest.raises(ValueError, match="holds no sentence"):
         read("f.conll", "\n")
+    for name in ("a.jsonl", "d.conllu"):
+        with pytest.raises(ValueError, match="label='2' would be ignored"):
+            read_words(tmp_path / name, FileConfig(label="2"), ("B-X", "O"))
 
 
 # Rows.

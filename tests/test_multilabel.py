@@ -37,6 +37,13 @@ def labels_of(tmp_path):
         ("x.csv", "text,labels\na,\"['x', 'y']\"\nb,[]\n", (("x", "y"), ())),
         ("x.tsv", 'text\tlabels\na\t["x", "y, z"]\n', (("x", "y, z"),)),
         ("x.tsv", "text\tlabels\na\tx y\n", (("x y",),)),
+        (
+            "x.csv",
+            "text;labels\na;['x' \"it's z\" 'y']\nb;\"['w, v'\n 'x']\"\nc;[1 2]\n",
+            (("x", "it's z", "y"), ("w, v", "x"), ("1", "2")),
+        ),
+        ("x.tsv", 'text\tlabels\na\t["x", null, "\\ud83d\\ude00"]\n', (("x", "😀"),)),
+        ("x.tsv", "text\tlabels\na\t[see below]\n", (("[see below]",),)),
     ],
 )
 def test_labels_stand_in_one_column(labels_of, name, content, expected):

@@ -298,6 +298,28 @@ def test_text_that_the_terminal_cannot_show_ends_nothing():
     assert (done.returncode, done.stdout) == (0, "\\u65e5\\u672c\n")
 
 
+@pytest.mark.parametrize(
+    ("given", "printed"),
+    [(b"caf\xc3\xa9\r\nx", "['caf\xe9', 'x']\n"), (b"caf\xe9\n", "not UTF-8\n")],
+)
+def test_standard_input_is_lines_of_utf8_or_refused(given, printed):
+    text = f"""{BEGIN}
+from bert_jax.commands.text_input import standard_input
+try:
+    print([line for lines in standard_input() for line in lines])
+except ValueError as error:
+    print("not UTF-8" * ("Standard input is not UTF-8" in str(error)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", text],
+        env=environment(),
+        input=given,
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.stdout.decode() == printed
+
+
 def test_files_hold_utf8_whatever_the_locale_says():
     env = environment(LC_ALL="en_US.ISO-8859-1", PYTHONCOERCECLOCALE="0")
     del env["PYTHONUTF8"]

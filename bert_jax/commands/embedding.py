@@ -10,7 +10,7 @@ import tyro
 
 from bert_jax.commands.shared import Bar, RunDir, Step
 from bert_jax.config import FileConfig
-from bert_jax.config.checks import require, require_positive
+from bert_jax.config.checks import require, require_positive, require_used
 from bert_jax.config.flags import box
 
 
@@ -94,11 +94,12 @@ def _read(path: pathlib.Path, file: FileConfig) -> Any:
     """
     from bert_jax.data.labelled.unlabelled import read_lines, read_unlabelled
 
+    require_used(file, False, "vectors have no label. Leave it out.", "label")
     if path.suffix.lower() == ".txt" and not file.text and path.is_file():
         given = read_lines(path, file)
         # A tab is part of the text: there are no pairs here.
         return given._replace(texts=[("\t".join(text),) for text in given.texts])
-    given = read_unlabelled(path, dataclasses.replace(file, label=None))
+    given = read_unlabelled(path, file)
     require(
         all(len(text) == 1 for text in given.texts),
         f"{path} has two columns of texts ({given.how}); name one with --text.",

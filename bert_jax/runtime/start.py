@@ -57,7 +57,7 @@ def begin() -> None:
     _open_streams()
     _catch_signals()
     _set_environment()
-    _harden_output()
+    _harden_streams()
 
 
 def command_begins(name: str) -> None:
@@ -175,8 +175,12 @@ class _Terminal(io.FileIO):
         return memoryview(data).nbytes
 
 
-def _harden_output() -> None:
-    """Neither text that the encoding lacks nor a terminal that is gone ends a run."""
+def _harden_streams() -> None:
+    """Input is text or an error. Neither text that the encoding of the output lacks nor a
+    terminal that is gone ends a run.
+    """
+    # In its UTF-8 mode, Python would read bytes of another encoding as halves of characters.
+    sys.stdin.reconfigure(errors="strict", newline=None)  # type: ignore[union-attr]
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
         stream.reconfigure(errors="backslashreplace")

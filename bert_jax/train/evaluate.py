@@ -1,5 +1,6 @@
 """Scores a run's weights, on its own held-out data or on other data."""
 
+import contextlib
 import dataclasses
 import pathlib
 import sys
@@ -18,7 +19,7 @@ from bert_jax.train.predict import Predictor
 from bert_jax.train.reading import show_reading
 from bert_jax.train.run import load_run, load_run_config, load_run_tokenizer
 from bert_jax.train.sharding import check_batch_size
-from bert_jax.train.task_files import read_held_out
+from bert_jax.train.task_files import read_held_out, read_trained_on, warn_of_known
 from bert_jax.train.tasks.task import Judged
 
 
@@ -142,6 +143,12 @@ def _evaluate_task(
             f"a share of {cfg.task.dev:g}, drawn with --draw-seed {cfg.task.draw_seed}"
         )
         print(f"  {drawn}, that the run was not trained on", file=sys.stderr)
+    if data is not None and cfg.task.train is not None:
+        # Only a hint, so the file of the training need not be there any more.
+        with contextlib.suppress(OSError, ValueError):
+            own = predictor.info.data["train"]
+            if train := read_trained_on(task, cfg.task, own):
+                warn_of_known(train, held_out, sys.stderr)
     _agree(run, held_out.sha256())
     encoded = predictor.encode(held_out)
     logits = predictor.logits(encoded, progress)

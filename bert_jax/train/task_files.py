@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from bert_jax.config import TaskConfig
 from bert_jax.data.labelled.draws import shots, split_share
@@ -39,33 +39,41 @@ def read_examples(task: Task, cfg: TaskConfig) -> TaskExamples:
     else:
         rest = whole
         held_out = task.read(cfg.dev, cfg, "validation")
-    classes = task.classes(rest)
-    if cfg.shots is None:
-        train = rest.sample(cfg.max_train, classes, cfg.draw_seed)
-    elif classes is None:
-        raise ValueError(
-            f"TaskConfig.shots={cfg.shots} would draw examples of each class, but --task "
-            f"{task.name} has no classes. Pass --max-train instead."
-        )
-    else:
-        train = shots(rest, cfg.shots, cfg.draw_seed, classes)
+    train = _drawn(task, cfg, rest)
     show_reading(task, "train", train, outputs)
     if len(train) < len(whole):
         print(f"  {_say_drawn(cfg, len(train), len(whole))}", flush=True)
     show_reading(task, "validation", held_out, outputs)
-    if num_known := _num_known(train, held_out):
-        print(
-            f"  warning: {num_known:,} of these {len(held_out):,} examples are trained on "
-            "too, so the scores flatter; remove them from one of the files",
-            flush=True,
-        )
+    warn_of_known(train, held_out)
     return TaskExamples(outputs, train, held_out, as_read(cfg, whole, held_out))
 
 
-def _num_known(train: Any, held_out: Any) -> int:
-    """How many held-out examples are equal to one that is trained on."""
+def warn_of_known(train: Any, held_out: Any, file: TextIO | None = None) -> None:
+    """Prints how many held-out examples are equal to one that is trained on."""
     known = set(map(json.dumps, train.records()))
-    return sum(json.dumps(record) in known for record in held_out.records())
+    if num_known := sum(json.dumps(record) in known for record in held_out.records()):
+        print(
+            f"  warning: {num_known:,} of these {len(held_out):,} examples are trained on "
+            "too, so the scores flatter; remove them from one of the files",
+            file=file,
+            flush=True,
+        )
+
+
+def read_trained_on(task: Task, cfg: TaskConfig, sha256: str) -> Any:
+    """The examples that a run was trained on, or `None` where its file has changed.
+
+    Args:
+        sha256: their identity, from run.json.
+
+    Raises:
+        FileNotFoundError, ValueError: as for `read_examples`.
+    """
+    rest = whole = task.read(cfg.train, cfg, "train")
+    if isinstance(cfg.dev, float):
+        rest, _ = _parted(task, cfg, whole)
+    train = _drawn(task, cfg, rest)
+    return train if train.sha256() == sha256 else None
 
 
 def read_held_out(task: Task, cfg: TaskConfig, sha256: str) -> Any:
@@ -105,6 +113,19 @@ def check_unchanged(examples: Examples, sha256: str) -> None:
 def _parted(task: Task, cfg: TaskConfig, whole: Any) -> tuple[Any, Any]:
     assert isinstance(cfg.dev, float)
     return split_share(whole, cfg.dev, cfg.draw_seed, task.classes(whole))
+
+
+def _drawn(task: Task, cfg: TaskConfig, rest: Any) -> Any:
+    """Those that are trained on, of all that are not judged on."""
+    classes = task.classes(rest)
+    if cfg.shots is None:
+        return rest.sample(cfg.max_train, classes, cfg.draw_seed)
+    if classes is None:
+        raise ValueError(
+            f"TaskConfig.shots={cfg.shots} would draw examples of each class, but --task "
+            f"{task.name} has no classes. Pass --max-train instead."
+        )
+    return shots(rest, cfg.shots, cfg.draw_seed, classes)
 
 
 def _say_drawn(cfg: TaskConfig, num_train: int, num_all: int) -> str:

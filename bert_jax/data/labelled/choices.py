@@ -136,7 +136,10 @@ def _open(
     label = _label_column(table, cfg) if labelled else None
     free = {x.lower(): x for x in table.columns if x not in (*cfg.text, label)}
     lists = tuple(free[name] for name in _LISTS if name in free)[:1]
-    numbered = tuple(x for name, x in free.items() if _NUMBERED.fullmatch(name))
+    found = (_NUMBERED.fullmatch(name) for name in free)
+    # A label counts by these numbers, and columns may stand in another order.
+    in_order = sorted((x[1], len(x[2]), x[2], x[0]) for x in found if x)
+    numbered = tuple(free[name] for *_, name in in_order)
     choices = cfg.choices or lists or numbered
     texts = cfg.text or next(
         (

@@ -1,14 +1,22 @@
 """Any number of labels for a text, as they stand in a file: a list, or columns of 0 and 1."""
 
 import ast
+import contextlib
 import pathlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from bert_jax.data.json_text import loads
+
 SEPARATORS = ("|", ";", ",")
 
 LabelSet = tuple[str, ...]
+# An entry of a list as Python writes it, and the blanks before an entry without a comma.
+_ENTRY = re.compile(
+    r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s,'"\[\]]+)(\s+(?=[^\s,\]]))?"""
+)
 
 
 def separator_of(
@@ -66,15 +74,19 @@ def split_labels(
 
 
 def _listed(field: str) -> list[Any] | None:
-    """The entries of a list such as "['a', 'b']", which pandas writes into a CSV."""
+    """The entries of a list such as "['a', 'b']", which pandas writes into a CSV.
+
+    Of an array it writes "['a' 'b']", which is "ab" to Python.
+    """
     plain = field.strip()
     if not (plain.startswith("[") and plain.endswith("]")):
         return None
-    try:
-        found = ast.literal_eval(plain)
-    except (ValueError, SyntaxError):
-        return None
-    return found if isinstance(found, list) else None
+    commas = _ENTRY.sub(lambda found: found[1] + "," * bool(found[2]), plain)
+    for read, text in ((loads, plain), (ast.literal_eval, commas)):
+        with contextlib.suppress(ValueError, SyntaxError):
+            found = read(text)
+            return found if isinstance(found, list) else None
+    return None
 
 
 def labels_of_columns(

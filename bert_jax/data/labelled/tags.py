@@ -33,6 +33,17 @@ def style_of(tags: Iterable[str]) -> Style:
     return "types" if "O" in names else "words"
 
 
+def odd_tags(tags: Iterable[str]) -> set[str]:
+    """Tags without a letter of BIO or the like, where other tags have one.
+
+    By `style_of`, a single one of them would make a type of its own of each tag.
+    """
+    names = set(tags) - {"O"}
+    if not any(name.startswith(("B-", "I-")) for name in names):
+        return set()
+    return {name for name in names if not _LETTERED.fullmatch(name)}
+
+
 def scheme_of(sentences: Sequence[Sequence[str]]) -> str:
     """The scheme of the tags, by its usual name."""
     style = style_of(tag for tags in sentences for tag in tags)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from bert_jax.config import FileConfig
+from bert_jax.config.checks import require_used
 from bert_jax.data.labelled.columns import find_columns
 from bert_jax.data.labelled.decoding import read_text
 from bert_jax.data.labelled.examples import Text, require_file
@@ -61,8 +62,11 @@ def read_unlabelled(path: pathlib.Path, cfg: FileConfig) -> Unlabelled:
     Raises:
         FileNotFoundError: nothing is there.
         ValueError: not a file of its kind, or without the text columns, or a text column
-            holds something else (the line is named), or the file holds no row.
+            holds something else (the line is named), or the file holds no row; or `cfg`
+            names several columns of labels.
     """
+    why = "one column of labels at most is read, --label. Leave it out."
+    require_used(cfg, False, why, "label_columns")
     path = require_file(path, SUFFIXES)
     if path.suffix.lower() == ".txt" and not _has_columns(path, cfg):
         return read_lines(path, cfg)

@@ -167,7 +167,8 @@ def _sentences(text: str) -> Iterator[list[tuple[int, list[str]]]]:
     sentence: list[tuple[int, list[str]]] = []
     for number, line in enumerate(io.StringIO(text, newline=None), 1):
         line = line.rstrip()
-        columns = line.split("\t") if "\t" in line else line.split()
+        # A no-break space is a part of the word, as in 10\u00a0000.
+        columns = line.split("\t") if "\t" in line else re.split(" +", line.lstrip())
         columns = [column.strip() for column in columns]
         comment = _COMMENT.match(line)
         if comment or not any(columns) or columns[0] == DOCUMENT:

@@ -49,7 +49,8 @@ def tagged_rows(path: pathlib.Path, cfg: FileConfig) -> TaggedRows:
             continue
         numbers = numbers or isinstance(given[0], int)
         rows.words.append(words)
-        rows.tags.append(tuple(_name(path, x, names) for x in given))
+        where = f"{path}, {row.place}"
+        rows.tags.append(tuple(_name(where, x, names) for x in given))
     if numbers and names is None:
         warning = (
             f"the tags of {path} are numbers without names, so no entities are known; "
@@ -88,12 +89,17 @@ def words_of(table: Table, column: str) -> list[tuple[str, ...]]:
     return found
 
 
-def _name(path: pathlib.Path, tag: Any, names: Sequence[str] | None) -> str:
+def _name(where: str, tag: Any, names: Sequence[str] | None) -> str:
+    if tag is None or not str(tag).strip():
+        raise ValueError(
+            f"{where}: the tag of a word is {tag!r}; expected one for each word, such as O "
+            "for a word outside of entities. Mend the file."
+        )
     if names is None or not isinstance(tag, int):
-        return str(tag)
+        return str(tag).strip()
     if not 0 <= tag < len(names):
         raise ValueError(
-            f"{path}: the tag {tag} has no name; the file names {len(names)} tags: "
+            f"{where}: the tag {tag} has no name; the file names {len(names)} tags: "
             f"{', '.join(names)}."
         )
     return names[tag]

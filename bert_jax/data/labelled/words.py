@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Self
 
 from bert_jax.config import FileConfig
+from bert_jax.config.checks import require_used
 from bert_jax.data.labelled import word_columns, word_tables
 from bert_jax.data.labelled.examples import Examples, Reading, require_file
 from bert_jax.data.labelled.tables import read_table
-from bert_jax.data.labelled.tags import entities, style_of
+from bert_jax.data.labelled.tags import entities, odd_tags, style_of
 from bert_jax.data.labelled.unlabelled import (
     Unlabelled,
     ids_of,
@@ -111,7 +112,7 @@ def read_tagged_sentences(
 
     Raises:
         ValueError: no path, an unknown kind, another encoding, a word without tag (line
-            named), or no sentence.
+            named), a tag that is none of BIO where others are, or no sentence.
         FileNotFoundError: nothing is there.
     """
     path = require_file(path, SUFFIXES)
@@ -126,7 +127,16 @@ def read_tagged_sentences(
             else f"{path} holds no sentence; expected a word and its tag a line."
         )
     reading = Reading(str(path), rows.how, warnings=rows.warnings)
-    return TaggedSentences(tuple(rows.words), tuple(rows.tags), reading=reading)
+    found = TaggedSentences(tuple(rows.words), tuple(rows.tags), reading=reading)
+    every = [tag for tags in rows.tags for tag in tags]
+    if odd := odd_tags(every):
+        number = next(number for number, tag in enumerate(every) if tag in odd)
+        raise ValueError(
+            f"{found.place_of_word(number)}: the tag {every[number]!r} has no letter of "
+            "BIO, IOB1, BIOES or BILOU, which other tags of the file have; mend the file, "
+            "or set --label to the column of the tags. A word outside of entities has O."
+        )
+    return found
 
 
 def read_words(path: pathlib.Path, cfg: FileConfig, tags: Sequence[str]) -> Unlabelled:
@@ -145,10 +155,12 @@ def read_words(path: pathlib.Path, cfg: FileConfig, tags: Sequence[str]) -> Unla
         column = word_tables.word_column(table, cfg) if kind != ".csv" else None
         if column is None:
             return read_unlabelled(path, cfg)
+        _refuse_label(cfg)
         found = word_tables.words_of(table, column)
         how, warnings = f"{table.how}; words from {column!r}", table.warnings
         ids = ids_of(table)
     else:
+        _refuse_label(cfg)
         rows = word_columns.rows(path, cfg)
         if kind == ".txt" and not rows.all_end_with(tags):
             return read_lines(path, cfg)
@@ -157,3 +169,7 @@ def read_words(path: pathlib.Path, cfg: FileConfig, tags: Sequence[str]) -> Unla
         raise ValueError(f"{path} holds no sentence; expected a word a line.")
     texts = [(GivenWords(words),) for words in found]
     return Unlabelled(texts, ids, how=how, warnings=warnings)
+
+
+def _refuse_label(cfg: FileConfig) -> None:
+    require_used(cfg, False, "the tags of words are not read. Leave it out.", "label")
