@@ -51,7 +51,9 @@ def test_positions_that_are_counted_from_another_id_of_padding_are_refused(
     hf.RobertaForMaskedLM(config).save_pretrained(folder)
     assert read_huggingface(folder).model.position_offset == 2
     edit_json(folder / "config.json", pad_token_id=0)
-    with pytest.raises(ValueError, match="pad_token_id=0, but the tokenizer's id .* 1"):
+    with pytest.raises(
+        ValueError, match=r"pad_token_id=0, but the tokenizer's id .* 1"
+    ):
         read_huggingface(folder)
 
 
