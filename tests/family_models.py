@@ -4,6 +4,7 @@ import copy
 import functools
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -95,8 +96,16 @@ def make(
     stated = json.loads(config.to_json_string(use_diff=False))
     cfg, _ = read_architecture(pathlib.Path("config.json"), stated, family)
     tied = family.tied if cfg.tied_decoder else {}
-    state = {k: v.numpy() for k, v in model.state_dict().items() if k not in tied}
+    state = in_files(model, model.state_dict())
+    state = {k: v.numpy() for k, v in state.items() if k not in tied}
     return Theirs(model, cfg, state)
+
+
+def in_files(model: Any, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Tensors by the names and in the layout that `save_pretrained` gives them."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    return revert_weight_conversion(model, tensors)
 
 
 class Rows(NamedTuple):

@@ -50,6 +50,15 @@ def say(monkeypatch, capsys):
         (NotADirectoryError(errno.ENOTDIR, "x", "a/b"), "a/b: not a directory."),
         (OSError(errno.EIO, "x"), "standard output, or a file of the command: input/output"),
         (OSError("run: a sentence of ours."), "run: a sentence of ours."),
+        (
+            RuntimeError("write() failed: No space left on device; writing ds/train"),
+            "no space left on device (write() failed: No space left on device; writing "
+            "ds/train). Make room there, then start",
+        ),
+        (
+            Exception("I/O error: File too large (os error 27)"),
+            "file too large (I/O error: File too large (os error 27)). Raise the limit of",
+        ),
         (MemoryError(), "this machine has too little memory. Lower --batch-size"),
         (
             JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9"),

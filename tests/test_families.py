@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from family_models import OWN, ROUTES, differences, make, rounding, rows
+from family_models import OWN, ROUTES, differences, in_files, make, rounding, rows
 
 from bert_jax.batch import PretrainBatch
 from bert_jax.config import ComputeConfig, DropoutConfig
@@ -161,9 +161,10 @@ def test_gradients_agree_with_transformers(hf, name):
     tensors = {k: torch.tensor(x.astype(np.int64)) for k, x in inputs.items()}
     theirs.model(**tensors, labels=torch.tensor(labels).long()).loss.backward()
     grads = {
-        k: np.zeros(x.shape, np.float32) if x.grad is None else x.grad.numpy()
+        k: torch.zeros(x.shape) if x.grad is None else x.grad
         for k, x in theirs.model.named_parameters()
     }
+    grads = {k: x.numpy() for k, x in in_files(theirs.model, grads).items()}
     expected = from_tensors(cfg, grads, table).params
     for path, theirs_grad in flatten(expected).items():
         ours = flatten(found)[path]

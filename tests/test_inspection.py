@@ -5,6 +5,7 @@ import re
 import pytest
 from prepared_corpus import make_corpus, prepared
 
+from bert_jax import cli
 from bert_jax.config import DataConfig, MaskingConfig
 from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.train.inspection import describe_rows
@@ -50,3 +51,17 @@ def test_rows_are_shown_with_what_is_hidden(dataset, unit):
         assert f" {num_hidden} hidden" in lines[start]
         assert 10 <= num_hidden <= 19
     assert (num_torn > 0) == (unit == "token"), "words of which a part is hidden"
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        (("--rows", "0"), r"--rows 0 must be greater than 0\."),
+        (("--first-row", "-1"), r"--first-row -1 is negative\."),
+        (("--seed", "-1"), r"seed=-1 is not in \[0, 2\*\*32\)\."),
+    ],
+)
+def test_rows_that_do_not_exist_are_refused(flag, message, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["inspect", "dataset", *flag])
+    assert re.search(message, capsys.readouterr().err)

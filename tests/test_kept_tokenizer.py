@@ -40,6 +40,23 @@ def folders(hf, tmp_path_factory):
 _SIZES = {"roberta": 288, "modernbert": 286, "xlm-roberta": 28}
 
 
+def test_positions_that_are_counted_from_another_id_of_padding_are_refused(
+    hf, folders, tmp_path
+):
+    """RoBERTa gives no position of its own to tokens of the id that config.json names."""
+    config = hf.RobertaConfig(
+        vocab_size=288, max_position_embeddings=26, pad_token_id=1, **SMALL
+    )
+    folder = shutil.copytree(folders["roberta"], tmp_path / "copy")
+    hf.RobertaForMaskedLM(config).save_pretrained(folder)
+    assert read_huggingface(folder).model.position_offset == 2
+    edit_json(folder / "config.json", pad_token_id=0)
+    with pytest.raises(
+        ValueError, match=r"pad_token_id=0, but the tokenizer's id .* 1"
+    ):
+        read_huggingface(folder)
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_what_is_imported_goes_out_as_it_came(kind, folders, transformers, tmp_path):
     folder = folders[kind]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +51,13 @@ def test_three_bad_batches_in_a_row_and_those_before_are_passed_by(gone_back, cl
     assert int(found.state.step) == NUM_STEPS
     steps = [x["step"] for x in read_metrics(run) if x["kind"] == "train"]
     assert steps == [4, 8, 12, 20, 24]  # of 12 to 16, all batches are passed by
+
+
+def test_no_time_is_foretold_where_only_batches_were_passed_by(tmp_path, capsys):
+    train(tmp_path, dict.fromkeys((3, 4, 5), "input"))
+    seconds = re.findall(r"the first steps took (\S+) s each", capsys.readouterr().out)
+    assert len(seconds) == 2  # of the run, and after it went back to its beginning
+    assert all(float(x) < 60 for x in seconds)
 
 
 @pytest.mark.parametrize("kill_at", [12, 22])

@@ -337,6 +337,15 @@ def test_files_stand_in_the_order_of_their_bytes(tmp_path):
     assert list(map(os.fsencode, found)) == ordered
 
 
+def test_a_link_to_nothing_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("Text.")
+    (tmp_path / "b.txt").symlink_to("gone.txt")
+    with pytest.raises(
+        ValueError, match=r"b\.txt is a link to gone\.txt, which is not"
+    ):
+        open_source(f"files:{tmp_path}/*")
+
+
 def test_folders_are_refused_with_the_name_of_their_files(tmp_path):
     for name in ("a.txt", "b.txt", "c.md"):
         (tmp_path / "deep").mkdir(exist_ok=True)

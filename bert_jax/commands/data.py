@@ -14,6 +14,7 @@ from bert_jax.config import (
     MaskingConfig,
     PrepareOptions,
 )
+from bert_jax.config.checks import require, require_seed
 
 _TASK_ONLY = ("validation_fraction", "max_train", "max_validation")
 
@@ -163,6 +164,9 @@ class Inspect:
         from bert_jax.data.prepared.dataset import open_dataset
         from bert_jax.train.inspection import describe_rows
 
+        require(self.rows > 0, f"--rows {self.rows} must be greater than 0.")
+        require(self.first_row >= 0, f"--first-row {self.first_row} is negative.")
+        require_seed(self)
         if self.data.dataset is not None:
             raise ValueError(
                 f"--data.dataset {self.data.dataset} would be ignored: inspect shows "

@@ -71,6 +71,13 @@ def read_huggingface(
     )
     pad = config.get("pad_token_id")
     if pad not in (None, tokenizer.special.pad):
+        if model.position_offset:
+            raise ValueError(
+                f"{path} has pad_token_id={pad}, but the tokenizer's id of padding is "
+                f"{tokenizer.special.pad}; this family counts the positions of all tokens "
+                "but that one, so its numbers would come out otherwise. One of the two is of "
+                "another model."
+            )
         notes.append(
             f"{path} has pad_token_id={pad}; the vocabulary's id of [PAD], "
             f"{tokenizer.special.pad}, is used."

@@ -21,6 +21,7 @@ _REMEDIES = {
     errno.EMFILE: "Raise the limit of open files (`ulimit -n`), then start again.",
     errno.EIO: "The disk or the network storage fails; look into the system's log.",
 }
+_OF_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _MEMORY = (
     "Lower --batch-size or the sequence length, raise --micro-batches, or pass "
     "--compute.remat full, as far as the command has these flags; or end what else uses "
@@ -36,6 +37,8 @@ def explanation(error: BaseException) -> str | None:
     if isinstance(error, MemoryError):
         reason = f" ({text})" if text else ""
         return f"this machine has too little memory{reason}. {_MEMORY}"
+    if (number := _hidden_number(error)) is not None:
+        return f"{_reason(number)} ({_first_line(text)}). {_REMEDIES[number]}"
     if _is_of_jax(error):
         if not re.search("RESOURCE_EXHAUSTED|[Oo]ut of memory", text):
             return None
@@ -58,8 +61,14 @@ def system_reason(error: BaseException) -> str | None:
 
 def is_of_disk(error: BaseException) -> bool:
     """Whether a disk refused to take more, so that other writes fail in the same way."""
-    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-    return isinstance(error, OSError) and error.errno in numbers
+    return isinstance(error, OSError) and error.errno in _OF_DISK
+
+
+def _hidden_number(error: BaseException) -> int | None:
+    """That of a disk's error, of which ArrayRecord and safetensors give the text alone."""
+    if isinstance(error, ValueError):  # a sentence of ours
+        return None
+    return next((x for x in _OF_DISK if os.strerror(x) in str(error)), None)
 
 
 def _of_system(error: OSError) -> str:

@@ -55,6 +55,11 @@ def check_fit(
         if there.get(name) != here.get(name)
     ]
     stored = {n: d for n, d in manifest["tensors"].items() if n.startswith(prefix)}
+    if prefix == "opt_state/" and not stored:
+        raise ValueError(
+            f"Checkpoint {checkpoint} holds weights alone, as after an import, and no "
+            "moments of an optimizer; start with --moments fresh."
+        )
     problems += [
         f"{name} is {stored.get(name, 'missing')} in the checkpoint and "
         f"{wanted.get(name, 'not wanted')} here"

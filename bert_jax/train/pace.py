@@ -26,7 +26,10 @@ class Pace:
         self._since = (done, time.perf_counter())
 
     def is_due(self, done: int) -> bool:
-        return not self._said and done == self._since[0] + self._STEPS
+        """Whether `describe` is due: not before a step has been compiled, for a run that
+        goes back passes batches by without any."""
+        measures = bool(self._shapes) and not self._said
+        return measures and done == self._since[0] + self._STEPS
 
     def describe(self, done: int, end: int) -> str:
         """The estimate for the steps up to `end`, once the devices have done `done`."""

@@ -18,6 +18,10 @@ _OTHER_KINDS = {
     b"PK\x03\x04": "a zip archive",
     b"%PDF-": "PDF",
 }
+_UNREADABLE = {
+    b"WARC/1.": ("a web archive (WARC)", "Write its texts as .jsonl."),
+    b"version https://git-lfs": ("a pointer of Git LFS", "Fetch it: git lfs pull."),
+}
 # A few of these characters can be errors in a text; a file with many is not text.
 _CONTROLS = bytes({*range(0x20)} - {*b"\t\n\v\f\r\x1b"})
 
@@ -46,6 +50,9 @@ def check_is_text(head: bytes, name: str, *, is_whole: bool) -> None:
                 f"{name} is {kind}, which its name does not say; expected text. Give the "
                 "file the right suffix, or take it out of the source."
             )
+    for mark, (kind, remedy) in _UNREADABLE.items():
+        if head.startswith(mark):
+            raise ValueError(f"{name} is {kind}; expected text. {remedy}")
     beginning = head[:4096]
     num_controls = len(beginning) - len(beginning.translate(None, _CONTROLS))
     most_zeros, most_controls = len(beginning) // 50, 8 + len(beginning) // 20

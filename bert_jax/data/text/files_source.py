@@ -48,6 +48,12 @@ def open_files(request: Request) -> Source:
     # A file whose name holds [ or ] is found by that name before it is a pattern.
     literal = pathlib.Path(pattern).is_file()
     found = [pattern] if literal else glob.glob(pattern, recursive=True)
+    for path in found:
+        if os.path.islink(path) and not os.path.exists(path):
+            raise ValueError(
+                f"{path} is a link to {os.readlink(path)}, which is not there; expected "
+                "text. Remove the link or bring the file back."
+            )
     # In the order of their bytes, which no locale changes; `**` can find a file twice.
     paths = sorted({path for path in found if os.path.isfile(path)}, key=os.fsencode)
     if not paths and found:

@@ -36,6 +36,8 @@ _DOC_OPEN = re.compile(rb"<doc[ \t]+(.*)>%b(?:\n|\Z)" % _BLANK)
 _DOC_INSIDE = re.compile(rb"\n<doc[ \t].*>%b(?:\n|\Z)" % _BLANK)
 _DOC_ATTRIBUTE = re.compile(r'(\w+)="(.*?)"(?=\s+\w+="|\s*$)')
 
+# A text may begin with a brace, but not with an object's first key.
+_JSON_OPENING = re.compile(rb'\[?\s*\{\s*"[^"\n]*"\s*:')
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -102,6 +104,11 @@ def read_file(
     is_json = plain_name.endswith((".jsonl", ".json", ".ndjson")) or (
         opening.startswith(b"{") and not plain_name.endswith(".txt")
     )
+    if not is_json and _JSON_OPENING.match(opening):
+        raise ValueError(
+            f"{name} is JSON, which its name does not say; expected text. Call it .jsonl "
+            "if it holds one object a line, or take it out of the source."
+        )
     limit = options.max_document_bytes
     separator: re.Pattern[bytes] | None
     if is_wiki:

@@ -1,5 +1,8 @@
 """NomicBERT as transformers has it: its config.json and the names of its tensors.
 
+The names are those of files, which are those of the first NomicBERT. In memory, the class
+of transformers has others.
+
 Source: Nussbaum et al. 2024; transformers, models/nomic_bert.
 """
 
@@ -11,27 +14,38 @@ from bert_jax.exchange.families.family import (
     rows_by_head,
     text_heads,
 )
-from bert_jax.exchange.tensors import Head, Row, dense, embedding, norm
+from bert_jax.exchange.tensors import (
+    Head,
+    Row,
+    dense,
+    embedding,
+    fused,
+    norm,
+)
 
 _EMBED = "nomic_bert.embeddings"
-_LAYER = "nomic_bert.layers.{layer}."
+_LAYER = "nomic_bert.encoder.layers.{layer}."
 _MLM = "cls.predictions"
 
 _TABLES = (
     embedding("embed/token", f"{_EMBED}.word_embeddings", "VD"),
     embedding("embed/segment", f"{_EMBED}.token_type_embeddings", "SD"),
-    *norm("embed/norm", f"{_EMBED}.LayerNorm"),
+    *norm("embed/norm", "nomic_bert.emb_ln"),
 )
 _ONE_LAYER = (
-    *dense("layers/attention/query", f"{_LAYER}self_attn.q_proj", "DNH", ""),
-    *dense("layers/attention/key", f"{_LAYER}self_attn.k_proj", "DNH", ""),
-    *dense("layers/attention/value", f"{_LAYER}self_attn.v_proj", "DNH", ""),
-    *dense("layers/attention/out", f"{_LAYER}self_attn.o_proj", "NHD", "", 2),
-    *norm("layers/attention/norm", f"{_LAYER}post_attention_layernorm"),
-    *dense("layers/mlp/gate", f"{_LAYER}mlp.gate_proj", "DF", ""),
-    *dense("layers/mlp/up", f"{_LAYER}mlp.up_proj", "DF", ""),
-    *dense("layers/mlp/down", f"{_LAYER}mlp.down_proj", "FD", ""),
-    *norm("layers/mlp/norm", f"{_LAYER}post_mlp_layernorm"),
+    *fused(
+        f"{_LAYER}attn.Wqkv",
+        ("layers/attention/query", "DNH", ""),
+        ("layers/attention/key", "DNH", ""),
+        ("layers/attention/value", "DNH", ""),
+        with_bias=False,
+    ),
+    *dense("layers/attention/out", f"{_LAYER}attn.out_proj", "NHD", "", 2),
+    *norm("layers/attention/norm", f"{_LAYER}norm1"),
+    *dense("layers/mlp/gate", f"{_LAYER}mlp.fc12", "DF", ""),
+    *dense("layers/mlp/up", f"{_LAYER}mlp.fc11", "DF", ""),
+    *dense("layers/mlp/down", f"{_LAYER}mlp.fc2", "FD", ""),
+    *norm("layers/mlp/norm", f"{_LAYER}norm2"),
 )
 _HEADS: dict[Head, tuple[Row, ...]] = {
     "mlm": (
