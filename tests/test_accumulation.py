@@ -100,7 +100,7 @@ def test_a_mean_of_means_would_be_seen(gradients, whole, uneven, tiny, vocabular
     assert weights[1]["nsp_loss"] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_one_update_in_parts_is_one_update(tiny, vocabulary, make_batch):
     settings = OptimizerConfig(learning_rate=1e-2, warmup_steps=0, clip_norm=0.1)
     optimizer = make_optimizer(settings, make_schedule(settings, 10))

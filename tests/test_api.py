@@ -43,7 +43,7 @@ def test_nothing_heavy_is_imported_before_it_is_used():
         bert_jax.lod  # noqa: B018
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_predictions_are_those_of_the_command(runs, tmp_path):
     texts = ["a river", "the stone and the window"]
     found = bert_jax.load(runs / "sentiment").predict(texts)
@@ -56,7 +56,7 @@ def test_predictions_are_those_of_the_command(runs, tmp_path):
     ] == [found[0]["label"]]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_masks_are_filled_and_vectors_made(runs):
     model = bert_jax.load(str(runs / "encoder"))
     [filled] = model.fill_mask("a [MASK] river.", top=2)
@@ -120,7 +120,7 @@ def test_runs_are_made_by_functions_over_the_settings(dataset, tmp_path, monkeyp
     assert seen["run"] == tmp_path / "tuned"
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_a_model_of_others_is_imported_once(runs, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     model = bert_jax.load(runs / "encoder")

@@ -42,7 +42,7 @@ def pretrain(run, dataset, *flags):
 ONE_OVERFLOW = ("--num-steps", 1, "--optimizer.learning-rate", 3e38)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_one_update_that_overflows_is_an_error(tmp_path, dataset, capsys):
     with pytest.raises(SystemExit) as error:
         pretrain(tmp_path, dataset, *ONE_OVERFLOW, "--loop.max-rollbacks", 0)
@@ -53,7 +53,7 @@ def test_one_update_that_overflows_is_an_error(tmp_path, dataset, capsys):
     assert not (tmp_path / "results.json").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_a_run_goes_back_once_and_then_on_with_another_rate(tmp_path, dataset, capsys):
     run = tmp_path / "run"
     flags = (*ONE_OVERFLOW, "--loop.max-rollbacks", 1)
@@ -71,7 +71,7 @@ def test_a_run_goes_back_once_and_then_on_with_another_rate(tmp_path, dataset, c
     assert "is finished at step 1; nothing to do" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_a_run_that_stops_is_replayed(tmp_path, dataset, capsys, monkeypatch):
     """Huge weights make activations overflow."""
     make = pretraining.pretrain_program
@@ -144,7 +144,7 @@ def test_the_documents_of_a_batch_are_those_that_its_text_is_from(dataset, layou
         assert any(text in texts[key] for key in found)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_a_fine_tuning_that_stops_is_replayed(encoder, capsys, monkeypatch):  # noqa: F811
     """The first matrix of LoRA is lost in the second update."""
     folder, pretrained = encoder

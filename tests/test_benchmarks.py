@@ -227,7 +227,7 @@ def test_every_text_of_the_sample_is_in_one_part(tmp_path):
     assert sorted("".join(map("".join, parts))) == list("abcdefg")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_training_is_correct_here_and_a_wrong_model_is_found(transformers, monkeypatch):
     def wrong():
         facts = correctness.compare(["xla"], vars(TINY))

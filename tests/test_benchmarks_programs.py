@@ -22,7 +22,7 @@ from benchmarks.workload import Task
 from bert_jax.train import planned_steps
 from bert_jax.train.planned_steps import PlannedSteps
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(ci=False)
 
 
 class Toy:

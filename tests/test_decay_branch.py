@@ -32,7 +32,7 @@ from bert_jax.train.run import load_run
 from bert_jax.train.stop_request import InterruptedRunError
 
 # Each case trains a whole run.
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(ci=False)
 
 STABLE, DECAY = 6, 4
 

@@ -97,7 +97,7 @@ def test_what_lies_behind_the_layers_is_named(find):
     assert "behind them, in the heads, mlm_loss is not" in said
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_a_sound_step_is_called_sound(find):
     said = find("embed/norm/bias", lambda x: x)
     assert said.startswith(

@@ -67,7 +67,7 @@ def test_docstrings_become_prose():
     )
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_docs_do_not_depend_on_workers(tmp_path, monkeypatch):
     for num_workers in (2, 1):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / str(num_workers)))

@@ -47,7 +47,7 @@ def judge(tiny, vocabulary, special, make_store):
     return run
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 @pytest.mark.parametrize("unit", ["token", "span"])
 def test_masks_do_not_depend_on_the_size_of_a_batch(judge, unit):
     small, large = judge(4, unit), judge(16, unit)
@@ -55,7 +55,7 @@ def test_masks_do_not_depend_on_the_size_of_a_batch(judge, unit):
     assert judge(16, unit, devices=8) == pytest.approx(large, rel=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_every_row_has_masks_of_its_own(make_batch, vocabulary):
     row = make_batch(rows=1)
     same = jax.tree.map(lambda x: np.repeat(x, 8, axis=0), row)

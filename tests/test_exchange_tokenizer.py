@@ -98,7 +98,7 @@ def test_known_differences_are_still_there(tokenizer):
     assert theirs == [tokenizer.special.mask] != ours
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 @pytest.mark.parametrize("kind", ["wordpiece", "unigram", "bpe"])
 def test_real_text_gets_equal_ids(kind, shared_data):
     lines: list[str] = []

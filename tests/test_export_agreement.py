@@ -25,7 +25,7 @@ EVERY_FORMAT = pytest.mark.parametrize(
     "to",
     [
         # PyTorch's exporter takes its time.
-        pytest.param(to, marks=pytest.mark.slow) if to == "onnx" else to
+        pytest.param(to, marks=pytest.mark.slow(ci=False)) if to == "onnx" else to
         for to in NEEDS
     ],
 )
@@ -226,7 +226,7 @@ def test_another_program_is_refused(tiny, tmp_path, hf, reach, epsilon):
     assert passes()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_one_wrong_tensor_in_an_onnx_graph_is_refused(trained, tmp_path, hf):
     write_onnx.write_onnx(trained, tmp_path)
     write_onnx.check_onnx(tmp_path, trained)

@@ -117,7 +117,7 @@ def test_a_program_of_stablehlo_gives_the_same(made, tmp_path, head):
     assert found["differences"].keys() == {name, "last_hidden_state"}
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 @pytest.mark.parametrize("head", HEADS)
 def test_a_graph_of_onnx_gives_the_same(made, tmp_path, head, hf):
     pytest.importorskip("onnxscript", reason="install .[onnx]")

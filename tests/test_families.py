@@ -40,7 +40,9 @@ def _is_slow(name: str, head: str) -> bool:
 @pytest.mark.parametrize(
     ("name", "head"),
     [
-        pytest.param(name, head, marks=[pytest.mark.slow] * _is_slow(name, head))
+        pytest.param(
+            name, head, marks=[pytest.mark.slow(ci=False)] * _is_slow(name, head)
+        )
         for name, head in ROUTES
     ],
 )
@@ -62,7 +64,7 @@ def test_numbers_agree_with_transformers(hf, name, head, record_route):
     assert {k: x.shape for k, x in flatten(read.params).items()} == shapes
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 @pytest.mark.parametrize("length", [128, 1_024])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_numbers_agree_at_base_width(hf, name, length, record_route):
@@ -83,7 +85,7 @@ def test_numbers_agree_at_base_width(hf, name, length, record_route):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_modernbert_agrees_at_full_depth(hf, record_route):
     sizes = {"width": 768, "heads": 12, "inner": 1_152, "vocab": 2_000, "layers": 22}
     theirs = make("modernbert", "mlm", positions=1_024, **sizes)
@@ -135,7 +137,9 @@ def _loss(cfg, batch, slots, compute=ComputeConfig()):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(x, marks=[pytest.mark.slow] * (x in ("nomic_bert", "distilbert")))
+        pytest.param(
+            x, marks=[pytest.mark.slow(ci=False)] * (x in ("nomic_bert", "distilbert"))
+        )
         for x in OWN
         if x not in ("xlm-roberta", "camembert")
     ],
@@ -183,7 +187,7 @@ def test_gradients_agree_with_transformers(hf, name):
         pytest.param(
             name,
             scan,
-            marks=[pytest.mark.slow]
+            marks=[pytest.mark.slow(ci=False)]
             * (not scan or name not in ("modernbert", "eurobert")),
         )
         for name in ("modernbert", "nomic_bert", "eurobert", "roberta")

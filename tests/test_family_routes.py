@@ -57,7 +57,7 @@ def command(*args):
     [
         "modernbert",
         *(
-            pytest.param(x, marks=pytest.mark.slow)
+            pytest.param(x, marks=pytest.mark.slow(ci=False))
             for x in FORMATS
             if x != "modernbert"
         ),
@@ -86,7 +86,7 @@ def test_theirs_to_ours_to_theirs(theirs, hf, tmp_path, caplog, name):
             assert tokenizer(*given)["input_ids"] == before(*given)["input_ids"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 @pytest.mark.parametrize("name", FORMATS)
 def test_fine_tuning_goes_on_from_it_and_goes_out(theirs, hf, tmp_path, name):
     """The classifier there gives the probabilities that `predict` gives here."""

@@ -47,7 +47,7 @@ def filler(run):
     return Filler(run, top=3)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_guesses_are_those_of_the_pipeline_of_transformers(
     tmp_path, kind, hf, record_route

@@ -131,7 +131,7 @@ def test_lora_is_in_the_weights_that_others_take(tuned):
     assert best["evaluation"]["accuracy"] == 0.9
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 @pytest.mark.parametrize("stop", [2, 11, 16, 21])
 def test_it_goes_on_to_the_same_best_and_last_state(
     cfg, tuned, tmp_path, monkeypatch, stop

@@ -47,7 +47,7 @@ def model_of(encoder):
     return load_run(encoder).model
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_one_file_is_enough(encoder, documents, tmp_path, capsys, monkeypatch):
     output = tmp_path / "run"
     flags = (

@@ -74,7 +74,7 @@ def test_a_moved_run_is_judged_the_same(run, tmp_path, capsys):
     assert evaluate(capsys, tmp_path / "moved")[1] == figures
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_another_dataset_in_the_place_of_the_old_one_is_seen(folder, tmp_path, capsys):
     shutil.copytree(folder / "dataset", tmp_path / "dataset")
     pretrain(tmp_path / "run", "--num-steps", 1, dataset=tmp_path / "dataset")
@@ -94,7 +94,7 @@ def test_few_batches_are_judged_on_request(run, capsys):
     assert one != figures
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_no_setting_of_jax_changes_the_figures(run, capsys):
     _, figures = evaluate(capsys, run)
     others = {
@@ -167,7 +167,7 @@ def test_a_step_that_ends_in_nan_is_not_saved(folder, tmp_path, capsys):
 CONSTANT = ("--optimizer.schedule", "constant", "--optimizer.warmup-steps", "2")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_a_run_of_a_constant_rate_can_be_made_longer(folder, tmp_path, capsys):
     dataset = folder / "dataset"
     pretrain(tmp_path / "run", "--num-steps", 4, *CONSTANT, dataset=dataset)
@@ -218,7 +218,7 @@ def test_another_run_says_how_to_train_on(run, folder, capsys):
     assert f"--checkpoint {run} --moments keep --num-steps STEPS --output" in said
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_minutes_are_planned_once(folder, tmp_path, monkeypatch, capsys):
     dataset, plan = folder / "dataset", PlannedSteps(5, 0.5, 12.0)
     with monkeypatch.context() as patch:
@@ -243,7 +243,7 @@ def test_steps_fill_the_minutes():
         fitting(cfg, 0.5, 1.0, 12.0, 10.0)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_a_planned_run_takes_its_minutes(folder, tmp_path):
     pretrain(tmp_path / "run", "--minutes", 1, dataset=folder / "dataset")
     results = json.loads((tmp_path / "run" / "results.json").read_text())

@@ -123,7 +123,7 @@ def test_other_commands_say_how_to_import(source, tmp_path, capsys, command):
     assert f"`bert-jax import {source} --output RUN`" in said
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_fine_tuning_from_it_goes_on_after_a_stop(source, tmp_path):
     rows = "".join(f"{'ab'[n % 2]} river\t{n % 2}\n" for n in range(16))
     data = tmp_path / "train.tsv"

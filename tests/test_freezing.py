@@ -154,7 +154,7 @@ def test_what_cannot_be_frozen_is_refused_before_the_first_step(fields, message)
         jax.eval_shape(optimizer.init, draw(0))
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_a_pretraining_step_leaves_them_as_they_are(tiny, vocabulary, make_batch):
     """The token table is frozen too, although the MLM head decodes with it."""
     cfg = PretrainConfig(

@@ -64,7 +64,7 @@ def test_choices_are_learned_and_predicted(runs):
         predictor([("river", "window")])
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_similarities_are_learned_and_predicted(runs, capsys):
     run, cfg, results = runs("scored")
     assert "scored pairs: the cosine of both vectors" in capsys.readouterr().out
@@ -80,7 +80,7 @@ def test_similarities_are_learned_and_predicted(runs, capsys):
     assert found[0]["similarity"] > found[1]["similarity"] + 0.3
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_matching_texts_are_learned(runs, capsys):
     run, _, results = runs("matching")
     assert "matching pairs: " in capsys.readouterr().out
@@ -162,7 +162,7 @@ def test_what_cannot_be_embedded_is_told(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_sentence_transformers_gives_the_vectors_of_a_run(runs, tmp_path, transformers):
     package = pytest.importorskip(
         "sentence_transformers", reason="install .[export]", exc_type=ImportError

@@ -151,7 +151,7 @@ def test_every_row_has_a_dropout_of_its_own(batch):
     assert folded(batch, None)[1] is None
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 @pytest.mark.parametrize("kind", ["choice", "embeddings"])
 def test_four_devices_compute_what_one_does(small, batch, kind):
     """The loss over the batch and its gradients, dropout included."""

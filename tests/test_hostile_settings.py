@@ -49,13 +49,13 @@ def test_a_command_works_or_is_refused_by_the_name_of_a_field(inputs, tmp_path, 
     assert not found, "\n".join(found)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_thousands_of_commands(inputs, tmp_path):
     found = problems(inputs, tmp_path, range(_NUM_SLOW))
     assert not found, "\n".join(found)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_what_is_not_refused_makes_two_steps(inputs, tmp_path):
     found = problems(inputs, tmp_path, range(_NUM_TRAINED), steps=True)
     assert not found, "\n".join(found)

@@ -89,7 +89,7 @@ def test_ids_are_those_of_transformers(tokenizer, theirs, lines):
         assert getattr(tokenizer.special, name) == getattr(theirs, f"{name}_token_id")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_line_of_wikitext_has_the_ids_of_transformers(
     kind, lines, tmp_path, transformers

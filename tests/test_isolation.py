@@ -107,7 +107,7 @@ def test_what_is_not_isolated_attention_is_an_error(tiny, monkeypatch, wrong, me
         assert part in str(raised.value)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_a_kernel_drops_the_weights_that_xla_drops(tiny, monkeypatch):
     cfg = dataclasses.replace(tiny, num_heads=2)
     options = {"interpret": True, "attention": "triton", "dtype": "bfloat16"}

@@ -45,7 +45,7 @@ def test_times_are_left_out_and_nothing_else():
     assert said == "metrics: line loss is 1.25, not 1.5"
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_commands_that_are_killed_end_like_untouched_ones(tmp_path):
     done = subprocess.run(
         [

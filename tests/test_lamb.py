@@ -43,7 +43,7 @@ def test_a_stacked_layer_has_the_ratio_of_its_own():
         np.testing.assert_allclose(ratios[n, 0, 0, 0], expected, rtol=1e-6)
 
 
-@pytest.mark.slow  # compiles two whole steps
+@pytest.mark.slow(ci=False)  # compiles two whole steps
 def test_scanned_and_unrolled_layers_train_to_the_same_parameters(
     tiny, vocabulary, make_batch
 ):

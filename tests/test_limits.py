@@ -160,7 +160,7 @@ def test_texts_are_checked(tiny, make_classify_batch, text_head):
         jax.jit(lambda p: text_head.apply(tiny, p, batch))(params)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_traced_ids_are_let_through(tiny, make_classify_batch):
     params = reference.random_params(reference.classifier_shapes(tiny, 3))
     batch = make_classify_batch()
@@ -234,7 +234,7 @@ def test_labelled_rows_are_checked(tiny, make_classify_batch):
 # Rows of the token table that no id may name.
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_vocabulary_padding_is_zero_and_stays_zero(tiny, make_batch, make_masked):
     tiny = dataclasses.replace(tiny, num_layers=1)
     params = pretraining.init_params(tiny, jax.random.key(0))

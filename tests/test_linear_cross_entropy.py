@@ -37,7 +37,7 @@ ROWS, SLOTS, WIDTH, VOCAB, REAL = 8, 7, 24, 128, 100
 MESHES = (
     MeshConfig(data=2, fsdp=2, tensor=2),
     *(
-        pytest.param(mesh, marks=pytest.mark.slow)
+        pytest.param(mesh, marks=pytest.mark.slow(ci=False))
         for mesh in (
             MeshConfig(data=8),
             MeshConfig(data=4, tensor=2),
@@ -280,7 +280,7 @@ def train(tiny, vocabulary, make_batch):
     return run
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_steps_are_those_of_whole_logits(train, monkeypatch):
     # Two slots of every row a chunk: a half-filled one is among them.
     monkeypatch.setattr(subject, "CHUNK_BYTES", 4 * 64 * 2)

@@ -9,11 +9,13 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+from grain.multiprocessing import SharedMemoryArray
 from processes import is_running
 from store_rows import rows_of_store
 
@@ -114,6 +116,25 @@ def test_workers_map_the_corpus_and_leave_devices_alone(store):
     with pytest.raises(ValueError, match="step 5 is not to be had"):
         next(probes)
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.slow
+def test_no_signal_comes_between_a_batch_and_its_shared_memory(store, monkeypatch):
+    # Handlers of signals run in the main thread, and what they raise in __del__ is lost.
+    threads, delete = [], SharedMemoryArray.__del__
+
+    def watched(array: SharedMemoryArray) -> None:
+        threads.append(threading.current_thread())
+        delete(array)
+
+    monkeypatch.setattr(SharedMemoryArray, "__del__", watched)
+    batches = train_batches(
+        make_rows(store, 1), batch_size=BATCH, first_step=0, num_steps=6
+    )
+    assert sum(1 for _ in itertools.islice(batches, 5)) == 5
+    assert threads
+    assert threading.main_thread() not in threads
+    batches.close()
 
 
 @pytest.mark.slow

@@ -160,7 +160,7 @@ def config(model, **settings) -> PretrainConfig:
     )
 
 
-@pytest.mark.slow  # compiles a whole step
+@pytest.mark.slow(ci=False)  # compiles a whole step
 def test_a_step_masks_at_the_rate_of_its_number_in_the_whole_run(tiny, vocabulary):
     """And only then: the same program, begun at any update, hides as many tokens."""
     later = PhaseConfig(sequence_length=LENGTH, batch_size=8, num_steps=4)
@@ -196,7 +196,7 @@ class HeldOut:
         return words(8, LENGTH)
 
 
-@pytest.mark.slow  # compiles two evaluations
+@pytest.mark.slow(ci=False)  # compiles two evaluations
 def test_runs_of_any_rate_are_judged_at_one(tiny, vocabulary):
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     plain = config(tiny, num_steps=2)

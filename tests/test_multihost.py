@@ -80,6 +80,7 @@ def same(found: dict, expected: dict) -> None:
         np.testing.assert_allclose(found[name], value, rtol=TOLERANCE, err_msg=name)
 
 
+@pytest.mark.slow(ci=False)
 def test_four_processes_reach_the_losses_of_one(one, four):
     run, _ = four
     assert len(jobs.losses(one)) == jobs.NUM_STEPS
@@ -99,6 +100,7 @@ def test_two_processes_reach_the_losses_of_one(one, two):
     same(jobs.losses(two), jobs.losses(one))
 
 
+@pytest.mark.slow(ci=False)
 def test_two_processes_go_back_and_pass_by_what_one_does(folder, monkeypatch):
     args = jobs.pretrain_args("back2", "--mesh.fsdp", 2, config="spoiled_config")
     done = jobs.launched(folder, 2, 2, args)
@@ -115,6 +117,7 @@ def test_two_processes_go_back_and_pass_by_what_one_does(folder, monkeypatch):
     same(*(jobs.losses(pathlib.Path(name)) for name in ("back2", "back1")))
 
 
+@pytest.mark.slow(ci=False)
 def test_two_processes_stop_with_a_diagnosis(folder):
     args = jobs.pretrain_args(
         *("stop2", "--mesh.fsdp", 2, "--loop.max-rollbacks", 0), config="spoiled_config"
@@ -128,6 +131,7 @@ def test_two_processes_stop_with_a_diagnosis(folder):
         assert arrays["input_ids"].shape == (16, 32)
 
 
+@pytest.mark.slow(ci=False)
 def test_only_the_first_process_prints(four):
     _, done = four
     lines = done.stdout.splitlines()
@@ -138,12 +142,14 @@ def test_only_the_first_process_prints(four):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow(ci=False)
 def test_a_checkpoint_of_four_is_judged_by_one(four):
     run, _ = four
     expected = json.loads((run / "results.json").read_text())["eval"]
     same(evaluate_run(run, None), expected)
 
 
+@pytest.mark.slow(ci=False)
 def test_a_checkpoint_of_one_is_judged_by_four(folder, one):
     done = jobs.launched(folder, 4, 1, ["evaluate", "one"])
     assert done.returncode == 0, done.stderr
@@ -175,6 +181,7 @@ def test_one_stopped_process_stops_all_and_the_run_goes_on(folder, two):
     assert jobs.losses(pathlib.Path("stopped")) == jobs.losses(two)
 
 
+@pytest.mark.slow(ci=False)
 def test_fine_tuning_in_four_processes(folder, four):
     run, _ = four
     done = jobs.launched(folder, 4, 1, jobs.finetune_args("tuned4", str(run)))

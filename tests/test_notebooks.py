@@ -15,7 +15,9 @@ NOTEBOOKS = sorted((ROOT / "docs" / "tutorials").glob("*.ipynb"))
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # of the client and of its kernel
-@pytest.mark.parametrize("length", ["whole", "short"])  # CI runs the short ones
+@pytest.mark.parametrize(
+    "length", [pytest.param("whole", marks=pytest.mark.slow(ci=False)), "short"]
+)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path, length, tmp_path, monkeypatch):
     nbclient, nbformat = (

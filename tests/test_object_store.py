@@ -465,7 +465,7 @@ def test_a_mirror_in_a_store(identity, cache, tmp_path, capsys):
 # --- commands
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_pretrain_in_a_store_ends_like_a_local_run(
     local, cache, tmp_path, capsys, monkeypatch
 ):

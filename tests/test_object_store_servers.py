@@ -21,7 +21,7 @@ from benchmarks.same_run import differences
 from bert_jax.data import object_store
 from bert_jax.data.object_store import StoreFolder
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(ci=False)
 ROOT = pathlib.Path(__file__).parents[1]
 # A machine makes some hundred steps a second; one of them must be killed on the way.
 STEPS = ("--num-steps", "600", "--loop.checkpoint-every-steps", "60")

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.slow
 FILES = (MODEL_FILE, QUANTIZED_FILE)
 # Float32 sums in another order: 3.7e-6 seen over five draws of each head.
 TOLERANCE = 1e-5
-# One layer each, since the exporter takes seconds a layer; the slow ones have three.
+# The exporter takes seconds a layer: two cases have one layer, the others three.
 CASES = {
     "pretraining": {"head": "pretraining", "gelu": "exact", "num_layers": 1},
     "tokens": {"head": "tokens", "gelu": "tanh", "num_layers": 1},
@@ -47,13 +47,7 @@ CASES = {
     "regression": {"head": "classifier", "gelu": "tanh", "labels": ("score",)},
     "spans": {"head": "spans", "gelu": "exact"},
 }
-EVERY_CASE = pytest.mark.parametrize(
-    "case",
-    [
-        case if "num_layers" in options else pytest.param(case, marks=pytest.mark.slow)
-        for case, options in CASES.items()
-    ],
-)
+EVERY_CASE = pytest.mark.parametrize("case", CASES)
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +236,7 @@ def tuned_run(tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.slow(ci=False)
 def test_eight_bits_are_measured_on_the_dev_set(onnx, tuned_run, tmp_path, capfd):
     cli.main(
         [
@@ -272,6 +267,7 @@ def test_only_onnx_is_quantised(tuned_run, tmp_path):
         export_run(tuned_run, tmp_path / "out", "huggingface", quantize="int8")
 
 
+@pytest.mark.slow(ci=False)
 @pytest.mark.parametrize("name", ["choice", "scored"])
 def test_eight_bits_of_groups_are_measured(onnx, tmp_path, name):
     """The graph takes one row at a time; some examples have fewer choices than others."""

@@ -96,7 +96,7 @@ def test_the_reference_is_what_the_source_says():
         assert committed == make(), f"{name} is stale: python docs/generate.py"
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_the_site_builds(tmp_path):
     needed("mkdocs", "docs")
     subprocess.run(
@@ -109,7 +109,7 @@ def test_the_site_builds(tmp_path):
     assert (tmp_path / "docs" / "reference" / "python" / "index.html").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_the_wheel_alone_runs_quickstart(tmp_path):
     """In an environment that has the libraries of this one and, of us, the wheel alone."""
     needed("build", "test")

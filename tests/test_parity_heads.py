@@ -70,7 +70,10 @@ def assert_logits_agree(ours, theirs: torch.Tensor, where) -> float:
 
 @pytest.mark.parametrize(
     ("size", "gelu"),
-    [("tiny", "tanh"), pytest.param("realistic", "exact", marks=pytest.mark.slow)],
+    [
+        ("tiny", "tanh"),
+        pytest.param("realistic", "exact", marks=pytest.mark.slow(ci=False)),
+    ],
 )
 def test_losses_and_gradients_agree(tiny, make_batch, text_head, size, gelu):
     head = text_head
@@ -140,7 +143,7 @@ def base_params():
     return make
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_base_sized_heads_agree(base_params, make_batch, text_head, record_route):
     cfg, head = model_config("base", gelu="exact"), text_head
     shapes = reference.text_shapes(cfg, head.name, head.num_labels)
@@ -158,7 +161,7 @@ def test_base_sized_heads_agree(base_params, make_batch, text_head, record_route
     )
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 @pytest.mark.parametrize("gelu", ["exact", "tanh"])
 def test_base_sized_pretraining_agrees(
     base_params, make_batch, make_masked, gelu, record_route

@@ -46,7 +46,7 @@ SPREAD = {"tiny": 0.2, "realistic": 0.05}
     params=[
         ("tiny", "tanh"),
         ("tiny", "exact"),
-        pytest.param(("realistic", "exact"), marks=pytest.mark.slow),
+        pytest.param(("realistic", "exact"), marks=pytest.mark.slow(ci=False)),
     ],
     ids="-".join,
 )

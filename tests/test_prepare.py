@@ -297,7 +297,7 @@ def test_unigram_entropy(counts, expected):
     assert unigram_entropy(np.array(counts)) == pytest.approx(expected, rel=1e-14)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_wikipedia_has_few_unknowns_and_packs_densely(shared_data, tmp_path):
     with tarfile.open(shared_data / "enwiki/enwiki-2014-open.tar.xz") as archive:
         member = next(x for x in archive if x.isfile())

@@ -84,7 +84,7 @@ def test_copies_are_dropped_and_the_first_stays(corpus, kept, tmp_path):
     assert dropped["audit"]["lines"] == documents
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_two_workers_drop_the_same(corpus, tmp_path):
     reports = []
     for workers in (1, 2):

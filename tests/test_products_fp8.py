@@ -115,7 +115,7 @@ def test_the_products_of_the_layers_are_rounded_and_only_in_training(
     assert count(compute.inference) == 0
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_it_learns_as_bfloat16_does(tiny, vocabulary, make_batch):
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     batch = to_devices(mesh, make_batch(rows=8, pairs=1))
@@ -143,7 +143,7 @@ def test_it_learns_as_bfloat16_does(tiny, vocabulary, make_batch):
     assert ours == pytest.approx(plain, rel=0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_an_h100_multiplies_them(compiled_for_gpus):
     """Forward, and for the gradients of both factors, of six products in a loop."""
     assert compiled_for_gpus("fp8")["__cublas$lt$matmul$f8"] == 18

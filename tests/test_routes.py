@@ -118,14 +118,7 @@ def assert_equal_bits(found, expected) -> None:
         np.testing.assert_array_equal(found[path], value, err_msg=path)
 
 
-@pytest.mark.parametrize(
-    "to",
-    [
-        # PyTorch's exporter takes its time.
-        pytest.param(to, marks=pytest.mark.slow) if to == "onnx" else to
-        for to in NEEDS
-    ],
-)
+@pytest.mark.parametrize("to", NEEDS)
 def test_an_export_says_how_its_logits_differ_from_ours(
     run, to, tmp_path, record_route
 ):

@@ -93,7 +93,9 @@ FILES = {
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(x, marks=pytest.mark.slow) if x == "tokenizer/MODEL" else x
+        pytest.param(x, marks=pytest.mark.slow(ci=False))
+        if x == "tokenizer/MODEL"
+        else x
         for x in FILES
     ],
 )

@@ -100,11 +100,13 @@ def in_short(layout: MeshConfig) -> str:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 @pytest.mark.parametrize(
     "layout",
     [
-        pytest.param(x, marks=[] if x in QUICK else [pytest.mark.slow], id=in_short(x))
+        pytest.param(
+            x, marks=[] if x in QUICK else [pytest.mark.slow(ci=False)], id=in_short(x)
+        )
         for x in LAYOUTS
     ],
 )
@@ -125,7 +127,7 @@ def test_every_layout_trains_to_the_losses_of_one_device(
     assert step._cache_size() == 1, "the step was traced more than once"
 
 
-@pytest.mark.slow  # compiles whole steps
+@pytest.mark.slow(ci=False)  # compiles whole steps
 @pytest.mark.parametrize("layout", QUICK, ids=in_short)
 def test_muon_trains_to_the_losses_of_one_device(run, layout):
     """Its matrices are multiplied whole, wherever their rows and columns live."""
@@ -157,7 +159,7 @@ def test_heads_split_over_tensor_and_moments_follow(run):
         assert table.sharding.shard_shape(table.shape) == (32, 32)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_a_layout_that_xla_cannot_follow_would_be_seen(run, monkeypatch, capfd):
     # The width of the token table over fsdp is such a one.
     rows = tuple(

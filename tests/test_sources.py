@@ -208,7 +208,7 @@ def test_damaged_files_are_named_while_dividing(tmp_path):
         divide(open_source(f"files:{tmp_path}/b.tar"), 100, tmp_path / "work")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_several_processes_divide_alike(everything, tmp_path):
     source = open_source(f"files:{everything}/*")
     alone = divide(source, 1_500, tmp_path / "work")

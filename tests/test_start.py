@@ -362,7 +362,7 @@ def test_a_machine_with_tpu_devices_may_have_one(monkeypatch, found):
     assert not start._may_have_tpu()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 @pytest.mark.parametrize("secs", [0.6, 1.5, 4.0])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_program_answers_early_signals(tmp_path, secs, number):
@@ -406,7 +406,7 @@ except KeyboardInterrupt:  # the signal came before XLA's own code
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("times", [1, 2])
 def test_signals_while_xla_compiles_end_the_process_without_a_crash(number, times):
@@ -418,7 +418,7 @@ def test_signals_while_xla_compiles_end_the_process_without_a_crash(number, time
     assert (child.returncode, out, err) == (130, "", SENTENCE)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_the_program_is_quiet_when_its_reader_goes():
     command = f"{sys.executable} -m bert_jax compile --help"
     done = subprocess.run(

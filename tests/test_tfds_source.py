@@ -210,7 +210,7 @@ def test_missing_and_damaged_files_are_named(data_dir, tmp_path):
         read(f"tfds:{file.parent}")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_tensorflow_is_not_needed(data_dir):
     program = (
         "import sys\n"

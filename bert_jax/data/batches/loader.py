@@ -167,13 +167,19 @@ def prefetched(
             ),
             worker_init_fn=_begin_worker,
         )
-    iterator = iter(batches)
+        # Each array of a worker holds shared memory and a file descriptor until it is
+        # deleted, here in a thread: in the main thread, the exception of a signal that
+        # stops the run would be lost in the deletion, and the memory would leak.
+        made = iter(batches.map(_copied))
+        iterator = grain.experimental.ThreadPrefetchDatasetIterator(made, 1)
+    else:
+        made = iterator = iter(batches)
     try:
         with kept_from(STOP_SIGNALS) if num_workers else contextlib.nullcontext():
+            made.start_prefetch()  # else a worker starts when its first batch is due
             batch = next(iterator, None)
         while batch is not None:
-            # Each array of a worker holds shared memory and a file descriptor.
-            yield _copied(batch) if num_workers else batch
+            yield batch
             batch = next(iterator, None)
     finally:
         iterator.close()
