@@ -31,7 +31,7 @@ from bert_jax.train.tasks import TASKS
 
 KINDS = (
     *("classification", "regression", "tokens", "spans"),
-    pytest.param("multilabel", marks=pytest.mark.slow),
+    pytest.param("multilabel", marks=pytest.mark.slow(ci=False)),
 )
 
 
@@ -149,7 +149,7 @@ def test_every_task_is_learned(tuned, kind):
     assert losses[-1] < 0.7 * losses[0]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_judged_again_to_the_same_scores(tuned, kind):
     run, cfg, results = tuned(kind)
@@ -215,7 +215,7 @@ def test_predictions_have_the_form_of_their_task(tuned, capsys):
         assert best["answer"] == passage[best["start"] : best["end"]]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_a_text_has_the_labels_that_are_likely(tuned):
     [found] = Predictor(tuned("multilabel")[0])([("letter music " * 3,)])
     assert found["labels"] == ["early"]
@@ -236,7 +236,7 @@ def test_texts_of_another_form_are_refused(tuned, kind, texts, message):
         Predictor(tuned(kind)[0])(texts)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 @pytest.mark.parametrize("kind", ["classification", "tokens", "spans"])
 def test_lengths_of_rows_change_no_logit(tuned, kind, monkeypatch):
     run, cfg, _ = tuned(kind)
@@ -254,7 +254,7 @@ def test_lengths_of_rows_change_no_logit(tuned, kind, monkeypatch):
     np.testing.assert_allclose(found[real], expected[real], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_batches_by_length_go_on_exactly(tuned, encoder, tmp_path, capsys, monkeypatch):
     """Short and long texts, stopped amid an epoch: the same weights as in one go."""
     folder, _ = encoder
@@ -322,7 +322,7 @@ def test_settings_of_windows_are_for_tasks_that_have_them():
         words.encode(None, words.unlabelled([("a b",)]), ("O",), 64)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_a_run_that_goes_on_needs_its_source_no_more(tuned, tmp_path, monkeypatch):
     source, cfg, _ = tuned("classification")
     shutil.copytree(source, tmp_path / "source")
@@ -349,7 +349,7 @@ def test_another_task_is_another_run(tuned):
         finetune(dataclasses.replace(cfg, task=other), run)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_a_sample_knows_all_labels(tuned, encoder):
     folder, _ = encoder
     _, cfg, _ = tuned("classification")
@@ -367,7 +367,7 @@ def test_baselines_are_those_of_the_task(tuned, tmp_path):
         baselines(tuned("regression")[1].task, tmp_path / "none")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 @pytest.mark.parametrize("kind", KINDS)
 def test_transformers_takes_each_task(tuned, tmp_path, kind, hf, silent):
     run, _, _ = tuned(kind)

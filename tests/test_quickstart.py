@@ -21,7 +21,7 @@ PACKAGES = ("flax", "orbax")
 NUM_STEPS = 40
 
 # Every test here starts the program, some of them many times.
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(ci=False)
 
 
 def bert_jax(*args: object, cwd: pathlib.Path) -> subprocess.CompletedProcess[str]:
