@@ -175,6 +175,14 @@ def test_labels_that_name_no_choice_are_told(write, letters):
         ValueError, match=r"m\.jsonl, example 3: the label '2' \(1 time"
     ):
         encode_choices(letters, mixed, ("0", "1"), 8)
+    counted = choices_of(write("y.jsonl", rows[1:]))
+    with pytest.raises(ValueError, match=r"1, 2 count the choices from 1, .* from 0"):
+        encode_choices(letters, counted, ("0", "1"), 8)
+    counted = choices_of(write("y.jsonl", rows[:1]))
+    with pytest.raises(
+        ValueError, match=r"labels 0 count the choices from 0, .* from 1"
+    ):
+        encode_choices(letters, counted, ("1", "2"), 8)
     beyond = choices_of(write("y.jsonl", [{**row, "answer": "2"}]))
     with pytest.raises(ValueError, match="example 1 has the label '2' and 2 choices"):
         encode_choices(letters, beyond, ("0", "1", "2"), 8)
