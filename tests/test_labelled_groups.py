@@ -1,5 +1,6 @@
 """Files of questions with choices, and of pairs of texts: as they are in the wild."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -14,6 +15,7 @@ from bert_jax.data.labelled.choices import (
 )
 from bert_jax.data.labelled.text_pairs import encode_text_pairs, read_text_pairs
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.train.task_files import read_examples, read_held_out
 from bert_jax.train.tasks import TASKS, task_of
 
 
@@ -173,6 +175,14 @@ def test_labels_that_name_no_choice_are_told(write, letters):
         ValueError, match=r"m\.jsonl, example 3: the label '2' \(1 time"
     ):
         encode_choices(letters, mixed, ("0", "1"), 8)
+    counted = choices_of(write("y.jsonl", rows[1:]))
+    with pytest.raises(ValueError, match=r"1, 2 count the choices from 1, .* from 0"):
+        encode_choices(letters, counted, ("0", "1"), 8)
+    counted = choices_of(write("y.jsonl", rows[:1]))
+    with pytest.raises(
+        ValueError, match=r"labels 0 count the choices from 0, .* from 1"
+    ):
+        encode_choices(letters, counted, ("1", "2"), 8)
     beyond = choices_of(write("y.jsonl", [{**row, "answer": "2"}]))
     with pytest.raises(ValueError, match="example 1 has the label '2' and 2 choices"):
         encode_choices(letters, beyond, ("0", "1", "2"), 8)
@@ -196,6 +206,25 @@ def test_pairs_with_scores_are_cosines(write, letters):
     path = write("y.tsv", "sentence1\tsentence2\tscore\na b\tc\t0.25\nd\te\t-1\n")
     assert pairs_of(path).similarities == (0.25, -1.0)
     assert pairs_of(path, score_range=(-1.0, 1.0)).similarities == (0.625, 0.0)
+
+
+def test_the_scores_of_held_out_pairs_have_the_scale_of_training(write):
+    header = "sentence1\tsentence2\tscore\n"
+    train = write("train.tsv", f"{header}a b\tc\t5\nd\te\t0\n")
+    dev = write("dev.tsv", f"{header}a\tc\t1\nb\te\t0.5\n")
+    cfg = TaskConfig(kind="embeddings", train=train, dev=dev)
+    task = TASKS["embeddings"]
+    found = read_examples(task, cfg)
+    assert found.held_out.similarities == (0.2, 0.1)
+    # As `evaluate` reads them, the file of the run or a given one.
+    again = found.as_read.with_file(found.as_read.file)
+    assert read_held_out(task, again, found.held_out.sha256()) == found.held_out
+    assert task.read(dev, again, "validation") == found.held_out
+    swapped = dataclasses.replace(cfg, train=dev, dev=train)
+    with pytest.raises(
+        ValueError, match=r"n\.tsv, line 2: .* 0 to 1, as in the traini"
+    ):
+        read_examples(task, swapped)
 
 
 def test_pairs_without_scores_belong_together(write, letters):

@@ -85,8 +85,24 @@ def test_an_answer_is_whole_words_where_the_passage_has_it_so(load):
         (squad(qa("q", ("w9", 3))), "'w9' at character 3, .* reads 'w2', .* at all"),
         (squad(qa(" ", ("w2", 3), id=7)), "the question of question 7 is empty"),
         (squad(qa("q"), context=""), "the passage of question 'q' is empty"),
-        ({"questions": []}, r"not in the form of SQuAD \(KeyError: 'data'\)"),
-        ([], "not in the form of SQuAD"),
+        (
+            squad(qa("q", ("w2", 3)), context=""),
+            "the passage of question 'q' is empty",
+        ),
+        (
+            {"questions": []},
+            'a.json: "data" is missing, which is not the form of SQuAD',
+        ),
+        ([], 'a.json: there is no object with "data"'),
+        ({"data": [{"paragraphs": None}]}, 'article 1: "paragraphs" is null'),
+        (squad(qa("q"), 5), r'paragraph 1, question 2: there is no object with "quest'),
+        (squad({"id": "x7"}), r"1, question 1 \(id 'x7'\): \"question\" is missing"),
+        (squad({"question": "q"}), 'question 1: "answers" is missing'),
+        (squad(qa(5, id=0)), r'\(id 0\): "question" is 5'),
+        (squad(qa("q"), context=5), 'paragraph 1: "context" is 5'),
+        (squad(qa("q", (None, 3))), 'question 1: "text" is null'),
+        (squad(qa("q", ("w2", None))), 'question 1: "answer_start" is null'),
+        (squad(qa("q", ("w2", "x"))), 'question 1: "answer_start" is "x"'),
         ({"data": []}, "holds no question"),
     ],
 )
@@ -118,6 +134,24 @@ def test_tables_have_the_columns_of_squad(tmp_path):
         found = read_questions(tmp_path / name, FileConfig())
         assert found.answers == ((Answer("w2", 3),), ())
         assert found.ids == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        (None, 'line 1: "answers" is null'),
+        ({"text": "w2", "answer_start": [3]}, 'line 1: "text" is "w2"'),
+        (
+            {"text": ["w2"], "answer_start": []},
+            "line 1: .* 1 texts and 0 answer_starts",
+        ),
+    ],
+)
+def test_a_wrong_line_of_questions_is_named(tmp_path, answers, message):
+    row = {"question": "q1", "context": "w1 w2", "answers": answers}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    with pytest.raises(ValueError, match=message):
+        read_questions(tmp_path / "a.jsonl", FileConfig())
 
 
 # Rows.

@@ -304,6 +304,14 @@ def test_a_file_with_one_score_is_refused(tmp_path):
         task_named("regression").outputs(read_texts(path, TaskConfig(), numbers=True))
 
 
+@pytest.mark.parametrize("label", ["1e39", "-1e20", "1e308"])
+def test_a_number_whose_square_is_beyond_float32_is_refused(tmp_path, label):
+    path = tmp_path / "train.tsv"
+    path.write_text(f"text\tlabel\nw1\t1e19\nw2\t{label}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=f"line 3: .*'{label}'; a regression takes"):
+        read_texts(path, TaskConfig(), numbers=True)
+
+
 def test_labels_that_occur_once_each_are_doubted():
     texts = [f"text {number}" for number in range(20)]
     [warning] = many_classes_warning(texts)

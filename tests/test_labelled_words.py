@@ -22,6 +22,7 @@ from bert_jax.data.labelled.words import (
     split_texts,
 )
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.train.tasks import TASKS
 
 CONLL = "-DOCSTART-\tO\n\nOslo NNP B-LOC\nis\tO\r\n\n\nBo B-PER\n"
 CONLL_2003 = """\
@@ -238,6 +239,26 @@ def test_a_wrong_file_of_words_is_named(load, name, content, fields, message):
 )
 def test_the_scheme_of_tags_is_recognised(sentences, scheme):
     assert scheme_of([tags.split() for tags in sentences]) == scheme
+
+
+@pytest.mark.parametrize(
+    ("tags", "doubted"),
+    [
+        ("B_LOC I_LOC O", True),
+        ("LOC-B PER-I O", True),
+        ("b-loc i-loc o", True),
+        ("B-LOC I-X_B O", False),
+        ("B I O", False),
+        ("LOC B_LOC O", False),
+        ("O", False),
+    ],
+)
+def test_tags_in_another_form_of_bio_are_doubted(tags, doubted):
+    examples = TaggedSentences((("w",) * 3,), (tuple(tags.split()),))
+    found = TASKS["tokens"].warnings(examples)
+    assert [x.partition(" are read as types")[0] for x in found] == [
+        f"tags such as {min(tags.split()[:2])!r} look like BIO, but"
+    ] * doubted
 
 
 def test_wnut_is_read_whole(shared_data):

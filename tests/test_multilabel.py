@@ -44,6 +44,12 @@ def labels_of(tmp_path):
         ),
         ("x.tsv", 'text\tlabels\na\t["x", null, "\\ud83d\\ude00"]\n', (("x", "😀"),)),
         ("x.tsv", "text\tlabels\na\t[see below]\n", (("[see below]",),)),
+        (
+            "x.csv",
+            "text;labels\na;{'y', 'x'}\nb;set()\nc;('x', \"it's, z\")\nd;('y',)\ne;()\n",
+            (("y", "x"), (), ("x", "it's, z"), ("y",), ()),
+        ),
+        ("x.csv", "text;labels\na;{x,y}\nb;(see z)\n", (("{x", "y}"), ("(see z)",))),
     ],
 )
 def test_labels_stand_in_one_column(labels_of, name, content, expected):

@@ -123,6 +123,13 @@ def test_no_text_is_told(run, capsys, monkeypatch, stdin):
     assert "No text given" in failed(capsys, run())
 
 
+def test_a_file_of_empty_texts_is_named(run, tmp_path, capsys):
+    (tmp_path / "x.csv").write_text("text,label\n,no\n  ,yes\n")
+    assert "x.csv has nothing to predict on: all of its 2" in failed(
+        capsys, run(), "x.csv"
+    )
+
+
 def test_a_pair_is_two_arguments_or_two_columns(run, tmp_path, capsys):
     pair = run(text=("a", "b"))
     for arguments in (["x", "y"], ["x\ty"]):

@@ -80,6 +80,10 @@ class Predict:
             print(f"{total:,} texts of {path} ({given.how})", file=sys.stderr)
             for warning in given.warnings:
                 print(f"  warning: {warning}", file=sys.stderr)
+            require(
+                not all(map(is_empty, given.texts)),
+                f"{path} has nothing to predict on: all of its {total:,} texts are empty.",
+            )
             parts = given.parts(CHUNK)
         else:
             require(

@@ -183,7 +183,7 @@ class TaskConfig(FileConfig, _Learned):
     first one, but does not. Default: found by its usual names, such as negative."""
     score_range: tuple[float, float] | None = None
     """For --task embeddings: the scores that mean a cosine of 0 and of 1. Default: 0 and 5
-    if a score of the file is greater than 1, else 0 and 1."""
+    if a score of the training file is greater than 1, else 0 and 1."""
     pooling: Literal["mean", "cls"] = "mean"
     """For --task embeddings: which vector a text gets. mean: the mean of its tokens'
     vectors. cls: the vector of [CLS]."""

@@ -33,6 +33,7 @@ def read_examples(task: Task, cfg: TaskConfig) -> TaskExamples:
     """
     cfg = task.settled(cfg)
     whole = task.read(cfg.train, cfg, "train")
+    cfg = dataclasses.replace(cfg, **whole.reading.settings)
     outputs = task.outputs(whole)
     if isinstance(cfg.dev, float):
         rest, held_out = _parted(task, cfg, whole)
@@ -140,7 +141,7 @@ def _say_drawn(cfg: TaskConfig, num_train: int, num_all: int) -> str:
 
 
 def as_read(cfg: TaskConfig, train: Examples, held_out: Examples) -> TaskConfig:
-    """The task with whole paths and with the columns that were found.
+    """The task with whole paths, and with the columns and settings that were found.
 
     `evaluate` and `predict` read files in this way, from any working directory.
     """
@@ -148,7 +149,7 @@ def as_read(cfg: TaskConfig, train: Examples, held_out: Examples) -> TaskConfig:
     dev = cfg.dev
     if not isinstance(dev, float):
         dev = pathlib.Path(held_out.reading.path).absolute()
-    cfg = dataclasses.replace(cfg, train=path, dev=dev)
+    cfg = dataclasses.replace(cfg, train=path, dev=dev, **train.reading.settings)
     if not train.reading.columns:
         return cfg
     *texts, label = train.reading.columns

@@ -237,6 +237,21 @@ def choice_names(examples: Choices) -> tuple[str, ...]:
     )
 
 
+def _refuse_other_count(examples: Choices, names: Sequence[str]) -> None:
+    """Raises ValueError if one file counts from 0 and the other one from 1."""
+    begins = {"0": 1, "1": 0}
+    seen = set(examples.labels)
+    if seen <= set(names) or names[0] not in begins:
+        return
+    begin = begins[names[0]]
+    if seen <= {str(begin + n) for n in range(int(examples.sizes.max()))}:
+        raise ValueError(
+            f"{examples.reading.path}: the labels {', '.join(sorted(seen, key=int))} count the "
+            f"choices from {begin}, but those of the training file, {', '.join(names)}, "
+            f"from {names[0]}. Count from 0 in both files, or write letters from A."
+        )
+
+
 def encode_choices(
     tokenizer: Tokenizer,
     examples: Choices,
@@ -255,6 +270,7 @@ def encode_choices(
     """
     labels = np.zeros(len(examples), np.int32)
     if examples.labels:
+        _refuse_other_count(examples, names)
         labels = numbers_of(
             examples.labels,
             names,

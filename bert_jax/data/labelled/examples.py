@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import pathlib
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -33,6 +33,8 @@ class Reading:
     num_skipped: int = 0
     """Rows that were left out on request."""
     warnings: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What the file decides for the files beside it, by the names of `TaskConfig`."""
 
 
 @dataclasses.dataclass(frozen=True)

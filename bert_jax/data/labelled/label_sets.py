@@ -57,7 +57,7 @@ def split_labels(
 
     Args:
         field: a list of labels, a text with a separator between them, or a text that
-            writes a list as Python or JSON do.
+            writes a list as Python or JSON do, or a set or a tuple as Python does.
         one: makes a label of one entry, or "" of nothing.
     """
     if field is None:
@@ -76,16 +76,21 @@ def split_labels(
 def _listed(field: str) -> list[Any] | None:
     """The entries of a list such as "['a', 'b']", which pandas writes into a CSV.
 
-    Of an array it writes "['a' 'b']", which is "ab" to Python.
+    Of an array it writes "['a' 'b']", which is "ab" to Python. A set or a tuple is read
+    as a list.
     """
     plain = field.strip()
-    if not (plain.startswith("[") and plain.endswith("]")):
+    if plain == "set()":
+        return []
+    if plain[:1] + plain[-1:] not in ("[]", "()", "{}"):
         return None
+    if plain.startswith("{"):
+        plain = f"[{plain[1:-1]}]"  # in the order of the file, which a set has not
     commas = _ENTRY.sub(lambda found: found[1] + "," * bool(found[2]), plain)
     for read, text in ((loads, plain), (ast.literal_eval, commas)):
         with contextlib.suppress(ValueError, SyntaxError):
             found = read(text)
-            return found if isinstance(found, list) else None
+            return list(found) if isinstance(found, list | tuple) else None
     return None
 
 

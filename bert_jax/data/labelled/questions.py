@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import types
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,11 @@ from bert_jax.data.labelled.texts import text_of
 from bert_jax.data.labelled.word_places import places_of_words
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
+_FORM = (
+    '{"data": [{"paragraphs": [{"context": TEXT, "qas": [{"question": TEXT, "answers": '
+    '[{"text": TEXT, "answer_start": NUMBER}]}]}]}]}, or in a .jsonl or .parquet the '
+    'columns "context", "question" and "answers"'
+)
 
 
 class Answer(NamedTuple):
@@ -83,31 +89,25 @@ def read_questions(
     """
     path = require_file(path, SUFFIXES)
     read = _Read()
-    form = 'the form of SQuAD, {"data": [{"paragraphs": [{"context": ..., "qas": [...]}]}]}'
-    try:
-        if path.suffix.lower() == ".json":
-            decoded = read_text(path, cfg.encoding)
-            how, warnings = (
-                f"{decoded.encoding}, JSON in SQuAD's form",
-                decoded.warnings,
-            )
-            for passage, qa in _questions_of(loads(decoded.text)):
-                read.add(path, passage, qa, cfg, answered=answered)
-        else:
-            form = (
-                'columns "question", "context" and "answers" (texts and answer_starts)'
-            )
-            table = read_table(path, cfg)
-            how, warnings = f"{table.how}, with the columns of SQuAD", table.warnings
-            for row in table.rows:
-                qa = _with_answers(row.fields)
-                read.add(path, row.fields["context"], qa, cfg, answered=answered)
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{path} is not in the form of SQuAD ({type(error).__name__}: {error}); "
-            f'expected {form} with "question" and "answers": [{{"text": ..., '
-            '"answer_start": ...}].'
-        ) from None
+    if path.suffix.lower() == ".json":
+        decoded = read_text(path, cfg.encoding)
+        how, warnings = f"{decoded.encoding}, JSON in SQuAD's form", decoded.warnings
+        try:
+            document = loads(decoded.text)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{path} is not JSON ({error}); expected SQuAD's form, {_FORM}."
+            ) from None
+        for where, passage, qa in _questions_of(document, path):
+            read.add(path, where, passage, qa, cfg, answered=answered)
+    else:
+        table = read_table(path, cfg)
+        how, warnings = f"{table.how}, with the columns of SQuAD", table.warnings
+        for row in table.rows:
+            where = f"{path}, {row.place}"
+            passage = _part(row.fields, "context", str | None, where)
+            qa = _with_answers(row.fields, where)
+            read.add(path, where, passage, qa, cfg, answered=answered)
     if not read.questions:
         raise ValueError(f"{path} holds no question.")
     return Questions(
@@ -137,23 +137,28 @@ class _Read:
     def add(
         self,
         path: pathlib.Path,
-        passage: str,
+        where: str,
+        passage: str | None,
         qa: Any,
         cfg: FileConfig,
         *,
         answered: bool,
     ) -> None:
-        question = text_of(qa["question"], f"{path}: a question")
-        passage = text_of(passage, f"{path}: a context")
-        given = qa["answers"] if answered else qa.get("answers") or ()
-        given = () if qa.get("is_impossible") else given
+        if isinstance(qa, dict) and qa.get("id") is not None:
+            where += f" (id {qa['id']!r})"
+        question = _part(qa, "question", str | None, where)
+        question = text_of(question, f"{where}: the question")
+        passage = text_of(passage, f"{where}: the context")
+        given: list[Answer] = []
+        if not qa.get("is_impossible") and (answered or qa.get("answers")):
+            given = [_answer(x, where) for x in _part(qa, "answers", list, where)]
         problem = None
         if answered and not (question and passage):
             empty = "question" if not question else "passage"
             problem = f"the {empty} of question {qa.get('id') or question!r} is empty"
         answers = []
         # Some files say by an answer without text that there is none.
-        for text, start in ((str(x["text"]), int(x["answer_start"])) for x in given):
+        for text, start in given if passage else ():
             found = _place(passage, text, start)
             if found is None:
                 problem = (
@@ -209,18 +214,63 @@ def _is_whole(passage: str, start: int, end: int) -> bool:
     )
 
 
-def _questions_of(document: Any) -> Iterator[tuple[str, Any]]:
-    for article in document["data"]:
-        for paragraph in article["paragraphs"]:
-            for qa in paragraph["qas"]:
-                yield paragraph["context"], qa
+def _questions_of(
+    document: Any, path: pathlib.Path
+) -> Iterator[tuple[str, str | None, Any]]:
+    """The place, the passage and the record of each question."""
+    for a, article in enumerate(_part(document, "data", list, f"{path}"), 1):
+        where = f"{path}, article {a}"
+        for p, paragraph in enumerate(_part(article, "paragraphs", list, where), 1):
+            place = f"{where}, paragraph {p}"
+            passage = _part(paragraph, "context", str | None, place)
+            for q, qa in enumerate(_part(paragraph, "qas", list, place), 1):
+                yield f"{place}, question {q}", passage, qa
 
 
-def _with_answers(fields: dict[str, Any]) -> dict[str, Any]:
+def _with_answers(fields: dict[str, Any], where: str) -> dict[str, Any]:
     """A row whose answers are a list, where it has lists of texts and of starts."""
     answers = fields.get("answers")
     if not isinstance(answers, dict):
         return fields
-    pairs = zip(answers["text"], answers["answer_start"], strict=True)
+    texts, starts = (
+        _part(answers, name, list, where) for name in ("text", "answer_start")
+    )
+    if len(texts) != len(starts):
+        raise ValueError(
+            f"{where}: the answers have {len(texts)} texts and {len(starts)} "
+            "answer_starts; expected as many of both. Mend the file."
+        )
+    pairs = zip(texts, starts, strict=True)
     listed = [{"text": text, "answer_start": start} for text, start in pairs]
     return {**fields, "answers": listed}
+
+
+def _answer(record: Any, where: str) -> Answer:
+    """An answer as it stands in the file."""
+    text = _part(record, "text", str | int | float, where)
+    start = _part(record, "answer_start", str | int | float, where)
+    try:
+        return Answer(str(text), int(start))
+    except (ValueError, OverflowError):
+        raise _odd(where, f'"answer_start" is {json.dumps(start)[:60]}') from None
+
+
+def _part(record: Any, name: str, kind: type | types.UnionType, where: str) -> Any:
+    """What a record has by a name.
+
+    Raises:
+        ValueError: nothing of that kind; `where` tells the place.
+    """
+    if not isinstance(record, dict):
+        raise _odd(where, f'there is no object with "{name}"')
+    if name not in record:
+        raise _odd(where, f'"{name}" is missing')
+    if not isinstance(record[name], kind):
+        raise _odd(where, f'"{name}" is {json.dumps(record[name], default=str)[:60]}')
+    return record[name]
+
+
+def _odd(where: str, what: str) -> ValueError:
+    return ValueError(
+        f"{where}: {what}, which is not the form of SQuAD; expected {_FORM}. Mend the file."
+    )

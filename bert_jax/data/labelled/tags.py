@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 _LETTERED = re.compile(r"([BIELSU])(?:-(.+))?")
+_UNREAD = re.compile(r"[BIELSU][-_:/].+|.+[-_:/][BIELSU]", re.IGNORECASE)
 # seqeval's name of the type in files with letters only.
 _NO_TYPE = "_"
 
@@ -42,6 +43,17 @@ def odd_tags(tags: Iterable[str]) -> set[str]:
     if not any(name.startswith(("B-", "I-")) for name in names):
         return set()
     return {name for name in names if not _LETTERED.fullmatch(name)}
+
+
+def form_warnings(tags: Iterable[str]) -> list[str]:
+    """A warning if all tags look like BIO in a form that is not read, such as `LOC-B`."""
+    names = sorted(set(tags) - {"O", "o"})
+    if style_of(names) == "letters" or not all(map(_UNREAD.fullmatch, names)):
+        return []
+    return [
+        f"tags such as {names[0]!r} look like BIO, but are read as types, each for itself; "
+        "if BIO is meant, write them as in B-LOC, and O outside of entities"
+    ]
 
 
 def scheme_of(sentences: Sequence[Sequence[str]]) -> str:

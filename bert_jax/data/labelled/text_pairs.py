@@ -62,7 +62,7 @@ def read_text_pairs(
     """Reads a table (`tables.SUFFIXES`) of pairs with a score each, or without scores.
 
     Args:
-        split: for advice; the columns are those of `cfg`, which is that split's.
+        split: for messages; the columns are those of `cfg`, which is that split's.
 
     Raises:
         ValueError: no path, an unknown kind, a missing column, an incomplete row, a score
@@ -99,11 +99,12 @@ def read_text_pairs(
         for row in rows
     )
     how = f"{table.how}; {found}"
-    similarities = None
+    similarities, settings = None, {}
     if score is not None:
         low, high = cfg.score_range or _usual_range(rows)
         how += f", {low:g} to {high:g} as cosines of 0 to 1"
-        similarities = _similarities(rows, score, low, high)
+        similarities = _similarities(rows, score, low, high, split)
+        settings = {"score_range": (low, high)}
     elif negative is not None:
         how += f", texts that do not belong to them from {negative!r}"
     reading = Reading(
@@ -112,6 +113,7 @@ def read_text_pairs(
         columns if score else (),
         num_skipped,
         table.warnings,
+        settings,
     )
     return TextPairs(texts, similarities, reading)
 
@@ -149,7 +151,7 @@ def _usual_range(rows: Sequence[CompleteRow]) -> tuple[float, float]:
 
 
 def _similarities(
-    rows: Sequence[CompleteRow], column: str, low: float, high: float
+    rows: Sequence[CompleteRow], column: str, low: float, high: float, split: Split
 ) -> tuple[float, ...]:
     found = []
     for row in rows:
@@ -162,10 +164,11 @@ def _similarities(
             )
         similarity = (float(value) - low) / (high - low)
         if not -1.0 <= similarity <= 1.0:
+            scale = "" if split == "train" else ", as in the training file"
             raise ValueError(
                 f"{row.where}: the score {value} would be a cosine of {similarity:g}, "
-                f"since scores of {low:g} to {high:g} mean cosines of 0 to 1. Set "
-                "--score-range to the smallest and the greatest score."
+                f"since scores of {low:g} to {high:g} mean cosines of 0 to 1{scale}. Set "
+                "finetune's --score-range to the smallest and the greatest score."
             )
         found.append(similarity)
     return tuple(found)

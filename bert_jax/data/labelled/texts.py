@@ -36,6 +36,9 @@ from bert_jax.data.labelled.tables import SUFFIXES, read_table
 from bert_jax.data.labelled.tfds_table import is_tfds, read_tfds_table
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 
+# The loss is a square in float32.
+_LARGEST_NUMBER = math.sqrt(np.finfo(np.float32).max)
+
 
 @dataclasses.dataclass(frozen=True)
 class LabelledTexts(Examples):
@@ -77,8 +80,8 @@ def read_texts(
 
     Raises:
         ValueError: no path, an unknown kind, a missing column, an unlabelled, short or
-            long row, a label that is no number where it must be one (line and column
-            are named), or no rows.
+            long row, a label that is no number where it must be one, or too large a one
+            (line and column are named), or no rows.
     """
     folder = path is not None and is_tfds(path)
     path = require_file(path, SUFFIXES, folder=folder or not (numbers or several))
@@ -119,6 +122,12 @@ def read_texts(
                 f"{where}: column {label_column!r} holds {label!r}, which is no finite "
                 "number; a regression needs one. Set --label, mend the file, "
                 "or leave --task regression out."
+            )
+        if numbers and abs(float(label)) > _LARGEST_NUMBER:
+            raise ValueError(
+                f"{where}: column {label_column!r} holds {label!r}; a regression takes "
+                f"numbers up to {_LARGEST_NUMBER:.2g}, whose squares float32 holds. Set "
+                "--label, or write the numbers in a larger unit."
             )
         texts.append(text)
         labels.append(label)

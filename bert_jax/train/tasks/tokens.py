@@ -16,7 +16,7 @@ from bert_jax.config.checks import require
 from bert_jax.config.finetune import Split
 from bert_jax.data.labelled.examples import EncodedExamples, Text
 from bert_jax.data.labelled.labels import ordered, say_counts, spelling_warnings
-from bert_jax.data.labelled.tags import entities, scheme_of, style_of
+from bert_jax.data.labelled.tags import entities, form_warnings, scheme_of, style_of
 from bert_jax.data.labelled.unlabelled import Unlabelled
 from bert_jax.data.labelled.word_rows import encode_words
 from bert_jax.data.labelled.words import (
@@ -84,7 +84,8 @@ class Tokens(Task):
         return f"{len(tags):,} words, tags in {scheme}: {say_counts(tags, outputs)}"
 
     def warnings(self, examples: TaggedSentences) -> list[str]:
-        return spelling_warnings(_all_tags(examples))
+        tags = _all_tags(examples)
+        return form_warnings(tags) + spelling_warnings(tags)
 
     def encode(
         self,
