@@ -7,6 +7,7 @@ import numpy as np
 
 from bert_jax.config import DataConfig, MaskingConfig
 from bert_jax.data.batches.rows import open_rows
+from bert_jax.data.plural import plural
 from bert_jax.data.prepared.dataset import PreparedDataset
 from bert_jax.model.masking import mask_tokens
 from bert_jax.model.random_bits import root_key
@@ -49,7 +50,7 @@ def describe_rows(
         pairs = int(batch.sequence_ids[row].max())
         unit = "pair" if data.has_labels else "segment"
         yield (
-            f"row {first_row + row}: {pairs} {unit}(s), {real} of "
+            f"row {first_row + row}: {plural(pairs, unit)}, {real} of "
             f"{data.sequence_length} tokens, {hidden} hidden"
         )
         slots = masked.positions[row][masked.weights[row] > 0]

@@ -329,4 +329,4 @@ def refuse_problems(manifest: dict[str, Any], output: AnyPath) -> None:
 def unigram_entropy(counts: np.ndarray) -> float:
     """Entropy of the token frequencies, in nats: the loss of a model without context."""
     share = counts[counts > 0] / counts.sum()
-    return float(-(share * np.log(share)).sum())
+    return float(-(share * np.log(share)).sum()) + 0.0  # of one token alone it is -0.0
