@@ -7,7 +7,7 @@ import shutil
 
 import jax
 import pytest
-from prepared_corpus import make_corpus, prepared
+from prepared_corpus import make_corpus, other_tokenizer, prepared
 from small_pretraining import SMALL, one_device  # noqa: F401
 
 from bert_jax import cli
@@ -72,6 +72,40 @@ def test_a_moved_run_is_judged_the_same(run, tmp_path, capsys):
     _, figures = evaluate(capsys, run)
     shutil.copytree(run, tmp_path / "moved")
     assert evaluate(capsys, tmp_path / "moved")[1] == figures
+
+
+def test_a_moved_dataset_is_named_by_its_new_place(run, folder, tmp_path, capsys):
+    moved = (folder / "dataset").rename(tmp_path / "moved")
+    try:
+        with pytest.raises(SystemExit):
+            cli.main(["evaluate", str(run)])
+        assert "moved, name its new place" in (said := capsys.readouterr().err)
+        assert f"`bert-jax evaluate {run} DATASET`" in said
+        said, _ = evaluate(capsys, run, moved)
+        assert f"rows of {moved} (the dataset of its training)" in said
+        with pytest.raises(SystemExit):
+            pretrain(run, "--num-steps", 8, dataset=folder / "dataset")
+        assert "in pretraining with --data.dataset." in capsys.readouterr().err
+        pretrain(run, "--num-steps", 8, dataset=moved)
+        assert "nothing to do" in capsys.readouterr().out
+    finally:
+        moved.rename(folder / "dataset")
+        pretrain(run, "--num-steps", 8, dataset=folder / "dataset")
+
+
+def test_the_vocabulary_of_a_checkpoint_asks_for_its_tokenizer(
+    run, folder, tmp_path, capsys
+):
+    other_tokenizer().save(tmp_path / "tokenizer")
+    source = f"files:{folder}/*.jsonl"
+    prepared((source, [], tmp_path / "tokenizer"), tmp_path / "dataset")
+    flags = ("--num-steps", 1, "--checkpoint", run)
+    with pytest.raises(SystemExit):
+        pretrain(tmp_path / "run", *flags, dataset=tmp_path / "dataset")
+    said = capsys.readouterr().err
+    assert "vocab_size=44, but" in said
+    assert f"`bert-jax prepare --tokenizer {run}` wrote" in said
+    assert "--model.vocab-size" not in said
 
 
 @pytest.mark.slow(ci=False)

@@ -283,6 +283,14 @@ def test_two_vocabularies_must_be_one(hf, folder):
         read_huggingface(folder)
 
 
+def test_what_is_missing_is_said_before_what_is_not_read(folder):
+    (folder / "vocab.txt").unlink()
+    said = {"tokenizer_class": "XLMRobertaTokenizer", "cls_token": "<s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(said))
+    with pytest.raises(ValueError, match="holds no tokenizer; expected tokenizer"):
+        read_huggingface(folder)
+
+
 def test_a_directory_without_a_known_tokenizer_is_refused(hf, folder):
     (folder / "vocab.txt").unlink()
     with pytest.raises(ValueError, match=r"holds no tokenizer; expected .*vocab\.txt"):

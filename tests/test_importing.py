@@ -23,6 +23,7 @@ from bert_jax.train.initial import (
 )
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.predict import Predictor
+from bert_jax.train.run import load_run
 from bert_jax.train.tensors import tensors_sha256
 
 LABELS = ("down", "level", "up")
@@ -160,6 +161,10 @@ def test_a_classifier_predicts_at_once(cfg, classifier, tokenizer, tmp_path):
     )
     result = import_run(tmp_path / "hf", tmp_path / "run")
     assert result.kind == "finetune"
+    with pytest.raises(
+        ValueError, match=r"finetune run; .*import` with --encoder-only"
+    ):
+        load_run(tmp_path / "run", kind="pretrain")
     predictor = Predictor(tmp_path / "run")
     assert predictor.outputs == LABELS
     (found,) = predictor([("b b.",)])

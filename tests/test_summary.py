@@ -155,9 +155,11 @@ def test_what_was_dropped_or_stripped_is_no_problem(sound):
 def test_a_description_holds_the_numbers(sound):
     text = "\n".join(describe(sound))
     assert "train: 100 documents, 900 sentences, 9,000 tokens" in text
-    assert "1 copies of documents, kept, 5 near copies; 0 held-out" in text
+    assert "1 copy of documents, kept, 5 near copies; 0 held-out" in text
     assert "source files:a/*: 150 documents of 50,000 bytes of text, from 2 " in text
     assert "not UTF-8" not in text
+    sound["splits"]["train"] |= {"documents": 1, "sentences": 1, "tokens": 1}
+    assert "train: 1 document, 1 sentence, 1 token, uni" in describe(sound)[2]
     sound["options"]["near_threshold"] = 0.0
     assert "near copies not looked for" in "\n".join(describe(sound))
     sound["sources"][1] |= {"undecodable_bytes": 1_234, "empty_documents": 2}

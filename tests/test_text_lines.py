@@ -138,7 +138,7 @@ def test_how_documents_were_found_is_told(tmp_path):
     read(f"files:{tmp_path}/*", stats)
     line = described(f"files:{tmp_path}/*", stats)
     assert "3 of them divided by blank lines" in line
-    assert "1 files that came out as one document, without a blank line inside" in line
+    assert "1 file that came out as one document, without a blank line inside" in line
 
 
 BROKEN = ["{", '{"text": 3}', '{"text": "x", "key": [1]}', "[1]", '{"other": "x"}']

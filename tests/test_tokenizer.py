@@ -14,7 +14,7 @@ from tokenizer_texts import awkward_texts, sentences, train
 
 from bert_jax.batch import SpecialIds
 from bert_jax.data.tokenizers.fast_encoding import without_surrogates
-from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
+from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer, open_tokenizer
 from bert_jax.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 from bert_jax.data.tokenizers.tokenizer import METADATA_FILE
 from bert_jax.data.tokenizers.wordpiece_tokenizer import (
@@ -195,6 +195,12 @@ def test_vocabularies_without_special_pieces_or_utf8_are_refused(tmp_path):
     path = tmp_path / "vocab.txt"
     with pytest.raises(ValueError, match="no such file"):
         WordPieceTokenizer.from_vocab(path, lowercase=True)
+    with pytest.raises(ValueError, match=r"json of Hugging Face\.$"):
+        open_tokenizer(path)
+    path.write_text("\n".join(VOCAB))
+    for named in (path, tmp_path):
+        with pytest.raises(ValueError, match=f"`bert-jax tokenizer wrap {path} --out"):
+            open_tokenizer(named)
     path.write_text("\n".join(p for p in VOCAB if p != "[MASK]"))
     with pytest.raises(ValueError, match=r"\[MASK\]"):
         WordPieceTokenizer.from_vocab(path, lowercase=True)

@@ -112,10 +112,12 @@ def test_a_vocabulary_is_wrapped_once(tmp_path, capsys):
     assert load_tokenizer(out).strip_accents, "as BERT does"
     main(command)
     assert "is there already" in capsys.readouterr().out
-    missing = [*command[:2], str(tmp_path / "none.txt"), *command[3:-1]]
+    new = ["--output", str(tmp_path / "x")]
     for wrong, message in (
         ([*command, "--strip-accents", "False"], "other rules"),
-        ([*missing, str(tmp_path / "x")], "no such file"),
+        ([*command[:2], str(tmp_path / "none.txt"), *new], "none.txt: no such file"),
+        ([*command[:2], str(tmp_path), *new], f"{tmp_path}: a folder; expected"),
+        ([*command[:3], *new], "pass --lowercase"),
     ):
         with pytest.raises(SystemExit):
             main(wrong)

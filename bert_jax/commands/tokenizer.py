@@ -73,7 +73,13 @@ class Wrap:
         from bert_jax.data.tokenizers.huggingface_tokenizer import HuggingFaceTokenizer
         from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 
-        if self.vocab.suffix == ".json" and self.vocab.is_file():
+        if not self.vocab.is_file():
+            what = "a folder" if self.vocab.is_dir() else "no such file"
+            raise ValueError(
+                f"{self.vocab}: {what}; expected a vocab.txt, or a tokenizer.json of "
+                "Hugging Face."
+            )
+        if self.vocab.suffix == ".json":
             if self.lowercase or self.no_lowercase or self.strip_accents is not None:
                 raise ValueError(
                     f"{self.vocab} says itself what becomes of case and accents; leave "

@@ -83,12 +83,18 @@ def read_tokenizer(
     rules = json.loads(fast.to_str()) if fast else {}
     if keeps(directory, rules):
         return read_kept_tokenizer(directory, num_rows, config_file, classes, notes)
+    vocabularies = (SENTENCEPIECE, VOCABULARY)
+    if not rules and not any((directory / x).is_file() for x in vocabularies):
+        raise ValueError(
+            f"{directory} holds no tokenizer; expected tokenizer.json, vocab.txt or "
+            "sentencepiece.model. AutoTokenizer.from_pretrained(...).save_pretrained(...) "
+            "of transformers writes tokenizer.json."
+        )
     settings = read_settings(directory, config_file, config, classes, notes)
-    kind = (rules.get("model") or {}).get("type")
     tokenizer: Tokenizer
     if (directory / SENTENCEPIECE).is_file():
         tokenizer = _sentencepiece(directory, settings, lowercase)
-    elif (directory / VOCABULARY).is_file() or kind == "WordPiece":
+    else:
         if rules:
             _refuse_fast_rules(directory / FAST, rules)
         stated = (rules.get("model") or {}).get("max_input_chars_per_word")
@@ -101,12 +107,6 @@ def read_tokenizer(
         said = {**settings.casing, f"{FAST} lowercase": by_rules}
         folds = _casing(directory, said, lowercase, named, notes)
         tokenizer = _wordpiece(directory, settings, rules, folds)
-    else:
-        raise ValueError(
-            f"{directory} holds no tokenizer; expected tokenizer.json, vocab.txt or "
-            "sentencepiece.model. AutoTokenizer.from_pretrained(...).save_pretrained(...) "
-            "of transformers writes tokenizer.json."
-        )
     refuse_other_ids(directory, settings.added, tokenizer)
     if fast:
         _compare(directory / FAST, fast, tokenizer)

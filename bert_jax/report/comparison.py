@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bert_jax.data.plural import plural
 from bert_jax.report import charts, formats
 from bert_jax.report.cards import Figure, Part, Section, Table, settings_table
 from bert_jax.report.provenance import start_of, warnings
@@ -66,7 +67,7 @@ def _part(
     if runs and (file := _file_of(runs[0].config["task"])):
         subject += f" of {file}"
     if number := next((x.num_examples for x in scores if x.num_examples), None):
-        subject += f", {formats.plural(number, 'held-out example')}"
+        subject += f", {plural(number, 'held-out example')}"
     section = Section(
         title=subject,
         warnings=warnings(runs, pretrain),

@@ -7,6 +7,7 @@ pretraining run hold that of its dataset.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bert_jax.data.plural import plural
 from bert_jax.report import formats
 from bert_jax.report.cards import Figure, Part, Section, Table, settings_table
 
@@ -74,7 +75,7 @@ def origins(corpus: Corpus) -> list[tuple[str, str, str]]:
     """Names, descriptions and hashes of the text and of the vocabulary."""
     tokenizer = corpus["tokenizer"]
     casing = "lower case" if tokenizer["lowercase"] else "cased"
-    pieces = formats.plural(tokenizer["vocab_size"], "piece")
+    pieces = plural(tokenizer["vocab_size"], "piece")
     shell = "The hash is that of `sha256sum *.array_record-* | sha256sum`."
     return [
         ("Text", f"{corpus['source']}\n{shell}", corpus["sha256"]),

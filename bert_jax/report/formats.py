@@ -18,11 +18,6 @@ def duration(seconds: float) -> str:
     return str(datetime.timedelta(seconds=round(seconds)))
 
 
-def plural(number: int, noun: str) -> str:
-    """ "1 run", "2 runs"."""
-    return f"{number:,} {noun if number == 1 else f'{noun}s'}"
-
-
 def shorten(text: str, length: int) -> str:
     """At most `length` characters, with an ellipsis where some are missing."""
     return text if len(text) <= length else f"{text[: length - 1]}…"

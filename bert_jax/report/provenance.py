@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bert_jax.config import FinetuneConfig
-from bert_jax.report import formats
+from bert_jax.data.plural import plural
 from bert_jax.report.runs import Run
 from bert_jax.train.history import load_history
 
@@ -58,7 +58,7 @@ def origin(run: Run, pretrain: Run | None) -> tuple[str, str]:
     fresh = cfg.from_scratch if isinstance(cfg, FinetuneConfig) else not cfg.checkpoint
     lines = ["Weights drawn at random." if fresh else "Origin of weights not recorded."]
     if encoder is not None:
-        tensors = formats.plural(encoder["num_tensors"], "tensor")
+        tensors = plural(encoder["num_tensors"], "tensor")
         lines = [f"{encoder['run']}, step {encoder['step']:,}, {tensors}"]
     if isinstance(cfg, FinetuneConfig):
         if encoder is not None and pretrain is not None:
@@ -70,7 +70,7 @@ def origin(run: Run, pretrain: Run | None) -> tuple[str, str]:
             held_out = f"a share of {held_out:g} of the training file"
         lines.append(f"Held out: {held_out}")
     if skipped := [line for line in run.lines if line["kind"] == "skipped"]:
-        updates = formats.plural(len(skipped), "update")
+        updates = plural(len(skipped), "update")
         lines.append(f"{updates} skipped: loss or gradients were not finite.")
     lines += map(str, load_history(run.path).events)
     if "device" in found:

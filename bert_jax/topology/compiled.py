@@ -208,7 +208,7 @@ def vocabulary_of(cfg: PretrainConfig) -> MaskVocabulary:
     if not cfg.data.datasets:
         return synthetic_vocabulary(cfg.model.vocab_size)
     dataset = open_dataset(cfg.data.datasets[0])
-    check_vocabulary(cfg.model, dataset.tokenizer, dataset.directory)
+    check_vocabulary(cfg, dataset.tokenizer, dataset.directory)
     return dataset.tokenizer.mask_vocabulary
 
 

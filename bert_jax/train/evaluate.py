@@ -80,7 +80,14 @@ def _evaluate_pretraining(
     if data is not None:
         own = dataclasses.replace(cfg.data, dataset=data, mixture=(), weights=())
         cfg = dataclasses.replace(cfg, data=own)
-    corpus = open_corpus(cfg.data)
+    try:
+        corpus = open_corpus(cfg.data)
+    except FileNotFoundError as error:
+        if data is not None:
+            raise
+        raise FileNotFoundError(
+            f"{error} Here: `bert-jax evaluate {run} DATASET`."
+        ) from None
     names = ", ".join(str(dataset.directory) for dataset in corpus.datasets)
     expected = load_run_tokenizer(run).sha256
     if corpus.tokenizer.sha256 != expected:

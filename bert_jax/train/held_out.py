@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax.batch import MaskVocabulary, PretrainBatch
-from bert_jax.config import DataConfig, MaskingConfig, ModelConfig, PretrainConfig
+from bert_jax.config import DataConfig, MaskingConfig, PretrainConfig
 from bert_jax.data.batches.loader import evaluation_batches
 from bert_jax.data.batches.rows import PretrainRows, open_rows
 from bert_jax.data.prepared.corpus import Corpus
@@ -286,12 +286,22 @@ def _fill(
 
 
 def check_vocabulary(
-    cfg: ModelConfig, tokenizer: Tokenizer, where: pathlib.Path
+    cfg: PretrainConfig, tokenizer: Tokenizer, where: pathlib.Path
 ) -> None:
     """Raises ValueError if the token table and the tokenizer differ in size."""
-    if cfg.vocab_size != tokenizer.vocab_size:
-        raise ValueError(
-            f"ModelConfig.vocab_size={cfg.vocab_size}, but the tokenizer of {where} has "
-            f"{tokenizer.vocab_size} pieces; pass --model.vocab-size "
-            f"{tokenizer.vocab_size}, or choose the dataset that fits the model."
+    if cfg.model.vocab_size == tokenizer.vocab_size:
+        return
+    if cfg.checkpoint is None:
+        way_out = (
+            f"pass --model.vocab-size {tokenizer.vocab_size}, or choose the dataset that "
+            "fits the model."
         )
+    else:
+        way_out = (
+            f"a run has the vocabulary of its checkpoint. Choose a dataset that `bert-jax "
+            f"prepare --tokenizer {cfg.checkpoint}` wrote."
+        )
+    raise ValueError(
+        f"ModelConfig.vocab_size={cfg.model.vocab_size}, but the tokenizer of {where} has "
+        f"{tokenizer.vocab_size} pieces; {way_out}"
+    )

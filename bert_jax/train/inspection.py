@@ -7,11 +7,14 @@ import numpy as np
 
 from bert_jax.config import DataConfig, MaskingConfig
 from bert_jax.data.batches.rows import open_rows
+from bert_jax.data.plural import plural
 from bert_jax.data.prepared.dataset import PreparedDataset
 from bert_jax.model.masking import mask_tokens
 from bert_jax.model.random_bits import root_key
 from bert_jax.runtime.jax_settings import our_settings
 
+# To find a row, the epochs before it are planned; a small one takes about 10 ms.
+_MOST_EPOCHS = 1_000
 # Meaning of the labels 0 and 1 of a pair.
 _LABELS = {
     "next_sentence": ("B follows A", "B is random"),
@@ -34,9 +37,19 @@ def describe_rows(
     A hidden token is written `[shown|was TRUTH]`, where `shown` is [MASK], another token
     or the token itself. Pairs that training would put into buckets are shown in padded
     rows.
+
+    Raises:
+        ValueError: the rows are too many or lie too far behind.
     """
     tokenizer = dataset.tokenizer
     rows = open_rows(dataset, split, data.without_buckets, seed=seed)
+    in_epoch = rows.size(0).num_rows
+    if first_row + num_rows > _MOST_EPOCHS * in_epoch:
+        raise ValueError(
+            f"--first-row {first_row} and --rows {num_rows} are too large: an epoch of the "
+            f"split {split!r} has about {plural(in_epoch, 'row')} here, and rows of the "
+            f"first {_MOST_EPOCHS:,} epochs can be shown."
+        )
     batch = rows.batch(first_row, num_rows)
     with our_settings():
         key = root_key(seed)
@@ -49,7 +62,7 @@ def describe_rows(
         pairs = int(batch.sequence_ids[row].max())
         unit = "pair" if data.has_labels else "segment"
         yield (
-            f"row {first_row + row}: {pairs} {unit}(s), {real} of "
+            f"row {first_row + row}: {plural(pairs, unit)}, {real} of "
             f"{data.sequence_length} tokens, {hidden} hidden"
         )
         slots = masked.positions[row][masked.weights[row] > 0]

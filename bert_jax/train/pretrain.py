@@ -87,7 +87,7 @@ def pretrain(
     cfg.check()
     corpus = open_corpus(cfg.data)
     tokenizer = corpus.tokenizer
-    check_vocabulary(cfg.model, tokenizer, corpus.datasets[0].directory)
+    check_vocabulary(cfg, tokenizer, corpus.datasets[0].directory)
     agree_on_run(
         run,
         cfg,

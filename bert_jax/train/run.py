@@ -253,7 +253,14 @@ def load_run(run: pathlib.Path, kind: str | None = None) -> RunInfo:
     with _naming(path):
         info = _info_of(raw)
     if kind is not None and info.kind != kind:
-        raise ValueError(f"{run} is a {info.kind} run; expected a {kind} run.")
+        # Only an imported run has no devices.
+        way_out = (
+            " `bert-jax import` with --encoder-only makes a pretrain run of the classifier "
+            "that it was imported from."
+            if kind == "pretrain" and info.devices is None
+            else ""
+        )
+        raise ValueError(f"{run} is a {info.kind} run; expected a {kind} run.{way_out}")
     return info
 
 

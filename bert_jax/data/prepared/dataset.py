@@ -100,7 +100,9 @@ def open_dataset(directory: pathlib.Path | None) -> PreparedDataset:
     if not (directory / MANIFEST).exists():
         raise FileNotFoundError(
             f"{directory} holds no finished dataset ({MANIFEST} is missing). Run "
-            "`bert-jax prepare` with this --output; run it again if it was stopped."
+            "`bert-jax prepare` with this --output; run it again if it was stopped. "
+            "If the dataset was moved, name its new place instead, in pretraining with "
+            "--data.dataset."
         )
     manifest = read_manifest(directory)
     missing = [name for name in manifest["sha256"] if not (directory / name).exists()]

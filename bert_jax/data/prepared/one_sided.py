@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 
 from bert_jax.config import PrepareOptions
+from bert_jax.data.plural import plural
 from bert_jax.data.text.reading import read_source
 from bert_jax.data.text.sections import Source
 from bert_jax.data.text.sentences import validation_place
@@ -79,7 +80,7 @@ def _message(spec: str, groups: dict[float, _Group], fraction: float) -> str:
         f"With --validation-fraction {fraction} the {split} split would be empty: "
         f"{text}{of_groups}, which are too few for this fraction. For "
         f"example, --validation-fraction {advised:g} holds out "
-        f"{sum(group.documents for group in held_out):,} documents, "
+        f"{plural(sum(group.documents for group in held_out), 'document')}, "
         f"{sum(group.text_bytes for group in held_out) / num_bytes:.1%} of the text. "
         "Nothing has been written yet."
     )

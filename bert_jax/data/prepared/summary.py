@@ -6,6 +6,7 @@ none of the code that writes datasets.
 
 from typing import Any
 
+from bert_jax.data.plural import plural
 from bert_jax.data.prepared.manifest import dataset_sha256
 from bert_jax.data.source_description import describe_sources
 
@@ -124,7 +125,7 @@ def _paragraphs_as_documents(manifest: dict[str, Any]) -> list[str]:
     ):
         return []
     return [
-        f"{paragraphs:,} documents from {files:,} files, on average of {tokens:.0f} "
+        f"{paragraphs:,} documents from {plural(files, 'file')}, on average of {tokens:.0f} "
         "tokens: every blank line begins a document. If a file holds one text, such as "
         "a book, read it as one with --read.documents file."
     ]
@@ -139,7 +140,7 @@ def _uneven_split(manifest: dict[str, Any]) -> list[str]:
         return []
     return [
         f"held-out tokens: {share:.2%} of all, in "
-        f"{manifest['splits']['validation']['documents']:,} documents, where "
+        f"{plural(manifest['splits']['validation']['documents'], 'document')}, where "
         f"{fraction:.2%} was asked for. Documents are few or of very unequal length; "
         "choose another --validation-fraction."
     ]
@@ -150,8 +151,9 @@ def describe(manifest: dict[str, Any]) -> list[str]:
     audit = manifest["audit"]
     lines = describe_sources(manifest["sources"], manifest["files_named_again"])
     lines += [
-        f"{split}: {counts['documents']:,} documents, {counts['sentences']:,} "
-        f"sentences, {counts['tokens']:,} tokens, unigram entropy "
+        f"{split}: {plural(counts['documents'], 'document')}, "
+        f"{plural(counts['sentences'], 'sentence')}, "
+        f"{plural(counts['tokens'], 'token')}, unigram entropy "
         f"{counts['unigram_entropy']:.3f} nats"
         for split, counts in manifest["splits"].items()
     ]
@@ -159,13 +161,13 @@ def describe(manifest: dict[str, Any]) -> list[str]:
         lines.append(_encoding(**encoding))
     copies = audit["duplicates"]
     what = "dropped" if copies["dropped"] else "kept"
-    near = f"{copies['near']:,} near copies"
+    near = plural(copies["near"], "near copy", "near copies")
     if not manifest["options"]["near_threshold"]:
         near = "near copies not looked for"
     lines.append(
-        f"audit: [UNK] {audit['unk_share']:.3%} of the tokens; {copies['exact']:,} "
-        f"copies of documents, {what}, {near}; {copies['leaked']:,} held-out documents "
-        "also in training"
+        f"audit: [UNK] {audit['unk_share']:.3%} of the tokens; "
+        f"{plural(copies['exact'], 'copy', 'copies')} of documents, {what}, {near}; "
+        f"{plural(copies['leaked'], 'held-out document')} also in training"
     )
     lines += _lost_lines(audit.get("normalization", {"lost": {}}))
     if empty := audit["documents_without_tokens"]:

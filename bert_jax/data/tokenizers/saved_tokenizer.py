@@ -36,9 +36,17 @@ def open_tokenizer(path: pathlib.Path) -> Tokenizer:
     file = path / HuggingFaceTokenizer.model_file if path.is_dir() else path
     if file.suffix == ".json" and file.is_file():
         return HuggingFaceTokenizer.read(file)
+    vocab = path / WordPieceTokenizer.model_file if path.is_dir() else path
+    way_out = (
+        f" `bert-jax tokenizer wrap {vocab} --output TOKENIZER` makes such a directory, "
+        "with --lowercase or --no-lowercase."
+        if vocab.name == WordPieceTokenizer.model_file and vocab.is_file()
+        else ""
+    )
     raise ValueError(
         f"tokenizer={path}: no {METADATA_FILE} there; expected a directory that "
-        "`bert-jax tokenizer` wrote, a run directory, or a tokenizer.json of Hugging Face."
+        "`bert-jax tokenizer` wrote, a run directory, or a tokenizer.json of Hugging "
+        f"Face.{way_out}"
     )
 
 
