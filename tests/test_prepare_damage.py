@@ -1,25 +1,17 @@
 """A prepared dataset that was damaged, cut short or mixed up is refused by name."""
 
 import json
-import os
 import pathlib
 import shutil
 
 import pytest
-from prepared_corpus import (
-    contents,
-    copy_of,
-    make_corpus,
-    other_tokenizer,
-    prepared,
-)
+from prepared_corpus import copy_of, make_corpus, other_tokenizer, prepared
 
 from bert_jax.config import DataConfig
 from bert_jax.data.batches.rows import open_rows
 from bert_jax.data.json_file import read_json, write_json
 from bert_jax.data.prepared import index
 from bert_jax.data.prepared.dataset import open_dataset
-from bert_jax.data.prepared.locking import locked
 
 
 @pytest.fixture(scope="session")
@@ -204,63 +196,3 @@ def test_a_dataset_that_cannot_be_written_is_laid_out_in_the_cache(
     shutil.rmtree(folder)
     assert open_dataset(damaged).load_split("train").tokens.tolist() == tokens.tolist()
     assert not folder.exists()
-
-
-class _Stopped(Exception):
-    pass
-
-
-@pytest.fixture
-def begun(tmp_path):
-    """(corpus, its folder, a dataset of it that was stopped after its first shard)."""
-    folder, output = tmp_path / "text", tmp_path / "dataset"
-    folder.mkdir()
-    corpus = make_corpus(folder)
-
-    def stop(done, total):
-        if (output / "shards/00000.stats.json").exists():
-            raise _Stopped
-
-    with pytest.raises(_Stopped):
-        prepared(corpus, output, progress=stop)
-    return corpus, folder, output
-
-
-def test_after_its_source_is_mended_a_preparation_begins_again(begun, tmp_path, capsys):
-    corpus, folder, output = begun
-    (output / "notes.txt").write_text("mine")
-    before = contents(output)
-    with pytest.raises(
-        ValueError, match=r"an unfinished dataset .*\(language differ\)"
-    ):
-        prepared(corpus, output, language="de")
-    # A file less: its shards have other names.
-    (folder / "part-3.jsonl").unlink()
-    with pytest.raises(ValueError, match="being written by another"), locked(output):
-        prepared(corpus, output)
-    with pytest.raises(ValueError, match=r"unfinished .*\(files, language differ\)"):
-        prepared(corpus, output, language="de")
-    assert contents(output) == before
-
-    prepared(corpus, output)
-    assert "never finished; it is begun again" in capsys.readouterr().err
-    prepared(corpus, tmp_path / "new")
-    expected = {**contents(tmp_path / "new"), "notes.txt": b"mine"}
-    assert contents(output) == expected
-    os.utime(folder / "part-2.jsonl", (1, 1))
-    with pytest.raises(ValueError, match=r"holds a dataset .*\(files differ\); delete"):
-        prepared(corpus, output)
-    assert contents(output) == expected
-
-
-def test_another_plan_before_the_lock_is_noticed(begun, monkeypatch):
-    corpus, _, output = begun
-    plan = output / "plan.json"
-
-    def begun_by_another(directory):
-        plan.write_text(plan.read_text().replace("part-2", "part-9"))
-        return locked(directory)
-
-    monkeypatch.setattr("bert_jax.data.prepared.prepare.locked", begun_by_another)
-    with pytest.raises(ValueError, match=r"unfinished .*\(files differ\)"):
-        prepared(corpus, output)

@@ -3,40 +3,28 @@
 The dataset is a standard TFDS one (ArrayRecord shards, readable with
 `tfds.builder_from_directory`), with one record per document. `manifest.json` is written
 last and names every file with its hash. A directory without it holds unfinished work,
-which the same command continues. If files of the source have changed since, it begins
-again instead.
+which the same command continues.
 """
 
-import os
 import pathlib
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from bert_jax.config import DEFAULT_OPTIONS, PrepareOptions
 from bert_jax.data.atomic_file import remove_leftovers
-from bert_jax.data.prepared.format import (
-    DATASET_NAME,
-    MANIFEST,
-    SIDE_FILES,
-    SPLITS,
-    TOKENIZER,
-)
+from bert_jax.data.prepared.format import MANIFEST, SIDE_FILES, SPLITS, TOKENIZER
 from bert_jax.data.prepared.locking import locked
 from bert_jax.data.prepared.manifest import read_manifest
-from bert_jax.data.prepared.one_sided import refuse_one_sided
 from bert_jax.data.prepared.pool import map_in_workers
 from bert_jax.data.prepared.shards import ShardFile, write_fingerprints, write_shard
 from bert_jax.data.prepared.stages import (
     begin,
     choose_what_to_drop,
-    differences,
     finish,
     make_plan,
     make_shards,
     refuse_problems,
-    write_plan,
 )
 from bert_jax.data.text.sources import Source, open_source
 from bert_jax.data.tokenizers.saved_tokenizer import open_tokenizer
@@ -60,8 +48,7 @@ def prepare(
     Args:
         source: where the text is, one or more names as `open_source` takes them.
         tokenizer: what `open_tokenizer` takes.
-        output: directory of the dataset; unfinished work there is continued, or thrown
-            away if files of the source have changed since.
+        output: directory of the dataset; unfinished work there is continued.
         options: everything else that decides the content.
         strict: raise an error if the audit finds what would spoil training.
         num_workers: number of processes; one per core when `None`. The dataset does not
@@ -79,52 +66,15 @@ def prepare(
     """
     opened = open_source(source)
     loaded = open_tokenizer(tokenizer)
-    plan = make_plan(opened, loaded, options)
-    if _is_of_other_files(output, plan):
-        refuse_one_sided(opened, options)
-        with locked(output):
-            _begin_again(output, plan)
-    begin(output, plan, opened, options)
+    begin(output, make_plan(opened, loaded, options), opened, options)
     if not (output / MANIFEST).exists():
         with locked(output):
-            # Before this process had the lock, another may have begun with another plan.
-            begin(output, plan, opened, options)
             _write(opened, loaded, output, options, strict, num_workers, progress)
     _remove_leftovers(output)
     manifest = read_manifest(output)
     if strict:
         refuse_problems(manifest, output)
     return manifest
-
-
-def _is_of_other_files(output: pathlib.Path, plan: dict[str, Any]) -> bool:
-    """Whether there is unfinished work that differs in the files of the source alone."""
-    return not (output / MANIFEST).exists() and differences(output, plan) == ["files"]
-
-
-def _begin_again(output: pathlib.Path, plan: dict[str, Any]) -> None:
-    """Throws unfinished work on other files away; the caller holds the lock.
-
-    A kill in the middle leaves the old plan without any finished shard.
-    """
-    if not _is_of_other_files(output, plan):
-        return  # Another process had the lock.
-    print(
-        f"note: files of the source have changed since {output} was begun, and it was "
-        "never finished; it is begun again.",
-        file=sys.stderr,
-    )
-    thrown_away = output / "unfinished"
-    shutil.rmtree(thrown_away, ignore_errors=True)
-    thrown_away.mkdir()
-    if (output / SIDE_FILES).exists():
-        # A shard is finished as long as its side files are there: all go at once.
-        os.replace(output / SIDE_FILES, thrown_away / SIDE_FILES)
-    for split in SPLITS:
-        for path in output.glob(f"{DATASET_NAME}-{split}.array_record-*"):
-            path.unlink()
-    shutil.rmtree(output / "unpacked", ignore_errors=True)
-    write_plan(output, plan)
 
 
 def _remove_leftovers(output: pathlib.Path) -> None:

@@ -22,12 +22,7 @@ from bert_jax.data.prepared.arrays import load_array
 from bert_jax.data.prepared.card import CARD, card
 from bert_jax.data.prepared.duplicates import Duplicates, find_duplicates
 from bert_jax.data.prepared.encoding_check import check_encoding, read_sample
-from bert_jax.data.prepared.format import (
-    FORMAT_VERSION,
-    MANIFEST,
-    SPLITS,
-    TFDS_METADATA,
-)
+from bert_jax.data.prepared.format import FORMAT_VERSION, SPLITS, TFDS_METADATA
 from bert_jax.data.prepared.manifest import write_manifest
 from bert_jax.data.prepared.metadata import write_tfds_metadata
 from bert_jax.data.prepared.normalization_audit import lost_in_normalization
@@ -89,13 +84,19 @@ def begin(
         ValueError: `output` was begun with another plan, or holds something else; or
             one of the splits would be empty.
     """
-    if differs := differences(output, plan):
-        what = "a" if (output / MANIFEST).exists() else "an unfinished"
-        raise ValueError(
-            f"{output} holds {what} dataset of other settings ({', '.join(differs)} "
-            "differ); delete it or choose another --output."
+    path = output / PLAN
+    if path.exists():
+        before = json.loads(path.read_text())
+        differs = sorted(
+            "files" if name == _SOURCE_FILES else name
+            for name in {*plan, *before}
+            if plan.get(name) != before.get(name)
         )
-    if (output / PLAN).exists():
+        if differs:
+            raise ValueError(
+                f"{output} holds a dataset of other settings ({', '.join(differs)} "
+                "differ); delete it or choose another --output."
+            )
         return
     if output.exists() and any(output.iterdir()):
         raise ValueError(
@@ -104,24 +105,7 @@ def begin(
         )
     refuse_one_sided(source, options)
     output.mkdir(parents=True, exist_ok=True)
-    write_plan(output, plan)
-
-
-def differences(output: AnyPath, plan: dict[str, Any]) -> list[str]:
-    """Names of what differs from the plan that `output` was begun with, if it was."""
-    path = output / PLAN
-    if not path.exists():
-        return []
-    before = json.loads(path.read_text())
-    return sorted(
-        "files" if name == _SOURCE_FILES else name
-        for name in {*plan, *before}
-        if plan.get(name) != before.get(name)
-    )
-
-
-def write_plan(output: AnyPath, plan: dict[str, Any]) -> None:
-    write_atomically(output / PLAN, json.dumps(plan, indent=2) + "\n")
+    write_atomically(path, json.dumps(plan, indent=2) + "\n")
 
 
 def make_shards(
