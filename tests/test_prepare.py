@@ -220,9 +220,16 @@ def test_a_finished_dataset_is_not_written_again(corpus, dataset):
     ],
     ids=str,
 )
-def test_other_settings_need_another_directory(corpus, dataset, settings, name):
-    with pytest.raises(ValueError, match=rf"other settings \({name} differ\)"):
+def test_other_settings_need_another_directory(
+    corpus, dataset, tmp_path, settings, name
+):
+    differs = rf"dataset of other settings \({name} differ\)"
+    with pytest.raises(ValueError, match=f"holds a {differs}"):
         prepared(corpus, dataset, **settings)
+    unfinished = shutil.copytree(dataset, tmp_path / "unfinished")
+    (unfinished / "manifest.json").unlink()
+    with pytest.raises(ValueError, match=f"holds an unfinished {differs}"):
+        prepared(corpus, unfinished, **settings)
 
 
 def test_other_text_or_pieces_need_another_directory(corpus, dataset, tmp_path):

@@ -22,7 +22,12 @@ from bert_jax.data.prepared.arrays import load_array
 from bert_jax.data.prepared.card import CARD, card
 from bert_jax.data.prepared.duplicates import Duplicates, find_duplicates
 from bert_jax.data.prepared.encoding_check import check_encoding, read_sample
-from bert_jax.data.prepared.format import FORMAT_VERSION, SPLITS, TFDS_METADATA
+from bert_jax.data.prepared.format import (
+    FORMAT_VERSION,
+    MANIFEST,
+    SPLITS,
+    TFDS_METADATA,
+)
 from bert_jax.data.prepared.manifest import write_manifest
 from bert_jax.data.prepared.metadata import write_tfds_metadata
 from bert_jax.data.prepared.normalization_audit import lost_in_normalization
@@ -93,8 +98,9 @@ def begin(
             if plan.get(name) != before.get(name)
         )
         if differs:
+            what = "a" if (output / MANIFEST).exists() else "an unfinished"
             raise ValueError(
-                f"{output} holds a dataset of other settings ({', '.join(differs)} "
+                f"{output} holds {what} dataset of other settings ({', '.join(differs)} "
                 "differ); delete it or choose another --output."
             )
         return
