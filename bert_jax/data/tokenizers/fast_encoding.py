@@ -23,9 +23,8 @@ Encode = Callable[[Sequence[str]], Joined]
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # gigatoken pads all texts of a call to the longest. From so many places on, the texts are
 # encoded one by one.
-_MOST_PADDED_PLACES = (
-    1 << 24
-)  # Normalisers of `tokenizers` that change nothing of ASCII text but its case.
+_MOST_PADDED_PLACES = 1 << 24
+# Normalisers of `tokenizers` that change nothing of ASCII text but its case.
 _KEEP_ASCII_BUT_CASE = {"NFC", "NFD", "NFKC", "NFKD", "StripAccents", "Lowercase"}
 _SPACE_IN_PYTHON = ["\x1c", "\x1d", "\x1e", "\x1f"]
 
