@@ -140,7 +140,7 @@ def test_a_state_without_moments_is_kept_without_them(saved, tiny, tmp_path):
         checkpoints.wait()
         params = checkpoints.restore_params(abstract.params)
         jax.tree.map(np.testing.assert_array_equal, params, state.params)
-        with pytest.raises(ValueError, match="is missing in the checkpoint"):
+        with pytest.raises(ValueError, match="holds weights alone"):
             checkpoints.restore_opt_state(abstract.opt_state)
     assert not list(tmp_path.glob("checkpoints/*/opt_state"))
 
