@@ -196,7 +196,7 @@ def test_it_lowers_for_cuda(case, kernels):
     assert len(re.findall(r"custom_call @\S*triton", text)) == len(kernels) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_a_whole_pretraining_step_lowers_for_cuda(kernels, monkeypatch):
     placement = sharding.Placement
     monkeypatch.setattr(
@@ -225,7 +225,7 @@ def test_a_whole_pretraining_step_lowers_for_cuda(kernels, monkeypatch):
     assert len(re.findall(r"custom_call @\S*triton", text)) == len(kernels) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_it_compiles_for_four_h100(compiled_for_gpus):
     """By XLA's own compiler, with the Triton that is in it."""
     assert compiled_for_gpus("attention") == {

@@ -109,7 +109,7 @@ def records(directory: pathlib.Path, split: str) -> list[tuple]:
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_the_files_are_those_of_the_local_path(local, dataset):
     expected, found = dataset_of(local), dataset_of(dataset)
     assert sorted(found) == sorted(expected)
@@ -124,7 +124,7 @@ def test_the_files_are_those_of_the_local_path(local, dataset):
         assert mine == its
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_copies_are_dropped(dataset):
     manifest = read_manifest(dataset)
     duplicates = manifest["audit"]["duplicates"]
@@ -135,7 +135,7 @@ def test_copies_are_dropped(dataset):
     assert kept == NUM_DOCUMENTS - duplicates["exact"] - duplicates["near"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_training_reads_it(local, dataset, tmp_path):
     stores = [
         open_dataset(copy_of(directory, tmp_path / name)).load_split("train")
@@ -178,7 +178,7 @@ print(json.dumps([manifest, [x for x in ("tensorflow", "jax") if x in sys.module
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_an_object_store_without_tensorflow_or_jax(corpus, local, tmp_path):
     source, _, tokenizer = corpus
     options = json.dumps({"validation_fraction": FRACTION} | DROP)
@@ -198,7 +198,7 @@ def test_an_object_store_without_tensorflow_or_jax(corpus, local, tmp_path):
     assert dataset_of(tmp_path / "bucket/some/dataset") == dataset_of(local)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_a_shard_without_held_out_documents(tmp_path):
     (tmp_path / "corpus").mkdir()
     corpus = make_corpus(tmp_path / "corpus")
@@ -233,7 +233,7 @@ def test_a_shard_is_a_file(data):
     assert shuffle.get_bucket_number(key, num_shards, largest) == shard
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_a_stopped_run_begins_anew(corpus, tmp_path, monkeypatch):
     output = tmp_path / "dataset"
     write = beam._ShardWriter.write
@@ -262,7 +262,7 @@ def test_a_stopped_run_begins_anew(corpus, tmp_path, monkeypatch):
     assert dataset_of(output) == dataset_of(tmp_path / "local")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_only_the_audit_is_repeated_after_a_refusal(corpus, tmp_path, monkeypatch):
     output = tmp_path / "dataset"
     with pytest.raises(ValueError, match=r"--strict: .*\n.*copies of other documents"):
@@ -301,14 +301,14 @@ def test_one_run_at_a_time(corpus, tmp_path):
         with_beam(corpus, output)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_an_empty_split_is_an_error(corpus, tmp_path):
     with pytest.raises(ValueError, match=r"1e-12 the validation split would be empty"):
         with_beam(corpus, tmp_path / "new", validation_fraction=1e-12)
     assert not (tmp_path / "new" / "manifest.json").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_what_a_worker_cannot_read_is_named(corpus, tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"text": "Good."}\n{"txt": "Bad."}\n')
     bad = f"files:{tmp_path}/bad.jsonl", [], corpus[2]
@@ -328,7 +328,7 @@ def test_workers_cannot_reach_what_is_unpacked_beside_a_store(
         with_beam(large, tmp_path / "new")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_command_line_and_relative_names(corpus, tmp_path, capsys, monkeypatch):
     shutil.copytree(corpus[2].parent, tmp_path / "corpus")
     monkeypatch.chdir(tmp_path)

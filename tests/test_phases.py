@@ -31,7 +31,7 @@ from bert_jax.train.pretrain import pretrain
 from bert_jax.train.stop_request import InterruptedRunError
 
 # Each case trains through two phases.
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(ci=False)
 
 FIRST, SECOND = 6, 4
 
@@ -158,7 +158,7 @@ def stopped(cfg, tmp_path, monkeypatch):
     return make
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_a_stopped_run_goes_on_in_another_layout(cfg, whole, stopped, capsys):
     run = stopped(FIRST + 2)
     moved = dataclasses.replace(

@@ -112,7 +112,7 @@ def swept(base, tmp_path_factory):
     return output, sweep(dataclasses.replace(GRID, keep_weights=True), base, output)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_runs_at_once_are_those_of_lone_runs(base, swept, tmp_path):
     """With dropout, and with batches of several lengths."""
     output, results = swept
@@ -146,7 +146,7 @@ def test_runs_at_once_are_those_of_lone_runs(base, swept, tmp_path):
             assert ours.get("learning_rate") == theirs.get("learning_rate")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_a_member_predicts_and_all_runs_are_listed(base, swept, capsys):
     output, results = swept
     assert read_json(output / "results.json", "") == results
@@ -210,7 +210,7 @@ def test_finished_runs_stay_and_a_larger_grid_adds_runs(base, quick, tmp_path, c
         sweep(SweepConfig(seeds=(0, 1), epochs=(1, 2), keep_weights=True), base, output)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_one_at_a_time_is_a_lone_run_bit_by_bit_and_goes_on(
     base, tmp_path, monkeypatch
 ):
@@ -330,7 +330,7 @@ def test_a_run_that_diverges_is_listed_and_not_chosen(base, quick, tmp_path, cap
     assert "1 runs failed; their setting cannot be chosen." in said
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_one_of_the_runs_at_once_diverges(base, tmp_path):
     rates = (1e-3, 1e30)
     grid = SweepConfig(seeds=(0,), learning_rates=rates, at_once=2)
@@ -342,7 +342,7 @@ def test_one_of_the_runs_at_once_diverges(base, tmp_path):
     assert np.isfinite(results["runs"][0]["eval"]["loss"])
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_as_many_runs_as_fit(base, tmp_path, monkeypatch):
     tokenizer = load_run_tokenizer(base.checkpoint)
     first = members_of(GRID, base)[0]

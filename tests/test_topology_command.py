@@ -15,7 +15,7 @@ from bert_jax import cli
 from bert_jax.topology import compiled
 
 # Each case compiles a training step for a machine.
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(ci=False)
 
 SMALL = (
     *(
@@ -162,7 +162,7 @@ def test_a_mistake_is_one_message_before_anything_is_compiled(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_a_run_finds_the_step_that_compile_left_in_the_cache(tmp_path):
     prepared(make_corpus(tmp_path), tmp_path / "dataset")
     # One device: the next test says why.

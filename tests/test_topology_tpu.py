@@ -24,7 +24,7 @@ def compiled(libtpu):
     return compile_step(cfg, parse_topology("v5e:2x2"))
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_the_step_fits_and_the_kinds_make_up_the_total(compiled):
     memory = compiled.memory
     assert compiled.fits
@@ -36,7 +36,7 @@ def test_the_step_fits_and_the_kinds_make_up_the_total(compiled):
     assert 0 <= memory.padding < 0.1 * memory.total
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_arithmetic_is_the_useful_one(compiled):
     useful = roofline_of(compiled).useful_flops / 4
     # The compiler may turn tiny products into sums, and nothing is recomputed. Seen: 1.0004.
@@ -45,7 +45,7 @@ def test_arithmetic_is_the_useful_one(compiled):
     assert 0 < roofline_of(compiled).mfu < 1
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_gradients_travel_along_every_axis_of_the_mesh(compiled):
     spanned = {axis for c in compiled.collectives for axis in c.axes}
     assert spanned == {"data", "fsdp"}
@@ -56,7 +56,7 @@ def test_gradients_travel_along_every_axis_of_the_mesh(compiled):
     assert moved > 0.5 * compiled.memory.parameters
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_a_step_that_does_not_fit_is_a_result(libtpu):
     cfg = load_config(str(CONFIG), PretrainConfig).phases[0]
     cfg = dataclasses.replace(cfg, batch_size=4 * 4_096)
