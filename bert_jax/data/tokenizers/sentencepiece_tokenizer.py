@@ -86,13 +86,12 @@ class SentencePieceTokenizer(Tokenizer):
             normalization={"rules": rules},
             library="sentencepiece",
         )
-        self._splits_by_word = splits_by_word(proto)
         self._ids_of_word: Callable[[str], bytes] | None = None
         self._interchangeable: InterchangeablePieces | None = None
         if is_unigram(proto):
             # A BPE model applies its merges in one order, so it needs no sorting.
             self._interchangeable = InterchangeablePieces(pieces, self._special_ids)
-        elif self._splits_by_word:
+        elif splits_by_word(proto):
             # Most words of a text cost one look-up.
             self._ids_of_word = functools.lru_cache(_WORDS)(self._encode_word)
         for index in self._special_ids - {self.special.unk}:
@@ -111,9 +110,10 @@ class SentencePieceTokenizer(Tokenizer):
 
     def _load_fast(self) -> Encoder | None:
         interchangeable = self._interchangeable
-        if interchangeable is None or not self._splits_by_word:
+        if interchangeable is None:
             return None
-        fast = fast_encoder(unigram_rules(parse_model(self.model)))
+        proto = parse_model(self.model)
+        fast = fast_encoder(unigram_rules(proto)) if splits_by_word(proto) else None
         if fast is None:
             return None
 
