@@ -159,8 +159,11 @@ class PrepareInStages:
         ):
             utf8 = [document.utf8 for document in some]
             timed("audit and hashes", fingerprints.add, utf8)
-            cut = timed("sentences", lambda x: sentences(x.text, "en", x.utf8), some)
-            [encoded] = timed("encoding", self._tokenizer.encode_documents, [cut])
+            cut = timed("sentences", sentences, some)
+            uncommon = frozenset().union(*(document.uncommon for document in some))
+            [encoded] = timed(
+                "encoding", self._tokenizer.encode_documents, [cut], [uncommon]
+            )
             records = [
                 TokenizedDocument(document.key, *ids)
                 for document, ids in zip(some, encoded, strict=True)

@@ -14,7 +14,7 @@ VOCAB = 50
 
 
 def document(text) -> Document:
-    return Document(text, "key", "group", text.encode())
+    return Document.of(text, "key", "group")
 
 
 def record(lengths, start=0) -> TokenizedDocument:

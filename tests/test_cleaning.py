@@ -39,18 +39,20 @@ def test_lone_surrogate_in_json_can_be_written_again(tmp_path):
 @given(text=st.text(st.characters(codec=None)))
 def test_what_is_cleaned_can_be_written_and_is_counted(text):
     stats = ReadStats()
-    result, utf8 = cleaned(*decoded(text, stats), stats)
+    result, utf8, uncommon = cleaned(*decoded(text, stats), stats)
     assert utf8 == result.encode()
+    common = {*map(chr, range(0x20, 0x7F)), "\n"}
+    assert uncommon == set(result) - common
     assert stats.undecodable_bytes == sum("\ud800" <= c <= "\udfff" for c in text)
     assert stats.characters == len(result)
     assert stats.text_bytes == len(result.encode())
     assert result == result.strip()
     ordinary = result.translate(dict.fromkeys(map(ord, "\t\n")))
     assert not any(c < " " or "\x7f" <= c <= "\x9f" for c in ordinary)
-    assert cleaned(result, utf8, ReadStats()) == (result, utf8)
+    assert cleaned(result, utf8, ReadStats()) == (result, utf8, uncommon)
 
 
 def test_line_ends():
     stats = ReadStats()
     found = cleaned("a\r\nb\rc\n\r\nd\r\n", b"a\r\nb\rc\n\r\nd\r\n", stats)
-    assert found == ("a\nb\nc\n\nd", b"a\nb\nc\n\nd")
+    assert found == ("a\nb\nc\n\nd", b"a\nb\nc\n\nd", frozenset())

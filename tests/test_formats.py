@@ -80,18 +80,14 @@ def test_both_outputs_of_wikiextractor_group_alike(tmp_path):
     record = {"id": "12", "url": address, "title": "A", "text": "A & B\n\nText."}
     (tmp_path / "wiki_00").write_text(json.dumps(record) + "\n")
     [document] = read(f"files:{tmp_path}/wiki_00")
-    assert document == Document(
-        "A & B\n\nText.", "wiki_00#0", address, b"A & B\n\nText."
-    )
+    assert document == Document.of("A & B\n\nText.", "wiki_00#0", address)
 
 
 def test_one_document_a_file(tmp_path):
     (tmp_path / "a.txt").write_text(PLAIN)
     (tmp_path / "b.jsonl").write_text(JSON_LINES)
     documents = read(f"files:{tmp_path}/*", options=ONE_FILE)
-    assert documents[0] == Document(
-        PLAIN.strip(), "a.txt", "a.txt", PLAIN.strip().encode()
-    )
+    assert documents[0] == Document.of(PLAIN.strip(), "a.txt", "a.txt")
     assert [document.text for document in documents[1:]] == FORMATS["a.jsonl"][1]
     # However it is divided, the document is in the range with its first byte.
     [section, _] = open_source(f"files:{tmp_path}/*").sections

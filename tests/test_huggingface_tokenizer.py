@@ -158,7 +158,7 @@ def test_a_saved_tokenizer_is_the_same(tokenizer, folder, tmp_path, lines):
 
 def test_sentences_have_the_ids_of_their_text(tokenizer):
     text = "The lobster is blue. It lives in the sea. They moult."
-    document = Document(text, "key", "g", text.encode())
+    document = Document.of(text, "key", "g")
     [found] = tokenize(tokenizer, [document], "en")
     assert found.sentence_lengths.size == 3
     (whole,) = tokenizer.encode([text])

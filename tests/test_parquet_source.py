@@ -56,10 +56,10 @@ def test_rows_may_bring_keys_and_groups(tmp_path):
     (tmp_path / "a.parquet").write_bytes(rows)
     documents = read(f"files:{tmp_path}/*", options=ReadOptions(text_field="body"))
     assert documents == [
-        Document("One.", "a", "g", b"One."),
-        Document("Two.", "a.parquet#1", "g", b"Two."),
-        Document("Three.", "a.parquet#2", "u", b"Three."),
-        Document("Four.", "d", "u", b"Four."),
+        Document.of("One.", "a", "g"),
+        Document.of("Two.", "a.parquet#1", "g"),
+        Document.of("Three.", "a.parquet#2", "u"),
+        Document.of("Four.", "d", "u"),
     ]
 
 

@@ -385,6 +385,20 @@ def test_characters_of_every_category_get_the_words_of_bert(lowercase):
     assert len(seen) == 29, "every category but surrogates"
 
 
+def test_a_text_may_begin_with_any_ideograph():
+    normalizer, pre_tokenizer = bert_rules(lowercase=True, strip_accents=None)
+    for code in [code for first_last in IDEOGRAPHS for code in first_last]:
+        text = f"{chr(code)}{chr(code)}b"
+        found = pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(text))
+        assert [word for word, _ in found] == basic_words(text, lowercase=True)
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "b", "\U0002b820"]
+    tokenizer = WordPieceTokenizer("\n".join(pieces).encode(), lowercase=True)
+    # The library `tokenizers` panicked here, so both encode.
+    for _ in range(2):
+        assert tokenizer.encode(["\U0002b820b", "\U0002b820"]) == [[6, 5], [6]]
+        tokenizer.encoder.use_defining()
+
+
 def test_private_use_and_unassigned_characters_are_unknown():
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "##b"]
     tokenizer = WordPieceTokenizer("\n".join(pieces).encode(), lowercase=True)

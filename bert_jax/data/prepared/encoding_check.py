@@ -58,7 +58,7 @@ def read_sample(sections: Sequence[Section], options: PrepareOptions) -> Iterato
         found = (
             sentence
             for document in read_section(section, None, options.read)
-            for sentence in sentences(document.text, options.language, document.utf8)
+            for sentence in sentences(document, options.language)
         )
         size = 0
         for sentence in found:

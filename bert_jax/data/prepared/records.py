@@ -26,7 +26,8 @@ def tokenize(
 ) -> list[TokenizedDocument]:
     """Encodes documents sentence by sentence; one without any token gives empty arrays."""
     encoded = tokenizer.encode_documents(
-        [sentences(x.text, language, x.utf8) for x in documents]
+        [sentences(document, language) for document in documents],
+        frozenset().union(*(document.uncommon for document in documents)),
     )
     return [
         TokenizedDocument(document.key, tokens, _storable(lengths))

@@ -6,6 +6,8 @@ from typing import Any
 
 from bert_jax.data.text.sections import Source
 
+_COMMON = bytes({*range(0x20, 0x7F), *b"\n"})
+
 
 @dataclasses.dataclass(frozen=True)
 class Document:
@@ -18,6 +20,22 @@ class Document:
     """Documents of one group are all in training or all in validation."""
     utf8: bytes
     """The text in UTF-8."""
+    uncommon: frozenset[str]
+    """Its characters but printable ASCII and newlines, see `uncommon_characters`."""
+
+    @classmethod
+    def of(cls, text: str, key: str = "", group: str = "") -> "Document":
+        """A document of a text; in its UTF-8, `?` stands for lone surrogates."""
+        utf8 = text.encode("utf-8", "replace")
+        return cls(text, key, group, utf8, uncommon_characters(utf8))
+
+
+def uncommon_characters(utf8: bytes) -> frozenset[str]:
+    """The characters of a text that are neither printable ASCII nor newlines.
+
+    They are few, so that looking for one of them here is much faster than in the text.
+    """
+    return frozenset(utf8.translate(None, _COMMON).decode())
 
 
 @dataclasses.dataclass

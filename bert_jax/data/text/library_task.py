@@ -126,7 +126,7 @@ def _split_examples(
     for document in read_source(source):
         label = document.group.partition(":")[0]
         held_out = validation_group(document.group, fraction)
-        for sentence in sentences(document.text, utf8=document.utf8):
+        for sentence in sentences(document):
             if _is_prose(sentence):
                 text = without_library_names(sentence)
                 shape = _shape(text)

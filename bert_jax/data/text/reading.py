@@ -106,13 +106,14 @@ def _documents(
             if options.markup == "strip":
                 text = strip_markup(text)
                 utf8 = text.encode()
-        text, utf8 = cleaned(text, utf8, stats)
+        text, utf8, uncommon = cleaned(text, utf8, stats)
         if text:
             num_given += 1
             key = f"{record.key}/{num_given}" if num_given > 1 else record.key
             stats.documents += 1
             stats.paragraph_documents += record.is_paragraph
-            yield Document(text, key, record.group, utf8), record.fraction
+            document = Document(text, key, record.group, utf8, uncommon)
+            yield document, record.fraction
     stats.empty_documents += num_given == 0
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import sentencex  # type: ignore[import-untyped]
 
+from bert_jax.data.text.documents import Document
+
 # sentencex has rules for these languages. With any other code it would silently use the
 # rules of a related language or of English.
 LANGUAGES = (
@@ -17,33 +19,27 @@ LANGUAGES = (
 
 
 _LANGUAGE_CODE = re.compile("[a-z]{2,3}")
-# What is left of a text without these bytes holds all white space but spaces.
-_ORDINARY = bytes({*range(0x20, 0x7F), *b"\n"})
-_SPACE = re.compile(r"\s")
 # NumPy finds two spaces in fewer steps than Python, but takes longer to begin.
 _SHORT_BYTES = 3_000
 # Besides the newline; where `str.splitlines` splits.
 _LINE_ENDS = "\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
 
 
-def sentences(
-    document_text: str, language: str = "en", utf8: bytes | None = None
-) -> list[str]:
+def sentences(document: Document | str, language: str = "en") -> list[str]:
     """Splits a text into sentences, each within a line, with single spaces.
 
     Args:
-        document_text: text with one paragraph per line.
+        document: text with one paragraph per line. A `Document` saves time.
         language: ISO 639 code. Those in LANGUAGES have rules of their own. All others
             get the rules of Unicode (UAX 29), which know no abbreviations.
-        utf8: the text in UTF-8, if it is at hand already, which saves time.
 
     Raises:
         ValueError: the language is not in LANGUAGES, and the extra `icu` is not installed
             or this is no code.
     """
-    if utf8 is None:
-        utf8 = document_text.encode("utf-8", "replace")
-    paragraphs = _paragraphs(document_text, utf8)
+    if isinstance(document, str):
+        document = Document.of(document)
+    paragraphs = _paragraphs(document)
     found: Iterable[str]
     if language in LANGUAGES:
         # sentencex takes each paragraph alone, and is quicker with all of them at once.
@@ -71,13 +67,15 @@ def _by_unicode_rules(paragraphs: Sequence[str], language: str) -> Iterator[str]
         yield from SentenceBreaker(paragraph, language)
 
 
-def _paragraphs(text: str, utf8: bytes) -> list[str]:
+def _paragraphs(document: Document) -> list[str]:
     """The lines of a text that are not blank, with single spaces."""
-    spaces = set(_SPACE.findall(utf8.translate(None, _ORDINARY).decode()))
-    for space in spaces:
-        text = text.replace(space, "\n" if space in _LINE_ENDS else " ")
+    text, utf8 = document.text, document.utf8
+    if spaces := [x for x in document.uncommon if x.isspace()]:
+        for space in spaces:
+            text = text.replace(space, "\n" if space in _LINE_ENDS else " ")
+        utf8 = text.encode("utf-8", "replace")
     lines = text.split("\n")
-    if spaces or _has_two_spaces(utf8):
+    if _has_two_spaces(utf8):
         # Splitting takes much longer than looking for two spaces.
         lines = [" ".join(x.split()) if "  " in x else x for x in lines]
     return _stripped(lines)

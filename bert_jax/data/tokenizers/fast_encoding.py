@@ -10,7 +10,7 @@ import json
 import pathlib
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,8 +55,20 @@ class Encoder(NamedTuple):
 
     library: str
     """Its name and version."""
-    encode: Encode
+    encode_prepared: Encode
     """Encodes texts as they are, without special tokens around them."""
+    prepare: Callable[[Sequence[str], Collection[str] | None], Sequence[str]] | None = (
+        None
+    )
+    """Applies those rules to texts that the library lacks. The second argument is that of
+    `Tokenizer.encode_joined`."""
+
+    def encode(
+        self, texts: Sequence[str], uncommon: Collection[str] | None = None
+    ) -> Joined:
+        if self.prepare is not None:
+            texts = self.prepare(texts, uncommon)
+        return self.encode_prepared(texts)
 
 
 class CheckedEncoder:
@@ -85,8 +97,10 @@ class CheckedEncoder:
         """Whether that is not the library that defines the ids."""
         return self._choose() is not self._defining
 
-    def encode(self, texts: Sequence[str]) -> Joined:
-        return self._choose().encode(texts)
+    def encode(
+        self, texts: Sequence[str], uncommon: Collection[str] | None = None
+    ) -> Joined:
+        return self._choose().encode(texts, uncommon)
 
     def check(self, texts: Sequence[str]) -> str | None:
         """Compares the ids of the fast library with those of the defining one.
@@ -196,7 +210,7 @@ def encoder_behind_normalizer(
             return defining(texts)
         return fast.encode([normalized(text) for text in texts])
 
-    return fast._replace(encode=encode)
+    return fast._replace(encode_prepared=encode)
 
 
 def _without_half_characters(encode: Encode) -> Encode:

@@ -122,7 +122,7 @@ class SentencePieceTokenizer(Tokenizer):
             interchangeable.sort_runs(ids, lengths)
             return ids, lengths
 
-        return fast._replace(encode=encode)
+        return fast._replace(encode_prepared=encode)
 
     def _normalized(self, text: str) -> str:
         """A text after the model's normalisation, with spaces or their signs."""

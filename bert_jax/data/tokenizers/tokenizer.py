@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import json
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -159,8 +159,15 @@ class Tokenizer(abc.ABC):
         starts = [0, *ends[:-1]]
         return [ids[start:end] for start, end in zip(starts, ends, strict=False)]
 
-    def encode_joined(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def encode_joined(
+        self, texts: Sequence[str], uncommon: Collection[str] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The ids of all texts in one array, one text behind the other; fast.
+
+        Args:
+            texts: the texts.
+            uncommon: all their characters but printable ASCII, where they are known, which
+                saves time; there may be others.
 
         Returns:
             ids: `id_dtype` [tokens]; the array may be read-only.
@@ -174,11 +181,13 @@ class Tokenizer(abc.ABC):
                 f"The tokenizer got one string ({texts[:40]!r}); it takes a sequence of "
                 "texts. Wrap it: encode([text])."
             )
-        ids, lengths = self.encoder.encode(texts)
+        ids, lengths = self.encoder.encode(texts, uncommon)
         return ids.astype(self.id_dtype, copy=False), lengths
 
     def encode_documents(
-        self, documents: Sequence[Sequence[str]]
+        self,
+        documents: Sequence[Sequence[str]],
+        uncommon: Collection[str] | None = None,
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """The ids of each document's sentences, as `encode_joined` gives them.
 
@@ -186,7 +195,7 @@ class Tokenizer(abc.ABC):
         call with several documents is faster than one for each.
         """
         texts = [text for document in documents for text in self._in_a_row(document)]
-        ids, lengths = self.encode_joined(texts)
+        ids, lengths = self.encode_joined(texts, uncommon)
         # Where documents begin among the sentences, and among the ids.
         places = np.cumsum([0, *map(len, documents)])
         starts = np.concatenate([[0], np.cumsum(lengths)])[places]

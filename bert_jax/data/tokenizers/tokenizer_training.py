@@ -162,7 +162,7 @@ def _sentences(
         counted = stats[section.source]
         before = counted.disk_bytes
         for document in read_section(section, counted, options.read):
-            yield from sentences(document.text, options.language, document.utf8)
+            yield from sentences(document, options.language)
             read = done + counted.disk_bytes - before
             progress(min(read, source.size_bytes - 1), source.size_bytes)
         done += section.size_bytes

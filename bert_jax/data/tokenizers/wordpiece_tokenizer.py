@@ -3,7 +3,7 @@
 import json
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from bert_jax.data.tokenizers.fast_encoding import (
@@ -133,9 +133,7 @@ class WordPieceTokenizer(Tokenizer):
         # nanotoken has no rule that replaces characters; `_as_bert_has_it` does it.
         rules["normalizer"] = rules["normalizer"]["normalizers"][-1]
         fast = fast_encoder(rules)
-        if fast is None:
-            return None
-        return fast._replace(encode=lambda texts: fast.encode(_as_bert_has_it(texts)))
+        return fast and fast._replace(prepare=_as_bert_has_it)
 
     def _join(self, ids: list[int]) -> str:
         return " ".join(self.pieces[index] for index in ids).replace(" ##", "")
@@ -157,7 +155,10 @@ def bert_rules(lowercase: bool, strip_accents: bool | None) -> tuple[Any, Any]:
     normalizer = normalizers.Sequence(
         [
             normalizers.Replace(Regex(_REMOVED), ""),
-            normalizers.Replace(Regex(rf"(?={_IDEOGRAPH})|(?<={_IDEOGRAPH})"), " "),
+            # An empty match at the beginning of a text would make the library panic.
+            normalizers.Replace(
+                Regex(rf"(?!\A)(?={_IDEOGRAPH})|(?<={_IDEOGRAPH})"), " "
+            ),
             normalizers.BertNormalizer(
                 clean_text=False, lowercase=lowercase, strip_accents=strip_accents
             ),
@@ -166,18 +167,17 @@ def bert_rules(lowercase: bool, strip_accents: bool | None) -> tuple[Any, Any]:
     return normalizer, pre_tokenizers.BertPreTokenizer()
 
 
-def _as_bert_has_it(texts: Sequence[str]) -> Sequence[str]:
+def _as_bert_has_it(
+    texts: Sequence[str], uncommon: Collection[str] | None
+) -> Sequence[str]:
     """Texts after those of BERT's rules that replace or remove characters."""
-    # Only the few characters that are not ASCII letters and the like are searched.
-    rest = "\n".join(texts).encode("utf-8", "surrogatepass").translate(None, _ORDINARY)
-    other = rest.decode("utf-8", "surrogatepass")
-    if _REMOVED_BY_PYTHON.search(other):
-        texts = [
-            text
-            if text.isascii() and text.isprintable()
-            else _REMOVED_BY_PYTHON.sub("", text)
-            for text in texts
-        ]
+    if uncommon is None:
+        utf8 = "\n".join(texts).encode("utf-8", "surrogatepass")
+        uncommon = utf8.translate(None, _ORDINARY).decode("utf-8", "surrogatepass")
+    # Only these few characters are searched.
+    other = "".join(uncommon)
+    for removed in set(_REMOVED_BY_PYTHON.findall(other)):
+        texts = [text.replace(removed, "") for text in texts]
     if _IDEOGRAPH_BY_PYTHON.search(other):
         texts = [_IDEOGRAPH_BY_PYTHON.sub(r" \g<0> ", text) for text in texts]
     return texts
