@@ -24,7 +24,7 @@ from bert_jax.data.labelled.words import (
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.train.tasks import TASKS
 
-CONLL = "-DOCSTART-\tO\n\nOslo NNP B-LOC\nis\tO\r\n\n\nBo B-PER\n"
+CONLL = "-DOCSTART-\tO\n\nOslo B-LOC\nis\tO\r\n\n\nBo B-PER\n"
 CONLL_2003 = """\
 -DOCSTART- -X- -X- O
 
@@ -214,7 +214,24 @@ def test_lists_of_words_and_tags_are_read_from_json(load):
             {},
             r"a\.conll, sentence 2, word 1 \('Bo'\): the tag 'PER' has no letter of BIO",
         ),
-        ("a.conll", b"# id 7 lang=en\na I-X\nb O\n", {}, "tag 'lang=en' has no letter"),
+        (
+            "a.conll",
+            b"# 7 lang=en\na a I-X\nb a O\n",
+            {},
+            "tag 'lang=en' has no letter",
+        ),
+        (
+            "a.conll",
+            b"# id 7 lang=en\na I-X\n\nb O\n",
+            {},
+            r"line 1 has 4 columns \(#, id, 7, lang=en\), where most lines have 2",
+        ),
+        (
+            "a.conll",
+            b"a NN B-X\nb NN O\n\nc B-X\n",
+            {},
+            r"line 4 has 2 columns \(c, B-X\), where most lines have 3; .* --label",
+        ),
     ],
 )
 def test_a_wrong_file_of_words_is_named(load, name, content, fields, message):

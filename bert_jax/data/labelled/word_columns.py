@@ -3,6 +3,7 @@
 import io
 import pathlib
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
@@ -72,13 +73,17 @@ def tagged_rows(path: pathlib.Path, cfg: FileConfig) -> TaggedRows:
     as `# text = ...` are left out, and so are CoNLL-U's lines of several or no words.
 
     Raises:
-        ValueError: another encoding, no such column, or a word without tag (line named).
+        ValueError: another encoding, no such column, a word without tag, or lines with
+            another number of columns than most (line named).
     """
     found = rows(path, cfg)
     tag = -1
     if cfg.label is not None or found.conllu:
         tag = _column(path, cfg.label or "upos", "label", conllu=found.conllu)
-    tags = []
+    tags: list[tuple[str, ...]] = []
+    lines = [line for sentence in found.sentences for line in sentence]
+    widths = Counter(len(columns) for _, columns in lines)
+    usual = max(widths, key=widths.__getitem__, default=0)
     for sentence in found.sentences:
         for number, columns in sentence:
             if len(columns) == 1 or not columns[found.word]:
@@ -90,6 +95,13 @@ def tagged_rows(path: pathlib.Path, cfg: FileConfig) -> TaggedRows:
                 raise ValueError(
                     f"{path}, line {number} has nothing in column {tag + 1}, which --label "
                     f"names; the line holds {', '.join(columns)}."
+                )
+            if tag < 0 and len(columns) != usual:
+                raise ValueError(
+                    f"{path}, line {number} has {len(columns)} columns "
+                    f"({', '.join(columns)}), where most lines have {usual}; expected the "
+                    "same number in all, since the tag is the last one. Mend the line, or "
+                    "name the tag's column with --label."
                 )
         tags.append(tuple(columns[tag] for _, columns in sentence))
     where = "its last column" if tag < 0 else f"column {tag + 1}"
