@@ -57,12 +57,20 @@ def check_is_text(head: bytes, name: str, *, is_whole: bool) -> None:
     num_controls = len(beginning) - len(beginning.translate(None, _CONTROLS))
     most_zeros, most_controls = len(beginning) // 50, 8 + len(beginning) // 20
     if beginning.count(0) > most_zeros or num_controls > most_controls:
-        raise ValueError(
-            f"{name} is not text; expected UTF-8. Take the file out of the source, or "
-            "convert it. It may be UTF-16 without a mark. "
-            f"{_conversion('UTF-16LE')}"
-        )
+        what, remedy = "not text", "Take the file out of the source."
+        if encoding := _utf_16(beginning):
+            what, remedy = f"{encoding} without a mark", _conversion(encoding)
+        raise ValueError(f"{name} is {what}; expected UTF-8. {remedy}")
     _check_encoding(head, name, is_whole)
+
+
+def _utf_16(beginning: bytes) -> str:
+    """The order of the bytes if most characters are Latin in UTF-16, otherwise nothing."""
+    for encoding, high in (("UTF-16LE", 1), ("UTF-16BE", 0)):
+        zeros = beginning[high::2].count(0)
+        if zeros == beginning.count(0) and 4 * zeros > len(beginning):
+            return encoding
+    return ""
 
 
 def _check_encoding(head: bytes, name: str, is_whole: bool) -> None:
