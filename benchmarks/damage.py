@@ -84,8 +84,8 @@ def _checkpoint(run: pathlib.Path, layers: int, width: int, pieces: int):  # typ
 
     from bert_jax.config import ModelConfig
     from bert_jax.model import pretraining
-    from bert_jax.train.checkpoint import Checkpoints
-    from bert_jax.train.checkpoint_fit import Identity
+    from bert_jax.train.runs.checkpoint import Checkpoints
+    from bert_jax.train.runs.checkpoint_fit import Identity
     from bert_jax.train.step import init_state
 
     model = ModelConfig(
@@ -114,8 +114,8 @@ def damage_checkpoint(options: Options, folder: pathlib.Path, table: Table) -> N
     """Counts what was found by the name of the file, and what was without effect."""
     import jax
 
-    from bert_jax.train.checkpoint import Checkpoints
-    from bert_jax.train.checkpoint_files import damage_of
+    from bert_jax.train.runs.checkpoint import Checkpoints
+    from bert_jax.train.runs.checkpoint_files import damage_of
 
     state, identity = _checkpoint(folder, 2, 128, 1_000)
     checkpoint = folder / "checkpoints" / "1"
@@ -182,9 +182,9 @@ def _add(counts: dict[str, list[int]], table: Table) -> None:
 
 def measure_checkpoint(folder: pathlib.Path, table: Table) -> None:
     """Times of a save and of a restore, and of the hashes within them."""
-    from bert_jax.train import checkpoint_items
-    from bert_jax.train.checkpoint import Checkpoints
-    from bert_jax.train.checkpoint_files import damage_of
+    from bert_jax.train.runs import checkpoint_items
+    from bert_jax.train.runs.checkpoint import Checkpoints
+    from bert_jax.train.runs.checkpoint_files import damage_of
 
     state, identity = _checkpoint(folder, 4, 512, 30_522)
     hashed: list[float] = []

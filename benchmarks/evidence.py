@@ -228,7 +228,7 @@ def add_scores(evidence: Evidence, table: Table) -> None:
 
 def add_pretraining(evidence: Evidence, table: Table) -> None:
     """Quality and cost of the pretraining; the run's own report shows its course."""
-    from bert_jax.train.metrics import read_metrics
+    from bert_jax.train.monitoring.metrics import read_metrics
 
     lines = read_metrics(evidence.options.folder / "pretrain")
     last = [line for line in lines if line["kind"] == "eval"][-1]

@@ -108,7 +108,7 @@ class OurPredicting(Predicting):
     """What `bert-jax predict` does."""
 
     def load(self, folder: pathlib.Path, **options: Any) -> None:
-        from bert_jax.train.predict import Predictor
+        from bert_jax.train.inference.predict import Predictor
 
         self._predictor = Predictor(folder / "run")
 

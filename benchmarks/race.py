@@ -85,7 +85,7 @@ def _tune(run: pathlib.Path, folder: pathlib.Path, name: str, seed: int) -> dict
 
 def _course(run: pathlib.Path) -> list[tuple[float, float]]:
     """(minutes since the start of the run, held-out MLM loss) of each evaluation."""
-    from bert_jax.train.metrics import read_metrics
+    from bert_jax.train.monitoring.metrics import read_metrics
 
     course, minutes = [], 0.0
     for line in read_metrics(run):

@@ -34,12 +34,12 @@ from bert_jax.exchange.export import Format, Quantize, export_run
 from bert_jax.exchange.importing import import_run, is_foreign, source_sha256
 from bert_jax.train import finetune as finetuning
 from bert_jax.train import pretrain as pretraining
-from bert_jax.train.embed import Embedder
-from bert_jax.train.fill import Filler
-from bert_jax.train.hidden import EncodedText, HiddenStates
-from bert_jax.train.predict import Predictor
-from bert_jax.train.run import RunInfo, load_run, load_run_tokenizer
-from bert_jax.train.run_in_store import fetch_run, trained_in_store
+from bert_jax.train.inference.embed import Embedder
+from bert_jax.train.inference.fill import Filler
+from bert_jax.train.inference.hidden import EncodedText, HiddenStates
+from bert_jax.train.inference.predict import Predictor
+from bert_jax.train.runs.run import RunInfo, load_run, load_run_tokenizer
+from bert_jax.train.runs.run_in_store import fetch_run, trained_in_store
 from bert_jax.train.tasks.embeddings import normalised
 
 Path = str | os.PathLike[str]

@@ -4,7 +4,7 @@ from prepared_corpus import make_corpus
 
 from bert_jax.config import DataConfig, ModelConfig, PretrainConfig
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
-from bert_jax.train.run import RunInfo, start_run
+from bert_jax.train.runs.run import RunInfo, start_run
 
 MODEL = ModelConfig(
     vocab_size=44,

@@ -16,8 +16,8 @@ from bert_jax.config import (
 )
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.model import pretraining
-from bert_jax.train.checkpoint import Checkpoints
-from bert_jax.train.run import RunInfo, start_run
+from bert_jax.train.runs.checkpoint import Checkpoints
+from bert_jax.train.runs.run import RunInfo, start_run
 from bert_jax.train.step import TrainState, init_state
 from bert_jax.train.tasks import TASKS
 

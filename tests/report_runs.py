@@ -18,7 +18,7 @@ from bert_jax.data.prepared.manifest import write_manifest
 from bert_jax.data.prepared.summary import summarize
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.report.page import write_report
-from bert_jax.train.run import RunInfo
+from bert_jax.train.runs.run import RunInfo
 
 HOSTILE = '<script>alert("x")</script> & $\\frac{1}$ 日本 #2a5db0'
 MODEL = ModelConfig(

@@ -14,7 +14,7 @@ from bert_jax.exchange.added_tokens import add_tokens
 from bert_jax.exchange.read_huggingface import read_huggingface
 from bert_jax.exchange.source import Slots
 from bert_jax.exchange.tokenizer import save_huggingface_tokenizer
-from bert_jax.train.run import load_run, load_run_tokenizer
+from bert_jax.train.runs.run import load_run, load_run_tokenizer
 
 TABLE, BIAS = "bert.embeddings.word_embeddings.weight", "cls.predictions.bias"
 TOKENS = ["covid", "Ri-ver", "COVID", "a", "##b", "日本"]

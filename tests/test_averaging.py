@@ -12,9 +12,9 @@ import pytest
 from bert_jax.config import MeshConfig, OptimizerConfig
 from bert_jax.model import pretraining
 from bert_jax.train.averaging import AVERAGE, averaged, with_average
-from bert_jax.train.checkpoint import Checkpoints, Identity
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.optimizer import make_optimizer
+from bert_jax.train.runs.checkpoint import Checkpoints, Identity
 from bert_jax.train.schedules import make_schedule
 from bert_jax.train.step import TrainState, abstract_state, init_state
 

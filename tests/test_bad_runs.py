@@ -20,7 +20,7 @@ from bert_jax.report.provenance import origin
 from bert_jax.report.runs import read_run
 from bert_jax.train import finetune as finetuning
 from bert_jax.train import pretrain as pretraining
-from bert_jax.train.metrics import NotFiniteError, read_metrics
+from bert_jax.train.monitoring.metrics import NotFiniteError, read_metrics
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from toy_training import OPTIMIZER, batch, init_params, objective, toy, train
 
 from bert_jax.train import step as steps
-from bert_jax.train.metrics import read_metrics
+from bert_jax.train.monitoring.metrics import read_metrics
 from bert_jax.train.optimizer import RULES, make_optimizer
 from bert_jax.train.schedules import make_schedule
 from bert_jax.train.step import init_state, train_step

@@ -10,17 +10,17 @@ import pytest
 from bert_jax.config import LoopConfig, MeshConfig
 from bert_jax.train import loop
 from bert_jax.train.best import Selection
-from bert_jax.train.checkpoint import (
+from bert_jax.train.loop import Stage, run_loop
+from bert_jax.train.losses import Mean
+from bert_jax.train.mesh import make_mesh
+from bert_jax.train.monitoring.metrics import read_metrics
+from bert_jax.train.runs.checkpoint import (
     BEST,
     NEWEST,
     Checkpoints,
     Identity,
     open_weights,
 )
-from bert_jax.train.loop import Stage, run_loop
-from bert_jax.train.losses import Mean
-from bert_jax.train.mesh import make_mesh
-from bert_jax.train.metrics import read_metrics
 from bert_jax.train.sharding import replicated
 from bert_jax.train.step import TrainState
 from bert_jax.train.stop_request import InterruptedRunError

@@ -15,9 +15,9 @@ from small_states import small_state
 from bert_jax.config import MeshConfig, OptimizerConfig
 from bert_jax.data.hashes import json_sha256
 from bert_jax.model import pretraining
-from bert_jax.train.checkpoint import Checkpoints, Identity
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.optimizer import make_optimizer
+from bert_jax.train.runs.checkpoint import Checkpoints, Identity
 from bert_jax.train.schedules import make_schedule
 from bert_jax.train.step import abstract_state, init_state
 from bert_jax.train.tensors import describe, tensors_sha256

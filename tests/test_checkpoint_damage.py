@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks.damage import UNUSED, damage_one, files_of
-from bert_jax.train.checkpoint import Checkpoints
-from bert_jax.train.checkpoint_files import damage_of
-from bert_jax.train.checkpoint_fit import Identity
+from bert_jax.train.runs.checkpoint import Checkpoints
+from bert_jax.train.runs.checkpoint_files import damage_of
+from bert_jax.train.runs.checkpoint_fit import Identity
 from bert_jax.train.step import TrainState
 
 NUM_DAMAGES = 60

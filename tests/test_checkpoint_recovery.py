@@ -9,12 +9,12 @@ from small_states import small_state
 
 from bert_jax.config import LoopConfig, PretrainConfig
 from bert_jax.data.json_file import read_json
-from bert_jax.train import checkpoint_mirror
-from bert_jax.train.checkpoint import Checkpoints
-from bert_jax.train.checkpoint_files import damage_of
-from bert_jax.train.checkpoint_fit import Identity
-from bert_jax.train.checkpoint_mirror import Mirror, steps_in
-from bert_jax.train.run import RunInfo, load_run, start_run
+from bert_jax.train.runs import checkpoint_mirror
+from bert_jax.train.runs.checkpoint import Checkpoints
+from bert_jax.train.runs.checkpoint_files import damage_of
+from bert_jax.train.runs.checkpoint_fit import Identity
+from bert_jax.train.runs.checkpoint_mirror import Mirror, steps_in
+from bert_jax.train.runs.run import RunInfo, load_run, start_run
 
 
 @pytest.fixture(scope="module")

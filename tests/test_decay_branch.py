@@ -20,15 +20,15 @@ from bert_jax.config import (
 from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.train import loop
 from bert_jax.train.averaging import AVERAGE
-from bert_jax.train.checkpoint import Checkpoints
-from bert_jax.train.evaluate import evaluate_run
+from bert_jax.train.inference.evaluate import evaluate_run
 from bert_jax.train.initial import load_params
 from bert_jax.train.mesh import make_mesh
-from bert_jax.train.metrics import read_metrics
 from bert_jax.train.moments import moments_of
+from bert_jax.train.monitoring.metrics import read_metrics
 from bert_jax.train.pretrain import pretrain
 from bert_jax.train.program import pretrain_program
-from bert_jax.train.run import load_run
+from bert_jax.train.runs.checkpoint import Checkpoints
+from bert_jax.train.runs.run import load_run
 from bert_jax.train.stop_request import InterruptedRunError
 
 # Each case trains a whole run.

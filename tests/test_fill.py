@@ -12,7 +12,7 @@ from random_runs import random_run
 from bert_jax import cli
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.exchange.export import export_run
-from bert_jax.train.fill import Filler
+from bert_jax.train.inference.fill import Filler
 
 TEXTS = (
     "A [MASK] river.",

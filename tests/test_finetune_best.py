@@ -17,14 +17,14 @@ from bert_jax.config import (
 from bert_jax.data.json_file import read_json
 from bert_jax.train import finetune as finetuning
 from bert_jax.train import loop
-from bert_jax.train.checkpoint import Checkpoints
-from bert_jax.train.evaluate import evaluate_run
 from bert_jax.train.finetune import finetune
+from bert_jax.train.inference.evaluate import evaluate_run
+from bert_jax.train.inference.predict import Predictor
 from bert_jax.train.initial import load_params
 from bert_jax.train.lora import PART
 from bert_jax.train.mesh import make_mesh
-from bert_jax.train.predict import Predictor
-from bert_jax.train.run import load_run
+from bert_jax.train.runs.checkpoint import Checkpoints
+from bert_jax.train.runs.run import load_run
 from bert_jax.train.stop_request import InterruptedRunError
 from bert_jax.train.tasks.task import Judged
 from bert_jax.train.tensors import tensors_sha256

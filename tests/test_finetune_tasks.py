@@ -22,10 +22,10 @@ from bert_jax.data.json_file import read_json
 from bert_jax.exchange.export import export_run
 from bert_jax.train import logits, loop
 from bert_jax.train.baselines import baselines
-from bert_jax.train.evaluate import evaluate_run
 from bert_jax.train.finetune import finetune
-from bert_jax.train.predict import Predictor
-from bert_jax.train.run import load_run, load_run_config
+from bert_jax.train.inference.evaluate import evaluate_run
+from bert_jax.train.inference.predict import Predictor
+from bert_jax.train.runs.run import load_run, load_run_config
 from bert_jax.train.stop_request import InterruptedRunError
 from bert_jax.train.tasks import TASKS
 

@@ -16,8 +16,8 @@ from bert_jax.config import (
 )
 from bert_jax.data.labelled.texts import LabelledTexts
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
-from bert_jax.train.predict import Predictor
-from bert_jax.train.run import load_run, load_run_config
+from bert_jax.train.inference.predict import Predictor
+from bert_jax.train.runs.run import load_run, load_run_config
 from bert_jax.train.task_data import fitting_length, load_task_data
 from bert_jax.train.task_files import read_examples
 from bert_jax.train.tasks import TASKS

@@ -13,7 +13,7 @@ from small_pretraining import SMALL, one_device  # noqa: F401
 from bert_jax import cli
 from bert_jax.runtime.jax_settings import OURS
 from bert_jax.train import planned_steps
-from bert_jax.train.metrics import read_metrics
+from bert_jax.train.monitoring.metrics import read_metrics
 from bert_jax.train.planned_steps import PlannedSteps
 
 

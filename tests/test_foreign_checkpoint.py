@@ -11,7 +11,7 @@ from bert_jax import cli
 from bert_jax.commands.settled import settled
 from bert_jax.exchange.portable import PortableModel
 from bert_jax.exchange.write_huggingface import write_huggingface
-from bert_jax.train.run import load_run
+from bert_jax.train.runs.run import load_run
 
 CONFIG = """
 from bert_jax.config import DataConfig, PretrainConfig

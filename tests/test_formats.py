@@ -187,7 +187,11 @@ def test_empty_documents_are_counted(tmp_path):
         ("a.txt", "text".encode("utf-16"), "UTF-16.* iconv -f UTF-16 -t UTF-8"),
         ("a.txt", "text".encode("utf-32"), "UTF-32"),
         ("a.txt", "text and more".encode("utf-16-le"), "is UTF-16LE without a mark"),
-        ("a.txt", "text and more".encode("utf-16-be"), "is UTF-16BE .*iconv -f UTF-16BE"),
+        (
+            "a.txt",
+            "text and more".encode("utf-16-be"),
+            "is UTF-16BE .*iconv -f UTF-16BE",
+        ),
         ("a.txt", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\1", "is not text; .* Take the"),
         ("a.bin", bytes(range(256)), "is not text"),
         ("a.txt", b' {"text": "' + b"x" * 99_999, r"is JSON, .* Call it \.jsonl"),

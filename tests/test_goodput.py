@@ -3,7 +3,7 @@ import json
 import pytest
 
 from bert_jax.data.json_file import write_json
-from bert_jax.train.goodput import CATEGORIES, Goodput
+from bert_jax.train.monitoring.goodput import CATEGORIES, Goodput
 
 
 class Clock:

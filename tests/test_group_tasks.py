@@ -14,11 +14,11 @@ from bert_jax import cli
 from bert_jax.exchange.export import export_run
 from bert_jax.train import finetune as finetuning
 from bert_jax.train import logits
-from bert_jax.train.embed import Embedder
-from bert_jax.train.evaluate import evaluate_run
+from bert_jax.train.inference.embed import Embedder
+from bert_jax.train.inference.evaluate import evaluate_run
+from bert_jax.train.inference.predict import Predictor
 from bert_jax.train.mesh import make_mesh
-from bert_jax.train.predict import Predictor
-from bert_jax.train.run import load_run, load_run_config
+from bert_jax.train.runs.run import load_run, load_run_config
 
 
 @pytest.fixture(scope="module", autouse=True)

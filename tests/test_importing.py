@@ -15,6 +15,7 @@ from bert_jax.exchange.importing import describe, import_run
 from bert_jax.exchange.portable import PortableModel
 from bert_jax.exchange.tensors import flatten, unflatten
 from bert_jax.exchange.write_huggingface import write_huggingface
+from bert_jax.train.inference.predict import Predictor
 from bert_jax.train.initial import (
     check_start,
     load_params,
@@ -22,8 +23,7 @@ from bert_jax.train.initial import (
     start_pretraining,
 )
 from bert_jax.train.mesh import make_mesh
-from bert_jax.train.predict import Predictor
-from bert_jax.train.run import load_run
+from bert_jax.train.runs.run import load_run
 from bert_jax.train.tensors import tensors_sha256
 
 LABELS = ("down", "level", "up")

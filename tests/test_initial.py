@@ -14,12 +14,12 @@ from bert_jax.config import DataConfig, MeshConfig, OptimizerConfig, PretrainCon
 from bert_jax.config_json import to_values
 from bert_jax.data.json_file import write_json
 from bert_jax.model import pretraining
-from bert_jax.train.checkpoint import Checkpoints
 from bert_jax.train.initial import encoder_hashes, start_encoder, start_pretraining
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.moments import Moments, moments_of, with_moments
 from bert_jax.train.optimizer import make_optimizer
-from bert_jax.train.run import RunInfo
+from bert_jax.train.runs.checkpoint import Checkpoints
+from bert_jax.train.runs.run import RunInfo
 from bert_jax.train.schedules import make_schedule
 from bert_jax.train.step import abstract_state, init_state
 

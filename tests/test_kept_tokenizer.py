@@ -12,8 +12,8 @@ from bert_jax.data.tokenizers.saved_tokenizer import open_tokenizer
 from bert_jax.exchange.importing import import_run
 from bert_jax.exchange.read_huggingface import read_huggingface
 from bert_jax.exchange.tokenizer import save_huggingface_tokenizer
-from bert_jax.train.fill import Filler
-from bert_jax.train.run import load_run_tokenizer
+from bert_jax.train.inference.fill import Filler
+from bert_jax.train.runs.run import load_run_tokenizer
 
 TEXTS = ["The river is long.", "Stones, <unk> and  rivers\n", "École 日本"]
 SMALL = {

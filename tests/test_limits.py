@@ -25,12 +25,12 @@ from bert_jax.limits import check_ids, check_range
 from bert_jax.model import pretraining
 from bert_jax.model.text_heads import CLASSIFIER
 from bert_jax.train import held_out
-from bert_jax.train.checkpoint import Identity
 from bert_jax.train.logits import BatchedLogits
 from bert_jax.train.loop import Stage, run_loop
 from bert_jax.train.losses import pretrain_loss
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.optimizer import make_optimizer
+from bert_jax.train.runs.checkpoint import Identity
 from bert_jax.train.schedules import make_schedule
 from bert_jax.train.tasks import TASKS
 

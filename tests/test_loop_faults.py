@@ -12,13 +12,14 @@ import optax
 import pytest
 
 from bert_jax.config import LoopConfig, MeshConfig
-from bert_jax.train import loop, run_lock
+from bert_jax.train import loop
 from bert_jax.train.averaging import with_average
-from bert_jax.train.checkpoint import Identity
 from bert_jax.train.loop import Stage, run_loop
 from bert_jax.train.losses import Mean
 from bert_jax.train.mesh import make_mesh
-from bert_jax.train.metrics import NotFiniteError, read_metrics
+from bert_jax.train.monitoring.metrics import NotFiniteError, read_metrics
+from bert_jax.train.runs import run_lock
+from bert_jax.train.runs.checkpoint import Identity
 from bert_jax.train.sharding import replicated
 from bert_jax.train.step import TrainState
 from bert_jax.train.stop_request import InterruptedRunError

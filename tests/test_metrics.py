@@ -9,11 +9,11 @@ from conftest import IN_CI
 from benchmarks import same_run
 from bert_jax.config import FinetuneConfig, LoopConfig, PretrainConfig
 from bert_jax.data.json_file import read_json, write_json
-from bert_jax.train import metrics
 from bert_jax.train.finetune import finetune
 from bert_jax.train.flops import Work
 from bert_jax.train.losses import Mean
-from bert_jax.train.metrics import (
+from bert_jax.train.monitoring import metrics
+from bert_jax.train.monitoring.metrics import (
     MetricsLog,
     NotFiniteError,
     Window,
@@ -21,8 +21,8 @@ from bert_jax.train.metrics import (
     peak_memory,
     read_metrics,
 )
+from bert_jax.train.monitoring.sinks import WeightsAndBiases, check_sinks, shown_points
 from bert_jax.train.pretrain import pretrain
-from bert_jax.train.sinks import WeightsAndBiases, check_sinks, shown_points
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from bert_jax.data.prepared.corpus import open_corpus
 from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.data.prepared.leaks import describe_leaks
 from bert_jax.data.tokenizers.vocabulary import train_sentencepiece
-from bert_jax.train.metrics import read_metrics
+from bert_jax.train.monitoring.metrics import read_metrics
 from bert_jax.train.train_rows import open_train_rows
 
 SHARES = (0.5, 0.0, 0.3, 0.2)

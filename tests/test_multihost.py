@@ -22,11 +22,11 @@ from processes import is_running
 
 from bert_jax.config import MeshConfig
 from bert_jax.train import pretrain as pretraining
-from bert_jax.train.evaluate import evaluate_run
 from bert_jax.train.finetune import finetune
+from bert_jax.train.inference.evaluate import evaluate_run
+from bert_jax.train.inference.predict import Predictor
 from bert_jax.train.initial import load_params
 from bert_jax.train.mesh import make_mesh
-from bert_jax.train.predict import Predictor
 from bert_jax.train.pretrain import pretrain
 from bert_jax.train.tensors import tensors_sha256
 
@@ -293,7 +293,7 @@ def test_a_run_directory_that_is_not_shared_is_refused(folder):
 SHORT_WAIT = """
 import sys
 from bert_jax import cli
-from bert_jax.train import run
+from bert_jax.train.runs import run
 run._VISIBLE_SECS = 1.0
 cli.main(sys.argv[1:])
 """

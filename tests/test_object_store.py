@@ -22,11 +22,12 @@ from bert_jax.config.address import address_of
 from bert_jax.data import object_store
 from bert_jax.data.object_store import StoreFolder
 from bert_jax.data.prepared.dataset import open_dataset
-from bert_jax.train import loop, run_in_store, store_lock
-from bert_jax.train.checkpoint import Checkpoints
-from bert_jax.train.checkpoint_fit import Identity
-from bert_jax.train.checkpoint_mirror import mirror_of, steps_in
-from bert_jax.train.run_in_store import fetch_run, trained_in_store
+from bert_jax.train import loop
+from bert_jax.train.runs import run_in_store, store_lock
+from bert_jax.train.runs.checkpoint import Checkpoints
+from bert_jax.train.runs.checkpoint_fit import Identity
+from bert_jax.train.runs.checkpoint_mirror import mirror_of, steps_in
+from bert_jax.train.runs.run_in_store import fetch_run, trained_in_store
 from bert_jax.train.stop_request import InterruptedRunError
 
 RUN = "memory://bucket/runs/one"

@@ -23,10 +23,10 @@ from bert_jax.config import (
 from bert_jax.data.batches.rows import open_rows
 from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.train import loop
-from bert_jax.train.evaluate import evaluate_run
+from bert_jax.train.inference.evaluate import evaluate_run
 from bert_jax.train.initial import load_params
 from bert_jax.train.mesh import make_mesh
-from bert_jax.train.metrics import read_metrics
+from bert_jax.train.monitoring.metrics import read_metrics
 from bert_jax.train.pretrain import pretrain
 from bert_jax.train.stop_request import InterruptedRunError
 

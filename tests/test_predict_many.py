@@ -14,8 +14,8 @@ from bert_jax import cli
 from bert_jax.commands import text_input
 from bert_jax.data.atomic_file import open_atomically
 from bert_jax.data.labelled.unlabelled import Unlabelled, from_lines
-from bert_jax.train.checkpoint import Checkpoints
-from bert_jax.train.predict import Predictor
+from bert_jax.train.inference.predict import Predictor
+from bert_jax.train.runs.checkpoint import Checkpoints
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import pytest
 from toy_training import NUM_STEPS, toy, train
 
 from bert_jax.config import LoopConfig
-from bert_jax.train.history import load_history
-from bert_jax.train.metrics import NotFiniteError, read_metrics
+from bert_jax.train.monitoring.metrics import NotFiniteError, read_metrics
+from bert_jax.train.monitoring.watch import GoBackError, StepNumbers, Watch
+from bert_jax.train.runs.history import load_history
 from bert_jax.train.tensors import tensors_sha256
-from bert_jax.train.watch import GoBackError, StepNumbers, Watch
 
 ROW = dict.fromkeys((13, 14, 15), "input")
 

@@ -6,10 +6,10 @@ import pytest
 from prepared_corpus import other_tokenizer
 
 from bert_jax.config import OptimizerConfig, PhaseConfig, PretrainConfig
-from bert_jax.train import checkpoint_recovery
-from bert_jax.train.history import Change, add_event
-from bert_jax.train.resumed_with import resumed_with
-from bert_jax.train.run import RunInfo, start_run
+from bert_jax.train.runs import checkpoint_recovery
+from bert_jax.train.runs.history import Change, add_event
+from bert_jax.train.runs.resumed_with import resumed_with
+from bert_jax.train.runs.run import RunInfo, start_run
 
 CONFIG = PretrainConfig(num_steps=1_000, next_phases=(PhaseConfig(num_steps=100),))
 

@@ -24,7 +24,7 @@ from bert_jax.config import (
 from bert_jax.data import atomic_file, json_file
 from bert_jax.data.json_file import read_json, write_json
 from bert_jax.data.tokenizers import tokenizer as tokenizer_module
-from bert_jax.train.run import RunInfo, load_run, load_run_config, start_run
+from bert_jax.train.runs.run import RunInfo, load_run, load_run_config, start_run
 
 CONFIG = PretrainConfig()
 

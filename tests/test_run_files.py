@@ -14,11 +14,16 @@ from bert_jax.config import FinetuneConfig, LoopConfig, MeshConfig
 from bert_jax.data.json_file import read_json, write_json
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.data.tokenizers.tokenizer import METADATA_FILE
-from bert_jax.train.checkpoint_list import list_checkpoints
 from bert_jax.train.initial import start_encoder
 from bert_jax.train.mesh import make_mesh
-from bert_jax.train.metrics import MetricsLog, read_metrics
-from bert_jax.train.run import finished_results, load_run, load_run_config, start_run
+from bert_jax.train.monitoring.metrics import MetricsLog, read_metrics
+from bert_jax.train.runs.checkpoint_list import list_checkpoints
+from bert_jax.train.runs.run import (
+    finished_results,
+    load_run,
+    load_run_config,
+    start_run,
+)
 
 
 def flipped(content: bytes, place: int) -> bytes:

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from bert_jax.train import run_lock
-from bert_jax.train.run_lock import RunLock, only_trainer
+from bert_jax.train.runs import run_lock
+from bert_jax.train.runs.run_lock import RunLock, only_trainer
 
 ELSEWHERE = {"host": "elsewhere", "pid": 7, "since": "yesterday", "id": "x"}
 

@@ -17,7 +17,7 @@ from bert_jax.config import (
     PhaseConfig,
     PretrainConfig,
 )
-from bert_jax.train.run import RunInfo, start_run
+from bert_jax.train.runs.run import RunInfo, start_run
 
 CONFIG_FILE = """
 from bert_jax.config import DataConfig, ModelConfig, PretrainConfig

@@ -10,7 +10,7 @@ from bert_jax.data.labelled.text_pairs import TextPairs
 from bert_jax.data.labelled.texts import LabelledTexts
 from bert_jax.data.labelled.word_places import places_of_words
 from bert_jax.data.labelled.words import TaggedSentences
-from bert_jax.train.significance import _Scorer, differences, run_weights
+from bert_jax.train.sweeps.significance import _Scorer, differences, run_weights
 from bert_jax.train.tasks import task_named
 from bert_jax.train.tasks.task import Judged
 

@@ -434,7 +434,7 @@ def test_the_program_is_quiet_when_its_reader_goes():
 def test_prediction_starts_without_the_packages_of_scores():
     """They would be a third of the time until the first prediction."""
     program = (
-        "import sys, bert_jax.train.predict\n"
+        "import sys, bert_jax.train.inference.predict\n"
         "slow = ('sklearn', 'scipy.stats', 'scipy.optimize')\n"
         "print([name for name in slow if name in sys.modules])"
     )

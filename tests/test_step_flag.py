@@ -8,10 +8,10 @@ from random_runs import random_run
 
 from bert_jax import cli
 from bert_jax.serve.served import load_served
-from bert_jax.train.checkpoint import Checkpoints
-from bert_jax.train.embed import Embedder
-from bert_jax.train.fill import Filler
-from bert_jax.train.run import load_run
+from bert_jax.train.inference.embed import Embedder
+from bert_jax.train.inference.fill import Filler
+from bert_jax.train.runs.checkpoint import Checkpoints
+from bert_jax.train.runs.run import load_run
 from bert_jax.train.step import TrainState
 
 TEXT = "A [MASK] river."

@@ -24,24 +24,25 @@ from bert_jax.data.json_file import read_json
 from bert_jax.data.labelled.draws import fold_numbers
 from bert_jax.data.labelled.texts import LabelledTexts
 from bert_jax.train import finetune as finetuning
-from bert_jax.train import loop, sweep_at_once
-from bert_jax.train.compare import compare
+from bert_jax.train import loop
 from bert_jax.train.finetune import finetune
 from bert_jax.train.held_out_logits import load_logits
+from bert_jax.train.inference.predict import Predictor
 from bert_jax.train.losses import Mean
 from bert_jax.train.mesh import make_mesh
-from bert_jax.train.metrics import NotFiniteError
-from bert_jax.train.predict import Predictor
-from bert_jax.train.run import (
+from bert_jax.train.monitoring.metrics import NotFiniteError
+from bert_jax.train.runs.run import (
     load_results,
     load_run,
     load_run_config,
     load_run_tokenizer,
 )
 from bert_jax.train.stop_request import InterruptedRunError
-from bert_jax.train.sweep import _Runs, sweep
-from bert_jax.train.sweep_grid import load_member_data, members_of
-from bert_jax.train.sweep_summary import spread
+from bert_jax.train.sweeps import at_once as sweep_at_once
+from bert_jax.train.sweeps.compare import compare
+from bert_jax.train.sweeps.grid import load_member_data, members_of
+from bert_jax.train.sweeps.summary import spread
+from bert_jax.train.sweeps.sweep import _Runs, sweep
 from bert_jax.train.task_files import read_held_out
 from bert_jax.train.tasks import task_of
 
@@ -99,7 +100,7 @@ def quick(monkeypatch):
             cfg, run, data, judged, step=5, evaluation=scores, elapsed_secs=1.0
         )
 
-    monkeypatch.setattr("bert_jax.train.sweep.finetune", answers)
+    monkeypatch.setattr("bert_jax.train.sweeps.sweep.finetune", answers)
 
 
 GRID = SweepConfig(seeds=(0, 1), learning_rates=(1e-3, 5e-3), at_once=4)

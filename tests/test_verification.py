@@ -8,7 +8,7 @@ import optax
 import pytest
 from toy_training import OPTIMIZER, toy, train
 
-from bert_jax.train.metrics import read_metrics
+from bert_jax.train.monitoring.metrics import read_metrics
 from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.schedules import make_schedule
 from bert_jax.train.tensors import path_name, tensors_sha256

@@ -9,8 +9,8 @@ import pytest
 from test_channel import Trio
 from test_start import environment
 
-from bert_jax.train import watchdog
-from bert_jax.train.watchdog import Watchdog
+from bert_jax.train.monitoring import watchdog
+from bert_jax.train.monitoring.watchdog import Watchdog
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_a_process_that_plans_an_epoch_keeps_the_watchdogs_of_the_others_quiet(
 def test_it_prints_all_stacks_and_ends_with_the_code_for_a_restart():
     program = (
         "import threading\n"
-        "from bert_jax.train import watchdog\n"
+        "from bert_jax.train.monitoring import watchdog\n"
         "watchdog._LEAST_SECS = watchdog._LOOK_SECS = 0.01\n"
         "def hangs(): threading.Event().wait()\n"
         "threading.Thread(target=hangs, daemon=True).start()\n"

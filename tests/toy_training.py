@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.config import LoopConfig, MeshConfig, ModelConfig, OptimizerConfig
-from bert_jax.train.checkpoint import Identity
 from bert_jax.train.diagnosis import diagnose
 from bert_jax.train.loop import run_loop
 from bert_jax.train.losses import Mean
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.objectives import Objective
 from bert_jax.train.optimizer import make_optimizer
+from bert_jax.train.runs.checkpoint import Identity
 from bert_jax.train.schedules import make_schedule
 from bert_jax.train.stage import Stage
 from bert_jax.train.step import abstract_state, compile_step, init_state

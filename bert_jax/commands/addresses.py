@@ -37,7 +37,7 @@ def _local(
     from bert_jax.commands.checkpoints import ListCheckpoints
     from bert_jax.commands.replay import Replay
     from bert_jax.commands.training import Finetune, Pretrain
-    from bert_jax.train.run_in_store import fetch_run, trained_in_store
+    from bert_jax.train.runs.run_in_store import fetch_run, trained_in_store
 
     if flag in _FILES:
         return fetch_run(address, "none")

@@ -19,7 +19,7 @@ class ListCheckpoints:
     """Print one JSON object for each checkpoint. Default: a table."""
 
     def run(self) -> None:
-        from bert_jax.train.checkpoint_list import list_checkpoints, table
+        from bert_jax.train.runs.checkpoint_list import list_checkpoints, table
 
         found = list_checkpoints(self.run_dir)
         if self.json:

@@ -59,7 +59,7 @@ class Embed:
         import numpy as np
 
         from bert_jax.data.atomic_file import write_atomically
-        from bert_jax.train.embed import Embedder
+        from bert_jax.train.inference.embed import Embedder
         from bert_jax.train.tasks.embeddings import normalised
 
         embedder = Embedder(

@@ -68,7 +68,7 @@ class Fill:
         import jax
 
         from bert_jax.runtime.compile_cache import use_compile_cache
-        from bert_jax.train.fill import Filler
+        from bert_jax.train.inference.fill import Filler
 
         use_compile_cache(self.compile_cache, jax.local_devices()[:1])
         found = Filler(self.run_dir, step=self.step, top=self.top).lines(parts, where)

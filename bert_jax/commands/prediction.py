@@ -67,7 +67,7 @@ class Predict:
         import jax
 
         from bert_jax.runtime.compile_cache import use_compile_cache
-        from bert_jax.train.predict import Predictor, is_empty
+        from bert_jax.train.inference.predict import Predictor, is_empty
 
         use_compile_cache(self.compile_cache, jax.local_devices()[:1])
         predictor = Predictor(self.run_dir, step=self.step)

@@ -9,7 +9,7 @@ from bert_jax.commands.foreign_checkpoint import import_checkpoint
 from bert_jax.commands.raw_flags import is_given
 from bert_jax.config import EXTENDABLE, ModelConfig, PretrainConfig
 from bert_jax.data.prepared.dataset import open_dataset
-from bert_jax.train.run import load_run
+from bert_jax.train.runs.run import load_run
 
 
 def settled(command: Any) -> Any:

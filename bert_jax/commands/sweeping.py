@@ -53,7 +53,7 @@ class Sweep:
         from bert_jax.commands.settled import settled
         from bert_jax.runtime.compile_cache import use_compile_cache
         from bert_jax.runtime.distributed import taking_part
-        from bert_jax.train.sweep import sweep
+        from bert_jax.train.sweeps.sweep import sweep
 
         for flag, of_grid in _IN_THE_GRID.items():
             require(
@@ -95,7 +95,7 @@ class Compare:
 
     def run(self) -> None:
         from bert_jax.data.atomic_file import write_atomically
-        from bert_jax.train.compare import compare, describe
+        from bert_jax.train.sweeps.compare import compare, describe
 
         require(self.resamples > 0, f"--resamples {self.resamples} must be positive.")
         with Bar("resamples", unit_scale=False) as bar:

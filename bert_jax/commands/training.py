@@ -100,7 +100,7 @@ class Finetune:
         from bert_jax.runtime.compile_cache import use_compile_cache
         from bert_jax.runtime.distributed import taking_part
         from bert_jax.train.finetune import finetune
-        from bert_jax.train.run import load_run
+        from bert_jax.train.runs.run import load_run
         from bert_jax.train.tasks import task_of
 
         with taking_part(self.cluster), on_this_machine(self) as here:
@@ -158,7 +158,7 @@ class Evaluate:
 
     def run(self) -> None:
         from bert_jax.runtime.distributed import taking_part
-        from bert_jax.train.evaluate import evaluate_run
+        from bert_jax.train.inference.evaluate import evaluate_run
 
         with taking_part(self.cluster), on_this_machine(self) as here:
             with Bar("batches", unit_scale=False) as bar:
@@ -181,9 +181,9 @@ def file_settings(run: pathlib.Path, given: FileConfig, command: str) -> FileCon
         FileNotFoundError: there is no run.
         ValueError: the run reads no labelled files, but there are flags for them.
     """
-    from bert_jax.train.predict import prediction_file
-    from bert_jax.train.run import load_run_config
-    from bert_jax.train.run_in_store import fetch_run
+    from bert_jax.train.inference.predict import prediction_file
+    from bert_jax.train.runs.run import load_run_config
+    from bert_jax.train.runs.run_in_store import fetch_run
 
     cfg = load_run_config(fetch_run(run, "none"))
     if isinstance(cfg, FinetuneConfig):

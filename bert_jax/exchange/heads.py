@@ -7,7 +7,7 @@ from bert_jax.exchange.source import Source
 from bert_jax.exchange.tensors import Head, Params
 from bert_jax.model import pretraining
 from bert_jax.model.random_bits import root_key
-from bert_jax.train.run import RunInfo
+from bert_jax.train.runs.run import RunInfo
 from bert_jax.train.tasks import TASKS, Task, task_named, task_of
 
 # What is left of a pretraining model without pooler and next-sentence head.

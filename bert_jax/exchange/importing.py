@@ -36,10 +36,10 @@ from bert_jax.exchange.tensors import (
     unflatten,
 )
 from bert_jax.runtime.jax_settings import our_settings
-from bert_jax.train.checkpoint import Checkpoints
 from bert_jax.train.moments import Moments, with_moments
 from bert_jax.train.optimizer import make_optimizer
-from bert_jax.train.run import RunInfo, start_run
+from bert_jax.train.runs.checkpoint import Checkpoints
+from bert_jax.train.runs.run import RunInfo, start_run
 from bert_jax.train.schedules import make_schedule
 from bert_jax.train.step import TrainState, init_state
 from bert_jax.train.tasks import Task

@@ -23,9 +23,9 @@ from bert_jax.exchange.libraries import library
 from bert_jax.exchange.portable import INPUTS
 from bert_jax.exchange.write_onnx import MODEL_FILE
 from bert_jax.model.rows import MASKED_SCORE
+from bert_jax.train.inference.predict import Predictor
 from bert_jax.train.logits import Part, held_out_batches, in_order
-from bert_jax.train.predict import Predictor
-from bert_jax.train.run import load_run_config
+from bert_jax.train.runs.run import load_run_config
 from bert_jax.train.task_files import read_held_out
 from bert_jax.train.tasks.task import Judged
 

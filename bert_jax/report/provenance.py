@@ -9,7 +9,7 @@ from typing import Any, Literal
 from bert_jax.config import FinetuneConfig
 from bert_jax.data.plural import plural
 from bert_jax.report.runs import Run
-from bert_jax.train.history import load_history
+from bert_jax.train.runs.history import load_history
 
 Start = Literal["pretrained", "earlier", "foreign", "random"]
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from bert_jax import config_json
 from bert_jax.config import FinetuneConfig, PretrainConfig
 from bert_jax.train import initial
-from bert_jax.train.metrics import read_metrics
-from bert_jax.train.run import RunInfo, load_results, load_run, load_run_config
+from bert_jax.train.monitoring.metrics import read_metrics
+from bert_jax.train.runs.run import RunInfo, load_results, load_run, load_run_config
 from bert_jax.train.tasks.task import Metric
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bert_jax.data.labelled.examples import Text
-from bert_jax.train.fill import Filler
-from bert_jax.train.predict import Predictor
-from bert_jax.train.run import RunInfo, load_run
+from bert_jax.train.inference.fill import Filler
+from bert_jax.train.inference.predict import Predictor
+from bert_jax.train.runs.run import RunInfo, load_run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

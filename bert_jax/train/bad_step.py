@@ -23,12 +23,12 @@ from bert_jax.runtime.agreement import on_first_host
 from bert_jax.runtime.distributed import fetch
 from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train import sharding
-from bert_jax.train.checkpoint import Checkpoints, Identity
 from bert_jax.train.diagnosis import diagnose
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.placement import global_batch
 from bert_jax.train.program import pretrain_program
-from bert_jax.train.run import load_run, load_run_config, load_run_tokenizer
+from bert_jax.train.runs.checkpoint import Checkpoints, Identity
+from bert_jax.train.runs.run import load_run, load_run_config, load_run_tokenizer
 from bert_jax.train.step import TrainState, abstract_state
 from bert_jax.train.tasks import task_of
 from bert_jax.train.tuning import make_tuning

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from bert_jax.runtime.agreement import on_first_host
-from bert_jax.train.checkpoint import BEST, Checkpoints, Identity
+from bert_jax.train.runs.checkpoint import BEST, Checkpoints, Identity
 from bert_jax.train.step import TrainState
 from bert_jax.train.tasks.task import Metric
 

@@ -24,15 +24,16 @@ from bert_jax.train.diagnosis import diagnose
 from bert_jax.train.flops import counted_flops
 from bert_jax.train.hardest import hardest
 from bert_jax.train.held_out_logits import save_logits
-from bert_jax.train.history import add_event
 from bert_jax.train.initial import load_params, start_encoder
 from bert_jax.train.logits import BatchedLogits
 from bert_jax.train.loop import Stage, Trained, run_loop
 from bert_jax.train.memory import check_memory
 from bert_jax.train.mesh import device_name, make_mesh
+from bert_jax.train.monitoring.sinks import check_sinks
 from bert_jax.train.placement import row_parts
-from bert_jax.train.resumed_with import resumed_with
-from bert_jax.train.run import (
+from bert_jax.train.runs.history import add_event
+from bert_jax.train.runs.resumed_with import resumed_with
+from bert_jax.train.runs.run import (
     RunInfo,
     agree_on_run,
     finished_results,
@@ -42,7 +43,6 @@ from bert_jax.train.run import (
     save_results,
     start_run,
 )
-from bert_jax.train.sinks import check_sinks
 from bert_jax.train.step import TrainState, abstract_state, compile_step
 from bert_jax.train.task_data import TaskData, load_task_data
 from bert_jax.train.tasks import Task

@@ -24,7 +24,7 @@ from bert_jax.model.random_bits import root_key
 from bert_jax.runtime.distributed import fetch
 from bert_jax.train import sharding
 from bert_jax.train.losses import Mean, masked_share, pretrain_loss, weighted
-from bert_jax.train.metrics import means_of
+from bert_jax.train.monitoring.metrics import means_of
 from bert_jax.train.placement import row_parts, to_devices
 
 # Seed of the masks and pairs of evaluation. No setting of a run changes it.

@@ -22,11 +22,11 @@ from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.model import pretraining
 from bert_jax.runtime.distributed import fetch
 from bert_jax.train import sharding
-from bert_jax.train.checkpoint import BEST, Checkpoints, open_weights
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.moments import Moments, moments_of
 from bert_jax.train.optimizer import make_optimizer
-from bert_jax.train.run import RunInfo, load_run, load_run_config
+from bert_jax.train.runs.checkpoint import BEST, Checkpoints, open_weights
+from bert_jax.train.runs.run import RunInfo, load_run, load_run_config
 from bert_jax.train.tasks import task_named
 from bert_jax.train.tensors import tensors_sha256
 

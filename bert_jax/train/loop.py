@@ -20,28 +20,28 @@ from bert_jax.runtime import process
 from bert_jax.runtime.start import protect
 from bert_jax.train.averaging import averaged
 from bert_jax.train.best import BestState, Selection
-from bert_jax.train.checkpoint import Checkpoints, Identity
-from bert_jax.train.checkpoint_mirror import mirror_of
 from bert_jax.train.flops import peak_flops, speeds
-from bert_jax.train.goodput import Goodput
-from bert_jax.train.metrics import (
+from bert_jax.train.monitoring.goodput import Goodput
+from bert_jax.train.monitoring.metrics import (
     MetricsLog,
     Window,
     duration,
     peak_memory,
     require_finite,
 )
-from bert_jax.train.pace import Pace
+from bert_jax.train.monitoring.pace import Pace
+from bert_jax.train.monitoring.profile import Profiler
+from bert_jax.train.monitoring.watch import GoBackError
+from bert_jax.train.monitoring.watchdog import Watchdog
 from bert_jax.train.placement import to_devices
-from bert_jax.train.profile import Profiler
 from bert_jax.train.recovery import Recovery
-from bert_jax.train.run_lock import RunLock, only_trainer
+from bert_jax.train.runs.checkpoint import Checkpoints, Identity
+from bert_jax.train.runs.checkpoint_mirror import mirror_of
+from bert_jax.train.runs.run_lock import RunLock, only_trainer
 from bert_jax.train.stage import Stage, Trained
 from bert_jax.train.step import TrainState
 from bert_jax.train.stop_request import InterruptedRunError, StoppedError, StopRequest
 from bert_jax.train.verification import verified
-from bert_jax.train.watch import GoBackError
-from bert_jax.train.watchdog import Watchdog
 
 
 def run_loop(

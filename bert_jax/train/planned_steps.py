@@ -20,7 +20,7 @@ from bert_jax.train.memory import check_memory
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.placement import row_parts, to_devices
 from bert_jax.train.program import pretrain_program
-from bert_jax.train.run import is_new_run, load_run_config
+from bert_jax.train.runs.run import is_new_run, load_run_config
 from bert_jax.train.train_rows import open_train_rows
 
 # Steps and seconds that the measurement takes at least. The longer of the two counts.

@@ -33,16 +33,17 @@ from bert_jax.train.held_out import (
     mask_examples,
     open_evaluator,
 )
-from bert_jax.train.history import add_event
 from bert_jax.train.initial import check_start, start_pretraining
 from bert_jax.train.loop import Stage, run_loop
 from bert_jax.train.memory import check_memory
 from bert_jax.train.mesh import device_name, make_mesh
 from bert_jax.train.moments import with_moments
+from bert_jax.train.monitoring.sinks import check_sinks
 from bert_jax.train.placement import row_parts
 from bert_jax.train.program import Program, phases_schedule, pretrain_program
-from bert_jax.train.resumed_with import resumed_with
-from bert_jax.train.run import (
+from bert_jax.train.runs.history import add_event
+from bert_jax.train.runs.resumed_with import resumed_with
+from bert_jax.train.runs.run import (
     RunInfo,
     agree_on_run,
     finished_results,
@@ -52,7 +53,6 @@ from bert_jax.train.run import (
     save_results,
     start_run,
 )
-from bert_jax.train.sinks import check_sinks
 from bert_jax.train.step import TrainState
 from bert_jax.train.tasks.task import Metric
 from bert_jax.train.train_rows import open_train_rows

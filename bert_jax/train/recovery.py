@@ -8,13 +8,18 @@ import jax
 from bert_jax.config import LoopConfig
 from bert_jax.runtime import process
 from bert_jax.train.bad_step import PLACE, save_bad_step
-from bert_jax.train.checkpoint import Checkpoints
 from bert_jax.train.diagnosis import bad_tensors
-from bert_jax.train.history import Rollback, add_event, load_history
-from bert_jax.train.metrics import WAY_OUT, MetricsLog, NotFiniteError, Window
+from bert_jax.train.monitoring.metrics import (
+    WAY_OUT,
+    MetricsLog,
+    NotFiniteError,
+    Window,
+)
+from bert_jax.train.monitoring.watch import GoBackError, StepNumbers, Watch
+from bert_jax.train.runs.checkpoint import Checkpoints
+from bert_jax.train.runs.history import Rollback, add_event, load_history
 from bert_jax.train.stage import Stage
 from bert_jax.train.step import TrainState, is_finite, pass_by
-from bert_jax.train.watch import GoBackError, StepNumbers, Watch
 
 
 class Recovery:

@@ -11,7 +11,7 @@ import statistics
 import sys
 
 from bert_jax.report.runs import Log
-from bert_jax.train.metrics import read_metrics
+from bert_jax.train.monitoring.metrics import read_metrics
 
 HERE = pathlib.Path(__file__).parent
 JUDGED = ("mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy")

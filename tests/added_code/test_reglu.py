@@ -16,8 +16,8 @@ from test_model import HIDDEN, MLM, apply
 from bert_jax import cli
 from bert_jax.exchange.families.registry import family_of_model
 from bert_jax.model import pretraining
-from bert_jax.train.metrics import read_metrics
-from bert_jax.train.run import load_run
+from bert_jax.train.monitoring.metrics import read_metrics
+from bert_jax.train.runs.run import load_run
 from bert_jax.train.sharding import param_specs
 
 

@@ -8,14 +8,14 @@ import pytest
 from bert_jax.config import LoopConfig, MeshConfig
 from bert_jax.config_json import to_values
 from bert_jax.data.json_file import write_json
-from bert_jax.train.checkpoint import Identity
 from bert_jax.train.flops import Work
-from bert_jax.train.goodput import CATEGORIES
 from bert_jax.train.loop import Stage, run_loop
 from bert_jax.train.losses import Mean
 from bert_jax.train.mesh import make_mesh
-from bert_jax.train.metrics import read_metrics
-from bert_jax.train.run import RunInfo
+from bert_jax.train.monitoring.goodput import CATEGORIES
+from bert_jax.train.monitoring.metrics import read_metrics
+from bert_jax.train.runs.checkpoint import Identity
+from bert_jax.train.runs.run import RunInfo
 from bert_jax.train.sharding import replicated
 from bert_jax.train.step import TrainState
 

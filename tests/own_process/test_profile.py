@@ -7,7 +7,7 @@ import pytest
 
 from bert_jax.config import LoopConfig
 from bert_jax.runtime import process
-from bert_jax.train.profile import Profiler
+from bert_jax.train.monitoring.profile import Profiler
 
 
 @pytest.fixture(scope="module")

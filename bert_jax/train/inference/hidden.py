@@ -23,7 +23,7 @@ from bert_jax.train import sharding
 from bert_jax.train.initial import load_params
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.placement import global_batch
-from bert_jax.train.run import load_run_config, load_run_tokenizer
+from bert_jax.train.runs.run import load_run_config, load_run_tokenizer
 
 _BATCH_SIZE = 8
 

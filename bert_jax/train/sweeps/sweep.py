@@ -13,23 +13,23 @@ import jax
 from bert_jax.config import FinetuneConfig, SweepConfig
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.runtime.agreement import on_first_host
-from bert_jax.train.checkpoint import BEST, NEWEST
 from bert_jax.train.finetune import finetune
-from bert_jax.train.metrics import NotFiniteError, duration
-from bert_jax.train.run import finished_results, load_run_tokenizer, save_results
-from bert_jax.train.sweep_at_once import (
+from bert_jax.train.monitoring.metrics import NotFiniteError, duration
+from bert_jax.train.runs.checkpoint import BEST, NEWEST
+from bert_jax.train.runs.run import finished_results, load_run_tokenizer, save_results
+from bert_jax.train.sweeps.at_once import (
     Part,
     finetune_at_once,
     number_that_fits,
     why_not,
 )
-from bert_jax.train.sweep_grid import (
+from bert_jax.train.sweeps.grid import (
     Member,
     load_member_data,
     members_of,
     quietly_loaded,
 )
-from bert_jax.train.sweep_summary import (
+from bert_jax.train.sweeps.summary import (
     Outcome,
     conclusion,
     score_out_of_fold,

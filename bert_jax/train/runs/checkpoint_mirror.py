@@ -14,8 +14,8 @@ from bert_jax.config import LoopConfig
 from bert_jax.config.address import address_of
 from bert_jax.data.atomic_file import write_atomically
 from bert_jax.data.object_store import StoreFolder, local_copy_of
-from bert_jax.train.checkpoint_files import damage_of
-from bert_jax.train.checkpoint_in_store import (
+from bert_jax.train.runs.checkpoint_files import damage_of
+from bert_jax.train.runs.checkpoint_in_store import (
     CHECKPOINTS,
     delete_checkpoint,
     get_checkpoint,

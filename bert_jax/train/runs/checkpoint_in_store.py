@@ -8,7 +8,7 @@ import pathlib
 import shutil
 
 from bert_jax.data.object_store import StoreFolder
-from bert_jax.train.checkpoint_files import MANIFEST_FILE, damage_of
+from bert_jax.train.runs.checkpoint_files import MANIFEST_FILE, damage_of
 
 CHECKPOINTS = "checkpoints"
 BEST = "best"

@@ -11,7 +11,7 @@ import statistics
 from typing import Any, NamedTuple
 
 from bert_jax.config import LoopConfig
-from bert_jax.train.metrics import WAY_OUT, NotFiniteError
+from bert_jax.train.monitoring.metrics import WAY_OUT, NotFiniteError
 
 # The standard deviation of normal numbers is their median absolute deviation times this.
 _DEVIATIONS = 1.4826

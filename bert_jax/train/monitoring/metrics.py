@@ -17,7 +17,7 @@ from bert_jax.data.atomic_file import write_atomically
 from bert_jax.runtime.agreement import on_first_host
 from bert_jax.train.flops import Work
 from bert_jax.train.losses import Mean
-from bert_jax.train.sinks import Sink, TensorBoard, WeightsAndBiases
+from bert_jax.train.monitoring.sinks import Sink, TensorBoard, WeightsAndBiases
 
 # What a step reports: undivided means by name, and the `Work` of its batch as "work".
 StepMetrics = dict[str, Any]

@@ -10,8 +10,8 @@ from bert_jax.config import FinetuneConfig, SweepConfig
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.train.aligned import aligned
 from bert_jax.train.held_out_logits import load_logits, save_logits
-from bert_jax.train.run import load_run_config
-from bert_jax.train.sweep_grid import Member, Setting, folds_of, whole_file
+from bert_jax.train.runs.run import load_run_config
+from bert_jax.train.sweeps.grid import Member, Setting, folds_of, whole_file
 from bert_jax.train.tasks import Task, task_of
 from bert_jax.train.tasks.task import Judged, Metric
 

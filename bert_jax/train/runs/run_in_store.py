@@ -20,8 +20,8 @@ from bert_jax.config.address import address_of
 from bert_jax.data.object_store import StoreFolder, alone_in, local_copy_of
 from bert_jax.runtime.agreement import on_first_host
 from bert_jax.runtime.start import protect
-from bert_jax.train.checkpoint_files import MANIFEST_FILE
-from bert_jax.train.checkpoint_in_store import (
+from bert_jax.train.runs.checkpoint_files import MANIFEST_FILE
+from bert_jax.train.runs.checkpoint_in_store import (
     BEST,
     CHECKPOINTS,
     PLACES,
@@ -30,10 +30,10 @@ from bert_jax.train.checkpoint_in_store import (
     put_checkpoint,
     steps_in_store,
 )
-from bert_jax.train.checkpoint_mirror import steps_in
-from bert_jax.train.checkpoint_recovery import DAMAGED, too_old
+from bert_jax.train.runs.checkpoint_mirror import steps_in
+from bert_jax.train.runs.checkpoint_recovery import DAMAGED, too_old
+from bert_jax.train.runs.store_lock import LOCK, StoreLock
 from bert_jax.train.stop_request import InterruptedRunError
-from bert_jax.train.store_lock import LOCK, StoreLock
 
 _SESSION = "session"  # names the last session that trained the run
 _POLL_SECS, _LONGEST_PAUSE_SECS = 1.0, 60.0

@@ -9,7 +9,7 @@ from typing import Any
 
 import orbax.checkpoint as ocp
 
-from bert_jax.train.checkpoint_files import MANIFEST, add_hashes
+from bert_jax.train.runs.checkpoint_files import MANIFEST, add_hashes
 
 # Orbax warns each time a directory is opened read-only; these warnings are expected.
 _EXPECTED = ("CheckpointManagerOptions.read_only=True", "Given directory is read only")

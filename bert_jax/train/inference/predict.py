@@ -17,7 +17,7 @@ from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train.initial import load_params
 from bert_jax.train.logits import BatchedLogits
 from bert_jax.train.mesh import make_mesh
-from bert_jax.train.run import load_results, load_run_config, load_run_tokenizer
+from bert_jax.train.runs.run import load_results, load_run_config, load_run_tokenizer
 from bert_jax.train.tasks import task_of
 from bert_jax.train.tasks.task import Judged
 

@@ -26,7 +26,7 @@ from bert_jax.train import sharding
 from bert_jax.train.initial import load_params
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.placement import global_batch
-from bert_jax.train.run import load_run, load_run_config, load_run_tokenizer
+from bert_jax.train.runs.run import load_run, load_run_config, load_run_tokenizer
 
 _BATCH_SIZES = (1, 8, 32)
 _NUM_MASKS = (1, 4, 16, 64)

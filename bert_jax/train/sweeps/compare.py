@@ -8,15 +8,15 @@ from bert_jax.config import FinetuneConfig
 from bert_jax.data.labelled.examples import EncodedExamples
 from bert_jax.train.aligned import aligned
 from bert_jax.train.held_out_logits import load_logits
-from bert_jax.train.run import (
+from bert_jax.train.runs.run import (
     load_results,
     load_run,
     load_run_config,
     load_run_tokenizer,
 )
-from bert_jax.train.significance import differences
-from bert_jax.train.sweep_grid import Setting, whole_file
-from bert_jax.train.sweep_summary import out_of_fold_path
+from bert_jax.train.sweeps.grid import Setting, whole_file
+from bert_jax.train.sweeps.significance import differences
+from bert_jax.train.sweeps.summary import out_of_fold_path
 from bert_jax.train.task_files import check_unchanged, read_held_out
 from bert_jax.train.tasks import Task, task_named, task_of
 from bert_jax.train.tasks.task import Judged

@@ -24,10 +24,14 @@ from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.runtime import process
 from bert_jax.runtime.agreement import agree, on_first_host
-from bert_jax.train.checkpoint_fit import Identity
-from bert_jax.train.checkpoint_mirror import SMALL_FILES, copy_small_files, mirror_of
-from bert_jax.train.run_lock import RunLock
-from bert_jax.train.run_settings import (
+from bert_jax.train.runs.checkpoint_fit import Identity
+from bert_jax.train.runs.checkpoint_mirror import (
+    SMALL_FILES,
+    copy_small_files,
+    mirror_of,
+)
+from bert_jax.train.runs.run_lock import RunLock
+from bert_jax.train.runs.run_settings import (
     LAYOUT,
     check_longer,
     comparable,

@@ -21,23 +21,27 @@ from bert_jax.runtime import process
 from bert_jax.runtime.agreement import agree, on_first_host
 from bert_jax.runtime.explanations import system_reason
 from bert_jax.train.averaging import AVERAGE
-from bert_jax.train.checkpoint_files import (
+from bert_jax.train.runs.checkpoint_files import (
     MANIFEST,
     check_files,
     read_manifest,
 )
-from bert_jax.train.checkpoint_fit import FORMAT_VERSION, Identity, check_fit
-from bert_jax.train.checkpoint_in_store import BEST, CHECKPOINTS
-from bert_jax.train.checkpoint_items import handlers, part_of, silence_expected_lines
-from bert_jax.train.checkpoint_mirror import Mirror, steps_in
-from bert_jax.train.checkpoint_recovery import (
+from bert_jax.train.runs.checkpoint_fit import FORMAT_VERSION, Identity, check_fit
+from bert_jax.train.runs.checkpoint_in_store import BEST, CHECKPOINTS
+from bert_jax.train.runs.checkpoint_items import (
+    handlers,
+    part_of,
+    silence_expected_lines,
+)
+from bert_jax.train.runs.checkpoint_mirror import Mirror, steps_in
+from bert_jax.train.runs.checkpoint_recovery import (
     damaged,
     delete_older,
     find_whole,
     forget_damaged,
     remove_half_written,
 )
-from bert_jax.train.run_lock import vanished
+from bert_jax.train.runs.run_lock import vanished
 from bert_jax.train.step import TrainState
 from bert_jax.train.tensors import describe
 

@@ -12,7 +12,7 @@ from bert_jax.config import FinetuneConfig, SweepConfig, TaskConfig
 from bert_jax.data.labelled.draws import fold_numbers
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.train.reading import show_reading
-from bert_jax.train.run import load_run
+from bert_jax.train.runs.run import load_run
 from bert_jax.train.task_data import (
     TaskData,
     encode_task_data,

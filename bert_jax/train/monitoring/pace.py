@@ -2,7 +2,7 @@
 
 import time
 
-from bert_jax.train.metrics import duration
+from bert_jax.train.monitoring.metrics import duration
 
 
 class Pace:

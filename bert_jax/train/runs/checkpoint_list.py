@@ -9,12 +9,12 @@ from typing import Any
 from bert_jax.config import FinetuneConfig, PretrainConfig
 from bert_jax.config.address import address_of
 from bert_jax.train.aligned import aligned
-from bert_jax.train.checkpoint import BEST, NEWEST
-from bert_jax.train.checkpoint_files import damage_of
-from bert_jax.train.checkpoint_mirror import steps_in
-from bert_jax.train.checkpoint_recovery import DAMAGED
-from bert_jax.train.metrics import read_metrics
-from bert_jax.train.run import load_run, load_run_config
+from bert_jax.train.monitoring.metrics import read_metrics
+from bert_jax.train.runs.checkpoint import BEST, NEWEST
+from bert_jax.train.runs.checkpoint_files import damage_of
+from bert_jax.train.runs.checkpoint_mirror import steps_in
+from bert_jax.train.runs.checkpoint_recovery import DAMAGED
+from bert_jax.train.runs.run import load_run, load_run_config
 from bert_jax.train.tasks import task_of
 from bert_jax.train.tasks.task import Metric
 

@@ -13,11 +13,11 @@ from bert_jax.runtime import process
 from bert_jax.runtime.agreement import agree
 from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train.held_out import check_held_out, num_batches, open_evaluator
+from bert_jax.train.inference.predict import Predictor
 from bert_jax.train.initial import load_params
 from bert_jax.train.mesh import make_mesh
-from bert_jax.train.predict import Predictor
 from bert_jax.train.reading import show_reading
-from bert_jax.train.run import load_run, load_run_config, load_run_tokenizer
+from bert_jax.train.runs.run import load_run, load_run_config, load_run_tokenizer
 from bert_jax.train.sharding import check_batch_size
 from bert_jax.train.task_files import read_held_out, read_trained_on, warn_of_known
 from bert_jax.train.tasks.task import Judged

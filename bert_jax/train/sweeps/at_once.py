@@ -23,14 +23,19 @@ from bert_jax.runtime import process
 from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train import sharding
 from bert_jax.train.averaging import averaged
-from bert_jax.train.checkpoint import BEST, Checkpoints
 from bert_jax.train.finetune import Judge, begin_run, finish_run
 from bert_jax.train.initial import start_encoder
 from bert_jax.train.logits import BatchedLogits
 from bert_jax.train.mesh import make_mesh
-from bert_jax.train.metrics import MetricsLog, NotFiniteError, Window, duration
+from bert_jax.train.monitoring.metrics import (
+    MetricsLog,
+    NotFiniteError,
+    Window,
+    duration,
+)
 from bert_jax.train.optimizer import make_optimizer
-from bert_jax.train.run import load_run, save_origin
+from bert_jax.train.runs.checkpoint import BEST, Checkpoints
+from bert_jax.train.runs.run import load_run, save_origin
 from bert_jax.train.step import TrainState, is_finite, train_step
 from bert_jax.train.stop_request import InterruptedRunError, StopRequest
 from bert_jax.train.task_data import TaskData

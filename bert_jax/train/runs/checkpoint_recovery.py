@@ -3,9 +3,9 @@
 import pathlib
 import shutil
 
-from bert_jax.train.checkpoint_files import damage_of
-from bert_jax.train.checkpoint_in_store import BEST, CHECKPOINTS
-from bert_jax.train.checkpoint_mirror import Mirror, steps_in
+from bert_jax.train.runs.checkpoint_files import damage_of
+from bert_jax.train.runs.checkpoint_in_store import BEST, CHECKPOINTS
+from bert_jax.train.runs.checkpoint_mirror import Mirror, steps_in
 
 DAMAGED = "damaged"
 _HALF_WRITTEN = ".orbax-checkpoint-tmp"  # the end of Orbax's names

@@ -9,7 +9,7 @@ import threading
 import time
 
 from bert_jax.data.object_store import StoreFolder
-from bert_jax.train.run_lock import (
+from bert_jax.train.runs.run_lock import (
     has_ended,
     held_by,
     holder_in,

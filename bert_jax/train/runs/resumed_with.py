@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 from bert_jax import config_json
 from bert_jax.config import FinetuneConfig, OptimizerConfig, PretrainConfig
 from bert_jax.runtime.agreement import agree, on_first_host
-from bert_jax.train.checkpoint_mirror import mirror_of
-from bert_jax.train.checkpoint_recovery import step_to_go_on_from
-from bert_jax.train.history import Change, load_history
-from bert_jax.train.run import is_new_run
+from bert_jax.train.runs.checkpoint_mirror import mirror_of
+from bert_jax.train.runs.checkpoint_recovery import step_to_go_on_from
+from bert_jax.train.runs.history import Change, load_history
+from bert_jax.train.runs.run import is_new_run
 
 Config = TypeVar("Config", PretrainConfig, FinetuneConfig)
 

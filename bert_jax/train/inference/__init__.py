@@ -1,0 +1,1 @@
+"""What trained encoders are used for: predictions, scores, missing words and vectors."""
