@@ -26,7 +26,7 @@ from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.data.prepared.fingerprints import Fingerprints
 from bert_jax.data.prepared.prepare import prepare
 from bert_jax.data.prepared.records import TokenizedDocument, serialize, tokenize
-from bert_jax.data.prepared.shards import DOCUMENTS_AT_ONCE, open_writer
+from bert_jax.data.prepared.shards import in_groups, open_writer
 from bert_jax.data.text.reading import read_source
 from bert_jax.data.text.sentences import sentences
 from bert_jax.data.text.sources import open_source
@@ -153,10 +153,9 @@ class PrepareInStages:
         audit = ShardAudit(self._tokenizer.vocab_size)
         fingerprints = Fingerprints(near=False)
         writer = open_writer(self._records)
-        documents, num_bytes, num_tokens = read_source(self._source), 0, 0
-        while some := timed(
-            "reading", lambda x: x, itertools.islice(documents, DOCUMENTS_AT_ONCE)
-        ):
+        groups, num_bytes, num_tokens = in_groups(read_source(self._source)), 0, 0
+        while found := timed("reading", lambda x: x, itertools.islice(groups, 1)):
+            [some] = found
             utf8 = [document.utf8 for document in some]
             timed("audit and hashes", fingerprints.add, utf8)
             cut = timed("sentences", sentences, some)

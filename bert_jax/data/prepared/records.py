@@ -73,26 +73,32 @@ def serialize(document: TokenizedDocument) -> bytes:
     import as long as 10 MB of text.
     Source: protobuf.dev, Encoding; tensorflow, core/example/example.proto.
     """
-    values = {
-        "key": document.key.encode(),
-        "sentence_lengths": document.sentence_lengths.tobytes(),
-        "tokens": document.tokens.tobytes(),
-    }
     # Protobuf leaves the order of a map open, but has the keys of this one sorted.
-    entries = (
-        _field(1, name.encode()) + _field(2, _field(1, _field(1, value)))
-        for name, value in values.items()
+    features = b"".join(
+        [
+            _entry(b"\n\x03key", document.key.encode()),
+            _entry(b"\n\x10sentence_lengths", document.sentence_lengths.tobytes()),
+            _entry(b"\n\x06tokens", document.tokens.tobytes()),
+        ]
     )
-    return _field(1, b"".join(_field(1, entry) for entry in entries))
+    return _head(1, len(features)) + features
 
 
-def _field(number: int, content: bytes) -> bytes:
-    """A field of a message in protobuf's format: its number, the length, the bytes."""
-    length, digits = len(content), [number << 3 | 2]
+def _entry(name: bytes, value: bytes) -> bytes:
+    """A feature of bytes in the map of features, which has its name as a field already."""
+    head = _head(1, len(value))
+    head = _head(1, len(head) + len(value)) + head
+    head = name + _head(2, len(head) + len(value)) + head
+    return _head(1, len(head) + len(value)) + head + value
+
+
+def _head(number: int, length: int) -> bytes:
+    """How a field of a message in protobuf's format begins: its number and length."""
+    digits = [number << 3 | 2]
     while length > 127:
         digits.append(length & 127 | 128)
         length >>= 7
-    return bytes([*digits, length]) + content
+    return bytes([*digits, length])
 
 
 def in_one_order(record: bytes) -> bytes:

@@ -11,7 +11,7 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,9 +42,9 @@ from bert_jax.data.text.sentences import validation_group
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 
-# Each stage takes so many documents at a time: with one alone, its code and tables leave
-# the processor's caches before it has the next.
-DOCUMENTS_AT_ONCE = 8
+# Each stage takes documents of about so much text at a time. With less, its code and tables
+# leave the processor's caches before it has the next; with more, the text does.
+_BYTES_AT_ONCE = 1 << 17
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,6 +113,19 @@ class Shard:
         return validation_group(document.group, self.options.validation_fraction)
 
 
+def in_groups(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Groups of documents, in order, that go through the stages together."""
+    group, size = [], 0
+    for document in documents:
+        group.append(document)
+        size += len(document.utf8)
+        if size >= _BYTES_AT_ONCE:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
 class ShardFile(NamedTuple):
     """One finished file of a split."""
 
@@ -141,16 +154,18 @@ class ShardRecords:
         if shard.drop:
             dropped = np.load(shard.side_file("drop.npy"), allow_pickle=False)
         left_out = frozenset(dropped.tolist())
-        documents = enumerate(shard.documents(progress, self._stats))
-        while some := list(itertools.islice(documents, DOCUMENTS_AT_ONCE)):
+        numbers = itertools.count()
+        for some in in_groups(shard.documents(progress, self._stats)):
             if self._fingerprints is not None:
-                for _, document in some:
+                for document in some:
                     self._fingerprints.add(document.utf8)
-            held_out = [shard.is_held_out(document) for _, document in some]
+            held_out = [shard.is_held_out(document) for document in some]
             audit.held_out += held_out
             kept = [
                 (document, int(split))
-                for (number, document), split in zip(some, held_out, strict=True)
+                for document, split, number in zip(
+                    some, held_out, numbers, strict=False
+                )
                 if number not in left_out
             ]
             texts, language = [x for x, _ in kept], shard.options.language

@@ -206,12 +206,11 @@ def _json_records(
 ) -> Iterator[Record]:
     """A line as a record, or as fragments of one that is too long."""
     field = options.text_field
-    example = f"expected one object a line, like {json.dumps({field: '...'})}"
     if fragment.ended_by == "cut":
         raise RecordError(
             name,
             fragment.offset,
-            f"longer than {MAX_RECORD_BYTES >> 20} MiB; {example}",
+            f"longer than {MAX_RECORD_BYTES >> 20} MiB; {_expected(field)}",
         )
     text = fragment.text.decode("utf-8", "surrogateescape")
     try:
@@ -220,14 +219,14 @@ def _json_records(
         raise RecordError(
             name,
             fragment.offset,
-            f"not JSON ({error.msg}, column {error.colno}); {example}"
+            f"not JSON ({error.msg}, column {error.colno}); {_expected(field)}"
             f"{_several_lines(fragment.text)}",
         ) from error
     if not isinstance(record, dict):
         raise RecordError(
             name,
             fragment.offset,
-            f"{_shown(fragment.text)} is no object; {example}",
+            f"{_shown(fragment.text)} is no object; {_expected(field)}",
         )
     content = record.get(field, 0)
     if content is None:
@@ -285,6 +284,10 @@ def _wiki(
             )
         # WikiExtractor escapes <, > and & unless told not to.
         yield Record(body, key, group, fragment.number, is_escaped=True)
+
+
+def _expected(field: str) -> str:
+    return f"expected one object a line, like {json.dumps({field: '...'})}"
 
 
 def _fields(record: dict[str, Any]) -> str:

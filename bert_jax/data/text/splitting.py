@@ -236,6 +236,8 @@ def _squeezed(buffer: bytes) -> tuple[bytes, int]:
 
 
 def _without_long_spaces(text: bytes) -> bytes:
+    if len(text) < _LONG_SPACE_BYTES:
+        return text
     # A long white space contains one of these blocks, and testing them is fast.
     half = _LONG_SPACE_BYTES // 2
     blocks = range(0, len(text) - half + 1, half)
