@@ -161,6 +161,16 @@ def test_broken_lines_are_skipped_on_request(tmp_path):
         read(str(path))
 
 
+def test_a_file_of_broken_lines_alone_is_refused_by_the_flag_that_hides_them(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(['{"text": " "}', *BROKEN]))
+    said = (
+        "1 empty ones; expected text. Take away --read.skip-broken 5 to read what is "
+    )
+    with pytest.raises(ValueError, match=f"{said}wrong with the 5 records that it "):
+        read(str(path), options=ReadOptions(skip_broken=len(BROKEN)))
+
+
 def test_broken_rows_are_skipped_on_request(tmp_path):
     path = tmp_path / "a.parquet"
     keys = pa.array([1.5, None, 2.5])

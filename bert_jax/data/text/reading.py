@@ -64,10 +64,16 @@ def read_section(
         stats.single_documents += num_paragraphs == 1
     if stats.documents == before.documents and not section.is_range:
         num_empty = stats.empty_documents - before.empty_documents
+        num_broken = stats.broken_records - before.broken_records
         empty = f", but {num_empty:,} empty ones" if num_empty else ""
+        remedy = (
+            f"Take away --read.skip-broken {options.skip_broken} to read what is wrong with "
+            f"the {num_broken:,} records that it left out"
+            if num_broken
+            else "Remove the file from the source"
+        )
         raise ValueError(
-            f"{section.name} holds no document{empty}; expected text. Remove the file from "
-            "the source."
+            f"{section.name} holds no document{empty}; expected text. {remedy}."
         )
 
 
