@@ -25,7 +25,9 @@ from bert_jax.data import atomic_file, json_file
 from bert_jax.data.hashes import json_sha256
 from bert_jax.data.json_file import read_json, write_json
 from bert_jax.data.tokenizers import tokenizer as tokenizer_module
+from bert_jax.train import planned_steps
 from bert_jax.train.checkpoint_files import MANIFEST_FILE
+from bert_jax.train.planned_steps import with_planned_steps
 from bert_jax.train.run import (
     RunInfo,
     load_run,
@@ -179,6 +181,21 @@ def test_other_devices_are_announced(run, capsys):
     begin(run, devices="cpu x 8")
     said = "devices are 'cpu x 1' there and 'cpu x 8' here"
     assert f"another layout, equal up to rounding: {said}" in capsys.readouterr().out
+
+
+def test_minutes_keep_the_steps_of_a_run_that_only_its_mirror_has(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(planned_steps, "planned_steps", pytest.fail)
+    begin(tmp_path / "mirror", dataclasses.replace(CONFIG, num_steps=7))
+    cfg = dataclasses.replace(CONFIG, loop=LoopConfig(mirror=str(tmp_path / "mirror")))
+    assert with_planned_steps(cfg, 1.0, tmp_path / "lost").num_steps == 7
+
+
+def test_minutes_of_pretraining_in_a_run_of_another_kind_are_refused(tmp_path):
+    begin(tmp_path / "run", FinetuneConfig())
+    with pytest.raises(ValueError, match="is a finetune run; expected a pretrain run"):
+        with_planned_steps(CONFIG, 1.0, tmp_path / "run")
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "finetune"])
