@@ -242,6 +242,12 @@ def test_the_best_weights_are_kept_and_taken_on_request(folder, tmp_path, capsys
     pretrain(tmp_path / "further", *flags, *further, dataset=dataset)
     first = read_metrics(tmp_path / "further")[0]
     assert first["mlm_loss"] == losses[6]  # goes on from the newest
+    # Without a checkpoint of its own, it must not begin with random weights.
+    shutil.rmtree(tmp_path / "further" / "checkpoints")
+    (tmp_path / "further" / "results.json").unlink()
+    with pytest.raises(SystemExit):
+        pretrain(tmp_path / "further", *flags, "--num-steps", 1, dataset=dataset)
+    assert f"Give --checkpoint {run} again" in capsys.readouterr().err
 
 
 def test_another_run_says_how_to_train_on(run, folder, capsys):

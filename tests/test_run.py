@@ -22,9 +22,19 @@ from bert_jax.config import (
     TaskConfig,
 )
 from bert_jax.data import atomic_file, json_file
+from bert_jax.data.hashes import json_sha256
 from bert_jax.data.json_file import read_json, write_json
 from bert_jax.data.tokenizers import tokenizer as tokenizer_module
-from bert_jax.train.runs.run import RunInfo, load_run, load_run_config, start_run
+from bert_jax.train import planned_steps
+from bert_jax.train.planned_steps import with_planned_steps
+from bert_jax.train.runs.checkpoint_files import MANIFEST_FILE
+from bert_jax.train.runs.run import (
+    RunInfo,
+    load_run,
+    load_run_config,
+    save_origin,
+    start_run,
+)
 
 CONFIG = PretrainConfig()
 
@@ -173,6 +183,21 @@ def test_other_devices_are_announced(run, capsys):
     assert f"another layout, equal up to rounding: {said}" in capsys.readouterr().out
 
 
+def test_minutes_keep_the_steps_of_a_run_that_only_its_mirror_has(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(planned_steps, "planned_steps", pytest.fail)
+    begin(tmp_path / "mirror", dataclasses.replace(CONFIG, num_steps=7))
+    cfg = dataclasses.replace(CONFIG, loop=LoopConfig(mirror=str(tmp_path / "mirror")))
+    assert with_planned_steps(cfg, 1.0, tmp_path / "lost").num_steps == 7
+
+
+def test_minutes_of_pretraining_in_a_run_of_another_kind_are_refused(tmp_path):
+    begin(tmp_path / "run", FinetuneConfig())
+    with pytest.raises(ValueError, match="is a finetune run; expected a pretrain run"):
+        with_planned_steps(CONFIG, 1.0, tmp_path / "run")
+
+
 @pytest.mark.parametrize("kind", ["pretrain", "finetune"])
 def test_paths_are_kept_absolute(tmp_path, kind, monkeypatch):
     """A run that is looked at from another folder must not read other data."""
@@ -187,6 +212,49 @@ def test_paths_are_kept_absolute(tmp_path, kind, monkeypatch):
     begin(pathlib.Path("run"), config)
     text = (tmp_path / "run" / "config.json").read_text()
     assert text.count(f'"{tmp_path}/data"') == (2 if kind == "pretrain" else 3)
+
+
+@pytest.mark.parametrize("config", [CONFIG, FinetuneConfig()])
+def test_other_weights_than_a_run_began_from_are_refused(tmp_path, config, capsys):
+    """They may have been moved, but weights that would be ignored are no silent choice."""
+    first, other, run = (tmp_path / name for name in ("first", "other", "run"))
+    begin(first)
+    begin(other)
+    began, with_other = (
+        dataclasses.replace(config, checkpoint=x) for x in (first, other)
+    )
+    begin(run, began)
+    begin(run, with_other)  # it has read no weights yet
+    begin(run, began)
+    save_origin(run, {"run": str(first), "step": 3, "num_tensors": 1, "sha256": "a"})
+    begin(run, began)
+    with pytest.raises(
+        ValueError, match=r"weights of .*first at step 3, .*other would"
+    ):
+        begin(run, with_other)
+    first.rename(tmp_path / "moved")
+    capsys.readouterr()
+    begin(run, dataclasses.replace(config, checkpoint=tmp_path / "moved"))
+    assert "moved is taken for their new place" in capsys.readouterr().out
+
+
+def test_a_copy_of_the_weights_that_a_run_began_from_is_the_same(tmp_path):
+    first, copy, run = (tmp_path / name for name in ("first", "copy", "run"))
+    begin(first)
+    hashes = {"files": {"params/a": "b"}}
+    sealed = json.dumps({**hashes, "sha256": json_sha256(hashes)})
+    for place in (first, copy):
+        manifest = place / "checkpoints" / "3" / MANIFEST_FILE
+        manifest.parent.mkdir(parents=True)
+        manifest.write_text(sealed)
+    begin(run, dataclasses.replace(CONFIG, checkpoint=first))
+    save_origin(run, {"run": str(first), "step": 3, "num_tensors": 1, "sha256": "a"})
+    begin(run, dataclasses.replace(CONFIG, checkpoint=copy))
+
+
+def test_a_checkpoint_for_a_run_that_began_with_random_weights_is_refused(run):
+    with pytest.raises(ValueError, match="with random weights, so that --checkpoint"):
+        begin(run, dataclasses.replace(CONFIG, checkpoint=run))
 
 
 @pytest.mark.parametrize("config", [CONFIG, FinetuneConfig(seed=3)])

@@ -276,6 +276,33 @@ def test_an_ignored_signal_stays_ignored():
     assert (done.returncode, done.stdout) == (0, "False\n")
 
 
+def test_a_signal_while_a_line_is_written_asks_to_stop():
+    """Python refuses to write to a stream while it writes to it, as when a pipe is full."""
+    done = script(
+        f"""{BEGIN}
+import io
+from bert_jax.train.stop_request import StopRequest
+
+class Slow(io.RawIOBase):
+    def writable(self):
+        return True
+
+    def write(self, data):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return os.write(1, data)
+
+stream = io.TextIOWrapper(io.BufferedWriter(Slow()))
+with StopRequest() as stop:
+    sys.stdout = stream
+    print("a line", flush=True)
+    sys.stdout = sys.__stdout__
+    print(stop.requested)
+"""
+    )
+    assert (done.returncode, done.stdout) == (0, "a line\nTrue\n")
+    assert "SIGTERM: stopping after this step" in done.stderr
+
+
 def test_closed_streams_are_opened_so_that_no_file_takes_their_place(tmp_path):
     text = f"""{BEGIN}
 with open({str(tmp_path / "told")!r}, "w") as file:

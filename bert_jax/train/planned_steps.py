@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax
 
-from bert_jax.config import PretrainConfig
+from bert_jax.config import LoopConfig, PretrainConfig
 from bert_jax.data.batches.loader import train_batches
 from bert_jax.data.prepared.corpus import open_corpus
 from bert_jax.runtime.agreement import on_first_host
@@ -20,7 +20,8 @@ from bert_jax.train.memory import check_memory
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.placement import row_parts, to_devices
 from bert_jax.train.program import pretrain_program
-from bert_jax.train.runs.run import is_new_run, load_run_config
+from bert_jax.train.runs.checkpoint_mirror import mirror_of
+from bert_jax.train.runs.run import load_run, load_run_config
 from bert_jax.train.train_rows import open_train_rows
 
 # Steps and seconds that the measurement takes at least. The longer of the two counts.
@@ -110,7 +111,8 @@ def with_planned_steps(
     Args:
         cfg: settings of a run of one phase.
         minutes: as for `planned_steps`.
-        run: run directory; if it holds a run, that run's number of steps is taken.
+        run: run directory; if it or its mirror holds a run, that run's number of steps is
+            taken.
 
     Raises:
         ValueError: as for `planned_steps`, or the run has several phases.
@@ -122,11 +124,12 @@ def with_planned_steps(
             f"--minutes {minutes:g} plans a run of one phase, and the config has "
             f"{1 + len(cfg.next_phases)}. Add --first-phase-only."
         )
-    if not is_new_run(run):
-        before = load_run_config(run)
-        assert isinstance(before, PretrainConfig)
-        print(f"{run} was planned for {before.num_steps:,} steps", flush=True)
-        return dataclasses.replace(cfg, num_steps=before.num_steps)
+    planned = on_first_host(
+        f"a look for a run in {run}", lambda: _planned_before(run, cfg.loop)
+    )
+    if planned is not None:
+        print(f"{run} was planned for {planned:,} steps", flush=True)
+        return dataclasses.replace(cfg, num_steps=planned)
     plan = planned_steps(cfg, minutes)
     print(
         f"{plan.num_steps:,} steps fit into {minutes:g} minutes: a step takes "
@@ -134,6 +137,18 @@ def with_planned_steps(
         flush=True,
     )
     return dataclasses.replace(cfg, num_steps=plan.num_steps)
+
+
+def _planned_before(run: pathlib.Path, loop: LoopConfig) -> int | None:
+    """The steps of the run that goes on here; `None` if it is a new one."""
+    mirror = mirror_of(run, loop)
+    for home in (run, *(() if mirror is None else (mirror.small_files(),))):
+        if (home / "run.json").exists():
+            load_run(home, kind="pretrain")
+            before = load_run_config(home)
+            assert isinstance(before, PretrainConfig)
+            return before.num_steps
+    return None
 
 
 def _enough(done: int, began: float) -> bool:

@@ -111,6 +111,12 @@ def pretrain(
         )
 
     def make_state() -> TrainState:
+        origin = load_run(run).encoder
+        if cfg.checkpoint is None and origin is not None:
+            raise ValueError(
+                f"{run} began from the weights of {origin['run']} and has no checkpoint of "
+                f"its own to go on from. Give --checkpoint {origin['run']} again."
+            )
         state = programs[0].make_state()
         if cfg.checkpoint is None:
             return state

@@ -1,6 +1,7 @@
 """How signals stop a run: after a step, or between two steps at once."""
 
 import contextlib
+import os
 import pathlib
 import signal
 import threading
@@ -97,13 +98,14 @@ class StopRequest:
         self._requested = True
         start.leave_terminal(number)
         what = "now" if self._raises else "after this step"
+        name = signal.Signals(number).name
+        said = f"{name}: stopping {what}; a second signal stops at once"
         # What reads the output may have gone.
         with contextlib.suppress(OSError):
-            print(
-                f"{signal.Signals(number).name}: stopping {what}; a second signal stops "
-                "at once",
-                flush=True,
-            )
+            try:
+                print(said, flush=True)
+            except RuntimeError:  # the signal came while a line was being written
+                os.write(2, f"{said}\n".encode())
         if self._raises:
             raise StoppedError
 

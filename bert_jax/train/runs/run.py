@@ -34,6 +34,7 @@ from bert_jax.train.runs.run_lock import RunLock
 from bert_jax.train.runs.run_settings import (
     LAYOUT,
     check_longer,
+    check_start,
     comparable,
     differences,
 )
@@ -200,6 +201,7 @@ def _check_continued(
             "optimizer on its way: give the other flags as before, and these as "
             "--resume-with optimizer.NAME=VALUE."
         )
+    check_start(home, begun.encoder, old, config, way_out)
     layout = [line for name, line in changes if name in LAYOUT]
     if begun.devices != info.devices:
         layout.append(f"devices are {begun.devices!r} there and {info.devices!r} here")

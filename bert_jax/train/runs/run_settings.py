@@ -5,7 +5,9 @@ import pathlib
 import re
 from typing import Any
 
-from bert_jax.config import PretrainConfig, TaskConfig
+from bert_jax.config import FinetuneConfig, PretrainConfig, TaskConfig
+from bert_jax.train.runs.checkpoint_files import read_manifest
+from bert_jax.train.runs.checkpoint_in_store import CHECKPOINTS
 
 # Settings that may change when a run continues: they do not change the numbers.
 _FREE = (
@@ -15,7 +17,7 @@ _FREE = (
     "data.plan_dir",
     "data.dataset",
     "data.mixture",
-    "checkpoint",
+    "checkpoint",  # `check_start` compares what it leads to
     # How examples are read; the hashes of the examples are compared separately.
     *(f"task.{x.name}" for x in dataclasses.fields(TaskConfig) if x.name != "pooling"),
 )
@@ -64,6 +66,60 @@ def check_longer(run: pathlib.Path, old: PretrainConfig, new: PretrainConfig) ->
         "one, start a new run with a schedule of its own: "
         f"--checkpoint {run} --moments keep --num-steps STEPS --output NEW_RUN."
     )
+
+
+def check_start(
+    run: pathlib.Path,
+    origin: dict[str, Any] | None,
+    old: PretrainConfig | FinetuneConfig,
+    new: PretrainConfig | FinetuneConfig,
+    way_out: str,
+) -> None:
+    """Checks that a run is not asked to start from other weights than it began from.
+
+    It has read them once, so others would be ignored. They may have been moved or copied.
+
+    Args:
+        run: run directory.
+        origin: where its weights came from, as in run.json; None: it has read none yet.
+        old: settings that it began with.
+        new: settings that it is to go on with.
+        way_out: what else can be done than to give the same weights.
+
+    Raises:
+        ValueError: `new` names other weights.
+    """
+    before, now = old.checkpoint, new.checkpoint
+    if now is None or now == before or (before is not None and origin is None):
+        return
+    if origin is None:
+        raise ValueError(
+            f"{run} began with random weights, so that --checkpoint {now} would be "
+            f"ignored. Leave it out, or {way_out}."
+        )
+    place, step = pathlib.Path(origin["run"]), origin["step"]
+    if now.resolve() == place or _is_copy(now, place, step):
+        return
+    if (place / "run.json").exists():
+        raise ValueError(
+            f"{run} began from the weights of {place} at step {step:,}, so that those of "
+            f"{now} would be ignored. Give --checkpoint {place}, or {way_out}."
+        )
+    print(
+        f"note: {run} began from the weights of {place} at step {step:,}, which are gone; "
+        f"{now} is taken for their new place, and its weights are not read",
+        flush=True,
+    )
+
+
+def _is_copy(run: pathlib.Path, other: pathlib.Path, step: int) -> bool:
+    """Whether two run directories have the same checkpoint of a step, by its hashes."""
+    places = (place / CHECKPOINTS / str(step) for place in (run, other))
+    try:
+        one, two = map(read_manifest, places)
+    except (OSError, ValueError):
+        return False
+    return one == two
 
 
 def comparable(value: Any, where: str = "") -> dict[str, Any]:
