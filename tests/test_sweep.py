@@ -355,10 +355,10 @@ def test_as_many_runs_as_fit(base, tmp_path, monkeypatch):
     assert size > 3 * 4 * num_params  # with two moments
     for limit, expected in ((5.5 * size, 5), (0.5 * size, 1)):
         monkeypatch.setattr(
-            sweep_at_once, "_device_bytes", lambda x=limit: int(x / 0.8)
+            sweep_at_once, "device_memory", lambda _, x=limit: int(x / 0.8)
         )
         assert sweep_at_once.number_that_fits(part, tokenizer) == expected
-    monkeypatch.setattr(sweep_at_once, "_device_bytes", lambda: None)
+    monkeypatch.setattr(sweep_at_once, "device_memory", lambda _: None)
     assert sweep_at_once.number_that_fits(part, tokenizer) == 1
 
 
