@@ -148,9 +148,11 @@ def _run(argv: list[str]) -> None:
         )
     start.command_begins(name)
     command = parse(name, rest)
-    from bert_jax.commands.parsing import check
+    from bert_jax.commands.outputs import check_paths
+    from bert_jax.commands.raw_flags import check_numbers
 
-    check(name, command)
+    check_numbers(command)
+    check_paths(name, command)
     if hasattr(command, "cluster"):
         command.run()  # fetches what lies in a store when it has joined its job
         return

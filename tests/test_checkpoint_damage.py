@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.damage import UNUSED, damage_one, files_of
 from bert_jax.train.runs.checkpoint import Checkpoints
-from bert_jax.train.runs.checkpoint_files import damage_of
+from bert_jax.train.runs.checkpoint_files import MANIFEST_FILE, damage_of
 from bert_jax.train.runs.checkpoint_fit import Identity
 from bert_jax.train.step import TrainState
 
@@ -39,6 +39,12 @@ def test_every_damage_is_found_by_the_name_of_the_file(checkpoint):
         path = files[number] if number < len(files) else draw.choice(files)
         with damage_one(path, draw) as what:
             assert str(path) in (damage_of(checkpoint) or ""), what
+    manifest = checkpoint / MANIFEST_FILE
+    whole = manifest.read_bytes()
+    for content in (b"", b"[]", b"{}", b"1", b"\xff"):
+        manifest.write_bytes(content)
+        assert str(manifest) in (damage_of(checkpoint) or ""), content
+    manifest.write_bytes(whole)
     assert damage_of(checkpoint) is None
 
 

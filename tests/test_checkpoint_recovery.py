@@ -13,6 +13,7 @@ from bert_jax.train.runs import checkpoint_mirror
 from bert_jax.train.runs.checkpoint import Checkpoints
 from bert_jax.train.runs.checkpoint_files import damage_of
 from bert_jax.train.runs.checkpoint_fit import Identity
+from bert_jax.train.runs.checkpoint_list import list_checkpoints
 from bert_jax.train.runs.checkpoint_mirror import Mirror, steps_in
 from bert_jax.train.runs.run import RunInfo, load_run, start_run
 
@@ -155,6 +156,8 @@ def test_a_run_without_a_whole_checkpoint_takes_that_of_its_mirror(
     for step in (1, 2):
         damage(run, step)
     unusable = damage(home, 2)
+    left_by_a_kill = run / "checkpoints-of-mirror/2.partial-0af"
+    left_by_a_kill.mkdir(parents=True)
     with Checkpoints(
         run, identity, mirror=Mirror(run, home, every=1, keep=3)
     ) as checkpoints:
@@ -174,6 +177,8 @@ def test_a_run_without_a_whole_checkpoint_takes_that_of_its_mirror(
 def test_a_mirror_gets_some_and_keeps_the_newest(run, tmp_path):
     for step in (4, 5, 6):
         shutil.copytree(run / "checkpoints/1", run / f"checkpoints/{step}")
+    left_by_a_kill = tmp_path / "mirror/checkpoints/9.partial-0af"
+    left_by_a_kill.mkdir(parents=True)
     for step in range(1, 7):
         mirror = Mirror(run, tmp_path / "mirror", every=2, keep=2)
         mirror.follow(step)
@@ -188,6 +193,19 @@ def test_a_mirror_that_cannot_be_written_stops_nothing(tmp_path, identity, capsy
     mirrored(run, home, identity, 1)
     assert steps_in(run / "checkpoints") == [1]
     assert f"step 1 was not copied to {home}" in capsys.readouterr().out
+
+
+def test_a_mirror_is_found_from_every_folder(tmp_path, identity, monkeypatch):
+    info = RunInfo(
+        kind="pretrain", model=identity.model, tokenizer_sha256="a" * 64, data={}
+    )
+    config = PretrainConfig(model=identity.model, loop=LoopConfig(mirror="copies"))
+    monkeypatch.chdir(tmp_path)
+    start_run(tmp_path / "run", config, info, NoTokenizer())
+    mirrored(tmp_path / "run", tmp_path / "copies", identity, 1)
+    monkeypatch.chdir("/")
+    places = {x.place for x in list_checkpoints(tmp_path / "run")}
+    assert places == {"checkpoints", f"{tmp_path}/copies/checkpoints"}
 
 
 class NoTokenizer:

@@ -88,6 +88,15 @@ def test_other_files_than_before_are_refused(source, tmp_path):
         take("finetune", source, tmp_path / "run")
 
 
+def test_a_damaged_import_is_named(source, tmp_path):
+    take("finetune", source, tmp_path / "run")
+    (tmp_path / "run-checkpoint/import.json").write_bytes(b"{")
+    with pytest.raises(
+        ValueError, match=r"import.json is damaged.*Delete .*checkpoint"
+    ):
+        take("finetune", source, tmp_path / "run")
+
+
 def test_a_refusal_says_where_the_flags_of_import_are(source, tmp_path):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (source / name).unlink()

@@ -95,6 +95,17 @@ def test_tensorboard_is_caught_up_from_the_file_without_doubles(run):
     assert events(run).count(b"eval/score") == 1
 
 
+def test_a_damaged_file_of_tensorboard_does_not_keep_a_run_from_going_on(run):
+    write_steps(MetricsLog(run, 0, LoopConfig()), 1, 2, 3)
+    (path,) = (run / "tensorboard").glob("events.*")
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"train/loss") - 1] ^= 0xFF  # the length of the name
+    path.write_bytes(content)
+    write_steps(MetricsLog(run, 3, LoopConfig()), 4)
+    shown = shown_points(run / "tensorboard")
+    assert {("train/loss", step) for step in range(1, 5)} <= shown
+
+
 def test_a_session_that_is_killed_before_its_first_line_leaves_no_doubles(run):
     """It has emptied the file of lines, and its event of the new beginning is lost."""
 

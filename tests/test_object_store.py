@@ -22,6 +22,7 @@ from bert_jax.config.address import address_of
 from bert_jax.data import object_store
 from bert_jax.data.object_store import StoreFolder
 from bert_jax.data.prepared.dataset import open_dataset
+from bert_jax.runtime import start
 from bert_jax.train import loop
 from bert_jax.train.runs import run_in_store, store_lock
 from bert_jax.train.runs.checkpoint import Checkpoints
@@ -287,6 +288,7 @@ def test_what_cannot_be_copied_is_an_error_at_the_end(
         patch.setattr(run_in_store, "put_checkpoint", refused)
         with pytest.raises(OSError, match=rf"{RUN} does not hold all.*All of it is in"):
             train(identity, 1)
+        assert not start._has_work  # so a signal ends what follows
         out = capsys.readouterr().out
         assert "warning: the store is away The run goes on." in out or not out
         # A stop by a signal ends in the same way.

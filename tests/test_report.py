@@ -393,6 +393,10 @@ def test_curves_of_other_runs_are_drawn_beside(pretrain: Path, tmp_path: Path) -
     logged.write_text("step,loss\n1,2\n")
     with pytest.raises(ValueError, match="expected kind, step and names of figures"):
         report(tmp_path / "out", pretrain=pretrain, references=[logged], title="x")
+    for row in ("eval,1,2.0,3.0", "eval", f"eval,1,{'2' * 200_000}"):
+        logged.write_text(f"kind,step,mlm_loss\neval,0\n{row}\n")
+        with pytest.raises(ValueError, match=r"published.csv, line [23]: "):
+            report(tmp_path / "out", pretrain=pretrain, references=[logged], title="x")
     with pytest.raises(ValueError, match="would be ignored"):
         report(tmp_path / "out", references=[logged], dataset=tmp_path, title="x")
 

@@ -356,10 +356,10 @@ def test_as_many_runs_as_fit(base, tmp_path, monkeypatch):
     assert size > 3 * 4 * num_params  # with two moments
     for limit, expected in ((5.5 * size, 5), (0.5 * size, 1)):
         monkeypatch.setattr(
-            sweep_at_once, "_device_bytes", lambda x=limit: int(x / 0.8)
+            sweep_at_once, "device_memory", lambda _, x=limit: int(x / 0.8)
         )
         assert sweep_at_once.number_that_fits(part, tokenizer) == expected
-    monkeypatch.setattr(sweep_at_once, "_device_bytes", lambda: None)
+    monkeypatch.setattr(sweep_at_once, "device_memory", lambda _: None)
     assert sweep_at_once.number_that_fits(part, tokenizer) == 1
 
 
@@ -492,3 +492,17 @@ def test_runs_with_other_numbers_of_choices_are_not_trained_at_once(base):
         data = SimpleNamespace(epochs=(), outputs=("1", "2", "3"), train_rows=rows)
         shapes.add(sweep_at_once.Part(base, None, data).shape)
     assert len(shapes) == 2
+
+
+def test_a_compile_cache_that_was_asked_for_stays(base, tmp_path, monkeypatch):
+    monkeypatch.setattr("bert_jax.train.sweeps.sweep.sweep", lambda *_: None)
+    monkeypatch.setattr(
+        "bert_jax.runtime.compile_cache.use_compile_cache", lambda *_: None
+    )
+    cache = tmp_path / "sweep/compiled"
+    cache.mkdir(parents=True)
+    flags = [str(base.checkpoint), "--output", str(tmp_path / "sweep")]
+    cli.parse("sweep", [*flags, "--compile-cache", str(cache)]).run()
+    assert cache.is_dir()
+    cli.parse("sweep", flags).run()
+    assert not cache.exists()

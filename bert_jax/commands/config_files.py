@@ -38,9 +38,8 @@ def config_path(name: str) -> pathlib.Path:
         )
     if (path := _SHIPPED / f"{name}.py").is_file():
         return path
-    own = next(
-        (x for x in (name, f"{name}.py", f"configs/{name}.py") if _is_file(x)), None
-    )
+    beside = (name, f"{name}.py", f"configs/{name}.py")
+    own = next(filter(os.path.isfile, beside), None)
     hint = "A file of your own is given as a path, such as ./my_config.py."
     if own is not None:
         own = own if os.sep in own or own.endswith(".py") else f"./{own}"
@@ -95,7 +94,3 @@ def _text_of(error: Exception) -> str:
 
 def _known() -> str:
     return ", ".join(sorted(path.stem for path in _SHIPPED.glob("*.py")))
-
-
-def _is_file(name: str) -> bool:
-    return pathlib.Path(name).is_file()

@@ -79,7 +79,12 @@ def import_checkpoint(
 
 def _manifest(imported: pathlib.Path) -> dict[str, str] | None:
     path = imported / "import.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    try:
+        return json.loads(path.read_bytes()) if path.is_file() else None
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}). Delete {imported}: it is imported again."
+        ) from None
 
 
 def _refuse_jobs(source: pathlib.Path, cluster: ClusterConfig, way_out: str) -> None:

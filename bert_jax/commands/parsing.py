@@ -7,10 +7,8 @@ import tyro
 
 from bert_jax.commands import training
 from bert_jax.commands.config_files import load_config
-from bert_jax.commands.outputs import check_paths
 from bert_jax.commands.raw_flags import (
     check_length,
-    check_numbers,
     is_given,
     value_of,
 )
@@ -31,7 +29,10 @@ def parse(command: Any, name: str, rest: list[str]) -> Any:
         ValueError, OSError: the config file or a value is wrong.
         SystemExit: a flag is wrong; stderr says which one.
     """
-    default: Any = tyro.MISSING_NONPROP
+
+    def read(default: Any = tyro.MISSING_NONPROP) -> Any:
+        return tyro.cli(command, args=rest, default=default, prog=f"bert-jax {name}")
+
     if hasattr(command, "config_file") and rest and not rest[0].startswith("-"):
         is_tuned = name in ("finetune", "sweep")
         rest = ["--checkpoint" if is_tuned else "--config", *rest]
@@ -43,18 +44,15 @@ def parse(command: Any, name: str, rest: list[str]) -> Any:
         "compile": PretrainConfig,
     }
     if name not in kinds:
-        parsed = tyro.cli(command, args=rest, default=default, prog=f"bert-jax {name}")
-        if name in ("evaluate", "predict"):
-            # The run says how files are read, so it is read before its flags count.
-            try:
-                reading = training.file_settings(parsed.run_dir, parsed.task, name)
-            except OSError:
-                return parsed  # the command says so, in a job to all processes
-            default = command(run_dir=tyro.MISSING_NONPROP, task=reading)
-            return tyro.cli(
-                command, args=rest, default=default, prog=f"bert-jax {name}"
-            )
-        return parsed
+        parsed = read()
+        if name not in ("evaluate", "predict"):
+            return parsed
+        # The run says how files are read, so it is read before its flags count.
+        try:
+            reading = training.file_settings(parsed.run_dir, parsed.task, name)
+        except OSError:
+            return parsed  # the command says so, in a job to all processes
+        return read(command(run_dir=tyro.MISSING_NONPROP, task=reading))
     # The file sets the defaults of all flags, so it is read before them.
     file = value_of("--config", rest) or command.config_file
     settings = load_config(file, kinds[name])
@@ -65,20 +63,9 @@ def parse(command: Any, name: str, rest: list[str]) -> Any:
         for field in dataclasses.fields(command)
         if field.default is dataclasses.MISSING
     }
-    default = command(**required, config_file=file, settings=settings)
-    parsed = tyro.cli(command, args=rest, default=default, prog=f"bert-jax {name}")
+    parsed = read(command(**required, config_file=file, settings=settings))
     if name == "pretrain":
         check_length(parsed.settings, rest)
     if kinds[name] is PretrainConfig and parsed.settings.checkpoint is None:
         parsed.settings.check()
     return dataclasses.replace(parsed, args=tuple(rest))
-
-
-def check(name: str, command: Any) -> None:
-    """Refuses numbers and paths that the command cannot use, before any work.
-
-    Raises:
-        ValueError, OSError: the message names the flag.
-    """
-    check_numbers(command)
-    check_paths(name, command)

@@ -71,7 +71,8 @@ class Sweep:
             ):
                 use_compile_cache(own, devices)
             sweep(self.sweep, settled(self), self.output)
-            shutil.rmtree(own, ignore_errors=True)
+            if self.compile_cache is None:
+                shutil.rmtree(own, ignore_errors=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

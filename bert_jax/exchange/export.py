@@ -8,7 +8,6 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-from bert_jax.config import MeshConfig
 from bert_jax.data.whole_directory import whole_directory
 from bert_jax.exchange.comparison import (
     ALLOWED,
@@ -40,7 +39,7 @@ from bert_jax.exchange.write_stablehlo import (
 )
 from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train.initial import load_params
-from bert_jax.train.mesh import make_mesh
+from bert_jax.train.mesh import one_device
 from bert_jax.train.runs.run import load_results, load_run_config, load_run_tokenizer
 from bert_jax.train.tensors import tensors_sha256
 
@@ -209,7 +208,7 @@ def export_model(
 
 
 def _portable(run: pathlib.Path, step: int | None, *, mlm_only: bool) -> PortableModel:
-    mesh = make_mesh(MeshConfig(), jax.local_devices()[:1])
+    mesh = one_device()
     loaded = load_params(run, mesh, step=step)
     params = jax.device_get(loaded.params)
     cfg = load_run_config(run)

@@ -9,8 +9,6 @@ from typing import Any
 from bert_jax.exchange.libraries import library
 
 CONFIG_FILE = "bert_config.json"
-# Not Google's, but where the casing is stated if anywhere.
-TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 CHECKPOINT = "bert_model.ckpt"
 # The variable that counts updates.
 STEP = "global_step"

@@ -16,12 +16,9 @@ MLM_PARTS = ("embed", "layers", "final", "mlm")
 
 def head_of_run(cfg: PretrainConfig | FinetuneConfig) -> Head:
     """The head that the run's model has."""
-    head: Head = "pretraining"
-    if isinstance(cfg, PretrainConfig) and not cfg.model.next_sentence:
-        head = "mlm"
     if isinstance(cfg, FinetuneConfig):
-        head = task_of(cfg).head  # type: ignore[assignment]
-    return head
+        return task_of(cfg).head  # type: ignore[return-value]
+    return "pretraining" if cfg.model.next_sentence else "mlm"
 
 
 def problem_type_of_run(info: RunInfo) -> str | None:

@@ -62,7 +62,7 @@ def read_google(path: pathlib.Path, *, lowercase: bool | None = None) -> Source:
             or ids would come out otherwise here.
     """
     notes: list[str] = []
-    prefix = _find_checkpoint(pathlib.Path(path), notes)
+    prefix = _find_checkpoint(path, notes)
     config_path = _find_beside(prefix, CONFIG_FILE)
     config = load_json(config_path)
     model, dropout = config_from_google(config_path, config, notes)

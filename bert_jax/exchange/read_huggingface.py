@@ -41,7 +41,6 @@ def read_huggingface(
         ValueError: a file is missing or damaged, or this is a model whose numbers or
             ids would come out otherwise here.
     """
-    directory = pathlib.Path(directory)
     notes: list[str] = []
     path = directory / "config.json"
     if not path.is_file():

@@ -29,7 +29,6 @@ def write_sentence_transformers(model: PortableModel, directory: pathlib.Path) -
     Raises:
         ValueError: the parts do not fit each other.
     """
-    directory = pathlib.Path(directory)
     write_huggingface(model, directory)
     modules = [
         {

@@ -181,8 +181,6 @@ class Read(NamedTuple):
     """Parameters that were complete; rows of vocabulary padding are zeros."""
     used: tuple[str, ...]
     """Names of theirs that went into `params`."""
-    missing: tuple[str, ...]
-    """Names of theirs that were looked for and not there."""
     new: tuple[str, ...]
     """Our paths that have nothing: all or part of their tensors is missing."""
 
@@ -202,7 +200,6 @@ def from_tensors(
     }
     # Dicts for their order: each name counts once, at its first row.
     used: dict[str, None] = {}
-    missing: dict[str, None] = {}
     new: dict[str, None] = {}
     for row in rows:
         view = _their_view(cfg, row, flat[row.ours])
@@ -211,7 +208,7 @@ def from_tensors(
             continue
         theirs = tensors.get(row.theirs)
         if theirs is None:
-            missing[row.theirs] = new[row.ours] = None
+            new[row.ours] = None
             continue
         shape = (view.shape[0] * row.num_parts, *view.shape[1:])
         if theirs.shape != shape:
@@ -222,7 +219,7 @@ def from_tensors(
         view[...] = theirs[row.part * len(view) : (row.part + 1) * len(view)]
         used[row.theirs] = None
     params = {ours: array for ours, array in flat.items() if ours not in new}
-    return Read(unflatten(params), tuple(used), tuple(missing), tuple(new))
+    return Read(unflatten(params), tuple(used), tuple(new))
 
 
 def flatten(tree: Params) -> Tensors:

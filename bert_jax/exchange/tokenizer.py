@@ -68,7 +68,6 @@ def save_huggingface_tokenizer(
             f"max_length={max_length} leaves no room between [CLS] and [SEP]; give "
             "the number of positions of the model."
         )
-    directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     if isinstance(tokenizer, HuggingFaceTokenizer):
         write_kept_tokenizer(

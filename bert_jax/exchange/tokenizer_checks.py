@@ -4,13 +4,16 @@ import pathlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from bert_jax.data.tokenizers.huggingface_tokenizer import HuggingFaceTokenizer
+from bert_jax.data.tokenizers.huggingface_rules import content
+from bert_jax.data.tokenizers.huggingface_tokenizer import (
+    CONFIG_FILE,
+    HuggingFaceTokenizer,
+)
 from bert_jax.data.tokenizers.pieces import row_name
 from bert_jax.data.tokenizers.tokenizer import SPECIAL_PIECES, Tokenizer
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.exchange.json_files import load_json
 
-TOKENIZER_CONFIG = "tokenizer_config.json"
 # Classes of transformers that read tokenizer.json as it stands.
 ANY_TOKENIZER = ("PreTrainedTokenizerFast", "TokenizersBackend")
 # Keys of tokenizer_config.json, or of config.json, that change ids -> the values that
@@ -77,13 +80,13 @@ def read_settings(
     """
     values: dict[str, Any] = {}
     added: list[tuple[int | None, str]] = []
-    for name in ("special_tokens_map.json", TOKENIZER_CONFIG):
+    for name in ("special_tokens_map.json", CONFIG_FILE):
         path = directory / name
         if path.is_file():
             found = load_json(path)
             added += _special_tokens(path, found)
             values |= found
-    sources = {config_file: config, TOKENIZER_CONFIG: values}
+    sources = {config_file: config, CONFIG_FILE: values}
     for where, stated in sources.items():
         _refuse_rules(directory / where, stated, classes)
     path = directory / "added_tokens.json"
@@ -93,14 +96,14 @@ def read_settings(
     for key, usual in _SIDES.items():
         if values.get(key) not in (None, usual):
             notes.append(
-                f"{TOKENIZER_CONFIG} has {key}={values[key]!r}; here it is {usual!r}."
+                f"{CONFIG_FILE} has {key}={values[key]!r}; here it is {usual!r}."
             )
     known = {*_RULES, *_READ, *_SIDES}
     if unread := sorted(
         key for key in values if key not in known and not key.endswith("_token")
     ):
         notes.append(
-            f"{TOKENIZER_CONFIG} has keys that nothing here reads: {', '.join(unread)}."
+            f"{CONFIG_FILE} has keys that nothing here reads: {', '.join(unread)}."
         )
     casing = {
         f"{where} do_lower_case": stated.get("do_lower_case")
@@ -137,21 +140,16 @@ def _special_tokens(
         if not key.endswith("_token") or value is None or isinstance(value, bool):
             continue
         piece = SPECIAL_PIECES.get(key.removesuffix("_token"))
-        if piece is not None and _content(value) != piece:
-            raise ValueError(
-                f"{path} has {key}={_content(value)!r}; expected {piece!r}, BERT's."
-            )
-        yield None, _content(value)
+        said = str(content(value))
+        if piece is not None and said != piece:
+            raise ValueError(f"{path} has {key}={said!r}; expected {piece!r}, BERT's.")
+        yield None, said
     for index, token in (found.get("added_tokens_decoder") or {}).items():
-        yield int(index), _content(token)
+        yield int(index), str(content(token))
     for key in ("additional_special_tokens", "extra_special_tokens"):
         more = found.get(key) or ()
         for token in more.values() if isinstance(more, dict) else more:
-            yield None, _content(token)
-
-
-def _content(token: Any) -> str:
-    return str(token.get("content")) if isinstance(token, dict) else str(token)
+            yield None, str(content(token))
 
 
 def _refuse_rules(

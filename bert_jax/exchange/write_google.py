@@ -9,6 +9,9 @@ import pathlib
 
 import numpy as np
 
+from bert_jax.data.tokenizers.huggingface_tokenizer import (
+    CONFIG_FILE as TOKENIZER_CONFIG,
+)
 from bert_jax.exchange.families.google_bert import (
     config_from_google,
     config_to_google,
@@ -19,7 +22,6 @@ from bert_jax.exchange.google_files import (
     CONFIG_FILE,
     LABELS_FILE,
     STEP,
-    TOKENIZER_CONFIG_FILE,
     tensorflow,
 )
 from bert_jax.exchange.google_variables import load_variables
@@ -73,7 +75,6 @@ def write_google(model: PortableModel, directory: pathlib.Path) -> tuple[str, ..
             "Google's tools strip accents when they fold case, and only then; this "
             f"vocabulary has lowercase={tokenizer.lowercase} and strip_accents={accents}."
         )
-    directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     _save_variables(directory / CHECKPOINT, variables)
     state = "".join(
@@ -85,7 +86,7 @@ def write_google(model: PortableModel, directory: pathlib.Path) -> tuple[str, ..
     tokenizer.save(directory)
     # No file of Google's has the casing; transformers looks for it here.
     casing = {"do_lower_case": tokenizer.lowercase, "strip_accents": accents}
-    save_json(directory / TOKENIZER_CONFIG_FILE, casing)
+    save_json(directory / TOKENIZER_CONFIG, casing)
     if model.labels is not None:
         said = {"labels": list(model.labels), "problem_type": model.problem_type}
         save_json(directory / LABELS_FILE, said)

@@ -42,7 +42,6 @@ def write_huggingface(model: PortableModel, directory: pathlib.Path) -> None:
     if config.get("problem_type") == "regression":
         form = form._replace(usage=_REGRESSION)
     card = _model_card(model, family.model_type, form)
-    directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
     save_json(directory / CONFIG, config)

@@ -54,7 +54,6 @@ def write_onnx(model: PortableModel, directory: pathlib.Path) -> None:
     """
     onnx = library("onnx", _EXTRA, _WHAT)
     library("onnxscript", _EXTRA, _WHAT)
-    directory = pathlib.Path(directory)
     with tempfile.TemporaryDirectory() as name:
         source = pathlib.Path(name)
         write_huggingface(model, source)
@@ -113,7 +112,7 @@ def verify_onnx(directory: pathlib.Path, probe: Probe) -> dict[str, float]:
         ValueError: shapes disagree, or ONNX Runtime is missing.
     """
     session = library("onnxruntime", _EXTRA, _WHAT).InferenceSession(
-        pathlib.Path(directory) / MODEL_FILE, providers=["CPUExecutionProvider"]
+        directory / MODEL_FILE, providers=["CPUExecutionProvider"]
     )
     names = [output.name for output in session.get_outputs()]
 

@@ -111,15 +111,14 @@ def write_stablehlo(model: PortableModel, directory: pathlib.Path) -> None:
             name: f"float32 [{', '.join(shape)}]" for name, shape in model.outputs
         },
     }
-    folder = pathlib.Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MODEL_FILE).write_bytes(exported.serialize())
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / MODEL_FILE).write_bytes(exported.serialize())
     contiguous = {path: np.ascontiguousarray(array) for path, array in weights.items()}
-    save_file(contiguous, folder / WEIGHTS_FILE)
-    save_json(folder / META_FILE, meta)
-    (folder / "run.py").write_text(f"{_RUN}{_SHOW[head]}\n", encoding="utf-8")
+    save_file(contiguous, directory / WEIGHTS_FILE)
+    save_json(directory / META_FILE, meta)
+    (directory / "run.py").write_text(f"{_RUN}{_SHOW[head]}\n", encoding="utf-8")
     save_huggingface_tokenizer(
-        *(model.tokenizer, folder, cfg.max_positions, cfg.num_segments),
+        *(model.tokenizer, directory, cfg.max_positions, cfg.num_segments),
         of_words=head == "tokens",
     )
 
@@ -142,7 +141,6 @@ def verify_stablehlo(directory: pathlib.Path, probe: Probe) -> dict[str, float]:
     """
     from safetensors.numpy import load_file
 
-    directory = pathlib.Path(directory)
     exported = jax.export.deserialize(bytearray((directory / MODEL_FILE).read_bytes()))
     if missing := set(PLATFORMS) - set(exported.platforms):
         raise ValueError(

@@ -174,19 +174,25 @@ def read_reference(path: Path) -> Log:
         return read_run(path, "pretrain")
     with path.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file)
-        if not {"kind", "step"} <= set(rows.fieldnames or ()):
-            raise ValueError(
-                f"{path} has the columns {', '.join(rows.fieldnames or ())}; expected kind, "
-                "step and names of figures, such as mlm_loss."
-            )
         try:
-            lines = [_line(row) for row in rows]
-        except ValueError as error:
+            names = rows.fieldnames or ()
+            lines = [_line(row) for row in rows if {"kind", "step"} <= set(names)]
+        except (ValueError, csv.Error) as error:
             raise ValueError(f"{path}, line {rows.line_num}: {error}") from None
+    if not {"kind", "step"} <= set(names):
+        raise ValueError(
+            f"{path} has the columns {', '.join(names)}; expected kind, step and names of "
+            "figures, such as mlm_loss."
+        )
     return Log(path=path, lines=lines)
 
 
-def _line(row: Mapping[str, str]) -> dict[str, Any]:
+def _line(row: Mapping[str, Any]) -> dict[str, Any]:
+    # So `DictReader` shows fields beyond the columns, and those that a row lacks.
+    if None in row or None in (row["kind"], row["step"]):
+        raise ValueError(
+            "expected a kind, a step, and no more fields than the first line names."
+        )
     figures = {
         name: float(x) for name, x in row.items() if x and name not in ("kind", "step")
     }

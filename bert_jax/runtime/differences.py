@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-_MOST_NAMED = 6
+_MOST_HOSTS, _MOST_NUMBERS = 6, 24
 
 
 def differences(names: Sequence[str], facts: Sequence[Mapping[str, str]]) -> list[str]:
@@ -27,7 +27,7 @@ def differences(names: Sequence[str], facts: Sequence[Mapping[str, str]]) -> lis
         common = max(values, key=lambda value: len(values[value]))
         is_usual = 2 * len(values[common]) > len(names) and len(names) > 2
         parts = [
-            f"{value} on {_together(where)}"
+            f"{value} on {named(where, _MOST_HOSTS)}"
             for value, where in values.items()
             if not (is_usual and value == common)
         ]
@@ -37,14 +37,8 @@ def differences(names: Sequence[str], facts: Sequence[Mapping[str, str]]) -> lis
     return lines
 
 
-def named(numbers: Sequence[int]) -> str:
-    """The numbers as text, such as `2, 5`; only the first ones of many."""
-    more = len(numbers) - 4 * _MOST_NAMED
-    text = ", ".join(map(str, numbers[: 4 * _MOST_NAMED]))
-    return f"{text} and {more} more" if more > 0 else text
-
-
-def _together(names: Sequence[str]) -> str:
-    more = len(names) - _MOST_NAMED
-    text = ", ".join(names[:_MOST_NAMED])
+def named(things: Sequence[object], most: int = _MOST_NUMBERS) -> str:
+    """The numbers or names as text, such as `2, 5`; only the first ones of many."""
+    more = len(things) - most
+    text = ", ".join(map(str, things[:most]))
     return f"{text} and {more} more" if more > 0 else text

@@ -12,7 +12,6 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from types import FrameType
 from typing import Any, TypeVar
 
 import jax
@@ -94,7 +93,7 @@ def taking_part(cfg: ClusterConfig) -> Iterator[None]:
             # By default they would end this process without a word to the others.
             for number in start.STOP_SIGNALS:
                 if signal.getsignal(number) == signal.SIG_DFL:
-                    signal.signal(number, _interrupt)
+                    signal.signal(number, signal.default_int_handler)
         yield
     except EndOfAllError:
         raise
@@ -142,10 +141,6 @@ def _exit(exit_code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def fetch(tree: Tree) -> Tree:

@@ -38,8 +38,8 @@ class Batcher:
 
     @property
     def num_waiting(self) -> int:
-        """Texts that wait."""
-        return sum(len(request.texts) for request in self._waiting)
+        """Texts that wait; those of a request that was given up do not."""
+        return sum(len(x.texts) for x in self._waiting if not x.answer.done())
 
     async def __call__(self, texts: Sequence[Text]) -> list[dict[str, Any]]:
         """The predictions of some texts.

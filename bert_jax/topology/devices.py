@@ -43,16 +43,6 @@ _LIBTPU_ENVIRONMENT = {
 }
 
 
-class MissingLibtpuError(ValueError):
-    """Compiling for a TPU needs the package `libtpu`, which is not installed."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "compiling for a TPU needs the package libtpu, which is not installed: "
-            "pip install 'bert_jax[aot]' (it runs on any Linux machine; no TPU needed)."
-        )
-
-
 @dataclasses.dataclass(frozen=True)
 class Topology:
     """The chips of one machine, in one or several slices.
@@ -148,8 +138,8 @@ def devices_of(topology: Topology) -> list[jax.Device]:
     several devices, call this before anything else uses JAX.
 
     Raises:
-        MissingLibtpuError: the topology is a TPU's, and libtpu is not installed.
-        ValueError: libtpu refuses the topology, or the process has too few CPU devices.
+        ValueError: the topology is a TPU's, and libtpu is not installed or refuses it; or
+            the process has too few CPU devices.
     """
     # While JAX traces it computes small constants. It shall use the CPU for them and not
     # open a TPU that this machine may have, because that would lock others out.
@@ -157,7 +147,10 @@ def devices_of(topology: Topology) -> list[jax.Device]:
     if not topology.is_tpu:
         return _cpu_devices(topology.num_devices)
     if importlib.util.find_spec("libtpu") is None:
-        raise MissingLibtpuError
+        raise ValueError(
+            "compiling for a TPU needs the package libtpu, which is not installed: "
+            "pip install 'bert_jax[aot]' (it runs on any Linux machine; no TPU needed)."
+        )
     # JAX runs the two cores of a v4 chip as one device; libtpu must be told so.
     options = {"chip_config_name": "megacore"} if topology.kind == "v4" else {}
     if topology.slices > 1:

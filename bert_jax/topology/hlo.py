@@ -18,8 +18,6 @@ class Module:
 
     computations: Mapping[str, tuple[Instruction, ...]]
     """The instructions of every computation, by its name."""
-    entry: str
-    """The computation that a run starts with."""
     times: Mapping[str, float]
     """How often each computation is executed in one run, inside fusions too."""
     scheduled: frozenset[str]
@@ -90,7 +88,7 @@ def parse_hlo(text: str, branch_shares: Sequence[float] = ()) -> Module:
                     visit(branch, count * share, in_fusion)
 
     visit(entry, 1.0, False)
-    return Module(computations, entry, times, frozenset(scheduled), tuple(unknown))
+    return Module(computations, times, frozenset(scheduled), tuple(unknown))
 
 
 def _branches(instruction: Instruction) -> list[str]:

@@ -6,23 +6,20 @@ a checkpoint. It is no checkpoint that a run goes on from.
 
 import bisect
 import functools
-import io
 import itertools
 import pathlib
 import shutil
-import zipfile
 from typing import Any
 
 import jax
-import numpy as np
 
 from bert_jax.batch import ClassifyBatch, PretrainBatch
 from bert_jax.config import MeshConfig, PretrainConfig
-from bert_jax.data.atomic_file import write_atomically
 from bert_jax.runtime.agreement import on_first_host
 from bert_jax.runtime.distributed import fetch
 from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train import sharding
+from bert_jax.train.arrays_file import load_arrays, save_arrays
 from bert_jax.train.diagnosis import diagnose
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.placement import global_batch
@@ -50,13 +47,9 @@ def save_bad_step(
         checkpoints.save(state)
         checkpoints.wait()
     arrays = fetch(batch)._asdict()
-
-    def write() -> None:
-        content = io.BytesIO()
-        np.savez_compressed(content, **arrays)
-        write_atomically(folder / _BATCH, content.getvalue())
-
-    on_first_host(f"the batch in {folder}", write)
+    on_first_host(
+        f"the batch in {folder}", lambda: save_arrays(folder / _BATCH, arrays)
+    )
 
 
 @our_settings()
@@ -102,13 +95,9 @@ def replay(run: pathlib.Path, num_devices: int = 1) -> tuple[int, str]:
             find = functools.partial(diagnose, tuning.in_a_row, mesh)
         state = checkpoints.restore(abstract)
     kind: Any = PretrainBatch if isinstance(cfg, PretrainConfig) else ClassifyBatch
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            batch = kind(**arrays)
-    except (ValueError, OSError, TypeError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}). Start the run's command again: it stops at the "
-            "same batch and keeps it anew."
-        ) from None
+    way_out = (
+        "Start the run's command again: it stops at the same batch and keeps it anew."
+    )
+    batch = kind(**load_arrays(path, kind._fields, way_out))
     sharding.check_batch_size(mesh, batch.input_ids.shape[0])
     return step, find(state, global_batch(mesh, batch))

@@ -174,7 +174,10 @@ def finetune(
             weights=tuning.merged,
         ),
     )
-    best = _judge_best(run, trained, judge, mesh)
+    best = trained.best
+    assert best is not None
+    if best.step != int(trained.state.step):
+        judge(load_params(run, mesh, step=best.step).params)
     assert judge.judged is not None
     return finish_run(
         cfg,
@@ -304,14 +307,6 @@ def _loop_config(cfg: FinetuneConfig, data: TaskData) -> LoopConfig:
     if cfg.loop.eval_every_steps is not None:
         return cfg.loop
     return dataclasses.replace(cfg.loop, eval_every_steps=data.steps_per_epoch)
-
-
-def _judge_best(run: pathlib.Path, trained: Trained, judge: Judge, mesh: Mesh) -> Best:
-    """The best state of a run, which `judge` judged last."""
-    assert trained.best is not None
-    if trained.best.step != int(trained.state.step):
-        judge(load_params(run, mesh, step=trained.best.step).params)
-    return trained.best
 
 
 def _best_and_last(

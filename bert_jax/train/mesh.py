@@ -50,6 +50,11 @@ def make_mesh(cfg: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
     return Mesh(np.stack(in_slices), MESH_AXIS_NAMES, axis_types=axis_types)
 
 
+def one_device() -> Mesh:
+    """The first device of this process."""
+    return make_mesh(MeshConfig(), jax.local_devices()[:1])
+
+
 def device_name(mesh: Mesh) -> str:
     """Kind and number of the devices, such as `cpu x 8`."""
     return f"{mesh.devices.flat[0].device_kind} x {mesh.size}"

@@ -3,15 +3,14 @@
 import pathlib
 from collections.abc import Callable, Sequence
 
-import jax
 import numpy as np
 
-from bert_jax.config import FinetuneConfig, MeshConfig, TaskConfig
+from bert_jax.config import FinetuneConfig, TaskConfig
 from bert_jax.data.labelled.texts import encode_texts
 from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train.initial import load_params
 from bert_jax.train.logits import BatchedLogits
-from bert_jax.train.mesh import make_mesh
+from bert_jax.train.mesh import one_device
 from bert_jax.train.runs.run import load_run_config, load_run_tokenizer
 from bert_jax.train.tasks.embeddings import Embeddings, Pooling
 
@@ -42,7 +41,7 @@ class Embedder:
         Raises:
             ValueError: the encoder has fewer positions than `sequence_length`.
         """
-        mesh = make_mesh(MeshConfig(), jax.local_devices()[:1])
+        mesh = one_device()
         info, self.step, self._params = load_params(run, mesh, step=step)
         most = info.model.max_positions
         self.sequence_length = sequence_length or info.sequence_length or most

@@ -13,7 +13,6 @@ import jax
 import numpy as np
 
 from bert_jax.batch import PretrainBatch
-from bert_jax.config import MeshConfig
 from bert_jax.data.labelled.examples import RowBuilder, Text
 from bert_jax.data.labelled.lengths import compiled_lengths
 from bert_jax.data.labelled.unlabelled import NO_TEXT
@@ -24,7 +23,7 @@ from bert_jax.model.masking import MaskedBatch
 from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train import sharding
 from bert_jax.train.initial import load_params
-from bert_jax.train.mesh import make_mesh
+from bert_jax.train.mesh import one_device
 from bert_jax.train.placement import global_batch
 from bert_jax.train.runs.run import load_run, load_run_config, load_run_tokenizer
 
@@ -73,7 +72,7 @@ class Filler:
                 "more. Pass a run of `pretrain` or `import`; `bert-jax predict` and "
                 "`serve` take this one."
             )
-        self.mesh = make_mesh(MeshConfig(), jax.local_devices()[:1])
+        self.mesh = one_device()
         self.info, _, self.params = load_params(run, self.mesh, step=step)
         self.tokenizer = load_run_tokenizer(run)
         self.mask = self.tokenizer.pieces[self.tokenizer.special.mask]
@@ -166,20 +165,16 @@ class Filler:
             numbers = order[first : first + largest]
             probs, pieces = self._guesses([rows[n] for n in numbers])
             for row, number in enumerate(numbers):
+                used = slice(len(rows[number].masks))  # of the slots
                 guesses = [
-                    [
-                        self._guess_of(int(piece), float(prob))
-                        for piece, prob in zip(ids, shares, strict=True)
-                    ]
-                    for _, ids, shares in zip(
-                        rows[number].masks, pieces[row], probs[row], strict=False
+                    list(map(self._guess_of, ids, shares))
+                    for ids, shares in zip(
+                        pieces[row, used].tolist(),
+                        probs[row, used].tolist(),
+                        strict=True,
                     )
                 ]
-                best = [
-                    int(ids[0])
-                    for _, ids in zip(rows[number].masks, pieces[row], strict=False)
-                ]
-                filled = self._filled(texts[number], best)
+                filled = self._filled(texts[number], pieces[row, used, 0].tolist())
                 found[number] = {"filled": filled, "masks": guesses}
         return [found[number] for number in range(len(texts))]
 

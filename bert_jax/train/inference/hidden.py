@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from bert_jax.batch import ClassifyBatch
-from bert_jax.config import DropoutConfig, MeshConfig
+from bert_jax.config import DropoutConfig
 from bert_jax.data.labelled.examples import Text
 from bert_jax.data.labelled.lengths import compiled_lengths
 from bert_jax.data.labelled.texts import encode_texts
@@ -21,7 +21,7 @@ from bert_jax.model.dropout import Dropout
 from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train import sharding
 from bert_jax.train.initial import load_params
-from bert_jax.train.mesh import make_mesh
+from bert_jax.train.mesh import one_device
 from bert_jax.train.placement import global_batch
 from bert_jax.train.runs.run import load_run_config, load_run_tokenizer
 
@@ -47,7 +47,7 @@ class HiddenStates:
             FileNotFoundError: there is no run.
             ValueError: the run cannot be read.
         """
-        self.mesh = make_mesh(MeshConfig(), jax.local_devices()[:1])
+        self.mesh = one_device()
         self.info, _, self.params = load_params(run, self.mesh)
         self.tokenizer = load_run_tokenizer(run)
         model = self.info.model

@@ -6,17 +6,16 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from bert_jax.config import FileConfig, FinetuneConfig, MeshConfig
+from bert_jax.config import FileConfig, FinetuneConfig
 from bert_jax.data.labelled.examples import EncodedExamples, Text
 from bert_jax.data.labelled.unlabelled import NO_TEXT, Unlabelled
 from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train.initial import load_params
 from bert_jax.train.logits import BatchedLogits
-from bert_jax.train.mesh import make_mesh
+from bert_jax.train.mesh import one_device
 from bert_jax.train.runs.run import load_results, load_run_config, load_run_tokenizer
 from bert_jax.train.tasks import task_of
 from bert_jax.train.tasks.task import Judged
@@ -65,7 +64,7 @@ class Predictor:
             mesh: devices to compute on. Default: one device of this process. A job of
                 several processes must pass a mesh of all its devices.
         """
-        mesh = mesh or make_mesh(MeshConfig(), jax.local_devices()[:1])
+        mesh = mesh or one_device()
         self.info, _, self.params = load_params(run, mesh, kind="finetune", step=step)
         cfg = load_run_config(run)
         assert isinstance(cfg, FinetuneConfig)

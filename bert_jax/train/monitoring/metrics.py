@@ -67,7 +67,7 @@ class MetricsLog:
 
     def _open(self, run: pathlib.Path, first_step: int, cfg: LoopConfig) -> float:
         path = run / "metrics.jsonl"
-        lines = _whole_lines(path)
+        lines = read_metrics(run)
         if first_step and not lines:
             print(
                 f"note: {path} has no line of the {first_step:,} steps so far: it was "
@@ -104,11 +104,6 @@ class MetricsLog:
             sink.close()
 
 
-def read_metrics(run: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl. What cannot be read of them is left out, and said."""
-    return _whole_lines(run / "metrics.jsonl")
-
-
 def _sealed(line: dict[str, Any]) -> str:
     """A line of the file: JSON, whose last entry is the checksum of the others."""
     text = json.dumps(line)
@@ -122,12 +117,13 @@ def _unsealed(text: bytes) -> bytes:
     return line if mark and told == b'%08x"}' % zlib.crc32(line) else b""
 
 
-def _whole_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    """All lines, except a last line that a kill cut short and damaged ones.
+def read_metrics(run: pathlib.Path) -> list[dict[str, Any]]:
+    """All lines of metrics.jsonl, except a last line that a kill cut short.
 
-    A file in which no line has a checksum is taken as it is: other programs write such.
+    Damaged lines are left out, which is said. A file in which no line has a checksum is
+    taken as it is: other programs write such.
     """
-    lines, damaged = [], []
+    path, lines, damaged = run / "metrics.jsonl", [], []
     content = path.read_bytes() if path.exists() else b""
     has_checksums = _CHECKSUM.encode() in content
     for number, text in enumerate(content.split(b"\n")[:-1], 1):
@@ -208,7 +204,7 @@ class Window:
         """
         fetched: list[StepMetrics] = jax.device_get(self._pending)
         works = [metrics.pop("work", None) for metrics in fetched]
-        means = _ratios(fetched)
+        means = means_of(fetched)
         require_finite(f"within the {len(self)} steps before step", means, step)
         now = time.perf_counter()
         seconds, self._started = now - self._started, now
@@ -232,12 +228,9 @@ class Window:
 
 def means_of(batches: Sequence[dict[str, Mean]]) -> dict[str, float]:
     """For each metric, the mean over all batches: the ratio of the summed sums."""
-    return _ratios(jax.device_get(list(batches)))
-
-
-def _ratios(fetched: Sequence[dict[str, Mean]]) -> dict[str, float]:
     means = {}
-    fetched = [metrics for metrics in fetched if metrics]  # a skipped step has none
+    # A skipped step has none.
+    fetched = jax.device_get([metrics for metrics in batches if metrics])
     for name in fetched[0] if fetched else ():
         total = sum(float(x[name].sum) for x in fetched)
         weight = sum(float(x[name].weight) for x in fetched)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any, Protocol
 
+from google.protobuf.message import DecodeError
 from tensorboardX import SummaryWriter
 from tensorboardX.proto.event_pb2 import Event
 
@@ -78,7 +79,8 @@ def shown_points(folder: pathlib.Path) -> set[tuple[str, int]]:
     """(name, step) of every point that TensorBoard shows of the event files of a folder.
 
     A file is a row of records: the length in 8 bytes and its checksum in 4, an event, and
-    the checksum of that in 4. A kill may cut off the last record.
+    the checksum of that in 4. A kill may cut off the last record. As in TensorBoard, a
+    record that is damaged hides all behind it.
     """
     points: set[tuple[str, int]] = set()
     for path in sorted(folder.glob("events.*")):
@@ -88,7 +90,10 @@ def shown_points(folder: pathlib.Path) -> set[tuple[str, int]]:
             (size,) = struct.unpack_from("<Q", content, start - 12)
             if start + size + 4 > len(content):
                 break
-            event = Event.FromString(content[start : start + size])
+            try:
+                event = Event.FromString(content[start : start + size])
+            except DecodeError:
+                break
             start += size + 16
             if event.HasField("session_log"):
                 points = {point for point in points if point[1] < event.step}

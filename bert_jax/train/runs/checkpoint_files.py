@@ -48,7 +48,7 @@ def read_manifest(checkpoint: pathlib.Path) -> dict[str, Any]:
         told = manifest.pop("sha256", None)
     except FileNotFoundError:
         raise ValueError(f"{path} is missing") from None
-    except (ValueError, AttributeError, RecursionError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         raise ValueError(f"{path} is not what was saved") from None
     if told != json_sha256(manifest):
         raise ValueError(f"{path} is not what was saved")

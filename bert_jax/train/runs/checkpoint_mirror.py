@@ -107,6 +107,8 @@ class Mirror:
         return place if step is None else place / str(step)
 
     def _put(self, source: pathlib.Path) -> None:
+        for left in self._place().glob(f"*{_PARTIAL}*"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
         copy_checkpoint(source, self._place(int(source.name)))
         copy_small_files(self._run, self.small_files())
 

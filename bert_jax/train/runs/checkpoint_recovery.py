@@ -155,7 +155,8 @@ def _from_mirror(
             continue
         _pass_over(run, damages)
         copied.rename(run / CHECKPOINTS / str(step))
-        copied.parent.rmdir()
+        # With what a kill, or a copy that could not be used, has left there.
+        shutil.rmtree(copied.parent)
         print(
             f"note: {run} has no whole checkpoint; the one of step {step:,} was copied "
             f"from {mirror.home}.",

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from bert_jax import config_json
 from bert_jax.config import FinetuneConfig, ModelConfig, PretrainConfig
+from bert_jax.config.address import address_of
 from bert_jax.data.json_file import read_json, write_json
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
@@ -135,9 +136,12 @@ def _check_shared(run: pathlib.Path) -> None:
 def _start_run(
     run: pathlib.Path, config: Any, info: RunInfo, tokenizer: Tokenizer
 ) -> None:
-    config = config_json.with_absolute_paths(config)
-    settings = config_json.to_values(config)
     mirror = mirror_of(run, config.loop)
+    config = config_json.with_absolute_paths(config)
+    if mirror is not None and address_of(config.loop.mirror) is None:
+        loop = dataclasses.replace(config.loop, mirror=str(mirror.home))
+        config = dataclasses.replace(config, loop=loop)
+    settings = config_json.to_values(config)
     places = (run, None if mirror is None else mirror.small_files())
     homes = [x for x in places if x is not None and (x / "run.json").exists()]
     if run in homes:

@@ -130,9 +130,11 @@ def trained_in_store(
 
         def finish() -> None:
             protect(True)  # a signal that has stopped the run must not end this
-            for each in copies:
-                each.finish()
-            protect(False)
+            try:
+                for each in copies:
+                    each.finish()
+            finally:
+                protect(False)
 
         on_first_host(f"look into {address}", begin)
         stopped = None

@@ -84,10 +84,8 @@ def has_ended(holder: dict[str, Any] | None) -> bool:
         return False
     try:
         os.kill(holder["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
+    except OSError as error:
+        return error.errno == errno.ESRCH  # else the process may not be asked
     return False
 
 

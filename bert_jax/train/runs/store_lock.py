@@ -65,12 +65,9 @@ class StoreLock:
         seen = self._store.read(LOCK)
         holder = holder_in(seen or b"")
         # Containers number their processes from 1, so the number may be our own.
-        own = (
-            [holder[name] == self._me[name] for name in ("host", "pid")]
-            if holder
-            else []
-        )
-        if holder is not None and not has_ended(holder) and not all(own):
+        me = self._me["host"], self._me["pid"]
+        is_there = holder is not None and not has_ended(holder)
+        if holder and is_there and (holder["host"], holder["pid"]) != me:
             say_waiting(self._store, holder, _STALE_SECS)
             deadline = time.monotonic() + _STALE_SECS
             while time.monotonic() < deadline and self._store.read(LOCK) == seen:

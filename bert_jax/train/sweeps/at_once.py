@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bert_jax.config import FinetuneConfig, MeshConfig
+from bert_jax.config import FinetuneConfig
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.limits import check_ids
 from bert_jax.model.isolation import prove_for_lengths
@@ -26,7 +26,8 @@ from bert_jax.train.averaging import averaged
 from bert_jax.train.finetune import Judge, begin_run, finish_run
 from bert_jax.train.initial import start_encoder
 from bert_jax.train.logits import BatchedLogits
-from bert_jax.train.mesh import make_mesh
+from bert_jax.train.memory import device_memory
+from bert_jax.train.mesh import one_device
 from bert_jax.train.monitoring.metrics import (
     MetricsLog,
     NotFiniteError,
@@ -87,7 +88,7 @@ class AtOnce:
     def __init__(self, parts: Sequence[Part], tokenizer: Tokenizer) -> None:
         self.parts = parts
         self.cfg, _, self.data = parts[0]
-        self.mesh = make_mesh(MeshConfig(), jax.local_devices()[:1])
+        self.mesh = one_device()
         assert self.cfg.checkpoint is not None
         self.model = load_run(self.cfg.checkpoint).model
         self.infos = [
@@ -174,16 +175,12 @@ def number_that_fits(part: Part, tokenizer: Tokenizer) -> int:
 
     The run is begun in its directory. A device that does not tell the size of its memory trains one run after the other.
     """
-    limit = _device_bytes()
+    limit = device_memory(jax.local_devices()[0])
     if limit is None:
         return 1
     return max(
         1, int(_MEMORY_SHARE * limit) // AtOnce([part], tokenizer).bytes_of_one()
     )
-
-
-def _device_bytes() -> int | None:
-    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
 @our_settings()

@@ -56,21 +56,15 @@ class Member(NamedTuple):
 
     def config(self, base: FinetuneConfig) -> FinetuneConfig:
         """The settings of its run."""
-        rate = self.setting.learning_rate
+        rate, task = self.setting.learning_rate, base.task
+        if task.shots is not None:  # each seed draws its own examples
+            task = dataclasses.replace(task, draw_seed=self.seed)
         return dataclasses.replace(
             base,
             optimizer=dataclasses.replace(base.optimizer, learning_rate=rate),
-            task=self._task(base.task),
+            task=task,
             num_epochs=self.setting.num_epochs,
             seed=self.seed,
-        )
-
-    def _task(self, task: TaskConfig) -> TaskConfig:
-        """With --shots, each seed draws its own examples."""
-        return (
-            task
-            if task.shots is None
-            else dataclasses.replace(task, draw_seed=self.seed)
         )
 
 

@@ -97,13 +97,14 @@ def one_hot(numbers: np.ndarray, num_classes: int) -> np.ndarray:
     return numbers[:, None] == np.arange(num_classes)
 
 
-def confusions(truth: np.ndarray, found: np.ndarray) -> ByCounts:
+def confusions(truth: np.ndarray, found: np.ndarray, num_classes: int) -> ByCounts:
     """The `class_scores`.
 
     Args:
-        truth, found: bool [examples, C], one class each.
+        truth, found: int [examples], numbers of classes.
     """
-    values = np.concatenate(tallies(truth, found), axis=1)
+    sets = (one_hot(numbers, num_classes) for numbers in (truth, found))
+    values = np.concatenate(tallies(*sets), axis=1)
     return of_sums(values, lambda sums: class_scores(_split(sums)))
 
 

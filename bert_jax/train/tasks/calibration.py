@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.train.tasks.task import log_softmax
+from bert_jax.train.tasks.task import cross_entropies, log_softmax
 
 _NUM_BINS = 15
 _TEMPERATURES = (0.05, 20.0)
@@ -34,8 +34,7 @@ def calibration(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     logits = logits.astype(np.float64)
 
     def loss(log_temperature: float) -> float:
-        log_probs = log_softmax(logits / np.exp(log_temperature))
-        return float(-log_probs[np.arange(labels.size), labels].mean())
+        return float(cross_entropies(logits / np.exp(log_temperature), labels).mean())
 
     fitted = minimize_scalar(loss, bounds=np.log(_TEMPERATURES), method="bounded")
     temperature = float(np.exp(fitted.x))

@@ -25,7 +25,13 @@ from bert_jax.model.text_heads import CHOICE
 from bert_jax.train.losses import Mean, cross_entropy
 from bert_jax.train.tasks.by_counts import ByCounts, means
 from bert_jax.train.tasks.intervals import wilson
-from bert_jax.train.tasks.task import Judged, Metric, Task, log_softmax
+from bert_jax.train.tasks.task import (
+    Judged,
+    Metric,
+    Task,
+    cross_entropies,
+    log_softmax,
+)
 
 
 class Choice(Task):
@@ -104,9 +110,7 @@ class Choice(Task):
 
     def example_losses(self, judged: Judged) -> np.ndarray:
         """Cross-entropy of each example, in nats."""
-        labels = judged.encoded.labels
-        log_probs = log_softmax(judged.logits.astype(np.float64))
-        return -log_probs[np.arange(labels.size), labels]
+        return cross_entropies(judged.logits.astype(np.float64), judged.encoded.labels)
 
     def constant_scores(self, examples: Choices) -> dict[str, float]:
         """The score of always choosing the same place."""

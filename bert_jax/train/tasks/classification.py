@@ -31,7 +31,7 @@ from bert_jax.train.tasks.calibration import calibration
 from bert_jax.train.tasks.class_weights import class_weights
 from bert_jax.train.tasks.intervals import wilson
 from bert_jax.train.tasks.label_scores import label_scores
-from bert_jax.train.tasks.task import Judged, Metric, log_softmax
+from bert_jax.train.tasks.task import Judged, Metric, cross_entropies, log_softmax
 from bert_jax.train.tasks.text import TextTask, of_examples, tfidf
 
 
@@ -102,9 +102,7 @@ class Classification(TextTask):
 
     def by_counts(self, judged: Judged) -> ByCounts:
         logits, labels = of_examples(judged)
-        found = logits.argmax(axis=1)
-        num_classes = len(judged.outputs)
-        return confusions(*(one_hot(x, num_classes) for x in (labels, found)))
+        return confusions(labels, logits.argmax(axis=1), len(judged.outputs))
 
     def constant_scores(self, examples: LabelledTexts) -> dict[str, float]:
         _, counts = np.unique(np.array(examples.labels), return_counts=True)
@@ -130,8 +128,7 @@ class Classification(TextTask):
     def example_losses(self, judged: Judged) -> np.ndarray:
         """Cross-entropy of each example, in nats."""
         logits, labels = of_examples(judged)
-        log_probs = log_softmax(logits.astype(np.float64))
-        return -log_probs[np.arange(labels.size), labels]
+        return cross_entropies(logits.astype(np.float64), labels)
 
     def baselines(
         self, train: Examples, held_out: Examples, outputs: Sequence[str]
@@ -187,13 +184,11 @@ def classification_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, f
 
     Source: Wang et al. 2019, "GLUE", section 3; Gorodkin 2004 for more than two classes.
     """
-    losses = -log_softmax(logits)[np.arange(labels.size), labels]
     scores = _scores_of(labels, logits.argmax(axis=1), logits.shape[1])
-    return {**scores, "loss": float(losses.mean())}
+    return {**scores, "loss": float(cross_entropies(logits, labels).mean())}
 
 
 def _scores_of(
     truth: np.ndarray, found: np.ndarray, num_classes: int
 ) -> dict[str, float]:
-    by_counts = confusions(*(one_hot(x, num_classes) for x in (truth, found)))
-    return scores_of_all(by_counts, truth.size)
+    return scores_of_all(confusions(truth, found, num_classes), truth.size)

@@ -323,6 +323,11 @@ class Task(abc.ABC):
         return text
 
 
+def cross_entropies(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Those of rows [rows, C] with their labels, in nats and in the type of the logits."""
+    return -log_softmax(logits)[np.arange(labels.size), labels]
+
+
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """Logarithm of the softmax over the last axis, in the type of the logits."""
     shifted = logits - logits.max(axis=-1, keepdims=True)

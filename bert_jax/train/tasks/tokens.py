@@ -28,9 +28,15 @@ from bert_jax.data.labelled.words import (
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.model.text_heads import TOKENS
 from bert_jax.train.losses import Mean, cross_entropy
-from bert_jax.train.tasks.by_counts import ByCounts, of_sums, ratio
+from bert_jax.train.tasks.by_counts import ByCounts, of_sums, ratio, scores_of_all
 from bert_jax.train.tasks.entity_scores import entity_scores, entity_table
-from bert_jax.train.tasks.task import Judged, Metric, Task, log_softmax
+from bert_jax.train.tasks.task import (
+    Judged,
+    Metric,
+    Task,
+    cross_entropies,
+    log_softmax,
+)
 
 # Fields of `TaskConfig` that name columns of words and tags.
 _COLUMNS = ("text", "label", "dev_text", "dev_label")
@@ -117,12 +123,11 @@ class Tokens(Task):
         all four are equal.
         """
         labelled = judged.encoded.labels != IGNORED_LABEL
-        labels, logits = judged.encoded.labels[labelled], judged.logits[labelled]
-        log_probs = log_softmax(logits.astype(np.float64))
+        logits = judged.logits[labelled].astype(np.float64)
+        losses = cross_entropies(logits, judged.encoded.labels[labelled])
         return {
-            **entity_scores(*_tags_of(judged)),
-            "accuracy": float((logits.argmax(axis=1) == labels).mean()),
-            "loss": float(-log_probs[np.arange(labels.size), labels].mean()),
+            **scores_of_all(self.by_counts(judged), len(judged.examples)),
+            "loss": float(losses.mean()),
         }
 
     def by_counts(self, judged: Judged) -> ByCounts:
