@@ -4,8 +4,8 @@
 #   launch/stage.sh SOURCE DESTINATION [-- COMMAND [ARGUMENT ...]]
 #
 # Training reads a prepared dataset through memory maps at random places, for which a mounted bucket is slow,
-# and writes its plans of epochs beside it. A copy that is there already is kept while SOURCE lists the same
-# files and sizes. The command replaces this shell, so that signals reach it.
+# and writes its plans of epochs beside it. DESTINATION becomes the copy, and must not exist yet. A copy that is
+# there already is kept while SOURCE lists the same files and sizes. The command replaces this shell, so that signals reach it.
 
 set -euo pipefail
 
@@ -19,6 +19,8 @@ fail() {
 source=${1%/} destination=${2%/}
 shift 2
 [[ -d $source ]] || fail "$source: no such directory; is the volume mounted?"
+from=$(realpath "$source")/ to=$(realpath -m "$destination")/
+[[ $to != "$from"* && $from != "$to"* ]] || fail "$source and $destination must not lie in each other"
 if (($#)); then
   [[ $1 == -- && $# -ge 2 ]] || fail "$1: expected -- COMMAND after the two directories"
   shift
@@ -31,13 +33,17 @@ wanted=$(listing "$source")
 if [[ -d $destination && -f $destination.listing && $(<"$destination.listing") == "$wanted" ]]; then
   printf 'stage.sh: %s is there already\n' "$destination" >&2
 else
+  [[ ! -e $destination || -f $destination.listing || -z $(ls -A "$destination") ]] ||
+    fail "$destination is there and no copy of this script; name a directory that does not exist, which is then made"
   partial=$destination.partial
-  rm -rf "$partial" "$destination" "$destination.listing"
+  rm -rf "$partial"
   mkdir -p "$partial"
+  : >"$destination.listing" # from now on it is known as a copy, and as one that is not whole
+  rm -rf "$destination"
   cp -R "$source/." "$partial/"
   [[ $(listing "$partial") == "$wanted" ]] || fail "the copy of $source is not complete; did the source change meanwhile?"
-  mv "$partial" "$destination"
   printf '%s\n' "$wanted" >"$destination.listing"
+  mv "$partial" "$destination"
   printf 'stage.sh: %s copied to %s, %s\n' "$source" "$destination" "$(du -sh "$destination" | cut -f1)" >&2
 fi
 if (($#)); then exec "$@"; fi

@@ -136,3 +136,38 @@ def test_stage_refuses_what_is_not_there(tmp_path):
     (tmp_path / "empty").mkdir()
     assert "no file" in run(STAGE, tmp_path / "empty", tmp_path / "b", code=2).stderr
     assert "two directories" in run(STAGE, tmp_path, code=2).stderr
+
+
+def test_stage_deletes_nothing_but_its_own_copies(tmp_path):
+    """A user may think that the copy is put into the directory, or name one path twice."""
+    source, other = tmp_path / "scratch/wiki", tmp_path / "home"
+    source.mkdir(parents=True)
+    other.mkdir()
+    for kept in (source / "a", other / "thesis"):
+        kept.write_text("1")
+    for place in (
+        source,
+        source / "copy",
+        source.parent,
+        tmp_path / "scratch/../scratch",
+    ):
+        assert "in each other" in run(STAGE, source, place, code=2).stderr
+    assert "no copy of this script" in run(STAGE, source, other, code=2).stderr
+    assert (source / "a").exists()
+    assert (other / "thesis").exists()
+    (tmp_path / "mounted").mkdir()  # an empty volume
+    run(STAGE, source, tmp_path / "mounted")
+    assert (tmp_path / "mounted/a").exists()
+
+
+def test_a_copy_that_was_cut_short_is_made_again(tmp_path):
+    source, copy = tmp_path / "source", tmp_path / "copy"
+    source.mkdir()
+    (source / "a").write_text("1")
+    run(STAGE, source, copy)
+    (source / "a").write_text("12")
+    full = program(tmp_path / "bin/cp", "exit 1")
+    path = f"{full.parent}:{os.environ['PATH']}"
+    run(STAGE, source, copy, env={"PATH": path}, code=1)
+    run(STAGE, source, copy)
+    assert (copy / "a").read_text() == "12"

@@ -183,6 +183,19 @@ def test_other_devices_are_announced(run, capsys):
     assert f"another layout, equal up to rounding: {said}" in capsys.readouterr().out
 
 
+def test_datasets_of_a_mixture_may_move_but_not_change_places(tmp_path):
+    """Weights are given by place, so that other datasets would get them."""
+
+    def mixture(*paths):
+        data = DataConfig(mixture=tuple(map(pathlib.Path, paths)), weights=(0.9, 0.1))
+        return dataclasses.replace(CONFIG, data=data)
+
+    begin(tmp_path / "run", mixture("old/wiki", "old/books"))
+    begin(tmp_path / "run", mixture("new/wiki", "new/books"))
+    with pytest.raises(ValueError, match="another order: wiki books then, books wiki"):
+        begin(tmp_path / "run", mixture("new/books", "new/wiki"))
+
+
 def test_minutes_keep_the_steps_of_a_run_that_only_its_mirror_has(
     tmp_path, monkeypatch
 ):

@@ -35,6 +35,7 @@ from bert_jax.train.runs.run_lock import RunLock
 from bert_jax.train.runs.run_settings import (
     LAYOUT,
     check_longer,
+    check_order,
     check_start,
     comparable,
     differences,
@@ -205,6 +206,8 @@ def _check_continued(
             "optimizer on its way: give the other flags as before, and these as "
             "--resume-with optimizer.NAME=VALUE."
         )
+    if isinstance(old, PretrainConfig):
+        check_order(home, old, config)
     check_start(home, begun.encoder, old, config, way_out)
     layout = [line for name, line in changes if name in LAYOUT]
     if begun.devices != info.devices:

@@ -16,7 +16,7 @@ _FREE = (
     "data.num_workers",
     "data.plan_dir",
     "data.dataset",
-    "data.mixture",
+    "data.mixture",  # `check_order` compares the order
     "checkpoint",  # `check_start` compares what it leads to
     # How examples are read; the hashes of the examples are compared separately.
     *(f"task.{x.name}" for x in dataclasses.fields(TaskConfig) if x.name != "pooling"),
@@ -66,6 +66,23 @@ def check_longer(run: pathlib.Path, old: PretrainConfig, new: PretrainConfig) ->
         "one, start a new run with a schedule of its own: "
         f"--checkpoint {run} --moments keep --num-steps STEPS --output NEW_RUN."
     )
+
+
+def check_order(run: pathlib.Path, old: PretrainConfig, new: PretrainConfig) -> None:
+    """Checks that the same datasets of a mixture are in the order that the run began with.
+
+    Weights are given in this order, and batches are filled in it.
+
+    Raises:
+        ValueError: the order is another one.
+    """
+    before, now = ([x.name for x in cfg.data.mixture] for cfg in (old, new))
+    if sorted(before) == sorted(now) and before != now:
+        raise ValueError(
+            f"{run} was begun with --data.mixture in another order: {' '.join(before)} "
+            f"then, {' '.join(now)} now. Weights and rows follow this order, so give the "
+            "datasets as they were given then."
+        )
 
 
 def check_start(
