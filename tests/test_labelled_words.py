@@ -130,6 +130,7 @@ def datasets_table(feature):
     [
         {"feature": {"names": NAMES, "_type": "ClassLabel"}, "_type": "List"},
         {"feature": [{"names": NAMES, "_type": "ClassLabel"}], "_type": "Sequence"},
+        [{"names": NAMES, "_type": "ClassLabel"}],
     ],
 )
 def test_numbers_of_tags_have_the_names_of_the_file(tmp_path, feature):
@@ -193,6 +194,12 @@ def test_lists_of_words_and_tags_are_read_from_json(load):
             b'{"tokens": ["a"], "tags": ["O", "O"]}\n',
             {},
             "line 1: 1 words, but 2",
+        ),
+        (
+            "a.jsonl",
+            b'{"tokens": ["a"], "tags": ["O"]}\n{"tokens": ["b"]}\n',
+            {},
+            "line 2: 1 words, but None in 'tags'",
         ),
         (
             "a.jsonl",

@@ -1,5 +1,6 @@
 """Sentences as lists of words and of tags: .jsonl and .parquet, as `datasets` writes them."""
 
+import contextlib
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -38,7 +39,7 @@ def tagged_rows(path: pathlib.Path, cfg: FileConfig) -> TaggedRows:
     rows = TaggedRows([], [], f"{table.how}; words from {word!r}, tags from {tag!r}")
     numbers = False
     for row, words in zip(table.rows, words_of(table, word), strict=True):
-        given = row.fields[tag]
+        given = row.fields.get(tag)
         if not isinstance(given, list) or len(given) != len(words):
             what = f"{len(given)} tags" if isinstance(given, list) else repr(given)
             raise ValueError(
@@ -112,9 +113,13 @@ def _tag_names(path: pathlib.Path, column: str) -> Sequence[str] | None:
     import pyarrow.parquet as pq
 
     metadata = pq.read_schema(path).metadata or {}
-    features = loads(metadata.get(b"huggingface", b"{}")).get("info", {})
-    feature = features.get("features", {}).get(column, {}).get("feature", {})
-    # Older versions write a list around the feature of the elements.
-    feature = feature[0] if isinstance(feature, list) else feature
-    names: Sequence[str] | None = feature.get("names")
-    return names
+    with contextlib.suppress(ValueError, LookupError, TypeError):  # of another form
+        feature = loads(metadata[b"huggingface"])["info"]["features"][column]
+        if isinstance(feature, dict):
+            feature = feature["feature"]
+        # Older versions write a list around the feature of the elements.
+        if isinstance(feature, list):
+            [feature] = feature
+        names: Sequence[str] = feature["names"]
+        return names
+    return None
