@@ -207,6 +207,12 @@ def test_lists_of_words_and_tags_are_read_from_json(load):
             {},
             "expected a list of words",
         ),
+        (
+            "a.jsonl",
+            b'{"tokens": ["a\\ud800"], "tags": ["O"]}\n',
+            {},
+            "line 1: column 'tokens' holds half of a character",
+        ),
         ("a.csv", b"", {}, "unknown kind '.csv'"),
         (
             "a.jsonl",

@@ -8,6 +8,7 @@ from typing import Any
 from bert_jax.config import FileConfig
 from bert_jax.data.json_text import loads
 from bert_jax.data.labelled.tables import Table, read_table
+from bert_jax.data.labelled.texts import text_of
 from bert_jax.data.labelled.word_columns import DOCUMENT, TaggedRows
 
 SUFFIXES = (".jsonl", ".parquet")
@@ -76,7 +77,7 @@ def words_of(table: Table, column: str) -> list[tuple[str, ...]]:
     """The words of each row.
 
     Raises:
-        ValueError: the column of a row holds no list of texts.
+        ValueError: the column of a row holds no list of texts, or half of a character.
     """
     found = []
     for row in table.rows:
@@ -86,6 +87,8 @@ def words_of(table: Table, column: str) -> list[tuple[str, ...]]:
                 f"{table.path}, {row.place}: {column!r} holds {str(words)[:60]!r}; expected "
                 "a list of words."
             )
+        for word in words:
+            text_of(word, f"{table.path}, {row.place}: column {column!r}")
         found.append(tuple(words))
     return found
 
