@@ -123,10 +123,11 @@ def test_texts_a_file_and_standard_input_are_filled(run, tmp_path, capsys, monke
     filled, guesses = capsys.readouterr().out.splitlines()
     assert filled.startswith("a")
     assert guesses.count("%") == 2
-    (tmp_path / "x.txt").write_bytes("\ufeffé [MASK]\r\n\r\n[MASK] b\n".encode())
+    (tmp_path / "x.txt").write_bytes("\ufeffé\u2028 [MASK]\r\n\r\n[MASK] b\n".encode())
     cli.main(["fill", str(run), "x.txt", "--output", "y.jsonl"])
-    lines = [json.loads(x) for x in (tmp_path / "y.jsonl").read_text().splitlines()]
-    assert [line["text"] for line in lines] == ["é [MASK]", "[MASK] b"]
+    written = (tmp_path / "y.jsonl").read_text().strip().split("\n")
+    lines = [json.loads(x) for x in written]
+    assert [line["text"] for line in lines] == ["é\u2028 [MASK]", "[MASK] b"]
     assert {len(line["masks"][0]) for line in lines} == {5}
     monkeypatch.setattr(sys, "stdin", io.StringIO("a [MASK]\n"))
     cli.main(["fill", str(run), "--top", "2"])

@@ -112,6 +112,9 @@ class Glue(tfds.core.GeneratorBasedBuilder):
             "sentence2": tfds.features.Text(),
             "label": tfds.features.ClassLabel(names=["not_equivalent", "equivalent"]),
             "idx": np.int32,
+            # Nothing reads them.
+            "votes": tfds.features.Sequence(np.int32),
+            "picture": tfds.features.Text(),
         }
         return tfds.core.DatasetInfo(
             builder=self, features=tfds.features.FeaturesDict(features)
@@ -126,7 +129,7 @@ class Glue(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, count=0):
         for n in range(count):
             row = {"sentence1": f"é {n}", "sentence2": "b", "label": n % 2, "idx": n}
-            yield n, row
+            yield n, {**row, "votes": [n, n], "picture": b"\xff"}
 
 
 def test_a_dataset_of_tfds_is_found_by_the_name(tmp_path, monkeypatch):

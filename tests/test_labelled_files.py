@@ -179,6 +179,7 @@ def test_rows_without_text_or_label_are_left_out_on_request(load):
         ("x.tsv", "text\tlabel\n".encode("utf-16-le"), "--encoding utf-16-le"),
         ("x.csv", b"text,label\na,1\n\xe9,0\n", "line 3: byte 0xE9 is not UTF-8"),
         ("x.csv", b"text,label\na,1\n\xe9,0\n", "--encoding latin-1"),
+        ("x.jsonl", '{}\n{"a": "b"}', "the columns are a, and the first row is ''"),
         ("x.csv", "\n\n", "holds no rows"),
         ("x.jsonl", "", "holds no rows"),
     ],
@@ -274,6 +275,9 @@ def test_integers_are_ordered_as_numbers():
     assert ordered(str(n) for n in range(12)) == tuple(str(n) for n in range(12))
     assert ordered(["10", "-1", "9"]) == ("-1", "9", "10")
     assert ordered(["10", "9", "x"]) == ("10", "9", "x")
+    # Equal as floats.
+    long = ("12345678901234567", "12345678901234568")
+    assert ordered(long) == long
 
 
 @pytest.mark.parametrize("other", ["0.0", "+0", "00", "0e0"])

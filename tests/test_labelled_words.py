@@ -130,6 +130,7 @@ def datasets_table(feature):
     [
         {"feature": {"names": NAMES, "_type": "ClassLabel"}, "_type": "List"},
         {"feature": [{"names": NAMES, "_type": "ClassLabel"}], "_type": "Sequence"},
+        [{"names": NAMES, "_type": "ClassLabel"}],
     ],
 )
 def test_numbers_of_tags_have_the_names_of_the_file(tmp_path, feature):
@@ -196,9 +197,21 @@ def test_lists_of_words_and_tags_are_read_from_json(load):
         ),
         (
             "a.jsonl",
+            b'{"tokens": ["a"], "tags": ["O"]}\n{"tokens": ["b"]}\n',
+            {},
+            "line 2: 1 words, but None in 'tags'",
+        ),
+        (
+            "a.jsonl",
             b'{"tokens": "a b", "tags": ["O"]}\n',
             {},
             "expected a list of words",
+        ),
+        (
+            "a.jsonl",
+            b'{"tokens": ["a\\ud800"], "tags": ["O"]}\n',
+            {},
+            "line 1: column 'tokens' holds half of a character",
         ),
         ("a.csv", b"", {}, "unknown kind '.csv'"),
         (

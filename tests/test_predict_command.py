@@ -1,9 +1,12 @@
 """`bert-jax predict`: arguments, files and standard input in; lines and a file out."""
 
+import datetime
 import io
 import json
 import sys
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from bert_jax import cli
@@ -100,6 +103,13 @@ def test_a_file_is_read_and_its_rows_come_back_in_order(run, tmp_path, capsys):
         ("yes", "no"),
         ("yes", None),
     ]
+
+
+def test_ids_that_json_has_not_are_written_as_text(run, tmp_path):
+    rows = {"id": [datetime.date(2026, 1, 2)], "text": ["w"]}
+    pq.write_table(pa.table(rows), tmp_path / "x.parquet")
+    cli.main(["predict", run(), "x.parquet", "--output", "out.jsonl"])
+    assert [line["id"] for line in written(tmp_path)] == ["2026-01-02"]
 
 
 def test_all_digits_are_kept(run, tmp_path):
@@ -202,7 +212,9 @@ def test_sentences_to_tag_are_read_with_or_without_tags(
 
 
 def test_questions_come_from_squad_files(run, tmp_path):
+    wrong = {"text": "Bea", "answer_start": 0}  # is not read
     qas = [{"id": "q1", "question": "who?"}, {"id": "q2", "question": "what?"}]
+    qas[1]["answers"] = [wrong]
     document = {"data": [{"paragraphs": [{"context": "Bo ran.", "qas": qas}]}]}
     (tmp_path / "x.json").write_text(json.dumps(document))
     cli.main(["predict", run("spans"), "x.json", "--output", "out.jsonl"])

@@ -55,7 +55,7 @@ class Fill:
             decoded = read_text(path, self.encoding)
             for warning in decoded.warnings:
                 print(f"  warning: {warning}", file=sys.stderr)
-            lines, where = decoded.text.splitlines(), f"{path}, line"
+            lines, where = decoded.lines, f"{path}, line"
             parts = (lines[n : n + CHUNK] for n in range(0, len(lines), CHUNK))
             total = sum(bool(line.strip()) for line in lines)
         elif self.texts:

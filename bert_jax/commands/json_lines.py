@@ -47,6 +47,7 @@ def write_lines(
     written = 0
     with open_atomically(output) as file, Bar("texts", unit_scale=False) as bar:
         for written, line in enumerate(lines, 1):
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            # The ids of a Parquet file may be dates, which JSON has not.
+            file.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
             bar.update(written, total)
     return written

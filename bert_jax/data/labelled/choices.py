@@ -24,7 +24,7 @@ from bert_jax.data.labelled.groups import encode_groups
 from bert_jax.data.labelled.labels import numbers_of
 from bert_jax.data.labelled.tables import SUFFIXES, Table, complete_rows, read_table
 from bert_jax.data.labelled.texts import refuse_several_labels, text_of
-from bert_jax.data.labelled.unlabelled import Unlabelled
+from bert_jax.data.labelled.unlabelled import Unlabelled, ids_of
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 
 # Of two texts, the second one opens each choice: SWAG's sent2 is its beginning, and the
@@ -117,12 +117,8 @@ def read_unlabelled_choices(path: pathlib.Path, cfg: TaskConfig) -> Unlabelled:
     labels = None
     if columns.label is not None:
         labels = [row.fields.get(columns.label) for row in table.rows]
-    return Unlabelled(
-        texts,
-        labels=labels,
-        how=f"{table.how}; {_said(columns)}",
-        warnings=table.warnings,
-    )
+    how = f"{table.how}; {_said(columns)}"
+    return Unlabelled(texts, ids_of(table), labels, how, table.warnings)
 
 
 def _open(

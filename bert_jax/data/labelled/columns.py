@@ -139,7 +139,7 @@ def _flag_columns(table: Table) -> list[str]:
 def _missing(table: Table, what: str, split: Split | None) -> str:
     message = f"{table.path} has {what}; the columns are {', '.join(table.columns)}"
     if len(table.columns) == 1:
-        first = str(next(iter(table.rows[0].fields.values()))) if table.rows else ""
+        first = str(next(iter(table.rows[0].fields.values()), "")) if table.rows else ""
         signs = [x for x in DELIMITERS if x in table.columns[0] or x in first]
         message += f", and the first row is {first[:60]!r}"
         for sign in signs:

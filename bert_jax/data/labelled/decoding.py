@@ -1,6 +1,7 @@
 """The text of a file: its bytes as letters, by its byte-order mark or its encoding."""
 
 import codecs
+import io
 import pathlib
 from typing import NamedTuple
 
@@ -18,6 +19,11 @@ class Decoded(NamedTuple):
     encoding: str
     """Name of the encoding, such as "UTF-8"."""
     warnings: tuple[str, ...] = ()
+
+    @property
+    def lines(self) -> list[str]:
+        """Without their ends. The end of the last line begins no further one."""
+        return [x.rstrip("\n") for x in io.StringIO(self.text, newline=None)]
 
 
 def read_text(path: pathlib.Path, encoding: str = "utf-8") -> Decoded:

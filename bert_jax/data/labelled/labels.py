@@ -135,7 +135,10 @@ def _alike(names: Sequence[str], key: Callable[[str], Any]) -> Iterable[list[str
 
 
 def _number(name: str) -> float | None:
-    return float(name) if is_number(name) else None
+    if not is_number(name):
+        return None
+    # A float would make one number of two long ones.
+    return int(name) if _INTEGER.fullmatch(name) else float(name)
 
 
 def _folded(name: str) -> str:

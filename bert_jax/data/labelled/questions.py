@@ -80,7 +80,8 @@ def read_questions(
     file is refused, or with `skip_incomplete` the question is left out.
 
     Args:
-        answered: whether every question must say what its answers are.
+        answered: whether every question must say what its answers are. If not, they are
+            not read.
 
     Raises:
         ValueError: no path, not this form, an empty question or passage, or an answer
@@ -150,7 +151,7 @@ class _Read:
         question = text_of(question, f"{where}: the question")
         passage = text_of(passage, f"{where}: the context")
         given: list[Answer] = []
-        if not qa.get("is_impossible") and (answered or qa.get("answers")):
+        if answered and not qa.get("is_impossible"):
             given = [_answer(x, where) for x in _part(qa, "answers", list, where)]
         problem = None
         if answered and not (question and passage):

@@ -3,6 +3,7 @@
 Nothing is downloaded, no code of the dataset is run, and TensorFlow is not needed.
 """
 
+import contextlib
 import pathlib
 from typing import Any
 
@@ -39,17 +40,23 @@ def read_tfds_table(path: pathlib.Path, split: Split) -> Table:
     features, splits = builder.info.features, builder.info.splits
     name = next((name for name in splits if name.startswith(split)), split)
     rows = [
-        Row(f"record {number}", _plain(features.deserialize_example_np(record)))
+        Row(f"record {number}", _fields(features.deserialize_example_np(record)))
         for number, record in enumerate(records_of(builder, name, str(path)))
     ]
     return Table(path, tuple(features), rows, f"TFDS {builder.info.full_name}, {name}")
 
 
-def _plain(record: dict[str, Any]) -> dict[str, Any]:
-    """Bytes as text, and NumPy's numbers as Python's."""
-    found = {}
-    for name, value in record.items():
-        if isinstance(value, bytes):
-            value = value.decode()
-        found[name] = value.item() if hasattr(value, "item") else value
-    return found
+def _fields(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: _plain(value) for name, value in record.items()}
+
+
+def _plain(value: Any) -> Any:
+    """UTF-8 as text, and NumPy's numbers and arrays as Python's numbers and lists."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list):
+        return [_plain(x) for x in value]
+    if isinstance(value, bytes):
+        with contextlib.suppress(UnicodeDecodeError):  # such as an image
+            return value.decode()
+    return value

@@ -1,6 +1,5 @@
 """Texts to predict on: the rows of a file or the lines of a stream, in their order."""
 
-import io
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -45,10 +44,9 @@ def from_lines(lines: Sequence[str]) -> Unlabelled:
 
 
 def read_lines(path: pathlib.Path, cfg: FileConfig) -> Unlabelled:
-    """A file with a text a line; the end of the last line begins no further one."""
+    """A file with a text a line."""
     decoded = read_text(path, cfg.encoding)
-    lines = [x.rstrip("\n") for x in io.StringIO(decoded.text, newline=None)]
-    found = from_lines(lines)
+    found = from_lines(decoded.lines)
     how = f"{decoded.encoding}, {found.how}"
     return found._replace(how=how, warnings=decoded.warnings)
 

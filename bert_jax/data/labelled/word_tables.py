@@ -1,5 +1,6 @@
 """Sentences as lists of words and of tags: .jsonl and .parquet, as `datasets` writes them."""
 
+import contextlib
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from bert_jax.config import FileConfig
 from bert_jax.data.json_text import loads
 from bert_jax.data.labelled.tables import Table, read_table
+from bert_jax.data.labelled.texts import text_of
 from bert_jax.data.labelled.word_columns import DOCUMENT, TaggedRows
 
 SUFFIXES = (".jsonl", ".parquet")
@@ -38,7 +40,7 @@ def tagged_rows(path: pathlib.Path, cfg: FileConfig) -> TaggedRows:
     rows = TaggedRows([], [], f"{table.how}; words from {word!r}, tags from {tag!r}")
     numbers = False
     for row, words in zip(table.rows, words_of(table, word), strict=True):
-        given = row.fields[tag]
+        given = row.fields.get(tag)
         if not isinstance(given, list) or len(given) != len(words):
             what = f"{len(given)} tags" if isinstance(given, list) else repr(given)
             raise ValueError(
@@ -75,7 +77,7 @@ def words_of(table: Table, column: str) -> list[tuple[str, ...]]:
     """The words of each row.
 
     Raises:
-        ValueError: the column of a row holds no list of texts.
+        ValueError: the column of a row holds no list of texts, or half of a character.
     """
     found = []
     for row in table.rows:
@@ -85,6 +87,8 @@ def words_of(table: Table, column: str) -> list[tuple[str, ...]]:
                 f"{table.path}, {row.place}: {column!r} holds {str(words)[:60]!r}; expected "
                 "a list of words."
             )
+        for word in words:
+            text_of(word, f"{table.path}, {row.place}: column {column!r}")
         found.append(tuple(words))
     return found
 
@@ -112,9 +116,13 @@ def _tag_names(path: pathlib.Path, column: str) -> Sequence[str] | None:
     import pyarrow.parquet as pq
 
     metadata = pq.read_schema(path).metadata or {}
-    features = loads(metadata.get(b"huggingface", b"{}")).get("info", {})
-    feature = features.get("features", {}).get(column, {}).get("feature", {})
-    # Older versions write a list around the feature of the elements.
-    feature = feature[0] if isinstance(feature, list) else feature
-    names: Sequence[str] | None = feature.get("names")
-    return names
+    with contextlib.suppress(ValueError, LookupError, TypeError):  # of another form
+        feature = loads(metadata[b"huggingface"])["info"]["features"][column]
+        if isinstance(feature, dict):
+            feature = feature["feature"]
+        # Older versions write a list around the feature of the elements.
+        if isinstance(feature, list):
+            [feature] = feature
+        names: Sequence[str] = feature["names"]
+        return names
+    return None

@@ -101,7 +101,8 @@ class Spans(Task):
             return read_lines(path, cfg)
         found = read_questions(path, cfg, answered=False)
         texts = list(zip(found.questions, found.passages, strict=True))
-        return Unlabelled(texts, list(found.ids), how=found.reading.how)
+        how, warnings = found.reading.how, found.reading.warnings
+        return Unlabelled(texts, list(found.ids), how=how, warnings=warnings)
 
     def counts(self, examples: Questions, outputs: Sequence[str]) -> str:
         num_none = sum(not answers for answers in examples.answers)
