@@ -196,6 +196,15 @@ def test_datasets_of_a_mixture_may_move_but_not_change_places(tmp_path):
         begin(tmp_path / "run", mixture("new/books", "new/wiki"))
 
 
+def test_a_run_is_not_its_own_mirror(tmp_path):
+    loop = LoopConfig(mirror=f"{tmp_path}/other/../run")
+    with pytest.raises(
+        ValueError, match=r"--loop.mirror .* is the run directory itself"
+    ):
+        begin(tmp_path / "run", dataclasses.replace(CONFIG, loop=loop))
+    assert not (tmp_path / "run").exists()
+
+
 def test_minutes_keep_the_steps_of_a_run_that_only_its_mirror_has(
     tmp_path, monkeypatch
 ):
