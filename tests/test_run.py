@@ -183,6 +183,12 @@ def test_other_devices_are_announced(run, capsys):
     assert f"another layout, equal up to rounding: {said}" in capsys.readouterr().out
 
 
+def test_other_data_is_told_without_the_hashes(tmp_path):
+    begin(tmp_path / "run", data={"sha256": {"file": "a"}})
+    with pytest.raises(ValueError, match=r"was begun on other data.* name its present"):
+        begin(tmp_path / "run", data={"sha256": {"file": "b"}})
+
+
 def test_datasets_of_a_mixture_may_move_but_not_change_places(tmp_path):
     """Weights are given by place, so that other datasets would get them."""
 
