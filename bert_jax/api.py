@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from bert_jax import config_json
 from bert_jax.batch import PretrainBatch
 from bert_jax.commands.foreign_checkpoint import Settings, import_checkpoint
 from bert_jax.commands.settled import settle
@@ -276,6 +277,7 @@ def pretrain(cfg: PretrainConfig, output: Path) -> dict[str, Any]:
         bert_jax.train.stop_request.InterruptedRunError: a signal came; a checkpoint was
             written, and the same call goes on.
     """
+    cfg = config_json.checked(cfg)
     with trained_in_store(output, cfg.loop) as run:
         cfg = import_checkpoint(_with_checkpoint_here(cfg), run, ClusterConfig())
         return pretraining.pretrain(settle(cfg, cfg, ()), run)
@@ -293,6 +295,7 @@ def finetune(cfg: FinetuneConfig, output: Path) -> dict[str, Any]:
         bert_jax.train.stop_request.InterruptedRunError: a signal came; a checkpoint was
             written, and the same call goes on.
     """
+    cfg = config_json.checked(cfg)
     with trained_in_store(output, cfg.loop) as run:
         cfg = import_checkpoint(_with_checkpoint_here(cfg), run, ClusterConfig())
         return finetuning.finetune(cfg, run)
@@ -326,7 +329,7 @@ def batches(
         FileNotFoundError: there is no finished dataset.
         ValueError: the split has too little text, or settings do not fit it.
     """
-    opened = open_dataset(dataset)
+    opened, data = open_dataset(dataset), config_json.checked(data)
     data = dataclasses.replace(data, dataset=None, mixture=(), weights=())
     rows = open_rows(opened, split, data, seed=seed, batch_size=batch_size)
     return train_batches(

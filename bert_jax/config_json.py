@@ -51,6 +51,15 @@ def from_values(cls: type[T], values: dict[str, Any]) -> T:
     return _build(cls, values, cls.__name__)
 
 
+def checked(config: T) -> T:
+    """The config, whose types and choices are checked; Python itself looks at neither.
+
+    Raises:
+        ValueError: a value has the wrong type or is no choice of its field.
+    """
+    return from_json(type(config), to_json(config))
+
+
 def _build(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)

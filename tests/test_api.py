@@ -13,7 +13,13 @@ from random_runs import random_run
 import bert_jax
 from bert_jax import cli
 from bert_jax.batch import PretrainBatch
-from bert_jax.config import DataConfig, FinetuneConfig, PretrainConfig, TaskConfig
+from bert_jax.config import (
+    DataConfig,
+    FinetuneConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    TaskConfig,
+)
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +127,19 @@ def test_runs_are_made_by_functions_over_the_settings(dataset, tmp_path, monkeyp
 
 
 @pytest.mark.slow(ci=False)
+def test_settings_that_are_no_choice_are_refused(dataset, tmp_path):
+    """Python takes any word; a schedule without a branch of its own would be linear."""
+    typo = OptimizerConfig(schedule="cosin")
+    message = r"optimizer\.schedule='cosin' is not one of"
+    with pytest.raises(ValueError, match=message):
+        bert_jax.pretrain(PretrainConfig(optimizer=typo), tmp_path / "run")
+    with pytest.raises(ValueError, match=message):
+        bert_jax.finetune(FinetuneConfig(optimizer=typo), tmp_path / "run")
+    with pytest.raises(ValueError, match="layout='pack' is not one of"):
+        bert_jax.batches(dataset, DataConfig(layout="pack"), batch_size=4, num_steps=1)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_model_of_others_is_imported_once(runs, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     model = bert_jax.load(runs / "encoder")

@@ -1,11 +1,15 @@
 """A newcomer's first small run, through the commands: what it says, and what it keeps."""
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
+import time
+from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
 from prepared_corpus import make_corpus, other_tokenizer, prepared
 from small_pretraining import SMALL, one_device  # noqa: F401
@@ -281,6 +285,23 @@ def test_steps_fill_the_minutes():
     assert fitting(cfg, 10.0, 0.5, 12.0, 10.0) == PlannedSteps(1_089, 0.5, 32.0)
     with pytest.raises(ValueError, match=r"time for 0 steps .* give 0.8 or more"):
         fitting(cfg, 0.5, 1.0, 12.0, 10.0)
+
+
+def test_compiling_for_another_length_is_no_time_of_a_step(monkeypatch):
+    """With buckets, it would make a step of a large model seem ten times as long."""
+    monkeypatch.setattr(planned_steps, "_SECS", 0.0)
+    lengths = itertools.chain([8, 16, 8, 32], itertools.repeat(16))
+    batches = (SimpleNamespace(input_ids=np.zeros((2, n))) for n in lengths)
+    seen = {8}
+
+    def update(batch):
+        length = batch.input_ids.shape[1]
+        time.sleep(0.0 if length in seen else 0.2)
+        seen.add(length)
+
+    step_secs, compile_secs = planned_steps._timed(update, batches, (2, 8))
+    assert compile_secs >= 0.4
+    assert step_secs < 0.1
 
 
 @pytest.mark.slow(ci=False)

@@ -183,6 +183,12 @@ def test_other_devices_are_announced(run, capsys):
     assert f"another layout, equal up to rounding: {said}" in capsys.readouterr().out
 
 
+def test_other_data_is_told_without_the_hashes(tmp_path):
+    begin(tmp_path / "run", data={"sha256": {"file": "a"}})
+    with pytest.raises(ValueError, match=r"was begun on other data.* name its present"):
+        begin(tmp_path / "run", data={"sha256": {"file": "b"}})
+
+
 def test_datasets_of_a_mixture_may_move_but_not_change_places(tmp_path):
     """Weights are given by place, so that other datasets would get them."""
 
@@ -194,6 +200,15 @@ def test_datasets_of_a_mixture_may_move_but_not_change_places(tmp_path):
     begin(tmp_path / "run", mixture("new/wiki", "new/books"))
     with pytest.raises(ValueError, match="another order: wiki books then, books wiki"):
         begin(tmp_path / "run", mixture("new/books", "new/wiki"))
+
+
+def test_a_run_is_not_its_own_mirror(tmp_path):
+    loop = LoopConfig(mirror=f"{tmp_path}/other/../run")
+    with pytest.raises(
+        ValueError, match=r"--loop.mirror .* is the run directory itself"
+    ):
+        begin(tmp_path / "run", dataclasses.replace(CONFIG, loop=loop))
+    assert not (tmp_path / "run").exists()
 
 
 def test_minutes_keep_the_steps_of_a_run_that_only_its_mirror_has(

@@ -2,14 +2,15 @@
 
 import dataclasses
 import functools
-import itertools
 import math
 import pathlib
 import time
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
 
+from bert_jax.batch import PretrainBatch
 from bert_jax.config import LoopConfig, PretrainConfig
 from bert_jax.data.batches.loader import train_batches
 from bert_jax.data.prepared.corpus import open_corpus
@@ -75,19 +76,18 @@ def planned_steps(cfg: PretrainConfig, minutes: float) -> PlannedSteps:
     )
     began = time.perf_counter()
     state = program.make_state()
-    state, _ = program.step(state, to_devices(mesh, next(batches)))
+    first = next(batches)
+    state, _ = program.step(state, to_devices(mesh, first))
     jax.block_until_ready(state)
     compile_secs = time.perf_counter() - began
 
-    began = time.perf_counter()
-    for done in itertools.count(1):
-        state, _ = program.step(state, to_devices(mesh, next(batches)))
+    def update(batch: PretrainBatch) -> None:
+        nonlocal state
+        state, _ = program.step(state, to_devices(mesh, batch))
         jax.block_until_ready(state)
-        step_secs = (time.perf_counter() - began) / done
-        if on_first_host(
-            "the time of some steps", functools.partial(_enough, done, began)
-        ):
-            break
+
+    step_secs, more_secs = _timed(update, batches, first.input_ids.shape)
+    compile_secs += more_secs
     batches.close()
 
     evaluator = open_evaluator(dataclasses.replace(cfg, eval_batches=1), corpus, mesh)
@@ -151,8 +151,37 @@ def _planned_before(run: pathlib.Path, loop: LoopConfig) -> int | None:
     return None
 
 
-def _enough(done: int, began: float) -> bool:
-    return done >= _STEPS and time.perf_counter() - began >= _SECS
+def _timed(
+    update: Callable[[PretrainBatch], None],
+    batches: Iterator[PretrainBatch],
+    compiled: tuple[int, ...],
+) -> tuple[float, float]:
+    """Seconds of an update, and seconds of those that compiled for rows of a new length.
+
+    Args:
+        update: makes an update with a batch, and returns when it is done.
+        batches: with layout "buckets", of several lengths.
+        compiled: shape of a batch that there is a program for.
+    """
+    shapes, done, secs, compile_secs = {compiled}, 0, 0.0, 0.0
+    while True:
+        began = time.perf_counter()
+        batch = next(batches)
+        update(batch)
+        took = time.perf_counter() - began
+        if batch.input_ids.shape not in shapes:
+            shapes.add(batch.input_ids.shape)
+            compile_secs += took
+            continue
+        done, secs = done + 1, secs + took
+        if on_first_host(
+            "the time of some steps", functools.partial(_enough, done, secs)
+        ):
+            return secs / done, compile_secs
+
+
+def _enough(done: int, secs: float) -> bool:
+    return done >= _STEPS and secs >= _SECS
 
 
 def _fitting(

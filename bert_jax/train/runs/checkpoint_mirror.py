@@ -183,10 +183,20 @@ class StoreMirror(Mirror):
 
 
 def mirror_of(run: pathlib.Path, cfg: LoopConfig) -> Mirror | None:
-    """The mirror of a run, if its settings name one."""
+    """The mirror of a run, if its settings name one.
+
+    Raises:
+        ValueError: it is the run directory itself.
+    """
     if cfg.mirror is None:
         return None
     options = {"every": cfg.mirror_every_steps, "keep": cfg.keep_checkpoints}
     if address := address_of(cfg.mirror):
         return StoreMirror(run, address, **options)
-    return Mirror(run, pathlib.Path(cfg.mirror).expanduser().resolve(), **options)
+    home = pathlib.Path(cfg.mirror).expanduser().resolve()
+    if home == run.resolve():
+        raise ValueError(
+            f"--loop.mirror {cfg.mirror} is the run directory itself, so that nothing would "
+            "be copied. Give another directory, best on another disk."
+        )
+    return Mirror(run, home, **options)

@@ -388,6 +388,12 @@ def _refuse_another(
                 f"since. Restore the files or the flags that choose the examples, or "
                 f"{way_out}."
             )
+        if name == "data" and info.kind == "pretrain":
+            raise ValueError(
+                f"{run} was begun on other data: the hashes of the dataset's files have "
+                f"changed. {run / 'config.json'} says where it lay; name its present place "
+                f"with --data.dataset or --data.mixture, or {way_out}."
+            )
         raise ValueError(
             f"{run} was begun with another {name}: {before} then, {now} now. "
             f"{way_out.capitalize()}."
