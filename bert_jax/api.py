@@ -8,8 +8,8 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 
@@ -124,11 +124,17 @@ class Model:
             normalise: scale every vector to length 1.
 
         Raises:
-            ValueError: there is no text, or all are empty.
+            ValueError: there is no text, all are empty, or one is a pair.
         """
+        found = _tuples(texts)
+        for number, text in enumerate(found, 1):
+            if len(text) != 1:
+                raise ValueError(
+                    f"Text {number} is {text!r}; a vector is of one text: pass strings."
+                )
         if pooling not in self._embedders:
             self._embedders[pooling] = Embedder(self.run, pooling=pooling)
-        vectors = self._embedders[pooling]([text for (text,) in _tuples(texts)])
+        vectors = self._embedders[pooling]([text for (text,) in found])
         return normalised(vectors) if normalise else vectors
 
     def encode(self, texts: Texts) -> list[EncodedText]:
@@ -346,5 +352,31 @@ def _with_checkpoint_here(cfg: Settings) -> Settings:
 
 
 def _tuples(texts: Texts) -> list[tuple[str, ...]]:
+    """Each text as a tuple.
+
+    Raises:
+        ValueError: something else was given, such as a dict or a table, whose own strings
+            are the names of its columns.
+    """
     some = [texts] if isinstance(texts, str) else texts
-    return [(text,) if isinstance(text, str) else tuple(text) for text in some]
+    if not _is_list(some) or hasattr(some, "columns"):
+        raise ValueError(
+            f"The texts are a {type(some).__name__}; expected one string, or a list of "
+            "strings or of tuples of strings. Of a table, pass a column as a list."
+        )
+    return [_tuple(text, number) for number, text in enumerate(some, 1)]
+
+
+def _tuple(text: object, number: int) -> tuple[str, ...]:
+    parts = (text,) if isinstance(text, str) else text
+    found = tuple(parts) if _is_list(parts) else (None,)
+    if not all(isinstance(part, str) for part in found):
+        raise ValueError(
+            f"Text {number} is {text!r}; expected a string, or a tuple of strings."
+        )
+    return found
+
+
+def _is_list(given: object) -> TypeGuard[Iterable[Any]]:
+    """Whether it holds values and not names or numbers, as a dict and bytes do."""
+    return isinstance(given, Iterable) and not isinstance(given, Mapping | bytes)

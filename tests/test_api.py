@@ -11,7 +11,7 @@ from prepared_corpus import make_corpus, prepared
 from random_runs import random_run
 
 import bert_jax
-from bert_jax import cli
+from bert_jax import api, cli
 from bert_jax.batch import PretrainBatch
 from bert_jax.config import (
     DataConfig,
@@ -47,6 +47,49 @@ def test_nothing_heavy_is_imported_before_it_is_used():
     assert bert_jax.load.__module__ == "bert_jax.api"
     with pytest.raises(AttributeError, match="no attribute 'lod'"):
         bert_jax.lod  # noqa: B018
+
+
+class _Table:
+    columns = ("text",)
+
+    def __iter__(self):
+        return iter(self.columns)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ({"text": "a river"}, "The texts are a dict; expected one string, or a list"),
+        (_Table(), "The texts are a _Table; .* pass a column as a list"),
+        (b"a river", "The texts are a bytes"),
+        (5, "The texts are a int"),
+        (["a river", None], "Text 2 is None; expected a string, or a tuple of strings"),
+        ([{"text": "a river"}], "Text 1 is {'text': 'a river'}; expected a string"),
+        (
+            [("a river", float("nan"))],
+            r"Text 1 is \('a river', nan\); expected a string",
+        ),
+        ([b"a river"], "Text 1 is b'a river'; expected a string"),
+    ],
+)
+def test_names_of_columns_are_not_taken_for_texts(runs, texts, message):
+    model = bert_jax.load(runs / "sentiment")
+    for take in (model.predict, model.embed, model.encode):
+        with pytest.raises(ValueError, match=message):
+            take(texts)
+
+
+def test_a_pair_has_no_vector(runs):
+    with pytest.raises(ValueError, match=r"Text 2 is \('a', 'b'\); a vector is of one"):
+        bert_jax.load(runs / "sentiment").embed(["a", ("a", "b")])
+
+
+@pytest.mark.parametrize(
+    "texts",
+    ["a", ("a",), np.array(["a"]), (x for x in ["a"]), [("a",)], np.array([["a"]])],
+)
+def test_texts_may_be_any_list_of_strings(texts):
+    assert api._tuples(texts) == [("a",)]
 
 
 @pytest.mark.slow(ci=False)

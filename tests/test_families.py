@@ -255,6 +255,18 @@ def test_a_config_goes_out_as_it_came_in(hf, name):
     assert cfg == theirs.cfg
 
 
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+def test_few_layers_keep_how_often_one_is_global(hf, num_layers):
+    """Windows in two of three layers are also those of a model without a third one."""
+    theirs = make("modernbert", "mlm", layers=4)
+    cfg = dataclasses.replace(theirs.cfg, num_layers=num_layers)
+    theirs = theirs._replace(cfg=cfg)
+    written = write_config(_Written(theirs), FAMILIES["modernbert"])
+    assert written["layer_types"][1:] == ["sliding_attention"] * (num_layers - 1)
+    found, _ = read_architecture(pathlib.Path("x"), written, FAMILIES["modernbert"])
+    assert found == cfg
+
+
 _ROBERTA = ("roberta", "xlm-roberta", "camembert")
 
 

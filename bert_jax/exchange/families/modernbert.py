@@ -94,7 +94,7 @@ def _spelled_out(path: pathlib.Path, config: Config) -> Config:
     """The keys of the first version, whichever version wrote the file."""
     config = dict(config)
     if (kinds := config.pop("layer_types", None)) is not None:
-        config[_EVERY] = _every(path, kinds)
+        config[_EVERY] = _every(path, kinds, config.get(_EVERY))
     config.setdefault(_EVERY, 3)
     parameters = config.pop(rope.KEYS, None) or {}
     for kind, key in _THETAS.items():
@@ -115,10 +115,16 @@ def _spelled_out(path: pathlib.Path, config: Config) -> Config:
     return config
 
 
-def _every(path: pathlib.Path, kinds: Any) -> int:
-    """n, if the layers 0, n, 2 n, ... are global and all others are local."""
+def _every(path: pathlib.Path, kinds: Any, stated: Any) -> int:
+    """n, if the layers 0, n, 2 n, ... are global and all others are local.
+
+    Where no second layer is global, more than one n says so; the stated one is taken if
+    it is among them.
+    """
     found = [kind == _GLOBAL for kind in kinds]
     every = found.index(True, 1) if True in found[1:] else len(found) or 1
+    if isinstance(stated, int) and stated > every >= len(found):
+        every = stated
     if found != [i % every == 0 for i in range(len(found))]:
         raise ValueError(
             f"{path} has layer_types={kinds}; expected a global layer ({_GLOBAL}) at the "
