@@ -193,6 +193,8 @@ def test_spot_nodes_and_the_account_that_may_use_the_bucket(capsys):
             "several hosts",
         ),
         ({"where": [*TPU, "--bucket", "gs://runs"]}, "no gs://"),
+        ({"options": ["--name", "Bert_1"]}, "--name Bert_1: Kubernetes takes at most"),
+        ({"options": ["--name", "b" * 41]}, "at most 40 lower-case letters"),
         ({"options": ["--image", "repo/bert_jax"]}, "fixed tag or a digest"),
         ({"options": ["--image", "repo/bert_jax:latest"]}, "fixed tag or a digest"),
         ({"options": ["--stage", "/elsewhere/wiki"]}, "not below /data"),

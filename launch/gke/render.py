@@ -13,6 +13,7 @@ here and not after hours in a queue. Everything else can be edited in the manife
 import dataclasses
 import math
 import pathlib
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ from bert_jax.config.address import address_of
 from bert_jax.topology.devices import parse_topology
 from launch.local import COMMANDS
 
+# Names of pods are made of it, with at most 63 characters.
+_NAME = re.compile("[a-z](?:[a-z0-9-]{0,38}[a-z0-9])?")
 _SHARED, _STAGED = "/data", "/local/dataset"
 _STAGE = ("bash", "/opt/bert_jax/launch/stage.sh")
 # Kind -> label cloud.google.com/gke-tpu-accelerator, machine type with {} for its chips.
@@ -105,7 +108,12 @@ def pool_of(options: Options) -> Pool:
 
 
 def check(options: Options) -> None:
-    """Raises ValueError where the storage or the image cannot be used."""
+    """Raises ValueError where the name, the storage or the image cannot be used."""
+    if not _NAME.fullmatch(options.name):
+        raise ValueError(
+            f"--name {options.name}: Kubernetes takes at most 40 lower-case letters, digits "
+            "and hyphens, of which the first is a letter and the last is no hyphen."
+        )
     if "/" in options.bucket:
         raise ValueError(f"--bucket {options.bucket}: give the bare name, no gs://.")
     if options.stage is not None and not options.stage.startswith(f"{_SHARED}/"):
