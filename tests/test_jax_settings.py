@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bert_jax.runtime import jax_settings
+from bert_jax.runtime.compile_cache import use_compile_cache
 from bert_jax.runtime.jax_settings import OURS, our_settings
 
 # Another value for each setting.
@@ -78,3 +79,9 @@ def test_a_context_that_cannot_be_left_is_refused():
     ):
         drawn()
     assert not jax.config.jax_enable_x64
+
+
+def test_a_file_is_no_compile_cache(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file; expected a directory"):
+        use_compile_cache(tmp_path / "file", jax.local_devices()[:1])

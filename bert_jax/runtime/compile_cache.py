@@ -21,7 +21,8 @@ def use_compile_cache(
         devices: the devices that programs are compiled for.
 
     Raises:
-        ValueError: several CPU devices, whose programs must not come from a cache.
+        ValueError: the directory is a file; or there are several CPU devices, whose
+            programs must not come from a cache.
     """
     if directory is None:
         return
@@ -31,6 +32,10 @@ def use_compile_cache(
             f"--compile-cache {directory}: there are {len(devices)} CPU devices. XLA on CPU "
             "hangs in the collectives of a program that it loaded from a cache. Leave out "
             "the cache, or use one CPU device, GPUs or TPUs."
+        )
+    if directory.is_file():
+        raise ValueError(
+            f"--compile-cache {directory} is a file; expected a directory."
         )
     directory.mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(directory.resolve()))
