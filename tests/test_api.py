@@ -79,6 +79,14 @@ def test_names_of_columns_are_not_taken_for_texts(runs, texts, message):
             take(texts)
 
 
+@pytest.mark.parametrize("wrong", [{"to": "torch"}, {"to": "onnx", "quantize": "int4"}])
+def test_an_export_in_an_unknown_form_is_refused(runs, tmp_path, wrong):
+    (name, given) = [*wrong.items()][-1]
+    with pytest.raises(ValueError, match=f"{name}='{given}' is not one of "):
+        bert_jax.load(runs / "sentiment").export(tmp_path / "out", **wrong)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_pair_has_no_vector(runs):
     with pytest.raises(ValueError, match=r"Text 2 is \('a', 'b'\); a vector is of one"):
         bert_jax.load(runs / "sentiment").embed(["a", ("a", "b")])

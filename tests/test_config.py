@@ -424,6 +424,27 @@ def test_parts_that_do_not_fit_together_are_refused(fields, message):
         cfg.check()
 
 
+def _fields_of_words():
+    kinds = (getattr(config, name) for name in config.__all__)
+    for kind in filter(dataclasses.is_dataclass, kinds):
+        if not isinstance(kind, type):
+            continue
+        for name, hint in typing.get_type_hints(kind).items():
+            if any(
+                typing.get_origin(x) is typing.Literal
+                for x in (hint, *typing.get_args(hint))
+            ) and not str(hint).startswith("tuple"):
+                yield kind, name
+
+
+@pytest.mark.parametrize(("kind", "name"), [*_fields_of_words()])
+def test_a_misspelled_choice_is_refused(kind, name):
+    """From Python, nothing else looks at it, and it would mean one of the others."""
+    message = f"{kind.__name__}.{name}='linaer' is not one of '"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        kind(**{name: "linaer"})
+
+
 def test_warmup_is_a_number_of_updates_or_a_share_of_them():
     def updates(warmup: float, num_steps: int) -> int:
         return OptimizerConfig(warmup_steps=warmup).warmup_updates(num_steps)

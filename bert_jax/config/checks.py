@@ -1,7 +1,9 @@
 """Checks of settings. Each error names the field, its value and what would be right."""
 
 import dataclasses
+import functools
 import math
+import typing
 
 MAX_WORKERS = 1_024
 """Most worker processes or threads: no machine has as many cores."""
@@ -14,6 +16,32 @@ def require(condition: bool, message: str) -> None:
     """Raises ValueError with `message` unless the condition holds."""
     if not condition:
         raise ValueError(message)
+
+
+def require_choices(owner: object) -> None:
+    """Requires that every field that is one of some words is one of them."""
+    for name, choices in _choices(type(owner)).items():  # type: ignore[arg-type]
+        value = getattr(owner, name)
+        require(
+            value in choices,
+            f"{type(owner).__name__}.{name}={value!r} is not one of "
+            f"{', '.join(map(repr, choices))}.",
+        )
+
+
+@functools.cache
+def _choices(kind: type) -> dict[str, tuple[object, ...]]:
+    """The fields of a dataclass that are a `Literal`, or that or `None`."""
+    found = {}
+    for name, hint in typing.get_type_hints(kind).items():
+        hints = (
+            typing.get_args(hint) if type(None) in typing.get_args(hint) else (hint,)
+        )
+        words = [x for x in hints if typing.get_origin(x) is typing.Literal]
+        if words:
+            none = (None,) if len(hints) > 1 else ()
+            found[name] = (*typing.get_args(words[0]), *none)
+    return found
 
 
 def require_rate(owner: object, *names: str) -> None:

@@ -3,7 +3,12 @@
 import dataclasses
 from typing import Literal
 
-from bert_jax.config.checks import require, require_fitting_numbers, require_positive
+from bert_jax.config.checks import (
+    require,
+    require_choices,
+    require_fitting_numbers,
+    require_positive,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,6 +31,7 @@ class ClusterConfig:
 
     def __post_init__(self) -> None:
         require_fitting_numbers(self)
+        require_choices(self)
         given = [
             name
             for name in ("coordinator", "num_processes", "process_id")

@@ -6,6 +6,7 @@ from typing import Literal
 
 from bert_jax.config.checks import (
     require,
+    require_choices,
     require_fitting_numbers,
     require_not_negative,
     require_positive,
@@ -48,6 +49,7 @@ class MaskingConfig:
 
     def __post_init__(self) -> None:
         require_fitting_numbers(self)
+        require_choices(self)
         for name in ("rate", "end_rate", "eval_rate"):
             value = getattr(self, name)
             require(
@@ -137,6 +139,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require_fitting_numbers(self)
+        require_choices(self)
         require_positive(self, "max_pairs_per_row", "num_threads")
         require_workers(self, "num_threads", "num_workers")
         require_rate(self, "short_pair_rate")

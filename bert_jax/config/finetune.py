@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from bert_jax.config.checks import (
     require,
+    require_choices,
     require_fitting_numbers,
     require_positive,
     require_rate,
@@ -78,6 +79,7 @@ class FileConfig:
 
     def __post_init__(self) -> None:
         require_fitting_numbers(self)
+        require_choices(self)
         require(
             len(self.text) <= 2,
             f"{type(self).__name__}.text={self.text} must name one column or two.",
@@ -330,6 +332,7 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         require_fitting_numbers(self)
+        require_choices(self)
         require_positive(self, "batch_size", "num_epochs", "max_answer_tokens")
         require_positive(self, "stride", "patience")
         require_seed(self)

@@ -5,6 +5,7 @@ from typing import Literal
 
 from bert_jax.config.checks import (
     require,
+    require_choices,
     require_fitting_numbers,
     require_not_negative,
     require_positive,
@@ -106,6 +107,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         require_fitting_numbers(self)
+        require_choices(self)
         require_positive(
             self,
             "vocab_size",

@@ -5,6 +5,7 @@ from typing import Literal
 
 from bert_jax.config.checks import (
     require,
+    require_choices,
     require_fitting_numbers,
     require_not_negative,
     require_positive,
@@ -96,6 +97,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         require_fitting_numbers(self)
+        require_choices(self)
         require_positive(
             self, "learning_rate", "eps", "clip_norm", "decay_power", "muon_rms"
         )

@@ -7,6 +7,7 @@ from typing import Literal
 
 from bert_jax.config.checks import (
     require,
+    require_choices,
     require_fitting_numbers,
     require_positive,
     require_seed,
@@ -105,6 +106,7 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         require_fitting_numbers(self)
+        require_choices(self)
         require_positive(
             self, "batch_size", "micro_batches", "num_steps", "eval_batches"
         )

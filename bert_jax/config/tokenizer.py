@@ -3,7 +3,11 @@
 import dataclasses
 from typing import Literal
 
-from bert_jax.config.checks import require_fitting_numbers, require_positive
+from bert_jax.config.checks import (
+    require_choices,
+    require_fitting_numbers,
+    require_positive,
+)
 from bert_jax.config.prepare import ReadOptions
 
 MAX_SENTENCES = 1_000_000
@@ -40,6 +44,7 @@ class TokenizerOptions:
 
     def __post_init__(self) -> None:
         require_fitting_numbers(self)
+        require_choices(self)
         if self.strip_accents and self.kind != "wordpiece":
             raise ValueError(
                 f"strip_accents={self.strip_accents} is a rule of WordPiece; kind="

@@ -4,7 +4,7 @@ import dataclasses
 import importlib.util
 import pathlib
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 
@@ -145,6 +145,12 @@ def export_run(
             library is missing, a weight is not in the files as it is here, or the
             outputs differ by more than rounding explains.
     """
+    for name, given, known in (
+        ("to", to, tuple(_FORMS)),
+        ("quantize", quantize, get_args(Quantize)),
+    ):
+        if given not in known:
+            raise ValueError(f"{name}={given!r} is not one of {', '.join(known)}.")
     if hidden_states and to not in ("onnx", "stablehlo"):
         raise ValueError(
             f"--hidden-states would be ignored: a {to} export holds the whole encoder, "
