@@ -18,8 +18,9 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def require_choices(owner: object) -> None:
-    """Requires that every field that is one of some words is one of them."""
+def require_fitting(owner: object) -> None:
+    """Requires that numbers fit, and that every field of some words is one of them."""
+    require_fitting_numbers(owner)
     for name, choices in _choices(type(owner)).items():  # type: ignore[arg-type]
         value = getattr(owner, name)
         require(

@@ -5,8 +5,7 @@ from typing import Literal
 
 from bert_jax.config.checks import (
     require,
-    require_choices,
-    require_fitting_numbers,
+    require_fitting,
     require_positive,
 )
 
@@ -30,8 +29,7 @@ class ClusterConfig:
     """Seconds to wait at the start until all processes have reported."""
 
     def __post_init__(self) -> None:
-        require_fitting_numbers(self)
-        require_choices(self)
+        require_fitting(self)
         given = [
             name
             for name in ("coordinator", "num_processes", "process_id")

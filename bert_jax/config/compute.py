@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from bert_jax.config.checks import require, require_choices
+from bert_jax.config.checks import require, require_fitting
 
 Attention = Literal["auto", "xla", "splash", "fused", "triton"]
 Products = Literal["auto", "xla"]
@@ -47,7 +47,7 @@ class ComputeConfig:
     this takes less memory where the logits of a device exceed 128 MiB."""
 
     def __post_init__(self) -> None:
-        require_choices(self)
+        require_fitting(self)
         require(
             not self.fp8 or self.dtype == "bfloat16",
             f'ComputeConfig.fp8 needs dtype="bfloat16", not "{self.dtype}": what is not '

@@ -6,8 +6,7 @@ from typing import Literal
 
 from bert_jax.config.checks import (
     require,
-    require_choices,
-    require_fitting_numbers,
+    require_fitting,
     require_not_negative,
     require_positive,
     require_rate,
@@ -48,8 +47,7 @@ class MaskingConfig:
     """Most words of a span."""
 
     def __post_init__(self) -> None:
-        require_fitting_numbers(self)
-        require_choices(self)
+        require_fitting(self)
         for name in ("rate", "end_rate", "eval_rate"):
             value = getattr(self, name)
             require(
@@ -138,8 +136,7 @@ class DataConfig:
     the user's cache if the dataset cannot be written to."""
 
     def __post_init__(self) -> None:
-        require_fitting_numbers(self)
-        require_choices(self)
+        require_fitting(self)
         require_positive(self, "max_pairs_per_row", "num_threads")
         require_workers(self, "num_threads", "num_workers")
         require_rate(self, "short_pair_rate")

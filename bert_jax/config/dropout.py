@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from bert_jax.config.checks import require_fitting_numbers, require_rate
+from bert_jax.config.checks import require_fitting, require_rate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,5 +16,5 @@ class DropoutConfig:
     """Probability that one attention weight is zeroed."""
 
     def __post_init__(self) -> None:
-        require_fitting_numbers(self)
+        require_fitting(self)
         require_rate(self, "hidden", "attention")

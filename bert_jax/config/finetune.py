@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from bert_jax.config.checks import (
     require,
-    require_choices,
-    require_fitting_numbers,
+    require_fitting,
     require_positive,
     require_rate,
     require_seed,
@@ -78,8 +77,7 @@ class FileConfig:
     is an error."""
 
     def __post_init__(self) -> None:
-        require_fitting_numbers(self)
-        require_choices(self)
+        require_fitting(self)
         require(
             len(self.text) <= 2,
             f"{type(self).__name__}.text={self.text} must name one column or two.",
@@ -331,8 +329,7 @@ class FinetuneConfig:
     mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self) -> None:
-        require_fitting_numbers(self)
-        require_choices(self)
+        require_fitting(self)
         require_positive(self, "batch_size", "num_epochs", "max_answer_tokens")
         require_positive(self, "stride", "patience")
         require_seed(self)

@@ -5,7 +5,7 @@ import pathlib
 
 from bert_jax.config.checks import (
     require,
-    require_fitting_numbers,
+    require_fitting,
     require_not_negative,
     require_positive,
     require_used,
@@ -75,7 +75,7 @@ class LoopConfig:
     peak of the chip, where it is known; where it is not, no MFU is logged."""
 
     def __post_init__(self) -> None:
-        require_fitting_numbers(self)
+        require_fitting(self)
         require_positive(
             self,
             "log_every_steps",

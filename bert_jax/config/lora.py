@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from bert_jax.config.checks import (
     require,
-    require_fitting_numbers,
+    require_fitting,
     require_not_negative,
     require_positive,
     require_used,
@@ -35,7 +35,7 @@ class LoraConfig:
     gate."""
 
     def __post_init__(self) -> None:
-        require_fitting_numbers(self)
+        require_fitting(self)
         require_not_negative(self, "rank")
         require_positive(self, "alpha")
         require(

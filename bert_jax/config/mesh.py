@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from bert_jax.config.checks import require, require_fitting_numbers, require_positive
+from bert_jax.config.checks import require, require_fitting, require_positive
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class MeshConfig:
     """Split the optimizer's state and its work over `data` too (weight-update sharding)."""
 
     def __post_init__(self) -> None:
-        require_fitting_numbers(self)
+        require_fitting(self)
         sizes = (self.data, self.fsdp, self.sequence, self.tensor)
         require(
             all(size == -1 or size > 0 for size in sizes) and sizes.count(-1) <= 1,

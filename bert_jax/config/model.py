@@ -5,8 +5,7 @@ from typing import Literal
 
 from bert_jax.config.checks import (
     require,
-    require_choices,
-    require_fitting_numbers,
+    require_fitting,
     require_not_negative,
     require_positive,
     require_used,
@@ -106,8 +105,7 @@ class ModelConfig:
     the masked-LM head, with its pretrained weights, also before the heads over tokens."""
 
     def __post_init__(self) -> None:
-        require_fitting_numbers(self)
-        require_choices(self)
+        require_fitting(self)
         require_positive(
             self,
             "vocab_size",

@@ -5,8 +5,7 @@ from typing import Literal
 
 from bert_jax.config.checks import (
     require,
-    require_choices,
-    require_fitting_numbers,
+    require_fitting,
     require_not_negative,
     require_positive,
     require_rate,
@@ -96,8 +95,7 @@ class OptimizerConfig:
     embeddings themselves are frozen by naming embed in freeze."""
 
     def __post_init__(self) -> None:
-        require_fitting_numbers(self)
-        require_choices(self)
+        require_fitting(self)
         require_positive(
             self, "learning_rate", "eps", "clip_norm", "decay_power", "muon_rms"
         )

@@ -4,8 +4,7 @@ import dataclasses
 from typing import Literal
 
 from bert_jax.config.checks import (
-    require_choices,
-    require_fitting_numbers,
+    require_fitting,
     require_not_negative,
     require_positive,
 )
@@ -32,8 +31,7 @@ class ReadOptions:
     One more is an error. The default refuses the first one."""
 
     def __post_init__(self) -> None:
-        require_fitting_numbers(self)
-        require_choices(self)
+        require_fitting(self)
         if self.max_document_bytes < 1024:
             raise ValueError(
                 f"max_document_bytes={self.max_document_bytes} must be at least 1024, so "
@@ -64,8 +62,7 @@ class PrepareOptions:
     read: ReadOptions = ReadOptions()
 
     def __post_init__(self) -> None:
-        require_fitting_numbers(self)
-        require_choices(self)
+        require_fitting(self)
         if not 0.0 < self.validation_fraction < 1.0:
             raise ValueError(
                 f"validation_fraction={self.validation_fraction} is not in (0, 1); "

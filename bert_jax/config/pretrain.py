@@ -7,8 +7,7 @@ from typing import Literal
 
 from bert_jax.config.checks import (
     require,
-    require_choices,
-    require_fitting_numbers,
+    require_fitting,
     require_positive,
     require_seed,
     require_step,
@@ -51,7 +50,7 @@ class PhaseConfig:
     before."""
 
     def __post_init__(self) -> None:
-        require_fitting_numbers(self)
+        require_fitting(self)
         require_positive(
             self, "batch_size", "num_steps", "micro_batches", "learning_rate"
         )
@@ -105,8 +104,7 @@ class PretrainConfig:
     mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self) -> None:
-        require_fitting_numbers(self)
-        require_choices(self)
+        require_fitting(self)
         require_positive(
             self, "batch_size", "micro_batches", "num_steps", "eval_batches"
         )

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from bert_jax.config.checks import require, require_fitting_numbers, require_positive
+from bert_jax.config.checks import require, require_fitting, require_positive
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class SweepConfig:
     Default: a run keeps its settings, its scores, its logs and its held-out logits."""
 
     def __post_init__(self) -> None:
-        require_fitting_numbers(self)
+        require_fitting(self)
         for name in ("seeds", "learning_rates", "epochs"):
             values = getattr(self, name)
             require(

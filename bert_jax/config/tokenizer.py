@@ -4,8 +4,7 @@ import dataclasses
 from typing import Literal
 
 from bert_jax.config.checks import (
-    require_choices,
-    require_fitting_numbers,
+    require_fitting,
     require_positive,
 )
 from bert_jax.config.prepare import ReadOptions
@@ -43,8 +42,7 @@ class TokenizerOptions:
     read: ReadOptions = ReadOptions()
 
     def __post_init__(self) -> None:
-        require_fitting_numbers(self)
-        require_choices(self)
+        require_fitting(self)
         if self.strip_accents and self.kind != "wordpiece":
             raise ValueError(
                 f"strip_accents={self.strip_accents} is a rule of WordPiece; kind="
