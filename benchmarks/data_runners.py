@@ -7,6 +7,7 @@ the file of `write_sample` and whatever they write, and `tokenizer`, the directo
 tokenizer.
 """
 
+import gc
 import itertools
 import json
 import pathlib
@@ -24,6 +25,7 @@ from bert_jax.data.hashes import file_sha256
 from bert_jax.data.prepared.audit import ShardAudit
 from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.data.prepared.fingerprints import Fingerprints
+from bert_jax.data.prepared.pool import NEW_OBJECTS
 from bert_jax.data.prepared.prepare import prepare
 from bert_jax.data.prepared.records import TokenizedDocument, serialize, tokenize
 from bert_jax.data.prepared.shards import in_groups, open_writer
@@ -135,6 +137,7 @@ class PrepareInStages:
 
     def __init__(self, folder: pathlib.Path, tokenizer: pathlib.Path) -> None:
         """Loads the tokenizer, and what the stages import when they are first called."""
+        gc.set_threshold(NEW_OBJECTS)
         self._source = open_source(f"files:{folder / _SAMPLE}")
         self._tokenizer = load_tokenizer(tokenizer)
         self._records = folder / f"records-{tokenizer.name}"
