@@ -27,7 +27,7 @@ def wrong_in_this_corpus(rules):
         ids, lengths = fast.encode(texts)
         return ids + any("illage" in text for text in texts), lengths
 
-    return fast._replace(encode=encode)
+    return fast._replace(encode_prepared=encode)
 
 
 def test_a_difference_falls_back_to_the_defining_library(corpus, tmp_path, monkeypatch):
