@@ -52,10 +52,10 @@ def from_values(cls: type[T], values: dict[str, Any]) -> T:
 
 
 def checked(config: T) -> T:
-    """The config, whose types and choices are checked; Python itself looks at neither.
+    """The config, whose types are checked, at which Python does not look.
 
     Raises:
-        ValueError: a value has the wrong type or is no choice of its field.
+        ValueError: a value has the wrong type.
     """
     return from_json(type(config), to_json(config))
 

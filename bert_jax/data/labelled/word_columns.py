@@ -58,9 +58,13 @@ class Rows(NamedTuple):
             for sentence in self.sentences
         ]
 
+    def lines(self) -> list[list[str]]:
+        """The columns of each line."""
+        return [columns for sentence in self.sentences for _, columns in sentence]
+
     def all_end_with(self, tags: Collection[str]) -> bool:
         """Whether each line holds more than a word, and one of the tags at its end."""
-        lines = [columns for sentence in self.sentences for _, columns in sentence]
+        lines = self.lines()
         return bool(lines) and all(len(x) > 1 and x[-1] in tags for x in lines)
 
 
@@ -81,8 +85,7 @@ def tagged_rows(path: pathlib.Path, cfg: FileConfig) -> TaggedRows:
     if cfg.label is not None or found.conllu:
         tag = _column(path, cfg.label or "upos", "label", conllu=found.conllu)
     tags: list[tuple[str, ...]] = []
-    lines = [line for sentence in found.sentences for line in sentence]
-    widths = Counter(len(columns) for _, columns in lines)
+    widths = Counter(map(len, found.lines()))
     usual = max(widths, key=widths.__getitem__, default=0)
     for sentence in found.sentences:
         for number, columns in sentence:

@@ -2,7 +2,8 @@
 
 import re
 
-from bert_jax.data.text.documents import ReadStats, uncommon_characters
+from bert_jax.data.text.documents import ReadStats
+from bert_jax.data.uncommon_characters import uncommon_characters
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # Control characters that separate words (vertical tab, form feed, NEL, ...), and others.

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bert_jax.data.text.sections import Source
-
-_COMMON = bytes({*range(0x20, 0x7F), *b"\n"})
+from bert_jax.data.uncommon_characters import uncommon_characters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +27,6 @@ class Document:
         """A document of a text; in its UTF-8, `?` stands for lone surrogates."""
         utf8 = text.encode("utf-8", "replace")
         return cls(text, key, group, utf8, uncommon_characters(utf8))
-
-
-def uncommon_characters(utf8: bytes) -> frozenset[str]:
-    """The characters of a text that are neither printable ASCII nor newlines.
-
-    They are few, so that looking for one of them here is much faster than in the text.
-    """
-    return frozenset(utf8.translate(None, _COMMON).decode())
 
 
 @dataclasses.dataclass

@@ -14,6 +14,7 @@ from bert_jax.data.tokenizers.fast_encoding import (
 )
 from bert_jax.data.tokenizers.pieces import CONTINUES
 from bert_jax.data.tokenizers.tokenizer import SPECIAL_PIECES, Tokenizer
+from bert_jax.data.uncommon_characters import uncommon_characters
 
 # A longer word is [UNK] (google-research/bert, tokenization.py).
 WORDPIECE_MAX_CHARS_PER_WORD = 200
@@ -30,7 +31,6 @@ _REMOVED_BY_PYTHON = re.compile(
     "\U000e0001\U000e0020-\U000e007f\ud800-\udfff]"
 )
 _IDEOGRAPH_BY_PYTHON = re.compile("[\U0002b820-\U0002b91f]")
-_ORDINARY = bytes({*range(0x20, 0x7F), *b"\t\n\r"})
 
 
 class WordPieceTokenizer(Tokenizer):
@@ -173,7 +173,7 @@ def _as_bert_has_it(
     """Texts after those of BERT's rules that replace or remove characters."""
     if uncommon is None:
         utf8 = "\n".join(texts).encode("utf-8", "surrogatepass")
-        uncommon = utf8.translate(None, _ORDINARY).decode("utf-8", "surrogatepass")
+        uncommon = uncommon_characters(utf8)
     # Only these few characters are searched.
     other = "".join(uncommon)
     for removed in set(_REMOVED_BY_PYTHON.findall(other)):
