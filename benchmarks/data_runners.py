@@ -27,7 +27,7 @@ from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.data.prepared.fingerprints import Fingerprints
 from bert_jax.data.prepared.pool import NEW_OBJECTS
 from bert_jax.data.prepared.prepare import prepare
-from bert_jax.data.prepared.records import TokenizedDocument, serialize, tokenize
+from bert_jax.data.prepared.records import encode_sentences, serialize, tokenize
 from bert_jax.data.prepared.shards import in_groups, open_writer
 from bert_jax.data.text.reading import read_source
 from bert_jax.data.text.sentences import sentences
@@ -162,14 +162,9 @@ class PrepareInStages:
             utf8 = [document.utf8 for document in some]
             timed("audit and hashes", fingerprints.add, utf8)
             cut = timed("sentences", sentences, some)
-            uncommon = frozenset().union(*(document.uncommon for document in some))
-            [encoded] = timed(
-                "encoding", self._tokenizer.encode_documents, [cut], [uncommon]
+            [records] = timed(
+                "encoding", encode_sentences, [self._tokenizer], [some], [cut]
             )
-            records = [
-                TokenizedDocument(document.key, *ids)
-                for document, ids in zip(some, encoded, strict=True)
-            ]
             timed("audit and hashes", lambda x, y: audit.add(x, y, 0), some, records)
             timed("records", lambda x: writer.write(serialize(x)), records)
             num_bytes += sum(map(len, utf8))

@@ -1,5 +1,6 @@
 """One record of a prepared dataset: a tokenised document and its sentence lengths."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -25,12 +26,22 @@ def tokenize(
     tokenizer: Tokenizer, documents: Sequence[Document], language: str
 ) -> list[TokenizedDocument]:
     """Encodes documents sentence by sentence; one without any token gives empty arrays."""
-    encoded = tokenizer.encode_documents(
-        [sentences(document, language) for document in documents],
-        frozenset().union(*(document.uncommon for document in documents)),
-    )
+    cut = [sentences(document, language) for document in documents]
+    return encode_sentences(tokenizer, documents, cut)
+
+
+def encode_sentences(
+    tokenizer: Tokenizer, documents: Sequence[Document], cut: Sequence[Sequence[str]]
+) -> list[TokenizedDocument]:
+    """Encodes documents of which the sentences are known."""
+    uncommon = frozenset().union(*(document.uncommon for document in documents))
+    encoded = tokenizer.encode_documents(cut, uncommon)
+    # Looked at for all documents at once, which takes as long as for one.
+    num_tokens = np.concatenate([np.ones(1, np.int64), *(x for _, x in encoded)])
+    if num_tokens.min() == 0 or num_tokens.max() > MAX_SENTENCE_TOKENS:
+        encoded = [(tokens, _storable(lengths)) for tokens, lengths in encoded]
     return [
-        TokenizedDocument(document.key, tokens, _storable(lengths))
+        TokenizedDocument(document.key, tokens, lengths.astype(np.uint16))
         for document, (tokens, lengths) in zip(documents, encoded, strict=True)
     ]
 
@@ -40,7 +51,7 @@ def _storable(lengths: np.ndarray) -> np.ndarray:
     lengths = lengths[lengths > 0]
     if lengths.max(initial=0) > MAX_SENTENCE_TOKENS:
         lengths = np.concatenate([_cut(int(length)) for length in lengths])
-    return lengths.astype(np.uint16)
+    return lengths
 
 
 def _cut(length: int) -> np.ndarray:
@@ -92,6 +103,8 @@ def _entry(name: bytes, value: bytes) -> bytes:
     return _head(1, len(head) + len(value)) + head + value
 
 
+# Most lengths come again and again.
+@functools.lru_cache(maxsize=1 << 12)
 def _head(number: int, length: int) -> bytes:
     """How a field of a message in protobuf's format begins: its number and length."""
     digits = [number << 3 | 2]

@@ -232,8 +232,9 @@ def open_writer(path: pathlib.Path) -> Any:
     """A writer of an ArrayRecord file; the caller must close it."""
     from array_record.python import array_record_module
 
-    # With one record per group, reading a record decompresses nothing else.
-    return array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+    # With one record per group, reading a record decompresses nothing else. Level 2 of zstd
+    # takes two thirds of the time of the default, 3, for files that are 1 % larger.
+    return array_record_module.ArrayRecordWriter(str(path), "group_size:1,zstd:2")
 
 
 def write_fingerprints(shard: Shard, progress: Progress) -> None:
