@@ -15,6 +15,8 @@ KUBERNETES = "1.35.0"
 TPU = ["--topology", "v5e:4x4"]
 BUCKET = ["--bucket", "runs"]
 PRETRAIN = ["pretrain", "--config", "bert_tiny", "--output", "/data/run"]
+# Rows that all the slices here share evenly.
+PRETRAIN += ["--batch-size", "768"]
 
 
 def rendered(capsys, *options, command=PRETRAIN, where=(*TPU, *BUCKET)):
@@ -206,6 +208,10 @@ def test_spot_nodes_and_the_account_that_may_use_the_bucket(capsys):
         ({"command": ["pretrain"]}, "is None; it must lie below"),
         ({"command": [*PRETRAIN, "--cluster.kind", "tpu"]}, "leave it out"),
         ({"command": [*PRETRAIN, "--mesh.slices", "2"]}, "the job has 1"),
+        ({"command": [*PRETRAIN, "--mesh.fsdp", "3"]}, "fsdp=3 "),
+        ({"command": [*PRETRAIN[:-1], "24"]}, "make it a multiple of 16"),
+        ({"command": [*PRETRAIN, "--data.dataset", "wiki"]}, "dataset wiki: this path"),
+        ({"command": [*PRETRAIN, "--loop.mirror", "copy"]}, "mirror copy: this path"),
         ({"command": [*PRETRAIN, "--batch-sise", "2"]}, "batch-sise"),
         ({"command": [*PRETRAIN, "--config", "unknown"]}, "--config is given twice"),
         (

@@ -21,11 +21,14 @@ from typing import Any, NamedTuple
 
 import tyro
 import yaml
+from jax.sharding import AbstractMesh
 
 from bert_jax import cli
 from bert_jax.commands import raw_flags
-from bert_jax.config.address import address_of
+from bert_jax.config.address import address_of, map_paths
 from bert_jax.topology.devices import parse_topology
+from bert_jax.train.mesh import axis_sizes
+from bert_jax.train.sharding import MESH_AXIS_NAMES, check_batch_size
 from launch.local import COMMANDS
 
 # Names of pods are made of it, with at most 63 characters.
@@ -161,8 +164,36 @@ def checked_command(command: Sequence[str], options: Options) -> list[str]:
         words += ["--mesh.slices", str(options.slices)]
     elif slices is not None and slices != str(options.slices):
         raise ValueError(f"--mesh.slices {slices}: the job has {options.slices}.")
-    cli.parse(words[0], words[1:])
+    _check_parsed(cli.parse(words[0], words[1:]), options)
     return words
+
+
+def _check_parsed(command: Any, options: Options) -> None:
+    """Raises ValueError where a path or the mesh cannot be right in the pods."""
+
+    def check_path(path: pathlib.Path, name: str) -> pathlib.Path:
+        if not path.is_absolute() and address_of(path) is None:
+            raise ValueError(
+                f"{name} {path}: this path is relative, so the pods do not have it. Give "
+                f"one below {_SHARED}, where the bucket is mounted, or an address (gs://)."
+            )
+        return path
+
+    map_paths(command, check_path)
+    settings = getattr(command, "settings", None)
+    if settings is None:
+        return
+    if settings.loop.mirror is not None:
+        check_path(pathlib.Path(settings.loop.mirror), "mirror")
+    topology = parse_topology(options.topology, options.slices)
+    try:
+        sizes = axis_sizes(settings.mesh, math.prod(topology.shape), topology.slices)
+        mesh = AbstractMesh((topology.slices, *sizes.values()), MESH_AXIS_NAMES)
+        for phase in getattr(settings, "phases", [settings]):
+            micro_batches = getattr(phase, "micro_batches", 1)
+            check_batch_size(mesh, phase.batch_size, micro_batches)
+    except ValueError as error:
+        raise ValueError(f"--topology {options.topology}: {error}") from None
 
 
 def jobset(options: Options, pool: Pool, words: list[str]) -> dict[str, Any]:
