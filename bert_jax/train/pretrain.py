@@ -45,7 +45,6 @@ from bert_jax.train.runs.history import add_event
 from bert_jax.train.runs.resumed_with import resumed_with
 from bert_jax.train.runs.run import (
     RunInfo,
-    agree_on_run,
     finished_results,
     is_new_run,
     load_run,
@@ -53,6 +52,7 @@ from bert_jax.train.runs.run import (
     save_results,
     start_run,
 )
+from bert_jax.train.runs.run_settings import agree_on_run
 from bert_jax.train.step import TrainState
 from bert_jax.train.tasks.task import Metric
 from bert_jax.train.train_rows import open_train_rows
