@@ -161,9 +161,11 @@ def test_a_port_that_is_taken_is_no_riddle():
             roll_call(job, 1.0)
 
 
-def test_a_coordinator_without_a_port():
-    with pytest.raises(ValueError, match="'node1' is not HOST:PORT"):
-        roll_call(Job("node1", 2, 0, ""), 1.0)
+@pytest.mark.parametrize("coordinator", ["node1", ":80", "node1:0", "node1:65536"])
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_coordinator_without_a_port(coordinator, process):
+    with pytest.raises(ValueError, match=f"'{coordinator}' is not HOST:PORT"):
+        roll_call(Job(coordinator, 2, process, ""), 1.0)
 
 
 @pytest.mark.parametrize(
