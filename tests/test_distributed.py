@@ -9,6 +9,8 @@ import jax
 import numpy as np
 import pytest
 
+from bert_jax import cli
+from bert_jax.commands import addresses, shared
 from bert_jax.config import ClusterConfig
 from bert_jax.runtime import agreement, distributed, process
 from bert_jax.runtime.differences import differences
@@ -159,9 +161,11 @@ def test_a_port_that_is_taken_is_no_riddle():
             roll_call(job, 1.0)
 
 
-def test_a_coordinator_without_a_port():
-    with pytest.raises(ValueError, match="'node1' is not HOST:PORT"):
-        roll_call(Job("node1", 2, 0, ""), 1.0)
+@pytest.mark.parametrize("coordinator", ["node1", ":80", "node1:0", "node1:65536"])
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_coordinator_without_a_port(coordinator, process):
+    with pytest.raises(ValueError, match=f"'{coordinator}' is not HOST:PORT"):
+        roll_call(Job(coordinator, 2, process, ""), 1.0)
 
 
 @pytest.mark.parametrize(
@@ -213,3 +217,23 @@ def test_fetch_brings_split_arrays_together():
     found = distributed.fetch({"a": jax.device_put(array, place), "b": array})
     np.testing.assert_array_equal(found["a"], array)
     assert type(found["a"]) is type(found["b"]) is np.ndarray
+
+
+def test_hosts_compare_the_flags_of_their_command_first(monkeypatch):
+    """Else one that plans its steps, or has another output, would leave the others waiting."""
+    told = []
+    monkeypatch.setattr(shared, "agree", lambda what, facts: told.append(str(facts)))
+    commands = [
+        ("evaluate", "run"),
+        ("evaluate", "run", "--batches", "3"),
+        ("pretrain", "--output", "run"),
+        ("pretrain", "--output", "here/run"),
+        ("pretrain", "--output", "run", "--minutes", "3"),
+        # These may differ, or are compared with all settings.
+        ("pretrain", "--output", "run", "--compile-cache", "cache", "--seed", "3"),
+    ]
+    for name, *flags in commands:
+        with addresses.on_this_machine(cli.parse(name, flags)):
+            pass
+    assert len({*told[:-1]}) == len(told) - 1
+    assert told[-1] == told[2]

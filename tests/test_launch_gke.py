@@ -15,6 +15,8 @@ KUBERNETES = "1.35.0"
 TPU = ["--topology", "v5e:4x4"]
 BUCKET = ["--bucket", "runs"]
 PRETRAIN = ["pretrain", "--config", "bert_tiny", "--output", "/data/run"]
+# Rows that all the slices here share evenly.
+PRETRAIN += ["--batch-size", "768"]
 
 
 def rendered(capsys, *options, command=PRETRAIN, where=(*TPU, *BUCKET)):
@@ -175,6 +177,15 @@ def test_a_run_that_only_the_cluster_has_is_evaluated(capsys):
     manifest = rendered(capsys, command=["evaluate", "/data/run"])
     command = pod(manifest)["containers"][0]["command"]
     assert command == ["bert-jax", "evaluate", "/data/run", "--cluster.kind", "gke"]
+    # A value of a flag is not taken for the run.
+    rendered(capsys, command=["evaluate", "--batches", "5", "/data/run"])
+
+
+def test_staged_files_may_be_labelled_text(capsys):
+    files = ["--train", "/local/dataset/train.tsv", "--dev", "/local/dataset/dev.tsv"]
+    where = ["--topology", "v6e:2x2", *BUCKET, "--stage", "/data/texts"]
+    flags = ["--checkpoint", "/data/run", "--output", "/data/tuned"]
+    rendered(capsys, command=["finetune", *flags, *files], where=where)
 
 
 def test_spot_nodes_and_the_account_that_may_use_the_bucket(capsys):
@@ -198,14 +209,18 @@ def test_spot_nodes_and_the_account_that_may_use_the_bucket(capsys):
         ({"options": ["--image", "repo/bert_jax"]}, "fixed tag or a digest"),
         ({"options": ["--image", "repo/bert_jax:latest"]}, "fixed tag or a digest"),
         ({"options": ["--stage", "/elsewhere/wiki"]}, "not below /data"),
-        ({"options": ["--stage", "/data/wiki"]}, "with --stage it is /local/dataset"),
+        ({"options": ["--stage", "/data/wiki"]}, "which the command does not read"),
         ({"command": []}, "missing; one of pretrain"),
         ({"command": ["prepare"]}, "prepare; one of pretrain"),
         ({"command": ["pretrain", "--output", "gs://b/run"]}, "must lie below /data"),
         ({"command": ["pretrain", "--output", "/tmp/run"]}, "must lie below /data"),
-        ({"command": ["pretrain"]}, "is None; it must lie below"),
+        ({"command": ["pretrain"]}, "--output"),
         ({"command": [*PRETRAIN, "--cluster.kind", "tpu"]}, "leave it out"),
         ({"command": [*PRETRAIN, "--mesh.slices", "2"]}, "the job has 1"),
+        ({"command": [*PRETRAIN, "--mesh.fsdp", "3"]}, "fsdp=3 "),
+        ({"command": [*PRETRAIN[:-1], "24"]}, "make it a multiple of 16"),
+        ({"command": [*PRETRAIN, "--data.dataset", "wiki"]}, "dataset wiki: this path"),
+        ({"command": [*PRETRAIN, "--loop.mirror", "copy"]}, "mirror copy: this path"),
         ({"command": [*PRETRAIN, "--batch-sise", "2"]}, "batch-sise"),
         ({"command": [*PRETRAIN, "--config", "unknown"]}, "--config is given twice"),
         (

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import pytest
 from prepared_corpus import other_tokenizer
@@ -25,13 +26,17 @@ from bert_jax.data import atomic_file, json_file
 from bert_jax.data.hashes import json_sha256
 from bert_jax.data.json_file import read_json, write_json
 from bert_jax.data.tokenizers import tokenizer as tokenizer_module
+from bert_jax.data.tokenizers.tokenizer import METADATA_FILE
+from bert_jax.exchange.importing import is_foreign
 from bert_jax.train import planned_steps
 from bert_jax.train.planned_steps import with_planned_steps
 from bert_jax.train.runs.checkpoint_files import MANIFEST_FILE
 from bert_jax.train.runs.run import (
     RunInfo,
+    is_new_run,
     load_run,
     load_run_config,
+    load_run_tokenizer,
     save_origin,
     start_run,
 )
@@ -98,6 +103,27 @@ def test_a_folder_with_other_files_is_no_start_of_a_run(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ValueError, match="is not empty and holds no run"):
         begin(tmp_path)
+
+
+def test_checkpoints_without_their_run_are_no_new_run_and_no_foreign_model(run):
+    (run / "checkpoints" / "1200").mkdir(parents=True)
+    (run / "run.json").unlink()
+    for look in (is_new_run, load_run):
+        with pytest.raises(
+            FileNotFoundError, match=r"step 1,200, but its run\.json is"
+        ):
+            look(run)
+    assert not is_foreign(run)
+
+
+def test_a_lost_tokenizer_is_written_again(run, capsys):
+    for lost in (run / "tokenizer" / METADATA_FILE, run / "tokenizer"):
+        shutil.rmtree(lost) if lost.is_dir() else lost.unlink()
+        begin(run)
+        load_run_tokenizer(run)
+        assert f"no {METADATA_FILE} there" in capsys.readouterr().out
+    begin(run)
+    assert "tokenizer" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("field", [x.name for x in dataclasses.fields(ComputeConfig)])

@@ -249,6 +249,12 @@ def test_heads_that_tensor_does_not_divide_are_an_error(tiny):
 def test_a_mesh_of_other_size_than_the_machine_is_an_error():
     with pytest.raises(ValueError, match=r"data=1 \* fsdp=3 .* but 8 are visible"):
         make_mesh(MeshConfig(data=1, fsdp=3, tensor=2))
+    # An axis that takes what is left is not among those that ask for too much.
+    asked = (
+        r"asks for fsdp=16 \* sequence=1 \* tensor=1 = 16 devices or a multiple, but 8"
+    )
+    with pytest.raises(ValueError, match=f"{asked} .* product divides that number"):
+        make_mesh(MeshConfig(fsdp=16))
 
 
 def test_rows_that_the_mesh_cannot_share_are_an_error():

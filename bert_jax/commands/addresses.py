@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
+from bert_jax.commands.shared import agree_on_flags
 from bert_jax.config.address import address_of, map_paths
 
 Command = TypeVar("Command")
@@ -21,9 +22,11 @@ def on_this_machine(command: Command) -> Iterator[Command]:
     A process of a job calls this when it has joined: if it fails, the others must know.
 
     Raises:
-        ValueError: a flag holds an address, and must be a local path.
+        ValueError: a flag holds an address, and must be a local path; or the hosts of the
+            job have other flags.
         FileNotFoundError, OSError: as for `fetch_run` and `trained_in_store`.
     """
+    agree_on_flags(command)
     with contextlib.ExitStack() as held:
         yield map_paths(command, lambda path, flag: _local(path, flag, command, held))
 

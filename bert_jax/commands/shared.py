@@ -1,4 +1,4 @@
-"""What several commands share: a progress bar, and a command's flags as a dict."""
+"""What several commands share: a progress bar, and a command's own flags."""
 
 import dataclasses
 import pathlib
@@ -6,6 +6,8 @@ import sys
 from typing import Annotated, Any
 
 import tyro
+
+from bert_jax.runtime.agreement import agree
 
 RunDir = Annotated[pathlib.Path, tyro.conf.Positional, tyro.conf.arg(name="run")]
 Step = Annotated[
@@ -17,8 +19,22 @@ Step = Annotated[
 ]
 
 
+# These may differ between the hosts of a job, or are compared where they are used.
+_OWN = ("config_file", "compile_cache", "settings", "task", "data", "cluster", "args")
+
+
 def fields(command: Any) -> dict[str, Any]:
     return {f.name: getattr(command, f.name) for f in dataclasses.fields(command)}
+
+
+def agree_on_flags(command: Any) -> None:
+    """Checks that all hosts of the job run one command, with the same flags of its own.
+
+    Raises, on all hosts:
+        ValueError: they differ; else one would wait for what the others never do.
+    """
+    flags = {name: x for name, x in fields(command).items() if name not in _OWN}
+    agree("their command", {"command": type(command).__name__.lower(), **flags})
 
 
 class Bar:

@@ -9,7 +9,7 @@ import tyro
 
 from bert_jax.commands.config_files import config_path
 from bert_jax.commands.raw_flags import is_given
-from bert_jax.commands.shared import Bar
+from bert_jax.commands.shared import Bar, agree_on_flags
 from bert_jax.config import ClusterConfig, FinetuneConfig, SweepConfig
 from bert_jax.config.checks import require
 from bert_jax.config.flags import box
@@ -61,6 +61,7 @@ class Sweep:
                 f"{flag} sets a single run; a sweep takes {of_grid} and one value or more.",
             )
         with taking_part(self.cluster):
+            agree_on_flags(self)
             print(f"config: {config_path(self.config_file)}", flush=True)
             devices = jax.devices()
             own = self.output / "compiled"

@@ -39,6 +39,8 @@ from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train.moments import Moments, with_moments
 from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.runs.checkpoint import Checkpoints
+from bert_jax.train.runs.checkpoint_in_store import CHECKPOINTS
+from bert_jax.train.runs.checkpoint_mirror import steps_in
 from bert_jax.train.runs.run import RunInfo, start_run
 from bert_jax.train.schedules import make_schedule
 from bert_jax.train.step import TrainState, init_state
@@ -83,7 +85,9 @@ class Imported:
 def is_foreign(path: pathlib.Path) -> bool:
     """Whether there is a model of Hugging Face or Google, told by its files' names."""
     return _is_google(path) or (
-        (path / "config.json").is_file() and not (path / "run.json").exists()
+        (path / "config.json").is_file()
+        and not (path / "run.json").exists()
+        and not steps_in(path / CHECKPOINTS)  # a run that has lost its run.json
     )
 
 

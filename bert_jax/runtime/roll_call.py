@@ -57,8 +57,11 @@ def roll_call(job: Job, timeout_secs: float) -> dict[int, Peer]:
             listen at the coordinator's address.
     """
     host, _, port = job.coordinator.rpartition(":")
-    if not host or not port.isdigit():
-        raise ValueError(f"The coordinator {job.coordinator!r} is not HOST:PORT.")
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise ValueError(
+            f"The coordinator {job.coordinator!r} is not HOST:PORT, with a port from 1 to "
+            "65535."
+        )
     if job.process_id == 0:
         return _collect(job, int(port), timeout_secs)
     return _report(job, (host.strip("[]"), int(port)), timeout_secs)
@@ -205,7 +208,8 @@ def _listening(coordinator: str, port: int) -> Iterator[socket.socket]:
     except OSError as error:
         raise ValueError(
             f"Process 0 cannot listen at port {port} ({error}). Is this the machine that "
-            "the coordinator's address names, and is no other job using the port?"
+            "the coordinator's address names, is no other process number 0, and is no other "
+            "job using the port?"
         ) from error
     with server:
         yield server

@@ -35,7 +35,6 @@ from bert_jax.train.runs.history import add_event
 from bert_jax.train.runs.resumed_with import resumed_with
 from bert_jax.train.runs.run import (
     RunInfo,
-    agree_on_run,
     finished_results,
     load_run,
     load_run_tokenizer,
@@ -43,6 +42,7 @@ from bert_jax.train.runs.run import (
     save_results,
     start_run,
 )
+from bert_jax.train.runs.run_settings import agree_on_run
 from bert_jax.train.step import TrainState, abstract_state, compile_step
 from bert_jax.train.task_data import TaskData, load_task_data
 from bert_jax.train.tasks import Task

@@ -26,18 +26,7 @@ def make_mesh(cfg: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
             do not form the number of slices that `cfg` asks for.
     """
     groups = _slices(cfg, list(devices or jax.devices()))
-    num_devices = len(groups[0])
-    sizes = {name: getattr(cfg, name) for name in MESH_AXIS_NAMES if name != "slice"}
-    fixed = math.prod(max(size, 1) for size in sizes.values())
-    sizes = {n: num_devices // fixed if s == -1 else s for n, s in sizes.items()}
-    product = math.prod(sizes.values())
-    if product != num_devices:
-        asked = " * ".join(f"{name}={size}" for name, size in sizes.items())
-        where = "" if len(groups) == 1 else f" in each of {len(groups)} slices"
-        raise ValueError(
-            f"MeshConfig asks for {asked} = {product} devices, but {num_devices} are "
-            f"visible{where}; change the axes so that their product is that number."
-        )
+    sizes = axis_sizes(cfg, len(groups[0]), len(groups))
     axis_types = (AxisType.Auto,) * len(MESH_AXIS_NAMES)
     # `jax.make_mesh` gives the same order, but refuses an axis that is only a part of a
     # side of the slice, such as 4 of 16 x 16 chips.
@@ -48,6 +37,33 @@ def make_mesh(cfg: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
         for group in groups
     ]
     return Mesh(np.stack(in_slices), MESH_AXIS_NAMES, axis_types=axis_types)
+
+
+def axis_sizes(cfg: MeshConfig, num_devices: int, num_slices: int) -> dict[str, int]:
+    """The size of each axis within a slice; an axis of -1 takes what the others leave.
+
+    Args:
+        cfg: sizes of the axes.
+        num_devices: number of devices in each slice.
+        num_slices: number of slices, for the error.
+
+    Raises:
+        ValueError: the product of the axes is not the number of devices.
+    """
+    sizes = {name: getattr(cfg, name) for name in MESH_AXIS_NAMES if name != "slice"}
+    fixed = {name: size for name, size in sizes.items() if size != -1}
+    product = math.prod(fixed.values())
+    rest, is_open = num_devices // product, len(fixed) < len(sizes)
+    if num_devices % product or not (is_open or rest == 1):
+        asked = " * ".join(f"{name}={size}" for name, size in fixed.items())
+        more = " or a multiple" if is_open else ""
+        goal = "divides that number" if is_open else "is that number"
+        where = "" if num_slices == 1 else f" in each of {num_slices} slices"
+        raise ValueError(
+            f"MeshConfig asks for {asked} = {product} devices{more}, but {num_devices} "
+            f"are visible{where}; change the axes so that their product {goal}."
+        )
+    return {name: fixed.get(name, rest) for name in sizes}
 
 
 def one_device() -> Mesh:

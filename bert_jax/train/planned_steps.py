@@ -23,6 +23,7 @@ from bert_jax.train.placement import row_parts, to_devices
 from bert_jax.train.program import pretrain_program
 from bert_jax.train.runs.checkpoint_mirror import mirror_of
 from bert_jax.train.runs.run import load_run, load_run_config
+from bert_jax.train.runs.run_settings import agree_on_run
 from bert_jax.train.train_rows import open_train_rows
 
 # Steps and seconds that the measurement takes at least. The longer of the two counts.
@@ -130,6 +131,7 @@ def with_planned_steps(
     if planned is not None:
         print(f"{run} was planned for {planned:,} steps", flush=True)
         return dataclasses.replace(cfg, num_steps=planned)
+    agree_on_run(run, cfg)  # before the devices work together
     plan = planned_steps(cfg, minutes)
     print(
         f"{plan.num_steps:,} steps fit into {minutes:g} minutes: a step takes "

@@ -16,6 +16,7 @@ import bert_jax
 from bert_jax.config import PretrainConfig
 from bert_jax.data.batches.documents import documents_of_batch
 from bert_jax.data.batches.loader import train_batches
+from bert_jax.data.hashes import json_sha256
 from bert_jax.data.prepared.corpus import Corpus, open_corpus
 from bert_jax.data.prepared.leaks import describe_leaks
 from bert_jax.data.prepared.summary import summarize
@@ -45,7 +46,6 @@ from bert_jax.train.runs.history import add_event
 from bert_jax.train.runs.resumed_with import resumed_with
 from bert_jax.train.runs.run import (
     RunInfo,
-    agree_on_run,
     finished_results,
     is_new_run,
     load_run,
@@ -53,6 +53,7 @@ from bert_jax.train.runs.run import (
     save_results,
     start_run,
 )
+from bert_jax.train.runs.run_settings import agree_on_run
 from bert_jax.train.step import TrainState
 from bert_jax.train.tasks.task import Metric
 from bert_jax.train.train_rows import open_train_rows
@@ -91,7 +92,7 @@ def pretrain(
     agree_on_run(
         run,
         cfg,
-        dataset_sha256=corpus.identity["sha256"],
+        dataset_sha256=json_sha256(corpus.identity),
         tokenizer_sha256=tokenizer.sha256,
     )
     mesh = make_mesh(cfg.mesh)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from bert_jax.model.logical import Axes, Placement, placed
 from bert_jax.train.tensors import path_name
@@ -211,12 +211,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def num_row_parts(mesh: Mesh) -> int:
+def num_row_parts(mesh: Mesh | AbstractMesh) -> int:
     """Number of parts into which the rows of a batch are split."""
     return math.prod(mesh.shape[name] for name in MESH_AXES["batch"] or ())
 
 
-def check_batch_size(mesh: Mesh, batch_size: int, micro_batches: int = 1) -> None:
+def check_batch_size(
+    mesh: Mesh | AbstractMesh, batch_size: int, micro_batches: int = 1
+) -> None:
     """Raises ValueError if the rows cannot be shared evenly."""
     parts = num_row_parts(mesh) * micro_batches
     if batch_size % parts:

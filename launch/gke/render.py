@@ -21,11 +21,13 @@ from typing import Any, NamedTuple
 
 import tyro
 import yaml
+from jax.sharding import AbstractMesh
 
 from bert_jax import cli
-from bert_jax.commands import raw_flags
-from bert_jax.config.address import address_of
+from bert_jax.config.address import address_of, map_paths
 from bert_jax.topology.devices import parse_topology
+from bert_jax.train.mesh import axis_sizes
+from bert_jax.train.sharding import MESH_AXIS_NAMES, check_batch_size
 from launch.local import COMMANDS
 
 # Names of pods are made of it, with at most 63 characters.
@@ -139,30 +141,68 @@ def checked_command(command: Sequence[str], options: Options) -> list[str]:
     for word in words:
         if word.startswith("--cluster."):
             raise ValueError(f"{word}: leave it out; the launcher sets it.")
-    run = raw_flags.value_of("--output", words)
-    if words[0] == "evaluate":
-        run = next((word for word in words[1:] if not word.startswith("-")), None)
+    words += ["--cluster.kind", "gke"]
+    parsed = cli.parse(words[0], words[1:])
+    _check_paths(parsed, options)
+    settings = getattr(parsed, "settings", None)
+    if settings is None:
+        return words
+    if settings.mesh.slices is None and options.slices > 1:
+        words += ["--mesh.slices", str(options.slices)]
+    elif settings.mesh.slices not in (None, options.slices):
+        raise ValueError(
+            f"--mesh.slices {settings.mesh.slices}: the job has {options.slices}."
+        )
+    _check_mesh(settings, options)
+    return words
+
+
+def _check_paths(command: Any, options: Options) -> None:
+    """Raises ValueError where a path of the command cannot be right in the pods."""
+    settings = getattr(command, "settings", None)
+    run = command.run_dir if settings is None else command.output
     # One host alone copies its run into a bucket by itself.
-    may_be_in_store = words[0] != "evaluate" and pool_of(options).num_hosts == 1
-    in_store = run is not None and address_of(run) is not None
-    if not (in_store and may_be_in_store) and (
-        run is None or pathlib.Path(_SHARED) not in pathlib.Path(run).parents
-    ):
+    may_be_in_store = settings is not None and pool_of(options).num_hosts == 1
+    in_store = address_of(run) is not None
+    if not (in_store and may_be_in_store) and pathlib.Path(_SHARED) not in run.parents:
         raise ValueError(
             f"the run directory (--output) is {run}; it must lie below {_SHARED}, where the "
             "bucket is mounted, since all hosts write into it."
         )
-    dataset = raw_flags.value_of("--data.dataset", words)
-    if options.stage is not None and dataset != _STAGED:
-        raise ValueError(f"--data.dataset is {dataset}; with --stage it is {_STAGED}.")
-    words += ["--cluster.kind", "gke"]
-    slices = raw_flags.value_of("--mesh.slices", words)
-    if slices is None and options.slices > 1 and words[0] != "evaluate":
-        words += ["--mesh.slices", str(options.slices)]
-    elif slices is not None and slices != str(options.slices):
-        raise ValueError(f"--mesh.slices {slices}: the job has {options.slices}.")
-    cli.parse(words[0], words[1:])
-    return words
+    paths: dict[str, pathlib.Path] = {}
+
+    def collect(path: pathlib.Path, name: str) -> pathlib.Path:
+        paths[name] = path
+        return path
+
+    map_paths(command, collect)
+    if settings is not None and settings.loop.mirror is not None:
+        collect(pathlib.Path(settings.loop.mirror), "mirror")
+    for name, path in paths.items():
+        if not path.is_absolute() and address_of(path) is None:
+            raise ValueError(
+                f"{name} {path}: this path is relative, so the pods do not have it. Give "
+                f"one below {_SHARED}, where the bucket is mounted, or an address (gs://)."
+            )
+    staged = pathlib.Path(_STAGED)
+    if options.stage and not any(staged in (x, *x.parents) for x in paths.values()):
+        raise ValueError(
+            f"--stage {options.stage}: every host gets a copy at {_STAGED}, which the command "
+            f"does not read. Pretraining reads it with --data.dataset {_STAGED}."
+        )
+
+
+def _check_mesh(settings: Any, options: Options) -> None:
+    """Raises ValueError where the slices do not fit the mesh, or cannot share the rows."""
+    topology = parse_topology(options.topology, options.slices)
+    try:
+        sizes = axis_sizes(settings.mesh, math.prod(topology.shape), topology.slices)
+        mesh = AbstractMesh((topology.slices, *sizes.values()), MESH_AXIS_NAMES)
+        for phase in getattr(settings, "phases", [settings]):
+            micro_batches = getattr(phase, "micro_batches", 1)
+            check_batch_size(mesh, phase.batch_size, micro_batches)
+    except ValueError as error:
+        raise ValueError(f"--topology {options.topology}: {error}") from None
 
 
 def jobset(options: Options, pool: Pool, words: list[str]) -> dict[str, Any]:

@@ -26,10 +26,12 @@ from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.runtime import process
 from bert_jax.runtime.agreement import agree, on_first_host
 from bert_jax.train.runs.checkpoint_fit import Identity
+from bert_jax.train.runs.checkpoint_in_store import CHECKPOINTS
 from bert_jax.train.runs.checkpoint_mirror import (
     SMALL_FILES,
     copy_small_files,
     mirror_of,
+    steps_in,
 )
 from bert_jax.train.runs.run_lock import RunLock
 from bert_jax.train.runs.run_settings import (
@@ -37,7 +39,6 @@ from bert_jax.train.runs.run_settings import (
     check_longer,
     check_order,
     check_start,
-    comparable,
     differences,
 )
 
@@ -78,21 +79,6 @@ class RunInfo:
     def identity(self) -> Identity:
         """What every checkpoint of the run is checked against."""
         return Identity(self.model, self.tokenizer_sha256)
-
-
-def agree_on_run(run: pathlib.Path, config: Any, **hashes: str) -> None:
-    """Checks that all hosts of the job have the same settings for the run.
-
-    Args:
-        run: run directory.
-        config: settings of this host.
-        hashes: hashes of what the settings lead to, such as the dataset, by name.
-
-    Raises, on all hosts:
-        ValueError: hosts differ; the message says in which setting, and which hosts.
-    """
-    settings = comparable(config_json.to_values(config))
-    agree("the run", {"output": run, **settings, **hashes})
 
 
 def start_run(
@@ -172,6 +158,12 @@ def _start_run(
             )
         else:
             write_json(run / "run.json", config_json.to_values(info))
+    else:
+        try:
+            load_run_tokenizer(run)
+        except ValueError as damage:
+            print(f"note: {damage} It is written again now.", flush=True)
+            tokenizer.save(run / "tokenizer")
     write_json(run / "config.json", settings)
 
 
@@ -216,10 +208,28 @@ def _check_continued(
 
 
 def is_new_run(run: pathlib.Path) -> bool:
-    """Whether `run` holds no run yet. In a job, the first host looks."""
-    return on_first_host(
-        f"a look for a run in {run}", lambda: not (run / "run.json").exists()
-    )
+    """Whether `run` holds no run yet. In a job, the first host looks.
+
+    Raises, on all hosts:
+        OSError, ValueError: as for `_holds_run`.
+    """
+    return on_first_host(f"a look for a run in {run}", lambda: not _holds_run(run))
+
+
+def _holds_run(run: pathlib.Path) -> bool:
+    """Whether there is a run.
+
+    Raises:
+        FileNotFoundError: there are checkpoints of a run whose run.json is lost.
+    """
+    is_there = (run / "run.json").exists()
+    if not is_there and (steps := steps_in(run / CHECKPOINTS)):
+        raise FileNotFoundError(
+            f"{run} has checkpoints, the newest of step {steps[0]:,}, but its run.json is "
+            "missing, without which nothing reads them. Restore the file from a copy of "
+            "the run; a mirror (--loop.mirror) holds one."
+        )
+    return is_there
 
 
 def save_origin(run: pathlib.Path, origin: dict[str, Any]) -> None:
@@ -244,7 +254,7 @@ def load_run(run: pathlib.Path, kind: str | None = None) -> RunInfo:
         ValueError: the run has another kind or format, or run.json is damaged.
     """
     path = run / "run.json"
-    if not path.exists():
+    if not _holds_run(run):
         foreign = any(
             place.is_file()
             for place in (

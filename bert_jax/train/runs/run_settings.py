@@ -5,7 +5,9 @@ import pathlib
 import re
 from typing import Any
 
+from bert_jax import config_json
 from bert_jax.config import FinetuneConfig, PretrainConfig, TaskConfig
+from bert_jax.runtime.agreement import agree
 from bert_jax.train.runs.checkpoint_files import read_manifest
 from bert_jax.train.runs.checkpoint_in_store import CHECKPOINTS
 
@@ -35,6 +37,21 @@ _OWN = (
     *("data.num_threads", "data.num_workers", "data.plan_dir"),
     *("data.dataset", "data.mixture", "task"),
 )
+
+
+def agree_on_run(run: pathlib.Path, config: Any, **hashes: str) -> None:
+    """Checks that all hosts of the job have the same settings for the run.
+
+    Args:
+        run: run directory.
+        config: settings of this host.
+        hashes: hashes of what the settings lead to, such as the dataset, by name.
+
+    Raises, on all hosts:
+        ValueError: hosts differ; the message says in which setting, and which hosts.
+    """
+    settings = comparable(config_json.to_values(config))
+    agree("the run", {"output": run, **settings, **hashes})
 
 
 def check_longer(run: pathlib.Path, old: PretrainConfig, new: PretrainConfig) -> None:
