@@ -25,6 +25,7 @@ from bert_jax.config import (
     PrepareOptions,
     PretrainConfig,
 )
+from bert_jax.config.checks import require
 from bert_jax.data.batches.loader import train_batches
 from bert_jax.data.batches.rows import open_rows
 from bert_jax.data.cache_folder import cache_folder
@@ -102,7 +103,8 @@ class Model:
             the guesses of each mask, with "piece", "text" and "probability".
 
         Raises:
-            ValueError: the run was fine-tuned, or a text has no mask or is too long.
+            ValueError: the run was fine-tuned, a text has no mask or is too long, or there
+                are no such guesses.
         """
         if top not in self._fillers:
             self._fillers[top] = Filler(self.run, top=top)
@@ -336,6 +338,10 @@ def batches(
         ValueError: the split has too little text, or settings do not fit it.
     """
     opened, data = open_dataset(dataset), config_json.checked(data)
+    require(
+        first_step >= 0, f"first_step={first_step} is negative; expected 0 or more."
+    )
+    PretrainConfig(data=data, batch_size=batch_size, num_steps=num_steps, seed=seed)
     data = dataclasses.replace(data, dataset=None, mixture=(), weights=())
     rows = open_rows(opened, split, data, seed=seed, batch_size=batch_size)
     return train_batches(

@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 
 def to_json(config: Any) -> str:
-    """The whole config as indented JSON; paths become strings."""
+    """The whole config as indented JSON; paths become strings, NumPy's numbers Python's."""
 
     def plain(value: Any) -> Any:
-        return str(value) if isinstance(value, pathlib.PurePath) else value
+        return value.item() if hasattr(value, "item") else str(value)
 
     return json.dumps(dataclasses.asdict(config), indent=2, default=plain) + "\n"
 

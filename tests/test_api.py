@@ -118,6 +118,8 @@ def test_masks_are_filled_and_vectors_made(runs):
     model = bert_jax.load(str(runs / "encoder"))
     [filled] = model.fill_mask("a [MASK] river.", top=2)
     assert len(filled["masks"][0]) == 2
+    with pytest.raises(ValueError, match="top='3' is no number from 1 to"):
+        model.fill_mask("a [MASK] river.", top="3")
     vectors = model.embed(["a river", "stone"], normalise=True)
     assert vectors.shape == (2, model.config.hidden_size)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, rtol=1e-6)
@@ -156,6 +158,22 @@ def test_batches_are_numpy_and_begin_anywhere(dataset):
     for here, there in zip(late, found[3:], strict=True):
         for x, y in zip(here, there, strict=True):
             np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"batch_size": 0}, "batch_size=0 must be greater than 0"),
+        ({"batch_size": "4"}, "batch_size='4' is a str; expected int"),
+        ({"batch_size": 4.0}, "batch_size=4.0 is a float; expected int"),
+        ({"num_steps": None}, "num_steps=None is a NoneType; expected int"),
+        ({"seed": -1}, "seed=-1 is not in"),
+        ({"first_step": -1}, "first_step=-1 is negative"),
+    ],
+)
+def test_batches_that_cannot_be_made_are_refused(dataset, fields, message):
+    with pytest.raises(ValueError, match=message):
+        bert_jax.batches(dataset, **{"batch_size": 4, "num_steps": 5, **fields})
 
 
 def test_runs_are_made_by_functions_over_the_settings(dataset, tmp_path, monkeypatch):

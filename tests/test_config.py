@@ -9,6 +9,7 @@ import re
 import runpy
 import typing
 
+import numpy as np
 import pytest
 from varied_configs import varied
 
@@ -31,7 +32,7 @@ from bert_jax.config import (
     SweepConfig,
     TaskConfig,
 )
-from bert_jax.config_json import from_json, to_json
+from bert_jax.config_json import checked, from_json, to_json
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 
@@ -71,6 +72,15 @@ def test_json_keeps_every_field(owner, name):
 @pytest.mark.parametrize("number", [2.0**-126, 1e-30, 0.1 + 0.2, 1e22, 3.4e38])
 def test_json_keeps_every_bit_of_a_number(number):
     assert_exact(OptimizerConfig(learning_rate=number, weight_decay=number))
+
+
+def test_numbers_of_numpy_are_those_of_python():
+    made = PretrainConfig(
+        seed=np.int64(3), optimizer=OptimizerConfig(b1=np.float32(0.5))
+    )
+    assert repr(checked(made)) == repr(
+        PretrainConfig(seed=3, optimizer=OptimizerConfig(b1=0.5))
+    )
 
 
 @pytest.mark.parametrize("text", [" a b ", 'q"\\', "\n\t", "é\u2028😀", "1.5", "null"])
@@ -318,9 +328,12 @@ REFUSED = [
     bad(LoopConfig, "LoopConfig.peak_tflops=0.0 must", peak_tflops=0.0),
     bad(LoopConfig, "LoopConfig.wandb_project is empty", wandb_project=""),
     *no_number_below(PretrainConfig, "batch_size", "num_steps", "eval_batches"),
+    bad(PretrainConfig, "num_steps='5' is a str; expected int", num_steps="5"),
+    bad(OptimizerConfig, "b1=None is a NoneType; expected float", b1=None),
     bad(PretrainConfig, "moments='keep' needs a checkpoint", moments="keep"),
     bad(FileConfig, "delimiter='::' is not one character", delimiter="::"),
     bad(FileConfig, "encoding='utf-9' is no encoding", encoding="utf-9"),
+    bad(FileConfig, "encoding='undefined' is no", encoding="undefined"),
     bad(FileConfig, "name one column twice", text=("a",), label="a"),
     bad(
         TaskConfig,

@@ -140,7 +140,7 @@ def test_texts_a_file_and_standard_input_are_filled(run, tmp_path, capsys, monke
         (["no mask"], "Text 1, 'no mask', has no mask. Write [MASK]"),
         (["[MASK] " * 31], "has 33 tokens; this run takes at most 32"),
         (["[MASK]", "--top", "0"], "--top 0 must be greater than 0"),
-        (["[MASK]", "--top", "999"], "top=999 is not in [1, 61]"),
+        (["[MASK]", "--top", "999"], "top=999 is no number from 1 to 61"),
         (["[MASK]", "--encoding", "latin-1"], "would be ignored: no file is given"),
         (["[MASK]", "--output", "x.txt"], "give a name that ends in .jsonl"),
         (["none.txt"], "none.txt does not exist"),
@@ -149,6 +149,12 @@ def test_texts_a_file_and_standard_input_are_filled(run, tmp_path, capsys, monke
 )
 def test_what_cannot_be_filled_is_told(run, capsys, arguments, message):
     assert message in failed(capsys, run, *arguments)
+
+
+def test_an_unknown_encoding_is_told(run, capsys, tmp_path):
+    (tmp_path / "a.txt").write_text("[MASK]")
+    said = failed(capsys, run, str(tmp_path / "a.txt"), "--encoding", "utf-9")
+    assert "encoding='utf-9' is no encoding of text" in said
 
 
 def test_a_fine_tuned_run_has_no_head_for_it(tmp_path, capsys):

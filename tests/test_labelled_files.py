@@ -118,6 +118,13 @@ def test_delimiter_encoding_and_header_have_flags(load):
     assert "is valid UTF-8, but was read as" in found.reading.warnings[0]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "punycode"])
+def test_bytes_of_another_encoding_are_named(load, encoding):
+    """The error of punycode has no place of a byte."""
+    with pytest.raises(ValueError, match=rf"line 1: byte .* is not {encoding.upper()}"):
+        load("x.csv", b"\xe9text,label\n", encoding=encoding)
+
+
 def test_a_long_field_is_read(load):
     found = load("x.csv", f"text,label\n{'x' * 200_000},1\nb,0\n")
     assert len(found.texts[0][0]) == 200_000
@@ -275,6 +282,7 @@ def test_integers_are_ordered_as_numbers():
     assert ordered(str(n) for n in range(12)) == tuple(str(n) for n in range(12))
     assert ordered(["10", "-1", "9"]) == ("-1", "9", "10")
     assert ordered(["10", "9", "x"]) == ("10", "9", "x")
+    assert ordered(["2" * 4_301, "1" * 4_301]) == ("1" * 4_301, "2" * 4_301)
     # Equal as floats.
     long = ("12345678901234567", "12345678901234568")
     assert ordered(long) == long

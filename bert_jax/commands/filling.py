@@ -12,6 +12,7 @@ import tyro
 from bert_jax.commands.json_lines import check_output, write_lines
 from bert_jax.commands.shared import RunDir, Step
 from bert_jax.commands.text_input import CHUNK, file_among, standard_input
+from bert_jax.config import FileConfig
 from bert_jax.config.checks import require
 from bert_jax.data.labelled.decoding import read_text
 
@@ -47,6 +48,7 @@ class Fill:
             path is not None or self.encoding == "utf-8",
             f"--encoding {self.encoding} would be ignored: no file is given. Leave it out.",
         )
+        FileConfig(encoding=self.encoding)  # raises an error where Python lacks it
         if self.output is not None:
             check_output(self.output, path)
         total, where = None, "Standard input, line"

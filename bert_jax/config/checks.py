@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import numbers
 import typing
 
 MAX_WORKERS = 1_024
@@ -19,7 +20,15 @@ def require(condition: bool, message: str) -> None:
 
 
 def require_fitting(owner: object) -> None:
-    """Requires that numbers fit, and that every field of some words is one of them."""
+    """Requires that numbers are some and fit, and that fields of some words have one."""
+    for name, kinds in _numeric(type(owner)).items():  # type: ignore[arg-type]
+        value = getattr(owner, name)
+        number = numbers.Real if float in kinds else numbers.Integral
+        require(
+            isinstance(value, (number, *kinds)),
+            f"{type(owner).__name__}.{name}={value!r} is a {type(value).__name__}; "
+            f"expected {kinds[0].__name__}.",
+        )
     require_fitting_numbers(owner)
     for name, choices in _choices(type(owner)).items():  # type: ignore[arg-type]
         value = getattr(owner, name)
@@ -28,6 +37,20 @@ def require_fitting(owner: object) -> None:
             f"{type(owner).__name__}.{name}={value!r} is not one of "
             f"{', '.join(map(repr, choices))}.",
         )
+
+
+@functools.cache
+def _numeric(kind: type) -> dict[str, tuple[type, ...]]:
+    """The fields of a dataclass that are a number, or that or `None`, with their types."""
+    hints = {
+        name: typing.get_args(hint) or (hint,)
+        for name, hint in typing.get_type_hints(kind).items()
+    }
+    return {
+        name: kinds
+        for name, kinds in hints.items()
+        if {*kinds} <= {int, float, type(None)}
+    }
 
 
 @functools.cache

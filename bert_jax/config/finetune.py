@@ -106,7 +106,7 @@ class FileConfig:
         )
         try:
             "a".encode(self.encoding)
-        except LookupError:
+        except (LookupError, UnicodeError):  # the encoding `undefined` has no letters
             raise ValueError(
                 f"{type(self).__name__}.encoding={self.encoding!r} is no encoding of text "
                 "that Python knows; give one such as utf-8, latin-1, cp1252 or utf-16."

@@ -42,11 +42,13 @@ def read_text(path: pathlib.Path, encoding: str = "utf-8") -> Decoded:
             break
     try:
         text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
+    except UnicodeError as error:
+        # Some encodings, such as punycode, do not say where.
+        start = getattr(error, "start", 0)
+        line = data[:start].count(b"\n") + 1
         raise ValueError(
-            f"{path}, line {line}: byte 0x{data[error.start]:02X} is not "
-            f"{encoding.upper()} ({error.reason}). If the file has another encoding, name "
+            f"{path}, line {line}: byte 0x{data[start]:02X} is not "
+            f"{encoding.upper()} ({getattr(error, 'reason', error)}). If the file has another encoding, name "
             "it: --encoding latin-1 or cp1252 for files from Western Europe, gb18030 "
             "for Chinese, cp932 for Japanese; or convert it with iconv."
         ) from None

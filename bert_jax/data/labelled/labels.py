@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-_INTEGER = re.compile(r"[+-]?[0-9]+")
+# Python reads no more than 4,300 digits.
+_INTEGER = re.compile(r"[+-]?[0-9]{1,4300}")
 _MOST_SHOWN = 100
 
 

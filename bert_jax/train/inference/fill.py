@@ -76,9 +76,9 @@ class Filler:
         self.info, _, self.params = load_params(run, self.mesh, step=step)
         self.tokenizer = load_run_tokenizer(run)
         self.mask = self.tokenizer.pieces[self.tokenizer.special.mask]
-        if not 0 < top <= self.tokenizer.vocab_size:
+        if not (isinstance(top, int) and 0 < top <= self.tokenizer.vocab_size):
             raise ValueError(
-                f"top={top} is not in [1, {self.tokenizer.vocab_size}], the number of "
+                f"top={top!r} is no number from 1 to {self.tokenizer.vocab_size:,}, the number of "
                 "pieces that this tokenizer has."
             )
         self.length = min(
