@@ -28,6 +28,7 @@ from bert_jax.serve.app import make_app  # noqa: E402
 from bert_jax.serve.batching import Batcher, QueueFullError  # noqa: E402
 from bert_jax.serve.openapi import describe  # noqa: E402
 from bert_jax.serve.served import Served, load_served  # noqa: E402
+from bert_jax.serve.server import serve  # noqa: E402
 
 
 def stub(compute, names=("Text",), **more):
@@ -281,6 +282,15 @@ def test_limits_are_checked(tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.main(["serve", str(tmp_path)])
     assert "is not a run directory" in capsys.readouterr().err
+
+
+def test_a_server_that_does_not_start_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(Batcher, "run", None)
+    # uvicorn leaves its thread by SystemExit, which pytest would count as a failure.
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)
+    with pytest.raises(OSError, match="ended by itself"):
+        serve(stub(lengths), Limits(), "127.0.0.1", 0)
+    assert "answers at" not in capsys.readouterr().out
 
 
 def test_a_missing_extra_is_told(tmp_path, capsys, monkeypatch):
