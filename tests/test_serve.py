@@ -38,7 +38,8 @@ def stub(compute, names=("Text",), **more):
         if not all(part.strip() for part in text):
             raise ValueError(f"{where} is empty.")
 
-    fields = {"task": "stub", "outputs": (), "mask": None, "about": {}, **more}
+    fields = {"task": "stub", "outputs": (), "mask": None, "about": {}}
+    fields |= {"fewest_texts": len(names), **more}
     return Served(
         name="<b>stub</b>", text_names=names, check=check, compute=compute, **fields
     )
@@ -329,6 +330,24 @@ def test_every_task_is_served(tmp_path, task, texts, fields):
         status, found, _ = ask(port, body={"text": [""] * 3})
         assert status == 400
         assert ask(port, "GET", "/")[1].count("<textarea") == len(texts[0])
+
+
+def test_examples_may_have_fewer_choices_than_those_of_training(tmp_path):
+    run = random_run(tmp_path / "run", make_tokenizer("wordpiece"), "choice")
+    model = load_served(run, batch_size=4)
+    with running(model) as port:
+        texts = [("a b", "c", "d"), ("a", "b", "c", "d")]
+        status, found, _ = ask(port, body={"texts": list(map(list, texts))})
+        assert (status, found["predictions"]) == (200, model.compute(texts))
+        assert [len(x["probabilities"]) for x in found["predictions"]] == [2, 3]
+        for wrong in (["a", "b"], ["a", "b", "c", "d", "e"], "a"):
+            status, error, _ = ask(port, body={"text": wrong})
+            assert status == 400
+            assert "must be a list of 3 to 4 strings" in error["error"]["message"]
+        assert ask(port, "GET", "/")[1].count(" required>") == 3
+    schema = describe(model, Limits())["components"]["schemas"]["Request"]
+    text = schema["oneOf"][1]["properties"]["text"]
+    assert (text["minItems"], text["maxItems"]) == (3, 4)
 
 
 @pytest.mark.slow
