@@ -10,7 +10,7 @@ from huggingface_tokenizers import save_tokenizer
 
 from bert_jax.cli import main
 from bert_jax.data.tokenizers.huggingface_tokenizer import HuggingFaceTokenizer
-from bert_jax.exchange.added_tokens import add_tokens
+from bert_jax.exchange.added_tokens import add_tokens, read_token_list
 from bert_jax.exchange.read_huggingface import read_huggingface
 from bert_jax.exchange.source import Slots
 from bert_jax.exchange.tokenizer import save_huggingface_tokenizer
@@ -135,6 +135,12 @@ def test_the_command_says_and_keeps_what_it_did(folder, tmp_path, capsys):
         with pytest.raises(SystemExit):
             main(["import", str(folder), "--output", "x", "--add-tokens", str(file)])
         assert message in capsys.readouterr().err
+
+
+def test_lines_of_tokens_end_at_line_breaks_only(tmp_path):
+    file = tmp_path / "tokens.txt"
+    file.write_bytes("a\u2028b\r\nc\x1cd\n\ne\x85f".encode())
+    assert read_token_list(file) == ["a\u2028b", "c\x1cd", "e\x85f"]
 
 
 def test_nothing_new_changes_nothing(folder, source, tmp_path):

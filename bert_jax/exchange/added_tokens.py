@@ -61,7 +61,8 @@ def read_token_list(path: pathlib.Path) -> list[str]:
         ValueError: there is no such file, it is not UTF-8, or it holds no token.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        # Not `splitlines`, which also cuts at signs such as U+2028.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f"--add-tokens {path}: {error}; expected a text in UTF-8 with a token a line."
