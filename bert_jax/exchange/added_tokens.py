@@ -13,7 +13,7 @@ import numpy as np
 from bert_jax.data.tokenizers.huggingface_tokenizer import HuggingFaceTokenizer
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.exchange.source import Slots, Source
-from bert_jax.exchange.tensors import Tensors
+from bert_jax.exchange.tensors import Head, Tensors
 from bert_jax.exchange.tokenizer import to_fast_tokenizer
 
 NewRows = Literal["mean", "random"]
@@ -150,11 +150,11 @@ def _with_rows(
             for name, tensor in tensors.items()
         }
 
-    heads = (source.head, "pretraining")
+    of_words: Head = "pretraining" if source.model.next_sentence else "mlm"
     names = {
         row.theirs
-        for head in heads
-        for row in source.rows(head)  # type: ignore[arg-type]
+        for head in (source.head, of_words)
+        for row in source.rows(head)
         if row.shape.startswith("V")
     }
     slots = source.slots and Slots(*(every(x, fresh=False) for x in source.slots))
