@@ -29,6 +29,7 @@ LABELS = {
     "regression": ("score",),
     "tokens": ("B-LOC", "B-PER", "I-PER", "O"),
     "spans": ("start", "end"),
+    "choice": ("0", "1", "2"),
 }
 
 

@@ -5,12 +5,13 @@ import json
 
 import numpy as np
 import pytest
-from huggingface_models import make_random, save
+from family_models import make
+from huggingface_models import PIECES, make_random, save
 from huggingface_tokenizers import save_tokenizer
 
 from bert_jax.cli import main
 from bert_jax.data.tokenizers.huggingface_tokenizer import HuggingFaceTokenizer
-from bert_jax.exchange.added_tokens import add_tokens
+from bert_jax.exchange.added_tokens import add_tokens, read_token_list
 from bert_jax.exchange.read_huggingface import read_huggingface
 from bert_jax.exchange.source import Slots
 from bert_jax.exchange.tokenizer import save_huggingface_tokenizer
@@ -55,6 +56,21 @@ def test_added_tokens_have_the_ids_of_transformers(folder, source, hf, tmp_path)
     save_huggingface_tokenizer(tokenizer, tmp_path, 24)
     again = hf.AutoTokenizer.from_pretrained(tmp_path)
     assert again(texts)["input_ids"] == theirs(texts)["input_ids"]
+
+
+@pytest.mark.parametrize("name", ["distilbert", "nomic_bert"])
+def test_every_family_can_have_more_tokens(hf, tmp_path, name):
+    save(make(name, "mlm", vocab=len(PIECES), layers=1).model, tmp_path)
+    source = read_huggingface(tmp_path)
+    for head in (
+        "mlm",
+        "classifier",
+    ):  # a classifier's file may hold the other head too
+        given = dataclasses.replace(source, head=head)
+        extended, _ = add_tokens(given, ["covid"], "mean", seed=0)
+        sizes = {len(x) for x in extended.tensors.values()}
+        assert len(PIECES) not in sizes
+        assert len(PIECES) + 1 in sizes
 
 
 def test_new_rows_are_the_means_of_the_pieces(source):
@@ -135,6 +151,12 @@ def test_the_command_says_and_keeps_what_it_did(folder, tmp_path, capsys):
         with pytest.raises(SystemExit):
             main(["import", str(folder), "--output", "x", "--add-tokens", str(file)])
         assert message in capsys.readouterr().err
+
+
+def test_lines_of_tokens_end_at_line_breaks_only(tmp_path):
+    file = tmp_path / "tokens.txt"
+    file.write_bytes("a\u2028b\r\nc\x1cd\n\ne\x85f".encode())
+    assert read_token_list(file) == ["a\u2028b", "c\x1cd", "e\x85f"]
 
 
 def test_nothing_new_changes_nothing(folder, source, tmp_path):

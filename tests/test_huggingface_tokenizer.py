@@ -111,6 +111,17 @@ def test_text_spells_no_special_token_but_the_unknown(tokenizer):
     assert special.unk in ids
 
 
+def test_tokens_behind_the_special_ones_have_the_ids_of_transformers(
+    folder, transformers, tmp_path
+):
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    assert theirs.add_tokens(["covid", "Zürich"]) == 2
+    theirs.save_pretrained(tmp_path)
+    text = "the covid of Zürich, uncovid <mask> [MASK]s"
+    check_ids(open_tokenizer(tmp_path), theirs, [text.partition(" <")[0]])
+    assert {700, 701} < {*open_tokenizer(tmp_path).encode([text])[0]}
+
+
 def test_word_starts_are_the_words(tokenizer):
     words = ["the", "lobster", "and", "the", "river", ",", "unbelievable"]
     (ids,) = tokenizer.encode([" ".join(["first", *words])])

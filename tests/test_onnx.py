@@ -272,7 +272,8 @@ def test_only_onnx_is_quantised(tuned_run, tmp_path):
 def test_eight_bits_of_groups_are_measured(onnx, tmp_path, name):
     """The graph takes one row at a time; some examples have fewer choices than others."""
     run, _, results = tuned(tmp_path, bare_run(tmp_path), name)
-    export_run(run, tmp_path / "out", "onnx", quantize="int8")
+    options = {"hidden_states": name == "choice"}
+    export_run(run, tmp_path / "out", "onnx", quantize="int8", **options)
     manifest = json.loads((tmp_path / "out" / "bert_jax_export.json").read_text())
     scores = manifest["int8"]["scores"]
     assert scores[FILES[0]] == pytest.approx(results["eval"], abs=1e-4)

@@ -28,6 +28,7 @@ from bert_jax.serve.app import make_app  # noqa: E402
 from bert_jax.serve.batching import Batcher, QueueFullError  # noqa: E402
 from bert_jax.serve.openapi import describe  # noqa: E402
 from bert_jax.serve.served import Served, load_served  # noqa: E402
+from bert_jax.serve.server import serve  # noqa: E402
 
 
 def stub(compute, names=("Text",), **more):
@@ -37,7 +38,8 @@ def stub(compute, names=("Text",), **more):
         if not all(part.strip() for part in text):
             raise ValueError(f"{where} is empty.")
 
-    fields = {"task": "stub", "outputs": (), "mask": None, "about": {}, **more}
+    fields = {"task": "stub", "outputs": (), "mask": None, "about": {}}
+    fields |= {"fewest_texts": len(names), **more}
     return Served(
         name="<b>stub</b>", text_names=names, check=check, compute=compute, **fields
     )
@@ -283,6 +285,15 @@ def test_limits_are_checked(tmp_path, capsys):
     assert "is not a run directory" in capsys.readouterr().err
 
 
+def test_a_server_that_does_not_start_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(Batcher, "run", None)
+    # uvicorn leaves its thread by SystemExit, which pytest would count as a failure.
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)
+    with pytest.raises(OSError, match="ended by itself"):
+        serve(stub(lengths), Limits(), "127.0.0.1", 0)
+    assert "answers at" not in capsys.readouterr().out
+
+
 def test_a_missing_extra_is_told(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "starlette", None)
     with pytest.raises(SystemExit):
@@ -319,6 +330,24 @@ def test_every_task_is_served(tmp_path, task, texts, fields):
         status, found, _ = ask(port, body={"text": [""] * 3})
         assert status == 400
         assert ask(port, "GET", "/")[1].count("<textarea") == len(texts[0])
+
+
+def test_examples_may_have_fewer_choices_than_those_of_training(tmp_path):
+    run = random_run(tmp_path / "run", make_tokenizer("wordpiece"), "choice")
+    model = load_served(run, batch_size=4)
+    with running(model) as port:
+        texts = [("a b", "c", "d"), ("a", "b", "c", "d")]
+        status, found, _ = ask(port, body={"texts": list(map(list, texts))})
+        assert (status, found["predictions"]) == (200, model.compute(texts))
+        assert [len(x["probabilities"]) for x in found["predictions"]] == [2, 3]
+        for wrong in (["a", "b"], ["a", "b", "c", "d", "e"], "a"):
+            status, error, _ = ask(port, body={"text": wrong})
+            assert status == 400
+            assert "must be a list of 3 to 4 strings" in error["error"]["message"]
+        assert ask(port, "GET", "/")[1].count(" required>") == 3
+    schema = describe(model, Limits())["components"]["schemas"]["Request"]
+    text = schema["oneOf"][1]["properties"]["text"]
+    assert (text["minItems"], text["maxItems"]) == (3, 4)
 
 
 @pytest.mark.slow

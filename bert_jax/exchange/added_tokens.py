@@ -13,7 +13,7 @@ import numpy as np
 from bert_jax.data.tokenizers.huggingface_tokenizer import HuggingFaceTokenizer
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.exchange.source import Slots, Source
-from bert_jax.exchange.tensors import Tensors
+from bert_jax.exchange.tensors import Head, Tensors
 from bert_jax.exchange.tokenizer import to_fast_tokenizer
 
 NewRows = Literal["mean", "random"]
@@ -61,7 +61,8 @@ def read_token_list(path: pathlib.Path) -> list[str]:
         ValueError: there is no such file, it is not UTF-8, or it holds no token.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        # Not `splitlines`, which also cuts at signs such as U+2028.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f"--add-tokens {path}: {error}; expected a text in UTF-8 with a token a line."
@@ -149,11 +150,11 @@ def _with_rows(
             for name, tensor in tensors.items()
         }
 
-    heads = (source.head, "pretraining")
+    of_words: Head = "pretraining" if source.model.next_sentence else "mlm"
     names = {
         row.theirs
-        for head in heads
-        for row in source.rows(head)  # type: ignore[arg-type]
+        for head in (source.head, of_words)
+        for row in source.rows(head)
         if row.shape.startswith("V")
     }
     slots = source.slots and Slots(*(every(x, fresh=False) for x in source.slots))

@@ -20,7 +20,7 @@ from bert_jax.batch import ClassifyBatch
 from bert_jax.config import FinetuneConfig
 from bert_jax.data.labelled.examples import EncodedExamples
 from bert_jax.exchange.libraries import library
-from bert_jax.exchange.portable import INPUTS
+from bert_jax.exchange.portable import HIDDEN_STATES, INPUTS
 from bert_jax.exchange.write_onnx import MODEL_FILE
 from bert_jax.model.rows import MASKED_SCORE
 from bert_jax.train.inference.predict import Predictor
@@ -146,7 +146,8 @@ def _of_batch(session: Any, batch: ClassifyBatch) -> np.ndarray:
     there = feeds[1].any(axis=1)  # a group may lack rows
     taken = {given.name for given in session.get_inputs()}
     fed = {name: x[there] for name, x in zip(INPUTS, feeds, strict=True)}
-    found = session.run(None, {name: x for name, x in fed.items() if name in taken})
+    names = [x.name for x in session.get_outputs() if x.name != HIDDEN_STATES.name]
+    found = session.run(names, {name: x for name, x in fed.items() if name in taken})
     # The ends of a span come apart.
     out = found[0] if len(found) == 1 else np.stack(found, axis=-1)
     if len(groups) == 1:

@@ -186,10 +186,11 @@ def _texts(body: bytes, model: Served, limits: Limits) -> list[Text]:
         is_text = isinstance(text, list | tuple) and all(
             isinstance(part, str) for part in text
         )
-        if not is_text or len(text) != len(model.text_names):
+        fewest, most = model.fewest_texts, len(model.text_names)
+        if not is_text or not fewest <= len(text) <= most:
             expected = " and ".join(f"a {name.lower()}" for name in model.text_names)
-            number = len(model.text_names)
-            form = "a string" if number == 1 else f"a list of {number} strings"
+            numbers = str(most) if fewest == most else f"{fewest} to {most}"
+            form = "a string" if most == 1 else f"a list of {numbers} strings"
             raise HTTPException(
                 400, f"{where} must be {form} ({expected}), as in {example}."
             )

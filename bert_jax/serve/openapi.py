@@ -22,12 +22,11 @@ def describe(model: Served, limits: Limits) -> dict[str, Any]:
     string = {"type": "string", "maxLength": limits.max_characters}
     text: dict[str, Any] = string
     if len(model.text_names) > 1:
-        number = len(model.text_names)
         text = {
             "type": "array",
             "items": string,
-            "minItems": number,
-            "maxItems": number,
+            "minItems": model.fewest_texts,
+            "maxItems": len(model.text_names),
             "description": " and ".join(model.text_names),
         }
     example: Any = list(model.example) if len(model.example) > 1 else model.example[0]

@@ -20,6 +20,8 @@ class Served:
     """Name of the task in `train.tasks`, or "fill" for a run that has an MLM head."""
     text_names: tuple[str, ...]
     """What people call each text of an example; two for pairs."""
+    fewest_texts: int
+    """How many of them an example must have; all but for choices."""
     outputs: tuple[str, ...]
     """Names of the task's logits; none for "fill"."""
     mask: str | None
@@ -60,6 +62,7 @@ def load_served(
             name=name,
             task=filler.task,
             text_names=("Text",),
+            fewest_texts=1,
             outputs=(),
             mask=filler.mask,
             about=_about(filler.info),
@@ -67,10 +70,13 @@ def load_served(
             compute=filler,
         )
     predictor = Predictor(run, step=step, batch_size=batch_size)
+    names = predictor.task.text_names(predictor.cfg.task, predictor.outputs)
     return Served(
         name=name,
         task=predictor.task.name,
-        text_names=predictor.task.text_names(predictor.cfg.task, predictor.outputs),
+        text_names=names,
+        # Where examples differ in it: a text and two choices.
+        fewest_texts=3 if predictor.num_texts is None else len(names),
         outputs=predictor.outputs,
         mask=None,
         about=_about(predictor.info),

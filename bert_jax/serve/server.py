@@ -27,6 +27,7 @@ def serve(model: Served, limits: Limits, host: str, port: int) -> None:
 
     Raises:
         ValueError: the address cannot be used.
+        OSError: the server did not start, or ended by itself.
         KeyboardInterrupt: a signal ended the service.
     """
     with _listen(host, port) as listening:
@@ -52,10 +53,13 @@ def serve(model: Served, limits: Limits, host: str, port: int) -> None:
         try:
             while not server.started and not ended.wait(_LOOK_SECS / 10):
                 pass
-            print(f"{model.name} answers at {_address(listening, host)}", flush=True)
-            print("Ctrl-C ends it.", file=sys.stderr, flush=True)
+            if server.started:
+                address = _address(listening, host)
+                print(f"{model.name} answers at {address}", flush=True)
+                print("Ctrl-C ends it.", file=sys.stderr, flush=True)
             while not ended.wait(_LOOK_SECS):
                 pass
+            raise OSError("the server ended by itself; uvicorn says why, above.")
         finally:
             server.should_exit = True
             ended.wait()

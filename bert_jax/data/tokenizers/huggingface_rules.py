@@ -48,8 +48,15 @@ def load_for_text(rules: Json, unk: str | None) -> "FastTokenizer":
         for token in rules.get("added_tokens") or ()
         if token["special"] and token["content"] != unk
     }
-    added = [x for x in rules.get("added_tokens") or () if x["content"] not in special]
     model = dict(rules["model"])
+    known = {x if isinstance(x, str) else x[0] for x in model["vocab"]}
+    added = [
+        # The library counts the ids of added tokens that the model lacks, so each of these
+        # keeps its place, under a name that no text holds.
+        x | {"content": f"\ufffe{x['content']}"} if x["content"] in special else x
+        for x in rules.get("added_tokens") or ()
+        if x["content"] not in special & known
+    ]
     if isinstance(model["vocab"], list):
         # A unigram model would find them itself. No part of a text that reaches the model
         # holds a space.
