@@ -26,6 +26,8 @@ class Field(typing.NamedTuple):
     form: str
     default: str | None
     text: str
+    flag: str | None
+    """Name of its flag, where that is not the field's."""
 
 
 def fields_of(settings: type) -> list[Field]:
@@ -38,9 +40,12 @@ def fields_of(settings: type) -> list[Field]:
                 name, hint = node.target.id, ast.unparse(node.annotation)
                 default = node.value and ast.unparse(node.value)
                 text = _text_of(following) or _help_of(settings, name)
-                if hint.isidentifier():  # the name of a list of choices
+                renamed = re.search(r"flag\(name='(.+?)'\)", hint)
+                if hint.isidentifier() or isinstance(node.annotation, ast.Constant):
+                    # The name of a list of choices, or what the command line evaluates.
                     hint = str(typing.get_type_hints(settings)[name])
-                found[name] = Field(name, _form(hint), default, text)
+                form = _form(hint)
+                found[name] = Field(name, form, default, text, renamed and renamed[1])
     return list(found.values())
 
 
@@ -115,7 +120,8 @@ def config_page() -> str:
         for field in own:
             default = "required" if field.default is None else f"`{field.default}`"
             form = f"`{field.form}`, {default}"
-            table.append(_row(f"`{field.name}`", form, field.text))
+            shown = f"`{field.name}`" + (f" (`--{field.flag}`)" if field.flag else "")
+            table.append(_row(shown, form, field.text))
         lines.append("\n".join(table))
     return "\n\n".join(lines) + "\n"
 
