@@ -147,6 +147,10 @@ def _run(argv: list[str]) -> None:
             f"unknown command {name!r}{hint} `bert-jax --help` lists all commands.", 2
         )
     start.command_begins(name)
+    try:
+        pathlib.Path.cwd()
+    except FileNotFoundError:
+        _fail("the current directory was deleted; `cd` into one that exists.", 1)
     command = parse(name, rest)
     from bert_jax.commands.outputs import check_paths
     from bert_jax.commands.raw_flags import check_numbers

@@ -10,6 +10,7 @@ import pathlib
 import re
 import textwrap
 import typing
+from collections.abc import Iterator
 from typing import Any
 
 from bert_jax import cli, config
@@ -25,6 +26,8 @@ class Field(typing.NamedTuple):
     form: str
     default: str | None
     text: str
+    flag: str | None
+    """Name of its flag, where that is not the field's."""
 
 
 def fields_of(settings: type) -> list[Field]:
@@ -37,9 +40,12 @@ def fields_of(settings: type) -> list[Field]:
                 name, hint = node.target.id, ast.unparse(node.annotation)
                 default = node.value and ast.unparse(node.value)
                 text = _text_of(following) or _help_of(settings, name)
-                if hint.isidentifier():  # the name of a list of choices
+                renamed = re.search(r"flag\(name='(.+?)'\)", hint)
+                if hint.isidentifier() or isinstance(node.annotation, ast.Constant):
+                    # The name of a list of choices, or what the command line evaluates.
                     hint = str(typing.get_type_hints(settings)[name])
-                found[name] = Field(name, _form(hint), default, text)
+                form = _form(hint)
+                found[name] = Field(name, form, default, text, renamed and renamed[1])
     return list(found.values())
 
 
@@ -114,7 +120,8 @@ def config_page() -> str:
         for field in own:
             default = "required" if field.default is None else f"`{field.default}`"
             form = f"`{field.form}`, {default}"
-            table.append(_row(f"`{field.name}`", form, field.text))
+            shown = f"`{field.name}`" + (f" (`--{field.flag}`)" if field.flag else "")
+            table.append(_row(shown, form, field.text))
         lines.append("\n".join(table))
     return "\n\n".join(lines) + "\n"
 
@@ -126,34 +133,60 @@ def commands_page() -> str:
         _NOTE,
         "`bert-jax COMMAND --help` prints all flags of a command, those of its [settings](config.md) too. Below are the flags that are a command's own.",
     ]
-    for name, command in cli.COMMANDS.items():
+    for name, command in _commands():
         lines += [f"## {name}", inspect.getdoc(command) or ""]
-        parts, own = _parts(command), []
-        hints = typing.get_type_hints(command, include_extras=True)
-        for field in fields_of(command):
-            if field.name in parts or field.name.startswith("_") or not field.text:
-                continue
-            if "Suppress" in str(hints[field.name]):
-                continue
-            is_first = "Positional" in str(hints[field.name])
-            shown = field.name.removeprefix("config_file") or "config"
-            shown = {"run_dir": "run"}.get(shown, shown)
-            flag = shown.upper() if is_first else f"--{shown.replace('_', '-')}"
-            own.append(_row(f"`{flag}`", field.text))
+        own = [
+            _row(f"`{flag}`", _shown(field.default), field.text)
+            for flag, field in _flags(command)
+        ]
         if own:
-            lines.append("\n".join([_row("flag", "meaning"), "| --- | --- |", *own]))
+            head = [_row("flag", "default", "meaning"), "| --- | --- | --- |"]
+            lines.append("\n".join([*head, *own]))
         links = sorted(
             {
                 f"[{x.__name__}](config.md#{x.__name__.lower()})"
-                for x in parts.values()
+                for x in _parts(command).values()
                 if hasattr(config, x.__name__)
             }
         )
-        if not own and not links:
-            lines.append(f"`bert-jax {name} --help` has its parts and their flags.")
         if links:
             lines.append(f"Settings: {', '.join(links)}.")
     return "\n\n".join(lines) + "\n"
+
+
+def _commands() -> Iterator[tuple[str, type]]:
+    """Each command by its name; behind it those of its subcommands."""
+    for name, command in cli.COMMANDS.items():
+        yield name, command
+        for hint in typing.get_type_hints(command).values():
+            for part in filter(_is_settings, typing.get_args(hint)):
+                yield f"{name} {part.__name__.lower()}", part
+
+
+def _flags(command: type) -> Iterator[tuple[str, Field]]:
+    """The flags that are a command's own, also those of a class that is no settings."""
+    parts = _parts(command)
+    hints = typing.get_type_hints(command, include_extras=True)
+    for field in fields_of(command):
+        hint = str(hints[field.name])
+        if field.name in parts:
+            if not hasattr(config, parts[field.name].__name__):
+                yield from _flags(parts[field.name])
+        elif field.text and field.name[0] != "_" and "Suppress" not in hint:
+            shown = field.name.removeprefix("config_file") or "config"
+            shown = {"run_dir": "run"}.get(shown, shown)
+            is_first = "Positional" in hint
+            yield shown.upper() if is_first else f"--{shown.replace('_', '-')}", field
+
+
+def _shown(default: str | None) -> str:
+    """A default as a flag has it; of one that no flag could say, the text speaks."""
+    if default is None:
+        return "required"
+    if default in ("None", "()"):
+        return ""
+    value = re.sub(r"^pathlib\.Path\((.*)\)$", r"\1", default).strip("'")
+    return {"False": "off", "True": "on"}.get(value, f"`{value}`")
 
 
 PAGES = {"commands.md": commands_page, "config.md": config_page}

@@ -144,6 +144,16 @@ def test_an_unknown_command_gets_a_hint(capsys, argv, hint):
     assert hint in capsys.readouterr().err
 
 
+def test_a_current_directory_that_was_deleted_is_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["checkpoints", str(tmp_path)])
+    assert ended.value.code == 1
+    assert "the current directory was deleted" in capsys.readouterr().err
+
+
 def test_the_number_of_a_system_error_is_found_in_the_text_of_tensorstore():
     text = "Failed to write 9 bytes: No space left on device [os_error_code='28']"
     assert system_reason(ValueError(text)) == "no space left on device"

@@ -78,3 +78,10 @@ def test_what_matters_comes_first(monkeypatch):
         assert found == expected, words
         titles = [title for title in flags if title != "positional arguments"]
         assert titles[: len(expected)] == [*expected], words
+
+
+def test_what_has_no_flag_is_called_by_its_name(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    named = {"embed": "RUN TEXTS", "compare": "A B", "evaluate": "RUN [DATA]"}
+    for command, names in named.items():
+        assert f" {names}" in help_of(command).partition("\n")[0]

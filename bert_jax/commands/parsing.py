@@ -31,7 +31,13 @@ def parse(command: Any, name: str, rest: list[str]) -> Any:
     """
 
     def read(default: Any = tyro.MISSING_NONPROP) -> Any:
-        return tyro.cli(command, args=rest, default=default, prog=f"bert-jax {name}")
+        return tyro.cli(
+            command,
+            args=rest,
+            default=default,
+            prog=f"bert-jax {name}",
+            config=(tyro.conf.PositionalMetavarFromFieldName,),
+        )
 
     if hasattr(command, "config_file") and rest and not rest[0].startswith("-"):
         is_tuned = name in ("finetune", "sweep")
