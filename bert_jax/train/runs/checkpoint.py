@@ -30,7 +30,7 @@ from bert_jax.train.runs.checkpoint_fit import FORMAT_VERSION, Identity, check_f
 from bert_jax.train.runs.checkpoint_in_store import BEST, CHECKPOINTS
 from bert_jax.train.runs.checkpoint_items import (
     handlers,
-    part_of,
+    restored,
     silence_expected_lines,
 )
 from bert_jax.train.runs.checkpoint_mirror import Mirror, steps_in
@@ -188,8 +188,8 @@ class Checkpoints:
         if step == before:
             return
         items: dict[str, Any] = {
-            "params": ocp.args.StandardSave(state.params),
-            "rest": ocp.args.StandardSave({"step": state.step, "key": state.key}),
+            "params": ocp.args.PyTreeSave(state.params),
+            "rest": ocp.args.PyTreeSave({"step": state.step, "key": state.key}),
             MANIFEST: ocp.args.JsonSave(
                 {
                     "format_version": FORMAT_VERSION,
@@ -201,7 +201,7 @@ class Checkpoints:
             ),
         }
         if state.opt_state is not None:
-            items["opt_state"] = ocp.args.StandardSave(state.opt_state)
+            items["opt_state"] = ocp.args.PyTreeSave(state.opt_state)
         with self._writing():
             self._manager.save(step, args=ocp.args.Composite(**items))
         # Orbax writes one checkpoint at a time, so the one before is complete.
@@ -372,10 +372,7 @@ class Checkpoints:
         if step != self._whole:
             on_first_host(f"check of the files of {self.directory}/{step}", check)
         self._whole = None
-        args = {
-            name: part_of(item) if partial else ocp.args.StandardRestore(item)
-            for name, item in items.items()
-        }
+        args = {name: restored(item, partial=partial) for name, item in items.items()}
         return self._manager.restore(step, args=ocp.args.Composite(**args))
 
 

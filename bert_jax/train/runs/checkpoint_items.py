@@ -7,12 +7,19 @@ import logging
 import pathlib
 from typing import Any
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from bert_jax.train.runs.checkpoint_files import MANIFEST, add_hashes
 
 # Orbax warns each time a directory is opened read-only; these warnings are expected.
 _EXPECTED = ("CheckpointManagerOptions.read_only=True", "Given directory is read only")
+
+
+# Devices with copies of an array share the work of writing it where each gets so much. For
+# less, the program that cuts out a device's slice takes longer to compile than is saved.
+_MIN_SLICE_BYTES = 1 << 20
 
 
 class _ManifestHandler(ocp.JsonCheckpointHandler):
@@ -28,22 +35,29 @@ class _ManifestHandler(ocp.JsonCheckpointHandler):
 def handlers() -> ocp.handlers.DefaultCheckpointHandlerRegistry:
     """Of the items, in the order in which Orbax completes them: the manifest is last."""
     registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    arrays = ocp.type_handlers.ArrayHandler(
+        min_slice_bytes_for_replica_parallel=_MIN_SLICE_BYTES
+    )
+    types = ocp.type_handlers.create_type_handler_registry(
+        (jax.Array, arrays), (np.ndarray, ocp.type_handlers.NumpyHandler())
+    )
     for item in ("params", "opt_state", "rest"):
-        handler = ocp.StandardCheckpointHandler()
-        registry.add(item, ocp.args.StandardSave, handler)
-        registry.add(item, ocp.args.StandardRestore, handler)
-        registry.add(item, ocp.args.PyTreeRestore, ocp.PyTreeCheckpointHandler())
+        handler = ocp.PyTreeCheckpointHandler(type_handler_registry=types)
+        registry.add(item, ocp.args.PyTreeSave, handler)
+        registry.add(item, ocp.args.PyTreeRestore, handler)
     registry.add(MANIFEST, ocp.args.JsonSave, _ManifestHandler())
     return registry
 
 
-def part_of(item: Any) -> ocp.args.PyTreeRestore:
-    """What restores abstract arrays from an item that may hold more than them.
+def restored(item: Any, *, partial: bool) -> ocp.args.PyTreeRestore:
+    """What restores abstract arrays from an item; if `partial`, it may hold more than them.
 
     Orbax says nothing if it holds others, so the caller compares names and shapes first.
     """
     restore_args = ocp.checkpoint_utils.construct_restore_args(item)
-    return ocp.args.PyTreeRestore(item, restore_args=restore_args, partial_restore=True)
+    return ocp.args.PyTreeRestore(
+        item, restore_args=restore_args, partial_restore=partial
+    )
 
 
 def _is_news(line: logging.LogRecord) -> bool:
