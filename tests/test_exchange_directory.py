@@ -131,12 +131,13 @@ def test_model_card_shows_what_was_measured(
     cfg, params = fitting(tiny, small_tokenizer, head_params(head))
     folder = tmp_path / "export"
     results = {"sst2 | dev": {"accuracy": 0.5, "loss": 1.25}, "mrpc": {"f1": 0.75}}
-    write_huggingface(
-        PortableModel(
-            cfg, params, head, small_tokenizer, labels=labels_of(head), results=results
-        ),
-        folder,
+    model = PortableModel(
+        *(cfg, params, head, small_tokenizer),
+        labels=labels_of(head),
+        results=results,
+        sequence_length=16,
     )
+    write_huggingface(model, folder)
     task = {
         "pretraining": "fill-mask",
         "classifier": "text-classification",
@@ -150,6 +151,7 @@ def test_model_card_shows_what_was_measured(
     }
     card = ModelCard.load(folder / "README.md")
     assert card.data.pipeline_tag == task
+    assert ("`truncation=True, max_length=16`" in card.text) == (head != "pretraining")
     table = card.text[card.text.index("| task") :].splitlines()
     assert table == [
         "| task | metric | value |",

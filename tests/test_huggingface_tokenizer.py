@@ -333,7 +333,7 @@ def test_a_tokenizer_may_lack_the_unknown_token(edited):
     assert tokenizer.special.unk is None
     assert isinstance(tokenizer.mask_vocabulary, MaskVocabulary)
     assert tokenizer.encode_words(["a"]) == [tokenizer.encode([" a"])[0]]
-    tokenizer._gap = ""
+    tokenizer.gap = ""
     with pytest.raises(ValueError, match="leaves nothing of the word 'x', and has no"):
         tokenizer.encode_words(["a", "x"])
     assert tokenizer.decode(tokenizer.encode(["a b"])[0]) == "a b"

@@ -173,6 +173,23 @@ def test_a_classifier_predicts_at_once(cfg, classifier, tokenizer, tmp_path):
     assert sum(found["probabilities"].values()) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize(("positions", "taken"), [(200, 200), (600, 512)])
+def test_a_classifier_takes_as_long_texts_as_there(
+    cfg, tokenizer, tmp_path, positions, taken
+):
+    cfg = dataclasses.replace(cfg, max_positions=positions)
+    params = reference.random_params(reference.classifier_shapes(cfg, len(LABELS)), 3)
+    write_huggingface(
+        PortableModel(
+            cfg, without_padding(cfg, params), "classifier", tokenizer, labels=LABELS
+        ),
+        tmp_path / "hf",
+    )
+    result = import_run(tmp_path / "hf", tmp_path / "run")
+    assert load_run(tmp_path / "run").sequence_length == taken
+    assert any("takes 600 tokens" in x for x in result.notes) == (taken < positions)
+
+
 def test_of_a_classifier_the_encoder_alone_can_be_taken(
     cfg, classifier, tokenizer, tmp_path, mesh
 ):

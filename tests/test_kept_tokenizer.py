@@ -106,9 +106,27 @@ def test_a_model_without_segments_gets_none(folders, tmp_path):
         assert config["model_max_length"] == 24
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+def split_as_llama(folder, target):
+    """The same byte-level BPE with the pre-tokenizer of Llama 3, which EuroBERT has."""
+    shutil.copytree(folder, target)
+    word = (
+        r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+(?!\S)|\s+"
+    )
+    split = {"type": "Split", "pattern": {"Regex": word}, "behavior": "Isolated"}
+    bytes_ = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    parts = [split | {"invert": False}, bytes_ | {"use_regex": False}]
+    splitting = {"type": "Sequence", "pretokenizers": parts}
+    edit_json(target / "tokenizer.json", pre_tokenizer=splitting)
+    return target
+
+
+@pytest.mark.parametrize("kind", [*FORMATS, "llama"])
 def test_the_tokenizer_of_a_tagger_takes_words(kind, folders, transformers, tmp_path):
-    tokenizer = open_tokenizer(folders[kind])
+    if kind == "llama":
+        folder = split_as_llama(folders["modernbert"], tmp_path / "llama")
+    else:
+        folder = folders[kind]
+    tokenizer = open_tokenizer(folder)
     save_huggingface_tokenizer(tokenizer, tmp_path, 24, of_words=True)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     words = ["The", "river", "(", "is", ")", "long"]

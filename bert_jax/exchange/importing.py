@@ -50,6 +50,7 @@ from bert_jax.train.tensors import tensors_sha256
 IMPORT_MANIFEST = "import.json"
 _READ_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")
 FORMAT_VERSION = 1
+_LONGEST = 512  # tokens of a text that an imported classifier predicts on
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -206,7 +207,11 @@ def import_run(
             new=read.new,
             moments=moments is not None,
             sha256=tensors_sha256(params),
-            notes=(*source.notes, *_fresh_heads(source.model, read.new)),
+            notes=(
+                *source.notes,
+                *_fresh_heads(source.model, read.new),
+                *_cut(source, task),
+            ),
             added_tokens=added,
         )
         _write(partial, source, task, result, params, moments, num_texts)
@@ -298,6 +303,28 @@ def _data(source: Source) -> DataConfig:
     return DataConfig(sequence_length=min(limits), pairs=pairs)
 
 
+def _row_length(source: Source, task: Task | None) -> int:
+    """Tokens that a text is cut to: those of pretraining, or as the source's users had it."""
+    if task is None:
+        return _data(source).sequence_length
+    return min(_LONGEST, _limit(source))
+
+
+def _limit(source: Source) -> int:
+    positions = source.model.max_positions
+    return min(positions, source.max_length or positions)
+
+
+def _cut(source: Source, task: Task | None) -> list[str]:
+    """What the user must know of longer texts."""
+    if task is None or _limit(source) <= _LONGEST:
+        return []
+    return [
+        f"The classifier takes {_limit(source):,} tokens of a text there, and the first "
+        f"{_LONGEST} here."
+    ]
+
+
 def _write(
     run: pathlib.Path,
     source: Source,
@@ -314,7 +341,7 @@ def _write(
         data={},
         task=None if task is None else task.name,
         labels=None if task is None else source.labels,
-        sequence_length=_data(source).sequence_length,
+        sequence_length=_row_length(source, task),
         encoder={
             "run": source.origin,
             "step": source.step,

@@ -104,21 +104,27 @@ def write_kept_tokenizer(
     *,
     of_words: bool,
 ) -> None:
-    """Writes tokenizer.json, byte by byte as it was, and tokenizer_config.json.
+    """Writes tokenizer.json, byte by byte as it was but for `of_words`, and its config.
 
     Args:
         tokenizer: what the model was trained with.
         directory: an existing folder.
         max_length: positions of the model.
         num_segments: rows of the model's segment table.
-        of_words: whether the model was trained on single words. Byte-level BPE then
-            gets a space before the first one, as each word had it in training.
+        of_words: whether the model was trained on single words. Where a word needs a
+            space before it, as in byte-level BPE, the first one gets it there, too.
     """
     model, stated = tokenizer.model, dict(tokenizer.config)
     rules = json.loads(model)
-    if of_words and rules["pre_tokenizer"].get("add_prefix_space") is False:
-        rules["pre_tokenizer"]["add_prefix_space"] = True
+    splits = rules["pre_tokenizer"] or {}
+    if of_words and splits.get("add_prefix_space") is False:
+        splits["add_prefix_space"] = True
         stated["add_prefix_space"] = True
+    elif of_words and tokenizer.gap:  # rules within others, such as those of EuroBERT
+        before = {"type": "Prepend", "prepend": tokenizer.gap}
+        parts = [before, *filter(None, [rules["normalizer"]])]
+        rules["normalizer"] = {"type": "Sequence", "normalizers": parts}
+    if rules != json.loads(model):
         model = json.dumps(rules, ensure_ascii=False).encode()
     (directory / FAST).write_bytes(model)
     # Both names of this class read tokenizer.json; transformers 4 knows only the first.

@@ -12,7 +12,7 @@ from bert_jax.exchange.families.family import Family, HeadForm
 from bert_jax.exchange.families.registry import family_of_model
 from bert_jax.exchange.huggingface_config import read_architecture, write_config
 from bert_jax.exchange.json_files import load_json, save_json
-from bert_jax.exchange.portable import PortableModel
+from bert_jax.exchange.portable import VECTORS, PortableModel
 from bert_jax.exchange.read_weights import load_weights
 from bert_jax.exchange.tensors import check_bits, to_tensors
 from bert_jax.exchange.tokenizer import save_huggingface_tokenizer
@@ -97,6 +97,14 @@ def _model_card(model: PortableModel, model_type: str, form: HeadForm) -> str:
         for of, metrics in model.results.items()
         for metric, value in metrics.items()
     ]
+    length, cut = model.sequence_length or cfg.max_positions, ""
+    # sentence-transformers has a file that says it.
+    is_told = model.head not in ("pretraining", "mlm", *VECTORS)
+    if is_told and length < cfg.max_positions:
+        cut = (
+            f"\nTraining and `bert-jax predict` cut texts to rows of {length} tokens; give "
+            f"the tokenizer `truncation=True, max_length={length}` for the same.\n"
+        )
     measured = [
         "\n## Measured\n\n",
         "| task | metric | value |\n|---|---|---|\n",
@@ -118,7 +126,7 @@ tags:
 
 Load it with `{name}.from_pretrained`, its tokenizer with
 `AutoTokenizer.from_pretrained`. {usage}
-""" + ("".join(measured) if rows else "")
+""" + "".join([cut, *(measured if rows else ())])
 
 
 def _cell(value: object) -> str:

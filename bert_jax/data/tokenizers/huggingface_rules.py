@@ -53,7 +53,9 @@ def load_for_text(rules: Json, unk: str | None) -> "FastTokenizer":
     added = [
         # The library counts the ids of added tokens that the model lacks, so each of these
         # keeps its place, under a name that no text holds.
-        x | {"content": f"\ufffe{x['content']}"} if x["content"] in special else x
+        x | {"content": f"\ufffe{x['content']}", "normalized": False}
+        if x["content"] in special
+        else x
         for x in rules.get("added_tokens") or ()
         if x["content"] not in special & known
     ]

@@ -44,6 +44,8 @@ class HuggingFaceTokenizer(Tokenizer):
     Attributes:
         config: what tokenizer_config.json says: the names of special tokens, the class
             that reads the files in transformers, and whatever an export hands on.
+        gap: what is put before a word that stands alone, so that it has the ids that it
+            has behind another one.
     """
 
     kind = "huggingface"
@@ -101,7 +103,7 @@ class HuggingFaceTokenizer(Tokenizer):
             self._fast.encode(text, add_special_tokens=False).ids
             for text in ("a", "b", "a b", " b")
         )
-        self._gap = " " if both != a + b and both == a + behind else ""
+        self.gap = " " if both != a + b and both == a + behind else ""
 
     @classmethod
     def read(cls, path: pathlib.Path) -> "HuggingFaceTokenizer":
@@ -144,11 +146,11 @@ class HuggingFaceTokenizer(Tokenizer):
         return load_fast(self.model.decode("utf-8"))
 
     def _in_a_row(self, sentences: Sequence[str]) -> Sequence[str]:
-        behind = [self._gap + sentence for sentence in sentences[1:]]
+        behind = [self.gap + sentence for sentence in sentences[1:]]
         return [*sentences[:1], *behind]
 
     def _encode_each_word(self, words: Sequence[str]) -> list[list[int]]:
-        return self.encode([self._gap + word for word in words])
+        return self.encode([self.gap + word for word in words])
 
     def normalize(self, text: str) -> str:
         rules = self._fast.normalizer
