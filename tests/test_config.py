@@ -381,6 +381,12 @@ REFUSED = [
     bad(LoraConfig, "alpha=16.0 would be ignored: there is no LoRA", alpha=16.0),
     bad(OptimizerConfig, "layer_decay=1.1 is not in", layer_decay=1.1),
     bad(
+        OptimizerConfig,
+        "layer_decay=0.9 would be ignored: freeze names 'layers'",
+        freeze=("layers",),
+        layer_decay=0.9,
+    ),
+    bad(
         PretrainConfig,
         "eval_every_steps=None means once an epoch",
         loop=LoopConfig(eval_every_steps=None),

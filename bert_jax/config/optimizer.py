@@ -145,7 +145,7 @@ class OptimizerConfig:
             self,
             "layers" not in self.freeze,
             "freeze names 'layers', which are all layers. Leave one of the two out.",
-            "freeze_layers",
+            *("freeze_layers", "layer_decay"),
         )
 
     @property
