@@ -410,8 +410,7 @@ def test_settings_that_cannot_work_are_refused(owner, fields, message):
         ),
         (
             {"num_steps": 300, "optimizer": OptimizerConfig(warmup_steps=300)},
-            "OptimizerConfig.warmup_steps=300 is not less than "
-            "PretrainConfig.num_steps=300",
+            "OptimizerConfig.warmup_steps=300 is not less than the 300 steps",
         ),
         (
             {"next_phases": (PhaseConfig(sequence_length=600),)},
@@ -423,8 +422,7 @@ def test_settings_that_cannot_work_are_refused(owner, fields, message):
         ),
         (
             {"next_phases": (PhaseConfig(num_steps=9, warmup_steps=9),)},
-            "next_phases[0]: OptimizerConfig.warmup_steps=9 is not less than "
-            "PretrainConfig.num_steps=9",
+            "next_phases[0]: OptimizerConfig.warmup_steps=9 is not less than the 9 steps",
         ),
         (
             {
