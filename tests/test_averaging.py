@@ -29,7 +29,7 @@ PARAMS = {
 
 def run(cfg, num_steps):
     """The parameters after each update, and the last state of the optimizer."""
-    optimizer = make_optimizer(cfg, make_schedule(cfg, num_steps))
+    optimizer = make_optimizer(cfg, make_schedule(cfg, max(num_steps, 10)))
 
     @jax.jit
     def step(params, state, grads):

@@ -33,15 +33,16 @@ def test_given_weights_are_those_of_their_class():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("yes", "'yes'; expected the word balanced"),
-        ("yes=0", "weight greater than 0"),
-        ("yes=many", "weight greater than 0"),
-        ("Yes=2", "'Yes', which is no class of the training file"),
+        (["yes"], "'yes'; expected the word balanced"),
+        (["yes=0"], "weight greater than 0"),
+        (["yes=many"], "weight greater than 0"),
+        (["Yes=2"], "'Yes', which is no class of the training file"),
+        (["yes=2", "no=3", "yes=5"], "gives two weights to 'yes'"),
     ],
 )
 def test_weights_that_cannot_be_meant_are_refused(given, message):
     with pytest.raises(ValueError, match=message):
-        class_weights((given,), np.array([0, 1, 2]), NAMES)
+        class_weights(given, np.array([0, 1, 2]), NAMES)
 
 
 def test_the_smoothed_weighted_loss_is_that_of_torch():

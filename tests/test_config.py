@@ -381,6 +381,12 @@ REFUSED = [
     bad(LoraConfig, "alpha=16.0 would be ignored: there is no LoRA", alpha=16.0),
     bad(OptimizerConfig, "layer_decay=1.1 is not in", layer_decay=1.1),
     bad(
+        OptimizerConfig,
+        "layer_decay=0.9 would be ignored: freeze names 'layers'",
+        freeze=("layers",),
+        layer_decay=0.9,
+    ),
+    bad(
         PretrainConfig,
         "eval_every_steps=None means once an epoch",
         loop=LoopConfig(eval_every_steps=None),
@@ -404,8 +410,7 @@ def test_settings_that_cannot_work_are_refused(owner, fields, message):
         ),
         (
             {"num_steps": 300, "optimizer": OptimizerConfig(warmup_steps=300)},
-            "OptimizerConfig.warmup_steps=300 is not less than "
-            "PretrainConfig.num_steps=300",
+            "OptimizerConfig.warmup_steps=300 is not less than the 300 steps",
         ),
         (
             {"next_phases": (PhaseConfig(sequence_length=600),)},
@@ -417,8 +422,7 @@ def test_settings_that_cannot_work_are_refused(owner, fields, message):
         ),
         (
             {"next_phases": (PhaseConfig(num_steps=9, warmup_steps=9),)},
-            "next_phases[0]: OptimizerConfig.warmup_steps=9 is not less than "
-            "PretrainConfig.num_steps=9",
+            "next_phases[0]: OptimizerConfig.warmup_steps=9 is not less than the 9 steps",
         ),
         (
             {

@@ -48,6 +48,15 @@ def qa(question, *answers, **more):
 # Files.
 
 
+def test_a_name_that_stands_twice_is_refused(tmp_path):
+    """Python's parser takes the last value without a word."""
+    text = json.dumps(squad(qa("q1", ("w2", 3))))
+    doubled = text.replace('"question": "q1"', '"question": "q0", "question": "q1"')
+    (tmp_path / "a.json").write_text(doubled)
+    with pytest.raises(ValueError, match="an object names 'question' twice"):
+        read_questions(tmp_path / "a.json", FileConfig())
+
+
 def test_questions_of_both_squads_are_read(load):
     found = load(
         squad(

@@ -245,6 +245,10 @@ def test_a_run_of_a_mixture_says_what_it_takes_and_is_judged_by_dataset(folder, 
         each = [last[f"{name}/{metric}"] for name in ("wiki", "books")]
         assert last[metric] == pytest.approx(0.75 * each[0] + 0.25 * each[1])
     assert last["wiki/mlm_loss"] != last["books/mlm_loss"]
+    (folder / "run/results.json").unlink()  # a kill came before it was written
+    with contextlib.chdir(folder):
+        cli.main([*command, *flags])
+    assert "word for word" not in capsys.readouterr().out  # the first session said it
     cli.main(["evaluate", str(folder / "run")])
     shown = capsys.readouterr()
     assert shown.err.count("the dataset of its training") == 2

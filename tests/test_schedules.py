@@ -83,6 +83,21 @@ def test_the_corners_in_numbers():
     np.testing.assert_allclose(make_schedule(root, NUM_STEPS)(750), 1.5e-3, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("num_steps", "decay_steps"), [(4, None), (50, 0.01)])
+def test_a_share_of_less_than_an_update_does_not_set_the_rate_to_0(
+    num_steps, decay_steps
+):
+    cfg = settings(0, schedule="trapezoidal", decay_steps=decay_steps)
+    schedule = make_schedule(cfg, num_steps)
+    assert [float(schedule(n)) for n in (0, num_steps - 1)] == [np.float32(3e-3)] * 2
+    assert schedule(num_steps) == 0
+
+
+def test_a_warmup_without_end_is_refused_in_fine_tuning_too():
+    with pytest.raises(ValueError, match=r"warmup_steps=100 is not less than the 63"):
+        make_schedule(settings(), 63)
+
+
 def test_a_trapezoid_is_flat_between_its_slopes():
     schedule = make_schedule(settings(schedule="trapezoidal"), NUM_STEPS)
     assert {float(schedule(s)) for s in range(WARMUP, 801)} == {float(np.float32(3e-3))}
@@ -136,7 +151,7 @@ def test_phases_without_a_rate_of_their_own_go_on_with_the_schedule():
 
 
 def test_one_phase_is_its_own_schedule():
-    joined, alone = join_phases([(settings(), 90)]), make_schedule(settings(), 90)
+    joined, alone = join_phases([(settings(9), 90)]), make_schedule(settings(9), 90)
     assert all(joined(step) == alone(step) for step in range(0, 120, 7))
 
 

@@ -145,7 +145,7 @@ class OptimizerConfig:
             self,
             "layers" not in self.freeze,
             "freeze names 'layers', which are all layers. Leave one of the two out.",
-            "freeze_layers",
+            *("freeze_layers", "layer_decay"),
         )
 
     @property
@@ -161,7 +161,27 @@ class OptimizerConfig:
 
     def decay_updates(self, num_steps: int) -> int:
         """The number of updates in which the rate of schedule trapezoidal falls."""
-        return _updates(self.decay_steps or _DECAY_STEPS, num_steps)
+        return max(1, _updates(self.decay_steps or _DECAY_STEPS, num_steps))
+
+    def check_steps(self, num_steps: int) -> None:
+        """Checks that the schedule has room in a run or phase of `num_steps`.
+
+        Raises:
+            ValueError: the warm-up is as long, or overlaps with a trapezoidal decay.
+        """
+        warmup, decay = self.warmup_updates(num_steps), self.decay_updates(num_steps)
+        require(
+            warmup < num_steps,
+            f"OptimizerConfig.warmup_steps={self.warmup_steps:g} is not less than the "
+            f"{num_steps:,} steps; the rate would never reach its top. A value below 1 "
+            "is a share of the steps, such as 0.1.",
+        )
+        require(
+            self.schedule != "trapezoidal" or warmup + decay <= num_steps,
+            f"OptimizerConfig.warmup_steps={self.warmup_steps:g} ({warmup:,} updates) and "
+            f"decay_steps={self.decay_steps} ({decay:,} updates) overlap in {num_steps:,} "
+            "steps; make one of them shorter.",
+        )
 
 
 def _updates(steps: float, num_steps: int) -> int:

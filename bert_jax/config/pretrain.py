@@ -168,13 +168,8 @@ class PretrainConfig:
             f"ModelConfig.max_positions={self.model.max_positions}; shorten the "
             "sequences or enlarge the table.",
         )
-        warmup = self.optimizer.warmup_updates(scheduled_steps)
-        require(
-            not scheduled_steps or warmup < scheduled_steps,
-            f"OptimizerConfig.warmup_steps={self.optimizer.warmup_steps:g} is not less "
-            f"than PretrainConfig.num_steps={scheduled_steps}; the rate would never "
-            "reach its top. A value below 1 is a share of the steps, such as 0.1.",
-        )
+        if scheduled_steps:
+            self.optimizer.check_steps(scheduled_steps)
 
     @property
     def phases(self) -> tuple["PretrainConfig", ...]:

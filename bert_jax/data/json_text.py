@@ -27,3 +27,17 @@ def loads(
         if "integer string conversion" in str(error):
             raise json.JSONDecodeError("a number is too long", text, 0) from None
         raise
+
+
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An `object_pairs_hook` for objects in which no name may stand twice.
+
+    Raises:
+        json.JSONDecodeError: one does. Python would take the last value.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        doubled = next(name for name in names if names.count(name) > 1)
+        raise json.JSONDecodeError(f"an object names {doubled!r} twice", doubled, 0)
+    return found

@@ -140,7 +140,8 @@ def pretrain(
     for phase in cfg.phases:
         for dataset in corpus.datasets:
             check_held_out(dataset, phase.data)
-    if is_new_run(run) and cfg.checkpoint is not None:
+    is_new = is_new_run(run)
+    if is_new and cfg.checkpoint is not None:
         check_start(cfg, tokenizer, mesh)  # an error must leave no run directory behind
     start_run(run, given, info, tokenizer)
     finished = finished_results(run)
@@ -165,7 +166,7 @@ def pretrain(
         f"{num_documents:,} documents, {num_tokens:,} tokens",
         flush=True,
     )
-    if jax.process_index() == 0:
+    if is_new and jax.process_index() == 0:
         for line in describe_leaks(corpus.datasets):
             print(line, flush=True)
     trained = run_loop(

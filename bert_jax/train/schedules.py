@@ -38,20 +38,15 @@ def make_schedule(cfg: OptimizerConfig, num_steps: int) -> optax.Schedule:
         scalar) to its rate (a float32 scalar).
 
     Raises:
-        ValueError: warm-up and trapezoidal decay overlap.
+        ValueError: as for `OptimizerConfig.check_steps`.
 
     Source: google-research/bert, optimization.py (create_optimizer); for the cosine
     Loshchilov and Hutter 2017 (SGDR), equation 5, without restarts; for the trapezoid
     Zhai et al. 2022, section 3.5, and Hägele et al. 2024, section 3.
     """
 
+    cfg.check_steps(num_steps)
     warmup, decay = cfg.warmup_updates(num_steps), cfg.decay_updates(num_steps)
-    if cfg.schedule == "trapezoidal" and warmup + decay > num_steps:
-        raise ValueError(
-            f"OptimizerConfig.warmup_steps={cfg.warmup_steps} ({warmup:,} updates) and "
-            f"decay_steps={cfg.decay_steps} ({decay:,} updates) overlap in {num_steps:,} "
-            "steps; make one of them shorter."
-        )
 
     def schedule(step: jax.typing.ArrayLike) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
@@ -65,7 +60,7 @@ def make_schedule(cfg: OptimizerConfig, num_steps: int) -> optax.Schedule:
         elif cfg.schedule == "constant":
             left = jnp.ones_like(left)
         elif cfg.schedule == "trapezoidal":
-            left = jnp.clip(num_steps - step, 0.0, decay) / max(decay, 1)
+            left = jnp.clip(num_steps - step, 0.0, decay) / decay
             if cfg.decay_shape == "sqrt":
                 left = left / (
                     1.0 + jnp.sqrt(1.0 - left)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from bert_jax.config import FileConfig
-from bert_jax.data.json_text import loads
+from bert_jax.data.json_text import each_once, loads
 from bert_jax.data.labelled.decoding import read_text
 from bert_jax.data.labelled.examples import Examples, Reading, require_file
 from bert_jax.data.labelled.tables import read_table
@@ -94,7 +94,7 @@ def read_questions(
         decoded = read_text(path, cfg.encoding)
         how, warnings = f"{decoded.encoding}, JSON in SQuAD's form", decoded.warnings
         try:
-            document = loads(decoded.text)
+            document = loads(decoded.text, object_pairs_hook=each_once)
         except json.JSONDecodeError as error:
             raise ValueError(
                 f"{path} is not JSON ({error}); expected SQuAD's form, {_FORM}."

@@ -21,13 +21,14 @@ def class_weights(
         outputs: names of the classes.
 
     Raises:
-        ValueError: an entry is none of these, or no example has the class.
+        ValueError: an entry is none of these, no example has the class, or a class has
+            two weights.
     """
     counts = np.bincount(numbers, minlength=len(outputs))
     if tuple(given) == ("balanced",):
         found = numbers.size / (len(outputs) * np.maximum(counts, 1))
         return found.astype(np.float32)
-    weights = np.ones(len(outputs), np.float32)
+    weights: dict[str, float] = {}
     for entry in given:
         label, sign, weight = entry.rpartition("=")
         if not sign or not is_number(weight) or float(weight) <= 0.0:
@@ -40,8 +41,12 @@ def class_weights(
                 f"FinetuneConfig.class_weights gives a weight to {label!r}, which is no "
                 f"class of the training file; its classes are {', '.join(outputs)}."
             )
-        weights[list(outputs).index(label)] = float(weight)
-    return weights
+        if label in weights:
+            raise ValueError(
+                f"FinetuneConfig.class_weights gives two weights to {label!r}; give one."
+            )
+        weights[label] = float(weight)
+    return np.array([weights.get(name, 1.0) for name in outputs], np.float32)
 
 
 def say_weights(weights: np.ndarray, examples: Sequence[str]) -> str:
