@@ -46,7 +46,7 @@ class Size:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quickstart:
-    """Runs every step on real text: from nothing to a classifier in six minutes.
+    """Runs every step on real text: from nothing to a classifier in minutes.
 
     For example: `bert-jax quickstart --output quickstart`.
     """

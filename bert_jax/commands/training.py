@@ -23,7 +23,7 @@ Inline = tyro.conf.arg(name="")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pretrain:
-    """Pretrains a BERT with MLM + NSP, or continues a run that was stopped.
+    """Pretrains a BERT or another encoder, or continues a run that was stopped.
 
     For example: `bert-jax pretrain bert_mini --data.dataset dataset --output encoder --minutes 60`.
     """

@@ -26,8 +26,11 @@ class ModelConfig:
     vocab_size: int = 30_522
     """Number of pieces of the tokenizer. The token table is padded to a multiple of 128."""
     hidden_size: int = 768
+    """Width D of the hidden states."""
     num_layers: int = 12
+    """Number of encoder layers."""
     num_heads: int = 12
+    """Number of attention heads. hidden_size must be a multiple of it."""
     mlp_size: int = 3_072
     """Inner width of the feed-forward layers. Of a gated one, the width of each half."""
     max_positions: int = 512
@@ -40,6 +43,7 @@ class ModelConfig:
     """Form of the GELU activation. tanh: the approximation of google-research/bert.
     exact: with the error function, which Hugging Face calls "gelu"."""
     layer_norm_eps: float = 1e-12
+    """Added to the variance in the norms before its root is taken."""
     init_std: float = 0.02
     """Standard deviation of fresh weights: a normal distribution, cut at two deviations
     and not rescaled."""
