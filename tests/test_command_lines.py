@@ -58,8 +58,11 @@ def test_every_command_line_of_the_pages_parses(page, monkeypatch, tmp_path, cap
     wrong = []
     for name, *rest in commands_of(page.read_text(encoding="utf-8")):
         try:
-            if name not in ("--help", "--version", "--completion"):
-                cli.parse(name, rest)
+            if name in ("--help", "--version", "--completion"):
+                continue
+            command = cli.parse(name, rest)
+            if name == "pretrain" and not command.settings.data.datasets:
+                wrong.append(f"{shlex.join([name, *rest])}: no --data.dataset")
         except KeyError:
             wrong.append(f"bert-jax {name}: no such command")
         except SystemExit as stop:
