@@ -93,7 +93,7 @@ def test_a_file_is_read_and_its_rows_come_back_in_order(run, tmp_path, capsys):
         "3 texts of dev.jsonl (UTF-8, one JSON object a line; text from 'text')"
         in said.err
     )
-    assert "1 empty texts got no prediction" in said.err
+    assert "1 empty text got no prediction" in said.err
     assert not said.out
     # With the column of the labels, both stand side by side.
     flags = ("--label", "label")

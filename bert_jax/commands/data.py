@@ -15,6 +15,7 @@ from bert_jax.config import (
     PrepareOptions,
 )
 from bert_jax.config.checks import require, require_seed
+from bert_jax.data.plural import plural
 
 _TASK_ONLY = ("validation_fraction", "max_train", "max_validation")
 
@@ -64,8 +65,8 @@ class Corpus:
                 progress=bar.update,
             )
         print(
-            f"{made['documents']:,} documents, {made['characters'] / 1e6:.1f} M "
-            f"characters from {len(made['libraries'])} libraries"
+            f"{plural(made['documents'], 'document')}, {made['characters'] / 1e6:.1f} M "
+            f"characters from {plural(len(made['libraries']), 'library', 'libraries')}"
         )
         if self.task:
             task = library_task.write_library_task(

@@ -12,6 +12,7 @@ from bert_jax.commands.shared import Bar, RunDir, Step
 from bert_jax.config import FileConfig
 from bert_jax.config.checks import require, require_positive, require_used
 from bert_jax.config.flags import box
+from bert_jax.data.plural import plural
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class Embed:
         )
         require_positive(self, "batch_size")
         given = _read(self.texts, self.file)
-        print(f"{len(given.texts):,} texts of {self.texts} ({given.how})")
+        print(f"{plural(len(given.texts), 'text')} of {self.texts} ({given.how})")
         for warning in given.warnings:
             print(f"  warning: {warning}", file=sys.stderr)
 

@@ -18,6 +18,7 @@ from bert_jax.config.flags import box
 from bert_jax.data.labelled import tables, words
 from bert_jax.data.labelled.examples import Text
 from bert_jax.data.labelled.unlabelled import Unlabelled, from_lines
+from bert_jax.data.plural import plural
 
 _SUFFIXES = {*tables.SUFFIXES, *words.SUFFIXES, ".json"}
 _TOP = 3
@@ -77,7 +78,7 @@ class Predict:
         if path is not None:
             given = predictor.read(path, self.task)
             total = len(given.texts)
-            print(f"{total:,} texts of {path} ({given.how})", file=sys.stderr)
+            print(f"{plural(total, 'text')} of {path} ({given.how})", file=sys.stderr)
             for warning in given.warnings:
                 print(f"  warning: {warning}", file=sys.stderr)
             require(
@@ -113,7 +114,10 @@ class Predict:
                 said = "empty" if is_empty(texts) else task.say(line, self.top or _TOP)
                 print(f"{said}  |  " + "\t".join(texts))
         if num_empty:
-            print(f"  {num_empty:,} empty texts got no prediction", file=sys.stderr)
+            print(
+                f"  {plural(num_empty, 'empty text')} got no prediction",
+                file=sys.stderr,
+            )
 
 
 def _texts(line: dict[str, Any]) -> Text:

@@ -30,6 +30,7 @@ class Report:
     dataset is given."""
 
     def run(self) -> None:
+        from bert_jax.data.plural import plural
         from bert_jax.report.page import write_report
 
         about_runs = self.pretrain or self.finetune or self.baselines
@@ -43,4 +44,4 @@ class Report:
             references=self.reference,
             title=default if self.title is None else self.title,
         )
-        print(f"{written[0]} and {len(written) - 1} pictures")
+        print(f"{written[0]} and {plural(len(written) - 1, 'picture')}")

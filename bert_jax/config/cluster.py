@@ -20,11 +20,11 @@ class ClusterConfig:
     from Open MPI's. flags: from the three fields below. Default: what the environment
     shows."""
     coordinator: str | None = None
-    """HOST:PORT of process 0, for kind="flags"."""
+    """HOST:PORT of process 0, for --cluster.kind flags."""
     num_processes: int | None = None
-    """Number of processes of the job, for kind="flags"."""
+    """Number of processes of the job, for --cluster.kind flags."""
     process_id: int | None = None
-    """Number of this process, from 0, for kind="flags"."""
+    """Number of this process, from 0, for --cluster.kind flags."""
     timeout_secs: int = 300
     """Seconds to wait at the start until all processes have reported."""
 
