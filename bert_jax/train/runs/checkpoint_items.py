@@ -5,6 +5,8 @@ Only this module and `checkpoint.py` use Orbax.
 
 import logging
 import pathlib
+import sys
+import threading
 from typing import Any
 
 import orbax.checkpoint as ocp
@@ -44,6 +46,18 @@ def part_of(item: Any) -> ocp.args.PyTreeRestore:
     """
     restore_args = ocp.checkpoint_utils.construct_restore_args(item)
     return ocp.args.PyTreeRestore(item, restore_args=restore_args, partial_restore=True)
+
+
+def barrier(*, key: str, timeout_ms: int) -> None:
+    """Waits for the other processes, unless what this one has written has failed.
+
+    Orbax's thread would wait 20 minutes for processes that wait for its files, and then
+    raise an error that says nothing of the first one.
+    """
+    failed = sys.exc_info()[1]
+    if failed is not None and threading.current_thread() is not threading.main_thread():
+        raise failed
+    ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
 
 def _is_news(line: logging.LogRecord) -> bool:
