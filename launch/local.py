@@ -45,7 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "command", nargs="+", help=f"one of {', '.join(COMMANDS)}, and its flags"
     )
-    args = parser.parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if "--" not in words and not {"-h", "--help"} & {*words}:
+        parser.error("write -- before the command")
+    args = parser.parse_args(words)
     if min(args.processes, args.devices) < 1:
         parser.error("--processes and --devices must be greater than 0")
     if args.command[0] not in COMMANDS:

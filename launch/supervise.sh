@@ -38,6 +38,7 @@ done
 (($#)) || fail "no command; write it after --"
 [[ $max_restarts =~ ^[0-9]+$ ]] || fail "MAX_RESTARTS=$max_restarts is not a whole number"
 [[ $delay =~ ^[0-9]+$ ]] || fail "RESTART_DELAY=$delay is not a whole number of seconds"
+max_restarts=$((10#$max_restarts)) # else 08 would be an octal number
 
 # A process group of its own for the command: Ctrl-C then reaches this script alone, which hands
 # it on once. A second signal would make bert-jax stop without a checkpoint.

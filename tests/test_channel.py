@@ -1,6 +1,7 @@
 """What the processes of a job tell each other: settled questions, and failures."""
 
 import concurrent.futures
+import errno
 import json
 import os
 import signal
@@ -93,6 +94,14 @@ def test_an_error_of_process_0_is_raised_by_all(trio, error, elsewhere):
     for other in others:
         assert type(other) is elsewhere
         assert str(other) == str(error)
+
+
+def test_what_the_system_refused_to_process_0_is_told_in_words(trio):
+    def decide(texts):
+        raise OSError(errno.ENOSPC, "No space left on device", "run/config.json")
+
+    for other in trio.settle(["q"] * 3, decide)[1:]:
+        assert str(other).startswith("run/config.json: no space left on device. Make")
 
 
 def test_who_does_not_come_is_named_to_all(trio):

@@ -1,5 +1,6 @@
 """Checkpoints: whole, exact, on any mesh, or refused."""
 
+import concurrent.futures
 import dataclasses
 import functools
 import json
@@ -9,6 +10,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from small_states import small_state
 
@@ -18,6 +20,7 @@ from bert_jax.model import pretraining
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.runs.checkpoint import Checkpoints, Identity
+from bert_jax.train.runs.checkpoint_items import barrier
 from bert_jax.train.schedules import make_schedule
 from bert_jax.train.step import abstract_state, init_state
 from bert_jax.train.tensors import describe, tensors_sha256
@@ -298,3 +301,24 @@ def test_the_hash_covers_names_and_values(tiny):
 def test_describe_names_types_and_shapes():
     tree = {"a": {"b": np.zeros((2, 3), np.float32)}, "c": np.int32(4)}
     assert describe(tree) == {"a/b": "float32[2,3]", "c": "int32[]"}
+
+
+def test_a_process_whose_write_has_failed_waits_for_no_other(monkeypatch):
+    met = []
+    monkeypatch.setattr(
+        ocp.multihost, "get_barrier_sync_fn", lambda: lambda **to: met.append(to)
+    )
+
+    def finalize(error):
+        try:
+            if error is not None:
+                raise error
+        finally:
+            barrier(key="end", timeout_ms=5)
+
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        failure = OSError("no space left")
+        assert thread.submit(finalize, failure).exception() is failure
+        assert not met
+        thread.submit(finalize, None).result()
+    assert met == [{"key": "end", "timeout_ms": 5}]

@@ -12,6 +12,7 @@ from conftest import IN_CI
 from launch_tools import LAUNCH, ROOT, run
 
 from bert_jax import cli
+from launch import local
 from launch.gke import render
 
 SCRIPTS = sorted([*LAUNCH.rglob("*.sh"), *LAUNCH.rglob("*.sbatch")])
@@ -120,3 +121,9 @@ def test_the_image_is_made_of_what_is_here():
     for name in copied:
         assert (ROOT / name).exists()
         assert f"!{name}" in kept
+
+
+def test_the_local_launcher_asks_for_the_dashes_before_a_command(capsys):
+    with pytest.raises(SystemExit):
+        local.main(["pretrain", "--config", "bert_tiny"])
+    assert "write -- before the command" in capsys.readouterr().err

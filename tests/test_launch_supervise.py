@@ -40,6 +40,12 @@ def test_crashes_are_forgiven_up_to_a_number(tmp_path, codes, end, times):
     assert status.read_text() == f"exited {end}\n"
 
 
+def test_a_number_that_begins_with_0_is_decimal(tmp_path):
+    env = {"MAX_RESTARTS": "08", "RESTART_DELAY": "0"}
+    run(SUPERVISE, "--", crashing(tmp_path, 134), env=env, code=134)
+    assert starts(tmp_path) == 9
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_reaches_the_command_once_and_nothing_starts_again(tmp_path, number):
     own = tmp_path / "pid"

@@ -225,10 +225,12 @@ def test_stopping_and_giving_back():
         (["up", *GET, *RUN], "--source ''"),
         (["up", *GET, "--source", "git+https://host/bert_jax", *RUN], "add @COMMIT"),
         (["up", *GET, "--source", "none.whl", *RUN], "no such file"),
-        (["up", *GET, *SOURCE, "--bucket", "gs://runs", *RUN], "not gs://"),
+        (["up", *GET, *SOURCE, "--bucket", "gs://runs", *RUN], "no gs://"),
+        (["up", *GET, *SOURCE, "--bucket", "runs/mine", *RUN], "no folder"),
         (["up", *GET, *SOURCE], "needs a command of bert-jax"),
         (["up", *GET, *SOURCE, "--", "prepare"], "needs a command of bert-jax"),
         (["up", *GET, *SOURCE, "--", "pretrain"], "no --output"),
+        (["up", *GET, *SOURCE, "--", "pretrain", "--output", "run"], "absolute path"),
         (
             ["up", *GET, *SOURCE, "--", "pretrain", "--output", "gs://b/r"],
             "all workers write the run",

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from bert_jax.runtime.differences import named
+from bert_jax.runtime.explanations import explanation
 from bert_jax.runtime.failure import CRASHED, Failure
 from bert_jax.runtime.process import Process
 
@@ -97,7 +98,8 @@ class Channel:
             try:
                 answer = decide(self._collect(question, own, timeout_secs))
             except Exception as error:
-                self._send_all("answer", None, _kind_of(error), str(error))
+                said = explanation(error) or str(error)
+                self._send_all("answer", None, _kind_of(error), said)
                 raise
             self._send_all("answer", answer)
             return answer

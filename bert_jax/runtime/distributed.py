@@ -22,6 +22,7 @@ from jax.experimental import multihost_utils
 from bert_jax.config import ClusterConfig
 from bert_jax.runtime import channel, process, start
 from bert_jax.runtime.agreement import agree
+from bert_jax.runtime.explanations import explanation
 from bert_jax.runtime.failure import CRASHED, EndOfAllError, Failure
 from bert_jax.runtime.job import find_job
 from bert_jax.runtime.roll_call import bind_host, roll_call
@@ -105,7 +106,8 @@ def taking_part(cfg: ClusterConfig) -> Iterator[None]:
                 if first is not None:
                     leave_because_of(first)
             exit_code = 130 if isinstance(error, KeyboardInterrupt) else 1
-            job.tell(str(error) or type(error).__name__, exit_code)
+            said = explanation(error) or str(error) or type(error).__name__
+            job.tell(said, exit_code)
             # JAX's own exit would wait for the others, which are ending too.
             atexit.register(_exit, exit_code)
         raise

@@ -87,11 +87,11 @@ if [[ $action == up ]]; then
   esac
   [[ ${arguments[0]:-} =~ ^(pretrain|finetune|evaluate)$ ]] ||
     fail "$action needs a command of bert-jax after --: pretrain, finetune or evaluate, with its flags"
-  [[ $bucket != *gs://* ]] || fail "--bucket $bucket: give the bare name, not gs://"
+  [[ $bucket != */* ]] || fail "--bucket $bucket: give the bare name, no gs:// and no folder"
   [[ ! " ${arguments[*]}" =~ \ --output[=\ ](gs|s3):// ]] ||
     fail "all workers write the run; mount the bucket with --bucket BUCKET and write --output /mnt/BUCKET/...; gs:// is for datasets and --checkpoint"
-  [[ ${arguments[0]} == evaluate || " ${arguments[*]}" == *' --output'* ]] ||
-    fail "the command after -- has no --output; it must lie on storage that all workers see"
+  [[ ${arguments[0]} == evaluate || " ${arguments[*]}" =~ \ --output[=\ ]/ ]] ||
+    fail "the command after -- has no --output with an absolute path, on storage that all workers see"
   arguments+=(--cluster.kind tpu)
   if ((slices > 1)) && [[ ${arguments[0]} != evaluate && " ${arguments[*]}" != *' --mesh.slices'* ]]; then
     arguments+=(--mesh.slices "$slices")

@@ -29,6 +29,7 @@ from bert_jax.train.runs.checkpoint_files import (
 from bert_jax.train.runs.checkpoint_fit import FORMAT_VERSION, Identity, check_fit
 from bert_jax.train.runs.checkpoint_in_store import BEST, CHECKPOINTS
 from bert_jax.train.runs.checkpoint_items import (
+    barrier,
     handlers,
     restored,
     silence_expected_lines,
@@ -116,6 +117,7 @@ class Checkpoints:
                 lightweight_initialize=True,
                 create=not self._read_only,
                 read_only=self._read_only,
+                async_options=ocp.options.AsyncOptions(barrier_sync_fn=barrier),
             ),
             handler_registry=handlers(),
         )

@@ -5,6 +5,8 @@ Only this module and `checkpoint.py` use Orbax.
 
 import logging
 import pathlib
+import sys
+import threading
 from typing import Any
 
 import jax
@@ -58,6 +60,18 @@ def restored(item: Any, *, partial: bool) -> ocp.args.PyTreeRestore:
     return ocp.args.PyTreeRestore(
         item, restore_args=restore_args, partial_restore=partial
     )
+
+
+def barrier(*, key: str, timeout_ms: int) -> None:
+    """Waits for the other processes, unless what this one has written has failed.
+
+    Orbax's thread would wait 20 minutes for processes that wait for its files, and then
+    raise an error that says nothing of the first one.
+    """
+    failed = sys.exc_info()[1]
+    if failed is not None and threading.current_thread() is not threading.main_thread():
+        raise failed
+    ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
 
 def _is_news(line: logging.LogRecord) -> bool:
