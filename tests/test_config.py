@@ -334,6 +334,16 @@ REFUSED = [
     bad(FileConfig, "delimiter='::' is not one character", delimiter="::"),
     bad(FileConfig, "encoding='utf-9' is no encoding", encoding="utf-9"),
     bad(FileConfig, "encoding='undefined' is no", encoding="undefined"),
+    bad(TaskConfig, "a row has no score", pairs="matching", score_range=(0.0, 1.0)),
+    bad(TaskConfig, "a row has no score", pairs="matching", label="score"),
+    bad(TaskConfig, "a row has two texts", pairs="scored", negative="negative"),
+    bad(
+        FinetuneConfig,
+        "no weights are taken",
+        from_scratch=True,
+        checkpoint=pathlib.Path("run"),
+        checkpoint_step=3,
+    ),
     bad(FileConfig, "name one column twice", text=("a",), label="a"),
     bad(
         TaskConfig,

@@ -30,7 +30,9 @@ def test_a_notebook_runs(path, length, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     text = path.read_text("utf-8")
     if length == "short":
-        text, count = re.subn(r"--num-(steps|epochs) \d+", r"--num-\1 2", text)
+        steps, both = r"--num-steps \d+", "--num-steps 2 --eval-batches 2"
+        text, count = re.subn(steps, both, text)
+        text = re.sub(r"--num-epochs \d+", "--num-epochs 2", text)
         assert count
     notebook = nbformat.reads(text, as_version=4)
     client = nbclient.NotebookClient(

@@ -219,6 +219,18 @@ class TaskConfig(FileConfig, _Learned):
             f"TaskConfig.score_range={self.score_range} must name a smaller number and "
             "then a greater one.",
         )
+        require_used(
+            self,
+            self.pairs != "matching",
+            "with pairs='matching' a row has no score. Leave one of the two out.",
+            *("score_range", "label"),
+        )
+        require_used(
+            self,
+            self.pairs != "scored",
+            "with pairs='scored' a row has two texts. Leave one of the two out.",
+            "negative",
+        )
         require_seed(self, "draw_seed")
         draws = isinstance(self.dev, float) or self.max_train or self.shots
         require_used(
@@ -350,6 +362,12 @@ class FinetuneConfig:
             "other: LoRA changes the encoder. Leave one of the two out.",
         )
         require_step(self)
+        require_used(
+            self,
+            not self.from_scratch,
+            "with from_scratch no weights are taken. Leave one of the two out.",
+            "checkpoint_step",
+        )
         require_used(
             self.optimizer,
             not (self.head_only or self.lora.rank),
