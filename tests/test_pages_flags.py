@@ -17,7 +17,8 @@ _OF_OTHERS = {"coming_from.md", "extending.md"}
 _ELSEWHERE = {
     *("--help", "--version", "--completion", "--debug", "--no-deps"),
     *("--model", "--a-b", "--a_b", "--x", "--no-x"),  # stand for others
-    *("--slow", "--local-dir", "--strict", "--build-arg"),  # pytest, hf, mkdocs, docker
+    # pytest, hf, mkdocs, docker, pip
+    *("--slow", "--local-dir", "--strict", "--build-arg", "--index-url"),
     *("--runner", "--dataset", "--tasks", "--minutes", "--processes", "--devices"),
 }
 
