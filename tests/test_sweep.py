@@ -31,12 +31,8 @@ from bert_jax.train.inference.predict import Predictor
 from bert_jax.train.losses import Mean
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.monitoring.metrics import NotFiniteError
-from bert_jax.train.runs.run import (
-    load_results,
-    load_run,
-    load_run_config,
-    load_run_tokenizer,
-)
+from bert_jax.train.runs.results_file import load_results
+from bert_jax.train.runs.run import load_run, load_run_config, load_run_tokenizer
 from bert_jax.train.stop_request import InterruptedRunError
 from bert_jax.train.sweeps import at_once as sweep_at_once
 from bert_jax.train.sweeps.compare import compare

@@ -40,7 +40,8 @@ from bert_jax.exchange.write_stablehlo import (
 from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train.initial import load_params
 from bert_jax.train.mesh import one_device
-from bert_jax.train.runs.run import load_results, load_run_config, load_run_tokenizer
+from bert_jax.train.runs.results_file import load_results
+from bert_jax.train.runs.run import load_run_config, load_run_tokenizer
 from bert_jax.train.tensors import tensors_sha256
 
 Format = Literal["huggingface", "tensorflow", "onnx", "stablehlo"]

@@ -13,7 +13,7 @@ from bert_jax.report.cards import Part, Section, Table
 from bert_jax.report.charts import Chart
 from bert_jax.report.comparison import compare
 from bert_jax.report.runs import Run, read_reference, read_run
-from bert_jax.train.runs.run import load_results
+from bert_jax.train.runs.results_file import load_results
 
 # Parts of `goodput` in results.json.
 _TIMES = {

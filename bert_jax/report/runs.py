@@ -12,7 +12,8 @@ from bert_jax import config_json
 from bert_jax.config import FinetuneConfig, PretrainConfig
 from bert_jax.train import initial
 from bert_jax.train.monitoring.metrics import read_metrics
-from bert_jax.train.runs.run import RunInfo, load_results, load_run, load_run_config
+from bert_jax.train.runs.results_file import load_results
+from bert_jax.train.runs.run import RunInfo, load_run, load_run_config
 from bert_jax.train.tasks.task import Metric
 
 

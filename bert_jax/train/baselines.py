@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from bert_jax.config import TaskConfig
-from bert_jax.train.runs.run import finished_results, save_results
+from bert_jax.train.runs.results_file import finished_results, save_results
 from bert_jax.train.task_files import read_examples
 from bert_jax.train.tasks import task_named
 

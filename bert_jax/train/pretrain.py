@@ -43,14 +43,13 @@ from bert_jax.train.monitoring.sinks import check_sinks
 from bert_jax.train.placement import row_parts
 from bert_jax.train.program import Program, phases_schedule, pretrain_program
 from bert_jax.train.runs.history import add_event
+from bert_jax.train.runs.results_file import finished_results, save_results
 from bert_jax.train.runs.resumed_with import resumed_with
 from bert_jax.train.runs.run import (
     RunInfo,
-    finished_results,
     is_new_run,
     load_run,
     save_origin,
-    save_results,
     start_run,
 )
 from bert_jax.train.runs.run_settings import agree_on_run

@@ -46,9 +46,6 @@ T = TypeVar("T")
 
 FORMAT_VERSION = 3
 _FROM_A_COPY = "Restore the file from a copy of the run."
-_MADE_AGAIN = (
-    "The command that made the run makes the file again, from the last checkpoint."
-)
 # How long a shared file system may hide a new file (NFS caches directories for 60 s).
 _VISIBLE_SECS = 90.0
 
@@ -309,47 +306,6 @@ def load_run_tokenizer(run: pathlib.Path) -> Tokenizer:
             f"made with {expected[:12]}; restore the original files."
         )
     return tokenizer
-
-
-def save_results(run: pathlib.Path, results: dict[str, Any]) -> None:
-    """Writes results.json on the first host. The other hosts wait for it."""
-    on_first_host(
-        f"results of {run}", lambda: write_json(run / "results.json", results)
-    )
-
-
-def load_results(run: pathlib.Path) -> dict[str, Any] | None:
-    """Reads results.json of a finished run, or returns `None` if there is none.
-
-    In a job, the first host reads it for all.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
-
-    return on_first_host(f"a look for results in {run}", lambda: _results_of(run))
-
-
-def finished_results(run: pathlib.Path) -> dict[str, Any] | None:
-    """As `load_results`, for the command that can make the results again.
-
-    Returns:
-        `None` too if the file is damaged, which is said.
-    """
-
-    def read() -> dict[str, Any] | None:
-        try:
-            return _results_of(run)
-        except ValueError as damage:
-            print(f"note: {damage} This command does so now.", flush=True)
-            return None
-
-    return on_first_host(f"a look for results in {run}", read)
-
-
-def _results_of(run: pathlib.Path) -> dict[str, Any] | None:
-    path = run / "results.json"
-    return read_json(path, _MADE_AGAIN) if path.exists() else None
 
 
 def _read_config(run: pathlib.Path, kind: type[T]) -> T:

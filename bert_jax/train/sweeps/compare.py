@@ -8,12 +8,8 @@ from bert_jax.config import FinetuneConfig
 from bert_jax.data.labelled.examples import EncodedExamples
 from bert_jax.train.aligned import aligned
 from bert_jax.train.held_out_logits import load_logits
-from bert_jax.train.runs.run import (
-    load_results,
-    load_run,
-    load_run_config,
-    load_run_tokenizer,
-)
+from bert_jax.train.runs.results_file import load_results
+from bert_jax.train.runs.run import load_run, load_run_config, load_run_tokenizer
 from bert_jax.train.sweeps.grid import Setting, whole_file
 from bert_jax.train.sweeps.significance import differences
 from bert_jax.train.sweeps.summary import out_of_fold_path

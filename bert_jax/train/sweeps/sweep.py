@@ -16,7 +16,8 @@ from bert_jax.runtime.agreement import on_first_host
 from bert_jax.train.finetune import finetune
 from bert_jax.train.monitoring.metrics import NotFiniteError, duration
 from bert_jax.train.runs.checkpoint import BEST, NEWEST
-from bert_jax.train.runs.run import finished_results, load_run_tokenizer, save_results
+from bert_jax.train.runs.results_file import finished_results, save_results
+from bert_jax.train.runs.run import load_run_tokenizer
 from bert_jax.train.sweeps.at_once import (
     Part,
     finetune_at_once,
