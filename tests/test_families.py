@@ -332,6 +332,11 @@ def test_old_and_new_spellings_of_modernbert(spelling, every, thetas):
             {"rope_parameters": {"full_attention": {"rope_type": "yarn", "factor": 2}}},
             "expected rope_type='default'",
         ),
+        (
+            "modernbert",
+            {"rope_parameters": {"full_attention": 7}},
+            "rope_parameters=7; expected rope_type='default'",
+        ),
         ("nomic_bert", {"head_dim": 32}, "head_dim=32 beside hidden_size=768"),
         ("nomic_bert", {"hidden_act": "gelu"}, "hidden_act='gelu'; expected one of"),
         ("eurobert", {"mlp_bias": True}, "both are one setting here"),

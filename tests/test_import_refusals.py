@@ -241,6 +241,9 @@ def test_float64_weights_beyond_float32_are_refused(make_model, tmp_path):
 
 CONFIGS = [
     ({"model_type": "deberta"}, "model_type='deberta'"),
+    ({"model_type": ["bert"]}, r"model_type=\['bert'\]; expected a name"),
+    ({"architectures": 3}, "architectures=3; expected a list of names"),
+    ({"rope_parameters": 7}, "rope_parameters=7; expected an object"),
     ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
     ({"is_decoder": True}, "is_decoder=True"),
     ({"architectures": ["BertForCausalLM"]}, "a decoder, whose tokens see only"),

@@ -150,7 +150,7 @@ def read_head(
             f"{path} has architectures={given}; a decoder, whose tokens see only those "
             f"before them. Expected one of {', '.join(heads)}."
         )
-    for name in given:
+    for name in map(str, given):
         if name in heads:
             return heads[name]
     head = head_of_tensors(lambda head: family.rows(model, head), family.heads, names)

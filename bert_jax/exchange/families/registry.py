@@ -25,6 +25,12 @@ FAMILIES: Mapping[str, Family] = {
     )
 }
 """In the order in which exports try them."""
+# Of keys whose content is read by more than its value.
+_FORMS: dict[str, tuple[type, str]] = {
+    "model_type": (str, "a name"),
+    "architectures": (list, "a list of names"),
+    "rope_parameters": (dict, "an object"),
+}
 
 
 def family_of_config(
@@ -40,8 +46,13 @@ def family_of_config(
         notes: gets a sentence where the file names no family.
 
     Raises:
-        ValueError: the family is not known here.
+        ValueError: the family is not known here, or a key has another form.
     """
+    for key, (form, name) in _FORMS.items():
+        if not isinstance(config.get(key), form | None):
+            raise ValueError(
+                f"{path} has {key}={config[key]!r}; expected {name}. Fetch it again."
+            )
     model_type = config.get("model_type")
     if model_type is None:
         notes.append(f"{path} has no model_type; taken for {BERT.model_type!r}.")
