@@ -26,7 +26,9 @@ from bert_jax.runtime import start
 from bert_jax.train import loop
 from bert_jax.train.runs import run_in_store, store_lock
 from bert_jax.train.runs.checkpoint import Checkpoints
+from bert_jax.train.runs.checkpoint_files import MANIFEST_FILE
 from bert_jax.train.runs.checkpoint_fit import Identity
+from bert_jax.train.runs.checkpoint_in_store import steps_in_store
 from bert_jax.train.runs.checkpoint_mirror import mirror_of, steps_in
 from bert_jax.train.runs.run_in_store import fetch_run, trained_in_store
 from bert_jax.train.stop_request import InterruptedRunError
@@ -521,3 +523,16 @@ def test_what_cannot_be_in_a_store_is_refused(command, said, capsys):
     with pytest.raises(SystemExit):
         cli.main(command)
     assert said in capsys.readouterr().err
+
+
+def test_other_objects_are_no_checkpoints():
+    names = ["checkpoints", "checkpoints/7", f"checkpoints/x/{MANIFEST_FILE}"]
+    names += [
+        f"{place}/{step}/{MANIFEST_FILE}"
+        for place, step in (
+            ("checkpoints", 3),
+            ("checkpoints", 12),
+            ("best", 5),
+        )
+    ]
+    assert steps_in_store(dict.fromkeys(names, 1), "checkpoints") == [12, 3]

@@ -5,6 +5,7 @@ manifest is there: it is written last and deleted first.
 """
 
 import pathlib
+import re
 import shutil
 
 from bert_jax.data.object_store import StoreFolder
@@ -17,15 +18,9 @@ PLACES = (CHECKPOINTS, BEST)
 
 def steps_in_store(names: dict[str, int], place: str) -> list[int]:
     """Steps of the complete checkpoints among the files of a run, the newest first."""
-    split = (name.split("/", 2) for name in names)
-    return sorted(
-        (
-            int(parts[1])
-            for parts in split
-            if parts[0] == place and parts[1].isdecimal() and parts[2] == MANIFEST_FILE
-        ),
-        reverse=True,
-    )
+    manifest = re.compile(rf"{place}/([0-9]+)/{re.escape(MANIFEST_FILE)}")
+    found = filter(None, map(manifest.fullmatch, names))
+    return sorted((int(match[1]) for match in found), reverse=True)
 
 
 def put_checkpoint(source: pathlib.Path, folder: StoreFolder) -> None:
