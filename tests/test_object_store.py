@@ -436,6 +436,16 @@ def test_no_name_leads_out_of_the_folder(monkeypatch, name):
         StoreFolder(RUN).sizes()
 
 
+def test_checkpoints_without_their_run_are_no_new_run(identity, cache):
+    train(identity, 1)
+    store = StoreFolder(RUN)
+    store.delete([name for name in store.sizes() if name.endswith("run.json")])
+    with pytest.raises(
+        FileNotFoundError, match=r"step 1, but its run\.json is missing"
+    ):
+        train(identity, 2)
+
+
 def test_a_place_with_other_files_is_refused(identity, cache):
     StoreFolder(RUN).write("a/thesis.tex", b"years")
     with pytest.raises(ValueError, match="is not empty and holds no run"):

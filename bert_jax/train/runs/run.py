@@ -14,7 +14,7 @@ import dataclasses
 import pathlib
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 from bert_jax import config_json
@@ -217,16 +217,30 @@ def _holds_run(run: pathlib.Path) -> bool:
     """Whether there is a run.
 
     Raises:
-        FileNotFoundError: there are checkpoints of a run whose run.json is lost.
+        FileNotFoundError: from `refuse_lost`.
     """
     is_there = (run / "run.json").exists()
-    if not is_there and (steps := steps_in(run / CHECKPOINTS)):
+    if not is_there:
+        refuse_lost(run, steps_in(run / CHECKPOINTS))
+    return is_there
+
+
+def refuse_lost(place: object, steps: Sequence[int]) -> None:
+    """Refuses a place without run.json that has checkpoints of a run.
+
+    Args:
+        place: the place, for the message.
+        steps: of its checkpoints, the newest first.
+
+    Raises:
+        FileNotFoundError: there is one.
+    """
+    if steps:
         raise FileNotFoundError(
-            f"{run} has checkpoints, the newest of step {steps[0]:,}, but its run.json is "
+            f"{place} has checkpoints, the newest of step {steps[0]:,}, but its run.json is "
             "missing, without which nothing reads them. Restore the file from a copy of "
             "the run; a mirror (--loop.mirror) holds one."
         )
-    return is_there
 
 
 def save_origin(run: pathlib.Path, origin: dict[str, Any]) -> None:

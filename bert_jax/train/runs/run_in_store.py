@@ -32,6 +32,7 @@ from bert_jax.train.runs.checkpoint_in_store import (
 )
 from bert_jax.train.runs.checkpoint_mirror import steps_in
 from bert_jax.train.runs.checkpoint_recovery import DAMAGED, too_old
+from bert_jax.train.runs.run import refuse_lost
 from bert_jax.train.runs.store_lock import LOCK, StoreLock
 from bert_jax.train.stop_request import InterruptedRunError
 
@@ -153,6 +154,8 @@ def _take_over(store: StoreFolder, run: pathlib.Path, session: str) -> None:
     sizes = store.sizes()
     small = _small_files(sizes, "tensorboard/")
     is_run = "run.json" in sizes
+    if not is_run:
+        refuse_lost(store, steps_in_store(sizes, CHECKPOINTS))
     if not is_run and sizes.keys() - small.keys() - {LOCK, _SESSION}:
         raise ValueError(
             f"{store} is not empty and holds no run; choose another --output."
