@@ -178,24 +178,6 @@ def mask(vocabulary):
 
 
 @pytest.fixture(scope="session")
-def corpus(tmp_path_factory):
-    """(source, its records, a directory with a tokenizer of it)."""
-    from prepared_corpus import make_corpus
-
-    return make_corpus(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture(scope="session")
-def dataset(corpus, tmp_path_factory):
-    """A finished dataset of four shards; leave it as it is."""
-    from prepared_corpus import prepared
-
-    output = tmp_path_factory.mktemp("prepared") / "dataset"
-    prepared(corpus, output)
-    return output
-
-
-@pytest.fixture(scope="session")
 def make_store():
     """make_store([[3, 2], [4]]): documents of sentences of so many tokens.
 

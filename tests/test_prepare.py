@@ -38,6 +38,20 @@ from bert_jax.data.text.sentences import sentences, validation_group
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 
 
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """(source, its records, a directory with a tokenizer of it)."""
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="session")
+def dataset(corpus, tmp_path_factory):
+    """A finished dataset of four shards; leave it as it is."""
+    output = tmp_path_factory.mktemp("prepared") / "dataset"
+    prepared(corpus, output)
+    return output
+
+
 @pytest.fixture
 def damaged(dataset, tmp_path):
     """A copy to damage."""
