@@ -341,6 +341,7 @@ def batches(
     require(
         first_step >= 0, f"first_step={first_step} is negative; expected 0 or more."
     )
+    # Raises an error where one of them does not fit, as for a run.
     PretrainConfig(data=data, batch_size=batch_size, num_steps=num_steps, seed=seed)
     data = dataclasses.replace(data, dataset=None, mixture=(), weights=())
     rows = open_rows(opened, split, data, seed=seed, batch_size=batch_size)

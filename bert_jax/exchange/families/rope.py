@@ -15,13 +15,13 @@ def theta_of(path: pathlib.Path, parameters: Any) -> float | None:
     Raises:
         ValueError: angles that are scaled or of another kind.
     """
-    is_object = isinstance(parameters or {}, dict)
-    own = dict(parameters or {}) if is_object else {}
+    # What is no object is left over, as a key that nobody knows.
+    own = dict(parameters or {}) if isinstance(parameters or {}, dict) else {KEYS: 0}
     kind = own.pop("rope_type", None) or own.pop("type", None) or "default"
     theta = own.pop("rope_theta", None)
     # The whole head is rotated here; so is it there by default.
     whole = own.pop("partial_rotary_factor", None) in (None, 1.0)
-    if not is_object or kind != "default" or own or not whole:
+    if kind != "default" or own or not whole:
         raise ValueError(
             f"{path} has {KEYS}={parameters}; expected rope_type='default' and a "
             "rope_theta. Other rotary positions do not exist here."
