@@ -116,6 +116,7 @@ PLANS: dict[str, tuple[Plan, ...]] = {
         Plan(Task(size="mini", length=128), 32),
         Plan(Task(size="base", length=128), 8),
         Plan(Task(size="base", length=512), 2),
+        Plan(Task(size="small", length=128), 16),
     ),
     "gpu": (
         Plan(Task(size="base", length=128), 256),
