@@ -15,6 +15,7 @@ from benchmarks.workload import (
 from bert_jax.config import (
     ComputeConfig,
     DataConfig,
+    DropoutConfig,
     MeshConfig,
     OptimizerConfig,
     PretrainConfig,
@@ -41,8 +42,13 @@ def run_config(task: Task, dtype: str, rows: int, **options: Any) -> PretrainCon
             fp8=fp8,
             **options,
         ),
+        dropout=DropoutConfig(hidden=0.0, attention=0.0)
+        if task.modern
+        else DropoutConfig(),
+        masking=task.masking,
         data=DataConfig(
             sequence_length=task.length,
+            pairs="none" if task.modern else "next_sentence",
             layout="packed" if task.packed else "padded",
             max_pairs_per_row=task.pairs,
         ),
@@ -99,7 +105,8 @@ class JaxStep(RepeatedStep):
         return sum(
             float(np.asarray(self._metrics[name].value()))
             for name in ("mlm_loss", "nsp_loss")
+            if name in self._metrics
         )
 
     def check(self) -> None:
-        check_untrained(self.loss(), self._task.vocab_size)
+        check_untrained(self.loss(), self._task)

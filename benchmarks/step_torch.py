@@ -76,7 +76,7 @@ class TorchStep(RepeatedStep):
         wait_for(self._device)
 
     def check(self) -> None:
-        check_untrained(self._last.item(), self._task.vocab_size)
+        check_untrained(self._last.item(), self._task)
 
 
 def device_of(platform: str) -> torch.device:
@@ -130,7 +130,7 @@ def inputs_of(task: Task, rows: int, device: torch.device) -> dict[str, torch.Te
     apart; the library takes it as it is.
     """
     batch = synthetic_batch(task, rows)
-    masked = mask_rows(batch)
+    masked = mask_rows(task, batch)
     mask: np.ndarray = np.ones_like(batch.input_ids)
     if task.packed:
         mask = (batch.sequence_ids[:, :, None] == batch.sequence_ids[:, None])[:, None]

@@ -19,14 +19,14 @@ import tyro
 from benchmarks.machine import RESULTS, measure_peaks, start_report
 from benchmarks.results import Report, Table
 from benchmarks.turns import Candidate, Clock, Measured, fastest, measure, ratios
-from benchmarks.workload import Task, synthetic_batch, work_of
+from benchmarks.workload import Task, modern_task, synthetic_batch, work_of
 from bert_jax.train.flops import train_flops
 
 _CORRECTNESS_SECS = 90.0
 _TURN_SECS = {"cpu": 4.0, "gpu": 2.0, "tpu": 2.0}
 _ABOUT = (
-    "Whole steps: forward and backward pass, clipping and AdamW, with dropout 0.1; ours "
-    "also draws new masks in every step. FLOPs are those of the sequences, with the "
+    "Whole steps: forward and backward pass, clipping and AdamW, for BERT with dropout 0.1; "
+    "ours also draws new masks in every step. FLOPs are those of the sequences, with the "
     "masked-LM head on the masked positions. A ratio is taken turn by turn."
 )
 
@@ -76,15 +76,20 @@ class Way:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A model and the rows of its batches."""
+    """A model, the rows of its batches, and how it is trained."""
 
     task: Task
     rows: int
+    groups: tuple[tuple[Way, ...], ...]
+    """Those of a group share the device's memory and have their turns together. The most
+    important group comes first."""
 
     @property
     def title(self) -> str:
         packed = ", packed" if self.task.packed else ""
-        return f"BERT-{self.task.size}, {self.rows} rows of {self.task.length} tokens{packed}"
+        return (
+            f"{self.task.title}, {self.rows} rows of {self.task.length} tokens{packed}"
+        )
 
 
 def _beside_peers(dtype: str, **options: Any) -> tuple[Way, ...]:
@@ -93,38 +98,44 @@ def _beside_peers(dtype: str, **options: Any) -> tuple[Way, ...]:
     return (Way("bert_jax", dtype, options), *peers)
 
 
-_TRITON = {"attention": "triton"}
-_UNROLLED = {**_TRITON, "scan_layers": False}
-WAYS: dict[str, tuple[tuple[Way, ...], ...]] = {
-    "cpu": (_beside_peers("float32"), _beside_peers("bfloat16")),
-    "gpu": (
-        _beside_peers("bfloat16", **_TRITON),
-        (
-            Way("bert_jax", "bfloat16", _UNROLLED),
-            Way("bert_jax", "fp8", _TRITON),
-            Way("bert_jax", "fp8", _UNROLLED),
-        ),
-        _beside_peers("float32", **_TRITON),
+_CPU = (_beside_peers("float32"), _beside_peers("bfloat16"))
+# PyTorch has no build for TPUs.
+_TPU = ((Way("bert_jax", "bfloat16"), Way("bert_jax", "float32")),)
+_TRITON, _CUDNN = {"attention": "triton"}, {"attention": "cudnn"}
+_GPU_LARGE = (
+    _beside_peers("bfloat16", **_TRITON),
+    (Way("bert_jax", "bfloat16"), Way("bert_jax", "fp8", _TRITON)),
+    # Its 48 kernels took eight times as long to compile as the two of a loop.
+    (Way("bert_jax", "bfloat16", _TRITON | {"scan_layers": False}),),
+)
+_GPU_BASE = (
+    _beside_peers("bfloat16"),
+    (Way("bert_jax", "bfloat16", _TRITON), Way("bert_jax", "fp8")),
+)
+# cuDNN cannot drop attention weights, which ModernBERT does not do.
+_GPU_MODERN = (
+    (
+        Way("bert_jax", "bfloat16"),
+        Way("bert_jax", "bfloat16", _CUDNN),
+        Way("bert_jax", "bfloat16", _TRITON),
     ),
-    # PyTorch has no build for TPUs.
-    "tpu": ((Way("bert_jax", "bfloat16"), Way("bert_jax", "float32")),),
-}
-"""By JAX's name of the platform: groups that share the device's memory and have their
-turns together, the most important first."""
+)
 PLANS: dict[str, tuple[Plan, ...]] = {
     "cpu": (
-        Plan(Task(size="mini", length=128), 32),
-        Plan(Task(size="base", length=128), 8),
-        Plan(Task(size="base", length=512), 2),
-        Plan(Task(size="small", length=128), 16),
+        Plan(Task(size="mini", length=128), 32, _CPU),
+        Plan(Task(size="base", length=128), 8, _CPU),
+        Plan(Task(size="base", length=512), 2, _CPU),
+        Plan(Task(size="small", length=128), 16, _CPU),
     ),
     "gpu": (
-        Plan(Task(size="base", length=128), 256),
-        Plan(Task(size="large", length=512, packed=True), 16),
+        Plan(Task(size="large", length=512, packed=True), 16, _GPU_LARGE),
+        Plan(Task(size="base", length=128), 256, _GPU_BASE),
+        Plan(modern_task("small"), 64, _GPU_MODERN),
+        Plan(modern_task("base"), 16, _GPU_MODERN),
     ),
     "tpu": (
-        Plan(Task(size="base", length=128), 64),
-        Plan(Task(size="large", length=512, packed=True), 8),
+        Plan(Task(size="base", length=128), 64, _TPU),
+        Plan(Task(size="large", length=512, packed=True), 8, _TPU),
     ),
 }
 """By JAX's name of the platform."""
@@ -174,33 +185,33 @@ def measure_models(
         report: is given the tables.
         clock: of all of this.
     """
-    groups_left = len(plans) * len(WAYS[platform])
+    groups_left = sum(len(plan.groups) for plan in plans)
     for plan in plans:
         table = report.table(plan.title, _ABOUT)
         measured: list[Measured] = []
-        for group in WAYS[platform]:
+        for group in plan.groups:
             some = [way.candidate(plan.task, plan.rows, platform) for way in group]
             part = clock.part(1.0 / groups_left)
             measured += measure(some, table, part, turn_secs=_TURN_SECS[platform])
             groups_left -= 1
-        add_figures(plan, WAYS[platform], measured, peaks, table)
+        add_figures(plan, measured, peaks, table)
         table.end()
 
 
 def add_figures(
     plan: Plan,
-    groups: Sequence[Sequence[Way]],
     measured: Sequence[Measured],
     peaks: Mapping[str, float],
     table: Table,
 ) -> None:
     """Speeds of all ways, and our fastest over PyTorch's fastest, by type."""
-    ways = {way.name: way for group in groups for way in group}
-    work = work_of(synthetic_batch(plan.task, plan.rows))
+    ways = {way.name: way for group in plan.groups for way in group}
+    work = work_of(plan.task, synthetic_batch(plan.task, plan.rows))
     flops = train_flops(plan.task.model(), work)
     for one in measured:
         name = one.candidate.name
         table.add(name, "sequences", "/s", *one.rates("steps", float(work.sequences)))
+        table.add(name, "tokens", "k/s", *one.rates("steps", float(work.tokens) / 1e3))
         table.add(name, "useful", "GFLOP/s", *one.rates("steps", flops / 1e9))
         peak = peaks.get(ways[name].peer_dtype)
         if peak is not None:

@@ -15,13 +15,13 @@ import numpy as np
 
 from bert_jax.batch import PretrainBatch, SpecialIds
 from bert_jax.config import MaskingConfig, ModelConfig
-from bert_jax.family import model_config
+from bert_jax.family import model_config, modernbert_config
 from bert_jax.train.flops import Work
 
 LEARNING_RATE = 1e-6
 """Too small to learn anything while a step is measured."""
-MASKING = MaskingConfig()
 SPECIAL = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
+_MODERN = "modernbert-"
 _SEED = 0
 # A pair has two sentences and three special tokens.
 _SHORTEST = 8
@@ -33,7 +33,8 @@ class Task:
     """A model and the form of its rows."""
 
     size: str
-    """A size of `bert_jax.family`, or "test": two layers of 32."""
+    """A size of BERT's in `bert_jax.family`, one of ModernBERT's after "modernbert-", or
+    "test": two layers of 32."""
     length: int
     """T."""
     packed: bool = False
@@ -47,12 +48,34 @@ class Task:
         return f"{self.size}-{self.length}{'-packed' * self.packed}"
 
     @property
+    def title(self) -> str:
+        kind = "ModernBERT-" if self.modern else "BERT-"
+        return f"{kind}{self.size.removeprefix(_MODERN)}"
+
+    @property
+    def modern(self) -> bool:
+        """Whether it is a ModernBERT: no sentence pairs, no dropout, 30 % masked."""
+        return self.size.startswith(_MODERN)
+
+    @property
+    def masking(self) -> MaskingConfig:
+        return MaskingConfig(rate=0.3) if self.modern else MaskingConfig()
+
+    @property
     def pairs(self) -> int:
         """P."""
         return 2 if self.packed else 1
 
+    @property
+    def untrained_loss(self) -> float:
+        """Nats of a model that guesses."""
+        return math.log(self.vocab_size) + (0.0 if self.modern else math.log(2))
+
     def model(self) -> ModelConfig:
         """The architecture."""
+        if self.modern:
+            name = self.size.removeprefix(_MODERN)
+            return modernbert_config(name, vocab_size=self.vocab_size)
         if self.size != "test":
             return model_config(self.size, vocab_size=self.vocab_size)
         return ModelConfig(
@@ -62,6 +85,11 @@ class Task:
             num_heads=2,
             mlp_size=128,
         )
+
+
+def modern_task(size: str) -> Task:
+    """The first phase of a ModernBERT of `bert_jax.family`."""
+    return Task(size=f"{_MODERN}{size}", length=1_024, packed=True, vocab_size=50_368)
 
 
 def synthetic_batch(task: Task, rows: int) -> PretrainBatch:
@@ -88,7 +116,7 @@ def synthetic_batch(task: Task, rows: int) -> PretrainBatch:
             positions[b, start:end] = np.arange(end - start)
             cls_positions[b, p] = start
     labels = rng.integers(0, 2, cls_positions.shape, np.int32)
-    weights = np.ones(cls_positions.shape, np.float32)
+    weights = np.full(cls_positions.shape, not task.modern, np.float32)
     return PretrainBatch(
         ids, segments, sequences, positions, cls_positions, labels, weights
     )
@@ -103,11 +131,11 @@ class MaskedRows(NamedTuple):
     weights: np.ndarray  # float32 [B, M], all 1
 
 
-def mask_rows(batch: PretrainBatch) -> MaskedRows:
+def mask_rows(task: Task, batch: PretrainBatch) -> MaskedRows:
     """Masks as many slots as our step does, which draws new ones at every step."""
     rng = np.random.default_rng(_SEED + 1)
     rows, length = batch.input_ids.shape
-    count = MASKING.num_slots(length)
+    count = task.masking.num_slots(length)
     free = np.where(batch.input_ids > SPECIAL.mask, rng.random((rows, length)), 2.0)
     positions = np.sort(np.argsort(free)[:, :count]).astype(np.int32)
     ids = batch.input_ids.copy()
@@ -116,7 +144,7 @@ def mask_rows(batch: PretrainBatch) -> MaskedRows:
     return MaskedRows(ids, positions, labels, np.ones(positions.shape, np.float32))
 
 
-def work_of(batch: PretrainBatch) -> Work:
+def work_of(task: Task, batch: PretrainBatch) -> Work:
     """The work of one step."""
     rows, length = batch.input_ids.shape
     lengths = np.array([np.bincount(row)[1:] for row in batch.sequence_ids], np.float64)
@@ -124,21 +152,21 @@ def work_of(batch: PretrainBatch) -> Work:
         tokens=float(lengths.sum()),
         attention_pairs=float((lengths**2).sum()),
         sequences=float(lengths.size),
-        masked_slots=float(rows * MASKING.num_slots(length)),
+        masked_slots=float(rows * task.masking.num_slots(length)),
     )
 
 
-def check_untrained(loss: float, vocab_size: int) -> None:
+def check_untrained(loss: float, task: Task) -> None:
     """Makes sure that a step trains: at the start, its loss is that of guessing.
 
     Args:
         loss: of one of the first steps at a tiny learning rate, in nats.
-        vocab_size: of the model.
+        task: what is trained.
 
     Raises:
         ValueError: the loss is another by more than a nat, or no number.
     """
-    expected = math.log(vocab_size) + math.log(2)
+    expected = task.untrained_loss
     if not abs(loss - expected) < _LOSS_SLACK:
         raise ValueError(
             f"the loss is {loss:.3f} nats, but an untrained model has about "

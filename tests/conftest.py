@@ -1,5 +1,6 @@
 """Eight CPU devices, strict JAX modes and shared tiny inputs for every test."""
 
+import gc
 import json
 import logging
 import os
@@ -21,6 +22,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+# Else Python looks for cycles among the millions of objects of the libraries all the time.
+gc.set_threshold(100_000, 50, 100)
 # A busy machine is no failure; CI times whole suites.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")

@@ -60,6 +60,15 @@ def test_auto_takes_the_best_that_fits(platform, changes, expected):
         ("triton", "gpu", {"head_size": 80}, "heads are 80 wide; it takes widths of"),
         ("triton", "gpu", {"dtype": jnp.dtype("float16")}, "not float16"),
         ("splash", "tpu", {}, "cannot drop attention weights"),
+        ("cudnn", "gpu", {}, '"cudnn" cannot drop attention weights'),
+        ("cudnn", "cpu", {"drops": False}, '"cudnn" is a kernel for NVIDIA GPUs'),
+        ("cudnn", "gpu", {"drops": False, "head_size": 136}, "136 wide; it takes"),
+        (
+            "cudnn",
+            "gpu",
+            {"drops": False, "dtype": jnp.dtype("float32")},
+            "it takes bfloat16, not float32",
+        ),
         ("fused", "tpu", {"head_size": 80}, "heads 80 wide do not fill 128 lanes"),
         ("fused", "tpu", {"num_keys": 4096}, "4096 tokens are too long; it takes 2048"),
     ],
@@ -69,8 +78,9 @@ def test_a_named_kernel_that_cannot_run_is_an_error(kernel, platform, changes, m
         choose(kernel, platform, **changes)
 
 
-def test_splash_runs_while_no_weight_is_dropped():
-    assert choose("splash", "tpu", drops=False) == "splash"
+@pytest.mark.parametrize(("kernel", "platform"), [("splash", "tpu"), ("cudnn", "gpu")])
+def test_these_run_while_no_weight_is_dropped(kernel, platform):
+    assert choose(kernel, platform, drops=False) == kernel
 
 
 def test_triton_takes_rows_of_any_length():

@@ -17,6 +17,7 @@ from bert_jax.config import (
     OptimizerConfig,
     PretrainConfig,
 )
+from bert_jax.model.attention_cudnn import cudnn_attention
 from bert_jax.model.attention_gpu import _bounds, default_blocks, triton_attention
 from bert_jax.model.attention_gpu_kernels import Blocks
 from bert_jax.model.attention_xla import xla_attention
@@ -196,6 +197,36 @@ def test_it_lowers_for_cuda(case, kernels):
     assert len(re.findall(r"custom_call @\S*triton", text)) == len(kernels) == 2
 
 
+@pytest.mark.parametrize("reach", [None, 64])
+def test_cudnn_lowers_for_cuda(reach, monkeypatch):
+    from jax._src.cudnn import fused_attention_stablehlo
+
+    # JAX asks the library for its version, and there is none here.
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91200)
+    x = jax.ShapeDtypeStruct((2, 255, 2, 64), jnp.bfloat16)  # cuDNN takes even lengths
+    ids = jax.ShapeDtypeStruct((2, 255), jnp.int32)
+
+    def run(q, k, v, d_out, ids):
+        numbers = jnp.arange(255, dtype=jnp.int32)
+        attend = functools.partial(
+            cudnn_attention,
+            q_ids_BT=ids,
+            k_ids_BS=ids,
+            query_numbers_T=numbers,
+            reach=reach,
+        )
+        out, vjp = jax.vjp(attend, q, k, v)
+        return out, *vjp(d_out)
+
+    traced = jax.jit(run).trace(x, x, x, x, ids)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    calls = re.findall(r"custom_call @(__cudnn\$fmha\w+)", text)
+    assert calls == [
+        "__cudnn$fmhaScaleBiasSoftmax",
+        "__cudnn$fmhaScaleBiasSoftmaxBackward",
+    ]
+
+
 @pytest.mark.slow(ci=False)
 def test_a_whole_pretraining_step_lowers_for_cuda(kernels, monkeypatch):
     placement = sharding.Placement
@@ -226,11 +257,21 @@ def test_a_whole_pretraining_step_lowers_for_cuda(kernels, monkeypatch):
 
 
 @pytest.mark.slow(ci=False)
-def test_it_compiles_for_four_h100(compiled_for_gpus):
+@pytest.mark.parametrize(
+    ("kernel", "calls"),
+    [
+        ("triton", ["__gpu$xla.gpu.triton"] * 2),
+        (
+            "cudnn",
+            ["__cudnn$fmhaScaleBiasSoftmax", "__cudnn$fmhaScaleBiasSoftmaxBackward"],
+        ),
+    ],
+)
+def test_it_compiles_for_four_h100(kernel, calls, compiled_for_gpus):
     """By XLA's own compiler, with the Triton that is in it."""
-    assert compiled_for_gpus("attention") == {
+    assert compiled_for_gpus(kernel) == {
         "device": "NVIDIA H100 80GB HBM3",
-        "kernels": ["__gpu$xla.gpu.triton"] * 2,
+        "kernels": calls,
         "scores": [],  # none is stored
         "collectives": [],
     }

@@ -11,6 +11,7 @@ import pytest
 
 from bert_jax.config import DropoutConfig, MeshConfig
 from bert_jax.model import (
+    attention_cudnn,
     attention_fused,
     attention_fused_kernels,
     attention_gpu,
@@ -24,6 +25,8 @@ from bert_jax.train.mesh import make_mesh
 from bert_jax.train.sharding import on_mesh
 
 RATE = 0.25
+# cuDNN takes bfloat16 only.
+DTYPES = {"cudnn": "bfloat16"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +113,8 @@ def assert_close(found, expected, dtype="float32"):
         ("splash", Case(length=520, num_heads=1)),  # more than one block
         ("splash", Case(num_heads=2, head_size=64, dtype="bfloat16")),
         *((kernel, Case(reach=3)) for kernel in ("fused", "triton", "splash")),
+        ("cudnn", Case(dtype="bfloat16")),
+        ("cudnn", Case(length=101, num_heads=2, reach=3, dtype="bfloat16")),
         ("fused", Case(reach=8, length=136, num_heads=2, rate=RATE)),
         ("triton", Case(reach=8, length=136, num_heads=2, rate=RATE)),
         ("xla", Case(reach=3, num_heads=2)),  # whole rows
@@ -150,11 +155,11 @@ def test_blocks_of_queries_and_tiles_add_up(monkeypatch):
 
 @pytest.mark.parametrize(
     ("kernel", "rate"),
-    [("fused", RATE), ("splash", 0.0), ("triton", RATE)],
+    [("fused", RATE), ("splash", 0.0), ("triton", RATE), ("cudnn", 0.0)],
 )
 def test_the_mesh_changes_nothing(kernel, rate):
     # Rows over data, queries over sequence, heads over tensor.
-    case = Case(rate=rate)
+    case = Case(rate=rate, dtype=DTYPES.get(kernel, "float32"))
     args = *case.arrays(), case.ids()
     mesh = MeshConfig(data=2, sequence=2, tensor=2)
     many = program(kernel, dataclasses.replace(case, mesh=mesh))(*args)
@@ -163,15 +168,22 @@ def test_the_mesh_changes_nothing(kernel, rate):
     # 3, so that heads from there on lie elsewhere in their tile and are summed otherwise.
     same = slice(0, 3) if kernel == "fused" else slice(None)
     np.testing.assert_array_equal(many[0][:, :, same], one[0][:, :, same])
-    assert_close(many, one)  # gradients of keys are sums over the parts of the row
+    # Gradients of keys are sums over the parts of the row.
+    assert_close(many, one, case.dtype)
 
 
 @pytest.mark.parametrize(
     ("kernel", "rate"),
-    [("xla", RATE), ("fused", RATE), ("splash", 0.0), ("triton", RATE)],
+    [
+        ("xla", RATE),
+        ("fused", RATE),
+        ("splash", 0.0),
+        ("triton", RATE),
+        ("cudnn", 0.0),
+    ],
 )
 def test_changing_one_sequence_changes_no_bit_of_another(kernel, rate):
-    case = Case(rate=rate)
+    case = Case(rate=rate, dtype=DTYPES.get(kernel, "float32"))
     ids, run = case.ids(), program(kernel, case)
     changed = (ids == 2) & (np.arange(4)[:, None] == 0)
     assert changed.any()
@@ -185,10 +197,10 @@ def test_changing_one_sequence_changes_no_bit_of_another(kernel, rate):
         np.testing.assert_array_equal(x[~changed], y[~changed])
 
 
-@pytest.mark.parametrize("kernel", ["xla", "fused", "splash", "triton"])
+@pytest.mark.parametrize("kernel", ["xla", "fused", "splash", "triton", "cudnn"])
 def test_packed_equals_unpacked(kernel):
     """The three sequences of the first row, each alone at the start of a row."""
-    case = Case()
+    case = Case(dtype=DTYPES.get(kernel, "float32"))
     ids, arrays, run = case.ids(), case.arrays(), program(kernel, case)
     packed = run(*arrays, ids)
     alone_ids = np.zeros_like(ids)
@@ -202,7 +214,9 @@ def test_packed_equals_unpacked(kernel):
     for p in range(3):
         mine = ids[0] == p + 1
         assert_close(
-            [x[p, : mine.sum()] for x in unpacked], [x[0, mine] for x in packed]
+            [x[p, : mine.sum()] for x in unpacked],
+            [x[0, mine] for x in packed],
+            case.dtype,
         )
 
 
@@ -212,11 +226,13 @@ def test_packed_equals_unpacked(kernel):
         ("xla", [attention_xla]),
         ("fused", [attention_fused_kernels]),
         ("triton", [attention_gpu, attention_gpu_kernels]),
+        ("cudnn", [attention_cudnn]),
     ],
 )
 def test_every_kernel_asks_who_may_see_whom(monkeypatch, kernel, modules):
     """By a rule that lets all real tokens of a row see each other, they are one sequence."""
-    case = Case(length=24, num_heads=2)
+    dtype = DTYPES.get(kernel, "float32")
+    case = Case(length=24, num_heads=2, dtype=dtype)
     ids, arrays = case.ids(), case.arrays()
     usual = program(kernel, case)(*arrays, ids)
     expected = program(kernel, case)(*arrays, (ids > 0).astype(np.int32))
@@ -226,6 +242,6 @@ def test_every_kernel_asks_who_may_see_whom(monkeypatch, kernel, modules):
         )
     # A length of its own: nothing that was traced by the usual rule is taken again.
     found = program.__wrapped__(kernel, case)(*arrays, ids)
-    assert_close(found, expected)
+    assert_close(found, expected, dtype)
     for x, y in zip(found, usual, strict=True):
         assert np.abs(x - y).max() > 0.1

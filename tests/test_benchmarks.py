@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import correctness, data_runners, evidence, machine, train
 from benchmarks.results import Figure, Report, Table
-from benchmarks.step_jax import run_config
+from benchmarks.step_jax import JaxStep, run_config
 from benchmarks.turns import Candidate, Measured, RepeatedStep, fastest, ratios
 from benchmarks.workload import (
     Task,
@@ -50,7 +50,6 @@ def test_the_fastest_has_the_highest_median():
 
 
 def test_our_fastest_stands_over_their_fastest_of_the_same_type():
-    plan = train.Plan(TINY, 2)
     ways = (
         train.Way("bert_jax", "float32", {"remat": "dots"}),
         train.Way("bert_jax", "float32"),
@@ -67,13 +66,14 @@ def test_our_fastest_stands_over_their_fastest_of_the_same_type():
         for name, speed in zip(names, speeds, strict=True)
     ]
     table = Table("one")
-    train.add_figures(plan, [ways], found, {"float32": 1e9, "bfloat16": 2e9}, table)
+    plan = train.Plan(TINY, 2, (ways,))
+    train.add_figures(plan, found, {"float32": 1e9, "bfloat16": 2e9}, table)
     values = {(f.of, f.what): f.values for f in table.figures}
     assert values[f"**{names[1]} / {names[3]}**", "ratio"] == (2.0, 2.0)
     # PyTorch has no 8-bit floats here.
     assert values[f"**{names[4]} / {names[5]}**", "ratio"] == (2.5, 2.5)
     assert [f.what for f in table.figures].count("ratio") == 2
-    work = work_of(synthetic_batch(TINY, 2))
+    work = work_of(TINY, synthetic_batch(TINY, 2))
     flops = train_flops(TINY.model(), work)
     assert values[names[1], "sequences"] == (6 * work.sequences, 12 * work.sequences)
     shares = values[names[4], "of the peak"]
@@ -193,19 +193,27 @@ def test_what_evidence_cannot_do_is_named(options, message, tmp_path):
 
 
 def test_packed_rows_have_about_the_mean_length_of_mlperf():
-    batch = synthetic_batch(Task(size="large", length=512, packed=True), 64)
-    work = work_of(batch)
+    task = Task(size="large", length=512, packed=True)
+    batch = synthetic_batch(task, 64)
+    work = work_of(task, batch)
     assert work.tokens == batch.input_ids.size
     assert work.tokens / work.sequences == pytest.approx(254.0, abs=2.0)
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_work_is_what_training_counts(packed):
-    task = Task(size="base", length=128, packed=packed)
+@pytest.mark.parametrize(
+    "task",
+    [
+        Task(size="base", length=128),
+        Task(size="base", length=128, packed=True),
+        Task(size="modernbert-small", length=128, packed=True),
+    ],
+    ids=lambda task: task.name,
+)
+def test_work_is_what_training_counts(task):
     batch = synthetic_batch(task, 6)
-    masked = mask_rows(batch)
+    masked = mask_rows(task, batch)
     counted = pretrain_work(batch, masked.weights)
-    assert work_of(batch) == tuple(map(float, counted))
+    assert work_of(task, batch) == tuple(map(float, counted))
     hidden = np.take_along_axis(masked.input_ids, masked.positions, 1)
     assert (hidden == 4).all()
     assert (masked.labels > 4).all()
@@ -213,10 +221,19 @@ def test_work_is_what_training_counts(packed):
 
 
 def test_an_untrained_model_has_the_loss_of_guessing():
-    check_untrained(np.log(61) + np.log(2) + 0.1, 61)
+    check_untrained(np.log(61) + np.log(2) + 0.1, TINY)
     for wrong in (0.0, 9.0, float("nan")):
         with pytest.raises(ValueError, match="untrained"):
-            check_untrained(wrong, 61)
+            check_untrained(wrong, TINY)
+
+
+def test_a_modernbert_is_trained_without_pairs_and_dropout():
+    """`JaxStep` checks that its loss is that of guessing, without sentence pairs."""
+    task = Task(size="modernbert-small", length=32, packed=True, vocab_size=61)
+    assert task.untrained_loss == pytest.approx(np.log(61))
+    step = JaxStep(dataclasses.asdict(task), "cpu", "float32", 2, scan_layers=True)
+    step.check()
+    assert step.turn(0, 0.1)["steps"] > 0
 
 
 def test_every_text_of_the_sample_is_in_one_part(tmp_path):
@@ -247,11 +264,12 @@ def test_training_is_correct_here_and_a_wrong_model_is_found(transformers, monke
 
 @pytest.mark.parametrize("platform", train.PLANS)
 def test_every_way_has_a_name_of_its_own(platform):
-    ways = [way for group in train.WAYS[platform] for way in group]
-    assert len({way.name for way in ways}) == len(ways)
-    for way in ways:
-        if way.library == "bert_jax":
-            run_config(TINY, way.dtype, 2, **way.options)
+    for plan in train.PLANS[platform]:
+        ways = [way for group in plan.groups for way in group]
+        assert len({way.name for way in ways}) == len(ways)
+        for way in ways:
+            if way.library == "bert_jax":
+                run_config(plan.task, way.dtype, plan.rows, **way.options)
     with pytest.raises(ValueError, match=f"no such model on a {platform}; there are"):
         train.choose(platform, ["pears"])
 

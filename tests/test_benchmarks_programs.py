@@ -146,8 +146,7 @@ def test_train(tmp_path, monkeypatch, started, transformers):
         train.Way("bert_jax", "float32", {"attention": "splash"}),
     )
     task = Task(size="test", length=16, vocab_size=61)
-    monkeypatch.setitem(train.PLANS, "cpu", (train.Plan(task, 2),))
-    monkeypatch.setitem(train.WAYS, "cpu", (ways,))
+    monkeypatch.setitem(train.PLANS, "cpu", (train.Plan(task, 2, (ways,)),))
 
     def shortly(report):
         report.table("Peak").add("all", "peak", "GFLOP/s", 1.0)
@@ -163,7 +162,7 @@ def test_train(tmp_path, monkeypatch, started, transformers):
         for title, figures in read_results(tmp_path, "train").items()
         if title.startswith("BERT-test")
     )
-    assert {f["of"] for f in figures[:6]} == {way.name for way in ways[:2]}
+    assert {f["of"] for f in figures[:8]} == {way.name for way in ways[:2]}
     ratio = figures[-1]
     assert ratio["what"] == "ratio"
     assert len(ratio["values"]) == 5

@@ -5,7 +5,7 @@ from typing import Literal
 
 from bert_jax.config.checks import require, require_fitting
 
-Attention = Literal["auto", "xla", "splash", "fused", "triton"]
+Attention = Literal["auto", "xla", "splash", "fused", "triton", "cudnn"]
 Products = Literal["auto", "xla"]
 Remat = Literal["none", "attention", "dots", "full"]
 
@@ -24,7 +24,8 @@ class ComputeConfig:
     """Kernel of self-attention. auto: fused or splash on TPU, xla elsewhere. xla: plain
     operations, on any device. splash: JAX's kernel for TPU, which cannot drop attention
     weights. fused: our kernel for TPU, which keeps scores on the chip. triton: our kernel
-    for NVIDIA GPUs."""
+    for NVIDIA GPUs. cudnn: NVIDIA's library for its GPUs, which takes bfloat16 only and
+    cannot drop attention weights. No GPU has run the last two yet."""
     products: Products = "auto"
     """Who multiplies matrices. auto: oneDNN for bfloat16 on one CPU device that has
     instructions for it, else XLA. xla: always XLA."""

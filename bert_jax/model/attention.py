@@ -1,7 +1,7 @@
 """Bidirectional self-attention, in which a token sees its own sequence only.
 
-`attend` is one function with four kernels behind it. The kernels agree up to rounding,
-and their dropout drops the same weights. Long rows with a window go through blocks of
+`attend` is one function with five kernels behind it. The kernels agree up to rounding,
+and where they have dropout, it drops the same weights. Long rows with a window go through blocks of
 XLA's on every device.
 
 Shape suffixes: B rows, T tokens (S when they are attended to), D hidden, N heads,
@@ -17,7 +17,8 @@ import jax.numpy as jnp
 
 from bert_jax.config.compute import Attention as Kernel
 from bert_jax.config.compute import Products
-from bert_jax.model import attention_fused, attention_gpu
+from bert_jax.model import attention_cudnn, attention_fused, attention_gpu
+from bert_jax.model.attention_cudnn import cudnn_attention
 from bert_jax.model.attention_fused import fused_attention
 from bert_jax.model.attention_gpu import triton_attention
 from bert_jax.model.attention_splash import splash_attention
@@ -27,8 +28,9 @@ from bert_jax.model.logical import Axes, platform, shard_mapped
 from bert_jax.model.rows import Rows
 
 # The platform that a kernel needs, and its name in error messages.
-_PLATFORMS = {"splash": "tpu", "fused": "tpu", "triton": "gpu"}
+_PLATFORMS = {"splash": "tpu", "fused": "tpu", "triton": "gpu", "cudnn": "gpu"}
 _PLATFORM_NAMES = {"tpu": "TPU", "gpu": "NVIDIA GPUs"}
+_WITHOUT_DROPOUT = ("splash", "cudnn")
 
 QUERY_AXES: Axes = ("batch", "length", "heads", "head_dim")
 KEY_AXES: Axes = ("batch", "kv_length", "heads", "head_dim")
@@ -94,14 +96,18 @@ def attend(
         splash = functools.partial(splash_attention, reach=reach, interpret=interpret)
         return shard_mapped(splash, axes, QUERY_AXES)(*arrays)
     num_rows, num_queries, num_heads = q_BTNH.shape[:3]
+    queries_T = jnp.arange(num_queries, dtype=jnp.int32)
+    if chosen == "cudnn":
+        cudnn = functools.partial(cudnn_attention, reach=reach, interpret=interpret)
+        return shard_mapped(cudnn, (*axes, ("length",)), QUERY_AXES)(*arrays, queries_T)
     words_B2 = jnp.zeros((num_rows, 2), jnp.uint32)
     if keys_B is not None:
         words_B2 = jax.random.key_data(keys_B)[:, :2]
     own = fused_attention if chosen == "fused" else triton_attention
     own = functools.partial(own, dropout_rate=rate, reach=reach, interpret=interpret)
     axes = (*axes, ("batch", None), ("heads",), ("length",))
-    numbers = (jnp.arange(size, dtype=jnp.int32) for size in (num_heads, num_queries))
-    return shard_mapped(own, axes, QUERY_AXES)(*arrays, words_B2, *numbers)
+    heads_N = jnp.arange(num_heads, dtype=jnp.int32)
+    return shard_mapped(own, axes, QUERY_AXES)(*arrays, words_B2, heads_N, queries_T)
 
 
 def platform_of(kernel: Kernel, interpret: bool) -> str:
@@ -118,11 +124,11 @@ def choose_kernel(
     dtype: jnp.dtype,
     drops: bool,
     reach: int | None = None,
-) -> Literal["xla", "splash", "fused", "triton"]:
+) -> Literal["xla", "splash", "fused", "triton", "cudnn"]:
     """The kernel that the setting `kernel` stands for.
 
-    On GPU, "auto" means "xla" until "triton" has been timed on a GPU. So far "triton" has
-    been interpreted, lowered and compiled, but not run on a GPU.
+    On GPU, "auto" means "xla" until the others have been timed on one. So far "triton" and
+    "cudnn" have been compiled for H100, and neither has run.
 
     Args:
         kernel: as `ComputeConfig.attention`.
@@ -144,6 +150,8 @@ def choose_kernel(
         return "xla"
     if kernel == "triton":
         refusal = attention_gpu.refusal(head_size, dtype)
+    elif kernel == "cudnn":
+        refusal = attention_cudnn.refusal(head_size, dtype)
     else:
         refusal = attention_fused.refusal(num_keys, head_size, dtype)
     if kernel == "auto":
@@ -156,10 +164,10 @@ def choose_kernel(
             f"{_PLATFORM_NAMES[_PLATFORMS[kernel]]}, but the model is compiled for "
             f'{platform}; use "auto" or "xla".'
         )
-    if kernel == "splash" and drops:
+    if kernel in _WITHOUT_DROPOUT and drops:
         raise ValueError(
-            'ComputeConfig.attention="splash" cannot drop attention weights; use "auto", '
-            "or set DropoutConfig.attention=0."
+            f'ComputeConfig.attention="{kernel}" cannot drop attention weights; use '
+            '"auto", or set DropoutConfig.attention=0.'
         )
     if kernel != "splash" and refusal is not None:
         raise ValueError(
