@@ -458,12 +458,19 @@ def test_the_program_is_quiet_when_its_reader_goes():
     assert (done.stdout, done.stderr) == ("141\n", "")
 
 
-def test_prediction_starts_without_the_packages_of_scores():
-    """They would be a third of the time until the first prediction."""
+@pytest.mark.parametrize(
+    ("module", "slow"),
+    [
+        # They would be a third of the time until the first prediction.
+        ("inference.predict", ("sklearn", "scipy.stats", "scipy.optimize")),
+        # tensorboardX would load these: half of the time until a training begins.
+        ("pretrain", ("torch", "boto3", "google.cloud.storage")),
+    ],
+)
+def test_what_takes_long_and_is_not_needed_is_not_loaded(module, slow):
     program = (
-        "import sys, bert_jax.train.inference.predict\n"
-        "slow = ('sklearn', 'scipy.stats', 'scipy.optimize')\n"
-        "print([name for name in slow if name in sys.modules])"
+        f"import sys, bert_jax.train.{module}\n"
+        f"print([name for name in {slow} if name in sys.modules])"
     )
     found = subprocess.run(
         [sys.executable, "-c", program],

@@ -1,20 +1,39 @@
 """Writes metrics to TensorBoard and to Weights & Biases (W&B)."""
 
+import contextlib
 import pathlib
 import secrets
 import struct
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any, Protocol
 
 from google.protobuf.message import DecodeError
-from tensorboardX import SummaryWriter
-from tensorboardX.proto.event_pb2 import Event
 
 from bert_jax.config import LoopConfig
 from bert_jax.data.json_file import read_json, write_json
 from bert_jax.runtime.agreement import on_first_host
+
+
+@contextlib.contextmanager
+def _not_loaded(*names: str) -> Iterator[None]:
+    """Makes modules that are not loaded yet look as if they were not installed."""
+    hidden = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
+# tensorboardX loads them where they are installed, which takes as long as all the rest of
+# a training, and never needs them for numbers and a local folder.
+with _not_loaded("torch", "boto3", "google.cloud.storage"):
+    from tensorboardX import SummaryWriter
+    from tensorboardX.proto.event_pb2 import Event
 
 
 class Sink(Protocol):
