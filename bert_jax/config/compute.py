@@ -25,7 +25,8 @@ class ComputeConfig:
     operations, on any device. splash: JAX's kernel for TPU, which cannot drop attention
     weights. fused: our kernel for TPU, which keeps scores on the chip. triton: our kernel
     for NVIDIA GPUs. cudnn: NVIDIA's library for its GPUs, which takes bfloat16 only and
-    cannot drop attention weights. No GPU has run the last two yet."""
+    cannot drop attention weights; its gradients repeat bit by bit only with
+    XLA_FLAGS=--xla_gpu_exclude_nondeterministic_ops=true. No GPU has run the last two yet."""
     products: Products = "auto"
     """Who multiplies matrices. auto: oneDNN for bfloat16 on one CPU device that has
     instructions for it, else XLA. xla: always XLA."""
