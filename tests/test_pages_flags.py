@@ -17,8 +17,15 @@ _OF_OTHERS = {"coming_from.md", "extending.md"}
 _ELSEWHERE = {
     *("--help", "--version", "--completion", "--debug", "--no-deps"),
     *("--model", "--a-b", "--a_b", "--x", "--no-x"),  # stand for others
-    # pytest, hf, mkdocs, docker, pip
-    *("--slow", "--local-dir", "--strict", "--build-arg", "--index-url"),
+    # pytest, hf, mkdocs, docker, pip, XLA
+    *(
+        "--xla_gpu_exclude_nondeterministic_ops",
+        "--slow",
+        "--local-dir",
+        "--strict",
+        "--build-arg",
+        "--index-url",
+    ),
     *("--runner", "--dataset", "--tasks", "--minutes", "--processes", "--devices"),
 }
 
