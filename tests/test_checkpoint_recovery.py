@@ -1,6 +1,8 @@
 """A damaged checkpoint is not the end: older ones, copies, and those that are kept."""
 
 import dataclasses
+import errno
+import os
 import shutil
 
 import numpy as np
@@ -193,6 +195,21 @@ def test_a_mirror_that_cannot_be_written_stops_nothing(tmp_path, identity, capsy
     mirrored(run, home, identity, 1)
     assert steps_in(run / "checkpoints") == [1]
     assert f"step 1 was not copied to {home}" in capsys.readouterr().out
+
+
+def test_a_full_mirror_is_said_in_a_line(run, tmp_path, monkeypatch, capsys):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    mirror = Mirror(run, tmp_path / "mirror", every=1, keep=1)
+    mirror.follow(1)
+    mirror.close()
+    assert capsys.readouterr().out == (
+        f"note: the checkpoint of step 1 was not copied to {mirror.home} ([Errno 28] No "
+        "space left on device). The run goes on.\n"
+    )
+    assert not list((mirror.home / "checkpoints").iterdir())
 
 
 def test_a_mirror_is_found_from_every_folder(tmp_path, identity, monkeypatch):

@@ -84,12 +84,16 @@ def test_a_row_goes_on_over_a_checkpoint_and_a_kill(tmp_path):
         ]
 
 
-def test_after_so_many_times_it_stops_and_says_where_the_numbers_go_wrong(tmp_path):
+@pytest.mark.parametrize(("max_rollbacks", "num_rollbacks"), [(2, 2), (20, 3)])
+def test_after_so_many_times_it_stops_and_says_where_the_numbers_go_wrong(
+    tmp_path, max_rollbacks, num_rollbacks
+):
+    """Of 20 times it goes back three: the fourth would pass by most of its batches."""
     row = dict.fromkeys(range(9, NUM_STEPS), "gradient")
     with pytest.raises(NotFiniteError) as error:
-        train(tmp_path, row, max_rollbacks=2, parts=toy(8))
+        train(tmp_path, row, max_rollbacks=max_rollbacks, parts=toy(8))
     said = str(error.value)
-    assert len(events(tmp_path)) == 2
+    assert len(events(tmp_path)) == num_rollbacks
     assert "3 updates in a row were skipped" in said
     assert "Backward, the loss is finite" in said
     assert (
@@ -102,8 +106,8 @@ def test_after_so_many_times_it_stops_and_says_where_the_numbers_go_wrong(tmp_pa
         assert arrays["edge"].tolist().count(0.0) == 1
     # The same command stops in the same way; it goes back no more.
     with pytest.raises(NotFiniteError, match="Backward, the loss is finite"):
-        train(tmp_path, row, max_rollbacks=2, parts=toy(8))
-    assert len(events(tmp_path)) == 2
+        train(tmp_path, row, max_rollbacks=max_rollbacks, parts=toy(8))
+    assert len(events(tmp_path)) == num_rollbacks
 
 
 @jax.jit

@@ -30,6 +30,7 @@ from bert_jax.data.tokenizers.tokenizer import METADATA_FILE
 from bert_jax.exchange.importing import is_foreign
 from bert_jax.train import planned_steps
 from bert_jax.train.planned_steps import with_planned_steps
+from bert_jax.train.runs import run as run_module
 from bert_jax.train.runs.checkpoint_files import MANIFEST_FILE
 from bert_jax.train.runs.run import (
     RunInfo,
@@ -65,6 +66,14 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
+def quicker(run, lock):
+    """A lock that is got when another process has begun the run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "RunLock", lock)
+        begin(run, dataclasses.replace(CONFIG, seed=1))
+    return lock(run)
+
+
 class KilledError(Exception):
     """A kill between two files."""
 
@@ -94,6 +103,33 @@ def test_a_start_that_was_killed_is_made_again(tmp_path, monkeypatch, files):
     begin(tmp_path / "run")
     assert load_run_config(tmp_path / "run") == CONFIG
     begin(tmp_path / "run")
+
+
+@pytest.mark.parametrize("begun_before", [False, True])
+def test_of_two_that_start_at_once_one_is_refused(tmp_path, monkeypatch, begun_before):
+    other = dataclasses.replace(CONFIG, loop=LoopConfig(log_every_steps=7))
+    if begun_before:
+        begin(tmp_path / "run")
+
+    def write_between(*args):
+        with monkeypatch.context() as patch:
+            patch.setattr(run_module, "write_json", write_json)
+            with pytest.raises(ValueError, match="is being trained by process"):
+                begin(tmp_path / "run", other)
+        write_json(*args)
+
+    monkeypatch.setattr(run_module, "write_json", write_between)
+    begin(tmp_path / "run")
+    assert load_run_config(tmp_path / "run") == CONFIG
+
+
+def test_a_start_that_was_quicker_is_not_overwritten(tmp_path, monkeypatch):
+    lock = run_module.RunLock
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "RunLock", lambda run: quicker(run, lock))
+        with pytest.raises(ValueError, match="was begun by another process just now"):
+            begin(tmp_path / "run")
+    assert load_run_config(tmp_path / "run").seed == 1
 
 
 def test_a_folder_with_other_files_is_no_start_of_a_run(tmp_path):

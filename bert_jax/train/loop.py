@@ -156,7 +156,7 @@ class _Loop:
 
     def __post_init__(self) -> None:
         run, cfg = self.run, self.cfg
-        self.recovery = Recovery(run, cfg, self.checkpoints)
+        self.recovery = Recovery(run, cfg, self.checkpoints, self.total)
         self.peak = peak_flops(self.mesh, cfg)
         self.goodput = Goodput(
             run if process.is_first() else None,

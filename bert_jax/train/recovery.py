@@ -26,10 +26,11 @@ class Recovery:
     """What a loop knows of bad steps, and of the batches that it passes by."""
 
     def __init__(
-        self, run: pathlib.Path, cfg: LoopConfig, checkpoints: Checkpoints
+        self, run: pathlib.Path, cfg: LoopConfig, checkpoints: Checkpoints, total: int
     ) -> None:
-        """Reads the history of the run."""
+        """Reads the history of the run, which has `total` batches."""
         self._run, self._cfg, self._checkpoints = run, cfg, checkpoints
+        self._total = total
         self._history = load_history(run)
         self._suspect: GoBackError | None = None
         self.begin()
@@ -96,8 +97,9 @@ class Recovery:
     def go_back(self, error: GoBackError, noticed_at: int) -> int | None:
         """Decides what happens when the run goes back to its newest checkpoint.
 
-        The batches that are to blame are passed by. A run that went back as often as it may
-        repeats the steps up to the first of them, and stops there (`stop_at`).
+        The batches that are to blame are passed by. A run that went back as often as it may,
+        or would pass most of its batches by, repeats the steps up to the first of them, and
+        stops there (`stop_at`): it is not the batches that are to blame.
 
         Returns:
             The step of the checkpoint to go on from; `None`: the beginning.
@@ -107,13 +109,16 @@ class Recovery:
                 than when the same steps were made before.
         """
         offence = error.offence
-        may_go_back = self._history.num_rollbacks < self._cfg.max_rollbacks
+        suspects = offence.suspects if offence else range(0)
+        may_go_back = (
+            self._history.num_rollbacks < self._cfg.max_rollbacks
+            and 2 * len(self._history.passed_by.union(suspects)) <= self._total
+        )
         if not may_go_back and (offence is None or self._suspect is not None):
             raise error
         newest = self._checkpoints.newest_whole()
         if may_go_back:
             to = newest or 0
-            suspects = offence.suspects if offence else range(0)
             event = Rollback(
                 noticed_at=noticed_at,
                 to=to,
@@ -126,8 +131,9 @@ class Recovery:
             assert offence is not None
             self._suspect = error
             print(
-                f"{error.reason}. The run went back {self._history.num_rollbacks} times "
-                f"(--loop.max-rollbacks); it repeats the steps up to batch "
+                f"{error.reason}. The run went back {self._history.num_rollbacks} times. It "
+                f"may do so {self._cfg.max_rollbacks} times (--loop.max-rollbacks), and pass "
+                f"half of its {self._total:,} batches by; it repeats the steps up to batch "
                 f"{offence.first:,} to find out what is wrong there.",
                 flush=True,
             )

@@ -42,8 +42,12 @@ def copy_checkpoint(source: pathlib.Path, target: pathlib.Path) -> None:
             raise ValueError(damage)
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(
+            error, shutil.Error
+        ):  # the reasons of all files, with their paths
+            raise OSError(error.args[0][0][2]) from None
         raise
 
 

@@ -128,45 +128,56 @@ def _start_run(
     settings = config_json.to_values(config)
     places = (run, None if mirror is None else mirror.small_files())
     homes = [x for x in places if x is not None and (x / "run.json").exists()]
-    if run in homes:
-        # Else the settings of a run that is being trained would be replaced.
-        with RunLock(run):
-            pass
-    for home in homes:
-        way_out = "--output" if home is run else "--loop.mirror"
-        layout = _check_continued(home, config, info, f"choose another {way_out}")
-        if home is homes[0]:
-            for line in layout:
-                print(f"another layout, equal up to rounding: {line}", flush=True)
-    if run not in homes:
-        if run.exists() and not _is_beginning(run):
-            raise ValueError(
-                f"{run} is not empty and holds no run; choose another --output."
-            )
-        run.mkdir(parents=True, exist_ok=True)
-        # First, so that a start that was killed is known again; run.json comes last.
-        write_json(run / "config.json", settings)
-        tokenizer.save(run / "tokenizer")
-        if homes:
-            copy_small_files(homes[0], run)
-            print(
-                f"note: {run} holds no run; it is made from {config.loop.mirror}",
-                flush=True,
-            )
-        else:
-            write_json(run / "run.json", config_json.to_values(info))
-    else:
-        try:
-            load_run_tokenizer(run)
-        except ValueError as damage:
-            print(f"note: {damage} It is written again now.", flush=True)
+    # Two processes that start at once must not write the settings of two runs.
+    with contextlib.ExitStack() as held:
+        if run in homes:
+            held.enter_context(RunLock(run))
+        for home in homes:
+            way_out = "--output" if home is run else "--loop.mirror"
+            layout = _check_continued(home, config, info, f"choose another {way_out}")
+            if home is homes[0]:
+                for line in layout:
+                    print(f"another layout, equal up to rounding: {line}", flush=True)
+        if run not in homes:
+            _make_directory(run, held)
+            # First, so that a start that was killed is known again; run.json comes last.
+            write_json(run / "config.json", settings)
             tokenizer.save(run / "tokenizer")
-    write_json(run / "config.json", settings)
+            if homes:
+                copy_small_files(homes[0], run)
+                print(
+                    f"note: {run} holds no run; it is made from {config.loop.mirror}",
+                    flush=True,
+                )
+            else:
+                write_json(run / "run.json", config_json.to_values(info))
+        else:
+            try:
+                load_run_tokenizer(run)
+            except ValueError as damage:
+                print(f"note: {damage} It is written again now.", flush=True)
+                tokenizer.save(run / "tokenizer")
+        write_json(run / "config.json", settings)
+
+
+def _make_directory(run: pathlib.Path, held: contextlib.ExitStack) -> None:
+    """Makes the directory of a new run, and takes its lock."""
+    if run.exists() and not _is_beginning(run):
+        raise ValueError(
+            f"{run} is not empty and holds no run; choose another --output."
+        )
+    run.mkdir(parents=True, exist_ok=True)
+    held.enter_context(RunLock(run))
+    if (run / "run.json").exists():
+        raise ValueError(
+            f"{run} was begun by another process just now. Choose another --output."
+        )
 
 
 def _is_beginning(run: pathlib.Path) -> bool:
     """Whether a directory without run.json is empty, or a start was killed in it."""
     names = {path.name for path in run.iterdir() if ".partial-" not in path.name}
+    names.discard(".lock")
     if not names <= {"tokenizer", *SMALL_FILES}:
         return False
     try:
