@@ -112,6 +112,10 @@ def test_an_answer_is_whole_words_where_the_passage_has_it_so(load):
         (squad(qa("q", (None, 3))), 'question 1: "text" is null'),
         (squad(qa("q", ("w2", None))), 'question 1: "answer_start" is null'),
         (squad(qa("q", ("w2", "x"))), 'question 1: "answer_start" is "x"'),
+        (
+            squad(qa("q", ("w2", 3), is_impossible="false")),
+            'question 1: "is_impossible" is "false"',
+        ),
         ({"data": []}, "holds no question"),
     ],
 )

@@ -151,7 +151,9 @@ class _Read:
         question = text_of(question, f"{where}: the question")
         passage = text_of(passage, f"{where}: the context")
         given: list[Answer] = []
-        if answered and not qa.get("is_impossible"):
+        # Of a text, even "false" would mean that there is no answer.
+        marked = {"is_impossible": None} | qa
+        if answered and not _part(marked, "is_impossible", int | float | None, where):
             given = [_answer(x, where) for x in _part(qa, "answers", list, where)]
         problem = None
         if answered and not (question and passage):
