@@ -44,9 +44,8 @@ def copy_checkpoint(source: pathlib.Path, target: pathlib.Path) -> None:
         partial.rename(target)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(
-            error, shutil.Error
-        ):  # the reasons of all files, with their paths
+        # It holds the reasons of all files, with their paths.
+        if isinstance(error, shutil.Error):
             raise OSError(error.args[0][0][2]) from None
         raise
 
