@@ -34,8 +34,9 @@ def test_given_weights_are_those_of_their_class():
     ("given", "message"),
     [
         (["yes"], "'yes'; expected the word balanced"),
-        (["yes=0"], "weight greater than 0"),
-        (["yes=many"], "weight greater than 0"),
+        (["yes=0"], "weight from 1e-06 to 1e\\+06"),
+        (["yes=1e300"], "weight from 1e-06"),  # no float32
+        (["yes=many"], "weight from 1e-06"),
         (["Yes=2"], "'Yes', which is no class of the training file"),
         (["yes=2", "no=3", "yes=5"], "gives two weights to 'yes'"),
     ],

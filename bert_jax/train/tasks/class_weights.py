@@ -6,6 +6,8 @@ import numpy as np
 
 from bert_jax.data.labelled.labels import is_number
 
+_LEAST, _MOST = 1e-6, 1e6  # sums of others do not fit into float32
+
 
 def class_weights(
     given: Sequence[str], numbers: np.ndarray, outputs: Sequence[str]
@@ -31,10 +33,11 @@ def class_weights(
     weights: dict[str, float] = {}
     for entry in given:
         label, sign, weight = entry.rpartition("=")
-        if not sign or not is_number(weight) or float(weight) <= 0.0:
+        if not (sign and is_number(weight) and _LEAST <= float(weight) <= _MOST):
             raise ValueError(
                 f"FinetuneConfig.class_weights has {entry!r}; expected the word balanced "
-                "alone, or entries such as yes=2.5, with a weight greater than 0."
+                f"alone, or entries such as yes=2.5, with a weight from {_LEAST:g} to "
+                f"{_MOST:g}."
             )
         if label not in outputs:
             raise ValueError(
