@@ -1,6 +1,7 @@
 """One process trains in a run directory; the lock of a dead one is no obstacle."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -43,6 +44,15 @@ def test_a_second_process_is_refused_by_the_name_of_the_first(tmp_path):
     with RunLock(tmp_path):
         pass
     assert (tmp_path / ".lock").read_bytes() == b""
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    def pwrite(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/\.lock'$"):
+        RunLock(tmp_path).__enter__()
 
 
 def test_what_a_kill_left_half_written_is_deleted(tmp_path):

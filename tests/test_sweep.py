@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 from types import SimpleNamespace
 
@@ -30,9 +31,10 @@ from bert_jax.train.held_out_logits import load_logits
 from bert_jax.train.inference.predict import Predictor
 from bert_jax.train.losses import Mean
 from bert_jax.train.mesh import make_mesh
-from bert_jax.train.monitoring.metrics import NotFiniteError
+from bert_jax.train.monitoring.metrics import WAY_OUT, NotFiniteError
 from bert_jax.train.runs.results_file import load_results
 from bert_jax.train.runs.run import load_run, load_run_config, load_run_tokenizer
+from bert_jax.train.runs.run_lock import RunLock
 from bert_jax.train.stop_request import InterruptedRunError
 from bert_jax.train.sweeps import at_once as sweep_at_once
 from bert_jax.train.sweeps.compare import compare
@@ -87,7 +89,7 @@ def quick(monkeypatch):
         if finished := load_results(run):
             return finished
         if cfg.optimizer.learning_rate > 1:
-            raise NotFiniteError("loss is nan within the 5 steps before step 5.")
+            raise NotFiniteError(f"loss is nan before step 5. {WAY_OUT}")
         rng = np.random.default_rng((cfg.seed, len(data.train)))
         logits = rng.normal(size=(len(data.held_out_rows), len(data.outputs)))
         judged = data.judged(logits)
@@ -203,6 +205,8 @@ def test_finished_runs_stay_and_a_larger_grid_adds_runs(base, quick, tmp_path, c
     plan = "4 runs (2 settings x 2 seeds), 1 of them finished; about 25 steps to come"
     assert plan in said
     assert re.search(r"about \d+:\d\d left for 20 more steps", said)
+    tied = "2 of 2 settings tie with the largest mean accuracy; learning rate 0.001, 1 "
+    assert f"{tied}epochs is taken. It was chosen on the examples" in said
     with pytest.raises(ValueError, match="was finished without keeping its weights"):
         sweep(SweepConfig(seeds=(0, 1), epochs=(1, 2), keep_weights=True), base, output)
 
@@ -319,7 +323,8 @@ def test_runs_that_cut_long_texts_at_different_places_are_compared(
 def test_a_run_that_diverges_is_listed_and_not_chosen(base, quick, tmp_path, capsys):
     grid = SweepConfig(seeds=(0,), learning_rates=(1e-3, 5.0))
     results = sweep(grid, base, tmp_path / "sweep")
-    assert results["runs"][1]["failure"].startswith("loss is nan")
+    # A sweep has no --resume-with.
+    assert results["runs"][1]["failure"] == "loss is nan before step 5."
     assert [x["num_failed"] for x in results["settings"]] == [0, 1]
     assert results["chosen"]["learning_rate"] == 1e-3
     said = capsys.readouterr().out
@@ -466,6 +471,25 @@ def test_runs_at_once_stop_at_a_signal(base, tmp_path):
     group = stub_group(base, tmp_path, [0.5, 0.6])
     with pytest.raises(InterruptedRunError, match=r"stopped at step 1 of 5 .* anew\."):
         sweep_at_once._train(group, lambda: True)
+
+
+def test_runs_at_once_hold_their_locks(base, tmp_path, monkeypatch):
+    seen = []
+
+    def train(group, must_stop):
+        for part in group.parts:
+            with pytest.raises(
+                ValueError, match=f"is being trained by .* {os.getpid()}"
+            ):
+                finetune(part.cfg, part.run)
+            monkeypatch.setattr(RunLock, "check", lambda self: seen.append(self))
+            must_stop()
+        raise InterruptedRunError
+
+    monkeypatch.setattr(sweep_at_once, "_train", train)
+    with pytest.raises(InterruptedRunError):
+        sweep(dataclasses.replace(GRID, at_once=2), base, tmp_path / "sweep")
+    assert len(set(seen)) == 2
 
 
 def test_one_of_the_runs_at_once_is_lost(base, tmp_path, capsys):

@@ -37,6 +37,7 @@ from bert_jax.exchange.write_stablehlo import (
     verify_stablehlo,
     write_stablehlo,
 )
+from bert_jax.runtime.explanations import naming
 from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train.initial import load_params
 from bert_jax.train.mesh import one_device
@@ -176,7 +177,10 @@ def export_run(
         "dtype": "float32",
     }
     earlier = _read_manifest(directory)
-    with whole_directory(directory, overwrite=earlier is not None) as partial:
+    with (
+        whole_directory(directory, overwrite=earlier is not None) as partial,
+        naming(directory),
+    ):
         manifest |= export_model(model, partial, to)
         said = f"{directory} written; {_verdict(manifest, _form_of(to, model.head))}"
         if quantize == "int8":

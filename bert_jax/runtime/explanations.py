@@ -4,11 +4,14 @@ These errors are nobody's mistake in the program: a full disk, too little memory
 platform that is not there. Needs no JAX, so that any command can ask.
 """
 
+import contextlib
 import errno
 import os
+import pathlib
 import re
 import sys
 import traceback
+from collections.abc import Iterator
 
 _ROOM = "Make room there, then start the same command again."
 _REMEDIES = {
@@ -62,6 +65,18 @@ def system_reason(error: BaseException) -> str | None:
 def is_of_disk(error: BaseException) -> bool:
     """Whether a disk refused to take more, so that other writes fail in the same way."""
     return isinstance(error, OSError) and error.errno in _OF_DISK
+
+
+@contextlib.contextmanager
+def naming(path: pathlib.Path) -> Iterator[None]:
+    """Names a path in the error of a disk that refuses to take more, if it names none."""
+    try:
+        yield
+    except Exception as error:
+        number = _hidden_number(error)
+        if number is None or getattr(error, "filename", None) is not None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def _hidden_number(error: BaseException) -> int | None:

@@ -15,6 +15,7 @@ import jax
 from bert_jax.config import LoopConfig
 from bert_jax.data.atomic_file import write_atomically
 from bert_jax.runtime.agreement import on_first_host
+from bert_jax.runtime.explanations import naming
 from bert_jax.train.flops import Work
 from bert_jax.train.losses import Mean
 from bert_jax.train.monitoring.sinks import Sink, TensorBoard, WeightsAndBiases
@@ -89,10 +90,8 @@ class MetricsLog:
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         if self._file is None:
             return
-        try:
+        with naming(pathlib.Path(self._file.name)):
             self._file.write(_sealed({"kind": kind, "step": step, **values}))
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, self._file.name) from error
         numbers = {name: x for name, x in values.items() if isinstance(x, int | float)}
         for sink in self._sinks:
             sink.write(kind, step, numbers)

@@ -202,9 +202,9 @@ def _check_continued(
     elif changed:
         raise ValueError(
             f"{home} holds a run with other settings: {'; '.join(changed.values())}. "
-            f"Continue with those settings, or {way_out}. A run may change settings of the "
-            "optimizer on its way: give the other flags as before, and these as "
-            "--resume-with optimizer.NAME=VALUE."
+            f"Continue with those settings, or {way_out}. `pretrain` and `finetune` may change "
+            "settings of the optimizer on the way: give the other flags as before, and these "
+            "as --resume-with optimizer.NAME=VALUE."
         )
     if isinstance(old, PretrainConfig):
         check_order(home, old, config)

@@ -22,6 +22,7 @@ from typing import Any
 from bert_jax.data.atomic_file import remove_leftovers
 from bert_jax.runtime import process
 from bert_jax.runtime.agreement import on_first_host
+from bert_jax.runtime.explanations import naming
 
 _BEAT_SECS = 10.0
 # After so long without a sign, a holder on another machine is taken for dead.
@@ -130,7 +131,8 @@ class RunLock:
         """
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            self._take()
+            with naming(self._path):
+                self._take()
         except BaseException:
             os.close(self._file)
             raise

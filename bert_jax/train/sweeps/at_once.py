@@ -4,6 +4,7 @@ The runs have one shape in every step and differ in seed and learning rate. Each
 updates that it would get alone, up to the rounding of float32.
 """
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -37,6 +38,7 @@ from bert_jax.train.monitoring.metrics import (
 from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.runs.checkpoint import BEST, Checkpoints
 from bert_jax.train.runs.run import load_run, save_origin
+from bert_jax.train.runs.run_lock import only_trainer
 from bert_jax.train.step import TrainState, is_finite, train_step
 from bert_jax.train.stop_request import InterruptedRunError, StopRequest
 from bert_jax.train.task_data import TaskData
@@ -198,26 +200,37 @@ def finetune_at_once(
 
     Raises:
         ValueError, IsolationError: as for `finetune`.
+        OSError: a directory vanished, or another process took its lock.
         InterruptedRunError: the process got a signal; these runs must start anew.
     """
     group = AtOnce(parts, tokenizer)
     cfg, data = group.cfg, group.data
     prove_for_lengths(group.model, cfg.compute, cfg.dropout, data.lengths)
-    began = time.perf_counter()
-    with StopRequest() as stop:
-        states, failures = _train(group, lambda: stop.requested)
-    elapsed = time.perf_counter() - began
-    forward = BatchedLogits(
-        *(data.task, group.model, cfg.compute, group.mesh, cfg.batch_size),
-        times=len(parts),
-    )
-    results: list[dict[str, Any] | NotFiniteError] = []
-    for number in range(len(parts)):
-        if number in failures:
-            results.append(failures[number])
-            continue
-        state = jax.tree.map(lambda leaf, n=number: leaf[n], states)
-        results.append(_finish(group, number, state, forward, elapsed, keep_weights))
+    with contextlib.ExitStack() as held:
+        locks = [held.enter_context(only_trainer(part.run)) for part in parts]
+
+        def must_stop() -> bool:
+            for lock in filter(None, locks):
+                lock.check()
+            return stop.requested
+
+        began = time.perf_counter()
+        with StopRequest() as stop:
+            states, failures = _train(group, must_stop)
+        elapsed = time.perf_counter() - began
+        forward = BatchedLogits(
+            *(data.task, group.model, cfg.compute, group.mesh, cfg.batch_size),
+            times=len(parts),
+        )
+        results: list[dict[str, Any] | NotFiniteError] = []
+        for number in range(len(parts)):
+            if number in failures:
+                results.append(failures[number])
+                continue
+            state = jax.tree.map(lambda leaf, n=number: leaf[n], states)
+            results.append(
+                _finish(group, number, state, forward, elapsed, keep_weights)
+            )
     return results
 
 

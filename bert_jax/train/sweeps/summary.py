@@ -1,5 +1,6 @@
 """What came out of a sweep: every run, and mean ± standard deviation of each setting."""
 
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -210,10 +211,20 @@ def conclusion(task: Task, results: Mapping[str, Any]) -> str:
     chosen = results["chosen"]
     if chosen and len(results["settings"]) > 1:
         best = "largest" if metric.larger_is_better else "smallest"
+        said, title = Setting(**chosen).say(), f"{best} mean {metric.title}"
+        whole = [x for x in results["settings"] if not x["num_failed"]]
+        means = [x["mean"][metric.name] for x in whole]
+        extreme = max(means) if metric.larger_is_better else min(means)
+        num_tied = sum(math.isclose(mean, extreme) for mean in means)
+        num_settings = len(results["settings"])
         lines.append(
-            f"{Setting(**chosen).say()} has the {best} mean {metric.title} of "
-            f"{len(results['settings'])} settings. It was chosen on the examples that it "
-            "is judged on, which flatters its score: to report a score, judge it on a test "
-            "file that had no part in the choice."
+            f"{said} has the {title} of {num_settings} settings."
+            if num_tied == 1
+            else f"{num_tied} of {num_settings} settings tie with the {title}; {said} is "
+            "taken."
+        )
+        lines[-1] += (
+            " It was chosen on the examples that it is judged on, which flatters its score: "
+            "to report a score, judge it on a test file that had no part in the choice."
         )
     return "\n".join(lines)

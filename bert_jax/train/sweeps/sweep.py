@@ -14,7 +14,7 @@ from bert_jax.config import FinetuneConfig, SweepConfig
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.runtime.agreement import on_first_host
 from bert_jax.train.finetune import finetune
-from bert_jax.train.monitoring.metrics import NotFiniteError, duration
+from bert_jax.train.monitoring.metrics import WAY_OUT, NotFiniteError, duration
 from bert_jax.train.runs.checkpoint import BEST, NEWEST
 from bert_jax.train.runs.results_file import finished_results, save_results
 from bert_jax.train.runs.run import load_run_tokenizer
@@ -198,12 +198,13 @@ class _Runs(NamedTuple):
         else:
             try:
                 found = [finetune(*parts[0])]
-            except NotFiniteError as failure:
-                found = [failure]
+            except NotFiniteError as error:
+                found = [error]
         outcomes = []
         for member, part, results in zip(group, parts, found, strict=True):
             if isinstance(results, NotFiniteError):
-                outcomes.append(Outcome(member, None, str(results)))
+                failure = str(results).removesuffix(WAY_OUT).strip()
+                outcomes.append(Outcome(member, None, failure))
                 continue
             outcomes.append(Outcome(member, results))
             if not keep_weights:
