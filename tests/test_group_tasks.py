@@ -11,6 +11,7 @@ from group_runs import tuned
 from scipy.stats import spearmanr
 
 from bert_jax import cli
+from bert_jax.data.labelled.unlabelled import Unlabelled
 from bert_jax.exchange.export import export_run
 from bert_jax.train import finetune as finetuning
 from bert_jax.train import logits
@@ -60,8 +61,11 @@ def test_choices_are_learned_and_predicted(runs):
     assert (found["label"], found["choice"]) == ("1", "letter music")
     share = found["probabilities"]["1"]
     assert predictor.task.say(found, 1) == f"1 {share:.1%}  letter music"
-    with pytest.raises(ValueError, match="a text and two choices or more"):
-        predictor([("river", "window")])
+    given = Unlabelled([("",), ("river", "window")])
+    with pytest.raises(
+        ValueError, match=r"Text 2 is .* a text and two choices or more"
+    ):
+        list(predictor.lines([given]))
 
 
 @pytest.mark.slow(ci=False)

@@ -323,6 +323,10 @@ def test_sentences_to_tag_are_words_or_texts(tmp_path):
     assert read("c.csv", "text,id\na. b,1\n").texts == [("a. b",)]
     found = read("d.conllu", CONLLU)
     assert found.texts == [("Vamos nos a el mar .",)]
+    comments = "# newdoc\n# newpar id = 3\n# text = a #\na\n#\n\n# newdoc\nb\n"
+    assert read("g.conll", comments).texts == [("a #",), ("b",)]
+    with pytest.raises(ValueError, match=r"line 1 has 3 columns \(#, id, 7\), where"):
+        read("h.conll", "# id 7\na\nb\n")
     assert not isinstance(read("e.txt", "a. b\n").texts[0][0], GivenWords)
     with pytest.raises(ValueError, match="holds no sentence"):
         read("f.conll", "\n")

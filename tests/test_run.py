@@ -219,21 +219,30 @@ def test_a_setting_that_is_younger_than_the_run_has_its_default(run):
     assert load_run_config(run) == CONFIG
 
 
-@pytest.mark.parametrize("end_rate", [None, 0.05])
-def test_a_run_whose_masking_rate_changes_cannot_be_made_longer(tmp_path, end_rate):
+@pytest.mark.parametrize(
+    ("warmup", "end_rate", "message"),
+    [
+        (10, None, None),
+        (10, 0.05, r"masking rates .* without --masking\.end-rate"),
+        (0.5, None, r"same number of warm-up updates \(--optimizer\.warmup-steps 50\)"),
+    ],
+)
+def test_only_a_run_of_constant_rates_can_be_made_longer(
+    tmp_path, warmup, end_rate, message
+):
+    optimizer = OptimizerConfig(schedule="constant", warmup_steps=warmup)
     cfg = dataclasses.replace(
         CONFIG,
-        optimizer=OptimizerConfig(schedule="constant", warmup_steps=10),
+        num_steps=100,
+        optimizer=optimizer,
         masking=MaskingConfig(end_rate=end_rate),
     )
     begin(tmp_path / "run", cfg)
-    longer = dataclasses.replace(cfg, num_steps=cfg.num_steps + 1)
-    if end_rate is None:
+    longer = dataclasses.replace(cfg, num_steps=200)
+    if message is None:
         begin(tmp_path / "run", longer)
         return
-    with pytest.raises(
-        ValueError, match=r"masking rates .* without --masking\.end-rate"
-    ):
+    with pytest.raises(ValueError, match=message):
         begin(tmp_path / "run", longer)
 
 

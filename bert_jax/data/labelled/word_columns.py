@@ -25,8 +25,8 @@ _CONLLU = (
 )
 # What CoNLL's files put between documents instead of a sentence.
 DOCUMENT = "-DOCSTART-"
-# Such as "# text = ..." in CoNLL-U.
-_COMMENT = re.compile(r"# [\w.:]+ = ")
+# Such as "# text = ...", "# newdoc id = ..." and "# newpar" in CoNLL-U.
+_COMMENT = re.compile(r"# (new(doc|par) ?)?([\w.:]+ = |$)")
 # Of CoNLL-U: a word; 1-2 are two words written as one, and 1.1 is one that is not written.
 _NUMBER = re.compile(r"\d+([-.]\d+)?")
 
@@ -62,6 +62,18 @@ class Rows(NamedTuple):
         """The columns of each line."""
         return [columns for sentence in self.sentences for _, columns in sentence]
 
+    def odd_line(self, of_word: str | None = None) -> str | None:
+        """The first line with another number of columns than most, `of_word` or any."""
+        widths = Counter(map(len, self.lines()))
+        usual = max(widths, key=widths.__getitem__, default=0)
+        for number, columns in (line for lines in self.sentences for line in lines):
+            if len(columns) != usual and of_word in (None, columns[self.word]):
+                return (
+                    f"line {number} has {len(columns)} columns ({', '.join(columns)}), "
+                    f"where most lines have {usual}"
+                )
+        return None
+
     def all_end_with(self, tags: Collection[str]) -> bool:
         """Whether each line holds more than a word, and one of the tags at its end."""
         lines = self.lines()
@@ -85,8 +97,6 @@ def tagged_rows(path: pathlib.Path, cfg: FileConfig) -> TaggedRows:
     if cfg.label is not None or found.conllu:
         tag = _column(path, cfg.label or "upos", "label", conllu=found.conllu)
     tags: list[tuple[str, ...]] = []
-    widths = Counter(map(len, found.lines()))
-    usual = max(widths, key=widths.__getitem__, default=0)
     for sentence in found.sentences:
         for number, columns in sentence:
             if len(columns) == 1 or not columns[found.word]:
@@ -99,14 +109,12 @@ def tagged_rows(path: pathlib.Path, cfg: FileConfig) -> TaggedRows:
                     f"{path}, line {number} has nothing in column {tag + 1}, which --label "
                     f"names; the line holds {', '.join(columns)}."
                 )
-            if tag < 0 and len(columns) != usual:
-                raise ValueError(
-                    f"{path}, line {number} has {len(columns)} columns "
-                    f"({', '.join(columns)}), where most lines have {usual}; expected the "
-                    "same number in all, since the tag is the last one. Mend the line, or "
-                    "name the tag's column with --label."
-                )
         tags.append(tuple(columns[tag] for _, columns in sentence))
+    if tag < 0 and (odd := found.odd_line()):
+        raise ValueError(
+            f"{path}, {odd}; expected the same number in all, since the tag is the last "
+            "one. Mend the line, or name the tag's column with --label."
+        )
     where = "its last column" if tag < 0 else f"column {tag + 1}"
     if found.conllu:
         where = _CONLLU[tag].upper()

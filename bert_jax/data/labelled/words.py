@@ -164,6 +164,10 @@ def read_words(path: pathlib.Path, cfg: FileConfig, tags: Sequence[str]) -> Unla
         rows = word_columns.rows(path, cfg)
         if kind == ".txt" and not rows.all_end_with(tags):
             return read_lines(path, cfg)
+        if odd := rows.odd_line("#"):
+            raise ValueError(
+                f"{path}, {odd}. Take the line out if it is a comment and no word."
+            )
         found, how, warnings, ids = rows.words(), rows.how, rows.warnings, None
     if not found:
         raise ValueError(f"{path} holds no sentence; expected a word a line.")

@@ -162,18 +162,23 @@ class Predictor:
         """Requires that a text can be predicted on; `where` names it.
 
         Raises:
-            ValueError: it is empty, or a pair where the task takes single texts, or the
-                reverse.
+            ValueError: it is empty, a pair where the task takes single texts or the
+                reverse, or a text with fewer than two choices.
         """
-        empty, wrong = is_empty(text), len(text) != (self.num_texts or len(text))
+        empty, number = is_empty(text), self.num_texts
+        wrong = len(text) != number if number else len(text) < 3
         if not empty and not wrong:
             return
-        pair = (
-            "" if empty else " (a pair has a tab between its two, or is two arguments)"
-        )
+        expected = f"{number} non-empty text(s) each"
+        if number is None:
+            expected = (
+                "a text and two choices or more, with tabs between them, none empty"
+            )
+        elif not empty:
+            expected += " (a pair has a tab between its two, or is two arguments)"
         raise ValueError(
             f"{where} is {(text[0] if len(text) == 1 else text)!r}; this run takes "
-            f"{self.num_texts or 'some'} non-empty text(s) each{pair}."
+            f"{expected}."
         )
 
     def encode(self, examples: Any) -> EncodedExamples:

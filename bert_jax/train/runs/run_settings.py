@@ -79,8 +79,8 @@ def check_longer(run: pathlib.Path, old: PretrainConfig, new: PretrainConfig) ->
         f"schedule {old.optimizer.schedule!r}; {new.num_steps:,} steps with {warmups[1]:,} "
         "of warm-up would have had other learning rates or masking rates from the start. "
         "Only a run of --optimizer.schedule constant with the same number of warm-up "
-        "updates, and without --masking.end-rate, can be made longer. To train on from this "
-        "one, start a new run with a schedule of its own: "
+        f"updates (--optimizer.warmup-steps {warmups[0]}), and without --masking.end-rate, "
+        "can be made longer. To train on from this one, start a new run with a schedule of its own: "
         f"--checkpoint {run} --moments keep --num-steps STEPS --output NEW_RUN."
     )
 
