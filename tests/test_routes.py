@@ -154,7 +154,7 @@ def test_a_failed_export_leaves_what_was_there(run, tmp_path, monkeypatch):
         raise RuntimeError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(write_huggingface_module, "save_huggingface_tokenizer", fail)
-    with pytest.raises(OSError, match="No space left on device: '.*/out'$"):
+    with pytest.raises(OSError, match=r"No space left on device: '.*/out'$"):
         export_run(directory, folder, "huggingface")
     assert (folder / "meta.json").stat().st_ino == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
