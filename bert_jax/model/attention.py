@@ -1,8 +1,8 @@
 """Bidirectional self-attention, in which a token sees its own sequence only.
 
 `attend` is one function with five kernels behind it. The kernels agree up to rounding,
-and where they have dropout, it drops the same weights. Long rows with a window go through blocks of
-XLA's on every device.
+and those that have dropout drop the same weights. Long rows with a window go through
+blocks of XLA's on every device.
 
 Shape suffixes: B rows, T tokens (S when they are attended to), D hidden, N heads,
 H head width.

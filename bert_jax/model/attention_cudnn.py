@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from bert_jax.model.attention_parts import NO_SEQUENCE, filled
 from bert_jax.model.rows import may_see
 
-_WIDEST = 128  # on Hopper and later 256, which no published encoder has
+_WIDEST = 128  # 256 from Hopper on
 # A gradient with pairs that do not see each other needs rows of even length.
 _BLOCK = 2
 
