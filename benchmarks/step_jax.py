@@ -15,7 +15,6 @@ from benchmarks.workload import (
 from bert_jax.config import (
     ComputeConfig,
     DataConfig,
-    DropoutConfig,
     MeshConfig,
     OptimizerConfig,
     PretrainConfig,
@@ -42,9 +41,7 @@ def run_config(task: Task, dtype: str, rows: int, **options: Any) -> PretrainCon
             fp8=fp8,
             **options,
         ),
-        dropout=DropoutConfig(hidden=0.0, attention=0.0)
-        if task.modern
-        else DropoutConfig(),
+        dropout=task.dropout,
         masking=task.masking,
         data=DataConfig(
             sequence_length=task.length,

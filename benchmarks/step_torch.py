@@ -18,7 +18,6 @@ from benchmarks.workload import (
     mask_rows,
     synthetic_batch,
 )
-from bert_jax.config import DropoutConfig
 
 _CLIP_NORM, _WEIGHT_DECAY = 1.0, 0.01
 
@@ -103,7 +102,7 @@ def wait_for(device: torch.device) -> None:
 
 def make_model(task: Task) -> Any:
     """The library's model of the same architecture as ours, with random weights."""
-    cfg, dropout = task.model(), DropoutConfig()
+    cfg, dropout = task.model(), task.dropout
     attention: dict[str, Any] = {"attn_implementation": "sdpa"}
     return transformers.BertForPreTraining(
         transformers.BertConfig(

@@ -14,14 +14,13 @@ from typing import NamedTuple
 import numpy as np
 
 from bert_jax.batch import PretrainBatch, SpecialIds
-from bert_jax.config import MaskingConfig, ModelConfig
+from bert_jax.config import DropoutConfig, MaskingConfig, ModelConfig
 from bert_jax.family import model_config, modernbert_config
 from bert_jax.train.flops import Work
 
 LEARNING_RATE = 1e-6
 """Too small to learn anything while a step is measured."""
 SPECIAL = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
-_MODERN = "modernbert-"
 _SEED = 0
 # A pair has two sentences and three special tokens.
 _SHORTEST = 8
@@ -33,8 +32,7 @@ class Task:
     """A model and the form of its rows."""
 
     size: str
-    """A size of BERT's in `bert_jax.family`, one of ModernBERT's after "modernbert-", or
-    "test": two layers of 32."""
+    """A size of `bert_jax.family`, or "test": two layers of 32."""
     length: int
     """T."""
     packed: bool = False
@@ -42,24 +40,26 @@ class Task:
     of 512 tokens on average (Krell et al. 2021). False: every row is one sequence. There
     is no padding either way."""
     vocab_size: int = 30_522
+    modern: bool = False
+    """Whether it is a ModernBERT: no sentence pairs, no dropout, 30 % masked."""
 
     @property
     def name(self) -> str:
-        return f"{self.size}-{self.length}{'-packed' * self.packed}"
+        kind, form = "modernbert-" * self.modern, "-packed" * self.packed
+        return f"{kind}{self.size}-{self.length}{form}"
 
     @property
     def title(self) -> str:
-        kind = "ModernBERT-" if self.modern else "BERT-"
-        return f"{kind}{self.size.removeprefix(_MODERN)}"
-
-    @property
-    def modern(self) -> bool:
-        """Whether it is a ModernBERT: no sentence pairs, no dropout, 30 % masked."""
-        return self.size.startswith(_MODERN)
+        return f"{'Modern' * self.modern}BERT-{self.size}"
 
     @property
     def masking(self) -> MaskingConfig:
         return MaskingConfig(rate=0.3) if self.modern else MaskingConfig()
+
+    @property
+    def dropout(self) -> DropoutConfig:
+        rates = {"hidden": 0.0, "attention": 0.0} if self.modern else {}
+        return DropoutConfig(**rates)
 
     @property
     def pairs(self) -> int:
@@ -74,8 +74,7 @@ class Task:
     def model(self) -> ModelConfig:
         """The architecture."""
         if self.modern:
-            name = self.size.removeprefix(_MODERN)
-            return modernbert_config(name, vocab_size=self.vocab_size)
+            return modernbert_config(self.size, vocab_size=self.vocab_size)
         if self.size != "test":
             return model_config(self.size, vocab_size=self.vocab_size)
         return ModelConfig(
@@ -89,7 +88,7 @@ class Task:
 
 def modern_task(size: str) -> Task:
     """The first phase of a ModernBERT of `bert_jax.family`."""
-    return Task(size=f"{_MODERN}{size}", length=1_024, packed=True, vocab_size=50_368)
+    return Task(size=size, length=1_024, packed=True, vocab_size=50_368, modern=True)
 
 
 def synthetic_batch(task: Task, rows: int) -> PretrainBatch:

@@ -205,7 +205,7 @@ def test_packed_rows_have_about_the_mean_length_of_mlperf():
     [
         Task(size="base", length=128),
         Task(size="base", length=128, packed=True),
-        Task(size="modernbert-small", length=128, packed=True),
+        Task(size="small", length=128, packed=True, modern=True),
     ],
     ids=lambda task: task.name,
 )
@@ -229,7 +229,7 @@ def test_an_untrained_model_has_the_loss_of_guessing():
 
 def test_a_modernbert_is_trained_without_pairs_and_dropout():
     """`JaxStep` checks that its loss is that of guessing, without sentence pairs."""
-    task = Task(size="modernbert-small", length=32, packed=True, vocab_size=61)
+    task = Task(size="small", length=32, packed=True, vocab_size=61, modern=True)
     assert task.untrained_loss == pytest.approx(np.log(61))
     step = JaxStep(dataclasses.asdict(task), "cpu", "float32", 2, scan_layers=True)
     step.check()
