@@ -31,6 +31,7 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+import prepared_corpus  # noqa: E402
 import reference  # noqa: E402
 from text_heads import text_head  # noqa: E402, F401
 
@@ -90,6 +91,27 @@ def shared_data() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip(f"{folder}, which holds real text and labels, is not here")
     return folder
+
+
+# Of the scope of a file: what one file does to its dataset, another must not see.
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> tuple[str, list[dict], pathlib.Path]:
+    """(source, its records, a directory with a tokenizer of it)."""
+    return prepared_corpus.make_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="module")
+def dataset(corpus, tmp_path_factory) -> pathlib.Path:
+    """A finished dataset of four shards; leave it as it is."""
+    output = tmp_path_factory.mktemp("prepared") / "dataset"
+    prepared_corpus.prepared(corpus, output)
+    return output
+
+
+@pytest.fixture
+def damaged(dataset, tmp_path) -> pathlib.Path:
+    """A copy to damage."""
+    return prepared_corpus.copy_of(dataset, tmp_path)
 
 
 @pytest.fixture(scope="module")

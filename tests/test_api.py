@@ -7,7 +7,6 @@ import sys
 import numpy as np
 import pytest
 from exchange_models import make_tokenizer
-from prepared_corpus import make_corpus, prepared
 from random_runs import random_run
 
 import bert_jax
@@ -28,13 +27,6 @@ def runs(tmp_path_factory):
     random_run(folder / "encoder", tokenizer)
     random_run(folder / "sentiment", tokenizer, "classification")
     return folder
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("corpus")
-    prepared(make_corpus(folder), folder / "dataset")
-    return folder / "dataset"
 
 
 def test_nothing_heavy_is_imported_before_it_is_used():

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from prepared_corpus import make_corpus, prepared
 from small_pretraining import SMALL, one_device  # noqa: F401
 from test_finetune_tasks import encoder, write_files  # noqa: F401
 
@@ -21,13 +20,6 @@ from bert_jax.report.runs import read_run
 from bert_jax.train import finetune as finetuning
 from bert_jax.train import pretrain as pretraining
 from bert_jax.train.monitoring.metrics import NotFiniteError, read_metrics
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bad_runs")
-    prepared(make_corpus(folder), folder / "dataset")
-    return folder / "dataset"
 
 
 def pretrain(run, dataset, *flags):

@@ -55,11 +55,6 @@ def cache(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return prepared_corpus.make_corpus(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture(scope="module")
 def local(corpus, tmp_path_factory):
     """A dataset on this machine."""
     directory = tmp_path_factory.mktemp("local") / "dataset"

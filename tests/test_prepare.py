@@ -18,7 +18,6 @@ from prepared_corpus import (
     FRACTION,
     NUM_FILES,
     contents,
-    copy_of,
     make_corpus,
     other_tokenizer,
     prepared,
@@ -36,26 +35,6 @@ from bert_jax.data.prepared.stages import unigram_entropy
 from bert_jax.data.prepared.summary import describe, problems
 from bert_jax.data.text.sentences import sentences, validation_group
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
-
-
-@pytest.fixture(scope="session")
-def corpus(tmp_path_factory):
-    """(source, its records, a directory with a tokenizer of it)."""
-    return make_corpus(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture(scope="session")
-def dataset(corpus, tmp_path_factory):
-    """A finished dataset of four shards; leave it as it is."""
-    output = tmp_path_factory.mktemp("prepared") / "dataset"
-    prepared(corpus, output)
-    return output
-
-
-@pytest.fixture
-def damaged(dataset, tmp_path):
-    """A copy to damage."""
-    return copy_of(dataset, tmp_path)
 
 
 def expected_documents(corpus, tokenizer) -> dict[str, dict[str, list[list[int]]]]:

@@ -5,33 +5,13 @@ import pathlib
 import shutil
 
 import pytest
-from prepared_corpus import copy_of, make_corpus, other_tokenizer, prepared
+from prepared_corpus import other_tokenizer
 
 from bert_jax.config import DataConfig
 from bert_jax.data.batches.rows import open_rows
 from bert_jax.data.json_file import read_json, write_json
 from bert_jax.data.prepared import index
 from bert_jax.data.prepared.dataset import open_dataset
-
-
-@pytest.fixture(scope="session")
-def corpus(tmp_path_factory):
-    """(source, its records, a directory with a tokenizer of it)."""
-    return make_corpus(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture(scope="session")
-def dataset(corpus, tmp_path_factory):
-    """A finished dataset of four shards; leave it as it is."""
-    output = tmp_path_factory.mktemp("prepared") / "dataset"
-    prepared(corpus, output)
-    return output
-
-
-@pytest.fixture
-def damaged(dataset, tmp_path):
-    """A copy to damage."""
-    return copy_of(dataset, tmp_path)
 
 
 def shard(directory: pathlib.Path) -> pathlib.Path:

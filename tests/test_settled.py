@@ -4,7 +4,7 @@ import dataclasses
 import re
 
 import pytest
-from prepared_corpus import make_corpus, other_tokenizer, prepared
+from prepared_corpus import other_tokenizer
 
 from bert_jax import cli
 from bert_jax.commands.settled import settle, settled
@@ -156,13 +156,6 @@ def test_rows_may_be_as_long_as_the_checkpoint_allows(run, tmp_path):
     assert settings.model.max_positions == settings.data.sequence_length == 32
     with pytest.raises(ValueError, match=r"sequence_length=64 exceeds .*positions=32"):
         settings_of("pretrain", args)
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("dataset")
-    prepared(make_corpus(folder), folder / "dataset")
-    return folder / "dataset"
 
 
 @pytest.mark.parametrize("command", ["pretrain", "compile"])
