@@ -1,9 +1,10 @@
 """Whether a training step computes the right thing on this machine, before its speed counts.
 
-The whole model on packed rows, each kernel and type of ours, against Hugging Face's
-BertForPreTraining in float32 on the CPU with the same weights: losses and gradients.
+Two whole models on packed rows, each kernel and type of ours, against Hugging Face's BERT
+and ModernBERT in float32 on the CPU with the same weights: losses and gradients.
 """
 
+import dataclasses
 import itertools
 from typing import Any, NamedTuple
 
@@ -16,7 +17,8 @@ from benchmarks.turns import Candidate, ask
 from benchmarks.workload import Task, mask_rows, synthetic_batch
 from bert_jax.config import ComputeConfig
 from bert_jax.exchange.families.bert import BERT
-from bert_jax.exchange.tensors import to_tensors
+from bert_jax.exchange.families.modernbert import MODERNBERT
+from bert_jax.exchange.tensors import Row, to_tensors
 from bert_jax.model import pretraining
 from bert_jax.model.masking import MaskedBatch
 from bert_jax.train.losses import pretrain_loss
@@ -27,7 +29,11 @@ KERNELS: dict[str, tuple[Any, ...]] = {
     "tpu": ("xla", "fused"),
 }
 """Values of `ComputeConfig.attention` that each platform can run."""
-_TASK = Task(size="mini", length=128, packed=True, vocab_size=1_000)
+TASKS = (
+    Task(size="mini", length=128, packed=True, vocab_size=1_000),
+    # Longer than the window of its layers, which is 128 tokens wide.
+    Task(size="small", length=256, packed=True, vocab_size=1_000, modern=True),
+)
 _NUM_ROWS = 4
 # cuDNN's attention takes no float32.
 _TYPES = {"cudnn": ("bfloat16",)}
@@ -48,7 +54,7 @@ class Results(NamedTuple):
 
 
 def compare(
-    kernels: list[Any], task: dict[str, Any] | None = None
+    kernels: list[Any], task: dict[str, Any]
 ) -> list[tuple[str, str, float, float]]:
     """Differences of kernels in both types, each with its bound.
 
@@ -59,10 +65,10 @@ def compare(
     Returns:
         What was compared, the quantity, its value, and the largest that is correct.
     """
-    shape = _TASK if task is None else Task(**task)
+    shape = Task(**task)
     cfg = shape.model()
     params = random_params(cfg)
-    tensors = to_tensors(cfg, params, BERT.rows(cfg, "pretraining"))
+    tensors = to_tensors(cfg, params, rows_of(shape))
     expected = torch_results(shape, tensors)
     results = []
     for kernel, dtype in itertools.product(kernels, _BOUNDS):
@@ -74,7 +80,7 @@ def compare(
         mean = dtype == "bfloat16" or kernel != "xla"
         loss, gradient = differences(found, expected, mean=mean)
         loss_bound, gradient_bound = _BOUNDS[dtype]
-        of = f'attention "{kernel}", {dtype}, beside PyTorch in float32'
+        of = f'{shape.title}, attention "{kernel}", {dtype}'
         bound = max(gradient_bound, rounding)
         results += [
             (of, "loss, relative difference", loss, loss_bound + rounding),
@@ -84,15 +90,19 @@ def compare(
 
 
 def check(platform: str, table: Table, seconds: float) -> None:
-    """Adds the differences of every kernel of a platform with their bounds, all within
-    so many seconds."""
-    candidate = Candidate(
-        name="correctness",
-        runner="benchmarks.correctness:compare",
-        arguments={"kernels": KERNELS[platform]},
-    )
-    for of, what, value, bound in ask(candidate, table, seconds) or ():
-        table.add(of, what, "", value, at_most=bound)
+    """Adds the differences of every kernel of a platform with their bounds, each model's
+    within so many seconds."""
+    for task in TASKS:
+        candidate = Candidate(
+            name=f"correctness of {task.title}",
+            runner="benchmarks.correctness:compare",
+            arguments={
+                "kernels": KERNELS[platform],
+                "task": dataclasses.asdict(task),
+            },
+        )
+        for of, what, value, bound in ask(candidate, table, seconds) or ():
+            table.add(of, what, "", value, at_most=bound)
     table.end()
 
 
@@ -125,13 +135,13 @@ def jax_results(task: Task, params: Any, compute: ComputeConfig) -> Results:
 
     def loss_of(params: Any) -> jax.Array:
         outputs = pretraining.apply(cfg, params, batch, masked, compute=compute)
-        return pretrain_loss(outputs, batch, masked)[0]
+        return pretrain_loss(outputs, batch, masked, has_labels=not task.modern)[0]
 
     precision = "highest" if compute.dtype == "float32" else "default"
     with jax.default_matmul_precision(precision):
         loss, grads = jax.jit(jax.value_and_grad(loss_of))(params)
     grads = jax.tree.map(np.asarray, grads)
-    return Results(float(loss), to_tensors(cfg, grads, BERT.rows(cfg, "pretraining")))
+    return Results(float(loss), to_tensors(cfg, grads, rows_of(task)))
 
 
 def torch_results(task: Task, tensors: dict[str, np.ndarray]) -> Results:
@@ -148,6 +158,12 @@ def torch_results(task: Task, tensors: dict[str, np.ndarray]) -> Results:
     loss.backward()
     gradients = {name: p.grad.numpy() for name, p in model.named_parameters()}
     return Results(loss.item(), gradients)
+
+
+def rows_of(task: Task) -> tuple[Row, ...]:
+    """Hugging Face's names and layouts of the tensors of a model."""
+    cfg = task.model()
+    return MODERNBERT.rows(cfg, "mlm") if task.modern else BERT.rows(cfg, "pretraining")
 
 
 def random_params(cfg: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The train step of Hugging Face's BertForPreTraining in PyTorch, as fast as a user can make it.
+"""The train step of Hugging Face's BERT or ModernBERT in PyTorch, as fast as a user can make it.
 
 Scaled dot-product attention, the masked-LM head on the masked positions only, AdamW as one
 kernel; `torch.compile` if asked for.
@@ -13,6 +13,7 @@ import transformers
 from benchmarks.turns import RepeatedStep
 from benchmarks.workload import (
     LEARNING_RATE,
+    SPECIAL,
     Task,
     check_untrained,
     mask_rows,
@@ -103,16 +104,29 @@ def wait_for(device: torch.device) -> None:
 def make_model(task: Task) -> Any:
     """The library's model of the same architecture as ours, with random weights."""
     cfg, dropout = task.model(), task.dropout
-    attention: dict[str, Any] = {"attn_implementation": "sdpa"}
+    sizes: dict[str, Any] = {
+        "attn_implementation": "sdpa",
+        "vocab_size": cfg.vocab_size,
+        "hidden_size": cfg.hidden_size,
+        "num_hidden_layers": cfg.num_layers,
+        "num_attention_heads": cfg.num_heads,
+        "intermediate_size": cfg.mlp_size,
+        "max_position_embeddings": cfg.max_positions,
+    }
+    if task.modern:
+        # The library's other defaults are those of Warner et al. 2024.
+        config = transformers.ModernBertConfig(
+            **sizes,
+            pad_token_id=SPECIAL.pad,
+            bos_token_id=SPECIAL.cls,
+            cls_token_id=SPECIAL.cls,
+            eos_token_id=SPECIAL.sep,
+            sep_token_id=SPECIAL.sep,
+        )
+        return transformers.ModernBertForMaskedLM(config)
     return transformers.BertForPreTraining(
         transformers.BertConfig(
-            **attention,
-            vocab_size=cfg.vocab_size,
-            hidden_size=cfg.hidden_size,
-            num_hidden_layers=cfg.num_layers,
-            num_attention_heads=cfg.num_heads,
-            intermediate_size=cfg.mlp_size,
-            max_position_embeddings=cfg.max_positions,
+            **sizes,
             type_vocab_size=cfg.num_segments,
             hidden_dropout_prob=dropout.hidden,
             attention_probs_dropout_prob=dropout.attention,
@@ -122,55 +136,68 @@ def make_model(task: Task) -> Any:
     )
 
 
-def inputs_of(task: Task, rows: int, device: torch.device) -> dict[str, torch.Tensor]:
-    """The rows that ours trains on, masked once.
+def inputs_of(task: Task, rows: int, device: torch.device) -> dict[str, Any]:
+    """The rows that ours trains on, masked once, as arguments of `loss_of`.
 
-    Packed rows have a mask [B, 1, T, T] in place of [B, T], which keeps their sequences
-    apart; the library takes it as it is.
+    Packed rows have masks [B, 1, T, T] in place of [B, T], which keep their sequences
+    apart; the libraries take them as they are.
     """
     batch = synthetic_batch(task, rows)
     masked = mask_rows(task, batch)
+
+    def tensor(array: np.ndarray) -> torch.Tensor:
+        one = torch.from_numpy(array)
+        return (one if one.dtype == torch.bool else one.long()).to(device)
+
     mask: np.ndarray = np.ones_like(batch.input_ids)
     if task.packed:
         mask = (batch.sequence_ids[:, :, None] == batch.sequence_ids[:, None])[:, None]
-    arrays: dict[str, Any] = {
-        "input_ids": masked.input_ids,
-        "token_type_ids": batch.segment_ids,
-        "position_ids": batch.position_ids,
-        "attention_mask": mask,
-        "slots": masked.positions,
-        "labels": masked.labels,
-        "cls_positions": batch.cls_positions,
-        "next_labels": batch.nsp_labels,
+    encoder: dict[str, Any] = {
+        "input_ids": tensor(masked.input_ids),
+        "attention_mask": tensor(mask),
+        "position_ids": tensor(batch.position_ids),
     }
-    tensors = {name: torch.from_numpy(x) for name, x in arrays.items()}
-    return {
-        name: (x if x.dtype == torch.bool else x.long()).to(device)
-        for name, x in tensors.items()
+    inputs = {
+        "encoder": encoder,
+        "slots": tensor(masked.positions),
+        "labels": tensor(masked.labels),
+    }
+    if task.modern:
+        if (window := task.model().local_window) is not None and task.packed:
+            places = np.arange(task.length)
+            near = np.abs(places[:, None] - places) <= window // 2
+            encoder["attention_mask"] = {
+                "full_attention": encoder["attention_mask"],
+                "sliding_attention": tensor(mask & near),
+            }
+        return inputs
+    encoder["token_type_ids"] = tensor(batch.segment_ids)
+    return inputs | {
+        "cls_positions": tensor(batch.cls_positions),
+        "next_labels": tensor(batch.nsp_labels),
     }
 
 
-def loss_of(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The mean masked-LM loss plus the mean next-sentence loss, in nats.
+def loss_of(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    """The mean masked-LM loss, for BERT plus the mean next-sentence loss, in nats.
 
-    The library's own loss makes logits of every token, and takes one sequence a row;
-    this one makes logits of the masked positions, and takes packed rows too.
+    The library's own loss of BERT makes logits of every token, and takes one sequence a
+    row; this one makes logits of the masked positions, and takes packed rows too.
     """
-    hidden_BTD = model.bert(
-        input_ids=inputs["input_ids"],
-        token_type_ids=inputs["token_type_ids"],
-        position_ids=inputs["position_ids"],
-        attention_mask=inputs["attention_mask"],
-    )[0]
+    hidden_BTD = model.base_model(**inputs["encoder"])[0]
 
     def at(positions_BN: torch.Tensor) -> torch.Tensor:
         index = positions_BN[:, :, None].expand(-1, -1, hidden_BTD.shape[-1])
         return torch.gather(hidden_BTD, 1, index)
 
+    cross_entropy = torch.nn.functional.cross_entropy
+    labels = inputs["labels"].flatten()
+    if "next_labels" not in inputs:
+        logits_BMV = model.decoder(model.head(at(inputs["slots"])))
+        return cross_entropy(logits_BMV.flatten(0, 1), labels)
     # The library's pooler takes the first token of what it is given.
     cls_RD = at(inputs["cls_positions"]).flatten(0, 1)
-    pooled_RD = model.bert.pooler(cls_RD[:, None])
+    pooled_RD = model.base_model.pooler(cls_RD[:, None])
     logits_BMV, next_logits_RC = model.cls(at(inputs["slots"]), pooled_RD)
-    cross_entropy = torch.nn.functional.cross_entropy
-    masked = cross_entropy(logits_BMV.flatten(0, 1), inputs["labels"].flatten())
+    masked = cross_entropy(logits_BMV.flatten(0, 1), labels)
     return masked + cross_entropy(next_logits_RC, inputs["next_labels"].flatten())

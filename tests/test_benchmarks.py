@@ -245,9 +245,12 @@ def test_every_text_of_the_sample_is_in_one_part(tmp_path):
 
 
 @pytest.mark.slow(ci=False)
-def test_training_is_correct_here_and_a_wrong_model_is_found(transformers, monkeypatch):
+@pytest.mark.parametrize("task", [TINY, correctness.TASKS[1]], ids=lambda x: x.title)
+def test_training_is_correct_here_and_a_wrong_model_is_found(
+    task, transformers, monkeypatch
+):
     def wrong():
-        facts = correctness.compare(["xla"], vars(TINY))
+        facts = correctness.compare(["xla"], dataclasses.asdict(task))
         return {(of, what) for of, what, value, bound in facts if not value <= bound}
 
     assert not wrong()
@@ -259,7 +262,7 @@ def test_training_is_correct_here_and_a_wrong_model_is_found(transformers, monke
 
     monkeypatch.setattr(correctness, "jax_results", unmasked)
     (of,) = {of for of, _ in wrong()}
-    assert of.startswith('attention "xla", float32, beside PyTorch')
+    assert of == f'{task.title}, attention "xla", float32'
 
 
 @pytest.mark.parametrize("platform", train.PLANS)
