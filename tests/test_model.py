@@ -15,6 +15,7 @@ import reference
 
 from bert_jax.batch import PretrainBatch
 from bert_jax.config import ComputeConfig
+from bert_jax.family import modernbert_config
 from bert_jax.model import pretraining
 from bert_jax.train.losses import pretrain_loss
 
@@ -357,3 +358,19 @@ def test_rows_of_padding_only_change_nothing(
     padded_loss, padded_grads = loss_and_grads(tiny, params, *padded)
     np.testing.assert_allclose(padded_loss, loss, rtol=LOSS)
     assert_trees_close(padded_grads, grads, rtol=GRADS)
+
+
+def test_the_angles_of_rotary_positions_are_worked_out_once(make_batch, make_masked):
+    """XLA for CPU would put a cosine into every layer, head and backward pass."""
+    cfg = modernbert_config("small", vocab_size=61, num_layers=4)
+    batch = make_batch()
+    masked = make_masked(batch)
+    params = pretraining.init_params(cfg, jax.random.key(0))
+
+    def loss(params):
+        outputs = pretraining.apply(cfg, params, batch, masked)
+        return pretrain_loss(outputs, batch, masked, has_labels=False)[0]
+
+    program = jax.jit(jax.grad(loss)).lower(params).compile().as_text()
+    num_kinds = len({cfg.reach(layer) for layer in range(cfg.num_layers)})
+    assert program.count(" cosine(") == num_kinds

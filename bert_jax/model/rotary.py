@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bert_jax.model.logical import platform
+
 
 class Rotation(NamedTuple):
     """Cosine and sine of the angle of each token and pair, float32 [B, T, 1, R]."""
@@ -32,7 +34,18 @@ def rotation(position_ids_BT: jax.Array, theta: float, head_size: int) -> Rotati
     frequencies_R = np.float32(1.0) / powers
     positions_BT11 = jnp.asarray(position_ids_BT, jnp.float32)[..., None, None]
     angles = positions_BT11 * frequencies_R[None, None, None]
-    return Rotation(jnp.cos(angles), jnp.sin(angles))
+    return Rotation(_once(jnp.cos(angles)), _once(jnp.sin(angles)))
+
+
+def _once(x_BT1R: jax.Array) -> jax.Array:
+    """The same numbers, behind a lookup that XLA for CPU does not look through.
+
+    It would work out a cosine wherever one is used: in every layer, head and backward pass.
+    """
+    if platform() != "cpu":
+        return x_BT1R
+    places_1T11 = jnp.arange(x_BT1R.shape[1])[None, :, None, None]
+    return jnp.take_along_axis(x_BT1R, places_1T11, axis=1, mode="promise_in_bounds")
 
 
 def rotate(x_BTNH: jax.Array, by: Rotation) -> jax.Array:
