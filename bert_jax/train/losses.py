@@ -48,8 +48,9 @@ def cross_entropy(
     """
     top = jax.lax.stop_gradient(logits.max(axis=-1))
     label_logits = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-    log_sum = jnp.log(jnp.exp(logits - top[..., None]).sum(axis=-1)) + top
-    hits = (label_logits >= top) / num_maxima(logits, top)
+    exps = jnp.exp(logits - top[..., None])
+    log_sum = jnp.log(exps.sum(axis=-1)) + top
+    hits = (label_logits >= top) / num_maxima(exps)
     return weighted(log_sum - label_logits, weights), weighted(hits, weights)
 
 
