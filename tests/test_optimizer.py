@@ -12,7 +12,7 @@ from reference_optimizers import is_frozen, trained_by_layer
 
 from bert_jax.config import OptimizerConfig
 from bert_jax.train.moments import Moments, moments_of, with_moments
-from bert_jax.train.optimizer import RULES, make_optimizer
+from bert_jax.train.optimizer import RULES, clip_by_global_norm, make_optimizer
 from bert_jax.train.schedules import join_phases, make_schedule
 
 NUM_LAYERS = 3
@@ -112,6 +112,23 @@ def test_a_hundred_steps_of_two_phases_match_numpy(kind):
         assert ratios[-1] != expected.ratios["layers/0/query/kernel"][-1]
         idle = expected.ratios["nsp/kernel"]
         assert (set(idle) == {1.0}) == (cfg.weight_decay == 0.0)
+
+
+@pytest.mark.parametrize("largest", [1e3, 1.0, 1e-3])
+def test_gradients_are_clipped_as_by_optax(largest):
+    grads = draw(np.random.default_rng(0), 0.3)
+    clipped, expected = (
+        clip(largest).update(grads, clip(largest).init(grads))[0]
+        for clip in (clip_by_global_norm, optax.clip_by_global_norm)
+    )
+    for mine, its, grad in zip(
+        *map(jax.tree.leaves, (clipped, expected, grads)), strict=True
+    ):
+        np.testing.assert_allclose(mine, its, rtol=3e-7)
+        assert largest < 1e3 or np.array_equal(mine, grad)
+    zeros = jax.tree.map(np.zeros_like, grads)
+    for x in jax.tree.leaves(clip_by_global_norm(largest).update(zeros, None)[0]):
+        assert not np.any(x)
 
 
 def test_corrected_adamw_is_optaxs_own():

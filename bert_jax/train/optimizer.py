@@ -46,7 +46,7 @@ def make_optimizer(
             the model does not have, or everything.
     """
     parts = [
-        ("clip", optax.clip_by_global_norm(cfg.clip_norm)),
+        ("clip", clip_by_global_norm(cfg.clip_norm)),
         ("rule", RULES[cfg.name](cfg)),
         ("rate", optax.scale_by_learning_rate(schedule)),
     ]
@@ -56,6 +56,23 @@ def make_optimizer(
     if cfg.ema_decay is None:
         return optimizer
     return with_average(optimizer, cfg.ema_decay)
+
+
+def clip_by_global_norm(largest: float) -> optax.GradientTransformation:
+    """Multiplies all gradients by the number that makes their global norm `largest`.
+
+    Smaller gradients stay as they are, bit by bit. `optax.clip_by_global_norm` divides each
+    gradient, and XLA for CPU writes such quotients to memory: nearly a tenth of BERT-base's
+    step.
+
+    Source: Pascanu et al. 2013, section 3.2.
+    """
+
+    def update(updates: optax.Updates, params: Any) -> optax.Updates:
+        factor = jnp.minimum(1.0, largest / optax.tree.norm(updates))
+        return jax.tree.map(lambda x: x * factor, updates)
+
+    return optax.stateless(update)
 
 
 def scale_by_depth(
