@@ -1,15 +1,21 @@
-"""Which kernel runs, and what each refuses."""
+"""Which kernel runs, what each refuses, and the gradients of XLA's."""
+
+import functools
+import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from bert_jax.config import ComputeConfig, DropoutConfig, MeshConfig
 from bert_jax.model import pretraining
 from bert_jax.model.attention import attend, choose_kernel
-from bert_jax.model.dropout import Dropout
+from bert_jax.model.attention_xla import banded_attention, xla_attention
+from bert_jax.model.dropout import Dropout, drop_units
 from bert_jax.model.logical import Placement, placed
-from bert_jax.model.rows import Rows
+from bert_jax.model.random_bits import row_keys
+from bert_jax.model.rows import MASKED_SCORE, Rows, may_see
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.sharding import on_mesh
 
@@ -154,3 +160,49 @@ def test_what_is_kept_for_the_backward_pass(kernel, recompute, kept):
     stored = jax.eval_shape(backward, jnp.zeros((2, length, 2, width)))
     scores = 2 * 2 * length * length
     assert any(x.size == scores for x in jax.tree.leaves(stored)) == kept
+
+
+def plain_attention(q, k, v, ids, keys_B, dropout_rate, reach):
+    """The formula of Vaswani et al. 2017, whose gradients JAX derives."""
+    places = jnp.arange(q.shape[1])
+    visible = may_see(
+        ids[:, :, None], ids[:, None], reach, places[None, :, None], places[None, None]
+    )
+    scores = jnp.einsum("BTNH,BSNH->BNTS", q, k) / math.sqrt(q.shape[-1])
+    probs = jax.nn.softmax(jnp.where(visible[:, None], scores, MASKED_SCORE))
+    probs = drop_units(probs, dropout_rate, keys_B)
+    return jnp.einsum("BNTS,BSNH->BTNH", probs, v)
+
+
+@pytest.mark.parametrize("dropout_rate", [0.0, 0.25])
+@pytest.mark.parametrize(
+    ("attention", "reach"),
+    [(xla_attention, None), (xla_attention, 3), (banded_attention, 4)],
+)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(jnp.float32, 2e-6), (jnp.bfloat16, 3e-2)]
+)
+def test_xlas_attention_and_its_gradients_are_those_of_the_formula(
+    attention, reach, dropout_rate, dtype, tolerance
+):
+    rng = np.random.default_rng(0)
+    shape = (2, 45, 3, 32)
+    q, k, v, weights = (jnp.asarray(rng.normal(size=shape), dtype) for _ in range(4))
+    ids = jnp.asarray(np.sort(rng.integers(0, 3, shape[:2])), jnp.int32)
+    keys_B = row_keys(jax.random.key(1), shape[0])
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(function, arrays, weights):
+        def mean(arrays):
+            out = function(*arrays, ids, keys_B, dropout_rate, reach)
+            return (out * weights).sum(), out
+
+        return jax.grad(mean, has_aux=True)(arrays)
+
+    whole = jax.tree.map(lambda x: x.astype(jnp.float32), ((q, k, v), weights))
+    expected = run(plain_attention, *whole)
+    found = run(attention, (q, k, v), weights)
+    for mine, its in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        assert mine.dtype == dtype
+        largest = np.abs(its).max()
+        assert np.abs(np.asarray(mine, np.float32) - its).max() < tolerance * largest

@@ -84,10 +84,10 @@ def attend(
         reach=reach,
     )
     if chosen == "xla":
-        run: Callable = functools.partial(xla_attention, products=products)
+        run: Callable = xla_attention
         if is_banded(reach, k_BSNH.shape[1]):
             run = banded_attention
-        run = functools.partial(run, dropout_rate=rate, reach=reach)
+        run = functools.partial(run, dropout_rate=rate, reach=reach, products=products)
         run = jax.checkpoint(run) if recompute else run
         return run(q_BTNH, k_BSNH, v_BSNH, sequence_ids_BT, keys_B)
     arrays = (q_BTNH, k_BSNH, v_BSNH, sequence_ids_BT, sequence_ids_BT)

@@ -4,19 +4,25 @@ Shape suffixes: B rows, T tokens (S when they are attended to), N heads, H head 
 K blocks of Q tokens.
 """
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 
 from bert_jax.config.compute import Products
-from bert_jax.model.dropout import drop_by_bits, drop_units
-from bert_jax.model.products import is_onednns, product
-from bert_jax.model.random_bits import hash_bits
+from bert_jax.model.products import product
+from bert_jax.model.random_bits import (
+    drop_threshold,
+    hash_bits,
+    kept_scale,
+    random_bits,
+)
 from bert_jax.model.rows import MASKED_SCORE, may_see
 
 # Sequence id of the places before and behind a row; no token has it.
 _NOWHERE = -1
+_LARGEST = float(jnp.finfo(jnp.float32).max)
 
 
 def xla_attention(
@@ -41,23 +47,15 @@ def xla_attention(
         numbers_T[None, :, None],
         numbers_T[None, None, :],
     )
-    # XLA's own products of heads with bfloat16 are the slowest part of a step on CPU.
-    by_onednn = is_onednns(q_BTNH.dtype, products, k_BSNH.shape[1::2])
-    if by_onednn:
-        q_BNTH, k_BNSH = (x.swapaxes(1, 2) for x in (q_BTNH, k_BSNH))
-        scores_BNTS = product(q_BNTH, k_BNSH, transposed=True, out_dtype=jnp.float32)
-    else:
-        scores_BNTS = jnp.einsum(
-            "BTNH,BSNH->BNTS", q_BTNH, k_BSNH, preferred_element_type=jnp.float32
-        )
-    scores_BNTS = jnp.where(
-        visible_BTS[:, None], scores_BNTS / math.sqrt(q_BTNH.shape[-1]), MASKED_SCORE
-    )
-    probs_BNTS = jax.nn.softmax(scores_BNTS, axis=-1).astype(v_BSNH.dtype)
-    probs_BNTS = drop_units(probs_BNTS, dropout_rate, keys_B)
-    if by_onednn:
-        return product(probs_BNTS, v_BSNH.swapaxes(1, 2)).swapaxes(1, 2)
-    return jnp.einsum("BNTS,BSNH->BTNH", probs_BNTS, v_BSNH)
+    q_BNTH, k_BNSH, v_BNSH = (x.swapaxes(1, 2) for x in (q_BTNH, k_BSNH, v_BSNH))
+    rate = 0.0 if keys_B is None else dropout_rate
+    kept_BNTS = None
+    if keys_B is not None and rate:
+        shape = (*q_BNTH.shape[:3], k_BNSH.shape[2])
+        kept_BNTS = random_bits(keys_B, shape) >= drop_threshold(rate)
+    of = (products, rate)
+    visible_B1TS = visible_BTS[:, None]
+    return _attend(of, q_BNTH, k_BNSH, v_BNSH, visible_B1TS, kept_BNTS).swapaxes(1, 2)
 
 
 def banded_attention(
@@ -68,64 +66,64 @@ def banded_attention(
     keys_B: jax.Array | None,
     dropout_rate: float,
     reach: int,
+    products: Products = "auto",
 ) -> jax.Array:
     """`xla_attention` with a window, whose cost grows with T and not with its square.
 
     A block of half a reach of queries sees the two blocks of keys on each side, so 2.5
     times `reach` scores are computed for a query, which needs 2 * reach + 1.
     """
-    num_rows, num_tokens, num_heads, width = q_BTNH.shape
+    num_rows, num_tokens, num_heads, _ = q_BTNH.shape
     size, sides = block_of(reach)
     num_blocks = -(-num_tokens // size)
     missing = num_blocks * size - num_tokens
     near = (2 * sides + 1) * size
 
     def own(x: jax.Array, filled: int = 0) -> jax.Array:
-        """[B, T, ...] -> [B, K, Q, ...]"""
-        pad = [(0, 0), (0, missing), *[(0, 0)] * (x.ndim - 2)]
+        """[B, N, T, ...] -> [B, N, K, Q, ...]"""
+        pad = [(0, 0), (0, 0), (0, missing), *[(0, 0)] * (x.ndim - 3)]
         x = jnp.pad(x, pad, constant_values=filled)
-        return x.reshape(num_rows, num_blocks, size, *x.shape[2:])
+        return x.reshape(*x.shape[:2], num_blocks, size, *x.shape[3:])
 
     def neighbours(x: jax.Array, filled: int = 0) -> jax.Array:
-        """[B, T, ...] -> [B, K, near, ...]"""
-        pad = [(0, 0), (sides, sides), *[(0, 0)] * (x.ndim - 1)]
+        """[B, N, T, ...] -> [B, N, K, S, ...]"""
+        pad = [(0, 0), (0, 0), (sides, sides), *[(0, 0)] * (x.ndim - 2)]
         x = jnp.pad(own(x, filled), pad, constant_values=filled)
-        shifted = [x[:, at : at + num_blocks] for at in range(2 * sides + 1)]
-        return jnp.concatenate(shifted, axis=2)
+        shifted = [x[:, :, at : at + num_blocks] for at in range(2 * sides + 1)]
+        return jnp.concatenate(shifted, axis=3)
 
-    ids_BKQ = own(sequence_ids_BT)
-    near_ids_BKS = neighbours(sequence_ids_BT, _NOWHERE)
+    ids_B1T = sequence_ids_BT[:, None]
     starts_K11 = jnp.arange(num_blocks)[:, None, None] * size
     query_KQ1 = starts_K11 + jnp.arange(size)[None, :, None]
     key_K1S = starts_K11 + jnp.arange(near)[None, None] - sides * size
-    visible_BKQS = may_see(
-        ids_BKQ[..., None],
-        near_ids_BKS[:, :, None],
+    visible_B1KQS = may_see(
+        own(ids_B1T)[..., None],
+        neighbours(ids_B1T, _NOWHERE)[:, :, :, None],
         reach,
-        query_KQ1[None],
-        key_K1S[None],
+        query_KQ1[None, None],
+        key_K1S[None, None],
     )
-    scores_BKNQS = jnp.einsum(
-        "BKQNH,BKSNH->BKNQS",
-        own(q_BTNH),
-        neighbours(k_BTNH),
-        preferred_element_type=jnp.float32,
-    )
-    scores_BKNQS = jnp.where(
-        visible_BKQS[:, :, None], scores_BKNQS / math.sqrt(width), MASKED_SCORE
-    )
-    probs_BKNQS = jax.nn.softmax(scores_BKNQS, axis=-1).astype(v_BTNH.dtype)
-    if keys_B is not None and dropout_rate:
-        # The bits of the same weights as `drop_units` draws for [B, N, T, S].
-        head_N = jnp.arange(num_heads)[None, :, None, None]
-        row_KNQ1 = head_N * num_tokens + query_KQ1[:, None]
-        index_KNQS = (row_KNQ1 * num_tokens + key_K1S[:, None]).astype(jnp.uint32)
+    rate = 0.0 if keys_B is None else dropout_rate
+    kept_BNKQS = None
+    if keys_B is not None and rate:
+        # The bits of the same weights as `xla_attention` draws for [B, N, T, S].
+        head_N111 = jnp.arange(num_heads)[:, None, None, None]
+        row_NKQ1 = head_N111 * num_tokens + query_KQ1[None]
+        index_NKQS = (row_NKQ1 * num_tokens + key_K1S[None]).astype(jnp.uint32)
         words_B2 = jax.random.key_data(keys_B)[:, None, None, None, None]
-        bits = hash_bits(index_KNQS[None], words_B2[..., 0], words_B2[..., 1])
-        probs_BKNQS = drop_by_bits(probs_BKNQS, dropout_rate, bits)
-    out_BKQNH = jnp.einsum("BKNQS,BKSNH->BKQNH", probs_BKNQS, neighbours(v_BTNH))
-    out_BTNH = out_BKQNH.reshape(num_rows, num_blocks * size, num_heads, width)
-    return out_BTNH[:, :num_tokens]
+        bits = hash_bits(index_NKQS[None], words_B2[..., 0], words_B2[..., 1])
+        kept_BNKQS = bits >= drop_threshold(rate)
+    q_BNTH, k_BNTH, v_BNTH = (x.swapaxes(1, 2) for x in (q_BTNH, k_BTNH, v_BTNH))
+    out_BNKQH = _attend(
+        (products, rate),
+        own(q_BNTH),
+        neighbours(k_BNTH),
+        neighbours(v_BNTH),
+        visible_B1KQS,
+        kept_BNKQS,
+    )
+    out_BNTH = out_BNKQH.reshape(num_rows, num_heads, num_blocks * size, -1)
+    return out_BNTH[:, :, :num_tokens].swapaxes(1, 2)
 
 
 def block_of(reach: int) -> tuple[int, int]:
@@ -140,3 +138,95 @@ def is_banded(reach: int | None, num_tokens: int) -> bool:
         return False
     size, sides = block_of(reach)
     return 2 * (2 * sides + 1) * size <= num_tokens
+
+
+# The gradients are written out, because those that JAX derives keep two arrays of scores in
+# float32, and sum over the keys. The sum of the weights times their gradients is also that
+# of the output times its gradient (Dao et al. 2022, "FlashAttention", appendix B.4).
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(
+    of: tuple[Products, float],
+    q_TH: jax.Array,
+    k_SH: jax.Array,
+    v_SH: jax.Array,
+    visible_TS: jax.Array,
+    kept_TS: jax.Array | None,
+) -> jax.Array:
+    """The mixture of the values [..., T, H]; the arrays' leading axes are alike.
+
+    Args:
+        of: who multiplies matrices, and the rate of dropped weights.
+        q_TH, k_SH, v_SH: queries, keys and values.
+        visible_TS: which keys a query sees.
+        kept_TS: which weights are not dropped; `None` keeps all.
+    """
+    return _attend_forward(of, q_TH, k_SH, v_SH, visible_TS, kept_TS)[0]
+
+
+def _scores(products: Products, q_TH: jax.Array, k_SH: jax.Array) -> jax.Array:
+    """Not divided by the square root of H yet."""
+    return product(
+        q_TH, k_SH, transposed=True, out_dtype=jnp.float32, products=products
+    )
+
+
+def _mixture(products: Products, probs_TS: jax.Array, v_SH: jax.Array) -> jax.Array:
+    return product(probs_TS, v_SH, products=products)
+
+
+def _attend_forward(
+    of: tuple[Products, float],
+    q_TH: jax.Array,
+    k_SH: jax.Array,
+    v_SH: jax.Array,
+    visible_TS: jax.Array,
+    kept_TS: jax.Array | None,
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    products, rate = of
+    scores_TS = jnp.where(visible_TS, _scores(products, q_TH, k_SH), MASKED_SCORE)
+    below_TS = scores_TS - scores_TS.max(axis=-1, keepdims=True)
+    exps_TS = jnp.exp(below_TS / math.sqrt(q_TH.shape[-1]))
+    sum_T1 = _apart(exps_TS.sum(axis=-1, keepdims=True))
+    probs_TS = (exps_TS / sum_T1).astype(v_SH.dtype)
+    if kept_TS is not None:
+        # Negative ones are dropped, so that the gradient needs one array, not two.
+        probs_TS = jnp.where(kept_TS, probs_TS, -probs_TS)
+    out_TH = _mixture(products, _kept(probs_TS, rate), v_SH)
+    return out_TH, (q_TH, k_SH, v_SH, probs_TS, out_TH)
+
+
+def _apart(x: jax.Array) -> jax.Array:
+    """A finite `x`, which XLA for CPU does not compute together with what uses it.
+
+    With a sum over the keys, it makes the rest of the line at half the usual speed.
+    """
+    return jnp.clip(x, -_LARGEST, _LARGEST)
+
+
+def _kept(probs_TS: jax.Array, rate: float) -> jax.Array:
+    """Those that are not dropped, which stand for the others too."""
+    if not rate:
+        return probs_TS
+    return (jnp.maximum(probs_TS, 0.0) * kept_scale(rate)).astype(probs_TS.dtype)
+
+
+def _attend_backward(
+    of: tuple[Products, float], saved: tuple[jax.Array, ...], d_out_TH: jax.Array
+) -> tuple[jax.Array | None, ...]:
+    products, rate = of
+    q_TH, k_SH, v_SH, probs_TS, out_TH = saved
+    kept_TS = _kept(probs_TS, rate)
+    _, of_values = jax.vjp(lambda v: _mixture(products, kept_TS, v), v_SH)
+    _, of_kept = jax.vjp(lambda kept: _mixture(products, kept, v_SH), kept_TS)
+    _, of_scores = jax.vjp(functools.partial(_scores, products), q_TH, k_SH)
+    (d_probs_TS,) = of_kept(d_out_TH)
+    products_TH = d_out_TH.astype(jnp.float32) * out_TH
+    mean_T1 = _apart(products_TH.sum(axis=-1, keepdims=True))
+    if rate:
+        d_probs_TS = jnp.where(probs_TS > 0.0, d_probs_TS * kept_scale(rate), 0.0)
+    d_scores_TS = jnp.abs(probs_TS) * (d_probs_TS - mean_T1)
+    d_scores_TS = d_scores_TS / math.sqrt(q_TH.shape[-1])
+    return (*of_scores(d_scores_TS), *of_values(d_out_TH), None, None)
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
