@@ -5,6 +5,7 @@ import glob
 import os
 import pathlib
 
+from bert_jax.data.plural import plural
 from bert_jax.data.text.sections import Request, Section, Source
 from bert_jax.data.text.streams import is_tar, without_compression
 
@@ -54,11 +55,16 @@ def open_files(request: Request) -> Source:
                 f"{path} is a link to {os.readlink(path)}, which is not there; expected "
                 "text. Remove the link or bring the file back."
             )
+        if not os.path.isfile(path) and not os.path.isdir(path):
+            raise ValueError(
+                f"{path} is a pipe or a device; expected a file, because text is read more "
+                "than once. Write its text to a file first."
+            )
     # In the order of their bytes, which no locale changes; `**` can find a file twice.
     paths = sorted({path for path in found if os.path.isfile(path)}, key=os.fsencode)
     if not paths and found:
         raise ValueError(
-            f"Source {spec!r} matches {len(found):,} folders and no file; name the files "
+            f"Source {spec!r} matches {plural(len(found), 'folder')} and no file; name the files "
             f"in them, for example files:{pattern}/*."
         )
     if not paths:
