@@ -95,11 +95,16 @@ def _open_file(path: pathlib.Path, root: pathlib.Path) -> Section:
         raise ValueError(
             f"{path} is empty; expected text. Remove it or write it again."
         )
-    if without_compression(path.name).lower().endswith(_REFUSED_SUFFIXES):
-        raise ValueError(
-            f"{path} is not of a kind that can be read; expected {_READABLE}. Convert "
-            "it first; of a table, write the column with the text as .jsonl or .parquet."
-        )
+    refuse_other_kinds(str(path))
     # The name of a file can hold bytes that are not text; keys must be text.
     name = os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "replace")
     return Section(str(path), name, size, kind="tar" if is_tar(path.name) else "file")
+
+
+def refuse_other_kinds(name: str) -> None:
+    """Raises ValueError for a file, or a member of an archive, that is no text by its name."""
+    if without_compression(name).lower().endswith(_REFUSED_SUFFIXES):
+        raise ValueError(
+            f"{name} is not of a kind that can be read; expected {_READABLE}. Convert "
+            "it first; of a table, write the column with the text as .jsonl or .parquet."
+        )
