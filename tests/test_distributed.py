@@ -4,16 +4,19 @@ import concurrent.futures
 import json
 import socket
 import threading
+import types
 
 import jax
 import numpy as np
 import pytest
+from jax.errors import JaxRuntimeError
 
 from bert_jax import cli
 from bert_jax.commands import addresses, shared
 from bert_jax.config import ClusterConfig
-from bert_jax.runtime import agreement, distributed, process
+from bert_jax.runtime import agreement, channel, distributed, process
 from bert_jax.runtime.differences import differences
+from bert_jax.runtime.failure import Failure
 from bert_jax.runtime.job import Job
 from bert_jax.runtime.roll_call import bind_host, roll_call
 from bert_jax.runtime.versions import versions
@@ -208,6 +211,34 @@ def test_a_process_alone_agrees_at_once():
         distributed.taking_part(ClusterConfig(kind="none")),
     ):
         raise ValueError("mine")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        JaxRuntimeError("INTERNAL: Gloo AllReduce failed: closed by peer"),
+        # As JAX 0.10 raises it within the save of a checkpoint.
+        ValueError("UNKNOWN: Gloo AllGather failed: closed by peer"),
+    ],
+)
+def test_a_process_that_is_gone_is_named_in_place_of_what_follows(monkeypatch, error):
+    gone = Failure(2, "host2", "it was killed", 134)
+    job = types.SimpleNamespace(failure_of_another=lambda secs: gone)
+    left = []
+
+    def leave(failure):
+        left.append(failure)
+        raise SystemExit(failure.exit_code)
+
+    def fail():
+        with distributed.taking_part(ClusterConfig(kind="none")):
+            monkeypatch.setattr(channel, "current", lambda: job)
+            raise error
+
+    monkeypatch.setattr(distributed, "leave_because_of", leave)
+    with pytest.raises(SystemExit):
+        fail()
+    assert left == [gone]
 
 
 def test_fetch_brings_split_arrays_together():

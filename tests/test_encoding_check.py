@@ -3,7 +3,10 @@
 import pytest
 from prepared_corpus import contents, make_corpus, prepared
 
+from bert_jax.config import PrepareOptions
+from bert_jax.data.prepared.encoding_check import read_sample
 from bert_jax.data.prepared.summary import describe
+from bert_jax.data.text.sources import open_source
 from bert_jax.data.tokenizers import wordpiece_tokenizer
 from bert_jax.data.tokenizers.fast_encoding import fast_encoder
 from bert_jax.data.tokenizers.vocabulary import train_wordpiece
@@ -45,3 +48,15 @@ def test_a_difference_falls_back_to_the_defining_library(corpus, tmp_path, monke
     for name in ("manifest.json", "README.md"):  # they say which library it was
         assert files.pop(name) != others.pop(name)
     assert files == others
+
+
+def test_of_many_small_files_more_than_a_few_are_compared(tmp_path):
+    lengths = [4, 40_000, 4, 30_000, 4] * 4
+    for number, length in enumerate(lengths):
+        (tmp_path / f"{number:02d}.txt").write_text(
+            f"{number:02d} {'x' * (length - 3)}"
+        )
+    sections = open_source(f"files:{tmp_path}/*.txt").sections
+    chosen = [int(sentence[:2]) for sentence in read_sample(sections, PrepareOptions())]
+    # Every fifth file, then their neighbours, until four times 32,768 characters are there.
+    assert chosen == [0, 5, 10, 15, 1, 6, 11, 16]

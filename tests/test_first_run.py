@@ -17,8 +17,13 @@ from small_pretraining import SMALL, one_device  # noqa: F401
 from bert_jax import cli
 from bert_jax.runtime.jax_settings import OURS
 from bert_jax.train import planned_steps
+from bert_jax.train import pretrain as pretraining
 from bert_jax.train.monitoring.metrics import read_metrics
 from bert_jax.train.planned_steps import PlannedSteps
+from bert_jax.train.runs.history import load_history
+from bert_jax.train.runs.run import load_run_config
+
+CHANGE = ("--resume-with", "optimizer.learning-rate=1e-5")
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +75,29 @@ def test_the_run_keeps_its_dataset_wherever_it_is_looked_at(run, folder, capsys)
     said, others = evaluate(capsys, run, folder / "other" / "dataset")
     assert "(not the dataset of its training)" in said
     assert others != figures
+
+
+def test_the_settings_that_are_kept_are_those_of_the_process_that_trains(
+    folder, tmp_path, monkeypatch
+):
+    """Another command may start and be refused while the first one compiles."""
+    prove = pretraining.prove_for_lengths
+    flags = ("--num-steps", 4, "--loop.keep-checkpoints")
+
+    def meanwhile(*args):
+        monkeypatch.setattr(pretraining, "prove_for_lengths", refuse)
+        with pytest.raises(SystemExit):
+            pretrain(tmp_path / "run", *flags, 2, *CHANGE, dataset=folder / "dataset")
+        assert load_run_config(tmp_path / "run").loop.keep_checkpoints == 2
+        prove(*args)
+
+    def refuse(*args):
+        raise ValueError("the run is being trained by the first one")
+
+    monkeypatch.setattr(pretraining, "prove_for_lengths", meanwhile)
+    pretrain(tmp_path / "run", *flags, 3, dataset=folder / "dataset")
+    assert load_run_config(tmp_path / "run").loop.keep_checkpoints == 3
+    assert not load_history(tmp_path / "run").events
 
 
 def test_a_moved_run_is_judged_the_same(run, tmp_path, capsys):

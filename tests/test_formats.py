@@ -26,7 +26,7 @@ from bert_jax.data.text import formats
 from bert_jax.data.text.documents import Document, ReadStats
 from bert_jax.data.text.reading import read_section
 from bert_jax.data.text.sentences import sentences
-from bert_jax.data.text.sources import open_source
+from bert_jax.data.text.sources import divide, open_source
 
 ONE_FILE = ReadOptions(documents="file")
 SMALL = ReadOptions(max_document_bytes=1024)
@@ -216,6 +216,18 @@ def test_wrong_files_are_named(tmp_path, name, body, message):
     (tmp_path / name).write_bytes(body)
     with pytest.raises(ValueError, match=message):
         read(f"files:{tmp_path}/*")
+
+
+@pytest.mark.parametrize("target", [None, 1 << 10])
+def test_a_table_in_an_archive_is_refused_as_outside_of_one(tmp_path, target):
+    members = {"a.txt": b"One. " * 999, "b/c.csv": b"text,label\n" + b"x,1\n" * 999}
+    write_tar(tmp_path / "a.tar", members)
+    source = open_source(f"files:{tmp_path}/a.tar")
+    sections = source.sections if target is None else divide(source, target, tmp_path)
+    with pytest.raises(
+        ValueError, match=r"^a\.tar/b/c\.csv is not of a kind .* a table"
+    ):
+        list(itertools.chain.from_iterable(map(read_section, sections)))
 
 
 def test_a_record_that_memory_could_not_hold_is_refused(tmp_path, monkeypatch):

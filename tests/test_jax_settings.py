@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import zstandard
 
 from bert_jax.runtime import jax_settings
 from bert_jax.runtime.compile_cache import use_compile_cache
@@ -79,6 +80,17 @@ def test_a_context_that_cannot_be_left_is_refused():
     ):
         drawn()
     assert not jax.config.jax_enable_x64
+
+
+def test_programs_that_were_cut_short_leave_the_compile_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    whole = zstandard.compress(b"program" * 99)
+    names = [f"jit_{name}-{'0a' * 32}-cache" for name in ("whole", "cut", "empty")]
+    for name, size in zip(names, (len(whole), len(whole) // 2, 0), strict=True):
+        (tmp_path / name).write_bytes(whole[:size])
+    (tmp_path / "my-cache").write_bytes(b"of somebody else")
+    use_compile_cache(tmp_path, jax.local_devices()[:1])
+    assert {x.name for x in tmp_path.iterdir()} == {names[0], "my-cache"}
 
 
 def test_a_file_is_no_compile_cache(tmp_path):

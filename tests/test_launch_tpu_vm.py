@@ -221,6 +221,7 @@ def test_stopping_and_giving_back():
         (["stop", *AT, "--name", "Bert"], "lower-case"),
         (["stop", *AT, "--sporty"], "--sporty: unknown option"),
         (["stop", *AT, "--zone"], "--zone needs a value"),
+        (["up", *AT, "--create-flag"], "tpu.sh: --create-flag needs a value"),
         (["stop", *AT, *RUN], "takes no command"),
         (["up", *GET, *RUN], "--source ''"),
         (["up", *GET, "--source", "git+https://host/bert_jax", *RUN], "add @COMMIT"),
@@ -307,8 +308,9 @@ def test_up_does_what_is_missing(tools, tmp_path, states, expected):
 
 def test_up_leaves_a_run_alone_that_is_under_way(tools, tmp_path):
     gcloud(tools, tmp_path, ["ACTIVE"])
-    run(TPU, "up", *UP, *RUN, env=tools.env)
+    done = run(TPU, "up", *UP, *RUN, env=tools.env)
     assert actions(tools) == ["status"]
+    assert "'stop' it everywhere, then type this command again" in done.stderr
 
 
 def test_no_network_is_no_absence(tools, tmp_path):

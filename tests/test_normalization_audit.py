@@ -38,6 +38,11 @@ def test_merged_compatibility_characters_are_counted():
     assert ["Ａ", "a"] in lost["Lu"]["examples"]
 
 
+def test_spaces_around_ideographs_take_nothing_away():
+    found = lost_in_normalization(train("wordpiece"), ["我爱北京。", "川 𫢸 \uf900"])
+    assert "Lo" not in found["lost"]
+
+
 def test_strict_refuses_a_tokenizer_that_deletes_vowel_signs(tmp_path, capsys):
     path = tmp_path / "a.jsonl"
     lines = [json.dumps({"text": f"{HINDI * 3} {n}. {HINDI}"}) for n in range(40)]

@@ -107,6 +107,14 @@ def test_wrong_columns_are_named(tmp_path, columns, message):
         read(f"files:{tmp_path}/*")
 
 
+@pytest.mark.parametrize("names", [["text", "text"], ["text", "key", "key"]])
+def test_a_doubled_column_is_named(tmp_path, names):
+    table = pa.table([["One."]] * len(names), names=names)
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=f"has several columns '{names[-1]}'"):
+        read(f"files:{tmp_path}/*")
+
+
 ROWS = parquet(text=KEPT[:3])
 
 

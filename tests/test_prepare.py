@@ -212,11 +212,20 @@ def test_other_settings_need_another_directory(
         prepared(corpus, unfinished, **settings)
 
 
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_damaged_plan_is_named(corpus, dataset, tmp_path, content):
+    damaged = shutil.copytree(dataset, tmp_path / "damaged")
+    (damaged / "plan.json").write_text(content)
+    with pytest.raises(ValueError, match=r"plan\.json is damaged, so it does not say"):
+        prepared(corpus, damaged)
+
+
 def test_other_text_or_pieces_need_another_directory(corpus, dataset, tmp_path):
     source, _, tokenizer = corpus
     one_file = source.replace("*", "part-0")
     options = PrepareOptions(validation_fraction=FRACTION)
-    with pytest.raises(ValueError, match=r"\(files, source differ\)"):
+    others = r"\(files part-1.jsonl, part-2.jsonl, part-3.jsonl, source differ\)"
+    with pytest.raises(ValueError, match=others):
         prepare(one_file, tokenizer, dataset, options)
     other_tokenizer().save(tmp_path)
     with pytest.raises(ValueError, match=r"\(tokenizer_sha256 differ\)"):
@@ -345,7 +354,7 @@ def test_changed_files_need_another_directory(tmp_path):
     file = folder / "part-0.jsonl"
     file.write_text(file.read_text().replace("river", "stone"))
     os.utime(file, (1, 1))
-    with pytest.raises(ValueError, match=r"\(files differ\)"):
+    with pytest.raises(ValueError, match=r"\(files part-0.jsonl differ\)"):
         prepared(changing, tmp_path / "out")
 
 

@@ -346,6 +346,13 @@ def test_a_link_to_nothing_is_refused(tmp_path):
         open_source(f"files:{tmp_path}/*")
 
 
+def test_a_pipe_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("One.\n")
+    os.mkfifo(tmp_path / "b.txt")
+    with pytest.raises(ValueError, match=r"b\.txt is a pipe or a device"):
+        open_source(f"files:{tmp_path}/*.txt")
+
+
 def test_folders_are_refused_with_the_name_of_their_files(tmp_path):
     for name in ("a.txt", "b.txt", "c.md"):
         (tmp_path / "deep").mkdir(exist_ok=True)
@@ -355,7 +362,7 @@ def test_folders_are_refused_with_the_name_of_their_files(tmp_path):
     ):
         open_source(f"files:{tmp_path}/deep/")
     with pytest.raises(
-        ValueError, match=rf"1 folders and no file.* files:{tmp_path}/\*/\*"
+        ValueError, match=rf"1 folder and no file.* files:{tmp_path}/\*/\*"
     ):
         open_source(f"files:{tmp_path}/*")
     assert len(open_source(f"files:{tmp_path}/deep/**/*.txt").sections) == 2

@@ -141,7 +141,10 @@ def test_how_documents_were_found_is_told(tmp_path):
     assert "1 file that came out as one document, without a blank line inside" in line
 
 
-BROKEN = ["{", '{"text": 3}', '{"text": "x", "key": [1]}', "[1]", '{"other": "x"}']
+BROKEN = [
+    *("{", '{"text": 3}', '{"text": "x", "key": [1]}', "[1]", '{"other": "x"}'),
+    '{"text": "x", "text": "y"}',
+]
 
 
 def test_broken_lines_are_skipped_on_request(tmp_path):
@@ -154,8 +157,8 @@ def test_broken_lines_are_skipped_on_request(tmp_path):
     assert [document.text for document in found] == ["Text 0.", "Text 1.", "Text 2."]
     assert (stats.documents, stats.broken_records) == (3, len(BROKEN))
     assert stats.empty_documents == 0
-    assert "5 broken records left out" in described(str(path), stats)
-    with pytest.raises(ValueError, match=re.escape("line 7: ")):
+    assert "6 broken records left out" in described(str(path), stats)
+    with pytest.raises(ValueError, match=re.escape("line 8: ")):
         read(str(path), options=ReadOptions(skip_broken=len(BROKEN) - 1))
     with pytest.raises(ValueError, match=re.escape("line 2: ")):
         read(str(path))
@@ -165,9 +168,9 @@ def test_a_file_of_broken_lines_alone_is_refused_by_the_flag_that_hides_them(tmp
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(['{"text": " "}', *BROKEN]))
     said = (
-        "1 empty ones; expected text. Take away --read.skip-broken 5 to read what is "
+        "1 empty ones; expected text. Take away --read.skip-broken 6 to read what is "
     )
-    with pytest.raises(ValueError, match=f"{said}wrong with the 5 records that it "):
+    with pytest.raises(ValueError, match=f"{said}wrong with the 6 records that it "):
         read(str(path), options=ReadOptions(skip_broken=len(BROKEN)))
 
 

@@ -1,9 +1,13 @@
 """Keeps compiled programs on disk, so that the next start need not compile them again."""
 
 import pathlib
+import re
 from collections.abc import Sequence
 
 import jax
+import zstandard
+
+_ENTRY = re.compile(r".+-[0-9a-f]{64}-cache")
 
 
 def use_compile_cache(
@@ -38,7 +42,20 @@ def use_compile_cache(
             f"--compile-cache {directory} is a file; expected a directory."
         )
     directory.mkdir(parents=True, exist_ok=True)
+    _remove_cut_entries(directory)
     jax.config.update("jax_compilation_cache_dir", str(directory.resolve()))
     # Keep small programs and those that compile quickly too: a start has many of them.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _remove_cut_entries(directory: pathlib.Path) -> None:
+    """Removes programs that a full disk or a kill cut short while JAX wrote them.
+
+    JAX never replaces an entry, so it would compile such a program, and warn, at every start.
+    """
+    for entry in filter(lambda x: _ENTRY.fullmatch(x.name), directory.iterdir()):
+        try:
+            zstandard.decompress(entry.read_bytes())
+        except zstandard.ZstdError:
+            entry.unlink(missing_ok=True)

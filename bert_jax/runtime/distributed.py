@@ -8,6 +8,7 @@ import atexit
 import contextlib
 import faulthandler
 import os
+import re
 import signal
 import sys
 import threading
@@ -101,7 +102,7 @@ def taking_part(cfg: ClusterConfig) -> Iterator[None]:
     except BaseException as error:
         job = channel.current()
         if job is not None:
-            if isinstance(error, JaxRuntimeError):
+            if _is_of_devices(error):
                 first = job.failure_of_another(_WORD_SECS)
                 if first is not None:
                     leave_because_of(first)
@@ -111,6 +112,15 @@ def taking_part(cfg: ClusterConfig) -> Iterator[None]:
             # JAX's own exit would wait for the others, which are ending too.
             atexit.register(_exit, exit_code)
         raise
+
+
+def _is_of_devices(error: BaseException) -> bool:
+    """Whether JAX or XLA raised it while devices exchanged arrays."""
+    # A program that waits for its devices when it is called, as saving does, raises the
+    # status as a ValueError: "UNKNOWN: Gloo AllGather failed: ...".
+    return isinstance(error, JaxRuntimeError) or (
+        isinstance(error, ValueError) and re.match("[A-Z_]+: ", str(error)) is not None
+    )
 
 
 def abort(message: str) -> None:

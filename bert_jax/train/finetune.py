@@ -31,7 +31,6 @@ from bert_jax.train.memory import check_memory
 from bert_jax.train.mesh import device_name, make_mesh
 from bert_jax.train.monitoring.sinks import check_sinks
 from bert_jax.train.placement import row_parts
-from bert_jax.train.runs.history import add_event
 from bert_jax.train.runs.results_file import finished_results, save_results
 from bert_jax.train.runs.resumed_with import resumed_with
 from bert_jax.train.runs.run import (
@@ -39,6 +38,7 @@ from bert_jax.train.runs.run import (
     load_run,
     load_run_tokenizer,
     save_origin,
+    save_session,
     start_run,
 )
 from bert_jax.train.runs.run_settings import agree_on_run
@@ -118,9 +118,7 @@ def finetune(
     if finished is not None:
         print(f"{run} is finished at step {finished['step']:,}; nothing to do")
         return finished
-    cfg = changed
-    if change is not None:
-        add_event(run, change)
+    given, cfg = cfg, changed
 
     prove_for_lengths(model, cfg.compute, cfg.dropout, data.lengths)
     print(tuning.describe(), flush=True)
@@ -142,6 +140,7 @@ def finetune(
     )
     trained = run_loop(
         run=run,
+        locked=functools.partial(save_session, run, given, change),
         identity=info.identity,
         cfg=_loop_config(cfg, data),
         mesh=mesh,

@@ -58,6 +58,7 @@ def run_loop(
     began: float,
     judge_first: bool = False,
     selection: Selection | None = None,
+    locked: Callable[[], None] = lambda: None,
 ) -> Trained:
     """Trains through all stages, from the newest checkpoint if there is one.
 
@@ -75,6 +76,7 @@ def run_loop(
         judge_first: whether the state of step 0 is evaluated too.
         selection: how the best of the evaluated states is chosen and when training ends
             early. None: the last state counts.
+        locked: is called when this process has the lock of the run.
 
     Raises:
         ValueError: an id of a batch has no row in its table. The batch was not trained on.
@@ -96,6 +98,7 @@ def run_loop(
         else contextlib.nullcontext() as best,
         StopRequest(cfg.stop_file) as stop,
     ):
+        locked()
 
         def state_of(step: int | None) -> TrainState:
             return make_state() if step is None else checkpoints.restore(abstract, step)

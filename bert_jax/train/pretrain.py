@@ -42,7 +42,6 @@ from bert_jax.train.moments import with_moments
 from bert_jax.train.monitoring.sinks import check_sinks
 from bert_jax.train.placement import row_parts
 from bert_jax.train.program import Program, phases_schedule, pretrain_program
-from bert_jax.train.runs.history import add_event
 from bert_jax.train.runs.results_file import finished_results, save_results
 from bert_jax.train.runs.resumed_with import resumed_with
 from bert_jax.train.runs.run import (
@@ -50,6 +49,7 @@ from bert_jax.train.runs.run import (
     is_new_run,
     load_run,
     save_origin,
+    save_session,
     start_run,
 )
 from bert_jax.train.runs.run_settings import agree_on_run
@@ -147,8 +147,6 @@ def pretrain(
     if finished is not None and finished["step"] >= cfg.all_steps:
         print(f"{run} is finished at step {finished['step']:,}; nothing to do")
         return finished
-    if change is not None:
-        add_event(run, change)
 
     prove_for_lengths(cfg.model, cfg.compute, cfg.dropout, _row_lengths(cfg))
     device = mesh.devices.flat[0]
@@ -170,6 +168,7 @@ def pretrain(
             print(line, flush=True)
     trained = run_loop(
         run=run,
+        locked=functools.partial(save_session, run, given, change),
         identity=info.identity,
         cfg=cfg.loop,
         mesh=mesh,

@@ -59,7 +59,7 @@ while (($#)); do
       [[ ${2:-} == /* && ${3:-} == /* ]] || fail "--stage needs two absolute paths, FROM and TO"
       stage=(--stage "$2" "$3") && shift 3
       ;;
-    --create-flag) create_flags+=("${2:?tpu.sh: --create-flag needs a value}") && shift 2 ;;
+    --create-flag) [[ -n ${2:-} ]] || fail "$1 needs a value" && create_flags+=("$2") && shift 2 ;;
     --name | --zone | --project | --accelerator | --slices | --source | --bucket)
       [[ -n ${2:-} && ${2:0:2} != -- ]] || fail "$1 needs a value"
       printf -v "${1#--}" %s "$2" && shift 2
@@ -184,7 +184,8 @@ stop_on() { on "$1" all stop; }
 up() {
   if [[ -n $dry ]]; then create; else await; fi
   if [[ -z $dry && $(on "${nodes[0]}" 0 status 2>/dev/null || true) == running ]]; then
-    say "the run is under way; see it with 'logs'"
+    say "the run is under way on the first worker; see it with 'logs', and all workers with 'status'"
+    say "if one of them does not run, 'stop' it everywhere, then type this command again"
   else
     every_slice start_on
   fi

@@ -84,7 +84,7 @@ start() {
   # A session of its own: it outlives the connection that starts it.
   setsid "$here/supervise.sh" --status "$root/status" -- "${command[@]}" "$root/venv/bin/bert-jax" "$@" \
     </dev/null >>"$root/log" 2>&1 &
-  until [[ -f $root/status ]]; do
+  until [[ -s $root/status ]]; do
     ((tries++ < 300)) || fail "it did not start; see $root/log"
     sleep 0.1
   done

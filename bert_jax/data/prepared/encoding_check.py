@@ -9,7 +9,7 @@ from bert_jax.data.text.sections import Section
 from bert_jax.data.text.sentences import sentences
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 
-# So much text of so many sections is compared.
+# So much text of so many sections is compared; of more sections where they are small.
 _SECTIONS = 4
 _CHARACTERS_PER_SECTION = 1 << 15
 
@@ -54,7 +54,8 @@ def read_sample(sections: Sequence[Section], options: PrepareOptions) -> Iterato
         ValueError: from `read_section`.
     """
     step = -(-len(sections) // _SECTIONS)
-    for section in sections[::step]:
+    left = len(sections[::step]) * _CHARACTERS_PER_SECTION
+    for section in (x for first in range(step) for x in sections[first::step]):
         found = (
             sentence
             for document in read_section(section, None, options.read)
@@ -66,3 +67,6 @@ def read_sample(sections: Sequence[Section], options: PrepareOptions) -> Iterato
             size += len(sentence)
             if size > _CHARACTERS_PER_SECTION:
                 break
+        left -= size
+        if left < 0:
+            return

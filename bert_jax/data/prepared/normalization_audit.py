@@ -53,8 +53,9 @@ def _lost_of(tokenizer: Tokenizer, char: str) -> list[str]:
     """What of a character is deleted or merged: its marks, or the character itself."""
     if char.isspace() or unicodedata.category(char)[0] == "C":
         return []
-    # Behind a letter, because some rules change what begins a text.
-    after = tokenizer.normalize(f"a{char}").strip()[1:]
+    # Behind a letter, because some rules change what begins a text. Others put spaces
+    # around an ideograph, which takes nothing away.
+    after = tokenizer.normalize(f"a{char}").strip()[1:].strip()
     if after.lower() in (
         char.lower(),
         unicodedata.normalize("NFC", char).lower(),

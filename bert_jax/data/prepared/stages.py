@@ -91,9 +91,11 @@ def begin(
     """
     path = output / PLAN
     if path.exists():
-        before = json.loads(path.read_text())
+        before = _read_plan(path)
         differs = sorted(
-            "files" if name == _SOURCE_FILES else name
+            _differing_files(plan[name], before.get(name, []))
+            if name == _SOURCE_FILES
+            else name
             for name in {*plan, *before}
             if plan.get(name) != before.get(name)
         )
@@ -112,6 +114,26 @@ def begin(
     refuse_one_sided(source, options)
     output.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(plan, indent=2) + "\n")
+
+
+def _read_plan(path: AnyPath) -> dict[str, Any]:
+    try:
+        plan = json.loads(path.read_text())
+        if isinstance(plan, dict):
+            return plan
+    except ValueError:
+        pass
+    raise ValueError(
+        f"{path} is damaged, so it does not say of which settings the dataset is; delete "
+        f"{path.parent} or choose another --output."
+    )
+
+
+def _differing_files(now: list[str], before: list[str]) -> str:
+    """Says which files came, went or changed, from two results of `Source.files`."""
+    names = sorted({line.rsplit(" ", 2)[0] for line in {*now} ^ {*before}})
+    more = f", {len(names) - 3:,} more" if len(names) > 3 else ""
+    return f"files {', '.join(names[:3])}{more}"
 
 
 def make_shards(

@@ -5,6 +5,7 @@ import glob
 import os
 import pathlib
 
+from bert_jax.data.plural import plural
 from bert_jax.data.text.sections import Request, Section, Source
 from bert_jax.data.text.streams import is_tar, without_compression
 
@@ -54,11 +55,16 @@ def open_files(request: Request) -> Source:
                 f"{path} is a link to {os.readlink(path)}, which is not there; expected "
                 "text. Remove the link or bring the file back."
             )
+        if not os.path.isfile(path) and not os.path.isdir(path):
+            raise ValueError(
+                f"{path} is a pipe or a device; expected a file, because text is read more "
+                "than once. Write its text to a file first."
+            )
     # In the order of their bytes, which no locale changes; `**` can find a file twice.
     paths = sorted({path for path in found if os.path.isfile(path)}, key=os.fsencode)
     if not paths and found:
         raise ValueError(
-            f"Source {spec!r} matches {len(found):,} folders and no file; name the files "
+            f"Source {spec!r} matches {plural(len(found), 'folder')} and no file; name the files "
             f"in them, for example files:{pattern}/*."
         )
     if not paths:
@@ -89,11 +95,16 @@ def _open_file(path: pathlib.Path, root: pathlib.Path) -> Section:
         raise ValueError(
             f"{path} is empty; expected text. Remove it or write it again."
         )
-    if without_compression(path.name).lower().endswith(_REFUSED_SUFFIXES):
-        raise ValueError(
-            f"{path} is not of a kind that can be read; expected {_READABLE}. Convert "
-            "it first; of a table, write the column with the text as .jsonl or .parquet."
-        )
+    refuse_other_kinds(str(path))
     # The name of a file can hold bytes that are not text; keys must be text.
     name = os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "replace")
     return Section(str(path), name, size, kind="tar" if is_tar(path.name) else "file")
+
+
+def refuse_other_kinds(name: str) -> None:
+    """Raises ValueError for a file, or a member of an archive, that is no text by its name."""
+    if without_compression(name).lower().endswith(_REFUSED_SUFFIXES):
+        raise ValueError(
+            f"{name} is not of a kind that can be read; expected {_READABLE}. Convert "
+            "it first; of a table, write the column with the text as .jsonl or .parquet."
+        )

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
 
 from bert_jax.config import ReadOptions
-from bert_jax.data.json_text import loads
+from bert_jax.data.json_text import each_once, loads
 from bert_jax.data.text.content_check import check_is_text
 from bert_jax.data.text.splitting import (
     BLANK,
@@ -214,7 +214,7 @@ def _json_records(
         )
     text = fragment.text.decode("utf-8", "surrogateescape")
     try:
-        record = loads(text)
+        record = loads(text, object_pairs_hook=each_once)
     except json.JSONDecodeError as error:
         raise RecordError(
             name,

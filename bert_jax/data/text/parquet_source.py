@@ -81,8 +81,8 @@ def _rows(
 ) -> Iterator[Record]:
     field = options.text_field
     schema = opened.schema_arrow
-    _check_column(schema, field, name)
     own = [kind for kind in ("key", "group", "url") if kind in schema.names]
+    _check_columns(schema, field, own, name)
     counts = [
         opened.metadata.row_group(k).num_rows
         for k in range(opened.metadata.num_row_groups)
@@ -130,9 +130,14 @@ def _open(file: Any, name: str) -> Any:
         ) from error
 
 
-def _check_column(schema: Any, field: str, name: str) -> None:
+def _check_columns(schema: Any, field: str, own: list[str], name: str) -> None:
     import pyarrow as pa
 
+    for column in (field, *own):
+        if schema.names.count(column) > 1:
+            raise ValueError(
+                f"{name} has several columns {column!r}; expected one. Rename the others."
+            )
     columns = {column.name: column.type for column in schema}
     kind = columns.get(field, pa.null())
     if pa.types.is_dictionary(kind):

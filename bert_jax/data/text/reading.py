@@ -9,6 +9,7 @@ from bert_jax.config import ReadOptions
 from bert_jax.data.text.archives import read_members
 from bert_jax.data.text.cleaning import cleaned, decoded
 from bert_jax.data.text.documents import Document, ReadStats
+from bert_jax.data.text.files_source import refuse_other_kinds
 from bert_jax.data.text.formats import Record, RecordError, read_file
 from bert_jax.data.text.markup import count_markup, strip_markup, unescaped
 from bert_jax.data.text.parquet_source import is_parquet, read_parquet
@@ -154,6 +155,7 @@ def _file_records(
 ) -> Iterator[Record]:
     start, end = (section.start, section.end) if section.kind == "file" else (0, None)
     for name, stream in _entries(section, window):
+        refuse_other_kinds(name)
         read = read_parquet if is_parquet(name) else read_file
         yield from read(stream, name, options, start=start, end=end)
 

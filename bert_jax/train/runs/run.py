@@ -33,6 +33,7 @@ from bert_jax.train.runs.checkpoint_mirror import (
     mirror_of,
     steps_in,
 )
+from bert_jax.train.runs.history import add_event
 from bert_jax.train.runs.run_lock import RunLock
 from bert_jax.train.runs.run_settings import (
     LAYOUT,
@@ -94,6 +95,31 @@ def start_run(
         _check_shared(run)
 
 
+def save_session(run: pathlib.Path, config: Any, change: Any) -> None:
+    """Notes the settings of the session that has the lock of the run.
+
+    Another command can have written its own since `start_run`, before it was refused.
+
+    Args:
+        run: run directory.
+        config: as for `start_run`.
+        change: an event for `add_event`, or `None`.
+    """
+    values = config_json.to_values(_with_whole_paths(run, config))
+    on_first_host(f"settings of {run}", lambda: write_json(run / "config.json", values))
+    if change is not None:
+        add_event(run, change)
+
+
+def _with_whole_paths(run: pathlib.Path, config: Any) -> Any:
+    mirror = mirror_of(run, config.loop)
+    config = config_json.with_absolute_paths(config)
+    if mirror is not None and address_of(config.loop.mirror) is None:
+        loop = dataclasses.replace(config.loop, mirror=str(mirror.home))
+        config = dataclasses.replace(config, loop=loop)
+    return config
+
+
 def _check_shared(run: pathlib.Path) -> None:
     """Raises ValueError on all hosts if some do not see the files of the first host."""
 
@@ -121,10 +147,7 @@ def _start_run(
     run: pathlib.Path, config: Any, info: RunInfo, tokenizer: Tokenizer
 ) -> None:
     mirror = mirror_of(run, config.loop)
-    config = config_json.with_absolute_paths(config)
-    if mirror is not None and address_of(config.loop.mirror) is None:
-        loop = dataclasses.replace(config.loop, mirror=str(mirror.home))
-        config = dataclasses.replace(config, loop=loop)
+    config = _with_whole_paths(run, config)
     settings = config_json.to_values(config)
     places = (run, None if mirror is None else mirror.small_files())
     homes = [x for x in places if x is not None and (x / "run.json").exists()]
