@@ -5,7 +5,7 @@ import sys
 try:
     from bert_jax.runtime import start
 except KeyboardInterrupt:  # the signals are not caught yet
-    print("bert-jax: interrupted; start the same command again", file=sys.stderr)
+    print("bert-jax: interrupted", file=sys.stderr)
     sys.exit(130)
 
 

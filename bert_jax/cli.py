@@ -88,13 +88,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         finally:
             start.flush_output()
     except KeyboardInterrupt:
-        _fail(start.INTERRUPTED, 130)
+        _fail(start.interrupted(), 130)
     except BrokenPipeError:
         start.abandon_output()
         raise SystemExit(141) from None
     except Exception as error:
         if start.was_interrupted():
-            _fail(start.INTERRUPTED, 130)
+            _fail(start.interrupted(), 130)
         if debug:
             raise
         from bert_jax.commands.repeated_flags import FlagError

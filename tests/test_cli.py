@@ -25,13 +25,13 @@ class Failing:
 
 @pytest.fixture
 def say(monkeypatch, capsys):
-    """say(error): exit code and what is printed when a command raises it."""
+    """say(error, command): exit code and what is printed when the command raises it."""
     monkeypatch.setattr(cli, "parse", lambda name, rest: Failing())
 
-    def run(error: Exception) -> tuple[object, str]:
+    def run(error: BaseException, command: str = "pretrain") -> tuple[object, str]:
         Failing.error = error
         with pytest.raises(SystemExit) as ended:
-            cli.main(["pretrain"])
+            cli.main([command])
         return ended.value.code, capsys.readouterr().err
 
     return run
@@ -121,6 +121,7 @@ def test_a_signal_and_a_stopped_run_end_with_130(say):
     stopped = InterruptedRunError("stopped at 3")
     sentence = "bert-jax: interrupted; start the same command again to continue\n"
     assert say(KeyboardInterrupt()) == (130, sentence)
+    assert say(KeyboardInterrupt(), "serve") == (130, "bert-jax: interrupted\n")
     assert say(stopped) == (130, "bert-jax: stopped at 3\n")
 
 

@@ -109,6 +109,13 @@ def test_the_average_is_what_is_judged_and_handed_on(cfg, stable):
     jax.tree.map(np.testing.assert_array_equal, params, state.opt_state[AVERAGE].mean)
 
 
+def test_it_is_judged_by_as_many_devices_as_share_a_batch(stable, monkeypatch):
+    run, results = stable
+    three = jax.devices()[:3]  # 16 rows are no multiple of them
+    monkeypatch.setattr(jax, "devices", lambda *_: three)
+    assert evaluate_run(run, None) == pytest.approx(results["eval"], rel=1e-6)
+
+
 def test_a_decay_branch_goes_on_from_the_stable_part(cfg, stable, tmp_path):
     run, _ = stable
     branch = dataclasses.replace(

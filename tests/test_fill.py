@@ -144,10 +144,15 @@ def test_texts_a_file_and_standard_input_are_filled(run, tmp_path, capsys, monke
         (["[MASK]", "--encoding", "latin-1"], "would be ignored: no file is given"),
         (["[MASK]", "--output", "x.txt"], "give a name that ends in .jsonl"),
         (["none.txt"], "none.txt does not exist"),
-        ([" "], "No text given"),
+        ([" "], "Nothing to work on: of 1 text, each is empty"),
+        (["blank.txt"], "Nothing to work on: of 2 texts, each is empty"),
     ],
 )
-def test_what_cannot_be_filled_is_told(run, capsys, arguments, message):
+def test_what_cannot_be_filled_is_told(
+    run, capsys, tmp_path, monkeypatch, arguments, message
+):
+    (tmp_path / "blank.txt").write_text("\n \n")
+    monkeypatch.chdir(tmp_path)
     assert message in failed(capsys, run, *arguments)
 
 

@@ -150,7 +150,7 @@ def test_the_encoder_of_any_task_can_be_used(runs):
         ("x.csv", ["--output", "x.npy"], "has two columns of texts"),
         ("x.csv", ["--output", "x.npy", "--label", "a"], "vectors have no label"),
         ("no.txt", ["--output", "x.npy"], "does not exist"),
-        ("empty.txt", ["--output", "x.npy"], "all are empty"),
+        ("empty.txt", ["--output", "x.npy"], "each is empty"),
         ("x.txt", ["--output", "x.npy", "--sequence-length", "65"], "64 positions"),
     ],
 )

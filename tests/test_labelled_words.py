@@ -327,6 +327,14 @@ def test_sentences_to_tag_are_words_or_texts(tmp_path):
     assert read("g.conll", comments).texts == [("a #",), ("b",)]
     with pytest.raises(ValueError, match=r"line 1 has 3 columns \(#, id, 7\), where"):
         read("h.conll", "# id 7\na\nb\n")
+    found = read("i.conll", "# seven\na\tO\n#\tO\nb\tX\n")
+    assert found.texts == [("a # b",)]
+    with pytest.raises(
+        ValueError, match=r"line 1 \(#, seven\) ends with no tag of the"
+    ):
+        read("j.conll", "# seven\na O\n# O\nb B-X\n")
+    assert read("l.conll", "#\n").texts == [("#",)]
+    assert read("k.conll", "# SYM\na O\nb NOUN\n").texts == [("# a b",)]
     assert not isinstance(read("e.txt", "a. b\n").texts[0][0], GivenWords)
     with pytest.raises(ValueError, match="holds no sentence"):
         read("f.conll", "\n")

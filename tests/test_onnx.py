@@ -11,6 +11,7 @@ import portable_models
 import pytest
 from bare_runs import bare_run
 from exchange_models import worst
+from family_models import make
 from group_runs import tuned
 from portable_models import LABELS, TOKENIZER, make_ids, make_model
 from prepared_corpus import WORDS
@@ -22,8 +23,9 @@ from bert_jax.config import (
     TaskConfig,
 )
 from bert_jax.exchange.export import export_run
-from bert_jax.exchange.quantized import QUANTIZED_FILE
-from bert_jax.exchange.tensors import flatten, unflatten
+from bert_jax.exchange.families.registry import FAMILIES
+from bert_jax.exchange.quantized import QUANTIZED_FILE, quantize_onnx
+from bert_jax.exchange.tensors import flatten, from_tensors, unflatten
 from bert_jax.exchange.write_onnx import (
     MODEL_FILE,
     check_onnx,
@@ -195,6 +197,24 @@ def test_fresh_biases_need_not_be_in_the_graph(onnx, tiny, tmp_path):
     )
 
 
+@pytest.mark.parametrize("name", ["modernbert", "nomic_bert", "eurobert"])
+def test_other_families_are_exported_and_every_tensor_is_looked_for(
+    onnx, tmp_path, name
+):
+    theirs = make(name, "mlm", layers=1, vocab=TOKENIZER.vocab_size)
+    rows = FAMILIES[name].rows(theirs.cfg, "mlm")
+    params = from_tensors(theirs.cfg, theirs.tensors, rows).params
+    model = portable_models.Model(theirs.cfg, params, "mlm", TOKENIZER)
+    write_onnx(model, tmp_path)
+    check_onnx(tmp_path, model)
+    ids = make_ids(rows=3, length=9)
+    assert worst(verify_onnx(tmp_path, model.probe(ids))) < TOLERANCE
+    flat = flatten(params)
+    flat["layers/attention/key/kernel"] = flat["layers/attention/key/kernel"] * 2
+    with pytest.raises(ValueError, match="does not hold the tensor"):
+        check_onnx(tmp_path, dataclasses.replace(model, params=unflatten(flat)))
+
+
 def test_hidden_states_come_on_request(onnx, tiny, tmp_path):
     model = make_model(tiny, "spans", hidden_states=True, num_layers=1)
     write_onnx(model, tmp_path)
@@ -260,6 +280,19 @@ def test_eight_bits_are_measured_on_the_dev_set(onnx, tuned_run, tmp_path, capfd
     kinds = [node.op_type for node in graph.node]
     # Four of attention, two of the MLP, the pooler and the head.
     assert kinds.count("MatMulInteger") == 8
+
+
+def test_a_disk_that_is_full_for_the_quantiser_is_told(onnx, export, monkeypatch):
+    _, folder = export("mlm")
+    infer = onnx.shape_inference.infer_shapes_path
+
+    def cut_short(source, target, **options):
+        infer(source, target, **options)
+        os.truncate(target, 1_000)
+
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes_path", cut_short)
+    with pytest.raises(OSError, match="which was cut short"):
+        quantize_onnx(folder)
 
 
 def test_only_onnx_is_quantised(tuned_run, tmp_path):

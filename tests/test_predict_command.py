@@ -127,17 +127,23 @@ def test_texts_are_arguments_or_lines(run, capsys, monkeypatch):
     assert capsys.readouterr().out == "no 50.0%  |  a\nempty  |  \nno 50.0%  |  b\n"
 
 
-@pytest.mark.parametrize("stdin", [None, io.StringIO(""), io.StringIO("\n \n")])
+@pytest.mark.parametrize("stdin", [None, io.StringIO("")])
 def test_no_text_is_told(run, capsys, monkeypatch, stdin):
     monkeypatch.setattr(sys, "stdin", stdin)
     assert "No text given" in failed(capsys, run())
 
 
+def test_texts_without_a_part_are_told(run, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n \n"))
+    said = "Nothing to work on: of {}, each is empty or has an empty part."
+    assert said.format("2 texts") in failed(capsys, run())
+    pair = run(text=("a", "b"))
+    assert said.format("1 text") in failed(capsys, pair, "question", "")
+
+
 def test_a_file_of_empty_texts_is_named(run, tmp_path, capsys):
     (tmp_path / "x.csv").write_text("text,label\n,no\n  ,yes\n")
-    assert "x.csv has nothing to predict on: all of its 2" in failed(
-        capsys, run(), "x.csv"
-    )
+    assert "x.csv: Nothing to work on: of 2 texts" in failed(capsys, run(), "x.csv")
 
 
 def test_a_pair_is_two_arguments_or_two_columns(run, tmp_path, capsys):

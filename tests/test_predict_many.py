@@ -114,8 +114,10 @@ def test_empty_texts_before_the_first_one_have_its_entries(predictor):
     found = list(predictor.lines(parts))
     assert [line["label"] is None for line in found] == [True, True, False, True]
     assert [set(line) for line in found] == [set(found[2])] * 4
+    with pytest.raises(ValueError, match="of 3 texts, each is empty"):
+        list(predictor.lines([from_lines(["", ""]), from_lines([""])]))
     with pytest.raises(ValueError, match="No text given"):
-        list(predictor.lines([from_lines([""])]))
+        list(predictor.lines([]))
 
 
 def test_a_text_of_another_form_is_named_by_its_number(predictor):

@@ -327,7 +327,7 @@ def test_a_second_phase_keeps_the_moments(done):
         (("pretrain", "--config", "none", "--output", "x"), "no config of this name is shipped"),
         (("finetune", "--output", "x"), "pass --checkpoint RUN"),
         (("predict", "qs/pretrain", "text"), "is a pretrain run; expected a finetune"),
-        (("predict", "qs/finetune", ""), "No text given"),
+        (("predict", "qs/finetune", ""), "of 1 text, each is empty"),
         (("evaluate", "nowhere"), "not a run directory"),
         (("inspect", "qs/corpus"), "holds no finished dataset"),
         (("export", "qs/finetune", "--output", "qs/corpus"), "qs/corpus"),

@@ -344,6 +344,7 @@ def test_refusals(tmp_path: Path, pretrain: Path, tuned: Path) -> None:
         ({}, "nothing to report on"),
         ({"pretrain": tuned}, "is a finetune run; expected a pretrain run"),
         ({"pretrain": tmp_path / "nowhere"}, "nowhere is not a run directory"),
+        ({"finetunes": [tuned, tuned / "."]}, "names a run twice; name each once"),
         ({"baselines": tmp_path / "nowhere"}, "holds no results of baselines"),
         ({"baselines": tuned}, "holds no results of baselines"),
         ({"dataset": tmp_path}, r"manifest\.json is missing"),

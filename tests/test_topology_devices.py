@@ -45,7 +45,15 @@ def test_slices_may_be_given_apart_but_not_twice():
     "text",
     [
         *("v5e", "v5e:", "v5e:4", "v5e:3x3", "v5e:4x4x4", "v5e:32x32", "v3:2x2"),
-        *("v5p:2x2", "v5p:8x4x4", "v5p:4x4x6", "v4:32x32x32", "cpu:0", "cpu:2x2"),
+        *(
+            "v5p:2x2",
+            "v5p:8x4x4",
+            "v5p:4x4x6",
+            "v4:32x32x32",
+            "cpu:0",
+            "cpu:2x2",
+            "cpu:4097",
+        ),
         *("h100:8", "4x4"),
     ],
 )

@@ -17,7 +17,7 @@ from bert_jax.config.checks import require
 from bert_jax.config.flags import box
 from bert_jax.data.labelled import tables, words
 from bert_jax.data.labelled.examples import Text
-from bert_jax.data.labelled.unlabelled import Unlabelled, from_lines
+from bert_jax.data.labelled.unlabelled import Unlabelled, from_lines, no_text
 from bert_jax.data.plural import plural
 
 _SUFFIXES = {*tables.SUFFIXES, *words.SUFFIXES, ".json"}
@@ -83,7 +83,7 @@ class Predict:
                 print(f"  warning: {warning}", file=sys.stderr)
             require(
                 not all(map(is_empty, given.texts)),
-                f"{path} has nothing to predict on: all of its {total:,} texts are empty.",
+                f"{path}: {no_text(total)}",
             )
             parts = given.parts(CHUNK)
         else:

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Collection, Iterator, Sequence
 
-from bert_jax.data.labelled.unlabelled import NO_TEXT
+from bert_jax.data.labelled.unlabelled import no_text
 
 CHUNK = 10_000
 """Most texts that are in memory together with what was computed from them."""
@@ -66,7 +66,7 @@ def standard_input() -> Iterator[list[str]]:
         yield chunk
         sys.stdout.flush()
     if is_first:
-        raise ValueError(NO_TEXT)
+        raise ValueError(no_text(0))
 
 
 def _waiting(lines: "queue.Queue[str | Exception | None]") -> list[str] | None:

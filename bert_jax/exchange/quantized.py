@@ -42,7 +42,9 @@ def quantize_onnx(directory: pathlib.Path) -> dict[str, int]:
 
     Raises:
         ValueError: ONNX Runtime or its quantiser is missing.
+        OSError: there is no room for the files.
     """
+    protobuf = library("google.protobuf.message", "onnx", "Quantised exports")
     quantization = library("onnxruntime.quantization", "onnx", "Quantised exports")
     advice = lambda record: "pre-processing" not in record.getMessage()  # noqa: E731
     root = logging.getLogger()
@@ -56,6 +58,13 @@ def quantize_onnx(directory: pathlib.Path) -> dict[str, int]:
             # Not the products of two activations, as in attention.
             extra_options={"MatMulConstBOnly": True},
         )
+    except protobuf.DecodeError:
+        # It writes the graph with its shapes beside this one, and looks at no error.
+        raise OSError(
+            f"{directory}: ONNX Runtime could not read back what it wrote there, which "
+            "was cut short. Make room for a file as large as model.onnx, then start the "
+            "same command again."
+        ) from None
     finally:
         root.removeFilter(advice)
     return {

@@ -74,6 +74,9 @@ def write_report(
             f"output={output} is a file; expected a directory. Give another path."
         )
     pretrained = None if pretrain is None else read_run(pretrain, "pretrain")
+    if len({path.resolve() for path in finetunes}) < len(finetunes):
+        names = " ".join(map(str, finetunes))
+        raise ValueError(f"--finetune {names} names a run twice; name each once.")
     tuned = [read_run(path, "finetune") for path in finetunes]
     known = None if baselines is None else _read_baselines(baselines)
     parts = compare(tuned, known, pretrained)

@@ -72,7 +72,7 @@ def initialize(cfg: ClusterConfig) -> None:
         initialization_timeout=cfg.timeout_secs,
         coordinator_bind_address=f"{host}:{port}" if host else None,
     )
-    start.last_words(lambda: mine.tell(start.INTERRUPTED, 130))
+    start.last_words(lambda: mine.tell(start.interrupted(), 130))
     # Runs before JAX's own exit, in which all processes wait for each other.
     atexit.register(mine.close)
     devices = jax.local_devices()

@@ -20,7 +20,6 @@ from typing import Any
 
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
 """The value that `GLIBC_TUNABLES` gets, unless the user has set one."""
-INTERRUPTED = "interrupted; start the same command again to continue"
 
 # A terminal that closes sends SIGHUP; schedulers warn with SIGUSR1, such as Slurm.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
@@ -41,8 +40,10 @@ _TPU_VARIABLES = (
     "TPU_PROCESS_ADDRESSES",
     "JAX_FORCE_TPU_INIT",
 )
+# The commands that keep what was done, and go on with it when they are started again.
+_CONTINUING = ("quickstart", "prepare", "pretrain", "finetune", "sweep")
 _has_begun = False
-_is_running = False
+_command: str | None = None  # the one that runs
 _was_interrupted = False
 _num_repeats = 0
 _has_work = False
@@ -66,8 +67,8 @@ def begin() -> None:
 
 def command_begins(name: str) -> None:
     """Says that a command runs from now on, so that a signal must unwind it."""
-    global _is_running
-    _is_running = True
+    global _command
+    _command = name
     if _has_begun and name != "compile" and not _may_have_tpu():
         # An installed libtpu that finds no TPU prints errors for seconds. This makes
         # JAX believe that it is not installed.
@@ -114,6 +115,13 @@ def leave_terminal(number: int) -> None:
 def was_interrupted() -> bool:
     """Whether a signal asked this process to end. Other errors then only follow from it."""
     return _was_interrupted
+
+
+def interrupted() -> str:
+    """What is said when a signal ends the process."""
+    if _command in _CONTINUING:
+        return "interrupted; start the same command again to continue"
+    return "interrupted"
 
 
 def silence() -> None:
@@ -220,7 +228,7 @@ def _catch_signals() -> None:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     global _was_interrupted
     leave_terminal(number)
-    if not _is_running or _was_interrupted or _imports(frame):
+    if _command is None or _was_interrupted or _imports(frame):
         _end()
     _was_interrupted = True
     raise KeyboardInterrupt
@@ -285,7 +293,7 @@ def _end() -> None:
         speaker.join(1.0)
     # The terminal may be gone, and the main thread too busy to have left it.
     with contextlib.suppress(OSError):
-        os.write(2, f"bert-jax: {INTERRUPTED}\n".encode())
+        os.write(2, f"bert-jax: {interrupted()}\n".encode())
     os._exit(130)
 
 

@@ -23,12 +23,14 @@ _SOLID = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
 _FLAT_KINDS = ("v5e", "v6e")
 # Kind -> chips of the largest slice; of v5p, of the largest job: a pod has 8,960.
 _SOLID_KINDS = {"v4": 4_096, "v5p": 6_144}
+# JAX makes each of them, which takes minutes for many more.
+_MOST_CPUS = 4_096
 
 _KNOWN = (
     f"Known are v5e and v6e with {', '.join(_FLAT)}; v4 and v5p with "
     f"{', '.join(_SOLID)}, or with three ascending multiples of 4 such as 4x4x8; and cpu "
-    "with a number of devices, such as cpu:8. A suffix such as x2slices gives the number "
-    "of slices."
+    f"with a number of devices up to {_MOST_CPUS:,}, such as cpu:8. A suffix such as "
+    "x2slices gives the number of slices."
 )
 
 # libtpu reads these when it is loaded.
@@ -93,7 +95,7 @@ class Topology:
 
     def _is_known(self) -> bool:
         if self.kind == "cpu":
-            return len(self.shape) == 1 and self.shape[0] >= 1
+            return len(self.shape) == 1 and 1 <= self.num_devices <= _MOST_CPUS
         if self.kind in _FLAT_KINDS:
             return self._sides in _FLAT
         if self.kind in _SOLID_KINDS and len(self.shape) == 3:

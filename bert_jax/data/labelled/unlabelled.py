@@ -11,9 +11,17 @@ from bert_jax.data.labelled.decoding import read_text
 from bert_jax.data.labelled.examples import Text, require_file
 from bert_jax.data.labelled.tables import SUFFIXES, Table, first_line, read_table
 from bert_jax.data.labelled.texts import text_of
+from bert_jax.data.plural import plural
 
-NO_TEXT = "No text given; pass texts as arguments or on stdin."
 _IDS = ("id", "idx", "index", "guid", "qid")
+
+
+def no_text(number: int) -> str:
+    """What to say where none of the given texts, of which there are so many, can be used."""
+    if not number:
+        return "No text given; pass some as arguments, in a file or on standard input."
+    some = plural(number, "text")
+    return f"Nothing to work on: of {some}, each is empty or has an empty part."
 
 
 class Unlabelled(NamedTuple):

@@ -79,14 +79,28 @@ class Rows(NamedTuple):
         lines = self.lines()
         return bool(lines) and all(len(x) > 1 and x[-1] in tags for x in lines)
 
+    def untagged_line(self, of_word: str, tags: Collection[str]) -> str | None:
+        """The first line `of_word` without a tag at its end, where all other words have one."""
+        lines = [line for sentence in self.sentences for line in sentence]
+        others = [columns for _, columns in lines if columns[self.word] != of_word]
+        if others and all(len(x) > 1 and x[-1] in tags for x in others):
+            for number, columns in lines:
+                if columns[self.word] == of_word and columns[-1] not in tags:
+                    return (
+                        f"line {number} ({', '.join(columns)}) ends with no tag of the "
+                        "run, as all other lines do"
+                    )
+        return None
+
 
 def tagged_rows(path: pathlib.Path, cfg: FileConfig) -> TaggedRows:
     """Reads a word and its tag a line, a blank line between sentences.
 
     Columns are separated by tabs, or by blanks in lines without tabs. The word is in the
     first column and the tag in the last one, in CoNLL-U in FORM and UPOS, unless the
-    settings name other columns, by number from 1 or, in CoNLL-U, by name. Comments such
-    as `# text = ...` are left out, and so are CoNLL-U's lines of several or no words.
+    settings name other columns, by number from 1 or, in CoNLL-U, by name. Comments are
+    left out: `# text = ...` and its like, and among lines with tabs each without one that
+    begins with `# `. So are CoNLL-U's lines of several or no words.
 
     Raises:
         ValueError: another encoding, no such column, a word without tag, or lines with
@@ -188,12 +202,15 @@ def _conllu_words(
 def _sentences(text: str) -> Iterator[list[tuple[int, list[str]]]]:
     """For each sentence: the numbers of its lines, and their columns."""
     sentence: list[tuple[int, list[str]]] = []
-    for number, line in enumerate(io.StringIO(text, newline=None), 1):
-        line = line.rstrip()
+    lines = [line.rstrip() for line in io.StringIO(text, newline=None)]
+    tabs = sum("\t" in line for line in lines) > sum(map(bool, lines)) / 2
+    for number, line in enumerate(lines, 1):
         # A no-break space is a part of the word, as in 10\u00a0000.
         columns = line.split("\t") if "\t" in line else re.split(" +", line.lstrip())
         columns = [column.strip() for column in columns]
-        comment = _COMMENT.match(line)
+        comment = _COMMENT.match(line) or (
+            tabs and "\t" not in line and line.startswith("# ")
+        )
         if comment or not any(columns) or columns[0] == DOCUMENT:
             if sentence and not comment:
                 yield sentence

@@ -164,7 +164,7 @@ def read_words(path: pathlib.Path, cfg: FileConfig, tags: Sequence[str]) -> Unla
         rows = word_columns.rows(path, cfg)
         if kind == ".txt" and not rows.all_end_with(tags):
             return read_lines(path, cfg)
-        if odd := rows.odd_line("#"):
+        if odd := rows.odd_line("#") or rows.untagged_line("#", tags):
             raise ValueError(
                 f"{path}, {odd}. Take the line out if it is a comment and no word."
             )

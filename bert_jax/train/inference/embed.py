@@ -7,6 +7,7 @@ import numpy as np
 
 from bert_jax.config import FinetuneConfig, TaskConfig
 from bert_jax.data.labelled.texts import encode_texts
+from bert_jax.data.labelled.unlabelled import no_text
 from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train.initial import load_params
 from bert_jax.train.logits import BatchedLogits
@@ -82,9 +83,7 @@ class Embedder:
         """
         real = np.array([bool(text.strip()) for text in texts], bool)
         if not real.any():
-            raise ValueError(
-                f"{len(texts):,} texts are given, and all are empty; expected some text."
-            )
+            raise ValueError(no_text(len(texts)))
         rows = encode_texts(
             self.tokenizer,
             [(text,) for text, is_real in zip(texts, real, strict=True) if is_real],

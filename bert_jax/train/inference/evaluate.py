@@ -2,9 +2,12 @@
 
 import contextlib
 import dataclasses
+import math
 import pathlib
 import sys
 from collections.abc import Callable
+
+import jax
 
 from bert_jax.config import FileConfig, FinetuneConfig, MeshConfig, PretrainConfig
 from bert_jax.data.hashes import file_sha256, json_sha256
@@ -104,7 +107,10 @@ def _evaluate_pretraining(
             "is."
         )
     _agree(run, json_sha256(corpus.identity))
-    mesh = make_mesh(MeshConfig())  # the devices here; the run may have used others
+    devices = jax.devices()  # those here; the run may have used others
+    if process.this().count == 1:
+        devices = devices[: math.gcd(len(devices), cfg.batch_size)]
+    mesh = make_mesh(MeshConfig(), devices)
     check_batch_size(mesh, cfg.batch_size)
     for dataset in corpus.datasets:
         check_held_out(dataset, cfg.data)

@@ -15,7 +15,7 @@ import numpy as np
 from bert_jax.batch import PretrainBatch
 from bert_jax.data.labelled.examples import RowBuilder, Text
 from bert_jax.data.labelled.lengths import compiled_lengths
-from bert_jax.data.labelled.unlabelled import NO_TEXT
+from bert_jax.data.labelled.unlabelled import no_text
 from bert_jax.data.tokenizers.pieces import bare
 from bert_jax.limits import check_range
 from bert_jax.model import pretraining
@@ -117,7 +117,7 @@ class Filler:
             ValueError: no text is given, or a text has no mask or is too long.
         """
         if not texts:
-            raise ValueError(NO_TEXT)
+            raise ValueError(no_text(0))
         rows = [self._row(text, f"Text {n}") for n, text in enumerate(texts, 1)]
         return self._fill([text[0] for text in texts], rows)
 
@@ -154,7 +154,7 @@ class Filler:
                 yield {"text": text, **found}
             found_some = found_some or bool(texts)
         if not found_some:
-            raise ValueError(NO_TEXT)
+            raise ValueError(no_text(next(numbers) - 1))
 
     @our_settings()
     def _fill(self, texts: Sequence[str], rows: Sequence[_Row]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from bert_jax.config import DropoutConfig
 from bert_jax.data.labelled.examples import Text
 from bert_jax.data.labelled.lengths import compiled_lengths
 from bert_jax.data.labelled.texts import encode_texts
-from bert_jax.data.labelled.unlabelled import NO_TEXT
+from bert_jax.data.labelled.unlabelled import no_text
 from bert_jax.model import encoder
 from bert_jax.model.dropout import Dropout
 from bert_jax.runtime.jax_settings import our_settings
@@ -71,7 +71,7 @@ class HiddenStates:
             ValueError: there is no text, or single texts and pairs are mixed.
         """
         if not texts:
-            raise ValueError(NO_TEXT)
+            raise ValueError(no_text(0))
         if len({len(text) for text in texts}) > 1:
             raise ValueError(
                 "Single texts and pairs are mixed; encode each kind in a call of its own."

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from bert_jax.config import FileConfig, FinetuneConfig
 from bert_jax.data.labelled.examples import EncodedExamples, Text
-from bert_jax.data.labelled.unlabelled import NO_TEXT, Unlabelled
+from bert_jax.data.labelled.unlabelled import Unlabelled, no_text
 from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train.initial import load_params
 from bert_jax.train.logits import BatchedLogits
@@ -99,7 +99,7 @@ class Predictor:
         for number, text in enumerate(texts, 1):
             self.check(text, f"Text {number}")
         if not texts:
-            raise ValueError(NO_TEXT)
+            raise ValueError(no_text(0))
         return self._answers(texts)
 
     @our_settings()
@@ -143,7 +143,7 @@ class Predictor:
                 yield from _lines(given, found, keys)
             waiting.clear()
         if keys is None:
-            raise ValueError(NO_TEXT)
+            raise ValueError(no_text(first - 1))
 
     def _predictions(
         self, texts: Sequence[Text], first: int
