@@ -75,8 +75,8 @@ def check_onnx(directory: pathlib.Path, model: PortableModel) -> None:
     """Whether every tensor is in the graph, as it is or transposed, bit by bit.
 
     Queries, keys and values that a file has in one tensor may be three in the graph, as in
-    transformers' NomicBERT. Tensors of one value everywhere need not be, and only the outputs tell whether they
-    are right.
+    transformers' NomicBERT. Tensors of one value everywhere need not be, and only the
+    outputs tell whether they are right.
 
     Raises:
         ValueError: one is not; the message names it.
