@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from bert_jax.config.compute import Products
-from bert_jax.model.products import product
+from bert_jax.model.products import product, product_gradients
 from bert_jax.model.random_bits import (
     drop_threshold,
     hash_bits,
@@ -163,17 +163,6 @@ def _attend(
     return _attend_forward(of, q_TH, k_SH, v_SH, visible_TS, kept_TS)[0]
 
 
-def _scores(products: Products, q_TH: jax.Array, k_SH: jax.Array) -> jax.Array:
-    """Not divided by the square root of H yet."""
-    return product(
-        q_TH, k_SH, transposed=True, out_dtype=jnp.float32, products=products
-    )
-
-
-def _mixture(products: Products, probs_TS: jax.Array, v_SH: jax.Array) -> jax.Array:
-    return product(probs_TS, v_SH, products=products)
-
-
 def _attend_forward(
     of: tuple[Products, float],
     q_TH: jax.Array,
@@ -183,7 +172,10 @@ def _attend_forward(
     kept_TS: jax.Array | None,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     products, rate = of
-    scores_TS = jnp.where(visible_TS, _scores(products, q_TH, k_SH), MASKED_SCORE)
+    scores_TS = product(
+        q_TH, k_SH, transposed=True, out_dtype=jnp.float32, products=products
+    )
+    scores_TS = jnp.where(visible_TS, scores_TS, MASKED_SCORE)
     below_TS = scores_TS - scores_TS.max(axis=-1, keepdims=True)
     exps_TS = jnp.exp(below_TS / math.sqrt(q_TH.shape[-1]))
     sum_T1 = _apart(exps_TS.sum(axis=-1, keepdims=True))
@@ -191,7 +183,7 @@ def _attend_forward(
     if kept_TS is not None:
         # Negative ones are dropped, so that the gradient needs one array, not two.
         probs_TS = jnp.where(kept_TS, probs_TS, -probs_TS)
-    out_TH = _mixture(products, _kept(probs_TS, rate), v_SH)
+    out_TH = product(_kept(probs_TS, rate), v_SH, products=products)
     return out_TH, (q_TH, k_SH, v_SH, probs_TS, out_TH)
 
 
@@ -215,18 +207,19 @@ def _attend_backward(
 ) -> tuple[jax.Array | None, ...]:
     products, rate = of
     q_TH, k_SH, v_SH, probs_TS, out_TH = saved
-    kept_TS = _kept(probs_TS, rate)
-    _, of_values = jax.vjp(lambda v: _mixture(products, kept_TS, v), v_SH)
-    _, of_kept = jax.vjp(lambda kept: _mixture(products, kept, v_SH), kept_TS)
-    _, of_scores = jax.vjp(functools.partial(_scores, products), q_TH, k_SH)
-    (d_probs_TS,) = of_kept(d_out_TH)
-    products_TH = d_out_TH.astype(jnp.float32) * out_TH
-    mean_T1 = _apart(products_TH.sum(axis=-1, keepdims=True))
+    d_probs_TS, d_v_SH = product_gradients(
+        _kept(probs_TS, rate), v_SH, d_out_TH, products=products
+    )
     if rate:
         d_probs_TS = jnp.where(probs_TS > 0.0, d_probs_TS * kept_scale(rate), 0.0)
+    products_TH = d_out_TH.astype(jnp.float32) * out_TH
+    mean_T1 = _apart(products_TH.sum(axis=-1, keepdims=True))
     d_scores_TS = jnp.abs(probs_TS) * (d_probs_TS - mean_T1)
     d_scores_TS = d_scores_TS / math.sqrt(q_TH.shape[-1])
-    return (*of_scores(d_scores_TS), *of_values(d_out_TH), None, None)
+    d_q_TH, d_k_SH = product_gradients(
+        q_TH, k_SH, d_scores_TS, transposed=True, products=products
+    )
+    return d_q_TH, d_k_SH, d_v_SH, None, None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)

@@ -59,9 +59,37 @@ def product(
         [..., R, C]
     """
     out_dtype = jnp.dtype(out_dtype or x_RK.dtype)
-    many = kernel.shape[-2:] if kernel.ndim > 2 else ()
-    if is_onednns(x_RK.dtype, products, many):
+    if is_onednns(x_RK.dtype, products, _sides_of_many(kernel)):
         return _onednn_product(transposed, out_dtype, x_RK, kernel)
+    return _xla_product(transposed, out_dtype, x_RK, kernel)
+
+
+def product_gradients(
+    x_RK: jax.Array,
+    kernel: jax.Array,
+    d_out_RC: jax.Array,
+    *,
+    transposed: bool = False,
+    products: Products = "auto",
+) -> tuple[jax.Array, jax.Array]:
+    """The gradients of both factors of `product`, from that of a result of the same type."""
+    dtype = d_out_RC.dtype
+    if is_onednns(x_RK.dtype, products, _sides_of_many(kernel)):
+        return _backward(transposed, dtype, (x_RK, kernel), d_out_RC)
+    of_x = functools.partial(_xla_product, transposed, dtype, kernel=kernel)
+    of_kernel = functools.partial(_xla_product, transposed, dtype, x_RK)
+    (d_x,) = jax.linear_transpose(of_x, x_RK)(d_out_RC)
+    (d_kernel,) = jax.linear_transpose(of_kernel, kernel)(d_out_RC)
+    return d_x, d_kernel
+
+
+def _sides_of_many(kernel: jax.Array) -> Sequence[int]:
+    return kernel.shape[-2:] if kernel.ndim > 2 else ()
+
+
+def _xla_product(
+    transposed: bool, out_dtype: jnp.dtype, x_RK: jax.Array, kernel: jax.Array
+) -> jax.Array:
     last = x_RK.ndim - 1
     leading = tuple(range(last - 1))
     contracted = (((last,), (last if transposed else last - 1,)), (leading, leading))
