@@ -14,7 +14,6 @@ import functools
 import json
 import logging
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -59,7 +58,7 @@ def product(
         [..., R, C]
     """
     out_dtype = jnp.dtype(out_dtype or x_RK.dtype)
-    if is_onednns(x_RK.dtype, products, _sides_of_many(kernel)):
+    if _is_onednns(kernel, products):
         return _onednn_product(transposed, out_dtype, x_RK, kernel)
     return _xla_product(transposed, out_dtype, x_RK, kernel)
 
@@ -74,17 +73,13 @@ def product_gradients(
 ) -> tuple[jax.Array, jax.Array]:
     """The gradients of both factors of `product`, from that of a result of the same type."""
     dtype = d_out_RC.dtype
-    if is_onednns(x_RK.dtype, products, _sides_of_many(kernel)):
+    if _is_onednns(kernel, products):
         return _backward(transposed, dtype, (x_RK, kernel), d_out_RC)
     of_x = functools.partial(_xla_product, transposed, dtype, kernel=kernel)
     of_kernel = functools.partial(_xla_product, transposed, dtype, x_RK)
     (d_x,) = jax.linear_transpose(of_x, x_RK)(d_out_RC)
     (d_kernel,) = jax.linear_transpose(of_kernel, kernel)(d_out_RC)
     return d_x, d_kernel
-
-
-def _sides_of_many(kernel: jax.Array) -> Sequence[int]:
-    return kernel.shape[-2:] if kernel.ndim > 2 else ()
 
 
 def _xla_product(
@@ -98,16 +93,12 @@ def _xla_product(
     )
 
 
-def is_onednns(dtype: Any, products: Products, many: Sequence[int] = ()) -> bool:
-    """Whether oneDNN makes a product, and those of its gradient, in the current program.
-
-    Args:
-        dtype: of the factors.
-        products: as `ComputeConfig.products`.
-        many: of many products, K and C.
-    """
+def _is_onednns(kernel: jax.Array, products: Products) -> bool:
+    """Whether oneDNN makes a product, and those of its gradient, in the current program."""
+    many = kernel.shape[-2:] if kernel.ndim > 2 else ()
     is_safe = not any(size % _TILE for size in many)
-    return products == "auto" and dtype == jnp.bfloat16 and is_safe and uses_onednn()
+    is_bfloat16 = kernel.dtype == jnp.bfloat16
+    return products == "auto" and is_bfloat16 and is_safe and uses_onednn()
 
 
 def add_bias(x_RC: jax.Array, bias_C: jax.Array) -> jax.Array:
