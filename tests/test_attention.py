@@ -174,7 +174,7 @@ def plain_attention(q, k, v, ids, keys_B, dropout_rate, reach):
     return jnp.einsum("BNTS,BSNH->BTNH", probs, v)
 
 
-@pytest.mark.parametrize("dropout_rate", [0.0, 0.25])
+@pytest.mark.parametrize("dropout_rate", [0.0, 0.25, 0.75])
 @pytest.mark.parametrize(
     ("attention", "reach"),
     [(xla_attention, None), (xla_attention, 3), (banded_attention, 4)],

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from bert_jax.model.attention_parts import Ref, dot
-from bert_jax.model.random_bits import drop_threshold, hash_bits, kept_scale
+from bert_jax.model.random_bits import are_kept, hash_bits, kept_scale
 from bert_jax.model.rows import MASKED_SCORE, may_see
 
 
@@ -215,6 +215,6 @@ def _dropout(
         bits_ST = hash_bits(
             index_ST.astype(jnp.uint32), words[2 * row], words[2 * row + 1]
         )
-        return bits_ST >= jnp.uint32(drop_threshold(tiling.dropout_rate))
+        return are_kept(bits_ST, tiling.dropout_rate)
 
     return kept

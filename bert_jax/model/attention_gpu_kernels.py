@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from bert_jax.model.attention_parts import Ref, dot
-from bert_jax.model.random_bits import drop_threshold, hash_bits, kept_scale
+from bert_jax.model.random_bits import are_kept, hash_bits, kept_scale
 from bert_jax.model.rows import MASKED_SCORE, may_see
 
 # The running maximum starts here: below any score, but so far above a masked score that
@@ -249,4 +249,4 @@ def _row(tiling: Tiling, heads: Ref, first: Ref, queries_T: jax.Array) -> jax.Ar
 def _kept(tiling: Tiling, words: Ref, row: jax.Array, keys: jax.Array) -> jax.Array:
     """Which weights stay: the same as `drop_units` keeps of weights [B, N, T, S]."""
     bits = hash_bits(row + keys.astype(jnp.uint32), words[0], words[1])
-    return bits >= jnp.uint32(drop_threshold(tiling.dropout_rate))
+    return are_kept(bits, tiling.dropout_rate)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from bert_jax.config.compute import Products
 from bert_jax.model.products import product, product_gradients
 from bert_jax.model.random_bits import (
-    drop_threshold,
+    are_kept,
     hash_bits,
     kept_scale,
     random_bits,
@@ -52,7 +52,7 @@ def xla_attention(
     kept_BNTS = None
     if keys_B is not None and rate:
         shape = (*q_BNTH.shape[:3], k_BNSH.shape[2])
-        kept_BNTS = random_bits(keys_B, shape) >= drop_threshold(rate)
+        kept_BNTS = are_kept(random_bits(keys_B, shape), rate)
     of = (products, rate)
     visible_B1TS = visible_BTS[:, None]
     return _attend(of, q_BNTH, k_BNSH, v_BNSH, visible_B1TS, kept_BNTS).swapaxes(1, 2)
@@ -112,7 +112,7 @@ def banded_attention(
         index_NKQS = (row_NKQ1 * num_tokens + key_K1S[None]).astype(jnp.uint32)
         words_B2 = jax.random.key_data(keys_B)[:, None, None, None, None]
         bits = hash_bits(index_NKQS[None], words_B2[..., 0], words_B2[..., 1])
-        kept_BNKQS = bits >= drop_threshold(rate)
+        kept_BNKQS = are_kept(bits, rate)
     q_BNTH, k_BNTH, v_BNTH = (x.swapaxes(1, 2) for x in (q_BTNH, k_BTNH, v_BTNH))
     out_BNKQH = _attend(
         (products, rate),

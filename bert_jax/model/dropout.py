@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from bert_jax.config import DropoutConfig
 from bert_jax.model.random_bits import (
-    drop_threshold,
+    are_kept,
     kept_scale,
     key_sets,
     random_bits,
@@ -62,10 +62,5 @@ def drop_units(x: jax.Array, rate: float, keys_B: jax.Array | None) -> jax.Array
     """
     if keys_B is None or rate == 0.0:
         return x
-    return drop_by_bits(x, rate, random_bits(keys_B, x.shape))
-
-
-def drop_by_bits(x: jax.Array, rate: float, bits: jax.Array) -> jax.Array:
-    """`drop_units` with given random bits, uint32; they broadcast to the shape of `x`."""
-    kept = bits >= jnp.uint32(drop_threshold(rate))
+    kept = are_kept(random_bits(keys_B, x.shape), rate)
     return jnp.where(kept, x * kept_scale(rate), 0.0).astype(x.dtype)

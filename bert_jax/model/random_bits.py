@@ -107,6 +107,11 @@ def drop_threshold(rate: float) -> int:
     return round(rate * 2**32)
 
 
+def are_kept(bits: jax.Array, rate: float) -> jax.Array:
+    """Which units are kept, from the random bits of each, uint32; bool of their shape."""
+    return bits >= jnp.uint32(drop_threshold(rate))
+
+
 def kept_scale(rate: float) -> float:
     """The factor for units that are kept. It keeps the expected value unchanged."""
     return 1.0 / (1.0 - drop_threshold(rate) / 2**32)
