@@ -42,7 +42,8 @@ def bare(tokenizer, texts):
 KINDS = {
     "unigram cased": "tokie",
     "unigram": "tokie",
-    "bpe": "sentencepiece",
+    "bpe cased": "gigatoken",
+    "bpe": "gigatoken",
     "xlm-roberta": "tokie",
     "byte-bpe": "gigatoken",
     "byte-bpe cased": "gigatoken",
@@ -149,25 +150,49 @@ def test_rules_that_no_fast_library_reads_are_left_to_the_defining_one(model):
     assert fast_encoder({"model": {"type": model, "vocab": 3}}) is None
 
 
-def test_long_texts_are_not_padded_to_each_other(monkeypatch):
+@pytest.mark.parametrize("kind", ["bpe", "byte-bpe"])
+def test_a_text_may_hold_what_stands_between_texts(kind):
     pytest.importorskip("gigatoken")
-    tokenizer = train("byte-bpe", lowercase=False)
-    texts = [*sentences(30), "", "long " * 400]
-    expected = tokenizer.encode(texts)
-    monkeypatch.setattr(fast_encoding, "_MOST_PADDED_PLACES", 100)
-    assert tokenizer.encode(texts) == expected == bare(tokenizer, texts)
+    tokenizer = train(kind, lowercase=False)
+    texts = ["river", "\uffff", "", "a\uffff\uffffstone", ""]
+    for some in (texts, texts[:1], texts[1:2], ["", ""], [""], []):
+        assert tokenizer.encode(some) == bare(tokenizer, some)
+    assert tokenizer.encoder.library.startswith("gigatoken")
 
 
-def test_words_are_forgotten_after_so_many_characters(monkeypatch):
-    loaded, tokenizer = [], train("unigram")
-    monkeypatch.setattr(
-        tokie.Tokenizer,
-        "from_json",
-        lambda path, load=tokie.Tokenizer.from_json: loaded.append(path) or load(path),
+@pytest.mark.parametrize("alphabet", ["a", "ab", "abcd"])
+def test_joins_of_bpe_have_the_order_of_the_library(alphabet):
+    """Pieces such as "aba" have two splits, and places of text offer both."""
+    pytest.importorskip("gigatoken")
+    rng = np.random.default_rng(len(alphabet))
+
+    def texts(count):
+        for _ in range(count):
+            letters = rng.choice([*alphabet, *alphabet, " "], 90)
+            yield "".join(letters).strip()
+
+    size = 18 if alphabet == "a" else 100
+    tokenizer = train("bpe", texts(300), vocab_size=size)
+    found = [*texts(1_000)]
+    assert tokenizer.encode(found) == bare(tokenizer, found)
+    assert tokenizer.encoder.library.startswith("gigatoken")
+
+
+@pytest.mark.parametrize("kind", ["unigram", "byte-bpe"])
+def test_words_are_forgotten_after_so_many_characters(kind, monkeypatch):
+    gigatoken = pytest.importorskip("gigatoken")
+    library, name = (
+        (tokie.Tokenizer, "from_json")
+        if kind == "unigram"
+        else (gigatoken.gigatoken_rs, "load_hf_json")
     )
+    load, loaded, tokenizer = getattr(library, name), [], train(kind)
+    monkeypatch.setattr(library, name, lambda x: loaded.append(x) or load(x))
     monkeypatch.setattr(fast_encoding, "_MOST_REMEMBERED_CHARACTERS", 9_000)
     monkeypatch.setattr(fast_encoding, "CHECK_TEXTS", ())
+    assert tokenizer.encoder.is_fast
+    loaded.clear()
     texts = ["river stone " * 400]
     assert [tokenizer.encode(texts) for _ in range(5)] == [bare(tokenizer, texts)] * 5
-    # 4,800 characters a call: once at the beginning, and before calls 3 and 5.
-    assert len(loaded) == 3
+    # 4,800 characters a call: before calls 3 and 5.
+    assert len(loaded) == 2

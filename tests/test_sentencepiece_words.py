@@ -88,14 +88,17 @@ def words_joined(tokenizer, texts):
 def test_trained_bpe_models_may_be_cut(lowercase):
     tokenizer = train("bpe", lowercase=lowercase)
     assert tokenizer._ids_of_word is not None
+    tokenizer.encoder.use_defining()
     assert tokenizer.encode(TEXTS) == whole(tokenizer, TEXTS)
     assert words_joined(tokenizer, TEXTS) == whole(tokenizer, TEXTS)
 
 
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
 @pytest.mark.parametrize("change", CHANGES)
-def test_other_unigram_models_are_left_to_the_defining_library(change):
-    trained = train("unigram")
-    assert trained.encoder.is_fast
+def test_other_models_are_left_to_the_defining_library(change, kind):
+    trained = train(kind)
+    if kind == "unigram":
+        assert trained.encoder.is_fast
     assert trained.encode(TEXTS) == whole(trained, TEXTS)
     proto = parse_model(trained.model)
     CHANGES[change](proto)
@@ -191,5 +194,6 @@ def test_forgotten_words_and_long_texts_do_not_change_what_comes_out(monkeypatch
     monkeypatch.setattr(sentencepiece_tokenizer, "_MOST_CHARACTERS", 40)
     assert {len(text) > 40 for text in texts} == {True, False}
     tokenizer = train("bpe")
+    tokenizer.encoder.use_defining()
     assert tokenizer.encode(texts) == expected
     assert tokenizer._ids_of_word.cache_info().currsize == 3

@@ -1,10 +1,11 @@
 """Young libraries that encode many times faster than the ones that define the ids.
 
-`nanotoken` runs WordPiece, `tokie` runs unigram models, `gigatoken` runs byte-level BPE and is
-an extra of this package (`fast`). All read the rules of a tokenizer.json. `CheckedEncoder` uses
-them only as long as they give the ids of the library that defines them.
+`nanotoken` runs WordPiece, `tokie` runs unigram models, `gigatoken` runs BPE and is an extra
+of this package (`fast`). All read the rules of a tokenizer.json. `CheckedEncoder` uses them
+only as long as they give the ids of the library that defines them.
 """
 
+import functools
 import importlib.metadata
 import json
 import pathlib
@@ -21,15 +22,14 @@ Joined = tuple[np.ndarray, np.ndarray]
 Encode = Callable[[Sequence[str]], Joined]
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# gigatoken pads all texts of a call to the longest. From so many places on, the texts are
-# encoded one by one.
-_MOST_PADDED_PLACES = 1 << 24
+# Stands between texts that are encoded together. Unicode says that it is not a character.
+_BETWEEN_TEXTS = "\uffff"
 # Normalisers of `tokenizers` that change nothing of ASCII text but its case.
 _KEEP_ASCII_BUT_CASE = {"NFC", "NFD", "NFKC", "NFKD", "StripAccents", "Lowercase"}
 _SPACE_IN_PYTHON = ["\x1c", "\x1d", "\x1e", "\x1f"]
 
-# tokie keeps all words that it has seen: up to 9 bytes for each character of a text whose words
-# are all different. After so many characters, it begins without any.
+# tokie and gigatoken keep all words that they have seen: up to 10 bytes for each character of
+# a text whose words are all different. After so many characters, they begin without any.
 _MOST_REMEMBERED_CHARACTERS = 1 << 26
 
 # What BERT's rules, accents, scripts without spaces, BPE's splits and special tokens treat
@@ -135,10 +135,19 @@ class CheckedEncoder:
 def _first_difference(
     fast: Encoder, defining: Encoder, texts: Sequence[str]
 ) -> str | None:
-    for text in texts:
-        if not np.array_equal(fast.encode([text])[0], defining.encode([text])[0]):
+    for text, found, expected in zip(
+        texts,
+        _by_text(*fast.encode(texts)),
+        _by_text(*defining.encode(texts)),
+        strict=False,
+    ):
+        if not np.array_equal(found, expected):
             return text
     return None
+
+
+def _by_text(ids: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+    return np.split(ids, np.cumsum(lengths)[:-1])
 
 
 def named(library: str) -> str:
@@ -244,21 +253,47 @@ def _nanotoken(rules: str) -> Encode:
     return encode
 
 
-def _gigatoken(rules: str) -> Encode:
-    from gigatoken.gigatoken_rs import PadTruncate, load_hf_json
+class _Forgetting:
+    """A tokenizer that is loaded anew before it has remembered too many words."""
 
-    backend = load_hf_json(rules)
-    padding = PadTruncate(0)
+    def __init__(self, load: Callable[[], Any]) -> None:
+        self._load = load
+        self._backend, self._num_characters = load(), 0
+
+    def before(self, num_characters: int) -> Any:
+        """The tokenizer, which is about to encode so many characters."""
+        if self._num_characters > _MOST_REMEMBERED_CHARACTERS:
+            self._backend, self._num_characters = self._load(), 0
+        self._num_characters += num_characters
+        return self._backend
+
+
+def _gigatoken(rules: str) -> Encode:
+    from gigatoken.gigatoken_rs import load_hf_json
+
+    # One long text takes half the time of as many calls as there are texts, or of a call that
+    # pads them to the longest. An added token splits it before any other rule.
+    parsed = json.loads(rules)
+    added = parsed["added_tokens"]
+    between = 1 + max(
+        [*parsed["model"]["vocab"].values(), *[token["id"] for token in added]]
+    )
+    token = {"id": between, "content": _BETWEEN_TEXTS, "special": True}
+    token |= dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    with_token = json.dumps({**parsed, "added_tokens": [*added, token]})
+    together = _Forgetting(lambda: load_hf_json(with_token))
+    alone = functools.cache(lambda: load_hf_json(rules))
 
     def encode(texts: Sequence[str]) -> Joined:
-        if max(map(len, texts), default=0) * len(texts) > _MOST_PADDED_PLACES:
-            found = [backend.encode(text) for text in texts]
+        text = _BETWEEN_TEXTS.join(texts)
+        if text.count(_BETWEEN_TEXTS) >= max(len(texts), 1):
+            found = [alone().encode(text) for text in texts]
             lengths = np.fromiter(map(len, found), np.int64, len(found))
             return np.concatenate(found), lengths
-        padded, lengths = backend.encode_batch_padded(
-            list(texts), padding, parallel=False
-        )
-        return padded[np.arange(padded.shape[1]) < lengths[:, None]], lengths
+        ids = together.before(len(text)).encode(text)
+        places = np.flatnonzero(ids == between)
+        ends = np.append(places, ids.size)[: len(texts)] - np.arange(len(texts))
+        return np.delete(ids, places), np.diff(ends, prepend=0)
 
     return encode
 
@@ -273,13 +308,10 @@ def _tokie(rules: str) -> Encode:
             path.write_text(rules, encoding="utf-8")
             return tokie.Tokenizer.from_json(str(path))
 
-    backend, num_characters = load(), 0
+    tokenizer = _Forgetting(load)
 
     def encode(texts: Sequence[str]) -> Joined:
-        nonlocal backend, num_characters
-        if num_characters > _MOST_REMEMBERED_CHARACTERS:
-            backend, num_characters = load(), 0
-        num_characters += sum(map(len, texts))
+        backend = tokenizer.before(sum(map(len, texts)))
         ids, lengths = backend.encode_batch_flat(list(texts), add_special_tokens=False)
         return ids, lengths.astype(np.int64)
 

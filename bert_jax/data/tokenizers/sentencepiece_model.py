@@ -93,23 +93,16 @@ def splits_by_word(proto: Any) -> bool:
     )
 
 
-def unigram_rules(proto: Any) -> dict[str, Any]:
-    """A unigram model that splits by word as the rules of a tokenizer.json.
+def rules_by_word(proto: Any) -> dict[str, Any]:
+    """A model that splits by word (see there) as the rules of a tokenizer.json.
 
     They take text after the model's normalisation. No text is encoded to a special piece.
+    In those of a BPE model, every byte of an unknown character is a piece of its own, with an
+    id behind those of the model's pieces.
 
     Args:
         proto: the model, from `parse_model`.
     """
-    # No word holds a space, and a score of 0 leaves that of unknown characters as it is,
-    # which is the least score of all pieces less 10.
-    vocab = [
-        (piece.piece, piece.score)
-        if piece.type == _NORMAL
-        else (f" {piece.piece}", 0.0)
-        for piece in proto.pieces
-    ]
-    [unknown] = [i for i, piece in enumerate(proto.pieces) if piece.type == _UNKNOWN]
     metaspace = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "always"}
     return {
         "version": "1.0",
@@ -120,13 +113,44 @@ def unigram_rules(proto: Any) -> dict[str, Any]:
         "pre_tokenizer": {**metaspace, "split": True},
         "post_processor": None,
         "decoder": None,
-        "model": {
-            "type": "Unigram",
-            "unk_id": unknown,
-            "vocab": vocab,
-            "byte_fallback": False,
-        },
+        "model": _unigram(proto) if is_unigram(proto) else _bpe(proto),
     }
+
+
+def _unigram(proto: Any) -> dict[str, Any]:
+    # A score of 0 leaves that of unknown characters as it is, which is the least score of
+    # all pieces less 10.
+    scores = [x.score if x.type == _NORMAL else 0.0 for x in proto.pieces]
+    [unknown] = [i for i, piece in enumerate(proto.pieces) if piece.type == _UNKNOWN]
+    return {
+        "type": "Unigram",
+        "unk_id": unknown,
+        "vocab": list(zip(_spellings(proto), scores, strict=True)),
+        "byte_fallback": False,
+    }
+
+
+def _bpe(proto: Any) -> dict[str, Any]:
+    # gigatoken, the library that is meant, knows no unknown piece.
+    spellings = [*_spellings(proto), *[f"<0x{byte:02X}>" for byte in range(256)]]
+    vocab = {spelling: index for index, spelling in enumerate(spellings)}
+    ordinary = [piece for piece in proto.pieces if piece.type == _NORMAL]
+    merges = [
+        [piece.piece[:cut], piece.piece[cut:]]
+        # SentencePiece joins first what has the highest score as a whole.
+        for piece in sorted(ordinary, key=lambda piece: -piece.score)
+        for cut in range(1, len(piece.piece))
+        if piece.piece[:cut] in vocab and piece.piece[cut:] in vocab
+    ]
+    return {"type": "BPE", "vocab": vocab, "merges": merges, "byte_fallback": True}
+
+
+def _spellings(proto: Any) -> list[str]:
+    """The pieces; special ones with a space in front, which no word holds."""
+    return [
+        piece.piece if piece.type == _NORMAL else f" {piece.piece}"
+        for piece in proto.pieces
+    ]
 
 
 def _rules_keep_to_words(normalizer: Any) -> bool:

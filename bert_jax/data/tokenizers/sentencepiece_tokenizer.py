@@ -17,8 +17,8 @@ from bert_jax.data.tokenizers.pieces import SPACE
 from bert_jax.data.tokenizers.sentencepiece_model import (
     is_unigram,
     parse_model,
+    rules_by_word,
     splits_by_word,
-    unigram_rules,
 )
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 
@@ -109,20 +109,31 @@ class SentencePieceTokenizer(Tokenizer):
         return piece.startswith(SPACE)
 
     def _load_fast(self) -> Encoder | None:
-        interchangeable = self._interchangeable
-        if interchangeable is None:
-            return None
         proto = parse_model(self.model)
-        fast = fast_encoder(unigram_rules(proto)) if splits_by_word(proto) else None
+        fast = fast_encoder(rules_by_word(proto)) if splits_by_word(proto) else None
         if fast is None:
             return None
 
         def encode(texts: Sequence[str]) -> Joined:
             ids, lengths = fast.encode([self._normalized(text) for text in texts])
-            interchangeable.sort_runs(ids, lengths)
-            return ids, lengths
+            if self._interchangeable is not None:
+                self._interchangeable.sort_runs(ids, lengths)
+                return ids, lengths
+            return self._without_bytes(ids, lengths)
 
         return fast._replace(encode_prepared=encode)
+
+    def _without_bytes(self, ids: np.ndarray, lengths: np.ndarray) -> Joined:
+        """With one unknown piece for each run of the bytes of unknown characters."""
+        is_byte = ids >= self.vocab_size
+        if not is_byte.any():
+            return ids, lengths
+        # No run reaches from one text into the next, because texts begin with a space.
+        is_kept = ~(is_byte & np.roll(is_byte, 1))
+        num_kept = np.cumsum(np.append(0, is_kept))
+        ends = num_kept[np.cumsum(lengths)]
+        ids = np.where(is_byte, self._processor.unk_id(), ids)[is_kept]
+        return ids, np.diff(ends, prepend=0)
 
     def _normalized(self, text: str) -> str:
         """A text after the model's normalisation, with spaces or their signs."""
