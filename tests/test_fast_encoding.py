@@ -16,6 +16,8 @@ from bert_jax.data.tokenizers.fast_encoding import (
     CheckedEncoder,
     Encoder,
     fast_encoder,
+)
+from bert_jax.data.tokenizers.fast_normalization import (
     without_surrogates,
 )
 from bert_jax.data.tokenizers.huggingface_tokenizer import HuggingFaceTokenizer
@@ -119,12 +121,12 @@ def test_characters_are_removed_and_divided_as_by_the_library(lowercase):
     assert tokenizer.encoder.library.startswith("nanotoken")
 
 
-def lengths_of(texts):
+def lengths_of(texts, _):
     return np.array([len(text) for text in texts]), np.ones(len(texts), np.int64)
 
 
-def wrong_for_a_word(texts):
-    ids, lengths = lengths_of(texts)
+def wrong_for_a_word(texts, _):
+    ids, lengths = lengths_of(texts, _)
     return ids + np.array(["odd" in text for text in texts]), lengths
 
 

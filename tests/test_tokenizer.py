@@ -13,7 +13,7 @@ from hypothesis import given
 from tokenizer_texts import awkward_texts, sentences, train
 
 from bert_jax.batch import SpecialIds
-from bert_jax.data.tokenizers.fast_encoding import without_surrogates
+from bert_jax.data.tokenizers.fast_normalization import without_surrogates
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer, open_tokenizer
 from bert_jax.data.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 from bert_jax.data.tokenizers.tokenizer import METADATA_FILE

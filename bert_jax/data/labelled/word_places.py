@@ -3,7 +3,7 @@
 import functools
 from typing import Any
 
-from bert_jax.data.tokenizers.fast_encoding import without_surrogates
+from bert_jax.data.tokenizers.fast_normalization import without_surrogates
 
 # Chinese characters as google-research/bert counts them (tokenization.py).
 _IDEOGRAPH = (

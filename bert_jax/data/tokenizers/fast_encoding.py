@@ -9,19 +9,24 @@ import functools
 import importlib.metadata
 import json
 import pathlib
-import re
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from bert_jax.data.tokenizers.fast_normalization import (
+    FastNormalization,
+    without_surrogates,
+)
+
 # Unsigned [tokens], ids of all texts one behind the other, and int64 [texts], their number
 # in each text.
 Joined = tuple[np.ndarray, np.ndarray]
-Encode = Callable[[Sequence[str]], Joined]
+EncodeTexts = Callable[[Sequence[str]], Joined]
+# The second argument is that of `Tokenizer.encode_joined`.
+Encode = Callable[[Sequence[str], Collection[str] | None], Joined]
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
 # Stands between texts that are encoded together. Unicode says that it is not a character.
 _BETWEEN_TEXTS = "\uffff"
 # Normalisers of `tokenizers` that change nothing of ASCII text but its case.
@@ -55,20 +60,7 @@ class Encoder(NamedTuple):
 
     library: str
     """Its name and version."""
-    encode_prepared: Encode
-    """Encodes texts as they are, without special tokens around them."""
-    prepare: Callable[[Sequence[str], Collection[str] | None], Sequence[str]] | None = (
-        None
-    )
-    """Applies those rules to texts that the library lacks. The second argument is that of
-    `Tokenizer.encode_joined`."""
-
-    def encode(
-        self, texts: Sequence[str], uncommon: Collection[str] | None = None
-    ) -> Joined:
-        if self.prepare is not None:
-            texts = self.prepare(texts, uncommon)
-        return self.encode_prepared(texts)
+    encode: Encode
 
 
 class CheckedEncoder:
@@ -137,8 +129,8 @@ def _first_difference(
 ) -> str | None:
     for text, found, expected in zip(
         texts,
-        _by_text(*fast.encode(texts)),
-        _by_text(*defining.encode(texts)),
+        _by_text(*fast.encode(texts, None)),
+        _by_text(*defining.encode(texts, None)),
         strict=False,
     ):
         if not np.array_equal(found, expected):
@@ -174,7 +166,7 @@ def fast_encoder(rules: Mapping[str, Any]) -> Encoder | None:
 
 
 def encoder_behind_normalizer(
-    rules: Mapping[str, Any], normalize: Callable[[str], str], defining: Encode
+    rules: Mapping[str, Any], normalize: Callable[[str], str], defining: EncodeTexts
 ) -> Encoder | None:
     """As `fast_encoder`, with the normalisation of the library that defines the ids.
 
@@ -206,24 +198,29 @@ def encoder_behind_normalizer(
     left_out = [x["content"] for x in rules["added_tokens"]]
     left_out += _SPACE_IN_PYTHON if splits_at_space else []
 
-    def normalized(text: str) -> str:
-        text = without_surrogates(text)
-        if kinds <= _KEEP_ASCII_BUT_CASE and text.isascii():
-            text = text.lower() if "Lowercase" in kinds else text
-        else:
-            text = normalize(text)
-        return " ".join(text.split()) if splits_at_space else text
+    fast_normalization = None
+    if kinds <= _KEEP_ASCII_BUT_CASE:
+        fast_normalization = FastNormalization(
+            normalize, lowercase="Lowercase" in kinds
+        )
 
-    def encode(texts: Sequence[str]) -> Joined:
-        if any(part in text for text in texts for part in left_out):
+    def encode(texts: Sequence[str], uncommon: Collection[str] | None) -> Joined:
+        together = "\n".join(texts)
+        if any(part in together for part in left_out):
             return defining(texts)
-        return fast.encode([normalized(text) for text in texts])
+        if fast_normalization is None:
+            texts = [normalize(without_surrogates(text)) for text in texts]
+        else:
+            texts = fast_normalization(texts, uncommon)
+        if splits_at_space:
+            texts = [" ".join(text.split()) for text in texts]
+        return fast.encode(texts, None)
 
-    return fast._replace(encode_prepared=encode)
+    return fast._replace(encode=encode)
 
 
-def _without_half_characters(encode: Encode) -> Encode:
-    def encode_all(texts: Sequence[str]) -> Joined:
+def _without_half_characters(encode: EncodeTexts) -> Encode:
+    def encode_all(texts: Sequence[str], _: Collection[str] | None) -> Joined:
         try:
             return encode(texts)
         except (UnicodeEncodeError, TypeError):
@@ -232,13 +229,7 @@ def _without_half_characters(encode: Encode) -> Encode:
     return encode_all
 
 
-def without_surrogates(text: str) -> str:
-    """The text with U+FFFD for lone surrogates, which are not characters."""
-    # `isascii` reads a stored flag, so ordinary text is not searched.
-    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
-
-
-def _nanotoken(rules: str) -> Encode:
+def _nanotoken(rules: str) -> EncodeTexts:
     # Not from the package itself, which also imports what transformers needs.
     from nanotoken.nanotoken_rs import WordPieceTokenizer
 
@@ -268,7 +259,7 @@ class _Forgetting:
         return self._backend
 
 
-def _gigatoken(rules: str) -> Encode:
+def _gigatoken(rules: str) -> EncodeTexts:
     from gigatoken.gigatoken_rs import load_hf_json
 
     # One long text takes half the time of as many calls as there are texts, or of a call that
@@ -298,7 +289,7 @@ def _gigatoken(rules: str) -> Encode:
     return encode
 
 
-def _tokie(rules: str) -> Encode:
+def _tokie(rules: str) -> EncodeTexts:
     import tokie
 
     def load() -> Any:
@@ -318,7 +309,7 @@ def _tokie(rules: str) -> Encode:
     return encode
 
 
-_LOADERS: dict[Any, tuple[str, Callable[[str], Encode]]] = {
+_LOADERS: dict[Any, tuple[str, Callable[[str], EncodeTexts]]] = {
     "WordPiece": ("nanotoken", _nanotoken),
     "Unigram": ("tokie", _tokie),
     "BPE": ("gigatoken", _gigatoken),

@@ -20,8 +20,8 @@ from bert_jax.data.tokenizers.fast_encoding import (
     encode_each,
     encoder_behind_normalizer,
     fast_encoder,
-    without_surrogates,
 )
+from bert_jax.data.tokenizers.fast_normalization import without_surrogates
 from bert_jax.data.tokenizers.huggingface_rules import (
     load_fast,
     load_for_text,

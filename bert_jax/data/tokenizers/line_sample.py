@@ -4,7 +4,7 @@ import heapq
 import random
 from collections.abc import Iterable, Iterator
 
-from bert_jax.data.tokenizers.fast_encoding import without_surrogates
+from bert_jax.data.tokenizers.fast_normalization import without_surrogates
 
 # SentencePiece skips longer training lines and reports it only in its log.
 MAX_LINE_BYTES = 4_000

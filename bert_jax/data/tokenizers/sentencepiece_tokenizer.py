@@ -2,7 +2,7 @@
 
 import functools
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
@@ -10,6 +10,9 @@ from bert_jax.data.tokenizers.fast_encoding import (
     Encoder,
     Joined,
     fast_encoder,
+)
+from bert_jax.data.tokenizers.fast_normalization import (
+    FastNormalization,
     without_surrogates,
 )
 from bert_jax.data.tokenizers.interchangeable_pieces import InterchangeablePieces
@@ -114,14 +117,18 @@ class SentencePieceTokenizer(Tokenizer):
         if fast is None:
             return None
 
-        def encode(texts: Sequence[str]) -> Joined:
-            ids, lengths = fast.encode([self._normalized(text) for text in texts])
+        normalization = FastNormalization(
+            self.normalize, lowercase=self.lowercase, drops_spaces=True
+        )
+
+        def encode(texts: Sequence[str], uncommon: Collection[str] | None) -> Joined:
+            ids, lengths = fast.encode(normalization(texts, uncommon), None)
             if self._interchangeable is not None:
                 self._interchangeable.sort_runs(ids, lengths)
                 return ids, lengths
             return self._without_bytes(ids, lengths)
 
-        return fast._replace(encode_prepared=encode)
+        return fast._replace(encode=encode)
 
     def _without_bytes(self, ids: np.ndarray, lengths: np.ndarray) -> Joined:
         """With one unknown piece for each run of the bytes of unknown characters."""
@@ -134,13 +141,6 @@ class SentencePieceTokenizer(Tokenizer):
         ends = num_kept[np.cumsum(lengths)]
         ids = np.where(is_byte, self._processor.unk_id(), ids)[is_kept]
         return ids, np.diff(ends, prepend=0)
-
-    def _normalized(self, text: str) -> str:
-        """A text after the model's normalisation, with spaces or their signs."""
-        if text.isascii() and text.isprintable() and "  " not in text:
-            # Of such a text, the rules change the case and outer spaces alone.
-            return (text.lower() if self.lowercase else text).strip(" ")
-        return str(self._processor.normalize(without_surrogates(text)))
 
     def _encode(self, texts: Sequence[str]) -> Joined:
         if self._ids_of_word is not None:

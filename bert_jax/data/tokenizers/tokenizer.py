@@ -110,7 +110,8 @@ class Tokenizer(abc.ABC):
             self.special, self.vocab_size, starts_word
         )
         self.encoder = CheckedEncoder(
-            Encoder(named(library), self._encode), self._load_fast
+            Encoder(named(library), lambda texts, _: self._encode(texts)),
+            self._load_fast,
         )
         rules = [FORMAT_VERSION, self.kind, lowercase, normalization]
         if special_pieces is not SPECIAL_PIECES:

@@ -133,7 +133,13 @@ class WordPieceTokenizer(Tokenizer):
         # nanotoken has no rule that replaces characters; `_as_bert_has_it` does it.
         rules["normalizer"] = rules["normalizer"]["normalizers"][-1]
         fast = fast_encoder(rules)
-        return fast and fast._replace(prepare=_as_bert_has_it)
+        if fast is None:
+            return None
+
+        def encode(texts: Sequence[str], uncommon: Collection[str] | None) -> Joined:
+            return fast.encode(_as_bert_has_it(texts, uncommon), None)
+
+        return fast._replace(encode=encode)
 
     def _join(self, ids: list[int]) -> str:
         return " ".join(self.pieces[index] for index in ids).replace(" ##", "")
