@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from bert_jax.config import ComputeConfig, DropoutConfig, MeshConfig
-from bert_jax.model import pretraining
+from bert_jax.model import attention_blocks, pretraining
 from bert_jax.model.attention import attend, choose_kernel
+from bert_jax.model.attention_blocks import blocked_attention
 from bert_jax.model.attention_xla import banded_attention, xla_attention
 from bert_jax.model.dropout import Dropout, drop_units
 from bert_jax.model.logical import Placement, placed
@@ -177,7 +178,14 @@ def plain_attention(q, k, v, ids, keys_B, dropout_rate, reach):
 @pytest.mark.parametrize("dropout_rate", [0.0, 0.25, 0.75])
 @pytest.mark.parametrize(
     ("attention", "reach"),
-    [(xla_attention, None), (xla_attention, 3), (banded_attention, 4)],
+    [
+        (xla_attention, None),
+        (xla_attention, 3),
+        (banded_attention, 4),
+        (functools.partial(blocked_attention, size=16), None),
+        (functools.partial(blocked_attention, size=16), 9),
+        (functools.partial(blocked_attention, size=45), None),
+    ],
 )
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(jnp.float32, 2e-6), (jnp.bfloat16, 3e-2)]
@@ -206,3 +214,34 @@ def test_xlas_attention_and_its_gradients_are_those_of_the_formula(
         assert mine.dtype == dtype
         largest = np.abs(its).max()
         assert np.abs(np.asarray(mine, np.float32) - its).max() < tolerance * largest
+
+
+def test_blocks_drop_the_weights_that_are_dropped_without_them():
+    """So a run may go on with rows of another length, or on another device."""
+    rng = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(rng.normal(size=(2, 40, 3, 8)), jnp.float32) for _ in "qkv")
+    ids, keys_B = jnp.ones((2, 40), jnp.int32), row_keys(jax.random.key(1), 2)
+    given = (q, k, v, ids, keys_B, 0.5)
+    np.testing.assert_allclose(
+        blocked_attention(*given, size=16), xla_attention(*given), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("platform", "length", "size"),
+    [("cpu", 2047, None), ("cpu", 2048, 256), ("gpu", 4095, None), ("gpu", 4096, 512)],
+)
+def test_long_rows_keep_no_scores(platform, length, size, monkeypatch):
+    x = jax.ShapeDtypeStruct((1, length, 2, 8), jnp.float32)
+    rows = Rows(*[jax.ShapeDtypeStruct((1, length), jnp.int32)] * 2)
+
+    def backward(x, rows):
+        return jax.vjp(lambda x: attend(x, x, x, rows, dropout=NO_DROPOUT), x)[1]
+
+    monkeypatch.setattr(attention_blocks, "platform", lambda: platform)
+    stored = jax.tree.leaves(jax.eval_shape(backward, x, rows))
+    jaxpr = str(jax.make_jaxpr(lambda x, r: backward(x, r)(x))(x, rows))
+    whole = 2 * length * length
+    assert any(x.size >= whole for x in stored) == (size is None)
+    assert (f"[1,2,{size},{length}]" in jaxpr) == (size is not None)
+    assert (f"[1,2,{length},{length}]" in jaxpr) == (size is None)

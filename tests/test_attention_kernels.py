@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,8 @@ import pytest
 
 from bert_jax.config import DropoutConfig, MeshConfig
 from bert_jax.model import (
+    attention,
+    attention_blocks,
     attention_cudnn,
     attention_fused,
     attention_fused_kernels,
@@ -66,24 +69,27 @@ def program(kernel: str, case: Case):
 
     @jax.jit
     def run(q, k, v, d_out, ids):
-        def attention(q, k, v):
+        def attended(q, k, v):
             if kernel == "dense":
                 keys = dropout.keys_B
                 return attention_xla.xla_attention(
                     q, k, v, ids, keys, case.rate, case.reach
                 )
-            return attend(
-                q,
-                k,
-                v,
-                Rows(ids, jnp.zeros_like(ids), case.reach),
-                kernel=kernel,
-                dropout=dropout,
-                interpret=kernel != "xla",
-            )
+            in_blocks = kernel == "blocks"
+            size = 8 if in_blocks else None
+            with mock.patch.object(attention, "block_size", return_value=size):
+                return attend(
+                    q,
+                    k,
+                    v,
+                    Rows(ids, jnp.zeros_like(ids), case.reach),
+                    kernel="xla" if in_blocks else kernel,
+                    dropout=dropout,
+                    interpret=not in_blocks and kernel != "xla",
+                )
 
         with contextlib.nullcontext() if mesh is None else on_mesh(mesh):
-            out, gradients = jax.vjp(attention, q, k, v)
+            out, gradients = jax.vjp(attended, q, k, v)
             return out, *gradients(d_out)
 
     return lambda *args: jax.tree.map(np.asarray, run(*args))
@@ -117,6 +123,9 @@ def assert_close(found, expected, dtype="float32"):
         ("cudnn", Case(length=101, num_heads=2, reach=3, dtype="bfloat16")),
         ("fused", Case(reach=8, length=136, num_heads=2, rate=RATE)),
         ("triton", Case(reach=8, length=136, num_heads=2, rate=RATE)),
+        ("blocks", Case(rate=RATE)),
+        ("blocks", Case(reach=20, length=45)),  # no whole number of blocks
+        ("blocks", Case(num_heads=2, head_size=64, dtype="bfloat16", rate=RATE)),
         ("xla", Case(reach=3, num_heads=2)),  # whole rows
         ("xla", Case(reach=8, length=136, num_heads=2, rate=RATE)),  # in blocks
         ("xla", Case(reach=5, length=101, num_heads=2)),  # no whole number of blocks
@@ -155,7 +164,13 @@ def test_blocks_of_queries_and_tiles_add_up(monkeypatch):
 
 @pytest.mark.parametrize(
     ("kernel", "rate"),
-    [("fused", RATE), ("splash", 0.0), ("triton", RATE), ("cudnn", 0.0)],
+    [
+        ("fused", RATE),
+        ("splash", 0.0),
+        ("triton", RATE),
+        ("cudnn", 0.0),
+        ("blocks", RATE),
+    ],
 )
 def test_the_mesh_changes_nothing(kernel, rate):
     # Rows over data, queries over sequence, heads over tensor.
@@ -176,6 +191,7 @@ def test_the_mesh_changes_nothing(kernel, rate):
     ("kernel", "rate"),
     [
         ("xla", RATE),
+        ("blocks", RATE),
         ("fused", RATE),
         ("splash", 0.0),
         ("triton", RATE),
@@ -197,7 +213,9 @@ def test_changing_one_sequence_changes_no_bit_of_another(kernel, rate):
         np.testing.assert_array_equal(x[~changed], y[~changed])
 
 
-@pytest.mark.parametrize("kernel", ["xla", "fused", "splash", "triton", "cudnn"])
+@pytest.mark.parametrize(
+    "kernel", ["xla", "blocks", "fused", "splash", "triton", "cudnn"]
+)
 def test_packed_equals_unpacked(kernel):
     """The three sequences of the first row, each alone at the start of a row."""
     case = Case(dtype=DTYPES.get(kernel, "float32"))
@@ -224,6 +242,7 @@ def test_packed_equals_unpacked(kernel):
     ("kernel", "modules"),
     [
         ("xla", [attention_xla]),
+        ("blocks", [attention_blocks]),
         ("fused", [attention_fused_kernels]),
         ("triton", [attention_gpu, attention_gpu_kernels]),
         ("cudnn", [attention_cudnn]),

@@ -21,7 +21,8 @@ from bert_jax.config import (
     TaskConfig,
 )
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
-from bert_jax.model import attention, isolation
+from bert_jax.model import attention, attention_blocks, isolation
+from bert_jax.model.attention_blocks import blocked_attention
 from bert_jax.model.attention_gpu import triton_attention
 from bert_jax.model.attention_xla import xla_attention
 from bert_jax.model.isolation import IsolationError, prove_isolation
@@ -105,6 +106,37 @@ def test_what_is_not_isolated_attention_is_an_error(tiny, monkeypatch, wrong, me
         prove(tiny)
     for part in ('"xla" on cpu', "24 tokens", "heads 8 wide", "do not train"):
         assert part in str(raised.value)
+
+
+@pytest.mark.parametrize("reach", [None, 40])
+def test_long_rows_are_tried_in_blocks(tiny, monkeypatch, reach):
+    monkeypatch.setattr(attention_blocks, "_blocks", lambda: (64, 16))
+    monkeypatch.setattr(isolation, "_LONG_FOR_XLA", 24)
+    seen = []
+
+    def blocked(q, *args, **options):
+        seen.append(q.shape[1])
+        return blocked_attention(q, *args, **options)
+
+    monkeypatch.setattr(attention, "blocked_attention", blocked)
+    cfg = tiny
+    if reach is not None:
+        cfg = dataclasses.replace(tiny, local_window=2 * reach, global_every=2)
+    compute, dropout = ComputeConfig(), DropoutConfig()
+    isolation.prove_for_lengths(cfg, compute, dropout, [100, 32])
+    assert 64 in seen
+    assert 32 not in seen
+    isolation._prove.cache_clear()
+    monkeypatch.setattr(
+        attention, "blocked_attention", lambda *x, size, **y: mixed(*x, **y)
+    )
+    with pytest.raises(IsolationError, match="the same sequences alone"):
+        isolation.prove_for_lengths(cfg, compute, dropout, [100, 32])
+    isolation._prove.cache_clear()
+    monkeypatch.setattr(attention, "blocked_attention", blocked)
+    monkeypatch.setattr(attention, "xla_attention", mixed)
+    with pytest.raises(IsolationError):
+        isolation.prove_for_lengths(cfg, compute, dropout, [100, 32])
 
 
 @pytest.mark.slow(ci=False)

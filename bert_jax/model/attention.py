@@ -1,8 +1,7 @@
 """Bidirectional self-attention, in which a token sees its own sequence only.
 
 `attend` is one function with five kernels behind it. The kernels agree up to rounding,
-and those that have dropout drop the same weights. Long rows with a window go through
-blocks of XLA's on every device.
+and those that have dropout drop the same weights. XLA's goes through long rows in blocks.
 
 Shape suffixes: B rows, T tokens (S when they are attended to), D hidden, N heads,
 H head width.
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 from bert_jax.config.compute import Attention as Kernel
 from bert_jax.config.compute import Products
 from bert_jax.model import attention_cudnn, attention_fused, attention_gpu
+from bert_jax.model.attention_blocks import block_size, blocked_attention
 from bert_jax.model.attention_cudnn import cudnn_attention
 from bert_jax.model.attention_fused import fused_attention
 from bert_jax.model.attention_gpu import triton_attention
@@ -87,6 +87,9 @@ def attend(
         run: Callable = xla_attention
         if is_banded(reach, k_BSNH.shape[1]):
             run = banded_attention
+        elif size := block_size(k_BSNH.shape[1]):
+            # It keeps no weights in any case.
+            run, recompute = functools.partial(blocked_attention, size=size), False
         run = functools.partial(run, dropout_rate=rate, reach=reach, products=products)
         run = jax.checkpoint(run) if recompute else run
         return run(q_BTNH, k_BSNH, v_BSNH, sequence_ids_BT, keys_B)

@@ -106,13 +106,10 @@ def banded_attention(
     rate = 0.0 if keys_B is None else dropout_rate
     kept_BNKQS = None
     if keys_B is not None and rate:
-        # The bits of the same weights as `xla_attention` draws for [B, N, T, S].
-        head_N111 = jnp.arange(num_heads)[:, None, None, None]
-        row_NKQ1 = head_N111 * num_tokens + query_KQ1[None]
-        index_NKQS = (row_NKQ1 * num_tokens + key_K1S[None]).astype(jnp.uint32)
-        words_B2 = jax.random.key_data(keys_B)[:, None, None, None, None]
-        bits = hash_bits(index_NKQS[None], words_B2[..., 0], words_B2[..., 1])
-        kept_BNKQS = are_kept(bits, rate)
+        words_B2 = jax.random.key_data(keys_B)
+        kept_BNKQS = are_kept(
+            bits_of_weights(words_B2, num_heads, num_tokens, query_KQ1, key_K1S), rate
+        )
     q_BNTH, k_BNTH, v_BNTH = (x.swapaxes(1, 2) for x in (q_BTNH, k_BTNH, v_BTNH))
     out_BNKQH = _attend(
         (products, rate),
@@ -124,6 +121,31 @@ def banded_attention(
     )
     out_BNTH = out_BNKQH.reshape(num_rows, num_heads, num_blocks * size, -1)
     return out_BNTH[:, :, :num_tokens].swapaxes(1, 2)
+
+
+def bits_of_weights(
+    words_B2: jax.Array,
+    num_heads: int,
+    num_tokens: int,
+    queries: jax.Array,
+    keys: jax.Array,
+) -> jax.Array:
+    """The bits of the same weights as `random_bits` draws for [B, N, T, T].
+
+    Args:
+        words_B2: uint32, the words of the rows' keys.
+        num_heads: N.
+        num_tokens: T.
+        queries, keys: int32 places in the row, which broadcast to [..., Q, S].
+
+    Returns:
+        uint32 [B, N, ..., Q, S]
+    """
+    heads = jnp.arange(num_heads).reshape(-1, *[1] * queries.ndim)
+    queries, keys = queries[None], keys[None]
+    index = ((heads * num_tokens + queries) * num_tokens + keys).astype(jnp.uint32)
+    words = words_B2.reshape(-1, *[1] * index.ndim, 2)
+    return hash_bits(index[None], words[..., 0], words[..., 1])
 
 
 def block_of(reach: int) -> tuple[int, int]:
@@ -171,20 +193,66 @@ def _attend_forward(
     visible_TS: jax.Array,
     kept_TS: jax.Array | None,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    products, rate = of
+    probs_TS = weights(of, q_TH, k_SH, v_SH.dtype, visible_TS, kept_TS)
+    out_TH = mixture(of, probs_TS, v_SH)
+    return out_TH, (q_TH, k_SH, v_SH, probs_TS, out_TH)
+
+
+def weights(
+    of: tuple[Products, float],
+    q_TH: jax.Array,
+    k_SH: jax.Array,
+    dtype: jnp.dtype,
+    visible_TS: jax.Array,
+    kept_TS: jax.Array | None,
+) -> jax.Array:
+    """The attention weights [..., T, S] in `dtype`; those that are dropped are negative.
+
+    The sign saves the gradient a second array. The arguments are those of `_attend`.
+    """
     scores_TS = product(
-        q_TH, k_SH, transposed=True, out_dtype=jnp.float32, products=products
+        q_TH, k_SH, transposed=True, out_dtype=jnp.float32, products=of[0]
     )
     scores_TS = jnp.where(visible_TS, scores_TS, MASKED_SCORE)
     below_TS = scores_TS - scores_TS.max(axis=-1, keepdims=True)
     exps_TS = jnp.exp(below_TS / math.sqrt(q_TH.shape[-1]))
     sum_T1 = _apart(exps_TS.sum(axis=-1, keepdims=True))
-    probs_TS = (exps_TS / sum_T1).astype(v_SH.dtype)
-    if kept_TS is not None:
-        # Negative ones are dropped, so that the gradient needs one array, not two.
-        probs_TS = jnp.where(kept_TS, probs_TS, -probs_TS)
-    out_TH = product(_kept(probs_TS, rate), v_SH, products=products)
-    return out_TH, (q_TH, k_SH, v_SH, probs_TS, out_TH)
+    probs_TS = (exps_TS / sum_T1).astype(dtype)
+    return probs_TS if kept_TS is None else jnp.where(kept_TS, probs_TS, -probs_TS)
+
+
+def mixture(
+    of: tuple[Products, float], probs_TS: jax.Array, v_SH: jax.Array
+) -> jax.Array:
+    """The values by the weights of `weights` that are not dropped, [..., T, H]."""
+    return product(_kept(probs_TS, of[1]), v_SH, products=of[0])
+
+
+def gradients(
+    of: tuple[Products, float], saved: tuple[jax.Array, ...], d_out_TH: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The gradients of queries, keys and values.
+
+    Args:
+        of: as for `_attend`.
+        saved: queries, keys, values, `weights` and `mixture`.
+        d_out_TH: the gradient of the mixture.
+    """
+    products, rate = of
+    q_TH, k_SH, v_SH, probs_TS, out_TH = saved
+    d_probs_TS, d_v_SH = product_gradients(
+        _kept(probs_TS, rate), v_SH, d_out_TH, products=products
+    )
+    if rate:
+        d_probs_TS = jnp.where(probs_TS > 0.0, d_probs_TS * kept_scale(rate), 0.0)
+    products_TH = d_out_TH.astype(jnp.float32) * out_TH
+    mean_T1 = _apart(products_TH.sum(axis=-1, keepdims=True))
+    d_scores_TS = jnp.abs(probs_TS) * (d_probs_TS - mean_T1)
+    d_scores_TS = d_scores_TS / math.sqrt(q_TH.shape[-1])
+    d_q_TH, d_k_SH = product_gradients(
+        q_TH, k_SH, d_scores_TS, transposed=True, products=products
+    )
+    return d_q_TH, d_k_SH, d_v_SH
 
 
 def _apart(x: jax.Array) -> jax.Array:
@@ -205,21 +273,7 @@ def _kept(probs_TS: jax.Array, rate: float) -> jax.Array:
 def _attend_backward(
     of: tuple[Products, float], saved: tuple[jax.Array, ...], d_out_TH: jax.Array
 ) -> tuple[jax.Array | None, ...]:
-    products, rate = of
-    q_TH, k_SH, v_SH, probs_TS, out_TH = saved
-    d_probs_TS, d_v_SH = product_gradients(
-        _kept(probs_TS, rate), v_SH, d_out_TH, products=products
-    )
-    if rate:
-        d_probs_TS = jnp.where(probs_TS > 0.0, d_probs_TS * kept_scale(rate), 0.0)
-    products_TH = d_out_TH.astype(jnp.float32) * out_TH
-    mean_T1 = _apart(products_TH.sum(axis=-1, keepdims=True))
-    d_scores_TS = jnp.abs(probs_TS) * (d_probs_TS - mean_T1)
-    d_scores_TS = d_scores_TS / math.sqrt(q_TH.shape[-1])
-    d_q_TH, d_k_SH = product_gradients(
-        q_TH, k_SH, d_scores_TS, transposed=True, products=products
-    )
-    return d_q_TH, d_k_SH, d_v_SH, None, None
+    return (*gradients(of, saved, d_out_TH), None, None)
 
 
 _attend.defvjp(_attend_forward, _attend_backward)

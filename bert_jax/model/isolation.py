@@ -20,7 +20,8 @@ import numpy as np
 from bert_jax.config import ComputeConfig, DropoutConfig, ModelConfig
 from bert_jax.config.compute import Products
 from bert_jax.model import attention
-from bert_jax.model.attention_xla import xla_attention
+from bert_jax.model.attention_blocks import block_size, shortest_in_blocks
+from bert_jax.model.attention_xla import is_banded, xla_attention
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.random_bits import KEY_KIND
 from bert_jax.model.rows import Rows
@@ -128,26 +129,31 @@ def prove_for_lengths(
     """Tries the attention for rows of all these lengths, the longest first.
 
     XLA's kernel does the same operations for rows of any length, so one will do for it.
-    (So does that for windows, but for short rows it is another; they cost little to try.)
+    (So does that for windows, but for short rows it is another; they cost little to try.
+    Rows so long that they have blocks are another kernel too.)
 
     Raises:
         IsolationError, ValueError: as for `prove_isolation`.
     """
     for length in sorted(lengths, reverse=True):
         proof = prove_isolation(cfg, compute, dropout, num_tokens=length)
-        if proof.kernel == "xla" and cfg.local_reach is None:
+        is_whole = block_size(length) is None and cfg.local_reach is None
+        if proof.kernel == "xla" and is_whole:
             return
 
 
 def _shortened(path: _Path) -> _Path:
     """Rows no longer than a proof needs.
 
-    XLA's operations are the same for rows of any length, and those for windows from a few
-    windows on; the proof keeps all scores of its rows in memory.
+    XLA's operations are the same for rows of any length, those for windows from a few
+    windows on, and those with blocks from some length on; the proof keeps all scores of its
+    rows in memory.
     """
     if _chosen(path) != "xla":
         return path
     enough = max(_LONG_FOR_XLA, 8 * (path.reach or 0))
+    if block_size(path.num_tokens) and not is_banded(path.reach, path.num_tokens):
+        enough = max(enough, shortest_in_blocks())
     return dataclasses.replace(path, num_tokens=min(path.num_tokens, enough))
 
 
@@ -242,7 +248,8 @@ def _check(path: _Path, proof: Proof, words_B2: np.ndarray | None) -> None:
         exact=True,
     )
 
-    if proof.kernel != "xla" or path.reach is not None:
+    is_whole = block_size(path.num_tokens) is None and path.reach is None
+    if proof.kernel != "xla" or not is_whole:
         plain = functools.partial(
             xla_attention, dropout_rate=path.dropout_rate, reach=path.reach
         )
