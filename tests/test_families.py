@@ -64,6 +64,12 @@ def test_numbers_agree_with_transformers(hf, name, head, record_route):
     assert {k: x.shape for k, x in flatten(read.params).items()} == shapes
 
 
+def test_long_rows_agree_with_transformers(hf, record_route):
+    """Global layers compute such rows in blocks of queries, the last of them incomplete."""
+    theirs = make("modernbert", "mlm", positions=2_200, local_attention=16)
+    _agree(theirs, "modernbert", 2_100, "modernbert, 2100 tokens", record_route)
+
+
 @pytest.mark.slow(ci=False)
 @pytest.mark.parametrize("length", [128, 1_024])
 @pytest.mark.parametrize("name", FAMILIES)
