@@ -338,3 +338,16 @@ def test_a_loss_that_does_not_fit_the_logits_is_refused(
     edit_json(tmp_path / "config.json", problem_type=problem_type)
     with pytest.raises(ValueError, match=f"{problem_type}' and a classifier with"):
         read_huggingface(tmp_path)
+
+
+@pytest.mark.parametrize("lacking", ["classifier.bias", "bert.pooler.dense.weight"])
+def test_a_classifier_without_its_head_is_refused(make_model, tmp_path, lacking):
+    def without(state):
+        return {name: tensor for name, tensor in state.items() if name != lacking}
+
+    save_bin(make_model("BertForSequenceClassification"), tmp_path / "x", without)
+    message = f"is a classifier by its config.json, but has no {lacking}. Fetch the"
+    with pytest.raises(ValueError, match=message):
+        import_run(tmp_path / "x", tmp_path / "run")
+    imported = import_run(tmp_path / "x", tmp_path / "run", encoder_only=True)
+    assert imported.kind == "pretrain"
