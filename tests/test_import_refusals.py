@@ -177,6 +177,12 @@ def test_damaged_weights_are_refused(make_model, tmp_path, form, size):
         read_huggingface(tmp_path)
 
 
+def test_numbers_of_eight_bits_are_refused(make_model, tmp_path, hf):
+    save(make_model("BertForPreTraining").to(hf.torch.float8_e4m3fn), tmp_path)
+    with pytest.raises(ValueError, match=r"float8_e4m3fn'\). Save the model without"):
+        read_huggingface(tmp_path)
+
+
 def test_damaged_shards_are_refused(make_model, tmp_path):
     save(make_model("BertForPreTraining"), tmp_path, max_shard_size="20KB")
     index = tmp_path / "model.safetensors.index.json"
