@@ -368,7 +368,7 @@ def _tuples(texts: Texts) -> list[tuple[str, ...]]:
     some = [texts] if isinstance(texts, str) else texts
     if not _is_list(some) or hasattr(some, "columns"):
         raise ValueError(
-            f"The texts are a {type(some).__name__}; expected one string, or a list of "
+            f"The texts are of type {type(some).__name__}; expected one string, or a list of "
             "strings or of tuples of strings. Of a table, pass a column as a list."
         )
     return [_tuple(text, number) for number, text in enumerate(some, 1)]

@@ -51,10 +51,13 @@ class _Table:
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ({"text": "a river"}, "The texts are a dict; expected one string, or a list"),
-        (_Table(), "The texts are a _Table; .* pass a column as a list"),
-        (b"a river", "The texts are a bytes"),
-        (5, "The texts are a int"),
+        (
+            {"text": "a river"},
+            "The texts are of type dict; expected one string, or a list",
+        ),
+        (_Table(), "The texts are of type _Table; .* pass a column as a list"),
+        (b"a river", "The texts are of type bytes"),
+        (5, "The texts are of type int"),
         (["a river", None], "Text 2 is None; expected a string, or a tuple of strings"),
         ([{"text": "a river"}], "Text 1 is {'text': 'a river'}; expected a string"),
         (

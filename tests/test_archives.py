@@ -1,5 +1,6 @@
 """Tar archives: all of their files, and an error for whatever is missing."""
 
+import functools
 import io
 import tarfile
 
@@ -97,6 +98,15 @@ def test_no_damage_hides_a_member(place, value, tmp_path_factory):
         except ValueError:
             continue
         assert len(found) == len(READ)
+
+
+def test_a_file_that_an_archive_holds_twice_is_refused(tmp_path):
+    once = tar_of({"a/b.txt": b"Newer."})
+    archive = tar_of({"a/b.txt": b"Older.", "c.txt": b"Other."}).rstrip(b"\0")
+    archive = archive.ljust(-(-len(archive) // 512) * 512, b"\0") + once
+    for read in (read_all, functools.partial(list_all, folder=tmp_path)):
+        with pytest.raises(ValueError, match=r"holds a/b.txt twice; expected each"):
+            read(archive)
 
 
 def test_sparse_members_are_refused():

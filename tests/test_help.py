@@ -85,3 +85,10 @@ def test_what_has_no_flag_is_called_by_its_name(monkeypatch):
     named = {"embed": "RUN TEXTS", "compare": "A B", "evaluate": "RUN [DATA]"}
     for command, names in named.items():
         assert f" {names}" in help_of(command).partition("\n")[0]
+
+
+def test_help_ends_on_a_screen_of_no_width(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    expected = help_of("fill")
+    monkeypatch.setenv("COLUMNS", "1")
+    assert help_of("fill") == expected

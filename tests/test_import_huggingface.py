@@ -200,7 +200,7 @@ def test_other_floats_become_float32(make_model, tmp_path, hf, kind, form):
     assert ("rounded" if kind == "float64" else "exactly") in note
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "model.", "0.auto_model."])
+@pytest.mark.parametrize("prefix", ["", "module.", "encoder.", "0.auto_model."])
 @pytest.mark.parametrize("old", [False, True])
 def test_prefixes_and_old_names_are_normalised(
     make_model, tmp_path, prefix, old, whole

@@ -177,6 +177,12 @@ def test_damaged_weights_are_refused(make_model, tmp_path, form, size):
         read_huggingface(tmp_path)
 
 
+def test_numbers_of_eight_bits_are_refused(make_model, tmp_path, hf):
+    save(make_model("BertForPreTraining").to(hf.torch.float8_e4m3fn), tmp_path)
+    with pytest.raises(ValueError, match=r"float8_e4m3fn'\). Save the model without"):
+        read_huggingface(tmp_path)
+
+
 def test_damaged_shards_are_refused(make_model, tmp_path):
     save(make_model("BertForPreTraining"), tmp_path, max_shard_size="20KB")
     index = tmp_path / "model.safetensors.index.json"
@@ -338,3 +344,16 @@ def test_a_loss_that_does_not_fit_the_logits_is_refused(
     edit_json(tmp_path / "config.json", problem_type=problem_type)
     with pytest.raises(ValueError, match=f"{problem_type}' and a classifier with"):
         read_huggingface(tmp_path)
+
+
+@pytest.mark.parametrize("lacking", ["classifier.bias", "bert.pooler.dense.weight"])
+def test_a_classifier_without_its_head_is_refused(make_model, tmp_path, lacking):
+    def without(state):
+        return {name: tensor for name, tensor in state.items() if name != lacking}
+
+    save_bin(make_model("BertForSequenceClassification"), tmp_path / "x", without)
+    message = f"is a classifier by its config.json, but has no {lacking}. Fetch the"
+    with pytest.raises(ValueError, match=message):
+        import_run(tmp_path / "x", tmp_path / "run")
+    imported = import_run(tmp_path / "x", tmp_path / "run", encoder_only=True)
+    assert imported.kind == "pretrain"

@@ -49,3 +49,20 @@ def test_a_notebook_is_shown_with_its_output(path):
     outputs = [output for cell in code for output in cell["outputs"]]
     assert len(outputs) > 4
     assert not [x for x in outputs if x["output_type"] == "error"]
+
+
+def test_notebooks_in_one_folder_do_not_write_over_each_other():
+    written = [
+        name
+        for path in NOTEBOOKS
+        for name in set(re.findall(r"--output (\S+)", path.read_text("utf-8")))
+    ]
+    assert sorted(set(written)) == sorted(written)
+
+
+def test_what_a_command_refuses_is_shown():
+    texts = [path.read_text("utf-8") for path in NOTEBOOKS]
+    shown = [x for text in texts for x in re.findall(r'grep -E \\"(.+?)\\"', text)]
+    assert shown
+    for pattern in shown:
+        assert re.search(pattern, "bert-jax: finetune: names holds another run")

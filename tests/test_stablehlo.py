@@ -246,6 +246,15 @@ def printed(write, tmp_path_factory) -> dict[str, list[str]]:
     }
 
 
+def test_without_one_text_or_two_it_says_its_usage(write):
+    _, folder = write("mlm")
+    for texts in ([], ["The", "river", "runs."]):
+        command = [sys.executable, str(folder / "run.py"), *texts]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+        assert done.stderr == "usage: python run.py TEXT [TEXT]\n"
+        assert (done.returncode, done.stdout) == (1, "")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS)
 def test_ten_lines_run_it_without_bert_jax(write, printed, head):

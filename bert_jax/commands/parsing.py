@@ -1,6 +1,8 @@
 """Reads the flags of one command, over the defaults of its config file or its run."""
 
 import dataclasses
+import os
+import shutil
 from typing import Any
 
 import tyro
@@ -14,6 +16,9 @@ from bert_jax.commands.raw_flags import (
 )
 from bert_jax.commands.repeated_flags import refuse_repeated
 from bert_jax.config import FinetuneConfig, PretrainConfig
+
+# tyro never ends to lay out its help for screens narrower than about ten columns.
+_MIN_COLUMNS = 20
 
 
 def parse(command: Any, name: str, rest: list[str]) -> Any:
@@ -43,6 +48,8 @@ def parse(command: Any, name: str, rest: list[str]) -> Any:
         is_tuned = name in ("finetune", "sweep")
         rest = ["--checkpoint" if is_tuned else "--config", *rest]
     refuse_repeated(command, rest)
+    if shutil.get_terminal_size().columns < _MIN_COLUMNS:
+        os.environ["COLUMNS"] = str(_MIN_COLUMNS)
     kinds = {
         "pretrain": PretrainConfig,
         "finetune": FinetuneConfig,

@@ -184,6 +184,8 @@ def import_run(
         head: Head = source.head
         if task is None:
             head = "pretraining" if source.model.next_sentence else "mlm"
+        else:
+            _check_head(source)
         read = from_tensors(source.model, source.tensors, source.rows(head))
         fresh = fresh_params(source.model, task, len(source.labels or ()), seed)
         unknown = _parts_of_encoder(read.new)
@@ -251,9 +253,29 @@ def describe(result: Imported) -> list[str]:
     ]
 
 
+def _check_head(source: Source) -> None:
+    """Refuses a classifier without its own weights: it would predict at random."""
+    lacking = [
+        row.theirs
+        for row in source.rows(source.head)
+        if row.theirs and row.theirs not in source.tensors
+        if not _is_of_encoder(row.ours)
+    ]
+    if lacking:
+        raise ValueError(
+            f"{source.origin} is a {source.head} by its config.json, but has no "
+            f"{', '.join(lacking)}. Fetch the whole model; or pass --encoder-only to "
+            "import it without its head."
+        )
+
+
 def _parts_of_encoder(new: tuple[str, ...]) -> list[str]:
+    return [path for path in new if _is_of_encoder(path)]
+
+
+def _is_of_encoder(path: str) -> bool:
     # A model without pooler is whole: several heads do not have one.
-    return [path for path in new if path.startswith(("embed/", "layers/", "final/"))]
+    return path.startswith(("embed/", "layers/", "final/"))
 
 
 def _fresh_heads(model: ModelConfig, new: tuple[str, ...]) -> list[str]:

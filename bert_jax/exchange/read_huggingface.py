@@ -175,7 +175,7 @@ def _module_pattern(family: Family, known: Collection[str]) -> re.Pattern[str]:
         for modules in (encoder, heads)
     ]
     return re.compile(
-        rf"(?P<prefix>(?:.*?\.)??)(?P<rest>(?:(?P<encoder>{either[0]})|{either[1]})\..+)"
+        rf"(?P<prefix>(?:.*\.)?)(?P<rest>(?:(?P<encoder>{either[0]})|{either[1]})\..+)"
     )
 
 

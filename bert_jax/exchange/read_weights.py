@@ -98,6 +98,11 @@ def _load_safetensors(path: pathlib.Path) -> Tensors:
         raise ValueError(
             f"{path} cannot be read as tensors ({error}); fetch it again."
         ) from error
+    except AttributeError as error:  # a type such as float8, by its name in NumPy
+        raise ValueError(
+            f"{path} has numbers of a type that cannot be read ({error}). Save the model "
+            "without quantisation."
+        ) from error
 
 
 def _load_torch(path: pathlib.Path) -> Tensors:

@@ -52,14 +52,14 @@ MODEL_FILE, WEIGHTS_FILE, META_FILE = (
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 _RUN = """\
-# Runs the exported model on a text, or two:  python run.py TEXT [TEXT]
+# Runs the exported model on a text, or two.
 # Needs jax, flatbuffers, safetensors and tokenizers; meta.json says what goes in and out.
-import json, pathlib, sys, jax.export, numpy as np
+import json, pathlib, sys, jax.export, numpy as np, tokenizers
 from safetensors.numpy import load_file
-from tokenizers import Tokenizer
+if not 2 <= len(sys.argv) <= 3: sys.exit("usage: python run.py TEXT [TEXT]")
 here = pathlib.Path(__file__).resolve().parent
-tokenizer = Tokenizer.from_file(str(here / "tokenizer.json"))
-text = tokenizer.encode(*sys.argv[1:3])
+tokenizer = tokenizers.Tokenizer.from_file(str(here / "tokenizer.json"))
+text = tokenizer.encode(*sys.argv[1:])
 ids = [np.array([x], np.int32) for x in (text.ids, text.attention_mask, text.type_ids)]
 model = jax.export.deserialize(bytearray((here / "model.stablehlo").read_bytes()))
 found = model.call(load_file(here / "model.safetensors"), *ids)

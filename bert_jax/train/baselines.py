@@ -7,7 +7,7 @@ from typing import Any
 from bert_jax.config import TaskConfig
 from bert_jax.train.runs.results_file import finished_results, save_results
 from bert_jax.train.task_files import read_examples
-from bert_jax.train.tasks import task_named
+from bert_jax.train.tasks import Task, task_named
 
 
 def baselines(cfg: TaskConfig, output: pathlib.Path) -> dict[str, Any]:
@@ -20,6 +20,11 @@ def baselines(cfg: TaskConfig, output: pathlib.Path) -> dict[str, Any]:
             holds the scores of other data.
     """
     task = task_named(cfg.kind)
+    if type(task).baselines is Task.baselines:
+        raise ValueError(
+            f"The task {task.name!r} has no baselines here; compare with the score of a "
+            "constant answer, which results.json of a fine-tuned run holds."
+        )
     outputs, train, held_out, _ = read_examples(task, cfg)
     identity = {"train": train.sha256(), "validation": held_out.sha256()}
     finished = finished_results(output)

@@ -37,9 +37,11 @@ def read_members(
         is_range: whether the stream holds only some members, without the end mark.
 
     Raises:
-        ValueError: the archive is cut off, damaged, or several archives were joined.
+        ValueError: the archive is cut off, damaged, or several archives were joined, or
+            it holds two files of one name.
     """
     seen = _CountingStream(stream)
+    names: set[str] = set()
     end = 0
     with tarfile.open(
         fileobj=seen, mode="r|", bufsize=_READ_BYTES, encoding="utf-8", errors="replace"
@@ -47,6 +49,7 @@ def read_members(
         for info in archive:
             end = _end(info, name)
             if _is_document(info):
+                _check_name(info.name, names, name)
                 content = archive.extractfile(info)
                 assert content is not None
                 yield info.name, content
@@ -66,6 +69,7 @@ def list_members(path: str, name: str) -> list[Member]:
         ValueError: as `read_members`.
     """
     members = []
+    names: set[str] = set()
     end = 0
     with Window(path) as file:
         with tarfile.open(
@@ -74,6 +78,7 @@ def list_members(path: str, name: str) -> list[Member]:
             for info in archive:
                 end = _end(info, name)
                 if _is_document(info):
+                    _check_name(info.name, names, name)
                     first = info.offset_data
                     last = first + info.size
                     members.append(Member(info.name, info.offset, first, last))
@@ -108,6 +113,16 @@ class _CountingStream(io.RawIOBase):
 def _is_document(info: tarfile.TarInfo) -> bool:
     hidden = info.name.rpartition("/")[2].startswith(".")
     return info.isfile() and info.size > 0 and not hidden
+
+
+def _check_name(member: str, names: set[str], name: str) -> None:
+    """Refuses a second file of one name, as `tar -r` appends a newer version of a file."""
+    if member in names:
+        raise ValueError(
+            f"{name} holds {member} twice; expected each file once. Of two versions, tar "
+            "unpacks the last: unpack the archive and read its files, or write it again."
+        )
+    names.add(member)
 
 
 def _forget(archive: tarfile.TarFile) -> None:

@@ -295,16 +295,12 @@ class Task(abc.ABC):
     ) -> dict[str, Any]:
         """The scores of models without a neural network, by the name of the model.
 
+        A task without this method has no baselines.
+
         Args:
             outputs: `outputs` of all training examples, of which `train` may be a part.
-
-        Raises:
-            ValueError: this task has no baselines.
         """
-        raise ValueError(
-            f"The task {self.name!r} has no baselines here; compare with the score of a "
-            "constant answer, which results.json of a fine-tuned run holds."
-        )
+        raise NotImplementedError
 
     @abc.abstractmethod
     def predictions(self, judged: Judged) -> list[dict[str, Any]]:
