@@ -263,11 +263,13 @@ def test_accents_follow_case_unless_told(lowercase, strip_accents, tmp_path):
     assert (loaded.sha256 == plain.sha256) == (strips == lowercase)
 
 
-def test_line_endings_do_not_change_the_hash(tmp_path):
+def test_line_endings_and_a_byte_order_mark_do_not_change_the_hash(tmp_path):
     path = tmp_path / "vocab.txt"
     hashes = set()
     for end in ("\n", "\r\n"):
-        path.write_bytes(end.join(VOCAB).encode())
+        path.write_bytes(
+            end.join(VOCAB).encode("utf-8-sig" if "\r" in end else "utf-8")
+        )
         hashes.add(WordPieceTokenizer.from_vocab(path, lowercase=True).sha256)
     assert len(hashes) == 1
 

@@ -64,7 +64,7 @@ class WordPieceTokenizer(Tokenizer):
         from tokenizers import models
 
         try:
-            text = vocab.decode("utf-8")
+            text = vocab.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             line = vocab.count(b"\n", 0, error.start) + 1
             raise ValueError(
