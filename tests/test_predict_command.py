@@ -13,7 +13,8 @@ from bert_jax import cli
 from bert_jax.config import FinetuneConfig, ModelConfig, TaskConfig
 from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.train.inference import predict
-from bert_jax.train.runs.run import RunInfo, load_run, load_run_config, start_run
+from bert_jax.train.runs.run import RunInfo, load_run, load_run_config
+from bert_jax.train.runs.run_start import start_run
 from bert_jax.train.tasks import TASKS
 
 

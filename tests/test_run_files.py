@@ -19,7 +19,8 @@ from bert_jax.train.mesh import make_mesh
 from bert_jax.train.monitoring.metrics import MetricsLog, read_metrics
 from bert_jax.train.runs.checkpoint_list import list_checkpoints
 from bert_jax.train.runs.results_file import finished_results
-from bert_jax.train.runs.run import load_run, load_run_config, start_run
+from bert_jax.train.runs.run import load_run, load_run_config
+from bert_jax.train.runs.run_start import start_run
 
 
 def flipped(content: bytes, place: int) -> bytes:

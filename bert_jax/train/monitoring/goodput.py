@@ -105,12 +105,6 @@ class Goodput:
         finally:
             self._switch(outer)
 
-    def move(self, category: str, seconds: float) -> None:
-        """Moves these seconds from the current category to another one."""
-        self._switch(self._category)
-        self.seconds[self._category] -= seconds
-        self.seconds[category] += seconds
-
     def mark(self, step: int) -> None:
         """Notes the numbers at `step`, of which a checkpoint is about to be written."""
         self._switch(self._category)
