@@ -122,7 +122,7 @@ def test_a_dataset_is_copied_once_and_opened_from_there(local, cache, monkeypatc
     # Another dataset at the same address.
     change("/bucket/dataset/manifest.json")
     # Which one it is depends on where the middle of the file falls.
-    said = f"{DATASET}/manifest.json (is not valid|was changed)"
+    said = f"{DATASET}/manifest.json (is damaged|was changed)"
     with pytest.raises(ValueError, match=said):
         open_dataset(pathlib.Path(DATASET))
 
