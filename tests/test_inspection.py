@@ -3,7 +3,6 @@
 import re
 
 import pytest
-from prepared_corpus import make_corpus, prepared
 
 from bert_jax import cli
 from bert_jax.config import DataConfig, MaskingConfig
@@ -14,10 +13,8 @@ TOKEN = re.compile(r"\[(?P<shown>\S+)\|was (?P<truth>\S+)\]|(?P<plain>\S+)")
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("inspection")
-    prepared(make_corpus(folder), folder / "dataset")
-    return open_dataset(folder / "dataset")
+def dataset(dataset):
+    return open_dataset(dataset)
 
 
 @pytest.mark.parametrize("unit", ["token", "word", "span"])

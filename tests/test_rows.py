@@ -8,7 +8,6 @@ import pickle
 
 import numpy as np
 import pytest
-from prepared_corpus import make_corpus, prepared
 from store_rows import rows_of_store
 
 from bert_jax.batch import PretrainBatch
@@ -174,10 +173,8 @@ def test_a_pickled_store_is_its_paths(store, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("rows")
-    prepared(make_corpus(folder), folder / "dataset")
-    return open_dataset(folder / "dataset")
+def dataset(dataset):
+    return open_dataset(dataset)
 
 
 def test_plans_lie_in_the_dataset_or_where_one_says(dataset, planned, tmp_path):
