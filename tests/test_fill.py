@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from exchange_models import make_tokenizer
 from random_runs import random_run
+from small_tokenizers import wordpiece
 
 from bert_jax import cli
-from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.exchange.export import export_run
 from bert_jax.train.inference.fill import Filler
 
@@ -23,9 +23,8 @@ TEXTS = (
 
 
 def cased():
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", ","]
-    pieces += [mark + sign for sign in "abcdeinorstuvwABST" for mark in ("", "##")]
-    return WordPieceTokenizer("\n".join(pieces).encode(), lowercase=False)
+    signs = [mark + sign for sign in "abcdeinorstuvwABST" for mark in ("", "##")]
+    return wordpiece(".", ",", *signs, lowercase=False)
 
 
 TOKENIZERS = {

@@ -8,10 +8,10 @@ import sys
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from small_tokenizers import wordpiece
 
 from bert_jax import cli
 from bert_jax.config import FinetuneConfig, ModelConfig, TaskConfig
-from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.train.inference import predict
 from bert_jax.train.runs.run import RunInfo, load_run, load_run_config
 from bert_jax.train.runs.run_start import start_run
@@ -45,8 +45,7 @@ def run(tmp_path, monkeypatch):
     """run(kind, **settings of the task) -> run directory; the folder is the current one."""
     monkeypatch.setattr(predict, "Predictor", Echo)
     monkeypatch.chdir(tmp_path)
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "w"]
-    tokenizer = WordPieceTokenizer("\n".join(pieces).encode(), lowercase=True)
+    tokenizer = wordpiece("w")
 
     def make(kind="classification", **fields):
         if kind == "classification":
