@@ -141,14 +141,14 @@ def test_the_vocabulary_of_a_checkpoint_asks_for_its_tokenizer(
 
 
 @pytest.mark.slow(ci=False)
-def test_another_dataset_in_the_place_of_the_old_one_is_seen(folder, tmp_path, capsys):
+def test_another_dataset_in_the_place_of_the_old_one_is_seen(
+    folder, tmp_path, capsys, refused
+):
     shutil.copytree(folder / "dataset", tmp_path / "dataset")
     pretrain(tmp_path / "run", "--num-steps", 1, dataset=tmp_path / "dataset")
     shutil.rmtree(tmp_path / "dataset")
     shutil.copytree(folder / "other" / "dataset", tmp_path / "dataset")
-    with pytest.raises(SystemExit):
-        cli.main(["evaluate", str(tmp_path / "run")])
-    assert "is not the dataset any more that" in capsys.readouterr().err
+    assert "is not the dataset any more that" in refused("evaluate", tmp_path / "run")
     said, _ = evaluate(capsys, tmp_path / "run", tmp_path / "dataset")
     assert "(not the dataset of its training)" in said
 
@@ -348,10 +348,8 @@ def test_a_planned_run_takes_its_minutes(folder, tmp_path):
     ],
 )
 def test_minutes_that_mean_nothing_are_refused(
-    folder, tmp_path, flags, message, capsys
+    folder, tmp_path, flags, message, refused
 ):
     args = ["pretrain", "bert_base", "--output", str(tmp_path / "run"), *flags]
-    with pytest.raises(SystemExit):
-        cli.main([*args, "--data.dataset", str(folder / "dataset")])
-    assert message in capsys.readouterr().err
+    assert message in refused(*args, "--data.dataset", folder / "dataset")
     assert os.listdir(tmp_path) == []

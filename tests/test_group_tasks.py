@@ -155,15 +155,13 @@ def test_the_encoder_of_any_task_can_be_used(runs):
     ],
 )
 def test_what_cannot_be_embedded_is_told(
-    runs, tmp_path, monkeypatch, capsys, name, flags, message
+    runs, tmp_path, monkeypatch, refused, name, flags, message
 ):
     monkeypatch.chdir(tmp_path)
     pathlib.Path("x.csv").write_text("sentence1,sentence2\na,b\n")
     pathlib.Path("x.txt").write_text("a\n")
     pathlib.Path("empty.txt").write_text(" \n\n")
-    with pytest.raises(SystemExit):
-        cli.main(["embed", str(runs("scored")[0]), name, *flags])
-    assert message in capsys.readouterr().err
+    assert message in refused("embed", runs("scored")[0], name, *flags)
 
 
 @pytest.mark.slow(ci=False)

@@ -524,10 +524,8 @@ def test_pretrain_in_a_store_ends_like_a_local_run(
     ],
     ids=str,
 )
-def test_what_cannot_be_in_a_store_is_refused(command, said, capsys):
-    with pytest.raises(SystemExit):
-        cli.main(command)
-    assert said in capsys.readouterr().err
+def test_what_cannot_be_in_a_store_is_refused(command, said, refused):
+    assert said in refused(*command)
 
 
 def test_other_objects_are_no_checkpoints():

@@ -397,19 +397,10 @@ def test_the_grid_is_read_from_flags(base):
         sweep(GRID, base, base.checkpoint)
 
 
-def test_the_command_refuses_flags_of_a_single_run(base, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        cli.main(
-            [
-                "sweep",
-                str(base.checkpoint),
-                "--output",
-                str(tmp_path / "x"),
-                "--seed",
-                "3",
-            ]
-        )
-    assert "--seed sets a single run; a sweep takes --seeds" in capsys.readouterr().err
+def test_the_command_refuses_flags_of_a_single_run(base, tmp_path, refused):
+    assert "--seed sets a single run; a sweep takes --seeds" in refused(
+        "sweep", base.checkpoint, "--output", tmp_path / "x", "--seed", "3"
+    )
 
 
 def test_two_sweeps_are_compared(base, quick, tmp_path, capsys):
