@@ -114,18 +114,14 @@ class Goodput:
             del self._marks[old]
         self.save()
 
-    def wall_secs(self) -> float:
-        """Seconds since the run began: the sum of all categories."""
-        self._switch(self._category)
-        return sum(self.seconds.values())
-
     def share(self) -> float:
         """Goodput: the fraction of the wall time spent on steps that still count."""
         return self.summary()["share"]
 
     def summary(self) -> dict[str, float]:
         """Wall time, goodput, and seconds of each category, for results.json."""
-        wall = self.wall_secs()
+        self._switch(self._category)
+        wall = sum(self.seconds.values())
         return {
             "wall_secs": wall,
             "share": self.seconds["train"] / wall if wall else 0.0,
