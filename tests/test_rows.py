@@ -8,9 +8,8 @@ import pickle
 
 import numpy as np
 import pytest
-from store_rows import rows_of_store
+from store_rows import assert_same, rows_of_store
 
-from bert_jax.batch import PretrainBatch
 from bert_jax.config import DataConfig
 from bert_jax.data.batches import rows as rows_module
 from bert_jax.data.batches.rows import open_rows
@@ -38,11 +37,6 @@ def planned(monkeypatch):
 
     monkeypatch.setattr(rows_module, "plan_epoch", counted)
     return numbers
-
-
-def assert_same(one: PretrainBatch, other: PretrainBatch) -> None:
-    for a, b in zip(one, other, strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 def test_old_epochs_are_forgotten_and_planned_again(store, special, planned):
