@@ -4,7 +4,8 @@ from prepared_corpus import make_corpus
 
 from bert_jax.config import DataConfig, ModelConfig, PretrainConfig
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
-from bert_jax.train.runs.run import RunInfo, start_run
+from bert_jax.train.runs.run import RunInfo
+from bert_jax.train.runs.run_start import start_run
 
 MODEL = ModelConfig(
     vocab_size=44,

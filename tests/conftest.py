@@ -361,6 +361,21 @@ def compiled_for_gpus():
 
 
 @pytest.fixture
+def refused(capsys):
+    """refused(*args, code=1): what `bert-jax ARGS` says when it ends with this code."""
+    from bert_jax import cli
+
+    def run(*args: object, code: int = 1) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main([*map(str, args)])
+        assert ended.value.code == code
+        return capsys.readouterr().err
+
+    return run
+
+
+@pytest.fixture
 def record_route(request):
     """record_route(route, difference): a line of the table at the end."""
     # Properties of a test travel from the worker processes; a stash does not.

@@ -5,21 +5,17 @@ from typing import NamedTuple
 
 import numpy as np
 import reference
+from small_tokenizers import wordpiece
 
 from bert_jax.batch import ClassifyBatch
 from bert_jax.config import ModelConfig
-from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.exchange.comparison import Probe, our_run
 from bert_jax.exchange.portable import LABELLED, PortableModel
 
 HEADS = ("pretraining", "mlm", "classifier", "tokens", "spans")
 LABELS = ("down", "level", "up")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
-_PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "river", "stone"]
-TOKENIZER = WordPieceTokenizer(
-    "\n".join([*_PIECES, *_LETTERS, *(f"##{c}" for c in _LETTERS)]).encode(),
-    lowercase=True,
-)
+TOKENIZER = wordpiece("river", "stone", *_LETTERS, *(f"##{c}" for c in _LETTERS))
 
 
 class Ids(NamedTuple):

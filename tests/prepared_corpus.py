@@ -5,6 +5,7 @@ import pathlib
 import shutil
 
 import numpy as np
+from small_tokenizers import wordpiece
 
 from bert_jax.config import PrepareOptions
 from bert_jax.data.prepared.prepare import prepare
@@ -81,5 +82,4 @@ def copy_of(dataset: pathlib.Path, parent: pathlib.Path) -> pathlib.Path:
 
 
 def other_tokenizer() -> WordPieceTokenizer:
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    return WordPieceTokenizer("\n".join(pieces).encode(), lowercase=True)
+    return wordpiece(*WORDS)

@@ -17,7 +17,8 @@ from bert_jax.config import (
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.model import pretraining
 from bert_jax.train.runs.checkpoint import Checkpoints
-from bert_jax.train.runs.run import RunInfo, start_run
+from bert_jax.train.runs.run import RunInfo
+from bert_jax.train.runs.run_start import start_run
 from bert_jax.train.step import TrainState, init_state
 from bert_jax.train.tasks import TASKS
 

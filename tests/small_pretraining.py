@@ -3,6 +3,8 @@
 import jax
 import pytest
 
+from bert_jax import cli
+
 SMALL = (
     *("--model.hidden-size", "16", "--model.num-layers", "1", "--model.num-heads", "2"),
     *("--model.mlp-size", "32", "--model.max-positions", "16"),
@@ -19,3 +21,13 @@ def one_device():
         first = jax.devices()[:1]
         patch.setattr(jax, "devices", lambda *_: first)
         yield
+
+
+def pretrain_args(output, *flags, dataset) -> list[str]:
+    """The command line of a small run."""
+    places = ("--output", output, "--data.dataset", dataset)
+    return [*map(str, ("pretrain", "bert_base", *places, *SMALL, *flags))]
+
+
+def pretrain(output, *flags, dataset) -> None:
+    cli.main(pretrain_args(output, *flags, dataset=dataset))

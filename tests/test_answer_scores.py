@@ -9,6 +9,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from small_tokenizers import wordpiece
 
 from bert_jax.config import FileConfig, FinetuneConfig, TaskConfig
 from bert_jax.data.labelled.examples import EncodedExamples
@@ -200,9 +201,7 @@ def two_questions(pieces, margins):
 
 @pytest.fixture(scope="module")
 def pieces():
-    known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    known += [f"w{n}" for n in range(10)] + ["##x"]
-    return WordPieceTokenizer("\n".join(known).encode(), lowercase=True)
+    return wordpiece(*(f"w{n}" for n in range(10)), "##x")
 
 
 def test_the_threshold_is_fitted_where_some_have_no_answer(pieces):

@@ -13,7 +13,7 @@ import pytest
 from decoded_rows import decode
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from store_rows import rows_of_store
+from store_rows import assert_same, joined, rows_of_store
 
 from bert_jax.batch import PretrainBatch
 from bert_jax.config import DataConfig
@@ -95,12 +95,6 @@ class Corpus:
             )
             for a, a_size, b, b_size, label, has_label in zip(*columns, strict=True)
         ]
-
-
-def assert_same(one: PretrainBatch, other: PretrainBatch) -> None:
-    for name, a, b in zip(one._fields, one, other, strict=True):
-        assert a.dtype == b.dtype
-        np.testing.assert_array_equal(a, b, name)
 
 
 @given(CORPORA, st.integers(16, 64), LAYOUTS, KINDS, SEEDS)
@@ -276,5 +270,4 @@ def test_hosts_share_one_batch(make_store, special, documents, layout, kind, see
                 corpus.batch(step, parts=(host,), num_parts=num_hosts)
                 for host in range(num_hosts)
             ]
-            columns = zip(*parts, strict=True)
-            assert_same(PretrainBatch(*map(np.concatenate, columns)), expected)
+            assert_same(joined(parts), expected)

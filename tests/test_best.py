@@ -1,18 +1,14 @@
 """Which state of a run counts, when a run ends early, and what a kill leaves of both."""
 
-import time
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from counting_training import KilledError, stage_of, train_counting
 
-from bert_jax.config import LoopConfig, MeshConfig
+from bert_jax.config import LoopConfig
 from bert_jax.train import loop
 from bert_jax.train.best import Selection
-from bert_jax.train.loop import Stage, run_loop
-from bert_jax.train.losses import Mean
-from bert_jax.train.mesh import make_mesh
 from bert_jax.train.monitoring.metrics import read_metrics
 from bert_jax.train.runs.checkpoint import (
     BEST,
@@ -21,33 +17,15 @@ from bert_jax.train.runs.checkpoint import (
     Identity,
     open_weights,
 )
-from bert_jax.train.sharding import replicated
-from bert_jax.train.step import TrainState
 from bert_jax.train.stop_request import InterruptedRunError
 from bert_jax.train.tasks.task import Metric
 
 SCORES = {1: 0.2, 2: 0.5, 3: 0.4, 4: 0.5, 5: 0.3, 6: 0.1, 7: 0.6, 8: 0.55}
 
 
-class KilledError(Exception):
-    pass
-
-
-@jax.jit
-def step(state, batch):
-    params = {"w": state.params["w"] + 1.0}
-    new = TrainState(state.step + 1, params, state.opt_state, state.key)
-    return new, {"loss": Mean(state.params["w"].sum(), jnp.ones(()))}
-
-
 @pytest.fixture
 def train(tmp_path, tiny, make_batch):
     """train(...): eight steps, judged after each; the weights are the number of steps."""
-    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    place = replicated(mesh)
-    zero = TrainState(
-        jnp.int32(0), {"w": jnp.zeros(4)}, {"m": jnp.zeros(4)}, jnp.zeros(2, jnp.uint32)
-    )
     batch = make_batch(rows=2, length=16, pairs=1)
 
     def train(patience=None, *, scores=SCORES, larger=True, kill_at=None, every=3):
@@ -63,31 +41,13 @@ def train(tmp_path, tiny, make_batch):
                     raise KilledError
                 yield batch
 
-        return run_loop(
-            run=tmp_path,
-            identity=Identity(tiny, "0"),
-            cfg=LoopConfig(
+        return train_counting(
+            tmp_path,
+            tiny,
+            LoopConfig(
                 log_every_steps=8, eval_every_steps=1, checkpoint_every_steps=every
             ),
-            mesh=mesh,
-            stages=[
-                Stage(
-                    num_steps=8,
-                    step=step,
-                    batches=batches,
-                    evaluate=evaluate,
-                    rates={},
-                    flops=None,
-                    check=lambda batch: None,
-                )
-            ],
-            make_state=lambda: jax.device_put(zero, place),
-            abstract=jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), zero
-            ),
-            show=str,
-            learning_rate=lambda step: 0.5,
-            began=time.time(),
+            [stage_of(num_steps=8, batches=batches, evaluate=evaluate)],
             selection=Selection(
                 deciding=lambda _: Metric("score", "score", larger_is_better=larger),
                 patience=patience,

@@ -17,7 +17,8 @@ from bert_jax.train.runs.checkpoint_files import damage_of
 from bert_jax.train.runs.checkpoint_fit import Identity
 from bert_jax.train.runs.checkpoint_list import list_checkpoints
 from bert_jax.train.runs.checkpoint_mirror import Mirror, steps_in
-from bert_jax.train.runs.run import RunInfo, load_run, start_run
+from bert_jax.train.runs.run import RunInfo, load_run
+from bert_jax.train.runs.run_start import start_run
 
 
 @pytest.fixture(scope="module")

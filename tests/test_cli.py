@@ -138,21 +138,15 @@ def test_a_reader_that_has_gone_is_no_error(say, monkeypatch):
         (["--output", "x"], "unknown command '--output'; a command comes first"),
     ],
 )
-def test_an_unknown_command_gets_a_hint(capsys, argv, hint):
-    with pytest.raises(SystemExit) as ended:
-        cli.main(argv)
-    assert ended.value.code == 2
-    assert hint in capsys.readouterr().err
+def test_an_unknown_command_gets_a_hint(refused, argv, hint):
+    assert hint in refused(*argv, code=2)
 
 
-def test_a_current_directory_that_was_deleted_is_named(tmp_path, monkeypatch, capsys):
+def test_a_current_directory_that_was_deleted_is_named(tmp_path, monkeypatch, refused):
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["checkpoints", str(tmp_path)])
-    assert ended.value.code == 1
-    assert "the current directory was deleted" in capsys.readouterr().err
+    assert "the current directory was deleted" in refused("checkpoints", tmp_path)
 
 
 def test_the_number_of_a_system_error_is_found_in_the_text_of_tensorstore():

@@ -7,13 +7,12 @@ import signal
 import jax
 import numpy as np
 import pytest
-from prepared_corpus import make_corpus, prepared
+from bare_runs import MODEL
 
 from bert_jax.config import (
     DataConfig,
     LoopConfig,
     MeshConfig,
-    ModelConfig,
     OptimizerConfig,
     PretrainConfig,
 )
@@ -38,20 +37,10 @@ STABLE, DECAY = 6, 4
 
 
 @pytest.fixture(scope="module")
-def cfg(tmp_path_factory) -> PretrainConfig:
+def cfg(dataset) -> PretrainConfig:
     """The stable part: the rate stays where the warm-up ended."""
-    folder = tmp_path_factory.mktemp("corpus")
-    dataset = folder / "dataset"
-    prepared(make_corpus(folder), dataset)
     return PretrainConfig(
-        model=ModelConfig(
-            vocab_size=open_dataset(dataset).tokenizer.vocab_size,
-            hidden_size=32,
-            num_layers=2,
-            num_heads=2,
-            mlp_size=64,
-            max_positions=24,
-        ),
+        model=dataclasses.replace(MODEL, num_layers=2, max_positions=24),
         data=DataConfig(dataset=dataset, sequence_length=24),
         mesh=MeshConfig(data=8),
         optimizer=OptimizerConfig(

@@ -9,13 +9,13 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from small_tokenizers import wordpiece
 from test_word_places import TEXTS
 
 from bert_jax.config import FileConfig, FinetuneConfig, TaskConfig
 from bert_jax.data.labelled.labels import ordered
 from bert_jax.data.labelled.tags import entities, style_of
 from bert_jax.data.labelled.words import GivenWords, read_tagged_sentences
-from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.train.tasks import TASKS
 from bert_jax.train.tasks.entity_scores import entity_scores, entity_table
 from bert_jax.train.tasks.task import Judged
@@ -133,9 +133,8 @@ def test_scores_are_those_of_seqeval(data, letters):
 @pytest.fixture(scope="module")
 def pieces():
     """A tokenizer that knows the letters of ASCII, alone and behind others."""
-    known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    known += [*string.ascii_lowercase, *(f"##{x}" for x in string.ascii_lowercase)]
-    return WordPieceTokenizer("\n".join(known).encode(), lowercase=True)
+    letters = string.ascii_lowercase
+    return wordpiece(*letters, *(f"##{x}" for x in letters))
 
 
 def with_stride(stride):

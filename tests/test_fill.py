@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from exchange_models import make_tokenizer
 from random_runs import random_run
+from small_tokenizers import wordpiece
 
 from bert_jax import cli
-from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.exchange.export import export_run
 from bert_jax.train.inference.fill import Filler
 
@@ -23,9 +23,8 @@ TEXTS = (
 
 
 def cased():
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", ","]
-    pieces += [mark + sign for sign in "abcdeinorstuvwABST" for mark in ("", "##")]
-    return WordPieceTokenizer("\n".join(pieces).encode(), lowercase=False)
+    signs = [mark + sign for sign in "abcdeinorstuvwABST" for mark in ("", "##")]
+    return wordpiece(".", ",", *signs, lowercase=False)
 
 
 TOKENIZERS = {
@@ -111,10 +110,9 @@ def test_what_stands_behind_a_mask_begins_no_word(tmp_path):
     assert row.masks == [0, 2]
 
 
-def failed(capsys, *args):
-    with pytest.raises(SystemExit):
-        cli.main(["fill", *map(str, args)])
-    return " ".join(capsys.readouterr().err.split())
+@pytest.fixture
+def failed(refused):
+    return lambda *args: " ".join(refused("fill", *args).split())
 
 
 def test_texts_a_file_and_standard_input_are_filled(run, tmp_path, capsys, monkeypatch):
@@ -149,20 +147,20 @@ def test_texts_a_file_and_standard_input_are_filled(run, tmp_path, capsys, monke
     ],
 )
 def test_what_cannot_be_filled_is_told(
-    run, capsys, tmp_path, monkeypatch, arguments, message
+    run, failed, tmp_path, monkeypatch, arguments, message
 ):
     (tmp_path / "blank.txt").write_text("\n \n")
     monkeypatch.chdir(tmp_path)
-    assert message in failed(capsys, run, *arguments)
+    assert message in failed(run, *arguments)
 
 
-def test_an_unknown_encoding_is_told(run, capsys, tmp_path):
+def test_an_unknown_encoding_is_told(run, failed, tmp_path):
     (tmp_path / "a.txt").write_text("[MASK]")
-    said = failed(capsys, run, str(tmp_path / "a.txt"), "--encoding", "utf-9")
+    said = failed(run, str(tmp_path / "a.txt"), "--encoding", "utf-9")
     assert "encoding='utf-9' is no encoding of text" in said
 
 
-def test_a_fine_tuned_run_has_no_head_for_it(tmp_path, capsys):
+def test_a_fine_tuned_run_has_no_head_for_it(tmp_path, failed):
     run = random_run(tmp_path / "run", make_tokenizer("wordpiece"), "classification")
-    said = failed(capsys, run, "[MASK]")
+    said = failed(run, "[MASK]")
     assert "is a fine-tuned run (task classification), which has no MLM head" in said

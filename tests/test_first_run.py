@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 from prepared_corpus import make_corpus, other_tokenizer, prepared
-from small_pretraining import SMALL, one_device  # noqa: F401
+from small_pretraining import one_device, pretrain, pretrain_args  # noqa: F401
 
 from bert_jax import cli
 from bert_jax.runtime.jax_settings import OURS
@@ -35,15 +35,6 @@ def folder(tmp_path_factory):
     return folder
 
 
-def pretrain(output, *flags, dataset="dataset"):
-    cli.main(
-        [
-            *("pretrain", "bert_base", "--output", str(output)),
-            *("--data.dataset", str(dataset), *SMALL, *map(str, flags)),
-        ]
-    )
-
-
 def evaluate(capsys, *args) -> tuple[str, dict[str, str]]:
     """What `evaluate` says beside its figures, and these as they are printed."""
     capsys.readouterr()
@@ -56,7 +47,7 @@ def evaluate(capsys, *args) -> tuple[str, dict[str, str]]:
 def run(folder):
     """A finished run of eight steps, whose dataset was given as a relative path."""
     with contextlib.chdir(folder):
-        pretrain("run", "--num-steps", 8)
+        pretrain("run", "--num-steps", 8, dataset="dataset")
     return folder / "run"
 
 
@@ -106,18 +97,18 @@ def test_a_moved_run_is_judged_the_same(run, tmp_path, capsys):
     assert evaluate(capsys, tmp_path / "moved")[1] == figures
 
 
-def test_a_moved_dataset_is_named_by_its_new_place(run, folder, tmp_path, capsys):
+def test_a_moved_dataset_is_named_by_its_new_place(
+    run, folder, tmp_path, capsys, refused
+):
     moved = (folder / "dataset").rename(tmp_path / "moved")
     try:
-        with pytest.raises(SystemExit):
-            cli.main(["evaluate", str(run)])
-        assert "moved, name its new place" in (said := capsys.readouterr().err)
+        said = refused("evaluate", run)
+        assert "moved, name its new place" in said
         assert f"`bert-jax evaluate {run} DATASET`" in said
         said, _ = evaluate(capsys, run, moved)
         assert f"rows of {moved} (the dataset of its training)" in said
-        with pytest.raises(SystemExit):
-            pretrain(run, "--num-steps", 8, dataset=folder / "dataset")
-        assert "in pretraining with --data.dataset." in capsys.readouterr().err
+        again = pretrain_args(run, "--num-steps", 8, dataset=folder / "dataset")
+        assert "in pretraining with --data.dataset." in refused(*again)
         pretrain(run, "--num-steps", 8, dataset=moved)
         assert "nothing to do" in capsys.readouterr().out
     finally:
@@ -126,29 +117,27 @@ def test_a_moved_dataset_is_named_by_its_new_place(run, folder, tmp_path, capsys
 
 
 def test_the_vocabulary_of_a_checkpoint_asks_for_its_tokenizer(
-    run, folder, tmp_path, capsys
+    run, folder, tmp_path, refused
 ):
     other_tokenizer().save(tmp_path / "tokenizer")
     source = f"files:{folder}/*.jsonl"
     prepared((source, [], tmp_path / "tokenizer"), tmp_path / "dataset")
-    flags = ("--num-steps", 1, "--checkpoint", run)
-    with pytest.raises(SystemExit):
-        pretrain(tmp_path / "run", *flags, dataset=tmp_path / "dataset")
-    said = capsys.readouterr().err
+    flags = (tmp_path / "run", "--num-steps", 1, "--checkpoint", run)
+    said = refused(*pretrain_args(*flags, dataset=tmp_path / "dataset"))
     assert "vocab_size=44, but" in said
     assert f"`bert-jax prepare --tokenizer {run}` wrote" in said
     assert "--model.vocab-size" not in said
 
 
 @pytest.mark.slow(ci=False)
-def test_another_dataset_in_the_place_of_the_old_one_is_seen(folder, tmp_path, capsys):
+def test_another_dataset_in_the_place_of_the_old_one_is_seen(
+    folder, tmp_path, capsys, refused
+):
     shutil.copytree(folder / "dataset", tmp_path / "dataset")
     pretrain(tmp_path / "run", "--num-steps", 1, dataset=tmp_path / "dataset")
     shutil.rmtree(tmp_path / "dataset")
     shutil.copytree(folder / "other" / "dataset", tmp_path / "dataset")
-    with pytest.raises(SystemExit):
-        cli.main(["evaluate", str(tmp_path / "run")])
-    assert "is not the dataset any more that" in capsys.readouterr().err
+    assert "is not the dataset any more that" in refused("evaluate", tmp_path / "run")
     said, _ = evaluate(capsys, tmp_path / "run", tmp_path / "dataset")
     assert "(not the dataset of its training)" in said
 
@@ -182,19 +171,17 @@ def test_no_setting_of_jax_changes_the_figures(run, capsys):
 
 
 def test_one_held_out_document_is_refused_before_the_first_step(
-    folder, tmp_path, capsys
+    folder, tmp_path, capsys, refused
 ):
     """As when a source of whole books holds out one book."""
     dataset = held_out_one(folder / "tokenizer", tmp_path)
-    few = ("--num-steps", 2)
-    with pytest.raises(SystemExit):
-        pretrain(tmp_path / "run", *few, dataset=dataset)
-    said = capsys.readouterr().err
+    few = (tmp_path / "run", "--num-steps", 2)
+    said = refused(*pretrain_args(*few, dataset=dataset))
     assert "holds out too little text to evaluate on" in said
     assert "--validation-fraction" in said
     assert not (tmp_path / "run").exists()
     # Single segments can be judged within one document.
-    pretrain(tmp_path / "run", *few, "--data.pairs", "none", dataset=dataset)
+    pretrain(*few, "--data.pairs", "none", dataset=dataset)
     said = capsys.readouterr().out
     assert " segments in " in said
     for word in ("NSP", "pairs"):
@@ -219,14 +206,11 @@ def held_out_one(tokenizer, folder):
     raise AssertionError("no corpus holds out one document")
 
 
-def test_a_step_that_ends_in_nan_is_not_saved(folder, tmp_path, capsys):
+def test_a_step_that_ends_in_nan_is_not_saved(folder, tmp_path, refused):
     rates = ("--optimizer.learning-rate", "1e38", "--optimizer.warmup-steps", "0")
-    with pytest.raises(SystemExit) as ended:
-        pretrain(
-            *(tmp_path / "run", "--num-steps", 1, *rates), dataset=folder / "dataset"
-        )
-    assert ended.value.code == 1
-    assert " is nan in the evaluation at step 1" in capsys.readouterr().err
+    flags = (tmp_path / "run", "--num-steps", 1, *rates)
+    said = refused(*pretrain_args(*flags, dataset=folder / "dataset"))
+    assert " is nan in the evaluation at step 1" in said
     assert not (tmp_path / "run" / "results.json").exists()
 
 
@@ -234,7 +218,7 @@ CONSTANT = ("--optimizer.schedule", "constant", "--optimizer.warmup-steps", "2")
 
 
 @pytest.mark.slow(ci=False)
-def test_a_run_of_a_constant_rate_can_be_made_longer(folder, tmp_path, capsys):
+def test_a_run_of_a_constant_rate_can_be_made_longer(folder, tmp_path, capsys, refused):
     dataset = folder / "dataset"
     pretrain(tmp_path / "run", "--num-steps", 4, *CONSTANT, dataset=dataset)
     pretrain(tmp_path / "run", "--num-steps", 8, *CONSTANT, dataset=dataset)
@@ -245,11 +229,13 @@ def test_a_run_of_a_constant_rate_can_be_made_longer(folder, tmp_path, capsys):
         for name in ("run", "whole")
     )
     assert (there["step"], there["eval"]) == (8, here["eval"])
-    with pytest.raises(SystemExit):
-        pretrain(tmp_path / "run", "--num-steps", 6, *CONSTANT, dataset=dataset)
+    shorter = (tmp_path / "run", "--num-steps", 6, *CONSTANT)
+    refused(*pretrain_args(*shorter, dataset=dataset))
 
 
-def test_the_best_weights_are_kept_and_taken_on_request(folder, tmp_path, capsys):
+def test_the_best_weights_are_kept_and_taken_on_request(
+    folder, tmp_path, capsys, refused
+):
     """With such a rate the loss is soon worse than at the start."""
     flags = ["--loop.eval-every-steps", 2, "--loop.checkpoint-every-steps", 2]
     flags += ["--optimizer.learning-rate", 0.5]
@@ -277,15 +263,14 @@ def test_the_best_weights_are_kept_and_taken_on_request(folder, tmp_path, capsys
     # Without a checkpoint of its own, it must not begin with random weights.
     shutil.rmtree(tmp_path / "further" / "checkpoints")
     (tmp_path / "further" / "results.json").unlink()
-    with pytest.raises(SystemExit):
-        pretrain(tmp_path / "further", *flags, "--num-steps", 1, dataset=dataset)
-    assert f"Give --checkpoint {run} again" in capsys.readouterr().err
+    flags = (tmp_path / "further", *flags, "--num-steps", 1)
+    said = refused(*pretrain_args(*flags, dataset=dataset))
+    assert f"Give --checkpoint {run} again" in said
 
 
-def test_another_run_says_how_to_train_on(run, folder, capsys):
-    with pytest.raises(SystemExit):
-        pretrain(run, "--num-steps", 12, dataset=folder / "dataset")
-    said = capsys.readouterr().err
+def test_another_run_says_how_to_train_on(run, folder, refused):
+    longer = pretrain_args(run, "--num-steps", 12, dataset=folder / "dataset")
+    said = refused(*longer)
     assert "holds a run of 8 steps with 0 of warm-up and schedule 'linear'" in said
     assert f"--checkpoint {run} --moments keep --num-steps STEPS --output" in said
 
@@ -348,10 +333,8 @@ def test_a_planned_run_takes_its_minutes(folder, tmp_path):
     ],
 )
 def test_minutes_that_mean_nothing_are_refused(
-    folder, tmp_path, flags, message, capsys
+    folder, tmp_path, flags, message, refused
 ):
     args = ["pretrain", "bert_base", "--output", str(tmp_path / "run"), *flags]
-    with pytest.raises(SystemExit):
-        cli.main([*args, "--data.dataset", str(folder / "dataset")])
-    assert message in capsys.readouterr().err
+    assert message in refused(*args, "--data.dataset", folder / "dataset")
     assert os.listdir(tmp_path) == []

@@ -125,10 +125,8 @@ def test_a_job_of_several_processes_must_import_first(source, tmp_path):
         ["export", "{}", "--output", "out"],
     ],
 )
-def test_other_commands_say_how_to_import(source, tmp_path, capsys, command):
-    with pytest.raises(SystemExit):
-        cli.main([part.format(source) for part in command])
-    said = capsys.readouterr().err
+def test_other_commands_say_how_to_import(source, tmp_path, refused, command):
+    said = refused(*(part.format(source) for part in command))
     assert f"`bert-jax import {source} --output RUN`" in said
 
 

@@ -3,33 +3,21 @@
 import json
 import pathlib
 
-import jax
 import numpy as np
 import pytest
 from bare_runs import bare_run
 from group_runs import tuned
 from scipy.stats import spearmanr
+from small_pretraining import one_device  # noqa: F401
 
 from bert_jax import cli
 from bert_jax.data.labelled.unlabelled import Unlabelled
 from bert_jax.exchange.export import export_run
-from bert_jax.train import finetune as finetuning
 from bert_jax.train import logits
 from bert_jax.train.inference.embed import Embedder
 from bert_jax.train.inference.evaluate import evaluate_run
 from bert_jax.train.inference.predict import Predictor
-from bert_jax.train.mesh import make_mesh
 from bert_jax.train.runs.run import load_run, load_run_config
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """Runs take one device of the eight: it is faster here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            finetuning, "make_mesh", lambda cfg: make_mesh(cfg, jax.devices()[:1])
-        )
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -155,15 +143,13 @@ def test_the_encoder_of_any_task_can_be_used(runs):
     ],
 )
 def test_what_cannot_be_embedded_is_told(
-    runs, tmp_path, monkeypatch, capsys, name, flags, message
+    runs, tmp_path, monkeypatch, refused, name, flags, message
 ):
     monkeypatch.chdir(tmp_path)
     pathlib.Path("x.csv").write_text("sentence1,sentence2\na,b\n")
     pathlib.Path("x.txt").write_text("a\n")
     pathlib.Path("empty.txt").write_text(" \n\n")
-    with pytest.raises(SystemExit):
-        cli.main(["embed", str(runs("scored")[0]), name, *flags])
-    assert message in capsys.readouterr().err
+    assert message in refused("embed", runs("scored")[0], name, *flags)
 
 
 @pytest.mark.slow(ci=False)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_tokenizers import wordpiece
 
 from bert_jax.batch import ClassifyBatch
 from bert_jax.config import (
@@ -18,7 +19,6 @@ from bert_jax.config import (
 )
 from bert_jax.data.labelled.groups import encode_groups
 from bert_jax.data.labelled.lengths import epoch_batches
-from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.limits import check_ids
 from bert_jax.model import sentence_embedding
 from bert_jax.model.encoder import init_encoder
@@ -36,9 +36,7 @@ from bert_jax.train.tasks import TASKS, task_of
 
 @pytest.fixture(scope="module")
 def words():
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    pieces += [f"w{n}" for n in range(56)]
-    return WordPieceTokenizer("\n".join(pieces).encode(), lowercase=True)
+    return wordpiece(*(f"w{n}" for n in range(56)))
 
 
 @pytest.fixture(scope="module")

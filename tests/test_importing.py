@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import reference
 from safetensors.numpy import load_file, save_file
+from small_tokenizers import wordpiece
 
 from bert_jax.config import MeshConfig, PretrainConfig
-from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.exchange.importing import describe, import_run
 from bert_jax.exchange.portable import PortableModel
 from bert_jax.exchange.tensors import flatten, unflatten
@@ -27,12 +27,12 @@ from bert_jax.train.runs.run import load_run
 from bert_jax.train.tensors import tensors_sha256
 
 LABELS = ("down", "level", "up")
-PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", ",", "b", "##b"]
+PIECES = (".", ",", "b", "##b")
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return WordPieceTokenizer("\n".join(PIECES).encode(), lowercase=True)
+    return wordpiece(*PIECES)
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +267,7 @@ def test_pretraining_goes_on_from_it(published, params, tokenizer, tmp_path, mes
     other = dataclasses.replace(cfg, gelu="exact")
     with pytest.raises(ValueError, match="gelu is 'tanh' in the checkpoint"):
         check_start(dataclasses.replace(settings, model=other), tokenizer, mesh)
-    cased = WordPieceTokenizer("\n".join(PIECES).encode(), lowercase=False)
+    cased = wordpiece(*PIECES, lowercase=False)
     with pytest.raises(ValueError, match="trained with tokenizer"):
         check_start(settings, cased, mesh)
     # It has no moments.

@@ -3,7 +3,6 @@
 import re
 
 import pytest
-from prepared_corpus import make_corpus, prepared
 
 from bert_jax import cli
 from bert_jax.config import DataConfig, MaskingConfig
@@ -14,10 +13,8 @@ TOKEN = re.compile(r"\[(?P<shown>\S+)\|was (?P<truth>\S+)\]|(?P<plain>\S+)")
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("inspection")
-    prepared(make_corpus(folder), folder / "dataset")
-    return open_dataset(folder / "dataset")
+def dataset(dataset):
+    return open_dataset(dataset)
 
 
 @pytest.mark.parametrize("unit", ["token", "word", "span"])
@@ -70,9 +67,7 @@ def test_rows_that_do_not_exist_are_refused(flag, message, capsys):
 @pytest.mark.parametrize(
     "flags", [("--first-row", "100000000"), ("--rows", "10000000")]
 )
-def test_rows_that_take_forever_to_find_are_refused(dataset, flags, capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["inspect", str(dataset.directory), *flags])
-    said = capsys.readouterr().err
+def test_rows_that_take_forever_to_find_are_refused(dataset, flags, refused):
+    said = refused("inspect", dataset.directory, *flags)
     assert " ".join(flags) in said
     assert re.search(r"an epoch of the split 'train' has about \d+ rows here", said)

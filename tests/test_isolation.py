@@ -27,7 +27,8 @@ from bert_jax.model.attention_gpu import triton_attention
 from bert_jax.model.attention_xla import xla_attention
 from bert_jax.model.isolation import IsolationError, prove_isolation
 from bert_jax.train import finetune, pretrain
-from bert_jax.train.runs.run import RunInfo, load_run, start_run
+from bert_jax.train.runs.run import RunInfo, load_run
+from bert_jax.train.runs.run_start import start_run
 
 
 @pytest.fixture(autouse=True)

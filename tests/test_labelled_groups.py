@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import string
 
 import numpy as np
 import pytest
+from small_tokenizers import wordpiece
 
 from bert_jax.config import FinetuneConfig, TaskConfig
 from bert_jax.data.labelled.choices import (
@@ -14,7 +16,6 @@ from bert_jax.data.labelled.choices import (
     read_unlabelled_choices,
 )
 from bert_jax.data.labelled.text_pairs import encode_text_pairs, read_text_pairs
-from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.train.task_files import read_examples, read_held_out
 from bert_jax.train.tasks import TASKS, task_of
 
@@ -22,9 +23,7 @@ from bert_jax.train.tasks import TASKS, task_of
 @pytest.fixture(scope="module")
 def letters():
     """A tokenizer that has a ... z with the ids 5 ... 30."""
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    pieces += [chr(ord("a") + n) for n in range(26)]
-    return WordPieceTokenizer("\n".join(pieces).encode(), lowercase=True)
+    return wordpiece(*string.ascii_lowercase)
 
 
 @pytest.fixture

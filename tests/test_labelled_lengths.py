@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from small_tokenizers import wordpiece
 
 from bert_jax.data.labelled.lengths import (
     compiled_lengths,
@@ -13,7 +14,6 @@ from bert_jax.data.labelled.lengths import (
     row_lengths,
 )
 from bert_jax.data.labelled.texts import encode_texts
-from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.family import model_config
 from bert_jax.train.logits import compile_price
 
@@ -97,10 +97,8 @@ def test_batches_are_pure_in_seed_and_epoch(num_tokens):
 
 
 def test_only_padding_is_cut():
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "w"]
-    tokenizer = WordPieceTokenizer("\n".join(pieces).encode(), lowercase=True)
     texts = [(" ".join(["w"] * count),) for count in (1, 20, 3, 9, 2)]
-    rows = encode_texts(tokenizer, texts, range(5), 32)
+    rows = encode_texts(wordpiece("w"), texts, range(5), 32)
     plan = length_batches(rows.num_tokens, np.array([8, 24]), np.arange(5), 2)
     assert [numbers.tolist() for numbers in plan.numbers] == [[0, 2], [4, 1], [3]]
     assert plan.lengths.tolist() == [8, 24, 24]

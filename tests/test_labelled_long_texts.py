@@ -4,20 +4,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_tokenizers import wordpiece
 
 from bert_jax.config import FinetuneConfig
 from bert_jax.data.labelled.long_texts import cut, head_and_tail, windows
 from bert_jax.data.labelled.texts import encode_texts
-from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.train.tasks import TASKS
 
 
 @pytest.fixture(scope="module")
 def words():
     """A tokenizer that has w0 ... w99 with the ids 5 ... 104."""
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    pieces += [f"w{n}" for n in range(100)]
-    return WordPieceTokenizer("\n".join(pieces).encode(), lowercase=True)
+    return wordpiece(*(f"w{n}" for n in range(100)))
 
 
 def text(count):

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
+from small_tokenizers import wordpiece
 from test_word_places import SCRIPTS
 
 from bert_jax.config import FileConfig
@@ -20,9 +21,7 @@ from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 @pytest.fixture(scope="module")
 def pieces():
     """A tokenizer that has w0 ... w49 with the ids 5 ... 54, and ##x with 55."""
-    known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    known += [f"w{n}" for n in range(50)] + ["##x"]
-    return WordPieceTokenizer("\n".join(known).encode(), lowercase=True)
+    return wordpiece(*(f"w{n}" for n in range(50)), "##x")
 
 
 @pytest.fixture

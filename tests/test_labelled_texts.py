@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_tokenizers import wordpiece
 
 from bert_jax.config import TaskConfig
 from bert_jax.data.labelled.labels import (
@@ -15,7 +16,6 @@ from bert_jax.data.labelled.labels import (
     ordered,
 )
 from bert_jax.data.labelled.texts import LabelledTexts, encode_texts, read_texts
-from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.train.logits import held_out_batches
 from bert_jax.train.reading import show_rows
 from bert_jax.train.task_files import read_examples, read_trained_on
@@ -27,9 +27,7 @@ PAIR = TaskConfig(text=("one", "two"))
 @pytest.fixture(scope="module")
 def words():
     """A tokenizer that has w0 ... w199 with the ids 5 ... 204."""
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    pieces += [f"w{n}" for n in range(200)]
-    return WordPieceTokenizer("\n".join(pieces).encode(), lowercase=True)
+    return wordpiece(*(f"w{n}" for n in range(200)))
 
 
 @pytest.fixture

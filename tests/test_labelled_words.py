@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
+from small_tokenizers import wordpiece
 
 from bert_jax.batch import IGNORED_LABEL
 from bert_jax.config import FileConfig
@@ -21,7 +22,6 @@ from bert_jax.data.labelled.words import (
     read_words,
     split_texts,
 )
-from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.train.tasks import TASKS
 
 CONLL = "-DOCSTART-\tO\n\nOslo B-LOC\nis\tO\r\n\n\nBo B-PER\n"
@@ -56,9 +56,7 @@ CONLLU = """\
 @pytest.fixture(scope="module")
 def pieces():
     """A tokenizer that has w0 ... w49 with the ids 5 ... 54, and ##x with 55."""
-    known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    known += [f"w{n}" for n in range(50)] + ["##x"]
-    return WordPieceTokenizer("\n".join(known).encode(), lowercase=True)
+    return wordpiece(*(f"w{n}" for n in range(50)), "##x")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from store_rows import rows_of_store
+from store_rows import assert_same, joined, rows_of_store
 
 from bert_jax.batch import PretrainBatch
 from bert_jax.config import DataConfig
@@ -49,13 +49,6 @@ def steps_to_third_epoch(rows: PretrainRows) -> int:
         return first.num_batches + second.num_batches + 2
     assert first.num_rows % BATCH
     return (first.num_rows + second.num_rows) // BATCH + 2
-
-
-def assert_same(actual: PretrainBatch, expected: PretrainBatch, hint=None) -> None:
-    for name in PretrainBatch._fields:
-        one, other = getattr(actual, name), getattr(expected, name)
-        assert one.dtype == other.dtype
-        np.testing.assert_array_equal(one, other, f"{name} {hint}")
 
 
 def pairs_in(batch: PretrainBatch) -> collections.Counter:
@@ -102,8 +95,7 @@ def test_hosts_share_the_batch_of_one_host(make_rows, num_hosts):
     shares_buckets = make_rows().cfg.layout == "buckets"
     count = 0
     for step, (one, *parts) in enumerate(zip(whole, *shares, strict=True)):
-        together = PretrainBatch(*(np.concatenate(c) for c in zip(*parts, strict=True)))
-        assert_same(together, one, step)
+        assert_same(joined(parts), one, step)
         rows, length = one.input_ids.shape
         assert rows == BATCH * (LENGTH // length)
         assert length == LENGTH or shares_buckets
@@ -265,7 +257,7 @@ def test_evaluation_sees_every_row_once_and_fills_up(evaluation_rows):
     assert count % BATCH, "no batch to fill up"
     batches = list(evaluation_batches(rows, batch_size=BATCH, max_batches=1_000))
     assert len(batches) == -(-count // BATCH)
-    whole = PretrainBatch(*(np.concatenate(c) for c in zip(*batches, strict=True)))
+    whole = joined(batches)
     expected = rows.batch(0, count)
     assert_same(PretrainBatch(*(x[:count] for x in whole)), expected)
     for array in whole:
@@ -287,8 +279,7 @@ def test_hosts_share_the_batches_of_evaluation(evaluation_rows, num_hosts):
         for n in range(num_hosts)
     ]
     for one, *parts in zip(whole, *shares, strict=True):
-        columns = zip(*parts, strict=True)
-        assert_same(PretrainBatch(*map(np.concatenate, columns)), one)
+        assert_same(joined(parts), one)
 
 
 def test_evaluation_stops_at_its_limit(evaluation_rows):

@@ -10,77 +10,45 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from counting_training import (
+    KilledError,
+    counting_step,
+    stage_of,
+    train_counting,
+)
 
-from bert_jax.config import LoopConfig, MeshConfig
+from bert_jax.config import LoopConfig
 from bert_jax.train import loop
 from bert_jax.train.averaging import with_average
-from bert_jax.train.loop import Stage, run_loop
 from bert_jax.train.losses import Mean
-from bert_jax.train.mesh import make_mesh
 from bert_jax.train.monitoring.metrics import NotFiniteError, read_metrics
 from bert_jax.train.runs import run_lock
-from bert_jax.train.runs.checkpoint import Identity
-from bert_jax.train.sharding import replicated
 from bert_jax.train.step import TrainState
 from bert_jax.train.stop_request import InterruptedRunError
-
-
-@jax.jit
-def step(state, batch):
-    one = jnp.ones(())
-    params = {"w": state.params["w"] + 1.0}
-    new = TrainState(state.step + 1, params, state.opt_state, state.key)
-    return new, {"loss": Mean(state.params["w"].sum(), one)}
 
 
 @pytest.fixture
 def train(tmp_path, tiny, make_batch):
     """train(...): two stages of four steps each; returns what the loop returns."""
-    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    place = replicated(mesh)
 
     def train(
         evaluate=lambda params: {"score": float(params["w"][0])},
-        step=step,
+        step=counting_step,
         opt_state=None,
         stop_file=None,
     ):
-        opt_state = opt_state or {"m": jnp.zeros(4)}
-        zero = TrainState(
-            jnp.int32(0), {"w": jnp.zeros(4)}, opt_state, jnp.zeros(2, jnp.uint32)
+        def batches(first):
+            yield from [make_batch(rows=2, length=16, pairs=1)] * (4 - first)
+
+        stage = stage_of(num_steps=4, step=step, batches=batches, evaluate=evaluate)
+        cfg = LoopConfig(
+            log_every_steps=8,
+            eval_every_steps=2,
+            checkpoint_every_steps=2,
+            stop_file=stop_file,
         )
-
-        def stage():
-            batch = make_batch(rows=2, length=16, pairs=1)
-            return Stage(
-                num_steps=4,
-                step=step,
-                batches=lambda first: (batch for _ in range(first, 4)),
-                evaluate=evaluate,
-                rates={},
-                flops=None,
-                check=lambda batch: None,
-            )
-
-        return run_loop(
-            run=tmp_path,
-            identity=Identity(tiny, "0"),
-            cfg=LoopConfig(
-                log_every_steps=8,
-                eval_every_steps=2,
-                checkpoint_every_steps=2,
-                stop_file=stop_file,
-            ),
-            mesh=mesh,
-            stages=[stage(), stage()],
-            make_state=lambda: jax.device_put(zero, place),
-            abstract=jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), zero
-            ),
-            show=str,
-            learning_rate=lambda step: 0.5,
-            began=time.time(),
-            judge_first=True,
+        return train_counting(
+            tmp_path, tiny, cfg, [stage, stage], opt_state, judge_first=True
         )
 
     return train
@@ -127,9 +95,6 @@ def test_the_loop_judges_the_average_and_says_so(train, capsys):
 @pytest.mark.parametrize("killed_at", [0, 2, 4, 6, 8])
 def test_an_evaluation_that_a_kill_took_is_made_up(train, tmp_path, killed_at):
     """A kill between the checkpoint of a step and the evaluation of that step."""
-
-    class KilledError(Exception):
-        pass
 
     def evaluate(params):
         if params["w"][0] == killed_at:
@@ -188,7 +153,7 @@ def test_no_state_with_nan_is_saved(train, tmp_path, where):
     """The loss of a step is that of the weights before it, so it does not show this."""
 
     def bad_step(state, batch):
-        new, metrics = step(state, batch)
+        new, metrics = counting_step(state, batch)
         broken = jax.tree.map(
             lambda x: jnp.where(new.step == 4, jnp.nan, x), getattr(new, where)
         )

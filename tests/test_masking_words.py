@@ -18,6 +18,7 @@ from masked_rows import (
     vocabulary_of,
     words_of,
 )
+from small_tokenizers import wordpiece
 
 from bert_jax.config import MaskingConfig
 from bert_jax.data.tokenizers.vocabulary import train_sentencepiece
@@ -167,9 +168,8 @@ def tokenizer(request):
         return WordPieceTokenizer.from_vocab(path, lowercase=True)
     if request.param == "small ##":
         letters = sorted(set(TEXT.lower()) - {" ", "\n", "✪"})
-        pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]
-        pieces += [f"##{letter}" for letter in letters] + ["river", "##able", "##ly"]
-        return WordPieceTokenizer("\n".join(pieces).encode(), lowercase=True)
+        behind = (f"##{letter}" for letter in letters)
+        return wordpiece(*letters, *behind, "river", "##able", "##ly")
     kind = request.param.split()[0]
     lines = TEXT.replace("✪", "").split("\n")
     return train_sentencepiece(lines, vocab_size=70, lowercase=True, model_type=kind)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from prepared_corpus import make_corpus, prepared
 from small_pretraining import SMALL, one_device  # noqa: F401
-from store_rows import rows_of_store
+from store_rows import assert_same, joined, rows_of_store
 
 from bert_jax import cli
 from bert_jax.batch import PretrainBatch
@@ -44,11 +44,6 @@ def mixed(stores, special, cfg=CFG, taken=(0, 0, 0, 0), batch_size=None) -> Mixe
     return MixedRows(rows, SHARES, taken)
 
 
-def assert_same(one: PretrainBatch, other: PretrainBatch) -> None:
-    for a, b in zip(one, other, strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
 @pytest.mark.parametrize(
     "shares", [(0.5, 0.0, 0.3, 0.2), (1.0, 3.0, 7.0), (1.0,), [1e-4, 1]]
 )
@@ -78,7 +73,7 @@ def test_each_dataset_gives_its_own_rows_in_its_own_order(stores, special):
             PretrainBatch(*(x[of_row == number] for x in batch))
             for batch, of_row in zip(batches, order, strict=True)
         ]
-        found = PretrainBatch(*map(np.concatenate, zip(*found, strict=True)))
+        found = joined(found)
         count = int((order == number).sum())
         assert count == pytest.approx(SHARES[number] * order.size, abs=1)
         if count:
@@ -99,10 +94,7 @@ def test_hosts_load_parts_of_the_same_batch(stores, special):
         for own in ((0, 1), (2,), (3,))
     ]
     for step in range(5):
-        own = [part[step] for part in parts]
-        assert_same(
-            PretrainBatch(*map(np.concatenate, zip(*own, strict=True))), whole[step]
-        )
+        assert_same(joined(part[step] for part in parts), whole[step])
     for one, other in zip(whole[3:], later, strict=True):
         assert_same(one, other)
 

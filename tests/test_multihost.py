@@ -293,8 +293,8 @@ def test_a_run_directory_that_is_not_shared_is_refused(folder):
 SHORT_WAIT = """
 import sys
 from bert_jax import cli
-from bert_jax.train.runs import run
-run._VISIBLE_SECS = 1.0
+from bert_jax.train.runs import run_start
+run_start._VISIBLE_SECS = 1.0
 cli.main(sys.argv[1:])
 """
 

@@ -5,8 +5,6 @@ import pathlib
 
 import pytest
 
-from bert_jax import cli
-
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
@@ -16,14 +14,16 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def refusal(capsys, *argv: str) -> str:
+@pytest.fixture
+def refusal(refused):
     """What the command line says, in one line."""
-    with pytest.raises(SystemExit) as ended:
-        cli.main(list(argv))
-    assert ended.value.code == 1
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    return err
+
+    def ask(*argv: str) -> str:
+        said = refused(*argv)
+        assert said.count("\n") == 1
+        return said
+
+    return ask
 
 
 TO_DIRECTORY = {
@@ -41,22 +41,18 @@ TO_DIRECTORY = {
 
 @pytest.mark.parametrize("name", TO_DIRECTORY)
 @pytest.mark.parametrize("output", ["file", "file/below/it"])
-def test_a_file_in_the_place_of_a_directory_is_refused(capsys, name, output):
-    said = refusal(capsys, name, *TO_DIRECTORY[name], "--output", output)
+def test_a_file_in_the_place_of_a_directory_is_refused(refusal, name, output):
+    said = refusal(name, *TO_DIRECTORY[name], "--output", output)
     there = pathlib.Path("file").absolute()
     assert (
         f"{name}: --output {output}: {there} is a file; expected a directory." in said
     )
 
 
-def test_a_directory_in_the_place_of_a_file_is_refused(capsys):
+def test_a_directory_in_the_place_of_a_file_is_refused(refusal):
     compiled = ["compile", "bert_tiny", "--topology", "cpu:1", "--output"]
-    assert "--output run is a directory; expected a file" in refusal(
-        capsys, *compiled, "run"
-    )
-    assert "there is no directory nowhere" in refusal(
-        capsys, *compiled, "nowhere/x.json"
-    )
+    assert "--output run is a directory; expected a file" in refusal(*compiled, "run")
+    assert "there is no directory nowhere" in refusal(*compiled, "nowhere/x.json")
 
 
 @pytest.mark.parametrize(
@@ -67,21 +63,21 @@ def test_a_directory_in_the_place_of_a_file_is_refused(capsys):
         ["export", "run", "--output", "run/../run"],
     ],
 )
-def test_an_output_that_is_also_an_input_is_refused(capsys, argv):
-    assert "--output run is also what the command reads" in refusal(
-        capsys, *argv
-    ).replace("run/../run", "run")
+def test_an_output_that_is_also_an_input_is_refused(refusal, argv):
+    assert "--output run is also what the command reads" in refusal(*argv).replace(
+        "run/../run", "run"
+    )
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_directory_is_refused(capsys, folder):
+def test_a_read_only_directory_is_refused(refusal, folder):
     folder.chmod(0o500)
-    assert "cannot be written" in refusal(capsys, "corpus", "--output", "new")
+    assert "cannot be written" in refusal("corpus", "--output", "new")
     folder.chmod(0o700)
 
 
-def test_a_tilde_that_the_shell_has_left_is_refused(capsys, folder):
-    said = refusal(capsys, "corpus", "--output=~/text")
+def test_a_tilde_that_the_shell_has_left_is_refused(refusal, folder):
+    said = refusal("corpus", "--output=~/text")
     assert "output=~/text: the shell has left ~ as it is" in said
     assert not (folder / "~").exists()
 
@@ -99,5 +95,5 @@ def test_a_tilde_that_the_shell_has_left_is_refused(capsys, folder):
         ),
     ],
 )
-def test_a_flag_that_would_be_ignored_is_refused(capsys, argv, message):
-    assert message in refusal(capsys, *argv)
+def test_a_flag_that_would_be_ignored_is_refused(refusal, argv, message):
+    assert message in refusal(*argv)

@@ -41,6 +41,10 @@ def truncated(a: int, b: int, room: int) -> tuple[int, int]:
     return a, b
 
 
+def inside(start: int, length: int, low: int, high: int) -> bool:
+    return low <= start and start + length <= high
+
+
 def collected(lengths: list[int], first: int, target: int) -> int:
     """Past the last sentence of the run from `first` that reaches `target`."""
     end, total = first, 0
@@ -63,10 +67,6 @@ def could_come_from_bert(
         starts.append([offset + sum(document[:k]) for k in range(len(document) + 1)])
         offset += sum(document)
     mine, at = documents[number], starts[number]
-
-    def inside(start: int, length: int, low: int, high: int) -> bool:
-        return low <= start and start + length <= high
-
     positions = {0}
     for a_start, a_length, b_start, b_length, is_random in pairs:
         following = set()

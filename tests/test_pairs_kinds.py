@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_pairs import LONGEST, SEEDS, inside, truncated
 
 from bert_jax.config import DataConfig
 from bert_jax.data.batches.pairs import Pairs, make_pairs
@@ -13,8 +14,6 @@ from bert_jax.data.batches.pairs import Pairs, make_pairs
 CORPORA = st.lists(
     st.lists(st.integers(1, 40), min_size=1, max_size=12), min_size=1, max_size=6
 )
-SEEDS = st.integers(0, 2**32 - 1)
-LONGEST = 12 * 40  # tokens of a document of CORPORA
 
 
 def chunks(documents: list[list[int]], target: int) -> list[list[int]]:
@@ -29,20 +28,6 @@ def chunks(documents: list[list[int]], target: int) -> list[list[int]]:
                 found.append(bounds)
                 bounds = [offset]
     return found
-
-
-def truncated(a: int, b: int, room: int) -> tuple[int, int]:
-    """Lengths after the loop of google-research/bert, truncate_seq_pair."""
-    while a + b > room:
-        if a > b:
-            a -= 1
-        else:
-            b -= 1
-    return a, b
-
-
-def inside(start: int, length: int, low: int, high: int) -> bool:
-    return low <= start and start + length <= high
 
 
 @given(CORPORA, st.integers(8, 120), SEEDS)

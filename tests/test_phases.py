@@ -7,7 +7,7 @@ import signal
 import jax
 import numpy as np
 import pytest
-from prepared_corpus import make_corpus, prepared
+from bare_runs import MODEL
 
 from bert_jax.config import (
     ComputeConfig,
@@ -15,7 +15,6 @@ from bert_jax.config import (
     LoopConfig,
     MaskingConfig,
     MeshConfig,
-    ModelConfig,
     OptimizerConfig,
     PhaseConfig,
     PretrainConfig,
@@ -37,20 +36,9 @@ FIRST, SECOND = 6, 4
 
 
 @pytest.fixture(scope="module")
-def cfg(tmp_path_factory) -> PretrainConfig:
-    folder = tmp_path_factory.mktemp("corpus")
-    dataset = folder / "dataset"
-    prepared(make_corpus(folder), dataset)
-    vocab_size = open_dataset(dataset).tokenizer.vocab_size
+def cfg(dataset) -> PretrainConfig:
     return PretrainConfig(
-        model=ModelConfig(
-            vocab_size=vocab_size,
-            hidden_size=32,
-            num_layers=1,
-            num_heads=2,
-            mlp_size=64,
-            max_positions=48,
-        ),
+        model=dataclasses.replace(MODEL, max_positions=48),
         data=DataConfig(dataset=dataset, sequence_length=24),
         masking=MaskingConfig(rate=0.4, end_rate=0.1),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=2),

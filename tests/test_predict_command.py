@@ -8,12 +8,13 @@ import sys
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from small_tokenizers import wordpiece
 
 from bert_jax import cli
 from bert_jax.config import FinetuneConfig, ModelConfig, TaskConfig
-from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.train.inference import predict
-from bert_jax.train.runs.run import RunInfo, load_run, load_run_config, start_run
+from bert_jax.train.runs.run import RunInfo, load_run, load_run_config
+from bert_jax.train.runs.run_start import start_run
 from bert_jax.train.tasks import TASKS
 
 
@@ -44,8 +45,7 @@ def run(tmp_path, monkeypatch):
     """run(kind, **settings of the task) -> run directory; the folder is the current one."""
     monkeypatch.setattr(predict, "Predictor", Echo)
     monkeypatch.chdir(tmp_path)
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "w"]
-    tokenizer = WordPieceTokenizer("\n".join(pieces).encode(), lowercase=True)
+    tokenizer = wordpiece("w")
 
     def make(kind="classification", **fields):
         if kind == "classification":
@@ -69,11 +69,10 @@ def written(folder):
     return [json.loads(x) for x in (folder / "out.jsonl").read_text().splitlines()]
 
 
-def failed(capsys, *args):
-    """Standard error of a command that fails."""
-    with pytest.raises(SystemExit):
-        cli.main(["predict", *args])
-    return " ".join(capsys.readouterr().err.replace("│", " ").split())
+@pytest.fixture
+def failed(refused):
+    """Standard error of `predict` when it fails."""
+    return lambda *args: " ".join(refused("predict", *args).replace("│", " ").split())
 
 
 def test_a_file_is_read_and_its_rows_come_back_in_order(run, tmp_path, capsys):
@@ -128,25 +127,25 @@ def test_texts_are_arguments_or_lines(run, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("stdin", [None, io.StringIO("")])
-def test_no_text_is_told(run, capsys, monkeypatch, stdin):
+def test_no_text_is_told(run, failed, monkeypatch, stdin):
     monkeypatch.setattr(sys, "stdin", stdin)
-    assert "No text given" in failed(capsys, run())
+    assert "No text given" in failed(run())
 
 
-def test_texts_without_a_part_are_told(run, capsys, monkeypatch):
+def test_texts_without_a_part_are_told(run, failed, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n \n"))
     said = "Nothing to work on: of {}, each is empty or has an empty part."
-    assert said.format("2 texts") in failed(capsys, run())
+    assert said.format("2 texts") in failed(run())
     pair = run(text=("a", "b"))
-    assert said.format("1 text") in failed(capsys, pair, "question", "")
+    assert said.format("1 text") in failed(pair, "question", "")
 
 
-def test_a_file_of_empty_texts_is_named(run, tmp_path, capsys):
+def test_a_file_of_empty_texts_is_named(run, tmp_path, failed):
     (tmp_path / "x.csv").write_text("text,label\n,no\n  ,yes\n")
-    assert "x.csv: Nothing to work on: of 2 texts" in failed(capsys, run(), "x.csv")
+    assert "x.csv: Nothing to work on: of 2 texts" in failed(run(), "x.csv")
 
 
-def test_a_pair_is_two_arguments_or_two_columns(run, tmp_path, capsys):
+def test_a_pair_is_two_arguments_or_two_columns(run, tmp_path, capsys, failed):
     pair = run(text=("a", "b"))
     for arguments in (["x", "y"], ["x\ty"]):
         cli.main(["predict", pair, *arguments])
@@ -154,17 +153,17 @@ def test_a_pair_is_two_arguments_or_two_columns(run, tmp_path, capsys):
     (tmp_path / "pairs.csv").write_text("b,a\ny,x\n")
     cli.main(["predict", pair, "pairs.csv"])
     assert capsys.readouterr().out.endswith("|  x\ty\n")
-    assert "takes 2 non-empty" in failed(capsys, pair, "x", "y", "z")
+    assert "takes 2 non-empty" in failed(pair, "x", "y", "z")
 
 
-def test_the_same_flags_read_files_of_other_forms(run, tmp_path, capsys):
+def test_the_same_flags_read_files_of_other_forms(run, tmp_path, capsys, failed):
     (tmp_path / "x.csv").write_bytes("1;é, a\n".encode("latin-1"))
     flags = ("--no-header", "--text", "2", "--delimiter", ";")
     cli.main(["predict", run(), "x.csv", *flags, "--encoding", "latin-1"])
     assert capsys.readouterr().out.endswith("|  é, a\n")
-    assert "byte 0xE9 is not UTF-8" in failed(capsys, run(), "x.csv")
+    assert "byte 0xE9 is not UTF-8" in failed(run(), "x.csv")
     (tmp_path / "y.csv").write_text("sentence\na\n")
-    said = failed(capsys, run(), "y.csv")
+    said = failed(run(), "y.csv")
     assert "has no column 'text'; the columns are sentence" in said
     assert "Set --text" in said
 
@@ -191,12 +190,12 @@ def test_the_same_flags_read_files_of_other_forms(run, tmp_path, capsys):
     ],
 )
 def test_what_is_ambiguous_or_ignored_is_refused(
-    run, tmp_path, capsys, arguments, message
+    run, tmp_path, failed, arguments, message
 ):
     (tmp_path / "here.csv").write_text("text\na\n")
     (tmp_path / "here.jsonl").write_text('{"text": "a"}\n')
     (tmp_path / "folder").mkdir()
-    assert message in failed(capsys, run(), *arguments)
+    assert message in failed(run(), *arguments)
 
 
 @pytest.mark.parametrize(

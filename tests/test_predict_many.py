@@ -10,7 +10,6 @@ import pytest
 from exchange_models import make_tokenizer
 from random_runs import random_run
 
-from bert_jax import cli
 from bert_jax.commands import text_input
 from bert_jax.data.atomic_file import open_atomically
 from bert_jax.data.labelled.unlabelled import Unlabelled, from_lines
@@ -181,10 +180,10 @@ def test_a_file_that_fails_half_way_leaves_the_old_one(tmp_path):
     assert path.read_bytes() == "é".encode()
 
 
-def test_a_wrong_text_leaves_no_output(tmp_path, capsys, monkeypatch):
+def test_a_wrong_text_leaves_no_output(tmp_path, refused, monkeypatch):
     run = random_run(tmp_path / "run", make_tokenizer("wordpiece"), "classification")
     monkeypatch.setattr(sys, "stdin", io.StringIO("a\nb\tc\n"))
-    with pytest.raises(SystemExit):
-        cli.main(["predict", str(run), "--output", str(tmp_path / "x.jsonl")])
-    assert "takes 1 non-empty" in capsys.readouterr().err
+    assert "takes 1 non-empty" in refused(
+        "predict", run, "--output", tmp_path / "x.jsonl"
+    )
     assert not list(tmp_path.glob("x.jsonl*"))

@@ -16,9 +16,9 @@ import time
 import numpy as np
 import pytest
 from prepared_corpus import contents
+from small_tokenizers import wordpiece
 
 from bert_jax.data.prepared.dataset import open_dataset
-from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 
 KILLS = 20
 SCRIPT = """
@@ -54,10 +54,8 @@ def corpus(tmp_path_factory) -> tuple[pathlib.Path, ...]:
     part.write_text("\n".join(records[1_000:1_500]).replace('"key": "', '"key": "t'))
     subprocess.run(["tar", "-cJf", "two.tar.xz", part.name], cwd=folder, check=True)
     part.unlink()
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "."]
-    pieces += [*"abcdefghij", *(f"##{x}" for x in "abcdefghij"), *words[:500]]
-    tokenizer = WordPieceTokenizer("\n".join(pieces).encode(), lowercase=True)
-    tokenizer.save(folder / "tokenizer")
+    letters = [*"abcdefghij", *(f"##{x}" for x in "abcdefghij")]
+    wordpiece(".", *letters, *words[:500]).save(folder / "tokenizer")
     (folder / "run.py").write_text(SCRIPT)
     return folder / "run.py", f"files:{folder}/[ot][nw][eo].*", folder / "tokenizer"
 

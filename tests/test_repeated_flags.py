@@ -90,8 +90,5 @@ def test_what_stands_behind_two_dashes_is_no_flag():
     ],
     ids=["both spellings", "positional config", "several values"],
 )
-def test_the_command_line_says_so_and_ends_with_2(argv, message, capsys):
-    with pytest.raises(SystemExit) as ended:
-        cli.main(argv)
-    assert ended.value.code == 2
-    assert message in capsys.readouterr().err
+def test_the_command_line_says_so_and_ends_with_2(argv, message, refused):
+    assert message in refused(*argv, code=2)

@@ -9,7 +9,8 @@ from bert_jax.config import OptimizerConfig, PhaseConfig, PretrainConfig
 from bert_jax.train.runs import checkpoint_recovery
 from bert_jax.train.runs.history import Change, add_event
 from bert_jax.train.runs.resumed_with import resumed_with
-from bert_jax.train.runs.run import RunInfo, start_run
+from bert_jax.train.runs.run import RunInfo
+from bert_jax.train.runs.run_start import start_run
 
 CONFIG = PretrainConfig(num_steps=1_000, next_phases=(PhaseConfig(num_steps=100),))
 

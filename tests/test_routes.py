@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import reference
 from safetensors.numpy import load_file
+from small_tokenizers import wordpiece
 
 from bert_jax.config import MeshConfig
-from bert_jax.data.tokenizers.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.exchange import tensors
 from bert_jax.exchange import write_huggingface as write_huggingface_module
 from bert_jax.exchange.export import export_run
@@ -59,10 +59,7 @@ def need(*modules: str) -> None:
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    return WordPieceTokenizer(
-        "\n".join([*special, *(f"w{n}" for n in range(4_000))]).encode(), lowercase=True
-    )
+    return wordpiece(*(f"w{n}" for n in range(4_000)))
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,8 @@ import pickle
 
 import numpy as np
 import pytest
-from prepared_corpus import make_corpus, prepared
-from store_rows import rows_of_store
+from store_rows import assert_same, rows_of_store
 
-from bert_jax.batch import PretrainBatch
 from bert_jax.config import DataConfig
 from bert_jax.data.batches import rows as rows_module
 from bert_jax.data.batches.rows import open_rows
@@ -39,11 +37,6 @@ def planned(monkeypatch):
 
     monkeypatch.setattr(rows_module, "plan_epoch", counted)
     return numbers
-
-
-def assert_same(one: PretrainBatch, other: PretrainBatch) -> None:
-    for a, b in zip(one, other, strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 def test_old_epochs_are_forgotten_and_planned_again(store, special, planned):
@@ -174,10 +167,8 @@ def test_a_pickled_store_is_its_paths(store, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("rows")
-    prepared(make_corpus(folder), folder / "dataset")
-    return open_dataset(folder / "dataset")
+def dataset(dataset):
+    return open_dataset(dataset)
 
 
 def test_plans_lie_in_the_dataset_or_where_one_says(dataset, planned, tmp_path):

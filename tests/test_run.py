@@ -30,7 +30,7 @@ from bert_jax.data.tokenizers.tokenizer import METADATA_FILE
 from bert_jax.exchange.importing import is_foreign
 from bert_jax.train import planned_steps
 from bert_jax.train.planned_steps import with_planned_steps
-from bert_jax.train.runs import run as run_module
+from bert_jax.train.runs import run_start as run_module
 from bert_jax.train.runs.checkpoint_files import MANIFEST_FILE
 from bert_jax.train.runs.run import (
     RunInfo,
@@ -38,9 +38,8 @@ from bert_jax.train.runs.run import (
     load_run,
     load_run_config,
     load_run_tokenizer,
-    save_origin,
-    start_run,
 )
+from bert_jax.train.runs.run_start import save_origin, start_run
 
 CONFIG = PretrainConfig()
 

@@ -18,7 +18,6 @@ import pytest
 from exchange_models import make_tokenizer
 from random_runs import random_run
 
-from bert_jax import cli
 from bert_jax.serve.limits import Limits
 
 uvicorn = pytest.importorskip("uvicorn", reason="install .[serve]")
@@ -274,15 +273,13 @@ def test_pages_load_nothing_and_escape_names(port):
     assert '<label for="text0">Text</label>' in ask(port, "GET", "/")[1]
 
 
-def test_limits_are_checked(tmp_path, capsys):
+def test_limits_are_checked(tmp_path, refused):
     with pytest.raises(ValueError, match="max_texts=9 is more than queue_size=8"):
         Limits(max_texts=9, queue_size=8)
-    with pytest.raises(SystemExit):
-        cli.main(["serve", str(tmp_path), "--port", "70000"])
-    assert "--port 70000 is not in [0, 65535]" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        cli.main(["serve", str(tmp_path)])
-    assert "is not a run directory" in capsys.readouterr().err
+    assert "--port 70000 is not in [0, 65535]" in refused(
+        "serve", tmp_path, "--port", "70000"
+    )
+    assert "is not a run directory" in refused("serve", tmp_path)
 
 
 def test_a_server_that_does_not_start_is_told(monkeypatch, capsys):
@@ -294,11 +291,9 @@ def test_a_server_that_does_not_start_is_told(monkeypatch, capsys):
     assert "answers at" not in capsys.readouterr().out
 
 
-def test_a_missing_extra_is_told(tmp_path, capsys, monkeypatch):
+def test_a_missing_extra_is_told(tmp_path, refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "starlette", None)
-    with pytest.raises(SystemExit):
-        cli.main(["serve", str(tmp_path)])
-    said = capsys.readouterr().err
+    said = refused("serve", tmp_path)
     assert (
         "need starlette, which is not installed: pip install 'bert_jax[serve]'" in said
     )

@@ -17,7 +17,8 @@ from bert_jax.config import (
     PhaseConfig,
     PretrainConfig,
 )
-from bert_jax.train.runs.run import RunInfo, start_run
+from bert_jax.train.runs.run import RunInfo
+from bert_jax.train.runs.run_start import start_run
 
 CONFIG_FILE = """
 from bert_jax.config import DataConfig, ModelConfig, PretrainConfig

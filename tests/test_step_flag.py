@@ -6,7 +6,6 @@ import pytest
 from exchange_models import make_tokenizer
 from random_runs import random_run
 
-from bert_jax import cli
 from bert_jax.serve.served import load_served
 from bert_jax.train.inference.embed import Embedder
 from bert_jax.train.inference.fill import Filler
@@ -54,7 +53,7 @@ def test_the_weights_are_those_of_the_step(run, name):
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_a_step_without_a_checkpoint_is_refused(run, name, tmp_path, capsys):
+def test_a_step_without_a_checkpoint_is_refused(run, name, tmp_path, refused):
     texts = tmp_path / "texts.txt"
     texts.write_text("A river.\n")
     more = {
@@ -62,8 +61,6 @@ def test_a_step_without_a_checkpoint_is_refused(run, name, tmp_path, capsys):
         "embed": [str(texts), "--output", str(tmp_path / "vectors.npy")],
         "serve": [],
     }
-    with pytest.raises(SystemExit):
-        cli.main([name, str(run), *more[name], "--step", "7"])
-    said = capsys.readouterr().err
+    said = refused(name, run, *more[name], "--step", "7")
     assert "has no checkpoint of step 7; there are [0, 5]" in said
     assert not np.any([path.suffix == ".npy" for path in tmp_path.iterdir()])

@@ -6,12 +6,12 @@ import os
 import re
 from types import SimpleNamespace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from bare_runs import bare_run
 from prepared_corpus import WORDS
+from small_pretraining import one_device  # noqa: F401
 
 from bert_jax import cli
 from bert_jax.config import (
@@ -30,7 +30,6 @@ from bert_jax.train.finetune import finetune
 from bert_jax.train.held_out_logits import load_logits
 from bert_jax.train.inference.predict import Predictor
 from bert_jax.train.losses import Mean
-from bert_jax.train.mesh import make_mesh
 from bert_jax.train.monitoring.metrics import WAY_OUT, NotFiniteError
 from bert_jax.train.runs.results_file import load_results
 from bert_jax.train.runs.run import load_run, load_run_config, load_run_tokenizer
@@ -65,16 +64,6 @@ def base(tmp_path_factory):
         batch_size=8,
         num_epochs=1,
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """Lone runs take one device of the eight, as runs at once do: it is faster here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            finetuning, "make_mesh", lambda cfg: make_mesh(cfg, jax.devices()[:1])
-        )
-        yield
 
 
 @pytest.fixture
@@ -397,19 +386,10 @@ def test_the_grid_is_read_from_flags(base):
         sweep(GRID, base, base.checkpoint)
 
 
-def test_the_command_refuses_flags_of_a_single_run(base, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        cli.main(
-            [
-                "sweep",
-                str(base.checkpoint),
-                "--output",
-                str(tmp_path / "x"),
-                "--seed",
-                "3",
-            ]
-        )
-    assert "--seed sets a single run; a sweep takes --seeds" in capsys.readouterr().err
+def test_the_command_refuses_flags_of_a_single_run(base, tmp_path, refused):
+    assert "--seed sets a single run; a sweep takes --seeds" in refused(
+        "sweep", base.checkpoint, "--output", tmp_path / "x", "--seed", "3"
+    )
 
 
 def test_two_sweeps_are_compared(base, quick, tmp_path, capsys):

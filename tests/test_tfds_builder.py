@@ -5,21 +5,13 @@ import sys
 
 import pytest
 import tensorflow_datasets as tfds
-from prepared_corpus import copy_of, make_corpus, prepared
+from prepared_corpus import copy_of
 
 from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.data.text.sources import open_source
 from bert_jax.data.tfds_builder import MetadataError, open_builder
 
 MODULE = "imported_by_metadata"
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    """A finished dataset; `attacked` changes its features.json."""
-    output = tmp_path_factory.mktemp("prepared") / "dataset"
-    prepared(make_corpus(tmp_path_factory.mktemp("corpus")), output)
-    return output
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import unicodedata
 import numpy as np
 import pytest
 from hypothesis import given
+from small_tokenizers import wordpiece
 from tokenizer_texts import awkward_texts, sentences, train
 
 from bert_jax.batch import SpecialIds
@@ -393,8 +394,7 @@ def test_a_text_may_begin_with_any_ideograph():
         text = f"{chr(code)}{chr(code)}b"
         found = pre_tokenizer.pre_tokenize_str(normalizer.normalize_str(text))
         assert [word for word, _ in found] == basic_words(text, lowercase=True)
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "b", "\U0002b820"]
-    tokenizer = WordPieceTokenizer("\n".join(pieces).encode(), lowercase=True)
+    tokenizer = wordpiece("b", "\U0002b820")
     # The library `tokenizers` panicked here, so both encode.
     for _ in range(2):
         assert tokenizer.encode(["\U0002b820b", "\U0002b820"]) == [[6, 5], [6]]
@@ -402,14 +402,11 @@ def test_a_text_may_begin_with_any_ideograph():
 
 
 def test_private_use_and_unassigned_characters_are_unknown():
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "##b"]
-    tokenizer = WordPieceTokenizer("\n".join(pieces).encode(), lowercase=True)
+    tokenizer = wordpiece("a", "##b")
     texts = ["a\uf059b", "a\U000f0000b", "a\U0010fffdb", "a\ufffeb", "\ue000"]
     assert tokenizer.encode(texts) == [[tokenizer.special.unk]] * len(texts)
     assert tokenizer.encode(["a\u200bb", "a\u00adb", "a\x07b"]) == [[5, 6]] * 3
-    known = WordPieceTokenizer(
-        "\n".join([*pieces, "##\uf059"]).encode(), lowercase=True
-    )
+    known = wordpiece("a", "##b", "##\uf059")
     assert known.encode(["a\uf059b"]) == [[5, 7, 6]]
 
 

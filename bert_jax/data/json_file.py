@@ -1,4 +1,4 @@
-"""Small JSON files of runs: written whole with a hash of their content, read by name."""
+"""JSON files of runs and datasets: written whole with a hash of their content, read by name."""
 
 import json
 from typing import Any
@@ -11,14 +11,14 @@ _HASH = "sha256"
 _OF_ITS_VERSION = "Start a new run, or use the version that wrote this one."
 
 
-def write_json(path: AnyPath, value: dict[str, Any]) -> None:
-    """Writes an object as indented JSON, and under "sha256" the hash of its content.
+def write_json(path: AnyPath, value: dict[str, Any], *, seal: str = _HASH) -> None:
+    """Writes an object as indented JSON, and the hash of its content under `seal`.
 
     Raises:
         OSError: the file cannot be written; the old one is still there.
     """
     plain = json.loads(json.dumps(value))  # as it is read: no tuples, keys are text
-    sealed = {**plain, _HASH: json_sha256(plain)}
+    sealed = {**plain, seal: json_sha256(plain)}
     write_atomically(path, json.dumps(sealed, indent=2) + "\n")
 
 
@@ -28,6 +28,7 @@ def read_json(
     *,
     version: int | None = None,
     other_version: str = _OF_ITS_VERSION,
+    seal: str = _HASH,
 ) -> dict[str, Any]:
     """The object that `write_json` wrote, without its hash.
 
@@ -36,6 +37,7 @@ def read_json(
         way_out: sentence that says what to do when the file is lost; it ends the errors.
         version: "format_version" that the content must have. Default: it has none.
         other_version: sentence that says what to do when it has another one.
+        seal: name under which the hash was written.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -56,9 +58,9 @@ def read_json(
             f"{path} has format {value.get('format_version')}; this version of bert_jax "
             f"reads {version}. {other_version}"
         )
-    if value.pop(_HASH, None) != json_sha256(value):
+    if value.pop(seal, None) != json_sha256(value):
         raise ValueError(
             f"{path} was changed after it was written: its content does not have the "
-            f"hash {_HASH!r} in it. {way_out}"
+            f"hash {seal!r} in it. {way_out}"
         )
     return value

@@ -41,7 +41,8 @@ from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.runs.checkpoint import Checkpoints
 from bert_jax.train.runs.checkpoint_in_store import CHECKPOINTS
 from bert_jax.train.runs.checkpoint_mirror import steps_in
-from bert_jax.train.runs.run import RunInfo, start_run
+from bert_jax.train.runs.run import RunInfo
+from bert_jax.train.runs.run_start import start_run
 from bert_jax.train.schedules import make_schedule
 from bert_jax.train.step import TrainState, init_state
 from bert_jax.train.tasks import Task

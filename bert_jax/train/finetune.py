@@ -33,15 +33,9 @@ from bert_jax.train.monitoring.sinks import check_sinks
 from bert_jax.train.placement import row_parts
 from bert_jax.train.runs.results_file import finished_results, save_results
 from bert_jax.train.runs.resumed_with import resumed_with
-from bert_jax.train.runs.run import (
-    RunInfo,
-    load_run,
-    load_run_tokenizer,
-    save_origin,
-    save_session,
-    start_run,
-)
+from bert_jax.train.runs.run import RunInfo, load_run, load_run_tokenizer
 from bert_jax.train.runs.run_settings import agree_on_run
+from bert_jax.train.runs.run_start import save_origin, save_session, start_run
 from bert_jax.train.step import TrainState, abstract_state, compile_step
 from bert_jax.train.task_data import TaskData, load_task_data
 from bert_jax.train.tasks import Task

@@ -106,7 +106,7 @@ def run_loop(
         newest = checkpoints.newest_whole()
         state = state_of(newest)
         if newest is not None:
-            print(f"going on from step {int(state.step):,}", flush=True)
+            print(f"going on from step {newest:,}", flush=True)
         loop = _Loop(
             run=run,
             cfg=cfg,
@@ -116,7 +116,8 @@ def run_loop(
             stop=stop,
             lock=lock,
             state=state,
-            total=sum(stage.num_steps for stage in stages),
+            stages=stages,
+            judge_first=judge_first,
             show=show,
             learning_rate=learning_rate,
             began=began,
@@ -124,20 +125,13 @@ def run_loop(
         try:
             while True:
                 try:
-                    loop.go_through_all(stages, judge_first=judge_first)
+                    loop.go_through_all()
                     break
                 except GoBackError as error:
                     loop.go_back(error, state_of)
         finally:
-            goodput = loop.close()
-        return Trained(
-            loop.state,
-            loop.evaluation,
-            best.best if best else None,
-            loop.elapsed,
-            goodput,
-            loop.last_line,
-        )
+            trained = loop.close()
+        return trained
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -152,13 +146,15 @@ class _Loop:
     stop: StopRequest
     lock: RunLock | None
     state: TrainState
-    total: int
+    stages: Sequence[Stage]
+    judge_first: bool
     show: Callable[[dict[str, float]], str]
     learning_rate: Callable[[int], Any]
     began: float
 
     def __post_init__(self) -> None:
         run, cfg = self.run, self.cfg
+        self.total = sum(stage.num_steps for stage in self.stages)
         self.recovery = Recovery(run, cfg, self.checkpoints, self.total)
         self.peak = peak_flops(self.mesh, cfg)
         self.goodput = Goodput(
@@ -168,10 +164,8 @@ class _Loop:
         )
         self.evaluation: dict[str, float] = {}
         self.last_line: dict[str, Any] = {}
-        self.pace = Pace()
         self._begin_from(self.state)
         self.profiler = Profiler(run, cfg, self.done)
-        self.waits = False  # for a batch
         self.watchdog = Watchdog(self._progress)
 
     def _begin_from(self, state: TrainState) -> None:
@@ -196,31 +190,33 @@ class _Loop:
         self.recovery.begin()
         self._begin_from(state)
 
-    def go_through_all(self, stages: Sequence[Stage], *, judge_first: bool) -> None:
+    def go_through_all(self) -> None:
         """Trains to the end of the last stage."""
-        start = 0
-        for stage in stages:
+        end = 0
+        for stage in self.stages:
+            start, end = end, end + stage.num_steps
             # A session that begins at the end of a stage evaluates it again.
-            if self.done <= start + stage.num_steps:
-                self.go_through(stage, start, judge_first=judge_first)
-            start += stage.num_steps
+            if self.done <= end:
+                self._go_through(stage, start, end)
 
-    def close(self) -> dict[str, float]:
-        """Closes all files of the run and returns where its time went."""
+    def close(self) -> Trained:
+        """Closes all files of the run and returns what came out so far."""
         self.watchdog.close()
         protect(False)
         self.profiler.close()
         spent = self.goodput.summary()
         self.goodput.save()
         self.log.close()
-        return spent
+        best = self.best.best if self.best else None
+        return Trained(
+            *(self.state, self.evaluation, best, self.elapsed, spent, self.last_line)
+        )
 
-    def go_through(self, stage: Stage, start: int, *, judge_first: bool) -> None:
-        """Trains to the end of a stage that begins with update `start`."""
-        end = start + stage.num_steps
+    def _go_through(self, stage: Stage, start: int, end: int) -> None:
+        """Trains to the end of a stage of the updates from `start` to `end`."""
         every = self.cfg.eval_every_steps
         if self.done == 0:
-            if judge_first:
+            if self.judge_first:
                 self._judge(stage)
         elif every and self.done % every == 0 and start < self.done < end:
             # The session before may have ended between checkpoint and evaluation.
@@ -260,21 +256,17 @@ class _Loop:
 
     def _progress(self) -> tuple[int, int] | None:
         """For the watchdog: the last step, and how many steps have not come back."""
-        if self.waits or self.goodput.category != "train":
-            return None
-        return self.done, len(self.window)
+        is_training = self.goodput.category == "train"
+        return (self.done, len(self.window)) if is_training else None
 
     def _next(self, stage: Stage, inputs: InputClock) -> Any:
         """The next batch, or None; planning an epoch may take minutes."""
-        self.waits = True
         try:
-            with self.stop.at_once():
+            with self.goodput.during("input_wait"), self.stop.at_once():
                 return next(inputs, None)
         except StoppedError:
             self._close_window(stage, inputs)
             raise self._interrupted() from None
-        finally:
-            self.waits = False
 
     def _is_over(self) -> bool:
         """Whether there was no better state for so long that training ends early."""
@@ -292,7 +284,7 @@ class _Loop:
     def _follow_up(self, stage: Stage, inputs: InputClock, end: int) -> None:
         """Logs, saves and evaluates when it is time.
 
-        At the end of a stage it only logs: `go_through` saves and evaluates there.
+        At the end of a stage it only logs: `_go_through` saves and evaluates there.
         """
         cfg = self.cfg
         if self.done < end and self.pace.is_due(self.done):
@@ -333,8 +325,7 @@ class _Loop:
         with self.profiler.step(self.done, self.state.params):
             placed = to_devices(self.mesh, batch)
             self.recovery.stop_at(self.done, self.state, placed)
-            every = self.cfg.verify_every
-            step = stage.step
+            step, every = stage.step, self.cfg.verify_every
             if every and (self.done + 1) % every == 0:
                 step = verified(step, self._note)
             self.state, metrics = step(self.state, placed)
@@ -354,7 +345,6 @@ class _Loop:
         self.recovery.judge(self.window, self.log)
         sums, waited = self.window.close(self.done), inputs.take()
         self.elapsed += sums.seconds
-        self.goodput.move("input_wait", waited)
         if not sums.means:  # all updates were skipped
             return
         self.last_line = {

@@ -44,15 +44,9 @@ from bert_jax.train.placement import row_parts
 from bert_jax.train.program import Program, phases_schedule, pretrain_program
 from bert_jax.train.runs.results_file import finished_results, save_results
 from bert_jax.train.runs.resumed_with import resumed_with
-from bert_jax.train.runs.run import (
-    RunInfo,
-    is_new_run,
-    load_run,
-    save_origin,
-    save_session,
-    start_run,
-)
+from bert_jax.train.runs.run import RunInfo, is_new_run, load_run
 from bert_jax.train.runs.run_settings import agree_on_run
+from bert_jax.train.runs.run_start import save_origin, save_session, start_run
 from bert_jax.train.step import TrainState
 from bert_jax.train.tasks.task import Metric
 from bert_jax.train.train_rows import open_train_rows

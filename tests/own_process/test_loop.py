@@ -4,35 +4,25 @@ import time
 import jax
 import jax.numpy as jnp
 import pytest
+from counting_training import KilledError, counting_step, stage_of, train_counting
 
-from bert_jax.config import LoopConfig, MeshConfig
+from bert_jax.config import LoopConfig
 from bert_jax.config_json import to_values
 from bert_jax.data.json_file import write_json
 from bert_jax.train.flops import Work
-from bert_jax.train.loop import Stage, run_loop
-from bert_jax.train.losses import Mean
-from bert_jax.train.mesh import make_mesh
+from bert_jax.train.loop import Stage
 from bert_jax.train.monitoring.goodput import CATEGORIES
 from bert_jax.train.monitoring.metrics import read_metrics
-from bert_jax.train.runs.checkpoint import Identity
 from bert_jax.train.runs.run import RunInfo
-from bert_jax.train.sharding import replicated
-from bert_jax.train.step import TrainState
 
 TOKENS = 1_000.0
-
-
-class KilledError(Exception):
-    pass
 
 
 @jax.jit
 def step(state, batch):
     one = jnp.ones(())
-    work = Work(TOKENS * one, one, 8 * one, one)
-    params = {"w": state.params["w"] + 1.0}
-    new = TrainState(state.step + 1, params, state.opt_state, state.key)
-    return new, {"loss": Mean(state.params["w"].sum(), one), "work": work}
+    new, metrics = counting_step(state, batch)
+    return new, {**metrics, "work": Work(TOKENS * one, one, 8 * one, one)}
 
 
 @pytest.fixture
@@ -46,11 +36,6 @@ def run(tmp_path, tiny):
 @pytest.fixture
 def train(run, tiny, make_batch):
     """train(cfg, kill_at=None): six steps in two stages of two shapes."""
-    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    identity = Identity(tiny, "0")
-    zero = TrainState(
-        jnp.int32(0), {"w": jnp.zeros(4)}, {"m": jnp.zeros(4)}, jnp.zeros(2, jnp.uint32)
-    )
 
     def train(cfg: LoopConfig, kill_at: int | None = None):
         def stage(start: int, num_steps: int, length: int) -> Stage:
@@ -60,31 +45,16 @@ def train(run, tiny, make_batch):
                         raise KilledError
                     yield make_batch(rows=2, length=length, pairs=1)
 
-            return Stage(
+            return stage_of(
                 num_steps=num_steps,
                 step=step,
                 batches=batches,
                 evaluate=lambda params: {"score": float(params["w"].sum())},
                 rates={"tokens_per_sec": "tokens", "sequences_per_sec": "sequences"},
                 flops=lambda work: 5.0 * work.tokens,
-                check=lambda batch: None,
             )
 
-        place = replicated(mesh)
-        return run_loop(
-            run=run,
-            identity=identity,
-            cfg=cfg,
-            mesh=mesh,
-            stages=[stage(0, 4, 16), stage(4, 2, 24)],
-            make_state=lambda: jax.device_put(zero, place),
-            abstract=jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), zero
-            ),
-            show=str,
-            learning_rate=lambda step: 0.5,
-            began=time.time(),
-        )
+        return train_counting(run, tiny, cfg, [stage(0, 4, 16), stage(4, 2, 24)])
 
     return train
 

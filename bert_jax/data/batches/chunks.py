@@ -24,7 +24,6 @@ class Block(NamedTuple):
     """Some consecutive documents."""
 
     first_document: int
-    first_sentence: int
     document_S: np.ndarray  # int64, number of each sentence's document in the block
     bounds: np.ndarray  # int64 [D + 1], first sentence of each document in the block
     starts: np.ndarray  # int64 [S + 1], offsets in the stream of tokens
@@ -46,7 +45,6 @@ def blocks(store: TokenStore) -> Iterator[Block]:
         low, high = int(bounds[0]), int(bounds[-1])
         yield Block(
             first_document=first,
-            first_sentence=low,
             document_S=np.repeat(np.arange(end - first), np.diff(bounds)),
             bounds=bounds - low,
             starts=sentence_starts[low : high + 1],

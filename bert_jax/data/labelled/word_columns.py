@@ -11,6 +11,7 @@ from bert_jax.config import FileConfig
 from bert_jax.data.labelled.decoding import read_text
 
 SUFFIXES = (".conll", ".conllu", ".txt", ".tsv", ".iob", ".iob2", ".bio")
+EXPECTED = "a word and its tag a line"
 _CONLLU = (
     "id",
     "form",

@@ -116,16 +116,11 @@ def read_tagged_sentences(
         FileNotFoundError: nothing is there.
     """
     path = require_file(path, SUFFIXES)
-    if path.suffix.lower() in word_tables.SUFFIXES:
-        rows = word_tables.tagged_rows(path, cfg)
-    else:
-        rows = word_columns.tagged_rows(path, cfg)
+    is_table = path.suffix.lower() in word_tables.SUFFIXES
+    form = word_tables if is_table else word_columns
+    rows: word_columns.TaggedRows = form.tagged_rows(path, cfg)
     if not rows.words:
-        raise ValueError(
-            f"{path} holds no sentence; expected {word_tables.EXPECTED}."
-            if path.suffix.lower() in word_tables.SUFFIXES
-            else f"{path} holds no sentence; expected a word and its tag a line."
-        )
+        raise ValueError(f"{path} holds no sentence; expected {form.EXPECTED}.")
     reading = Reading(str(path), rows.how, warnings=rows.warnings)
     found = TaggedSentences(tuple(rows.words), tuple(rows.tags), reading=reading)
     every = [tag for tags in rows.tags for tag in tags]

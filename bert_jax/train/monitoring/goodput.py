@@ -105,12 +105,6 @@ class Goodput:
         finally:
             self._switch(outer)
 
-    def move(self, category: str, seconds: float) -> None:
-        """Moves these seconds from the current category to another one."""
-        self._switch(self._category)
-        self.seconds[self._category] -= seconds
-        self.seconds[category] += seconds
-
     def mark(self, step: int) -> None:
         """Notes the numbers at `step`, of which a checkpoint is about to be written."""
         self._switch(self._category)
@@ -120,18 +114,14 @@ class Goodput:
             del self._marks[old]
         self.save()
 
-    def wall_secs(self) -> float:
-        """Seconds since the run began: the sum of all categories."""
-        self._switch(self._category)
-        return sum(self.seconds.values())
-
     def share(self) -> float:
         """Goodput: the fraction of the wall time spent on steps that still count."""
         return self.summary()["share"]
 
     def summary(self) -> dict[str, float]:
         """Wall time, goodput, and seconds of each category, for results.json."""
-        wall = self.wall_secs()
+        self._switch(self._category)
+        wall = sum(self.seconds.values())
         return {
             "wall_secs": wall,
             "share": self.seconds["train"] / wall if wall else 0.0,

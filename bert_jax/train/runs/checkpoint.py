@@ -107,16 +107,14 @@ class Checkpoints:
         )
 
     def _open(self) -> ocp.CheckpointManager:
-        may_delete = not self._read_only
         return ocp.CheckpointManager(
             self.directory.absolute(),
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=self._keep if may_delete else None,
-                keep_period=self._keep_every if may_delete else None,
+                max_to_keep=self._keep,
+                keep_period=self._keep_every,
                 # Else Orbax reads a file of each checkpoint that has no hash, for times.
                 lightweight_initialize=True,
-                create=not self._read_only,
-                read_only=self._read_only,
+                read_only=self._read_only,  # then Orbax creates and deletes nothing
                 async_options=ocp.options.AsyncOptions(barrier_sync_fn=barrier),
             ),
             handler_registry=handlers(),
@@ -150,7 +148,6 @@ class Checkpoints:
         Raises, on all hosts:
             ValueError: there are checkpoints, and none is whole.
         """
-
         step = on_first_host(
             f"a look for a whole checkpoint in {self.directory}",
             lambda: find_whole(self._run, self._mirror),
@@ -220,7 +217,6 @@ class Checkpoints:
         step = self.latest_step()
         if step is None:
             return None
-
         return on_first_host(
             f"the {name} in {self.directory}", lambda: self._manifest(step).get(name)
         )
@@ -293,7 +289,7 @@ class Checkpoints:
             ValueError: a tensor is missing, extra, or of another shape or type.
         """
         step = self._step(step)
-        self._check(step, describe({"params": abstract}), prefix="params/")
+        self.check(step, params=abstract)
         tensors = self._manifest(step)["tensors"]
         has_average = any(name.startswith(_OF_AVERAGE) for name in tensors)
         if averaged and has_average and step > 0:
@@ -311,7 +307,7 @@ class Checkpoints:
                 or of another shape or type.
         """
         step = self._step(step)
-        self._check(step, describe({"opt_state": abstract}), prefix="opt_state/")
+        self.check(step, opt_state=abstract)
         return self._restore(step, opt_state=abstract).opt_state
 
     def check(self, step: int | None = None, **parts: Any) -> None:

@@ -1,4 +1,4 @@
-"""Reads and writes the run directory, except its checkpoints.
+"""What a run directory is, and how the other commands read it, except its checkpoints.
 
 A run directory holds config.json (the whole config), run.json (kind, architecture,
 tokenizer, labels, where the encoder came from), tokenizer/, checkpoints/, best/ (the
@@ -9,46 +9,25 @@ also profile/ (traces), wandb/ and wandb.json. damaged/ holds checkpoints that w
 passed over, and .lock the name of the process that trains.
 """
 
-import contextlib
 import dataclasses
 import pathlib
-import time
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from bert_jax import config_json
 from bert_jax.config import FinetuneConfig, ModelConfig, PretrainConfig
-from bert_jax.config.address import address_of
-from bert_jax.data.json_file import read_json, write_json
+from bert_jax.data.json_file import read_json
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
-from bert_jax.runtime import process
-from bert_jax.runtime.agreement import agree, on_first_host
+from bert_jax.runtime.agreement import on_first_host
 from bert_jax.train.runs.checkpoint_fit import Identity
 from bert_jax.train.runs.checkpoint_in_store import CHECKPOINTS
-from bert_jax.train.runs.checkpoint_mirror import (
-    SMALL_FILES,
-    copy_small_files,
-    mirror_of,
-    steps_in,
-)
-from bert_jax.train.runs.history import add_event
-from bert_jax.train.runs.run_lock import RunLock
-from bert_jax.train.runs.run_settings import (
-    LAYOUT,
-    check_longer,
-    check_order,
-    check_start,
-    differences,
-)
+from bert_jax.train.runs.checkpoint_mirror import steps_in
 
 T = TypeVar("T")
 
 FORMAT_VERSION = 3
-_FROM_A_COPY = "Restore the file from a copy of the run."
-# How long a shared file system may hide a new file (NFS caches directories for 60 s).
-_VISIBLE_SECS = 90.0
+FROM_A_COPY = "Restore the file from a copy of the run."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,165 +56,6 @@ class RunInfo:
     def identity(self) -> Identity:
         """What every checkpoint of the run is checked against."""
         return Identity(self.model, self.tokenizer_sha256)
-
-
-def start_run(
-    run: pathlib.Path, config: Any, info: RunInfo, tokenizer: Tokenizer
-) -> None:
-    """Creates a run directory, or checks that it holds the run that continues.
-
-    The first host does this. When the function returns, the other hosts see the files.
-
-    Raises, on all hosts:
-        ValueError: the directory holds another run or other files, or some hosts do not
-            see it.
-    """
-    on_first_host(f"start of {run}", lambda: _start_run(run, config, info, tokenizer))
-    if process.this().count > 1:
-        _check_shared(run)
-
-
-def save_session(run: pathlib.Path, config: Any, change: Any) -> None:
-    """Notes the settings of the session that has the lock of the run.
-
-    Another command can have written its own since `start_run`, before it was refused.
-
-    Args:
-        run: run directory.
-        config: as for `start_run`.
-        change: an event for `add_event`, or `None`.
-    """
-    values = config_json.to_values(_with_whole_paths(run, config))
-    on_first_host(f"settings of {run}", lambda: write_json(run / "config.json", values))
-    if change is not None:
-        add_event(run, change)
-
-
-def _with_whole_paths(run: pathlib.Path, config: Any) -> Any:
-    mirror = mirror_of(run, config.loop)
-    config = config_json.with_absolute_paths(config)
-    if mirror is not None and address_of(config.loop.mirror) is None:
-        loop = dataclasses.replace(config.loop, mirror=str(mirror.home))
-        config = dataclasses.replace(config, loop=loop)
-    return config
-
-
-def _check_shared(run: pathlib.Path) -> None:
-    """Raises ValueError on all hosts if some do not see the files of the first host."""
-
-    def write() -> str:
-        # A kill leaves it behind; with this name the lock deletes it.
-        name = f".seen-by-all.partial-{uuid.uuid4().hex}"
-        (run / name).touch()
-        return name
-
-    marker = run / on_first_host(f"a file in {run}", write)
-    deadline = time.monotonic() + _VISIBLE_SECS
-    while not marker.exists() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    agree(
-        f"what they see in {run}",
-        {"a file that process 0 wrote": "there" if marker.exists() else "not there"},
-        remedy="Choose a --output on storage that all hosts share (NFS, a mounted "
-        "bucket): process 0 writes the run, and all processes read it. For --output gs:// "
-        "or s3://, the cache folder is such storage when XDG_CACHE_HOME names one.",
-    )
-    on_first_host(f"removal of {marker}", marker.unlink)
-
-
-def _start_run(
-    run: pathlib.Path, config: Any, info: RunInfo, tokenizer: Tokenizer
-) -> None:
-    mirror = mirror_of(run, config.loop)
-    config = _with_whole_paths(run, config)
-    settings = config_json.to_values(config)
-    places = (run, None if mirror is None else mirror.small_files())
-    homes = [x for x in places if x is not None and (x / "run.json").exists()]
-    # Two processes that start at once must not write the settings of two runs.
-    with contextlib.ExitStack() as held:
-        if run in homes:
-            held.enter_context(RunLock(run))
-        for home in homes:
-            way_out = "--output" if home is run else "--loop.mirror"
-            layout = _check_continued(home, config, info, f"choose another {way_out}")
-            if home is homes[0]:
-                for line in layout:
-                    print(f"another layout, equal up to rounding: {line}", flush=True)
-        if run not in homes:
-            _make_directory(run, held)
-            # First, so that a start that was killed is known again; run.json comes last.
-            write_json(run / "config.json", settings)
-            tokenizer.save(run / "tokenizer")
-            if homes:
-                copy_small_files(homes[0], run)
-                print(
-                    f"note: {run} holds no run; it is made from {config.loop.mirror}",
-                    flush=True,
-                )
-            else:
-                write_json(run / "run.json", config_json.to_values(info))
-        else:
-            try:
-                load_run_tokenizer(run)
-            except ValueError as damage:
-                print(f"note: {damage} It is written again now.", flush=True)
-                tokenizer.save(run / "tokenizer")
-        write_json(run / "config.json", settings)
-
-
-def _make_directory(run: pathlib.Path, held: contextlib.ExitStack) -> None:
-    """Makes the directory of a new run, and takes its lock."""
-    if run.exists() and not _is_beginning(run):
-        raise ValueError(
-            f"{run} is not empty and holds no run; choose another --output."
-        )
-    run.mkdir(parents=True, exist_ok=True)
-    held.enter_context(RunLock(run))
-    if (run / "run.json").exists():
-        raise ValueError(
-            f"{run} was begun by another process just now. Choose another --output."
-        )
-
-
-def _is_beginning(run: pathlib.Path) -> bool:
-    """Whether a directory without run.json is empty, or a start was killed in it."""
-    names = {path.name for path in run.iterdir() if ".partial-" not in path.name}
-    names.discard(".lock")
-    if not names <= {"tokenizer", *SMALL_FILES}:
-        return False
-    try:
-        return not names or bool(read_json(run / "config.json", _FROM_A_COPY))
-    except (OSError, ValueError):
-        return False
-
-
-def _check_continued(
-    home: pathlib.Path, config: Any, info: RunInfo, way_out: str
-) -> list[str]:
-    """Compares the run in `home` with the one that is to be; returns changes of layout."""
-    begun = load_run(home)
-    _refuse_another(home, begun, info, way_out)
-    # A field that is younger than the run has its default, which means what was done
-    # before there was the field.
-    old = _read_config(home, type(config))
-    changes = differences(config_json.to_values(old), config_json.to_values(config))
-    changed = {name: line for name, line in changes if name not in LAYOUT}
-    if {"num_steps"} <= changed.keys() <= {"num_steps", "optimizer.warmup_steps"}:
-        check_longer(home, old, config)
-    elif changed:
-        raise ValueError(
-            f"{home} holds a run with other settings: {'; '.join(changed.values())}. "
-            f"Continue with those settings, or {way_out}. `pretrain` and `finetune` may change "
-            "settings of the optimizer on the way: give the other flags as before, and these "
-            "as --resume-with optimizer.NAME=VALUE."
-        )
-    if isinstance(old, PretrainConfig):
-        check_order(home, old, config)
-    check_start(home, begun.encoder, old, config, way_out)
-    layout = [line for name, line in changes if name in LAYOUT]
-    if begun.devices != info.devices:
-        layout.append(f"devices are {begun.devices!r} there and {info.devices!r} here")
-    return layout
 
 
 def is_new_run(run: pathlib.Path) -> bool:
@@ -277,16 +97,6 @@ def refuse_lost(place: object, steps: Sequence[int]) -> None:
         )
 
 
-def save_origin(run: pathlib.Path, origin: dict[str, Any]) -> None:
-    """Notes in run.json where the weights of step 0 came from."""
-
-    def save() -> None:
-        info = dataclasses.replace(load_run(run), encoder=origin)
-        write_json(run / "run.json", config_json.to_values(info))
-
-    on_first_host(f"the origin of the weights of {run}", save)
-
-
 def load_run(run: pathlib.Path, kind: str | None = None) -> RunInfo:
     """Reads run.json.
 
@@ -317,9 +127,8 @@ def load_run(run: pathlib.Path, kind: str | None = None) -> RunInfo:
             f"{run} is not a run directory (run.json is missing); expected one written "
             f"by `bert-jax pretrain`, `finetune` or `import`.{way_out}"
         )
-    raw = read_json(path, _FROM_A_COPY, version=FORMAT_VERSION)
-    with _naming(path):
-        info = _info_of(raw)
+    raw = read_json(path, FROM_A_COPY, version=FORMAT_VERSION)
+    info = _built(RunInfo, raw, path)
     if kind is not None and info.kind != kind:
         # Only an imported run has no devices.
         way_out = (
@@ -339,9 +148,12 @@ def load_run_config(run: pathlib.Path) -> PretrainConfig | FinetuneConfig:
         FileNotFoundError: there is no run, or its config.json is missing.
         ValueError: run.json or config.json is damaged.
     """
-    if load_run(run).kind == "pretrain":
-        return _read_config(run, PretrainConfig)
-    return _read_config(run, FinetuneConfig)
+    is_pretraining = load_run(run).kind == "pretrain"
+    kind: type[PretrainConfig | FinetuneConfig] = (
+        PretrainConfig if is_pretraining else FinetuneConfig
+    )
+    path = run / "config.json"
+    return _built(kind, read_json(path, FROM_A_COPY), path)
 
 
 def load_run_tokenizer(run: pathlib.Path) -> Tokenizer:
@@ -356,59 +168,13 @@ def load_run_tokenizer(run: pathlib.Path) -> Tokenizer:
     return tokenizer
 
 
-def _read_config(run: pathlib.Path, kind: type[T]) -> T:
-    path = run / "config.json"
-    settings = read_json(path, _FROM_A_COPY)
-    with _naming(path):
-        return config_json.from_values(kind, settings)
+def _built(kind: type[T], values: dict[str, Any], path: pathlib.Path) -> T:
+    """The object that a file of a run holds.
 
-
-def _info_of(raw: dict[str, Any]) -> RunInfo:
-    return RunInfo(
-        kind=raw["kind"],
-        model=config_json.from_values(ModelConfig, raw["model"]),
-        tokenizer_sha256=raw["tokenizer_sha256"],
-        data=raw["data"],
-        task=raw["task"],
-        labels=None if raw["labels"] is None else tuple(raw["labels"]),
-        sequence_length=raw["sequence_length"],
-        devices=raw.get("devices"),
-        encoder=raw["encoder"],
-    )
-
-
-@contextlib.contextmanager
-def _naming(path: pathlib.Path) -> Iterator[None]:
-    """Names a file whose content lacks something or holds what it must not."""
+    Raises:
+        ValueError: a value is missing or not what it must be; the file is named.
+    """
     try:
-        yield
-    except (LookupError, TypeError, ValueError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{path} is damaged ({reason}). {_FROM_A_COPY}") from None
-
-
-def _refuse_another(
-    run: pathlib.Path, begun: RunInfo, info: RunInfo, way_out: str
-) -> None:
-    """Refuses to go on with another task, or on other data, than a run was begun with."""
-    for name in ("kind", "task", "tokenizer_sha256", "data", "labels"):
-        before, now = getattr(begun, name), getattr(info, name)
-        if before == now:
-            continue
-        if name == "data" and info.kind == "finetune":
-            changed = " and ".join(key for key in now if before.get(key) != now[key])
-            raise ValueError(
-                f"{run} was begun with other examples: those of {changed} have changed "
-                f"since. Restore the files or the flags that choose the examples, or "
-                f"{way_out}."
-            )
-        if name == "data" and info.kind == "pretrain":
-            raise ValueError(
-                f"{run} was begun on other data: the hashes of the dataset's files have "
-                f"changed. {run / 'config.json'} says where it lay; name its present place "
-                f"with --data.dataset or --data.mixture, or {way_out}."
-            )
-        raise ValueError(
-            f"{run} was begun with another {name}: {before} then, {now} now. "
-            f"{way_out.capitalize()}."
-        )
+        return config_json.from_values(kind, values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}). {FROM_A_COPY}") from None

@@ -37,8 +37,9 @@ from bert_jax.train.monitoring.metrics import (
 )
 from bert_jax.train.optimizer import make_optimizer
 from bert_jax.train.runs.checkpoint import BEST, Checkpoints
-from bert_jax.train.runs.run import load_run, save_origin
+from bert_jax.train.runs.run import load_run
 from bert_jax.train.runs.run_lock import only_trainer
+from bert_jax.train.runs.run_start import save_origin
 from bert_jax.train.step import TrainState, is_finite, train_step
 from bert_jax.train.stop_request import InterruptedRunError, StopRequest
 from bert_jax.train.task_data import TaskData
