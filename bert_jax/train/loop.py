@@ -207,9 +207,13 @@ class _Loop:
         spent = self.goodput.summary()
         self.goodput.save()
         self.log.close()
-        best = self.best.best if self.best else None
         return Trained(
-            *(self.state, self.evaluation, best, self.elapsed, spent, self.last_line)
+            self.state,
+            self.evaluation,
+            self.best.best if self.best else None,
+            self.elapsed,
+            spent,
+            self.last_line,
         )
 
     def _go_through(self, stage: Stage, start: int, end: int) -> None:
