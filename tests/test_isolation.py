@@ -111,7 +111,9 @@ def test_what_is_not_isolated_attention_is_an_error(tiny, monkeypatch, wrong, me
 
 @pytest.mark.parametrize("reach", [None, 40])
 def test_long_rows_are_tried_in_blocks(tiny, monkeypatch, reach):
-    monkeypatch.setattr(attention_blocks, "_blocks", lambda: (64, 16))
+    for module in (attention_blocks, isolation):
+        monkeypatch.setattr(module, "SHORTEST_IN_BLOCKS", 64)
+    monkeypatch.setattr(attention_blocks, "_BLOCK_SIZE", 16)
     monkeypatch.setattr(isolation, "_LONG_FOR_XLA", 24)
     seen = []
 

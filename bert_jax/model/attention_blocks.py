@@ -18,10 +18,16 @@ from bert_jax.model.attention_xla import (
     mixture,
     weights,
 )
-from bert_jax.model.logical import num_parts, platform
+from bert_jax.model.logical import num_parts
 from bert_jax.model.random_bits import are_kept
 from bert_jax.model.rows import may_see
 
+# A block fits into the caches of a CPU: without a gradient attention takes half the time, and
+# a training step as long as before. Compiled for a TPU v5e, a step moves half the bytes. No GPU
+# has timed them. (benchmarks/LOG.md)
+SHORTEST_IN_BLOCKS = 2_048
+"""Tokens of the shortest row that has blocks."""
+_BLOCK_SIZE = 256
 # Sequence id of places behind the row, which see nothing.
 _NOWHERE = -1
 
@@ -85,20 +91,8 @@ def block_size(num_tokens: int) -> int | None:
     A row that devices share has no blocks: each device has its part of the queries only, and
     the gradients of keys would be summed over the devices once a block.
     """
-    shortest, size = _blocks()
-    return size if num_tokens >= shortest and num_parts("length") == 1 else None
-
-
-def shortest_in_blocks() -> int:
-    """Tokens of the shortest row that has blocks."""
-    return _blocks()[0]
-
-
-def _blocks() -> tuple[int, int]:
-    # On CPU a block fits into the caches: without a gradient attention takes half the time,
-    # and a training step as long as before (benchmarks/LOG.md). Elsewhere no blocks have been
-    # timed; they are for rows that leave little room otherwise.
-    return (2_048, 256) if platform() == "cpu" else (4_096, 512)
+    is_long = num_tokens >= SHORTEST_IN_BLOCKS
+    return _BLOCK_SIZE if is_long and num_parts("length") == 1 else None
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -20,7 +20,7 @@ import numpy as np
 from bert_jax.config import ComputeConfig, DropoutConfig, ModelConfig
 from bert_jax.config.compute import Products
 from bert_jax.model import attention
-from bert_jax.model.attention_blocks import block_size, shortest_in_blocks
+from bert_jax.model.attention_blocks import SHORTEST_IN_BLOCKS, block_size
 from bert_jax.model.attention_xla import is_banded, xla_attention
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.random_bits import KEY_KIND
@@ -153,7 +153,7 @@ def _shortened(path: _Path) -> _Path:
         return path
     enough = max(_LONG_FOR_XLA, 8 * (path.reach or 0))
     if block_size(path.num_tokens) and not is_banded(path.reach, path.num_tokens):
-        enough = max(enough, shortest_in_blocks())
+        enough = max(enough, SHORTEST_IN_BLOCKS)
     return dataclasses.replace(path, num_tokens=min(path.num_tokens, enough))
 
 
