@@ -241,3 +241,17 @@ def test_long_rows_keep_no_scores(length, size):
     assert any(x.size >= whole for x in stored) == (size is None)
     assert (f"[1,2,{size},{length}]" in jaxpr) == (size is not None)
     assert (f"[1,2,{length},{length}]" in jaxpr) == (size is None)
+
+
+@pytest.mark.parametrize(
+    "attention", [xla_attention, banded_attention, blocked_attention]
+)
+def test_weights_whose_random_bits_would_repeat_are_refused(attention):
+    x = jax.ShapeDtypeStruct((1, 1 << 15, 4, 8), jnp.float32)
+    ids = jax.ShapeDtypeStruct(x.shape[:2], jnp.int32)
+    keys_B = row_keys(jax.random.key(0), 1)
+    extra = {"size": 256} if attention is blocked_attention else {"reach": 64}
+    with pytest.raises(ValueError, match="bits would repeat"):
+        jax.eval_shape(
+            lambda x, ids: attention(x, x, x, ids, keys_B, 0.1, **extra), x, ids
+        )

@@ -14,6 +14,7 @@ from bert_jax.config.compute import Products
 from bert_jax.model.products import product, product_gradients
 from bert_jax.model.random_bits import (
     are_kept,
+    check_row,
     hash_bits,
     kept_scale,
     random_bits,
@@ -140,7 +141,11 @@ def bits_of_weights(
 
     Returns:
         uint32 [B, N, ..., Q, S]
+
+    Raises:
+        ValueError: the bits of a row would repeat.
     """
+    check_row((num_heads, num_tokens, num_tokens))
     heads = jnp.arange(num_heads).reshape(-1, *[1] * queries.ndim)
     queries, keys = queries[None], keys[None]
     index = ((heads * num_tokens + queries) * num_tokens + keys).astype(jnp.uint32)

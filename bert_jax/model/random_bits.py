@@ -80,11 +80,7 @@ def random_bits(keys_B: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     Raises:
         ValueError: a row has 2**32 entries or more, so its bits would repeat.
     """
-    if math.prod(shape[1:]) >= 2**32:
-        raise ValueError(
-            f"A row of shape {shape[1:]} has 2**32 entries or more, and its random "
-            "bits would repeat; shorten the rows."
-        )
+    check_row(shape[1:])
     # One iota per axis, because a reshaped iota would be gathered from all devices.
     index = jnp.zeros((1,) * len(shape), jnp.uint32)
     for axis in range(1, len(shape)):
@@ -97,6 +93,19 @@ def random_bits(keys_B: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         words[:, n].reshape(-1, *(1,) * (len(shape) - 1)) for n in range(2)
     )
     return hash_bits(index, first, second)
+
+
+def check_row(shape: tuple[int, ...]) -> None:
+    """Refuses a row of this shape if its random bits would repeat.
+
+    Raises:
+        ValueError: it has 2**32 entries or more.
+    """
+    if math.prod(shape) >= 2**32:
+        raise ValueError(
+            f"A row of shape {shape} has 2**32 entries or more, and its random "
+            "bits would repeat; shorten the rows."
+        )
 
 
 def drop_threshold(rate: float) -> int:
