@@ -142,6 +142,23 @@ def test_long_rows_are_tried_in_blocks(tiny, monkeypatch, reach):
         isolation.prove_for_lengths(cfg, compute, dropout, [100, 32])
 
 
+def test_rows_that_a_mesh_splits_are_tried_whole(tiny, monkeypatch):
+    """As the run computes them, however long they are."""
+    for module in (attention_blocks, isolation):
+        monkeypatch.setattr(module, "SHORTEST_IN_BLOCKS", 64)
+    seen = []
+
+    def whole(q, *args, **options):
+        seen.append(q.shape[1])
+        return xla_attention(q, *args, **options)
+
+    monkeypatch.setattr(attention, "xla_attention", whole)
+    monkeypatch.delattr(attention, "blocked_attention")
+    settings = tiny, ComputeConfig(), DropoutConfig()
+    isolation.prove_for_lengths(*settings, [100, 32], splits_rows=True)
+    assert set(seen) == {63}
+
+
 @pytest.mark.slow(ci=False)
 def test_a_kernel_drops_the_weights_that_xla_drops(tiny, monkeypatch):
     cfg = dataclasses.replace(tiny, num_heads=2)

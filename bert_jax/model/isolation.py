@@ -79,6 +79,7 @@ def prove_isolation(
     dropout: DropoutConfig,
     *,
     num_tokens: int,
+    splits_rows: bool = False,
     interpret: bool = False,
 ) -> Proof:
     """Tries the attention that these settings select, on this process's first device.
@@ -97,6 +98,7 @@ def prove_isolation(
         compute: kernel and types.
         dropout: rates; the attention rate counts here.
         num_tokens: length of a row.
+        splits_rows: whether the mesh of the run splits rows over devices.
         interpret: as for `attention.attend`.
 
     Raises:
@@ -116,8 +118,9 @@ def prove_isolation(
         reach=None,
     )
     if cfg.local_reach is not None:
-        _prove(_shortened(dataclasses.replace(path, reach=cfg.local_reach)))
-    return _prove(_shortened(path))
+        local = dataclasses.replace(path, reach=cfg.local_reach)
+        _prove(_shortened(local, splits_rows))
+    return _prove(_shortened(path, splits_rows))
 
 
 def prove_for_lengths(
@@ -125,6 +128,8 @@ def prove_for_lengths(
     compute: ComputeConfig,
     dropout: DropoutConfig,
     lengths: Collection[int],
+    *,
+    splits_rows: bool = False,
 ) -> None:
     """Tries the attention for rows of all these lengths, the longest first.
 
@@ -132,28 +137,36 @@ def prove_for_lengths(
     (So does that for windows, but for short rows it is another; they cost little to try.
     Rows so long that they have blocks are another kernel too.)
 
+    Args:
+        lengths: of the rows, in tokens. The other arguments are those of `prove_isolation`.
+
     Raises:
         IsolationError, ValueError: as for `prove_isolation`.
     """
     for length in sorted(lengths, reverse=True):
-        proof = prove_isolation(cfg, compute, dropout, num_tokens=length)
-        is_whole = block_size(length) is None and cfg.local_reach is None
-        if proof.kernel == "xla" and is_whole:
+        proof = prove_isolation(
+            cfg, compute, dropout, num_tokens=length, splits_rows=splits_rows
+        )
+        is_whole = splits_rows or block_size(length) is None
+        if proof.kernel == "xla" and is_whole and cfg.local_reach is None:
             return
 
 
-def _shortened(path: _Path) -> _Path:
+def _shortened(path: _Path, splits_rows: bool) -> _Path:
     """Rows no longer than a proof needs.
 
     XLA's operations are the same for rows of any length, those for windows from a few
-    windows on, and those with blocks from some length on; the proof keeps all scores of its
-    rows in memory.
+    windows on, and those with blocks from some length on, where no mesh splits the rows;
+    the proof keeps all scores of its rows in memory.
     """
     if _chosen(path) != "xla":
         return path
     enough = max(_LONG_FOR_XLA, 8 * (path.reach or 0))
-    if block_size(path.num_tokens) and not is_banded(path.reach, path.num_tokens):
-        enough = max(enough, SHORTEST_IN_BLOCKS)
+    if not is_banded(path.reach, path.num_tokens):
+        if splits_rows:
+            enough = min(enough, SHORTEST_IN_BLOCKS - 1)
+        elif block_size(path.num_tokens):
+            enough = max(enough, SHORTEST_IN_BLOCKS)
     return dataclasses.replace(path, num_tokens=min(path.num_tokens, enough))
 
 
