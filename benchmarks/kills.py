@@ -280,7 +280,7 @@ def kill_all(options: Options, folder: pathlib.Path, report: Report) -> None:
             print(json.dumps({"part": one.part.name, **one.counts}), flush=True)
             if time.monotonic() - written > _WRITE_SECS:
                 fill()
-                report.write(options.output)
+                report.write()
                 written = time.monotonic()
     finally:
         fill()

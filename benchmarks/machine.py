@@ -63,13 +63,12 @@ def describe_machine() -> dict[str, Any]:
     Raises:
         RuntimeError: JAX finds no device, or does not start.
     """
-    asked, table = (
-        Candidate(name="JAX", runner="benchmarks.machine:find_device"),
-        Table(""),
-    )
-    device = ask(asked, table, _DEVICE_SECS)
-    if device is None:
+    asked = Candidate(name="JAX", runner="benchmarks.machine:find_device")
+    table = Table("")
+    found = ask([asked], table, _DEVICE_SECS)
+    if not found:
         raise RuntimeError(f"no device was found: {table.left_out[0]}")
+    (device,) = found
     platforms = {"gpu": "cuda,cpu"}.get(device["platform"], device["platform"])
     os.environ["JAX_PLATFORMS"] = platforms
     if device["platform"] == "gpu":
@@ -135,7 +134,7 @@ def num_cores() -> int:
 def start_report(
     name: str, settings: dict[str, Any], output: pathlib.Path
 ) -> Iterator[Report]:
-    """A report on this machine, which is written when the block ends.
+    """A report on this machine, which is written before each new table and at the end.
 
     Ctrl-C and SIGTERM end the block; so does an error of the user's, which is printed.
     The tables that there are until then are written all the same.
@@ -145,7 +144,7 @@ def start_report(
         machine = describe_machine()
     except RuntimeError as error:
         raise SystemExit(f"error: {error}") from None
-    report = Report(name, machine, in_sentences(machine), settings)
+    report = Report(name, machine, in_sentences(machine), settings, output)
     print(*report.remarks, flush=True)
     try:
         yield report
@@ -155,7 +154,7 @@ def start_report(
         print(f"error: {error}", file=sys.stderr)
         report.stop(1, f"**Not complete**: {error}")
     if report.tables:
-        print("written:", *report.write(output))
+        print("written:", *report.write())
 
 
 def peaks_of(library: str, platform: str) -> dict[str, float]:
@@ -180,21 +179,24 @@ def peaks_of(library: str, platform: str) -> dict[str, float]:
 
 
 def measure_peaks(platform: str, table: Table) -> dict[str, float]:
-    """Adds the peaks of both libraries and types to a table.
+    """Adds the peaks of the libraries and types to a table.
+
+    On a GPU both libraries call the same one, so JAX's is enough.
 
     Returns:
-        FLOP/s of the faster library, by type; empty if neither could be measured.
+        FLOP/s of the faster library, by type; empty if none could be measured.
     """
     best: dict[str, float] = {}
-    for library in ("JAX", "PyTorch"):
+    for library in ("JAX", "PyTorch") if platform == "cpu" else ("JAX",):
         candidate = Candidate(
             name=library,
             runner="benchmarks.machine:peaks_of",
             arguments={"library": library, "platform": platform},
         )
-        for dtype, flops in (ask(candidate, table, _PEAK_SECS) or {}).items():
-            table.add(library, f"peak, {dtype}", "GFLOP/s", flops / 1e9)
-            best[dtype] = max(flops, best.get(dtype, 0.0))
+        for found in ask([candidate], table, _PEAK_SECS):
+            for dtype, flops in found.items():
+                table.add(library, f"peak, {dtype}", "GFLOP/s", flops / 1e9)
+                best[dtype] = max(flops, best.get(dtype, 0.0))
     table.end()
     return best
 

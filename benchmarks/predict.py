@@ -119,7 +119,7 @@ def measure_all(options: Options, report: Report, clock: Clock) -> None:
                 "vocab": str(options.vocab.resolve()),
             },
         )
-        if ask(making, table, _MODEL_SECS) is not None:
+        if ask([making], table, _MODEL_SECS):
             found = measure(candidates(options, folder), table, clock, turn_secs=0.0)
             add_figures(found, table)
     table.end()

@@ -104,7 +104,12 @@ class Report:
     """All parts of one run of a benchmark."""
 
     def __init__(
-        self, name: str, machine: dict[str, Any], about: str, settings: dict[str, Any]
+        self,
+        name: str,
+        machine: dict[str, Any],
+        about: str,
+        settings: dict[str, Any],
+        folder: pathlib.Path,
     ) -> None:
         """A report without parts.
 
@@ -113,8 +118,10 @@ class Report:
             machine: what `machine.describe_machine` says.
             about: the machine in sentences.
             settings: what the user chose, as JSON can hold it.
+            folder: where the files are written.
         """
         self.name, self.machine, self.settings = name, machine, settings
+        self.folder = folder
         self.remarks = [about]
         self.tables: list[Table] = []
         self._code = 0
@@ -134,12 +141,14 @@ class Report:
         return self._code if self._code or self.is_correct else 1
 
     def table(self, title: str, about: str = "") -> Table:
-        """Adds a part and announces it."""
+        """Adds a part and announces it; the parts before it are written."""
+        if self.tables:
+            self.write()
         print(f"[{title} ...]", flush=True)
         self.tables.append(Table(title, about))
         return self.tables[-1]
 
-    def write(self, folder: pathlib.Path) -> list[pathlib.Path]:
+    def write(self) -> list[pathlib.Path]:
         """Writes the JSON and the Markdown file, in place of those of the same day."""
         wrong = (
             "**Not correct on this machine**: a figure below is marked as wrong. The "
@@ -147,7 +156,7 @@ class Report:
         )
         if not self.is_correct and wrong not in self.remarks:
             self.remarks.append(wrong)
-        folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         machine, date = self.machine["machine"], self.machine["date"]
         written = {
             "benchmark": self.name,
@@ -162,7 +171,7 @@ class Report:
         ]
         parts += [table.to_markdown() for table in self.tables]
         stem = f"{self.name}-{machine}-{date}"
-        paths = [folder / f"{stem}.json", folder / f"{stem}.md"]
+        paths = [self.folder / f"{stem}.json", self.folder / f"{stem}.md"]
         paths[0].write_text(json.dumps(written) + "\n")
         paths[1].write_text("\n".join(parts).rstrip() + "\n")
         return paths

@@ -24,7 +24,7 @@ from bert_jax.runtime.start import HUGE_PAGES
 
 ROUNDS = 5
 """Turns of each candidate, if there is time for as many."""
-# Starting and compiling may take this share of the time; the rest is for the turns.
+# Starting and compiling should take this share of the time; the rest is for the turns.
 _WARM_UP_SHARE = 0.65
 # Where other work runs too, a turn may take so much longer than the one before.
 _SLACK = 1.3
@@ -255,6 +255,7 @@ def measure(
     table: Table,
     clock: Clock,
     *,
+    share: float = 1.0,
     turn_secs: float = 4.0,
 ) -> list[Measured]:
     """Starts all candidates, then gives them turns, round after round.
@@ -265,14 +266,19 @@ def measure(
     Args:
         candidates: whom to measure; all of them must fit into the memory.
         table: told what is left out.
-        clock: of all of this.
+        clock: of the whole benchmark.
+        share: of the time that is left, how much all this should take. Starting alone may
+            take up to twice as much: on a slow machine the first are measured, not nobody.
         turn_secs: about how long a turn takes at most, where a runner can choose.
 
     Returns:
         Those with at least one turn, in the order of `candidates`.
     """
     with contextlib.ExitStack() as workers:
-        ready = _start(candidates, table, clock.part(_WARM_UP_SHARE), workers)
+        part = clock.part(share)
+        starting = clock.part(min(_WARM_UP_SHARE, 2.0 * share))
+        ready = _start(candidates, table, starting, workers)
+        clock = max(part, clock.part((1.0 - _WARM_UP_SHARE) * share))
         running = [(worker, Measured(worker.candidate)) for worker, _ in ready]
         found = [measured for _, measured in running]
         slowest = 0.0
@@ -296,16 +302,16 @@ def measure(
     return [one for one in found if one.turns]
 
 
-def ask(candidate: Candidate, table: Table, seconds: float) -> Any:
-    """What a function returns in a process of its own.
+def ask(candidates: Sequence[Candidate], table: Table, seconds: float) -> list[Any]:
+    """What functions return, each in a process of its own, some of them at the same time.
 
     Returns:
-        Plain values; `None` if it failed or took longer than so many seconds, which the
-        table is told.
+        Plain values, in the order of `candidates`, without those that failed or were not
+        done after so many seconds in all, which the table is told.
     """
     with contextlib.ExitStack() as workers:
-        ready = _start([candidate], table, Clock.of(seconds), workers)
-    return ready[0][1] if ready else None
+        ready = _start(candidates, table, Clock.of(seconds), workers)
+    return [answer for _, answer in ready]
 
 
 def _start(

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks import correctness, data_runners, evidence, machine, train
+from benchmarks import correctness, data_runners, evidence, machine, train, turns
 from benchmarks.results import Figure, Report, Table
 from benchmarks.step_jax import JaxStep, run_config
-from benchmarks.turns import Candidate, Measured, RepeatedStep, fastest, ratios
+from benchmarks.turns import Candidate, Clock, Measured, RepeatedStep, fastest, ratios
 from benchmarks.workload import (
     Task,
     check_untrained,
@@ -107,19 +107,59 @@ def test_the_median_is_held_against_the_bound():
     assert not figure(math.nan).is_wrong
 
 
+@pytest.mark.parametrize(
+    ("start_secs", "seconds"),
+    # Of 100 s; a share of what is left where the start took long.
+    [
+        (0.0, 20.0),
+        (10.0, 10.0),
+        (19.0, 0.35 * 0.2 * 81.0),
+        (39.0, 0.35 * 0.2 * 61.0),
+        (50.0, None),
+    ],
+)
+def test_a_slow_start_leaves_time_for_turns(monkeypatch, start_secs, seconds):
+    now = 1_000.0
+
+    class Worker:
+        candidate = Candidate(name="toy", runner="")
+
+        def turn(self, number, seconds, limit):
+            nonlocal now
+            now += seconds
+            return {"seconds": seconds}
+
+    def start(candidates, table, clock, workers):
+        nonlocal now
+        is_ready = start_secs < clock.left
+        now += min(start_secs, clock.left)
+        return [(Worker(), None)] if is_ready else []
+
+    monkeypatch.setattr(turns, "_start", start)
+    monkeypatch.setattr(turns.time, "monotonic", lambda: now)
+    found = turns.measure([], Table(""), Clock.of(100.0), share=0.2, turn_secs=100.0)
+    if seconds is None:
+        assert not found
+        assert now == 1_040.0
+    else:
+        took = sum(turn["seconds"] for turn in found[0].turns)
+        assert 0.75 * seconds < took <= seconds
+
+
 def test_the_files_hold_every_repetition_and_what_is_missing(tmp_path):
     about = {
         "machine": "toy",
         "date": "2026-01-02",
     }
-    report = Report("train", about, "A toy.", {"minutes": 1.0})
+    report = Report("train", about, "A toy.", {"minutes": 1.0}, tmp_path / "new")
     table = report.table("One", "About it.")
     table.add("ours", "speed", "/s", 3.0, 1.0, 2.00004)
     table.add("theirs", "speed", "/s", 1234.0)
     table.add("ours", "error", "", 2.0, at_most=1.0)
     table.leave_out("others", "not installed")
     assert report.exit_code == 1
-    paths = report.write(tmp_path)
+    report.table("Two")
+    paths = sorted((tmp_path / "new").iterdir())
     assert [path.name for path in paths] == [
         "train-toy-2026-01-02.json",
         "train-toy-2026-01-02.md",
@@ -250,7 +290,7 @@ def test_training_is_correct_here_and_a_wrong_model_is_found(
     task, transformers, monkeypatch
 ):
     def wrong():
-        facts = correctness.compare(["xla"], dataclasses.asdict(task))
+        facts = correctness.compare("xla", dataclasses.asdict(task))
         return {(of, what) for of, what, value, bound in facts if not value <= bound}
 
     assert not wrong()

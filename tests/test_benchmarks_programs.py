@@ -90,7 +90,7 @@ def test_candidates_have_their_turns_in_processes():
 
 def test_what_does_not_fit_the_time_is_named():
     table = Table("toys")
-    assert ask(toy("late", arguments={"fails": "to start"}), table, 1.0) is None
+    assert ask([toy("late", arguments={"fails": "to start"})], table, 1.0) == []
     assert table.left_out == ["late: it was not ready in time"]
     worker = Worker(toy("endless", arguments={"fails": "to end"}))
     try:
@@ -198,8 +198,9 @@ def test_peaks_are_of_the_faster_library(started, transformers, monkeypatch):
         assert min(found.values()) > 0.0
 
     peaks = {"JAX": {"float32": 3.0, "bfloat16": 1.0}, "PyTorch": {"float32": 5.0}}
-    monkeypatch.setattr(machine, "ask", lambda asked, *_: peaks[asked.name])
+    monkeypatch.setattr(machine, "ask", lambda asked, *_: [peaks[asked[0].name]])
     assert machine.measure_peaks("cpu", Table("")) == {"float32": 5.0, "bfloat16": 1.0}
+    assert machine.measure_peaks("gpu", Table("")) == peaks["JAX"]
 
 
 @pytest.fixture
