@@ -150,7 +150,7 @@ def _weights(
         )
         kept_BNQS = are_kept(bits_BNQS, rate)
     return weights(
-        (products, rate), q_BNQH, k_BNSH, v_BNSH.dtype, visible_BQS[:, None], kept_BNQS
+        products, q_BNQH, k_BNSH, v_BNSH.dtype, visible_BQS[:, None], kept_BNQS
     )
 
 

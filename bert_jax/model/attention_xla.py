@@ -198,13 +198,13 @@ def _attend_forward(
     visible_TS: jax.Array,
     kept_TS: jax.Array | None,
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    probs_TS = weights(of, q_TH, k_SH, v_SH.dtype, visible_TS, kept_TS)
+    probs_TS = weights(of[0], q_TH, k_SH, v_SH.dtype, visible_TS, kept_TS)
     out_TH = mixture(of, probs_TS, v_SH)
     return out_TH, (q_TH, k_SH, v_SH, probs_TS, out_TH)
 
 
 def weights(
-    of: tuple[Products, float],
+    products: Products,
     q_TH: jax.Array,
     k_SH: jax.Array,
     dtype: jnp.dtype,
@@ -216,7 +216,7 @@ def weights(
     The sign saves the gradient a second array. The arguments are those of `_attend`.
     """
     scores_TS = product(
-        q_TH, k_SH, transposed=True, out_dtype=jnp.float32, products=of[0]
+        q_TH, k_SH, transposed=True, out_dtype=jnp.float32, products=products
     )
     scores_TS = jnp.where(visible_TS, scores_TS, MASKED_SCORE)
     below_TS = scores_TS - scores_TS.max(axis=-1, keepdims=True)
