@@ -182,6 +182,7 @@ def test_texts_are_answered_in_their_order(port):
     [
         (b"{", 400, "The body is not JSON"),
         (b"[" * 900, 400, "The body"),
+        (b'{"text": "a", "text": "b"}', 400, "an object names 'text' twice"),
         (b'{"text": "\xff"}', 400, "The body is not JSON"),
         ({"txt": "a"}, 400, 'such as {"texts": ["text"]}'),
         ({"text": "a", "texts": ["a"]}, 400, "and nothing else"),

@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 import bert_jax
+from bert_jax.data.json_text import each_once, loads
 from bert_jax.data.labelled.examples import Text
 from bert_jax.serve.batching import Batcher, QueueFullError
 from bert_jax.serve.limits import Limits
@@ -157,8 +158,8 @@ def _texts(body: bytes, model: Served, limits: Limits) -> list[Text]:
             what the model takes.
     """
     try:
-        given = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        given = loads(body, object_pairs_hook=each_once)
+    except ValueError as error:
         raise HTTPException(400, f"The body is not JSON ({error}).") from None
     example = json.dumps({"texts": [_json_of(model.example)]}, ensure_ascii=False)
     if not isinstance(given, dict) or set(given) not in ({"text"}, {"texts"}):
