@@ -277,10 +277,19 @@ def test_pages_load_nothing_and_escape_names(port):
 def test_limits_are_checked(tmp_path, refused):
     with pytest.raises(ValueError, match="max_texts=9 is more than queue_size=8"):
         Limits(max_texts=9, queue_size=8)
+    for wait in (2_000.0, float("inf")):
+        with pytest.raises(ValueError, match=r"wait_ms=.* timeout_secs=2.*too late"):
+            Limits(wait_ms=wait, timeout_secs=2.0)
     assert "--port 70000 is not in [0, 65535]" in refused(
         "serve", tmp_path, "--port", "70000"
     )
     assert "is not a run directory" in refused("serve", tmp_path)
+
+
+@pytest.mark.parametrize("host", ["a..b", "no such host"])
+def test_an_address_that_cannot_be_is_told(host):
+    with pytest.raises(ValueError, match=f"--host {host} --port 0: the service cannot"):
+        serve(stub(lengths), Limits(), host, 0)
 
 
 def test_a_server_that_does_not_start_is_told(monkeypatch, capsys):
