@@ -222,6 +222,42 @@ def test_a_client_that_goes_away_harms_nobody(port):
     assert ask(port, body={"text": "aa"})[0] == 200
 
 
+def test_what_a_gone_client_asked_for_waits_no_longer():
+    begun, free = threading.Event(), threading.Event()
+    computed = []
+
+    def compute(texts):
+        begun.set()
+        free.wait()
+        computed.extend(texts)
+        return lengths(texts)
+
+    def until(port, waiting):
+        end = time.monotonic() + 10
+        while ask(port, "GET", "/health")[1]["waiting_texts"] != waiting:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    with running(stub(compute), Limits(batch_size=1, wait_ms=0)) as port:
+        try:
+            asking = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
+            for number, client in enumerate(asking):
+                client.sendall(
+                    head + b'Content-Length: 12\r\n\r\n{"text":"%d"}' % number
+                )
+                assert begun.wait(10)
+                until(port, number)  # the first one is being computed
+            asking[1].close()
+            until(port, 1)
+        finally:
+            free.set()
+        assert b"200 OK" in asking[2].recv(100)
+        for client in asking:
+            client.close()
+    assert computed == [("0",), ("2",)]
+
+
 def test_failures_have_statuses():
     free = threading.Event()
 
