@@ -429,6 +429,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 SAID = {
     "label": {"label": "good", "probabilities": {"bad": 0.25, "good": 0.75}},
     "score": {"score": 2.5},
+    "similarity": {"similarity": -0.5},
     "entities": {
         "words": ["Ann", "in", "Rome"],
         "tags": ["B-PER", "O", "B-LOC"],
@@ -449,6 +450,7 @@ SAID = {
     [
         ("label", ['<p class="big">good</p>', "75.0%", "width: 25%"]),
         ("score", ['<p class="big">2.500</p>']),
+        ("similarity", ['<p class="big">-0.500</p>']),
         (
             "entities",
             [">Ann<small>PER</small></mark> in <mark", ">Rome<small>LOC</small>"],
