@@ -151,7 +151,14 @@ def test_model_card_shows_what_was_measured(
     }
     card = ModelCard.load(folder / "README.md")
     assert card.data.pipeline_tag == task
-    assert ("`truncation=True, max_length=16`" in card.text) == (head != "pretraining")
+    assert ("`truncation=True, max_length=16`" in card.text) == (head == "classifier")
+    overlap = "several rows of at most 16 tokens, which overlap"
+    assert (overlap in card.text) == (head in ("tokens", "spans"))
+    if head == "classifier":
+        write_huggingface(dataclasses.replace(model, long_texts="head-tail"), folder)
+        other = ModelCard.load(folder / "README.md").text
+        assert "leave out the middle of a text of more than 16 tokens" in other
+        assert "max_length" not in other
     table = card.text[card.text.index("| task") :].splitlines()
     assert table == [
         "| task | metric | value |",

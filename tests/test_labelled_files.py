@@ -308,7 +308,7 @@ def test_blanks_around_a_label_are_left_out(load):
 
 def test_a_label_in_another_spelling_is_named_with_the_known_one():
     for unknown in ("1.0", "Yes"):
-        with pytest.raises(ValueError, match=r"the training file spells it '(1|yes)'"):
+        with pytest.raises(ValueError, match=r"the model spells it '(1|yes)'"):
             numbers_of([unknown], ["0", "1", "yes"])
 
 

@@ -136,7 +136,7 @@ def test_a_dev_file_counts_as_the_training_file_does(write, letters):
     row = {"question": "a", "choices": ["x", "y", "z"], "answer": "2"}
     dev = choices_of(write("dev.jsonl", [row]))
     assert encode_choices(letters, dev, ("1", "2", "3"), 8).labels.tolist() == [1]
-    with pytest.raises(ValueError, match=r"label '2' .* does not occur"):
+    with pytest.raises(ValueError, match=r"label '2' .* is none of the model's labels"):
         encode_choices(letters, dev, ("A", "B", "C"), 8)
 
 

@@ -235,8 +235,8 @@ def test_an_unknown_label_is_named_with_its_line(tmp_path):
     path.write_text("text\tlabel\nw1\ta\nw2\tnew\n", encoding="utf-8")
     found = read_texts(path, TaskConfig())
     kept = found.take(np.array([1]))
-    message = re.escape(f"{path}, line 3: the label 'new' (1 times) does not occur")
-    message += " .* are 'a', 'b';"
+    message = re.escape(f"{path}, line 3: the label 'new' (1 times) is none of")
+    message += " the model's labels, which are 'a', 'b';"
     with pytest.raises(ValueError, match=message):
         task_named("classification").targets(kept, ("a", "b"))
     several = read_texts(path, TaskConfig(kind="multilabel"), several=True)

@@ -419,7 +419,7 @@ def test_a_tag_unknown_to_training_is_refused(pieces):
     examples = TaggedSentences((("w0",), ("w2", "w1")), (("A",), ("B", "C")))
     with pytest.raises(
         ValueError,
-        match=r"^sentence 2, word 2 \('w1'\): the tag 'C' \(1 times\) does not occur "
-        "in the training file",
+        match=r"^sentence 2, word 2 \('w1'\): the tag 'C' \(1 times\) is none of "
+        "the model's tags",
     ):
         encode_words(pieces, examples, ("A", "B"), 8)

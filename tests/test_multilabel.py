@@ -107,7 +107,9 @@ def test_targets_are_indicators_and_unknown_labels_refused():
     found = TASK.targets(examples, outputs)
     assert found.dtype == np.float32
     assert found.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
-    with pytest.raises(ValueError, match=r"'c' \(1 times\) does not occur"):
+    with pytest.raises(
+        ValueError, match=r"'c' \(1 times\) is none of the model's labels"
+    ):
         TASK.targets(examples, ("a", "b"))
 
 

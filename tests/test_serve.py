@@ -182,6 +182,7 @@ def test_texts_are_answered_in_their_order(port):
     [
         (b"{", 400, "The body is not JSON"),
         (b"[" * 900, 400, "The body"),
+        (b'{"text": "a", "text": "b"}', 400, "an object names 'text' twice"),
         (b'{"text": "\xff"}', 400, "The body is not JSON"),
         ({"txt": "a"}, 400, 'such as {"texts": ["text"]}'),
         ({"text": "a", "texts": ["a"]}, 400, "and nothing else"),
@@ -219,6 +220,42 @@ def test_a_client_that_goes_away_harms_nobody(port):
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.sendall(head + b'Content-Length: 100\r\n\r\n{"te')
     assert ask(port, body={"text": "aa"})[0] == 200
+
+
+def test_what_a_gone_client_asked_for_waits_no_longer():
+    begun, free = threading.Event(), threading.Event()
+    computed = []
+
+    def compute(texts):
+        begun.set()
+        free.wait()
+        computed.extend(texts)
+        return lengths(texts)
+
+    def until(port, waiting):
+        end = time.monotonic() + 10
+        while ask(port, "GET", "/health")[1]["waiting_texts"] != waiting:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    with running(stub(compute), Limits(batch_size=1, wait_ms=0)) as port:
+        try:
+            asking = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
+            for number, client in enumerate(asking):
+                client.sendall(
+                    head + b'Content-Length: 12\r\n\r\n{"text":"%d"}' % number
+                )
+                assert begun.wait(10)
+                until(port, number)  # the first one is being computed
+            asking[1].close()
+            until(port, 1)
+        finally:
+            free.set()
+        assert b"200 OK" in asking[2].recv(100)
+        for client in asking:
+            client.close()
+    assert computed == [("0",), ("2",)]
 
 
 def test_failures_have_statuses():
@@ -276,10 +313,19 @@ def test_pages_load_nothing_and_escape_names(port):
 def test_limits_are_checked(tmp_path, refused):
     with pytest.raises(ValueError, match="max_texts=9 is more than queue_size=8"):
         Limits(max_texts=9, queue_size=8)
+    for wait in (2_000.0, float("inf")):
+        with pytest.raises(ValueError, match=r"wait_ms=.* timeout_secs=2.*too late"):
+            Limits(wait_ms=wait, timeout_secs=2.0)
     assert "--port 70000 is not in [0, 65535]" in refused(
         "serve", tmp_path, "--port", "70000"
     )
     assert "is not a run directory" in refused("serve", tmp_path)
+
+
+@pytest.mark.parametrize("host", ["a..b", "no such host"])
+def test_an_address_that_cannot_be_is_told(host):
+    with pytest.raises(ValueError, match=f"--host {host} --port 0: the service cannot"):
+        serve(stub(lengths), Limits(), host, 0)
 
 
 def test_a_server_that_does_not_start_is_told(monkeypatch, capsys):
@@ -383,6 +429,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 SAID = {
     "label": {"label": "good", "probabilities": {"bad": 0.25, "good": 0.75}},
     "score": {"score": 2.5},
+    "similarity": {"similarity": -0.5},
     "entities": {
         "words": ["Ann", "in", "Rome"],
         "tags": ["B-PER", "O", "B-LOC"],
@@ -403,6 +450,7 @@ SAID = {
     [
         ("label", ['<p class="big">good</p>', "75.0%", "width: 25%"]),
         ("score", ['<p class="big">2.500</p>']),
+        ("similarity", ['<p class="big">-0.500</p>']),
         (
             "entities",
             [">Ann<small>PER</small></mark> in <mark", ">Rome<small>LOC</small>"],

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 
+from bert_jax.config import FinetuneConfig
 from bert_jax.data.whole_directory import whole_directory
 from bert_jax.exchange.comparison import (
     ALLOWED,
@@ -242,6 +243,7 @@ def _portable(run: pathlib.Path, step: int | None, *, mlm_only: bool) -> Portabl
         results={"held-out data": {k: round(v, 4) for k, v in scores.items()}},
         step=loaded.step,
         sequence_length=loaded.info.sequence_length or None,
+        long_texts=cfg.long_texts if isinstance(cfg, FinetuneConfig) else "cut",
     )
 
 

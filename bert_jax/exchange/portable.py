@@ -66,6 +66,8 @@ class PortableModel:
         hidden_states: whether the exported model returns the encoder's last hidden
             states, too.
         sequence_length: tokens that texts are cut to. Default: all positions.
+        long_texts: what is done with a text that does not fit, of
+            `FinetuneConfig.long_texts`.
 
     Raises:
         ValueError: tokenizer or labels are not those of this model, or a parameter
@@ -87,6 +89,7 @@ class PortableModel:
     moments: tuple[Params, Params] | None = None
     hidden_states: bool = False
     sequence_length: int | None = None
+    long_texts: str = "cut"
 
     def __post_init__(self) -> None:
         self._check_labels()

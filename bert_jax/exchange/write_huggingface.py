@@ -22,6 +22,17 @@ _REGRESSION = (
     '`pipeline("text-classification", ...)` gives the score of a text, a regression.'
 )
 
+# What becomes of texts that do not fit a row, beside what a tokenizer can do.
+_LONG_TEXTS = {
+    "cut": "cut texts to rows of {length} tokens; give the tokenizer `truncation=True, "
+    "max_length={length}` for the same. Of a pair of two long texts, that may keep one "
+    "token fewer of the first and one more of the second.",
+    "head-tail": "leave out the middle of a text of more than {length} tokens; the "
+    "tokenizer's truncation would leave out its end.",
+    "windows": "make several rows of at most {length} tokens, which overlap, of a longer "
+    "text; the tokenizer's truncation would leave out its end.",
+}
+
 
 def write_huggingface(model: PortableModel, directory: pathlib.Path) -> None:
     """Writes weights, config, tokenizer and model card.
@@ -101,10 +112,9 @@ def _model_card(model: PortableModel, model_type: str, form: HeadForm) -> str:
     # sentence-transformers has a file that says it.
     is_told = model.head not in ("pretraining", "mlm", *VECTORS)
     if is_told and length < cfg.max_positions:
-        cut = (
-            f"\nTraining and `bert-jax predict` cut texts to rows of {length} tokens; give "
-            f"the tokenizer `truncation=True, max_length={length}` for the same.\n"
-        )
+        several_rows = model.head in ("tokens", "spans")
+        how = _LONG_TEXTS["windows" if several_rows else model.long_texts]
+        cut = f"\nTraining and `bert-jax predict` {how.format(length=length)}\n"
     measured = [
         "\n## Measured\n\n",
         "| task | metric | value |\n|---|---|---|\n",

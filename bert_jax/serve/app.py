@@ -8,7 +8,7 @@ import contextlib
 import json
 import sys
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 from starlette.applications import Starlette
@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 import bert_jax
+from bert_jax.data.json_text import each_once, loads
 from bert_jax.data.labelled.examples import Text
 from bert_jax.serve.batching import Batcher, QueueFullError
 from bert_jax.serve.limits import Limits
@@ -66,7 +67,7 @@ def make_app(model: Served, limits: Limits) -> Starlette:
     async def predict(request: Request) -> Response:
         texts = _texts(await _body(request, limits), model, limits)
         try:
-            found = await batcher(texts)
+            found = await _unless_gone(request, batcher(texts))
         except QueueFullError as error:
             raise HTTPException(503, str(error), _RETRY) from None
         except TimeoutError:
@@ -89,6 +90,25 @@ def make_app(model: Served, limits: Limits) -> Starlette:
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     app.state.batcher = batcher
     return app
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
+    """What the work gives, or `None` where the client goes away before, which ends it.
+
+    Otherwise those who give up and ask again would fill the queue with what nobody reads.
+    """
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = asyncio.create_task(work), asyncio.create_task(gone())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return tasks[0].result() if tasks[0].done() else None
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 async def _refuse(request: Request, error: HTTPException) -> Response:
@@ -157,8 +177,8 @@ def _texts(body: bytes, model: Served, limits: Limits) -> list[Text]:
             what the model takes.
     """
     try:
-        given = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        given = loads(body, object_pairs_hook=each_once)
+    except ValueError as error:
         raise HTTPException(400, f"The body is not JSON ({error}).") from None
     example = json.dumps({"texts": [_json_of(model.example)]}, ensure_ascii=False)
     if not isinstance(given, dict) or set(given) not in ({"text"}, {"texts"}):

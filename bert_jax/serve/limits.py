@@ -36,3 +36,9 @@ class Limits:
             f"{self.queue_size}, so a full request would never find room. Raise "
             "--queue-size, or lower --max-texts.",
         )
+        require(
+            self.wait_ms < 1_000 * self.timeout_secs,
+            f"Limits.wait_ms={self.wait_ms:g} is not less than timeout_secs="
+            f"{self.timeout_secs:g} seconds, so a request without others would be computed "
+            "too late. Lower --wait-ms, or raise --timeout-secs.",
+        )

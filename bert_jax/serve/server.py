@@ -73,10 +73,11 @@ def _listen(host: str, port: int) -> socket.socket:
         )
         family, *_, address = found
         return socket.create_server(address[:2], family=family)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter of a name with odd dots
+        why = error.strerror if isinstance(error, OSError) else error
         raise ValueError(
             f"--host {host} --port {port}: the service cannot listen there "
-            f"({error.strerror}). Choose another --port (0 takes a free one), or an "
+            f"({why}). Choose another --port (0 takes a free one), or an "
             "address of this machine."
         ) from None
 

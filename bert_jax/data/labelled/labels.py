@@ -92,14 +92,14 @@ def numbers_of(
             if key(name) is not None and key(name) == key(unknown[0])
         ]
         advice = (
-            f"the training file spells it {similar[0]!r}, so write both alike"
+            f"the model spells it {similar[0]!r}, so write both alike"
             if similar
-            else "remove such rows or add training examples"
+            else "remove such rows, or train on examples of it"
         )
         the = f"{place(labels.index(unknown[0]))}: the" if place else "The"
         raise ValueError(
-            f"{the} {what} {unknown[0]!r} ({labels.count(unknown[0]):,} times) does not occur "
-            f"in the training file, whose {what}s are {_list(names)}; {advice}."
+            f"{the} {what} {unknown[0]!r} ({labels.count(unknown[0]):,} times) is none of "
+            f"the model's {what}s, which are {_list(names)}; {advice}."
         )
     return np.array([number_of[label] for label in labels], np.int32)
 
