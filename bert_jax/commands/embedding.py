@@ -79,7 +79,7 @@ class Embed:
         np.save(written, vectors, allow_pickle=False)
         write_atomically(self.output, written.getvalue())
         num_empty = sum(not text.strip() for text in texts)
-        said = f"; {num_empty:,} of empty texts are 0" if num_empty else ""
+        said = f"; zeros for {plural(num_empty, 'empty text')}" if num_empty else ""
         print(
             f"{self.output}: float32 {list(vectors.shape)}, {embedder.pooling} pooling, "
             f"at most {embedder.sequence_length} tokens{said}"

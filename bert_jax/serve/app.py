@@ -87,9 +87,7 @@ def make_app(model: Served, limits: Limits) -> Starlette:
         Route("/predict", predict, methods=["POST"]),
     ]
     handlers: Any = {HTTPException: _refuse, Exception: _fail}
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
-    app.state.batcher = batcher
-    return app
+    return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, Any]) -> Any:
