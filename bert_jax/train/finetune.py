@@ -114,7 +114,13 @@ def finetune(
         return finished
     given, cfg = cfg, changed
 
-    prove_for_lengths(model, cfg.compute, cfg.dropout, data.lengths, splits_rows=mesh.shape["sequence"] > 1)
+    prove_for_lengths(
+        model,
+        cfg.compute,
+        cfg.dropout,
+        data.lengths,
+        splits_rows=mesh.shape["sequence"] > 1,
+    )
     print(tuning.describe(), flush=True)
 
     def make_state() -> TrainState:

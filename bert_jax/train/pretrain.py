@@ -142,7 +142,13 @@ def pretrain(
         print(f"{run} is finished at step {finished['step']:,}; nothing to do")
         return finished
 
-    prove_for_lengths(cfg.model, cfg.compute, cfg.dropout, _row_lengths(cfg), splits_rows=mesh.shape["sequence"] > 1)
+    prove_for_lengths(
+        cfg.model,
+        cfg.compute,
+        cfg.dropout,
+        _row_lengths(cfg),
+        splits_rows=mesh.shape["sequence"] > 1,
+    )
     device = mesh.devices.flat[0]
     if cfg.compute.fp8 and not multiplies_fp8(device):
         print(
