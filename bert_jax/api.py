@@ -25,15 +25,18 @@ from bert_jax.config import (
     PrepareOptions,
     PretrainConfig,
 )
-from bert_jax.config.checks import require
+from bert_jax.config.address import path_of
+from bert_jax.config.checks import require, require_type
 from bert_jax.data.batches.loader import train_batches
 from bert_jax.data.batches.rows import open_rows
 from bert_jax.data.cache_folder import cache_folder
+from bert_jax.data.object_store import alone_in
 from bert_jax.data.prepared import dataset as prepared_dataset
 from bert_jax.data.prepared.prepare import prepare as prepare_dataset
+from bert_jax.data.text.sources import Sources
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
+from bert_jax.exchange import importing
 from bert_jax.exchange.export import Format, Quantize, export_run
-from bert_jax.exchange.importing import import_run, is_foreign, source_sha256
 from bert_jax.train import finetune as finetuning
 from bert_jax.train import pretrain as pretraining
 from bert_jax.train.inference.embed import Embedder
@@ -57,9 +60,10 @@ class Model:
 
     def __init__(self, run: pathlib.Path) -> None:
         """Reads what the run says of itself; as for `load`."""
-        self.run = run
+        # Weights are read later, wherever the process is then.
+        self.run = run.absolute()
         """The run directory."""
-        self.info: RunInfo = load_run(run)
+        self.info: RunInfo = load_run(self.run)
         """Kind, architecture, task and labels of the run."""
 
     def __repr__(self) -> str:
@@ -183,7 +187,7 @@ class Model:
                 outputs differ by more than rounding explains.
         """
         return export_run(
-            *(self.run, pathlib.Path(output), to),
+            *(self.run, path_of("output", output), to),
             step=step,
             mlm_only=mlm_only,
             hidden_states=hidden_states,
@@ -211,17 +215,19 @@ def load(source: Path) -> Model:
     """A model from the run directory of `pretrain`, `finetune` or `import`.
 
     A directory of Hugging Face or of Google is imported first, once, into the user's cache
-    folder (`~/.cache/bert_jax/imported`).
+    folder (`~/.cache/bert_jax/imported`). What `bert-jax import` says is printed.
 
     Raises:
         FileNotFoundError: there is no run and no model.
         ValueError: the run or the model cannot be read.
     """
-    run = fetch_run(source)
-    if is_foreign(run):
-        imported = cache_folder("imported") / source_sha256(run)[:16]
-        if not (imported / "run.json").exists():
-            import_run(run, imported)
+    run = fetch_run(path_of("source", source))
+    if importing.is_foreign(run):
+        imported = cache_folder("imported") / importing.source_sha256(run)[:16]
+        with alone_in(imported):
+            if not (imported / "run.json").exists():
+                done = importing.import_run(run, imported)
+                print("\n".join(importing.describe(done)), flush=True)
         run = imported
     return Model(run)
 
@@ -233,11 +239,11 @@ def open_dataset(directory: Path) -> prepared_dataset.PreparedDataset:
         FileNotFoundError: there is no finished dataset.
         ValueError: the dataset is damaged or of another format.
     """
-    return prepared_dataset.open_dataset(pathlib.Path(directory))
+    return prepared_dataset.open_dataset(path_of("directory", directory))
 
 
 def prepare(
-    source: str | Sequence[str],
+    source: Sources,
     tokenizer: Path,
     output: Path,
     options: PrepareOptions = PrepareOptions(),  # noqa: B008
@@ -250,7 +256,7 @@ def prepare(
     It starts processes, so a script must call it under `if __name__ == "__main__":`.
 
     Args:
-        source: files:GLOB, tfds:NAME or docs:, or several of them.
+        source: files:GLOB, tfds:NAME, docs: or a path, or several of them.
         tokenizer: directory of a tokenizer or a run, or a tokenizer.json.
         output: directory of the dataset; unfinished work there is continued.
         options: what decides the content.
@@ -262,9 +268,11 @@ def prepare(
 
     Raises:
         ValueError: settings, text or an earlier dataset in `output` do not fit.
+        RuntimeError: a process that it has started imports the script, which calls it.
     """
     return prepare_dataset(
-        *(source, pathlib.Path(tokenizer), pathlib.Path(output), options),
+        *(source, path_of("tokenizer", tokenizer), path_of("output", output)),
+        config_json.checked(options, PrepareOptions, "options"),
         strict=strict,
         num_workers=num_workers,
     )
@@ -285,8 +293,8 @@ def pretrain(cfg: PretrainConfig, output: Path) -> dict[str, Any]:
         bert_jax.train.stop_request.InterruptedRunError: a signal came; a checkpoint was
             written, and the same call goes on.
     """
-    cfg = config_json.checked(cfg)
-    with trained_in_store(output, cfg.loop) as run:
+    cfg = config_json.checked(cfg, PretrainConfig, "cfg")
+    with trained_in_store(path_of("output", output), cfg.loop) as run:
         cfg = import_checkpoint(_with_checkpoint_here(cfg), run, ClusterConfig())
         return pretraining.pretrain(settle(cfg, cfg, ()), run)
 
@@ -303,8 +311,8 @@ def finetune(cfg: FinetuneConfig, output: Path) -> dict[str, Any]:
         bert_jax.train.stop_request.InterruptedRunError: a signal came; a checkpoint was
             written, and the same call goes on.
     """
-    cfg = config_json.checked(cfg)
-    with trained_in_store(output, cfg.loop) as run:
+    cfg = config_json.checked(cfg, FinetuneConfig, "cfg")
+    with trained_in_store(path_of("output", output), cfg.loop) as run:
         cfg = import_checkpoint(_with_checkpoint_here(cfg), run, ClusterConfig())
         return finetuning.finetune(cfg, run)
 
@@ -337,7 +345,8 @@ def batches(
         FileNotFoundError: there is no finished dataset.
         ValueError: the split has too little text, or settings do not fit it.
     """
-    opened, data = open_dataset(dataset), config_json.checked(data)
+    opened, data = open_dataset(dataset), config_json.checked(data, DataConfig, "data")
+    require_type("first_step", first_step, int, np.integer)
     require(
         first_step >= 0, f"first_step={first_step} is negative; expected 0 or more."
     )

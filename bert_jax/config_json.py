@@ -9,6 +9,7 @@ import typing
 from typing import Any, Literal, TypeVar
 
 from bert_jax.config.address import address_of, map_paths
+from bert_jax.config.checks import require_type
 
 T = TypeVar("T")
 
@@ -51,13 +52,19 @@ def from_values(cls: type[T], values: dict[str, Any]) -> T:
     return _build(cls, values, cls.__name__)
 
 
-def checked(config: T) -> T:
+def checked(config: T, kind: type[T], name: str) -> T:
     """The config, whose types are checked, at which Python does not look.
 
+    Args:
+        config: what was given.
+        kind: what it must be.
+        name: of the argument, for the message.
+
     Raises:
-        ValueError: a value has the wrong type.
+        ValueError: it is of another kind, or one of its values has the wrong type.
     """
-    return from_json(type(config), to_json(config))
+    require_type(name, config, kind)
+    return from_json(kind, to_json(config))
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:

@@ -1,5 +1,6 @@
 """The Python interface: `import bert_jax`, and what it offers over the commands."""
 
+import concurrent.futures
 import json
 import subprocess
 import sys
@@ -141,6 +142,50 @@ def test_the_mean_of_what_encode_gives_is_what_embed_gives(runs):
         model.encode(["a", ("a", "b")])
 
 
+@pytest.mark.parametrize(
+    ("name", "args", "message"),
+    [
+        ("load", [None], "source=None is a NoneType; expected str or PathLike"),
+        ("open_dataset", [{}], "directory={} is a dict; expected str or PathLike"),
+        (
+            "prepare",
+            [5, "t", "o"],
+            "source=5 is a int; expected str or PathLike or Seq",
+        ),
+        ("prepare", [["a", 5], "t", "o"], "source=5 is a int; expected str or PathL"),
+        ("prepare", ["a", "t", None], "output=None is a NoneType; expected str or"),
+        ("prepare", ["a", "t", "o", {}], "options={} is a dict; expected PrepareOpt"),
+        ("pretrain", [{"num_steps": 3}, "o"], "cfg={'num_steps': 3} is a dict; expec"),
+        ("finetune", [PretrainConfig(), "o"], r"is a PretrainConfig; expected Fine"),
+        ("pretrain", [PretrainConfig(), None], "output=None is a NoneType; expected"),
+    ],
+)
+def test_arguments_of_another_type_are_refused(name, args, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(bert_jax, name)(*args)
+
+
+def test_a_model_is_the_same_wherever_the_process_goes(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(runs)
+    model = bert_jax.load("encoder")
+    monkeypatch.chdir(tmp_path)
+    assert model.embed("a river").shape == (1, model.config.hidden_size)
+
+
+@pytest.mark.slow(ci=False)
+def test_a_script_that_prepares_at_its_top_is_told_so(dataset, tmp_path):
+    (tmp_path / "a").write_text("The river.\n\n" * 300)
+    (tmp_path / "b").write_text("The stone.\n\n" * 300)
+    call = (
+        f"{[f'{tmp_path}/*']}, {str(dataset / 'tokenizer')!r}, {str(tmp_path / 'o')!r}"
+    )
+    script = tmp_path.with_name("script.py")
+    script.write_text(f"import bert_jax\nbert_jax.prepare({call}, num_workers=2)\n")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert 'under `if __name__ == "__main__":`' in done.stderr
+    assert "is being written by another process" not in done.stderr
+
+
 def test_batches_are_numpy_and_begin_anywhere(dataset):
     rows = DataConfig(sequence_length=32)
     some = {"batch_size": 4, "num_steps": 5}
@@ -164,6 +209,7 @@ def test_batches_are_numpy_and_begin_anywhere(dataset):
         ({"num_steps": None}, "num_steps=None is a NoneType; expected int"),
         ({"seed": -1}, "seed=-1 is not in"),
         ({"first_step": -1}, "first_step=-1 is negative"),
+        ({"first_step": 0.5}, "first_step=0.5 is a float; expected int"),
     ],
 )
 def test_batches_that_cannot_be_made_are_refused(dataset, fields, message):
@@ -192,6 +238,9 @@ def test_runs_are_made_by_functions_over_the_settings(dataset, tmp_path, monkeyp
 
 def test_settings_that_are_no_choice_are_refused(dataset, tmp_path):
     """Python takes any word; a schedule without a branch of its own would be linear."""
+    message = r"PretrainConfig\.data={} is a dict; expected DataConfig"
+    with pytest.raises(ValueError, match=message):
+        PretrainConfig(data={})
     message = r"OptimizerConfig\.schedule='cosin' is not one of"
     with pytest.raises(ValueError, match=message):
         bert_jax.pretrain(
@@ -208,11 +257,14 @@ def test_settings_that_are_no_choice_are_refused(dataset, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_model_of_others_is_imported_once(runs, tmp_path, monkeypatch):
+def test_a_model_of_others_is_imported_once(runs, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     model = bert_jax.load(runs / "encoder")
     model.export(tmp_path / "hf")
-    first = bert_jax.load(tmp_path / "hf")
+    capsys.readouterr()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        first, _ = pool.map(bert_jax.load, [tmp_path / "hf"] * 2)
+    assert capsys.readouterr().out.count("\nnot used: ") == 1  # what `import` says
     assert first.run.parent == tmp_path / "bert_jax" / "imported"
     written = (first.run / "run.json").stat().st_mtime_ns
     again = bert_jax.load(tmp_path / "hf")

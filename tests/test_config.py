@@ -78,7 +78,7 @@ def test_numbers_of_numpy_are_those_of_python():
     made = PretrainConfig(
         seed=np.int64(3), optimizer=OptimizerConfig(b1=np.float32(0.5))
     )
-    assert repr(checked(made)) == repr(
+    assert repr(checked(made, PretrainConfig, "cfg")) == repr(
         PretrainConfig(seed=3, optimizer=OptimizerConfig(b1=0.5))
     )
 

@@ -1,5 +1,7 @@
 """The numbers of a run do not depend on JAX's settings, whoever changed them."""
 
+import threading
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,6 +63,24 @@ def test_numbers_and_types_stay(other_settings, capsys):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)
     assert capsys.readouterr().err == ""
+
+
+def test_settings_come_back_when_the_last_thread_has_left(other_settings):
+    entered, may_leave = threading.Event(), threading.Event()
+
+    def stay():
+        with our_settings():
+            entered.set()
+            may_leave.wait(60)
+
+    other = threading.Thread(target=stay)
+    other.start()
+    entered.wait(60)
+    with our_settings():
+        may_leave.set()
+        other.join()
+        assert {name: jax.config.values[name] for name in OURS} == OURS
+    assert {name: jax.config.values[name] for name in OTHER} == OTHER
 
 
 def test_the_variable_is_named(capsys, monkeypatch):

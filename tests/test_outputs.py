@@ -2,8 +2,11 @@
 
 import os
 import pathlib
+import shutil
 
 import pytest
+
+from bert_jax.data.whole_directory import whole_directory
 
 
 @pytest.fixture(autouse=True)
@@ -97,3 +100,16 @@ def test_a_tilde_that_the_shell_has_left_is_refused(refusal, folder):
 )
 def test_a_flag_that_would_be_ignored_is_refused(refusal, argv, message):
     assert message in refusal(*argv)
+
+
+def test_what_a_killed_process_of_the_same_number_left_is_no_obstacle(tmp_path):
+    """In a container the process that was killed often had the number of the next one."""
+    with whole_directory(tmp_path / "out", overwrite=False) as first:
+        (first / "half").touch()
+        shutil.copytree(first, tmp_path / "left")
+    shutil.rmtree(tmp_path / "out")
+    (tmp_path / "left").rename(first)
+    with whole_directory(tmp_path / "out", overwrite=False) as second:
+        (second / "whole").touch()
+    assert second == first
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["whole"]

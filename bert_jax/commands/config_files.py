@@ -71,7 +71,7 @@ def load_config(name: str, kind: type) -> Any:
             f"needs a {kind.__name__}."
         )
     try:
-        return config_json.checked(config)
+        return config_json.checked(config, kind, "config")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

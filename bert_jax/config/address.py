@@ -7,6 +7,14 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from bert_jax.config.checks import require_type
+
+
+def path_of(name: str, given: str | os.PathLike[str]) -> pathlib.Path:
+    """An argument of that name as a path; one of another type is a ValueError."""
+    require_type(name, given, str, os.PathLike)
+    return pathlib.Path(given)
+
 
 def address_of(path: str | os.PathLike[str]) -> str | None:
     """The address that a path stands for; `None`: it is a path of this machine.

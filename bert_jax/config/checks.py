@@ -19,8 +19,21 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def require_type(name: str, given: object, *kinds: type) -> None:
+    """Requires that an argument or a field is of one of these types; a bool is no int."""
+    fits = isinstance(given, kinds) and (bool in kinds or not isinstance(given, bool))
+    said = repr(given)
+    require(
+        fits,
+        f"{name}={said if len(said) <= 60 else f'{said[:60]}...'} is a "
+        f"{type(given).__name__}; expected {' or '.join(x.__name__ for x in kinds)}.",
+    )
+
+
 def require_fitting(owner: object) -> None:
     """Requires that numbers are some and fit, and that fields of some words have one."""
+    for name, part in _parts(type(owner)).items():  # type: ignore[arg-type]
+        require_type(f"{type(owner).__name__}.{name}", getattr(owner, name), part)
     for name, kinds in _numeric(type(owner)).items():  # type: ignore[arg-type]
         value = getattr(owner, name)
         number = numbers.Real if float in kinds else numbers.Integral
@@ -37,6 +50,15 @@ def require_fitting(owner: object) -> None:
             f"{type(owner).__name__}.{name}={value!r} is not one of "
             f"{', '.join(map(repr, choices))}.",
         )
+
+
+@functools.cache
+def _parts(kind: type) -> dict[str, type]:
+    """The fields of a dataclass that are dataclasses themselves."""
+    hints = typing.get_type_hints(kind).items()
+    return {
+        n: x for n, x in hints if isinstance(x, type) and dataclasses.is_dataclass(x)
+    }
 
 
 @functools.cache

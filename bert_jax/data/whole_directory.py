@@ -1,9 +1,9 @@
 """Directories that appear under their name only when they are whole."""
 
 import contextlib
-import os
 import pathlib
 import shutil
+import threading
 from collections.abc import Iterator
 
 
@@ -21,7 +21,10 @@ def whole_directory(directory: pathlib.Path, overwrite: bool) -> Iterator[pathli
         raise ValueError(
             f"directory={directory} is taken: it is a file or not empty. Choose another."
         )
-    partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
+    number = threading.get_native_id()  # the process's own in its first thread
+    partial = directory.with_name(f".{directory.name}.{number}.partial")
+    # In a container, a process that was killed had the number of the one after it.
+    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial

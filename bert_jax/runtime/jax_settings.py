@@ -8,6 +8,7 @@ import contextlib
 import functools
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,25 +28,35 @@ OURS: dict[str, Any] = {
 }
 
 
+_lock = threading.Lock()
+_inside = 0  # how many threads are within, each as often as it is
+_put_aside: dict[str, Any] = {}
+
+
 @contextlib.contextmanager
 def our_settings() -> Iterator[None]:
     """Within it, JAX has the settings of `OURS`; afterwards it has its own again.
 
+    The settings are those of all threads, so they come back when the last one has left.
     It says on standard error which settings it puts aside, once in a process.
 
     Raises:
         RuntimeError: a setting cannot be changed, because a context manager of JAX such
             as `jax.enable_x64` holds it.
     """
-    before = {name: getattr(jax.config, name) for name in OURS}
-    changed = [name for name in OURS if _plain(before[name]) != OURS[name]]
-    for name in changed:
-        _say_once(
-            f"note: JAX's setting {name}={_plain(before[name])!r} is put aside for "
-            f"{OURS[name]!r}: {_source(name)} would change the numbers of a run"
-        )
-        jax.config.update(name, OURS[name])
-    held = [n for n in changed if _plain(getattr(jax.config, n)) != OURS[n]]
+    global _inside
+    with _lock:
+        before = {name: getattr(jax.config, name) for name in OURS}
+        changed = [name for name in OURS if _plain(before[name]) != OURS[name]]
+        for name in changed:
+            _say_once(
+                f"note: JAX's setting {name}={_plain(before[name])!r} is put aside for "
+                f"{OURS[name]!r}: {_source(name)} would change the numbers of a run"
+            )
+            jax.config.update(name, OURS[name])
+        held = [n for n in changed if _plain(getattr(jax.config, n)) != OURS[n]]
+        _put_aside.update({n: before[n] for n in changed if n not in held})
+        _inside += 1
     try:
         for name in held:
             raise RuntimeError(
@@ -55,9 +66,12 @@ def our_settings() -> Iterator[None]:
             )
         yield
     finally:
-        for name in changed:
-            if name not in held:
-                jax.config.update(name, before[name])
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                for name, value in _put_aside.items():
+                    jax.config.update(name, value)
+                _put_aside.clear()
 
 
 @functools.cache

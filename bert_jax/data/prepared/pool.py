@@ -81,9 +81,9 @@ def map_in_workers(
                 report(counter.value)
         except concurrent.futures.process.BrokenProcessPool as error:
             raise ChildProcessError(
-                "A worker process was killed, perhaps because the memory was full. Start "
-                "the same command again: it continues, and finished shards are kept. A "
-                "smaller --num-workers needs less memory."
+                "A worker process was killed, perhaps because the memory was full, or "
+                "ended with the error above. Start the same command again: it continues, "
+                "and finished shards are kept. A smaller --num-workers needs less memory."
             ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

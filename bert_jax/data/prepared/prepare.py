@@ -6,9 +6,10 @@ last and names every file with its hash. A directory without it holds unfinished
 which the same command continues.
 """
 
+import multiprocessing
 import pathlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from bert_jax.config import DEFAULT_OPTIONS, PrepareOptions
@@ -26,7 +27,7 @@ from bert_jax.data.prepared.stages import (
     make_shards,
     refuse_problems,
 )
-from bert_jax.data.text.sources import Source, open_source
+from bert_jax.data.text.sources import Source, Sources, open_source
 from bert_jax.data.tokenizers.saved_tokenizer import open_tokenizer
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 
@@ -34,7 +35,7 @@ Progress = Callable[[int, int], None]
 
 
 def prepare(
-    source: str | Sequence[str],
+    source: Sources,
     tokenizer: pathlib.Path,
     output: pathlib.Path,
     options: PrepareOptions = DEFAULT_OPTIONS,
@@ -63,7 +64,13 @@ def prepare(
         ValueError: the directory holds a dataset of other settings, a split came out
             empty, or `strict` is set and the audit found a problem.
         ChildProcessError: a worker process was killed.
+        RuntimeError: it is called in a process that it has started itself.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RuntimeError(
+            "prepare starts processes, which import the script that called it: call it "
+            'there under `if __name__ == "__main__":`, or with num_workers=1.'
+        )
     opened = open_source(source)
     loaded = open_tokenizer(tokenizer)
     begin(output, make_plan(opened, loaded, options), opened, options)

@@ -11,13 +11,16 @@ import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from bert_jax.config.checks import require_type
 from bert_jax.data.text.division import divide_section
 from bert_jax.data.text.files_source import open_files
 from bert_jax.data.text.registry import KINDS
 from bert_jax.data.text.sections import Request, Section, Source
 
+Sources = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
-def open_source(source: str | Sequence[str], *, num_workers: int = 1) -> Source:
+
+def open_source(source: Sources, *, num_workers: int = 1) -> Source:
     """Finds the files or the datasets that `source` names, without reading text.
 
     Only `docs:` does more: it extracts the documentation to the user's cache, unless that
@@ -33,12 +36,16 @@ def open_source(source: str | Sequence[str], *, num_workers: int = 1) -> Source:
         num_workers: number of processes that extract `docs:`.
 
     Raises:
-        ValueError: nothing matches, or a file is empty or of a kind that is not read.
+        ValueError: nothing matches, it is no name, or a file is empty or of a kind that
+            is not read.
     """
-    specs = (source,) if isinstance(source, str) else tuple(source)
+    require_type("source", source, str, os.PathLike, Sequence)
+    specs = [source] if isinstance(source, str | os.PathLike) else source
     if not specs:
         raise ValueError("No source is given; name one, for example files:text/*.txt.")
-    opened = [_open_one(spec, num_workers) for spec in specs]
+    for spec in specs:
+        require_type("source", spec, str, os.PathLike)
+    opened = [_open_one(os.fspath(spec), num_workers) for spec in specs]
     return _joined(opened)
 
 

@@ -114,7 +114,7 @@ def load_run(run: pathlib.Path, kind: str | None = None) -> RunInfo:
             place.is_file()
             for place in (
                 *(run / "config.json", run / "bert_config.json"),
-                run.with_name(f"{run.name}.index"),
+                run.absolute().with_name(f"{run.name}.index"),
             )
         )
         way_out = (
