@@ -165,6 +165,11 @@ def test_arguments_of_another_type_are_refused(name, args, message):
         getattr(bert_jax, name)(*args)
 
 
+def test_a_name_of_the_hub_is_no_directory():
+    with pytest.raises(FileNotFoundError, match="`hf download NAME --local-dir DIR`"):
+        bert_jax.load("google-bert/bert-base-uncased")
+
+
 def test_a_model_is_the_same_wherever_the_process_goes(runs, tmp_path, monkeypatch):
     monkeypatch.chdir(runs)
     model = bert_jax.load("encoder")

@@ -117,12 +117,18 @@ def load_run(run: pathlib.Path, kind: str | None = None) -> RunInfo:
                 run.absolute().with_name(f"{run.name}.index"),
             )
         )
-        way_out = (
-            f" It looks like a model of Hugging Face or Google: `bert-jax import {run} "
-            "--output RUN` makes a run directory of it."
-            if foreign
-            else ""
-        )
+        way_out = ""
+        if foreign:
+            way_out = (
+                f" It looks like a model of Hugging Face or Google: `bert-jax import {run} "
+                "--output RUN` makes a run directory of it."
+            )
+        elif not run.exists():
+            way_out = (
+                " There is no such directory. If it is the name of a model of the Hugging "
+                "Face Hub, `hf download NAME --local-dir DIR` fetches it, and `bert-jax "
+                "import DIR --output RUN` makes a run directory of it."
+            )
         raise FileNotFoundError(
             f"{run} is not a run directory (run.json is missing); expected one written "
             f"by `bert-jax pretrain`, `finetune` or `import`.{way_out}"
