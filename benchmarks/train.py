@@ -99,8 +99,8 @@ def _beside_peers(dtype: str, **options: Any) -> tuple[Way, ...]:
 
 
 _CPU = (_beside_peers("float32"), _beside_peers("bfloat16"))
-# PyTorch has no build for TPUs.
-_TPU = ((Way("bert_jax", "bfloat16"), Way("bert_jax", "float32")),)
+# PyTorch has no build for TPUs, and a TPU belongs to one process at a time.
+_TPU = ((Way("bert_jax", "bfloat16"),), (Way("bert_jax", "float32"),))
 _TRITON, _CUDNN = {"attention": "triton"}, {"attention": "cudnn"}
 _GPU_LARGE = (
     _beside_peers("bfloat16", **_TRITON),
