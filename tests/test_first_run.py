@@ -75,14 +75,14 @@ def test_the_settings_that_are_kept_are_those_of_the_process_that_trains(
     prove = pretraining.prove_for_lengths
     flags = ("--num-steps", 4, "--loop.keep-checkpoints")
 
-    def meanwhile(*args):
+    def meanwhile(*args, **options):
         monkeypatch.setattr(pretraining, "prove_for_lengths", refuse)
         with pytest.raises(SystemExit):
             pretrain(tmp_path / "run", *flags, 2, *CHANGE, dataset=folder / "dataset")
         assert load_run_config(tmp_path / "run").loop.keep_checkpoints == 2
-        prove(*args)
+        prove(*args, **options)
 
-    def refuse(*args):
+    def refuse(*args, **options):
         raise ValueError("the run is being trained by the first one")
 
     monkeypatch.setattr(pretraining, "prove_for_lengths", meanwhile)

@@ -97,7 +97,10 @@ def test_texts_become_a_matrix_in_their_order(runs, tmp_path, monkeypatch, capsy
     pathlib.Path("x.txt").write_text("\n".join(texts) + "\n")
     cli.main(["embed", str(run), "x.txt", "--output", "x.npy", "--batch-size", "2"])
     said = capsys.readouterr().out
-    assert "x.npy: float32 [5, 32], mean pooling, at most 16 tokens; 1 of empty" in said
+    assert (
+        "x.npy: float32 [5, 32], mean pooling, at most 16 tokens; zeros for 1 empty text"
+        in said
+    )
     found = np.load("x.npy")
     assert (found.dtype, found.shape) == (np.float32, (5, 32))
     assert not found[1].any()
