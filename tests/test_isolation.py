@@ -109,19 +109,25 @@ def test_what_is_not_isolated_attention_is_an_error(tiny, monkeypatch, wrong, me
         assert part in str(raised.value)
 
 
+def lengths_seen(monkeypatch, name):
+    """The lengths of the rows that an attention gets from now on, a list that grows."""
+    attend, seen = getattr(attention, name), []
+
+    def noted(q, *args, **options):
+        seen.append(q.shape[1])
+        return attend(q, *args, **options)
+
+    monkeypatch.setattr(attention, name, noted)
+    return seen
+
+
 @pytest.mark.parametrize("reach", [None, 40])
 def test_long_rows_are_tried_in_blocks(tiny, monkeypatch, reach):
     for module in (attention_blocks, isolation):
         monkeypatch.setattr(module, "SHORTEST_IN_BLOCKS", 64)
     monkeypatch.setattr(attention_blocks, "_BLOCK_SIZE", 16)
     monkeypatch.setattr(isolation, "_LONG_FOR_XLA", 24)
-    seen = []
-
-    def blocked(q, *args, **options):
-        seen.append(q.shape[1])
-        return blocked_attention(q, *args, **options)
-
-    monkeypatch.setattr(attention, "blocked_attention", blocked)
+    seen = lengths_seen(monkeypatch, "blocked_attention")
     cfg = tiny
     if reach is not None:
         cfg = dataclasses.replace(tiny, local_window=2 * reach, global_every=2)
@@ -136,7 +142,7 @@ def test_long_rows_are_tried_in_blocks(tiny, monkeypatch, reach):
     with pytest.raises(IsolationError, match="the same sequences alone"):
         isolation.prove_for_lengths(cfg, compute, dropout, [100, 32])
     isolation._prove.cache_clear()
-    monkeypatch.setattr(attention, "blocked_attention", blocked)
+    monkeypatch.setattr(attention, "blocked_attention", blocked_attention)
     monkeypatch.setattr(attention, "xla_attention", mixed)
     with pytest.raises(IsolationError):
         isolation.prove_for_lengths(cfg, compute, dropout, [100, 32])
@@ -146,13 +152,7 @@ def test_rows_that_a_mesh_splits_are_tried_whole(tiny, monkeypatch):
     """As the run computes them, however long they are."""
     for module in (attention_blocks, isolation):
         monkeypatch.setattr(module, "SHORTEST_IN_BLOCKS", 64)
-    seen = []
-
-    def whole(q, *args, **options):
-        seen.append(q.shape[1])
-        return xla_attention(q, *args, **options)
-
-    monkeypatch.setattr(attention, "xla_attention", whole)
+    seen = lengths_seen(monkeypatch, "xla_attention")
     monkeypatch.delattr(attention, "blocked_attention")
     settings = tiny, ComputeConfig(), DropoutConfig()
     isolation.prove_for_lengths(*settings, [100, 32], splits_rows=True)
