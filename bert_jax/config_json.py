@@ -108,10 +108,5 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         return pathlib.Path(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(value, origin or kind) or (
-        kind is int and isinstance(value, bool)
-    ):
-        raise ValueError(
-            f"{where}={value!r} is a {type(value).__name__}; expected {kind.__name__}."
-        )
+    require_type(where, value, origin or kind)
     return value
