@@ -41,7 +41,7 @@ def test_each_text_is_as_the_rules_have_it(name):
     normalization = FastNormalization(counted, **options)
     rng = np.random.default_rng(0)
     codes = [*range(0x80, 0x3100), *range(0x3100, 0x20000, 7), *map(ord, COMMON * 20)]
-    letters = [chr(code) for code in codes if category(chr(code)) not in ("Cs", "Cn")]
+    letters = np.array([chr(x) for x in codes if category(chr(x)) not in ("Cs", "Cn")])
     # Marks are among them, and with each other character they may make a new one.
     texts = [
         "".join(rng.choice([*"aZ   .", *rng.choice(letters, 3)], 12))
