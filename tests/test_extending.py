@@ -101,6 +101,7 @@ def outcomes(request, tmp_path_factory) -> dict[str, list[ElementTree.Element]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", TESTS)
 def test_what_an_example_adds_works(example, outcomes):
     cases = outcomes[TESTS[example]]

@@ -180,7 +180,7 @@ def test_a_rate_that_is_too_low_for_so_few_parameters_is_said(tiny):
         ) == said
 
 
-@pytest.mark.slow
+@pytest.mark.slow(ci=False)
 def test_a_mesh_trains_as_one_device_does(tiny, make_classify_batch):
     cfg = settings(lora=LoraConfig(rank=4, targets=ALL))
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))

@@ -197,7 +197,16 @@ def test_fresh_biases_need_not_be_in_the_graph(onnx, tiny, tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", ["modernbert", "nomic_bert", "eurobert"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "modernbert",
+        *(
+            pytest.param(name, marks=pytest.mark.slow(ci=False))
+            for name in ("nomic_bert", "eurobert")
+        ),
+    ],
+)
 def test_other_families_are_exported_and_every_tensor_is_looked_for(
     onnx, tmp_path, name
 ):

@@ -1,6 +1,6 @@
 """A kill at any moment leaves nothing half-written that counts.
 
-Twenty times the whole process group, or the parent alone, is killed at a random
+Ten times the whole process group, or the parent alone, is killed at a random
 moment; then the same command finishes to the bytes of a run that was let alone.
 """
 
@@ -20,7 +20,7 @@ from small_tokenizers import wordpiece
 
 from bert_jax.data.prepared.dataset import open_dataset
 
-KILLS = 20
+KILLS = 10
 SCRIPT = """
 import pathlib, sys
 from bert_jax.data.prepared.prepare import prepare
@@ -75,7 +75,7 @@ def wait_for_plan(running: subprocess.Popen, output: pathlib.Path) -> None:
 
 
 @pytest.mark.slow
-def test_twenty_kills_change_no_byte(corpus, tmp_path):
+def test_kills_change_no_byte(corpus, tmp_path):
     running = start(corpus, tmp_path / "expected", 1)
     wait_for_plan(running, tmp_path / "expected")
     began = time.monotonic()
