@@ -211,12 +211,14 @@ EVALS: dict[str, dict[str, float]] = {
     "regression": {"pearson": 0.712, "spearman": 0.69, "mse": 1.25},
     "tokens": {"f1": 0.45, "precision": 0.5, "recall": 0.41, "accuracy": 0.93},
     "spans": {"f1": 0.61, "exact_match": 0.52},
+    "glue/cola": {"matthews": 0.321, "accuracy": 0.71},
 }
 CONSTANTS: dict[str, dict[str, float]] = {
     "classification": {"accuracy": 0.505},
     "regression": {"mse": 2.2},
     "tokens": {"accuracy": 0.92},
     "spans": {"f1": 0.0, "exact_match": 0.0},
+    "glue/cola": {"accuracy": 0.69},
 }
 
 

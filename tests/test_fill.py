@@ -86,18 +86,28 @@ def test_batches_and_masks_of_others_change_nothing(filler):
     assert [len(x["masks"]) for x in together] == [1, 1, 1, 5]
 
 
-def test_a_guess_is_put_into_the_text_as_it_was_written(filler, monkeypatch):
+@pytest.mark.parametrize(
+    ("text", "best", "filled"),
+    [
+        ("É [MASK]  Zoo [MASK], x [MASK]", ["a", "##b", "."], "É a  Zoob, x ."),
+        # A word is no part of the one before it.
+        ("Zoo[MASK][MASK],[MASK] x[MASK]", ["a", "b", "a", "."], "Zoo a b,a x."),
+    ],
+)
+def test_a_guess_is_put_into_the_text_as_it_was_written(
+    filler, monkeypatch, text, best, filled
+):
     ids = {piece: index for index, piece in enumerate(filler.tokenizer.pieces)}
-    best = iter(["a", "##b", "."])
+    given = iter(best)
 
     def guesses(rows):
-        pieces = [[[ids[next(best)]] for _ in row.masks] for row in rows]
+        pieces = [[[ids[next(given)]] for _ in row.masks] for row in rows]
         return np.ones(np.shape(pieces)), np.array(pieces)
 
     monkeypatch.setattr(filler, "_guesses", guesses)
-    [found] = filler([("É [MASK]  Zoo [MASK], x [MASK]",)])
-    assert found["filled"] == "É a  Zoob, x ."
-    assert [x[0]["text"] for x in found["masks"]] == ["a", "b", "."]
+    [found] = filler([(text,)])
+    assert found["filled"] == filled
+    assert [x[0]["text"] for x in found["masks"]] == [x.strip("#") for x in best]
 
 
 def test_what_stands_behind_a_mask_begins_no_word(tmp_path):

@@ -213,6 +213,11 @@ def test_the_best_constant_answer_is_found():
     assert found["subset_accuracy"] == 0.4
 
 
+def test_the_true_labels_are_shown_as_the_predicted_ones_are():
+    examples = LabelledTexts((("a",), ("b",)), (("x", "y"), ()))
+    assert list(examples.shown()) == [("a", "x, y"), ("b", "no label")]
+
+
 def test_a_text_without_a_label_says_so():
     logits, encoded = np.float32([[-1, -2]]), encoded_as(np.zeros((1, 2)))
     [prediction] = TASK.predictions(Judged(logits, encoded, None, ("a", "b")))

@@ -149,6 +149,7 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, tuned: Path) -> Non
         ("regression", ("Pearson", "0.712 0.636 to 0.774", "Lower is better: MSE")),
         ("tokens", ("F1 on the held-out examples", "Accuracy of the words", "93.0%")),
         ("spans", ("F1 with pretraining0.610", "Best constant answer0.0000.000")),
+        ("glue/cola", ("Matthews with pretraining0.321", "Accuracy")),
     ],
 )
 def test_every_task_has_its_page(tmp_path: Path, task: str, shown: tuple) -> None:

@@ -80,7 +80,14 @@ def quick(monkeypatch):
         if cfg.optimizer.learning_rate > 1:
             raise NotFiniteError(f"loss is nan before step 5. {WAY_OUT}")
         rng = np.random.default_rng((cfg.seed, len(data.train)))
-        logits = rng.normal(size=(len(data.held_out_rows), len(data.outputs)))
+        ids = data.held_out_rows.input_ids
+        shapes = {
+            "choice": ids.shape[:2],
+            "embeddings": (*ids.shape[:2], 4),
+            "spans": (*ids.shape, 2),
+        }
+        of_texts = len(ids), len(data.outputs)
+        logits = rng.normal(size=shapes.get(data.task.name, of_texts))
         judged = data.judged(logits)
         scores = data.task.scores(judged)
         return finetuning.finish_run(
@@ -252,6 +259,59 @@ def test_every_example_is_judged_once_over_the_folds(base, quick, tmp_path, caps
         read_held_out(task_of(cfg), cfg.task, info.data["validation"])
     with pytest.raises(ValueError, match=r"--dev .* would be ignored: with --folds 2"):
         sweep(grid, base, tmp_path / "other")
+
+
+def unlike_folds(base, folder, kind):
+    """Settings of a sweep whose folds differ in more than their texts."""
+    words = WORDS[:8]
+    if kind == "choice":  # one example has a choice more than the others
+        rows = [{"context": w, "choices": ["a", "b"], "label": "B"} for w in words]
+        rows[0]["choices"].append("c")
+    elif kind == "embeddings":
+        rows = [{"anchor": w, "positive": f"a {w}"} for w in words]
+    else:  # one question has no answer
+        rows = [
+            {"context": w, "qas": [{"id": w, "question": "which", "answers": [answer]}]}
+            for w in words
+            for answer in [{"text": w, "answer_start": 0}]
+        ]
+        rows[0]["qas"][0] |= {"answers": [], "is_impossible": True}
+        rows = [{"data": [{"title": "", "paragraphs": rows}], "version": "v2.0"}]
+    suffix = "json" if kind == "spans" else "jsonl"
+    file = folder / f"all.{suffix}"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return dataclasses.replace(base, task=TaskConfig(kind=kind, train=file))
+
+
+def test_folds_with_fewer_choices_are_judged_together(base, quick, tmp_path):
+    cfg = unlike_folds(base, tmp_path, "choice")
+    results = sweep(SweepConfig(seeds=(0,), folds=4), cfg, tmp_path / "sweep")
+    [setting] = results["settings"]
+    pooled = setting["out_of_fold"]["by_seed"]["0"]
+    for name in ("accuracy", "loss"):
+        each = [run["eval"][name] for run in results["runs"]]
+        assert pooled[name] == pytest.approx(np.mean(each))
+
+
+def test_what_one_fold_alone_has_gets_no_mean(base, quick, tmp_path, capsys):
+    cfg = unlike_folds(base, tmp_path, "spans")
+    results = sweep(SweepConfig(seeds=(0,), folds=3), cfg, tmp_path / "sweep")
+    [setting] = results["settings"]
+    score = "unanswerable_accuracy"
+    assert sum(score in run["eval"] for run in results["runs"]) == 1
+    assert score not in setting["mean"]
+    assert score in setting["out_of_fold"]["by_seed"]["0"]
+    assert "accuracy of those without" in capsys.readouterr().out
+
+
+def test_vectors_of_several_encoders_are_not_compared(base, quick, tmp_path):
+    cfg = unlike_folds(base, tmp_path, "embeddings")
+    output = tmp_path / "sweep"
+    [setting] = sweep(SweepConfig(seeds=(0,), folds=3), cfg, output)["settings"]
+    assert "mrr" in setting["mean"]
+    assert "out_of_fold" not in setting
+    with pytest.raises(ValueError, match="each fold are of another encoder"):
+        compare(output, output)
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -71,7 +71,10 @@ def _part(
     section = Section(
         title=subject,
         warnings=warnings(runs, pretrain),
-        cards=_cards(task, scores, f"finetune-{task.name}-{data[:6]}"),
+        # The names of GLUE's tasks have a slash, which the name of a file cannot.
+        cards=_cards(
+            task, scores, f"finetune-{task.name.replace('/', '-')}-{data[:6]}"
+        ),
     )
     tuned = {score.name: score.run for score in scores if score.run}
     configs = {name: run.config for name, run in tuned.items()}

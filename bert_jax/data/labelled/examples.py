@@ -64,6 +64,8 @@ class Examples(abc.ABC):
         """Text and label of each example, as people read them."""
         for record in self.records():
             *texts, truth = record
+            if isinstance(truth, tuple):  # a set of labels
+                truth = ", ".join(truth) or "no label"
             yield "\n".join(map(str, texts)), str(truth)
 
     def take(self, numbers: np.ndarray) -> Self:

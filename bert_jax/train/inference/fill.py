@@ -241,10 +241,21 @@ class Filler:
         """The text with these pieces in the place of its masks."""
         first, *others = text.split(self.mask)
         for index, part in zip(best, others, strict=True):
+            guess = bare(self.tokenizer.shown_pieces[index])
             if self._goes_on(index):
                 first = first.rstrip()
-            first += bare(self.tokenizer.shown_pieces[index]) + part
+            elif self._runs_together(first, guess):
+                first += " "
+            first += guess + part
         return first
+
+    def _runs_together(self, before: str, guess: str) -> bool:
+        """Whether a word would be read as a part of the word before it."""
+        if not before or before[-1].isspace():
+            return False
+        word = before.split()[-1]
+        joined, apart = self.tokenizer.encode([word + guess, f"{word} {guess}"])
+        return list(joined) != list(apart)
 
     def _goes_on(self, index: int) -> bool:
         """Whether a piece goes on with the word before it."""

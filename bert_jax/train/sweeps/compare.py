@@ -164,6 +164,12 @@ def _side_of_sweep(path: pathlib.Path, found: dict[str, Any]) -> Side:
     cfg, task = _settings(path / of_setting[0]["run"])
     examples, outputs = whole_file(task, cfg.task)
     check_unchanged(examples, found["folds_sha256"])
+    if not task.scores_alone(examples):
+        raise ValueError(
+            f"{path} is a sweep of matching pairs with --folds {found['folds']}: the "
+            "vectors of each fold are of another encoder, so all folds cannot be judged "
+            "together. Compare sweeps with one held-out file (--dev)."
+        )
     first = path / of_setting[0]["run"]  # the rows of all folds are as long as its rows
     judged = _judged([(first, place) for place in places], task, examples, outputs)
     return Side(task, judged, found["folds_sha256"], what, chosen)

@@ -9,6 +9,7 @@ import numpy as np
 
 from bert_jax.config import FinetuneConfig, SweepConfig
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
+from bert_jax.model.rows import MASKED_SCORE
 from bert_jax.train.aligned import aligned
 from bert_jax.train.held_out_logits import load_logits, save_logits
 from bert_jax.train.runs.run import load_run_config
@@ -51,18 +52,21 @@ class OutOfFold(NamedTuple):
     """Predictions of all folds, scored together."""
 
     scores: dict[Setting, dict[int, dict[str, float]]]
-    """Of each setting and seed. Where a fold failed, there are none."""
+    """Of each setting and seed. Where a fold failed, or where scores compare examples with
+    each other (`Task.scores_alone`), there are none."""
     sha256: str
     """Identity of the examples that the folds were cut from."""
 
 
 def spread(scores: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
-    """Mean and standard deviation of every score, divided by n - 1.
+    """Mean and standard deviation of every score that all have, divided by n - 1.
 
     The deviation of a single run is `None`.
     """
     found: dict[str, dict[str, float | None]] = {"mean": {}, "std": {}}
     for name in scores[0] if scores else ():
+        if not all(name in x for x in scores):
+            continue  # a fold may lack what the score is of
         values = np.array([x[name] for x in scores])
         found["mean"][name] = float(values.mean())
         found["std"][name] = float(values.std(ddof=1)) if values.size > 1 else None
@@ -123,6 +127,8 @@ def score_out_of_fold(
     of_run = load_run_config(output / finished[0])
     assert isinstance(of_run, FinetuneConfig)
     assert of_run.sequence_length is not None
+    if not task.scores_alone(whole):
+        return OutOfFold({}, whole.sha256())
     encoded = task.encode(tokenizer, whole, outputs, of_run.sequence_length)
     found: dict[Setting, dict[int, dict[str, float]]] = {}
     for setting in dict.fromkeys(x.member.setting for x in outcomes):
@@ -131,13 +137,13 @@ def score_out_of_fold(
             if not all(x.results for x in folds):
                 continue
             fold_of = folds_of(task, whole, cfg.folds, seed)[encoded.example]
-            logits: np.ndarray | None = None
-            for outcome in folds:
-                part = load_logits(output / outcome.member.path)
-                if logits is None:
-                    logits = np.zeros((len(encoded), *part.shape[1:]), part.dtype)
-                logits[fold_of == outcome.member.fold] = part
-            assert logits is not None
+            parts = [load_logits(output / x.member.path) for x in folds]
+            # The examples of a fold may have fewer choices than those of another.
+            shape = np.max([part.shape[1:] for part in parts], axis=0)
+            logits = np.full((len(encoded), *shape), MASKED_SCORE, np.float32)
+            for outcome, part in zip(folds, parts, strict=True):
+                rows = np.flatnonzero(fold_of == outcome.member.fold)
+                logits[np.ix_(rows, *map(np.arange, part.shape[1:]))] = part
             place = output / out_of_fold_path(setting, seed)
             place.mkdir(parents=True, exist_ok=True)
             save_logits(place, logits)
@@ -155,7 +161,7 @@ def out_of_fold_path(setting: Setting, seed: int) -> pathlib.Path:
 def table(task: Task, outcomes: Sequence[Outcome], results: Mapping[str, Any]) -> str:
     """All runs and all settings, as text."""
     with_folds = any(x.member.fold is not None for x in outcomes)
-    shown = next((x.scores for x in outcomes if x.results), {})
+    shown = {name for x in outcomes for name in x.scores}
     metrics = [metric for metric in task.metrics if metric.name in shown]
     rows = [
         [
@@ -177,7 +183,10 @@ def table(task: Task, outcomes: Sequence[Outcome], results: Mapping[str, Any]) -
             if with_folds:
                 row.append(str(outcome.member.fold))
             scores = outcome.scores
-            row += [m.form_of(scores[m.name]) if scores else "failed" for m in metrics]
+            none = "" if scores else "failed"
+            row += [
+                m.form_of(scores[m.name]) if m.name in scores else none for m in metrics
+            ]
             rows.append(row)
         runs = entry["num_runs"] - entry["num_failed"]
         rows.append([*first, f"mean of {runs}", *empty, *_said(metrics, entry)])

@@ -165,6 +165,10 @@ class Embeddings(Task):
             "loss": float(self.example_losses(judged).mean()),
         }
 
+    def scores_alone(self, examples: TextPairs) -> bool:
+        """Not of matching pairs: vectors of two encoders have no cosine that means much."""
+        return examples.similarities is not None
+
     def by_counts(self, judged: Judged) -> ByCounts:
         """Resamples of matching pairs have the candidates of all examples."""
         if judged.examples.similarities is not None:

@@ -282,6 +282,11 @@ class Task(abc.ABC):
     def constant_scores(self, examples: Any) -> dict[str, float]:
         """The scores of the best constant answer, the same for all examples."""
 
+    def scores_alone(self, examples: Any) -> bool:
+        """Whether the logits of an example are judged without those of other examples, so
+        that answers of several models can be judged together. Default: they are."""
+        return True
+
     def details(self, judged: Judged) -> dict[str, Any]:
         """Further entries for results.json. Default: none."""
         return {}
