@@ -83,5 +83,5 @@ def averaged(state: TrainState) -> TrainState:
 def abstract_average(params: Any) -> AverageState:
     """Shapes and placements of the average of abstract parameters."""
     mesh = jax.tree.leaves(params)[0].sharding.mesh
-    age = jax.ShapeDtypeStruct((), jnp.int32, sharding=sharding.replicated(mesh))
+    age: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=sharding.replicated(mesh))
     return AverageState(age, params)
