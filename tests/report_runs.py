@@ -194,14 +194,17 @@ def put_pretrain(
     lines: list[dict[str, Any]] = PRETRAIN_LINES,
     results: dict[str, Any] | None = PRETRAIN_RESULTS,
     pairs: Any = "next_sentence",
+    num_steps: int | None = None,
 ) -> Path:
+    """A finished run has all its steps; `num_steps` says that more are planned."""
     info = RunInfo(
         kind="pretrain",
         model=MODEL,
         tokenizer_sha256="5c" * 32,
         data={"sha256": MANIFEST["sha256"]},
     )
-    cfg = PretrainConfig(model=MODEL, num_steps=20_000, data=DataConfig(pairs=pairs))
+    num_steps = num_steps or (results["step"] if results else 20_000)
+    cfg = PretrainConfig(model=MODEL, num_steps=num_steps, data=DataConfig(pairs=pairs))
     return put(path, info, cfg, lines, results)
 
 

@@ -74,10 +74,11 @@ def first_layer(params):
     return params["layers"]["up"]["kernel"][0]
 
 
-def test_the_parameters_of_step_0_are_not_averaged():
-    """They may have been read from a checkpoint after the state was made."""
+@pytest.mark.parametrize("step", [0, 2])
+def test_parameters_without_an_update_are_not_averaged(step):
+    """They may have been read from a checkpoint; at step 2 both updates were skipped."""
     state = with_average(optax.sgd(0.1), 0.9).init(PARAMS)
-    begun = TrainState(jnp.int32(0), PARAMS, state, None)
+    begun = TrainState(jnp.int32(step), PARAMS, state, None)
     assert averaged(begun) is begun
 
 
@@ -118,11 +119,15 @@ def test_the_average_lives_where_the_parameters_live(state):
         assert ours.sharding == mean.sharding
 
 
-@pytest.mark.parametrize("step", [0, 7])
+@pytest.mark.parametrize("age", [0, 7])
 def test_other_commands_read_the_average_and_a_resumed_run_reads_both(
-    state, tiny, tmp_path, step
+    state, tiny, tmp_path, age
 ):
-    state = dataclasses.replace(state, step=state.step + step)
+    """The first two updates were skipped."""
+    average = state.opt_state[AVERAGE]
+    average = average._replace(age=average.age * 0 + age)
+    opt_state = {**state.opt_state, AVERAGE: average}
+    state = dataclasses.replace(state, step=state.step + 2 + age, opt_state=opt_state)
     with Checkpoints(tmp_path, Identity(tiny, SHA)) as checkpoints:
         checkpoints.save(state)
         checkpoints.wait()
@@ -133,7 +138,7 @@ def test_other_commands_read_the_average_and_a_resumed_run_reads_both(
         plain = checkpoints.restore_params(abstract.params, averaged=False)
     jax.tree.map(np.testing.assert_array_equal, whole, state)
     jax.tree.map(np.testing.assert_array_equal, plain, state.params)
-    expected = state.opt_state[AVERAGE].mean if step else state.params
+    expected = average.mean if age else state.params
     jax.tree.map(np.testing.assert_array_equal, taken, expected)
     assert jax.tree.map(lambda x: x.sharding, taken) == jax.tree.map(
         lambda x: x.sharding, abstract.params

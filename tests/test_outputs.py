@@ -96,6 +96,10 @@ def test_a_tilde_that_the_shell_has_left_is_refused(refusal, folder):
             ["inspect", "run", "--data.dataset", "other"],
             "--data.dataset other would be ignored: inspect shows run",
         ),
+        (
+            ["inspect", "run", "--data.mixture", "run", "other"],
+            "--data.mixture run other would be ignored: inspect shows run",
+        ),
     ],
 )
 def test_a_flag_that_would_be_ignored_is_refused(refusal, argv, message):

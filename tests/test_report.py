@@ -24,6 +24,7 @@ from bert_jax.report import charts, formats, masks, pretraining
 from bert_jax.report.provenance import origin as origin_of
 from bert_jax.report.provenance import start_of
 from bert_jax.report.runs import Run, Series, read_run
+from bert_jax.train.runs.results_file import load_results
 
 
 @pytest.fixture
@@ -278,6 +279,16 @@ def test_a_pretraining_run_without_results(tmp_path: Path) -> None:
     assert "step 200 of 20,000" in text
     assert "masked-token loss, nats6.90" in text
     assert "not measured" not in text.split("Settings")[0]
+
+
+def test_a_run_that_was_made_longer_has_no_results_yet(tmp_path: Path) -> None:
+    """results.json is that of the shorter run."""
+    lines = [*PRETRAIN_LINES, {"kind": "eval", "step": 400, "mlm_loss": 4.8}]
+    run = put_pretrain(tmp_path / "run", lines, num_steps=500)
+    assert load_results(run) is None
+    text = text_of(report(tmp_path / "out", pretrain=run))
+    assert "step 400 of 500 so far" in text
+    assert "masked-token loss, nats4.80" in text
 
 
 def test_a_fine_tuned_run_without_results(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from bert_jax.train import planned_steps
 from bert_jax.train.planned_steps import with_planned_steps
 from bert_jax.train.runs import run_start as run_module
 from bert_jax.train.runs.checkpoint_files import MANIFEST_FILE
+from bert_jax.train.runs.history import Change, add_event
 from bert_jax.train.runs.run import (
     RunInfo,
     is_new_run,
@@ -243,6 +244,18 @@ def test_only_a_run_of_constant_rates_can_be_made_longer(
         return
     with pytest.raises(ValueError, match=message):
         begin(tmp_path / "run", longer)
+
+
+def test_a_run_whose_rates_were_changed_to_fall_is_not_made_longer(tmp_path):
+    optimizer = OptimizerConfig(schedule="constant", warmup_steps=10)
+    cfg = dataclasses.replace(CONFIG, num_steps=100, optimizer=optimizer)
+    run, longer = tmp_path / "run", dataclasses.replace(cfg, num_steps=200)
+    begin(run, cfg)
+    add_event(run, Change(from_step=5, settings={"optimizer.learning_rate": 1e-5}))
+    begin(run, longer)
+    add_event(run, Change(from_step=150, settings={"optimizer.schedule": "linear"}))
+    with pytest.raises(ValueError, match=r"200 steps .* schedule 'linear'"):
+        begin(run, dataclasses.replace(cfg, num_steps=300))
 
 
 def test_other_devices_are_announced(run, capsys):

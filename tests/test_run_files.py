@@ -1,5 +1,6 @@
 """Small files of a run that were damaged: always named, or said and without effect."""
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -9,8 +10,9 @@ import pytest
 from prepared_corpus import make_corpus
 from random_runs import random_run
 
+from bert_jax import config_json
 from bert_jax.cli import main
-from bert_jax.config import FinetuneConfig, LoopConfig, MeshConfig
+from bert_jax.config import FinetuneConfig, LoopConfig, MeshConfig, PhaseConfig
 from bert_jax.data.json_file import read_json, write_json
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer
 from bert_jax.data.tokenizers.tokenizer import METADATA_FILE
@@ -207,6 +209,15 @@ def test_checkpoints_are_listed_with_their_state(runs, capsys):
     assert f"DAMAGED: {file} is missing" in capsys.readouterr().out
     main(["checkpoints", str(run), "--json"])
     assert json.loads(capsys.readouterr().out)["damage"] == f"{file} is missing"
+
+
+def test_no_checkpoint_of_several_phases_is_the_best(runs):
+    run = runs / "pretrain"
+    cfg = load_run_config(run)
+    cfg = dataclasses.replace(cfg, next_phases=(PhaseConfig(),))
+    write_json(run / "config.json", config_json.to_values(cfg))
+    [found] = list_checkpoints(run)
+    assert (found.value, found.is_best) == (1.5, False)
 
 
 def test_a_step_is_chosen_or_refused_by_name(runs, capsys, refused):

@@ -180,3 +180,26 @@ def test_two_sources_are_one_text(source, tmp_path, capsys):
         assert f"source {source}: 4 documents of" in said
         assert "more.txt: 41 documents of" in said
     assert "z" in "".join(load_tokenizer(tmp_path / "out").pieces)
+
+
+@pytest.mark.parametrize("command", ["tokenizer train --vocab-size 66", "prepare"])
+def test_broken_records_are_counted_over_all_files_of_a_source(
+    tmp_path, refused, command
+):
+    line = json.dumps({"text": "The river was long. A stone lay there."})
+    for number in range(2):
+        lines = [line] * 30 + ['{"text": 5}\n']
+        (tmp_path / f"{number}.jsonl").write_text("\n".join(lines))
+    train_tokenizer(
+        f"files:{tmp_path}/*.jsonl",
+        tmp_path / "tokenizer",
+        TokenizerOptions(
+            kind="wordpiece", vocab_size=40, read=ReadOptions(skip_broken=2)
+        ),
+    )
+    given = ["--tokenizer", str(tmp_path / "tokenizer")] * (command == "prepare")
+    said = refused(
+        *(*command.split(), "--source", f"files:{tmp_path}/*.jsonl", *given),
+        *("--output", str(tmp_path / "out"), "--read.skip-broken", "1"),
+    )
+    assert "2 records that cannot be read, more than --read.skip-broken 1" in said

@@ -168,10 +168,11 @@ class Inspect:
         require(self.rows > 0, f"--rows {self.rows} must be greater than 0.")
         require(self.first_row >= 0, f"--first-row {self.first_row} is negative.")
         require_seed(self)
-        if self.data.dataset is not None:
+        if self.data.datasets:
+            flag = "mixture" if self.data.mixture else "dataset"
             raise ValueError(
-                f"--data.dataset {self.data.dataset} would be ignored: inspect shows "
-                f"{self.dataset}, its first argument. Leave the flag out."
+                f"--data.{flag} {' '.join(map(str, self.data.datasets))} would be ignored: "
+                f"inspect shows {self.dataset}, its first argument. Leave the flag out."
             )
         default = MaskingConfig()
         for name in ("end_rate", "eval_rate"):

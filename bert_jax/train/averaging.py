@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bert_jax.train import sharding
 from bert_jax.train.step import TrainState
 
 AVERAGE = "average"
@@ -62,8 +63,8 @@ def with_average(
 def averaged(state: TrainState) -> TrainState:
     """The state with the average as its parameters, if it has one.
 
-    The parameters of step 0 stay as they are. They were drawn or read, and the average
-    knows nothing of them.
+    Before the first update the parameters stay as they are. They were drawn or read, and
+    the average knows nothing of them.
     """
 
     def is_average(node: Any) -> bool:
@@ -74,6 +75,13 @@ def averaged(state: TrainState) -> TrainState:
         for node in jax.tree.leaves(state.opt_state, is_leaf=is_average)
         if is_average(node)
     ]
-    if not found or int(state.step) == 0:
+    if not found or int(found[0].age) == 0:
         return state
     return dataclasses.replace(state, params=found[0].mean)
+
+
+def abstract_average(params: Any) -> AverageState:
+    """Shapes and placements of the average of abstract parameters."""
+    mesh = jax.tree.leaves(params)[0].sharding.mesh
+    age: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=sharding.replicated(mesh))
+    return AverageState(age, params)

@@ -138,7 +138,7 @@ def pretrain(
         check_start(cfg, tokenizer, mesh)  # an error must leave no run directory behind
     start_run(run, given, info, tokenizer)
     finished = finished_results(run)
-    if finished is not None and finished["step"] >= cfg.all_steps:
+    if finished is not None:
         print(f"{run} is finished at step {finished['step']:,}; nothing to do")
         return finished
 

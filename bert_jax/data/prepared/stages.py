@@ -34,7 +34,7 @@ from bert_jax.data.prepared.normalization_audit import lost_in_normalization
 from bert_jax.data.prepared.one_sided import refuse_one_sided
 from bert_jax.data.prepared.shards import Shard, ShardFile, save_side_files
 from bert_jax.data.prepared.summary import problems
-from bert_jax.data.text.documents import ReadStats, source_counts
+from bert_jax.data.text.documents import ReadStats, refuse_broken, source_counts
 from bert_jax.data.text.sections import Section, Source
 from bert_jax.data.text.sentences import sentences
 from bert_jax.data.text.sources import divide
@@ -252,7 +252,7 @@ def finish(
     sections = [section for shard in shards for section in shard.sections]
     sample = list(read_sample(sections, options))
     read = _read_of_sources(source, results)
-    _refuse_broken(read, options, source)
+    refuse_broken(source, read, options.read)
     manifest = {
         "format_version": FORMAT_VERSION,
         "source": source.spec,
@@ -311,19 +311,6 @@ def refuse_empty_splits(
                 f"The {split} split is empty: {source.spec} has too few documents "
                 f"for validation_fraction={options.validation_fraction}; add text or "
                 "change the fraction."
-            )
-
-
-def _refuse_broken(
-    read: Sequence[ReadStats], options: PrepareOptions, source: Source
-) -> None:
-    """Raises a ValueError if more records of a source were left out than asked for."""
-    for spec, found in zip(source.specs, read, strict=True):
-        if found.broken_records > options.read.skip_broken:
-            raise ValueError(
-                f"{spec} has {found.broken_records:,} records that cannot be read, more "
-                f"than --read.skip-broken {options.read.skip_broken}. Repair them, or "
-                "prepare again with a larger number and another --output."
             )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from bert_jax.config import ReadOptions
 from bert_jax.data.text.sections import Source
 from bert_jax.data.uncommon_characters import uncommon_characters
 
@@ -78,3 +79,27 @@ def source_counts(source: Source, stats: Sequence[ReadStats]) -> list[dict[str, 
         }
         for number, (spec, counts) in enumerate(zip(source.specs, stats, strict=True))
     ]
+
+
+def refuse_broken(
+    source: Source, stats: Sequence[ReadStats], options: ReadOptions
+) -> None:
+    """Checks what was left out of each source when all of it has been read.
+
+    `read_section` knows one file, or a part of one, and lets so many records pass there.
+
+    Args:
+        source: from `open_source`.
+        stats: what was read of each of its `specs`.
+        options: how it was read.
+
+    Raises:
+        ValueError: more records of a source were left out than asked for.
+    """
+    for spec, found in zip(source.specs, stats, strict=True):
+        if found.broken_records > options.skip_broken:
+            raise ValueError(
+                f"{spec} has {found.broken_records:,} records that cannot be read, more "
+                f"than --read.skip-broken {options.skip_broken}. Repair them, or start "
+                "again with a larger number and another --output."
+            )

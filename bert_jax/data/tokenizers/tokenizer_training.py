@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from bert_jax.config import TokenizerOptions
 from bert_jax.data.source_description import describe_sources
-from bert_jax.data.text.documents import ReadStats, source_counts
+from bert_jax.data.text.documents import ReadStats, refuse_broken, source_counts
 from bert_jax.data.text.reading import read_section
 from bert_jax.data.text.sections import Source
 from bert_jax.data.text.sentences import sentences
@@ -166,6 +166,7 @@ def _sentences(
             read = done + counted.disk_bytes - before
             progress(min(read, source.size_bytes - 1), source.size_bytes)
         done += section.size_bytes
+    refuse_broken(source, stats, options.read)
     progress(source.size_bytes, source.size_bytes)
 
 

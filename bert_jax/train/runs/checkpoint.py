@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from bert_jax.runtime import process
 from bert_jax.runtime.agreement import agree, on_first_host
 from bert_jax.runtime.explanations import system_reason
-from bert_jax.train.averaging import AVERAGE
+from bert_jax.train.averaging import AVERAGE, abstract_average
 from bert_jax.train.runs.checkpoint_files import (
     MANIFEST,
     check_files,
@@ -47,7 +47,7 @@ from bert_jax.train.step import TrainState
 from bert_jax.train.tensors import describe
 
 NEWEST = CHECKPOINTS
-_OF_AVERAGE = f"opt_state/{AVERAGE}/mean/"
+_OF_AVERAGE = f"opt_state/{AVERAGE}/"
 
 silence_expected_lines()
 
@@ -283,7 +283,8 @@ class Checkpoints:
         Args:
             abstract: shapes, types and placements.
             step: step of the checkpoint. Default: the newest one.
-            averaged: whether their average is read instead, if the run keeps one.
+            averaged: whether their average is read instead, if the run keeps one in
+                which there is an update.
 
         Raises:
             ValueError: a tensor is missing, extra, or of another shape or type.
@@ -292,11 +293,12 @@ class Checkpoints:
         self.check(step, params=abstract)
         tensors = self._manifest(step)["tensors"]
         has_average = any(name.startswith(_OF_AVERAGE) for name in tensors)
-        if averaged and has_average and step > 0:
-            wanted = {AVERAGE: {"mean": abstract}}
+        if averaged and has_average:
+            wanted = {AVERAGE: abstract_average(abstract)._asdict()}
             self._check(step, describe({"opt_state": wanted}), prefix=_OF_AVERAGE)
             restored = self._restore(step, partial=True, opt_state=wanted)
-            return restored.opt_state[AVERAGE]["mean"]
+            if restored.opt_state[AVERAGE]["age"] > 0:
+                return restored.opt_state[AVERAGE]["mean"]
         return self._restore(step, params=abstract).params
 
     def restore_opt_state(self, abstract: Any, step: int | None = None) -> Any:

@@ -36,7 +36,8 @@ class StoredCheckpoint:
     value: float | None
     """The metric on held-out data, at this step."""
     is_best: bool
-    """Whether no checkpoint of this list is better."""
+    """Whether no checkpoint of this list is better. Of a run of several phases none is
+    the best: they are judged on rows of different phases."""
 
 
 def list_checkpoints(run: pathlib.Path) -> list[StoredCheckpoint]:
@@ -66,6 +67,8 @@ def list_checkpoints(run: pathlib.Path) -> list[StoredCheckpoint]:
     }
     there = {step for place in places.values() for step in steps_in(place)}
     judged = [values[step] for step in there if step in values]
+    if isinstance(cfg, PretrainConfig) and cfg.next_phases:
+        judged = []
     is_larger = metric is not None and metric.larger_is_better
     best = (max if is_larger else min)(judged, default=None)
     return [

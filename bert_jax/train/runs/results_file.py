@@ -3,8 +3,10 @@
 import pathlib
 from typing import Any
 
+from bert_jax.config import PretrainConfig
 from bert_jax.data.json_file import read_json, write_json
 from bert_jax.runtime.agreement import on_first_host
+from bert_jax.train.runs.run import load_run_config
 
 _MADE_AGAIN = (
     "The command that made the run makes the file again, from the last checkpoint."
@@ -21,7 +23,8 @@ def save_results(run: pathlib.Path, results: dict[str, Any]) -> None:
 def load_results(run: pathlib.Path) -> dict[str, Any] | None:
     """Reads results.json of a finished run, or returns `None` if there is none.
 
-    In a job, the first host reads it for all.
+    A run of pretraining that goes on to more steps has none before it ends again. In a
+    job, the first host reads the file for all.
 
     Raises:
         ValueError: the file is damaged.
@@ -49,4 +52,9 @@ def finished_results(run: pathlib.Path) -> dict[str, Any] | None:
 
 def _results_of(run: pathlib.Path) -> dict[str, Any] | None:
     path = run / "results.json"
-    return read_json(path, _MADE_AGAIN) if path.exists() else None
+    results = read_json(path, _MADE_AGAIN) if path.exists() else None
+    if results is not None and results.get("kind") == "pretrain":
+        cfg = load_run_config(run)
+        assert isinstance(cfg, PretrainConfig)
+        return results if results["step"] >= cfg.all_steps else None
+    return results

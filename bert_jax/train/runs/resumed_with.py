@@ -64,7 +64,7 @@ def resumed_with(
         f"the newest whole checkpoint of {run}",
         lambda: step_to_go_on_from(run, mirror_of(run, cfg.loop)) if wanted else 0,
     )
-    before = _with(cfg, history.settings)
+    before = with_settings(cfg, history.settings)
     if isinstance(cfg, PretrainConfig) and step >= cfg.scheduled_steps[0]:
         for name in {*_OF_A_SCHEDULE} & wanted.keys():
             raise ValueError(
@@ -72,7 +72,7 @@ def resumed_with(
                 "learning rate of its own, so this would be ignored. Change "
                 "next-phases.N.learning-rate, with N = 0 for the second phase."
             )
-    after = _with(before, wanted)
+    after = with_settings(before, wanted)
     for change in history.events:
         if isinstance(change, Change):
             print(f"settings {change}", flush=True)
@@ -106,8 +106,8 @@ def _parsed(asked: str) -> tuple[str, Any]:
         return name, text
 
 
-def _with(cfg: Config, settings: dict[str, Any]) -> Config:
-    """The config with other values of settings, which are checked."""
+def with_settings(cfg: Config, settings: dict[str, Any]) -> Config:
+    """The config with other values of settings, by their names; they are checked."""
     plain = config_json.to_values(cfg)
     for name, value in settings.items():
         *path, last = name.split(".")

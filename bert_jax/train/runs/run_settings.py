@@ -10,6 +10,8 @@ from bert_jax.config import FinetuneConfig, PretrainConfig, TaskConfig
 from bert_jax.runtime.agreement import agree
 from bert_jax.train.runs.checkpoint_files import read_manifest
 from bert_jax.train.runs.checkpoint_in_store import CHECKPOINTS
+from bert_jax.train.runs.history import load_history
+from bert_jax.train.runs.resumed_with import with_settings
 
 # Settings that may change when a run continues: they do not change the numbers.
 _FREE = (
@@ -57,18 +59,25 @@ def agree_on_run(run: pathlib.Path, config: Any, **hashes: str) -> None:
 def check_longer(run: pathlib.Path, old: PretrainConfig, new: PretrainConfig) -> None:
     """Checks that a run with another number of steps would have made the same updates.
 
+    What `--resume-with` has changed counts too.
+
     Raises:
         ValueError: the learning rates of the updates so far depend on the number of
             steps, or there would be fewer steps. The message says how to train on.
     """
-    warmups = [cfg.optimizer.warmup_updates(cfg.num_steps) for cfg in (old, new)]
-    if (
-        old.optimizer.schedule == "constant"
-        and old.masking.is_constant
-        and not old.next_phases
-        and warmups[0] == warmups[1]
-        and new.num_steps > old.num_steps
-    ):
+    settings = load_history(run).settings
+    changed = with_settings(old, settings), with_settings(new, settings)
+    for one, other in ((old, new), changed):
+        warmups = [x.optimizer.warmup_updates(x.num_steps) for x in (one, other)]
+        if (
+            one.optimizer.schedule != "constant"
+            or not one.masking.is_constant
+            or one.next_phases
+            or warmups[0] != warmups[1]
+            or other.num_steps <= one.num_steps
+        ):
+            break
+    else:
         print(
             f"{run} goes on to step {new.num_steps:,} instead of {old.num_steps:,}",
             flush=True,
@@ -76,7 +85,7 @@ def check_longer(run: pathlib.Path, old: PretrainConfig, new: PretrainConfig) ->
         return
     raise ValueError(
         f"{run} holds a run of {old.num_steps:,} steps with {warmups[0]:,} of warm-up and "
-        f"schedule {old.optimizer.schedule!r}; {new.num_steps:,} steps with {warmups[1]:,} "
+        f"schedule {one.optimizer.schedule!r}; {new.num_steps:,} steps with {warmups[1]:,} "
         "of warm-up would have had other learning rates or masking rates from the start. "
         "Only a run of --optimizer.schedule constant with the same number of warm-up "
         f"updates (--optimizer.warmup-steps {warmups[0]}), and without --masking.end-rate, "
