@@ -92,6 +92,7 @@ def test_batches_and_masks_of_others_change_nothing(filler):
         ("É [MASK]  Zoo [MASK], x [MASK]", ["a", "##b", "."], "É a  Zoob, x ."),
         # A word is no part of the one before it.
         ("Zoo[MASK][MASK],[MASK] x[MASK]", ["a", "b", "a", "."], "Zoo a b,a x."),
+        ("[MASK]Zoo, [MASK]Zoo", ["a", "."], "a Zoo, .Zoo"),
     ],
 )
 def test_a_guess_is_put_into_the_text_as_it_was_written(

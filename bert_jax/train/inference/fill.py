@@ -174,7 +174,8 @@ class Filler:
                         strict=True,
                     )
                 ]
-                filled = self._filled(texts[number], pieces[row, used, 0].tolist())
+                best = pieces[row, used, 0].tolist()
+                filled = self._filled(texts[number], rows[number], best)
                 found[number] = {"filled": filled, "masks": guesses}
         return [found[number] for number in range(len(texts))]
 
@@ -237,24 +238,29 @@ class Filler:
             "probability": probability,
         }
 
-    def _filled(self, text: str, best: Sequence[int]) -> str:
+    def _filled(self, text: str, row: _Row, best: Sequence[int]) -> str:
         """The text with these pieces in the place of its masks."""
         first, *others = text.split(self.mask)
-        for index, part in zip(best, others, strict=True):
+        for place, index, part in zip(row.masks, best, others, strict=True):
             guess = bare(self.tokenizer.shown_pieces[index])
             if self._goes_on(index):
                 first = first.rstrip()
             elif self._runs_together(first, guess):
                 first += " "
-            first += guess + part
+            first += guess
+            # What the model has read behind the mask.
+            begins_word = self.tokenizer.starts_word[row.ids[place + 1 :][:1]].any()
+            if begins_word and self._runs_together(first, part):
+                first += " "
+            first += part
         return first
 
-    def _runs_together(self, before: str, guess: str) -> bool:
-        """Whether a word would be read as a part of the word before it."""
-        if not before or before[-1].isspace():
+    def _runs_together(self, before: str, after: str) -> bool:
+        """Whether two words would be read as other pieces than each of them is."""
+        if not before or before[-1].isspace() or not after or after[0].isspace():
             return False
-        word = before.split()[-1]
-        joined, apart = self.tokenizer.encode([word + guess, f"{word} {guess}"])
+        word, following = before.split()[-1], after.split()[0]
+        joined, apart = self.tokenizer.encode([word + following, f"{word} {following}"])
         return list(joined) != list(apart)
 
     def _goes_on(self, index: int) -> bool:
