@@ -25,8 +25,7 @@ _REGRESSION = (
 # What becomes of texts that do not fit a row, beside what a tokenizer can do.
 _LONG_TEXTS = {
     "cut": "cut texts to rows of {length} tokens; give the tokenizer `truncation=True, "
-    "max_length={length}` for the same. Of a pair of two long texts, that may keep one "
-    "token fewer of the first and one more of the second.",
+    "max_length={length}` for the same.",
     "head-tail": "leave out the middle of a text of more than {length} tokens; the "
     "tokenizer's truncation would leave out its end.",
     "windows": "make several rows of at most {length} tokens, which overlap, of a longer "

@@ -81,9 +81,14 @@ LONG_TEXTS: Mapping[str, LongTexts] = {
 
 
 def _shares(lengths: list[int], room: int) -> list[int]:
-    """The tokens that each text keeps; of a pair, the longer one loses tokens first."""
+    """The tokens that each text keeps; of a pair, the longer one loses tokens first.
+
+    Where both lose some and `room` is odd, the longer one keeps one token more, of two as
+    long the second: as in the library `tokenizers`, so that what is exported cuts alike.
+    BERT's own code keeps it for the first.
+    """
     if len(lengths) == 1:
         return [min(lengths[0], room)]
+    fewer = min(*lengths, room // 2)
     a, b = lengths
-    b = min(b, max(room // 2, room - a))
-    return [min(a, room - b), b]
+    return [min(a, room - fewer), fewer] if a > b else [fewer, min(b, room - fewer)]
