@@ -197,5 +197,10 @@ def test_masks_are_filled_in_with_words(folders, tmp_path):
     assert texts["Ġriver"] == "river"
     assert texts["<mask>"] == "[MASK]"
     index = fill.tokenizer.pieces.index
-    assert fill._filled("a <mask> b", [index("Ġriver")]) == "a river b"
-    assert fill._filled("a <mask> b", [index("s")]) == "as b"
+    for text, piece, filled in (
+        ("a <mask> b", "Ġriver", "a river b"),
+        ("a <mask> b", "s", "as b"),
+        ("a<mask>b", "Ġriver", "a riverb"),
+    ):
+        row = fill._row((text,), "Text 1")
+        assert fill._filled(text, row, [index(piece)]) == filled
