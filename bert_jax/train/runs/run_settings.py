@@ -56,6 +56,18 @@ def agree_on_run(run: pathlib.Path, config: Any, **hashes: str) -> None:
     agree("the run", {"output": run, **settings, **hashes})
 
 
+def _is_longer(old: PretrainConfig, new: PretrainConfig) -> bool:
+    """Whether more steps leave the updates of the first ones as they were."""
+    warmups = {cfg.optimizer.warmup_updates(cfg.num_steps) for cfg in (old, new)}
+    return (
+        old.optimizer.schedule == "constant"
+        and old.masking.is_constant
+        and not old.next_phases
+        and len(warmups) == 1
+        and new.num_steps > old.num_steps
+    )
+
+
 def check_longer(run: pathlib.Path, old: PretrainConfig, new: PretrainConfig) -> None:
     """Checks that a run with another number of steps would have made the same updates.
 
@@ -66,26 +78,18 @@ def check_longer(run: pathlib.Path, old: PretrainConfig, new: PretrainConfig) ->
             steps, or there would be fewer steps. The message says how to train on.
     """
     settings = load_history(run).settings
-    changed = with_settings(old, settings), with_settings(new, settings)
-    for one, other in ((old, new), changed):
-        warmups = [x.optimizer.warmup_updates(x.num_steps) for x in (one, other)]
-        if (
-            one.optimizer.schedule != "constant"
-            or not one.masking.is_constant
-            or one.next_phases
-            or warmups[0] != warmups[1]
-            or other.num_steps <= one.num_steps
-        ):
-            break
-    else:
+    pairs = (old, new), (with_settings(old, settings), with_settings(new, settings))
+    unlike = next((pair for pair in pairs if not _is_longer(*pair)), None)
+    if unlike is None:
         print(
             f"{run} goes on to step {new.num_steps:,} instead of {old.num_steps:,}",
             flush=True,
         )
         return
+    warmups = [cfg.optimizer.warmup_updates(cfg.num_steps) for cfg in unlike]
     raise ValueError(
         f"{run} holds a run of {old.num_steps:,} steps with {warmups[0]:,} of warm-up and "
-        f"schedule {one.optimizer.schedule!r}; {new.num_steps:,} steps with {warmups[1]:,} "
+        f"schedule {unlike[0].optimizer.schedule!r}; {new.num_steps:,} steps with {warmups[1]:,} "
         "of warm-up would have had other learning rates or masking rates from the start. "
         "Only a run of --optimizer.schedule constant with the same number of warm-up "
         f"updates (--optimizer.warmup-steps {warmups[0]}), and without --masking.end-rate, "
