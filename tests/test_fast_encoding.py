@@ -90,6 +90,16 @@ def test_awkward_texts_get_the_ids_of_the_library(tokenizer, texts):
     assert lengths.dtype == np.int64
 
 
+def test_letters_newer_than_the_tables_of_unicode_divide_as_by_the_library():
+    pytest.importorskip("gigatoken")
+    # The letter came with Unicode 17, so that libraries with older tables split before it.
+    texts = ["ab\ua7d4ab \U00032975\U00032975 .\ua7d4.", "plain words"] * 9
+    tokenizer = train("byte-bpe", texts, vocab_size=275, lowercase=False)
+    assert tokenizer.encode(texts) == bare(tokenizer, texts)
+    assert tokenizer.encoder.check(texts) is None
+    assert tokenizer.encoder.is_fast
+
+
 @pytest.mark.parametrize("kind", ["unigram", "bpe", "byte-bpe", "wordpiece"])
 def test_real_text_gets_the_ids_of_the_library(kind, shared_data):
     text = (shared_data / "wikitext" / "valid.txt").read_text(encoding="utf-8")

@@ -7,9 +7,12 @@ only as long as they give the ids of the library that defines them.
 
 import functools
 import importlib.metadata
+import itertools
 import json
 import pathlib
+import re
 import tempfile
+import unicodedata
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +22,7 @@ from bert_jax.data.tokenizers.fast_normalization import (
     FastNormalization,
     without_surrogates,
 )
+from bert_jax.data.uncommon_characters import uncommon_characters
 
 # Unsigned [tokens], ids of all texts one behind the other, and int64 [texts], their number
 # in each text.
@@ -92,7 +96,24 @@ class CheckedEncoder:
     def encode(
         self, texts: Sequence[str], uncommon: Collection[str] | None = None
     ) -> Joined:
-        return self._choose().encode(texts, uncommon)
+        chosen = self._choose()
+        if chosen is self._defining:
+            return chosen.encode(texts, uncommon)
+        if uncommon is None:
+            utf8 = "".join(texts).encode("utf-8", "surrogatepass")
+            uncommon = uncommon_characters(utf8)
+        # Libraries with other versions of Unicode split words at them in other places.
+        unassigned = "".join(x for x in uncommon if unicodedata.category(x) == "Cn")
+        if not unassigned or not texts:
+            return chosen.encode(texts, uncommon)
+        has_some = re.compile(f"[{unassigned}]").search
+        parts = [
+            encoder.encode(list(some), None)
+            for defines, some in itertools.groupby(texts, lambda x: bool(has_some(x)))
+            for encoder in [self._defining if defines else chosen]
+        ]
+        ids, lengths = zip(*parts, strict=True)
+        return np.concatenate(ids), np.concatenate(lengths)
 
     def check(self, texts: Sequence[str]) -> str | None:
         """Compares the ids of the fast library with those of the defining one.
@@ -105,7 +126,8 @@ class CheckedEncoder:
         chosen = self._choose()
         if chosen is self._defining:
             return None
-        differing = _first_difference(chosen, self._defining, texts)
+        encoder = chosen._replace(encode=self.encode)
+        differing = _first_difference(encoder, self._defining, texts)
         if differing is not None:
             self.use_defining()
         return differing
