@@ -108,6 +108,17 @@ def test_case_and_spacing_do_not_matter_but_order_does():
     assert (signature(b"") == signature(b" \n")).all()
 
 
+@pytest.mark.parametrize("first", [0x4E00, 0x30A1, 0x0E01], ids=["Han", "kana", "Thai"])
+def test_copies_without_spaces_are_told_by_their_characters(find, first):
+    rng = np.random.default_rng(3)
+    text, other = (
+        "".join(map(chr, rng.integers(first, first + 40, 300))) for _ in "12"
+    )
+    edited = text[:150] + "。" + text[150:]
+    found = find([[text, other, edited]], threshold=0.8)
+    assert found.near.tolist() == [False, False, True]
+
+
 def test_blocks_do_not_change_a_signature(monkeypatch):
     text = " ".join(words(np.random.default_rng(1), 500)).encode()
     whole = signature(text)

@@ -56,7 +56,8 @@ class PrepareOptions:
     are left out. They are counted in both cases."""
     near_threshold: float = 0.0
     """Documents count as near copies if the Jaccard similarity of their five-word
-    sequences is at least this, for example 0.8. 0 does not look for near copies."""
+    sequences is at least this, for example 0.8. In scripts without spaces, each character
+    counts as a word. 0 does not look for near copies."""
     num_shards: int = 64
     """Most files of each split. A source of few megabytes gets fewer."""
     read: ReadOptions = ReadOptions()

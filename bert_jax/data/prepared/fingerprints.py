@@ -9,6 +9,7 @@ multiplication and shift).
 
 import functools
 import hashlib
+import re
 import zlib
 
 import numpy as np
@@ -17,6 +18,11 @@ SIGNATURE_SIZE = 128
 SHINGLE_WORDS = 5
 # So many five-word sequences are hashed at once, which bounds the memory.
 _BLOCK = 4_096
+# Scripts without spaces: Thai, Lao, Tibetan, Burmese, Khmer, kana, ideographs.
+_UNSPACED = re.compile(
+    "[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff]"
+)
 
 
 class Fingerprints:
@@ -47,12 +53,16 @@ def signature(text: bytes) -> np.ndarray:
     """MinHash of a document's five-word sequences; case and spacing do not matter.
 
     Args:
-        text: UTF-8 text. Fewer than five words count as one sequence.
+        text: UTF-8 text. Fewer than five words count as one sequence. In scripts without
+            spaces, every character is a word.
 
     Returns:
         uint32 [SIGNATURE_SIZE].
     """
-    words = text.decode().lower().encode().split()
+    lowered = text.decode().lower()
+    if not text.isascii():
+        lowered = _UNSPACED.sub(r" \g<0> ", lowered)
+    words = lowered.encode().split()
     hashes = np.fromiter(map(zlib.crc32, words), np.uint64, len(words))
     multipliers, offsets = _permutations()
     width = min(SHINGLE_WORDS, len(words))
