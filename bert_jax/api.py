@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeGuard
 
 import numpy as np
 
-from bert_jax import config_json
+from bert_jax import __version__, config_json
 from bert_jax.batch import PretrainBatch
 from bert_jax.commands.foreign_checkpoint import Settings, import_checkpoint
 from bert_jax.commands.settled import settle
@@ -223,7 +223,9 @@ def load(source: Path) -> Model:
     """
     run = fetch_run(path_of("source", source))
     if importing.is_foreign(run):
-        imported = cache_folder("imported") / importing.source_sha256(run)[:16]
+        # Another version may import it in another way.
+        name = f"{__version__}-{importing.source_sha256(run)[:16]}"
+        imported = cache_folder("imported") / name
         with alone_in(imported):
             if not (imported / "run.json").exists():
                 done = importing.import_run(run, imported)

@@ -172,7 +172,8 @@ class Predictor:
         expected = f"{number} non-empty text(s) each"
         if number is None:
             expected = (
-                "a text and two choices or more, with tabs between them, none empty"
+                "a text and two choices or more, none of them empty (in a file, with "
+                "tabs between them)"
             )
         elif not empty:
             expected += " (a pair has a tab between its two, or is two arguments)"
