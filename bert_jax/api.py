@@ -37,6 +37,7 @@ from bert_jax.data.text.sources import Sources
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.exchange import importing
 from bert_jax.exchange.export import Format, Quantize, export_run
+from bert_jax.exchange.imported import describe
 from bert_jax.train import finetune as finetuning
 from bert_jax.train import pretrain as pretraining
 from bert_jax.train.inference.embed import Embedder
@@ -229,7 +230,7 @@ def load(source: Path) -> Model:
         with alone_in(imported):
             if not (imported / "run.json").exists():
                 done = importing.import_run(run, imported)
-                print("\n".join(importing.describe(done)), flush=True)
+                print("\n".join(describe(done)), flush=True)
         run = imported
     return Model(run)
 

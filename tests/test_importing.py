@@ -11,7 +11,8 @@ from safetensors.numpy import load_file, save_file
 from small_tokenizers import wordpiece
 
 from bert_jax.config import MeshConfig, PretrainConfig
-from bert_jax.exchange.importing import describe, import_run
+from bert_jax.exchange.imported import describe
+from bert_jax.exchange.importing import import_run
 from bert_jax.exchange.portable import PortableModel
 from bert_jax.exchange.tensors import flatten, unflatten
 from bert_jax.exchange.write_huggingface import write_huggingface

@@ -26,8 +26,9 @@ class Import:
     no_lowercase: tyro.conf.FlagCreatePairsOff[bool] = False
     """The vocabulary is cased. Needed only if the source does not say so."""
     encoder_only: bool = False
-    """Leave out the head of a classifier and write a pretraining run. Default: a
-    classifier becomes a fine-tuned run."""
+    """Leave out the head of a model for a task and write a pretraining run. Default: a
+    classifier, a tagger, a model that answers questions and one of sentence-transformers
+    become a fine-tuned run."""
     allow_incomplete: bool = False
     """Fill parts that the encoder lacks with fresh random weights. Default: a source
     that lacks a part is refused."""
@@ -44,7 +45,8 @@ class Import:
 
     def run(self) -> None:
         from bert_jax.exchange.added_tokens import read_token_list
-        from bert_jax.exchange.importing import describe, import_run
+        from bert_jax.exchange.imported import describe
+        from bert_jax.exchange.importing import import_run
 
         tokens = read_token_list(self.add_tokens) if self.add_tokens else ()
         said = self.lowercase or self.no_lowercase

@@ -39,12 +39,8 @@ def import_checkpoint(
         print(f"checkpoint: {imported}, imported from {source}, which is gone")
         return taken
 
-    from bert_jax.exchange.importing import (
-        describe,
-        import_run,
-        is_foreign,
-        source_sha256,
-    )
+    from bert_jax.exchange.imported import describe
+    from bert_jax.exchange.importing import import_run, is_foreign, source_sha256
 
     if not is_foreign(source):
         return settings  # what reads it says what it lacks

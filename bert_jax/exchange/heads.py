@@ -3,6 +3,7 @@
 import jax
 
 from bert_jax.config import FinetuneConfig, ModelConfig, PretrainConfig
+from bert_jax.exchange.portable import VECTORS
 from bert_jax.exchange.source import Source
 from bert_jax.exchange.tensors import Head, Params
 from bert_jax.model import pretraining
@@ -29,16 +30,21 @@ def problem_type_of_run(info: RunInfo) -> str | None:
 def task_of_source(source: Source, *, encoder_only: bool) -> Task | None:
     """The task of the run that a foreign model becomes; None: a pretraining run.
 
-    It is the first one of the registry with the loss of the model.
+    It is the first one of the registry with the head and the loss of the model. A model
+    for multiple choice becomes a pretraining run: nobody knows the names of its choices.
 
     Args:
         source: the foreign model.
-        encoder_only: whether a classifier's own head is left out.
+        encoder_only: whether its own head is left out.
     """
-    if source.head != "classifier" or encoder_only:
+    if encoder_only or source.head in ("pretraining", "mlm", "choice"):
         return None
+    if source.head in VECTORS:
+        return TASKS["embeddings"]
     return next(
-        task for task in TASKS.values() if task.problem_type == source.problem_type
+        task
+        for task in TASKS.values()
+        if task.head == source.head and source.problem_type in (None, task.problem_type)
     )
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -14,16 +13,21 @@ import optax
 from bert_jax.config import (
     DataConfig,
     FinetuneConfig,
-    ModelConfig,
     PretrainConfig,
     TaskConfig,
 )
 from bert_jax.data.hashes import file_sha256
 from bert_jax.data.whole_directory import whole_directory
-from bert_jax.exchange.added_tokens import AddedTokens, NewRows, add_tokens
+from bert_jax.exchange.added_tokens import NewRows, add_tokens
 from bert_jax.exchange.heads import fresh_params, task_of_source
+from bert_jax.exchange.imported import (
+    Imported,
+    about_fresh_heads,
+    about_task,
+    longest_row,
+)
 from bert_jax.exchange.json_files import save_json
-from bert_jax.exchange.portable import refuse_not_finite
+from bert_jax.exchange.portable import VECTORS, refuse_not_finite
 from bert_jax.exchange.read_google import read_google
 from bert_jax.exchange.read_huggingface import read_huggingface
 from bert_jax.exchange.source import Source
@@ -51,37 +55,6 @@ from bert_jax.train.tensors import tensors_sha256
 IMPORT_MANIFEST = "import.json"
 _READ_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")
 FORMAT_VERSION = 1
-_LONGEST = 512  # tokens of a text that an imported classifier predicts on
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Imported:
-    """What became of every tensor.
-
-    Attributes:
-        kind: of the run that was written, "pretrain" or "finetune".
-        source: absolute path of what was read.
-        source_sha256: of the source's files.
-        used: names of theirs that are in the run.
-        unused: names of theirs that are not.
-        new: our parameters that the source did not have; freshly drawn.
-        sha256: of all parameters of the run.
-        notes: what the reader decided or converted.
-        added_tokens: what became of the tokens that were to be added, if there were any.
-    """
-
-    kind: str
-    origin: str
-    source: str
-    source_sha256: str
-    step: int
-    used: tuple[str, ...]
-    unused: tuple[str, ...]
-    new: tuple[str, ...]
-    moments: bool
-    sha256: str
-    notes: tuple[str, ...]
-    added_tokens: AddedTokens | None = None
 
 
 def is_foreign(path: pathlib.Path) -> bool:
@@ -153,14 +126,14 @@ def import_run(
 ) -> Imported:
     """Writes a run directory with the source's weights, tokenizer and architecture.
 
-    A sequence classifier becomes a fine-tuned run, everything else a pretraining run
-    whose missing heads are drawn afresh.
+    A model for a task becomes a fine-tuned run (`task_of_source`), everything else a
+    pretraining run whose missing heads are drawn afresh.
 
     Args:
         path: what `read_source` takes.
         run: directory to create.
         lowercase: as for `read_source`.
-        encoder_only: make a pretraining run of a classifier, too.
+        encoder_only: make a pretraining run of a model for a task, too.
         allow_incomplete: draw missing parts of the encoder afresh instead of refusing.
         num_texts: 2 for a classifier of pairs.
         tokens: to extend the vocabulary by, see `add_tokens`.
@@ -170,7 +143,7 @@ def import_run(
     Raises:
         FileNotFoundError: no model is there.
         ValueError: the source cannot be represented exactly, parts of its encoder are
-            missing, or `run` is in use.
+            missing, `num_texts` would be ignored, or `run` is in use.
     """
     # First of all, so that a directory in use is refused before any work.
     with whole_directory(run, overwrite=False) as partial:
@@ -187,8 +160,14 @@ def import_run(
             head = "pretraining" if source.model.next_sentence else "mlm"
         else:
             _check_head(source)
+        if num_texts != 1 and (task is None or task.head != "classifier"):
+            raise ValueError(
+                f"--num-texts {num_texts} would be ignored: {source.origin} does not become "
+                "a classifier. Leave it out."
+            )
+        labels = None if task is None else source.labels or task.fixed_outputs
         read = from_tensors(source.model, source.tensors, source.rows(head))
-        fresh = fresh_params(source.model, task, len(source.labels or ()), seed)
+        fresh = fresh_params(source.model, task, len(labels or ()), seed)
         unknown = _parts_of_encoder(read.new)
         if unknown and not allow_incomplete:
             raise ValueError(
@@ -212,12 +191,12 @@ def import_run(
             sha256=tensors_sha256(params),
             notes=(
                 *source.notes,
-                *_fresh_heads(source.model, read.new),
-                *_cut(source, task),
+                *about_fresh_heads(source.model, read.new),
+                *about_task(source, task, labels),
             ),
             added_tokens=added,
         )
-        _write(partial, source, task, result, params, moments, num_texts)
+        _write(partial, source, task, labels, result, params, moments, num_texts)
     return result
 
 
@@ -229,6 +208,8 @@ def source_sha256(path: pathlib.Path) -> str:
     """
     home = path if path.is_dir() else path.parent
     found = [x for x in home.iterdir() if x.suffix in _READ_FILES]
+    if path.is_dir():
+        found += home.glob("*/config.json")  # of sentence-transformers
     prefix = "*" if path.is_dir() else path.name
     found += [*home.glob(f"{prefix}.index"), *home.glob(f"{prefix}.data-*")]
     total = hashlib.sha256()
@@ -237,25 +218,8 @@ def source_sha256(path: pathlib.Path) -> str:
     return total.hexdigest()
 
 
-def describe(result: Imported) -> list[str]:
-    """Lines for the user: what was used, what was not, what is new."""
-
-    def some(found: tuple[str, ...]) -> str:
-        more = f" and {len(found) - 8} more" if len(found) > 8 else ""
-        return f"{len(found)}" + (f": {', '.join(found[:8])}{more}" if found else "")
-
-    return [
-        f"{len(result.used)} tensors of {result.origin} used, "
-        f"{'with' if result.moments else 'without'} moments",
-        f"not used: {some(result.unused)}",
-        f"new, drawn afresh: {some(result.new)}",
-        *(f"note: {note}" for note in result.notes),
-        f"a {result.kind} run at step {result.step:,}, sha256 {result.sha256[:16]}",
-    ]
-
-
 def _check_head(source: Source) -> None:
-    """Refuses a classifier without its own weights: it would predict at random."""
+    """Refuses a task's model without its own weights: it would predict at random."""
     lacking = [
         row.theirs
         for row in source.rows(source.head)
@@ -277,27 +241,6 @@ def _parts_of_encoder(new: tuple[str, ...]) -> list[str]:
 def _is_of_encoder(path: str) -> bool:
     # A model without pooler is whole: several heads do not have one.
     return path.startswith(("embed/", "layers/", "final/"))
-
-
-def _fresh_heads(model: ModelConfig, new: tuple[str, ...]) -> list[str]:
-    """What it means for the user that a head is drawn afresh."""
-    notes = []
-    if any(path.startswith("mlm/") for path in new):
-        notes.append(
-            "The masked-word head has fresh weights, so its predictions mean nothing "
-            f"yet: expect a loss near ln({model.vocab_size:,}) = "
-            f"{math.log(model.vocab_size):.1f}, or above. The encoder is as it was; "
-            "pretraining trains the head."
-        )
-    if any(path.startswith("nsp/") for path in new):
-        notes.append(
-            "The next-sentence head has fresh weights: expect a loss near ln(2) = 0.7."
-        )
-    if any(path.startswith("pooler/") for path in new):
-        notes.append(
-            "The pooler has fresh weights; fine-tuning of classifiers trains it."
-        )
-    return notes
 
 
 def _opt_state(source: Source, params: Params, head: Head) -> Any:
@@ -326,32 +269,11 @@ def _data(source: Source) -> DataConfig:
     return DataConfig(sequence_length=min(limits), pairs=pairs)
 
 
-def _row_length(source: Source, task: Task | None) -> int:
-    """Tokens that a text is cut to: those of pretraining, or as the source's users had it."""
-    if task is None:
-        return _data(source).sequence_length
-    return min(_LONGEST, _limit(source))
-
-
-def _limit(source: Source) -> int:
-    positions = source.model.max_positions
-    return min(positions, source.max_length or positions)
-
-
-def _cut(source: Source, task: Task | None) -> list[str]:
-    """What the user must know of longer texts."""
-    if task is None or _limit(source) <= _LONGEST:
-        return []
-    return [
-        f"The classifier takes {_limit(source):,} tokens of a text there, and the first "
-        f"{_LONGEST} here."
-    ]
-
-
 def _write(
     run: pathlib.Path,
     source: Source,
     task: Task | None,
+    labels: tuple[str, ...] | None,
     result: Imported,
     params: Params,
     opt_state: Any,
@@ -363,8 +285,10 @@ def _write(
         tokenizer_sha256=source.tokenizer.sha256,
         data={},
         task=None if task is None else task.name,
-        labels=None if task is None else source.labels,
-        sequence_length=_row_length(source, task),
+        labels=labels,
+        sequence_length=(
+            longest_row(source) if task else _data(source).sequence_length
+        ),
         encoder={
             "run": source.origin,
             "step": source.step,
@@ -374,9 +298,13 @@ def _write(
     )
     config: PretrainConfig | FinetuneConfig
     if task is not None:
-        columns = ("text",) if num_texts == 1 else ("text_a", "text_b")
+        of_task: dict[str, Any] = {"kind": task.name}
+        if source.head in VECTORS:
+            of_task["pooling"] = VECTORS[source.head]
+        elif source.head == "classifier":
+            of_task["text"] = ("text",) if num_texts == 1 else ("text_a", "text_b")
         config = FinetuneConfig(
-            task=TaskConfig(kind=task.name, text=columns),  # type: ignore[arg-type]
+            task=TaskConfig(**of_task),
             dropout=source.dropout,
             sequence_length=info.sequence_length,
         )

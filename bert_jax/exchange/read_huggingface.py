@@ -24,6 +24,7 @@ from bert_jax.exchange.huggingface_config import (
 from bert_jax.exchange.json_files import load_json
 from bert_jax.exchange.read_tokenizer import read_tokenizer
 from bert_jax.exchange.read_weights import load_weights
+from bert_jax.exchange.sentence_transformers_modules import MODULES, read_modules
 from bert_jax.exchange.source import FLOATS, Source, note_floats
 from bert_jax.exchange.tensors import Tensors, same_bits
 
@@ -81,11 +82,10 @@ def read_huggingface(
             f"{path} has pad_token_id={pad}; the vocabulary's id of [PAD], "
             f"{tokenizer.special.pad}, is used."
         )
-    if (directory / "modules.json").is_file():
-        notes.append(
-            f"{directory} is a model of sentence-transformers; what its modules.json "
-            "adds to the encoder, such as a mean over tokens, is left out."
-        )
+    if (directory / MODULES).is_file() and head in ("pretraining", "mlm"):
+        vectors, limit = read_modules(directory, tokenizer.lowercase, notes)
+        head = vectors or head
+        max_length = min(filter(None, [max_length, limit]), default=None)
     rows = functools.partial(family.rows, model)
     bias = tensors.get(rows(head)[-1].theirs)
     return Source(

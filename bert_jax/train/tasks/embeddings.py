@@ -75,7 +75,7 @@ class Embeddings(Task):
 
     def outputs(self, train: TextPairs) -> tuple[str, ...]:
         """None: the numbers of a vector have no names."""
-        return ()
+        return self.fixed_outputs
 
     def counts(self, examples: TextPairs, outputs: Sequence[str]) -> str:
         given = examples.similarities

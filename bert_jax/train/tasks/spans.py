@@ -30,7 +30,6 @@ from bert_jax.train.tasks.intervals import wilson
 from bert_jax.train.tasks.task import Judged, Metric, Task, log_softmax
 
 _NUM_BEST = 10
-_ENDS = ("start", "end")
 _THRESHOLD = "no_answer_threshold"
 
 
@@ -50,6 +49,7 @@ class Spans(Task):
     apply = staticmethod(SPANS.apply)
     pooled = False
     settings = frozenset({"stride", "max_answer_tokens"})
+    fixed_outputs = ("start", "end")
     metrics = (
         Metric("f1", "F1"),
         Metric("exact_match", "exact match", interval=wilson),
@@ -120,7 +120,7 @@ class Spans(Task):
         return Questions(questions, passages, ((),) * len(texts))
 
     def outputs(self, train: Questions) -> tuple[str, ...]:
-        return _ENDS
+        return self.fixed_outputs
 
     def encode(
         self,
@@ -134,7 +134,7 @@ class Spans(Task):
     def loss_weights(self, batch: ClassifyBatch) -> dict[str, jax.Array]:
         # Twice the number of rows, so that the sum of both losses is the mean of the ends.
         weight = 2.0 * batch.weights.sum()
-        return {f"{end}_loss": weight for end in _ENDS}
+        return {f"{end}_loss": weight for end in self.fixed_outputs}
 
     def loss(self, logits: jax.Array, batch: ClassifyBatch) -> dict[str, Mean]:
         """Cross-entropies of both ends over the real tokens, in nats.
@@ -150,7 +150,7 @@ class Spans(Task):
         real_BT = jnp.asarray(batch.input_mask) > 0
         logits = jnp.where(real_BT[:, :, None], logits, MASKED_SCORE)
         means: dict[str, Mean] = {}
-        for number, end in enumerate(_ENDS):
+        for number, end in enumerate(self.fixed_outputs):
             means[f"{end}_loss"], means[f"{end}_accuracy"] = cross_entropy(
                 logits[..., number], batch.labels[:, number], batch.weights
             )

@@ -87,6 +87,8 @@ class Task(abc.ABC):
     """Scores of the task, the deciding one first; see `deciding`."""
     settings: ClassVar[frozenset[str]] = frozenset()
     """Which of `_OF_SOME_TASKS`, the settings that some tasks do not have, this one has."""
+    fixed_outputs: ClassVar[tuple[str, ...]] = ()
+    """Names of the logits, where no file decides them."""
     cfg: FinetuneConfig = FinetuneConfig()
     """The settings of the run; `configured` sets them."""
     fitted: Mapping[str, float] = MappingProxyType({})
