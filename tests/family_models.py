@@ -33,6 +33,7 @@ OWN: dict[str, dict[str, Any]] = {
     "xlm-roberta": _OF_ROBERTA,
     "camembert": _OF_ROBERTA,
     "distilbert": {},
+    "electra": {"embedding_size": 32},
     "modernbert": {**_SPECIAL, "cls_token_id": 1, "sep_token_id": 2},
     "nomic_bert": {},
     "eurobert": {**_SPECIAL, "num_key_value_heads": 2, "mask_token_id": 3},

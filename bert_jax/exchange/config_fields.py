@@ -103,7 +103,7 @@ def make_configs(
         raise ValueError(
             f"{path} describes no model that exists here: {error}"
         ) from error
-    if config.get("embedding_size") not in (None, model.hidden_size):
+    if config.get("embedding_size") not in (None, model.token_width):
         raise ValueError(
             f"{path} has embedding_size={config['embedding_size']} beside hidden_size="
             f"{model.hidden_size}; there is no layer between the two here."

@@ -6,7 +6,7 @@ is [inputs..., outputs...] here and [outputs, inputs] in PyTorch, layers are sta
 and apart there, and the vocabulary is padded here only.
 
 Shape letters: V padded vocabulary, P rows of the position table, S segments, D hidden,
-N heads, K heads of keys and values, H head size, F feed-forward, C classes, 2 as it
+E embeddings, N heads, K heads of keys and values, H head size, F feed-forward, C classes, 2 as it
 stands.
 """
 
@@ -71,11 +71,13 @@ def fused(theirs: str, *parts: tuple[str, str, str], with_bias: bool) -> Iterato
             yield row._replace(part=part, num_parts=len(parts))
 
 
-def norm(ours: str, theirs: str, *, with_bias: bool = True) -> Iterator[Row]:
-    """A norm over the hidden axis, with PyTorch's names."""
-    yield Row(f"{ours}/scale", f"{theirs}.weight", "D")
+def norm(
+    ours: str, theirs: str, *, with_bias: bool = True, width: str = "D"
+) -> Iterator[Row]:
+    """A norm over the hidden axis or another, with PyTorch's names."""
+    yield Row(f"{ours}/scale", f"{theirs}.weight", width)
     if with_bias:
-        yield Row(f"{ours}/bias", f"{theirs}.bias", "D")
+        yield Row(f"{ours}/bias", f"{theirs}.bias", width)
 
 
 def embedding(ours: str, theirs: str, shape: str) -> Row:
@@ -245,6 +247,7 @@ def _sizes(cfg: ModelConfig, class_bias: np.ndarray | None) -> dict[str, int]:
         "P": cfg.max_positions + cfg.position_offset,
         "S": cfg.num_segments,
         "D": cfg.hidden_size,
+        "E": cfg.token_width,
         "N": cfg.num_heads,
         "K": cfg.kv_heads,
         "H": cfg.head_size,

@@ -10,6 +10,7 @@ from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.exchange.config_fields import fields_without_words
 from bert_jax.exchange.families.bert import BERT
 from bert_jax.exchange.families.distilbert import DISTILBERT
+from bert_jax.exchange.families.electra import ELECTRA
 from bert_jax.exchange.families.eurobert import EUROBERT
 from bert_jax.exchange.families.family import Family
 from bert_jax.exchange.families.modernbert import MODERNBERT
@@ -21,7 +22,7 @@ FAMILIES: Mapping[str, Family] = {
     family.model_type: family
     for family in (
         *(BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, DISTILBERT),
-        *(MODERNBERT, NOMIC_BERT, EUROBERT),
+        *(MODERNBERT, NOMIC_BERT, EUROBERT, ELECTRA),
     )
 }
 """In the order in which exports try them."""
