@@ -177,6 +177,7 @@ def test_the_same_flags_read_files_of_other_forms(run, tmp_path, capsys, failed)
         ),
         (["here.csv", "a"], "'here.csv' names something on this disk"),
         (["folder"], "'folder' names something on this disk"),
+        (["a", "caf\udce9"], "Text 2 holds half of a character ('\\udce9'), which"),
         (["a", "--encoding", "latin-1"], "would be ignored: no file is given"),
         (["a", "--top", "0"], "--top 0 must be greater than 0"),
         (["a", "--output", "x.csv"], "give a name that ends in .jsonl"),

@@ -203,7 +203,7 @@ def text_of(value: Any, where: str) -> str:
     except UnicodeEncodeError as error:
         raise ValueError(
             f"{where} holds half of a character ({value[error.start]!r}), which JSON can "
-            "write but no text has; mend the file."
+            "write and bytes that are not UTF-8 become, but no text has; mend it."
         ) from None
     return value if value.strip() else ""
 
