@@ -109,6 +109,12 @@ def test_ids_that_json_has_not_are_written_as_text(run, tmp_path):
     pq.write_table(pa.table(rows), tmp_path / "x.parquet")
     cli.main(["predict", run(), "x.parquet", "--output", "out.jsonl"])
     assert [line["id"] for line in written(tmp_path)] == ["2026-01-02"]
+    (tmp_path / "x.jsonl").write_text('{"id": NaN, "text": "w", "label": 1e999}\n')
+    cli.main(["predict", run(), "x.jsonl", "--label", "label", "--output", "out.jsonl"])
+    assert (
+        '{"id": null, "text": "w", "given_label": null,'
+        in (tmp_path / "out.jsonl").read_text()
+    )
 
 
 def test_all_digits_are_kept(run, tmp_path):
