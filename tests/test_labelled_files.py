@@ -98,6 +98,11 @@ def test_a_folder_for_each_class(tmp_path):
     assert "1 files outside of the folders not read" in found.reading.how
     with pytest.raises(ValueError, match="would be ignored"):
         read_texts(tmp_path, TaskConfig(text=("a",)))
+    for ignored in ({"delimiter": ";"}, {"quotes": "text"}):
+        with pytest.raises(
+            ValueError, match="ignored, since a folder names its columns"
+        ):
+            read_texts(tmp_path, TaskConfig(**ignored))
     (tmp_path / "pos/deep").mkdir()
     with pytest.raises(ValueError, match="is a folder inside of"):
         read_texts(tmp_path, TaskConfig())

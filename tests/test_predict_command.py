@@ -138,6 +138,24 @@ def test_no_text_is_told(run, failed, monkeypatch, stdin):
     assert "No text given" in failed(run())
 
 
+def test_signs_of_the_training_file_are_not_asked_of_another_kind(
+    run, tmp_path, capsys, failed
+):
+    """A run whose file had semicolons and no header; here are files with names."""
+    bare = run(text=("2",), label="1", header=False, delimiter=";", quotes="text")
+    (tmp_path / "x.jsonl").write_text('{"text": "w", "2": "ww"}\n')
+    pq.write_table(pa.table({"text": ["w"]}), tmp_path / "x.parquet")
+    cli.main(["predict", bare, "x.jsonl"])
+    assert capsys.readouterr().out.endswith("|  ww\n")
+    for name in ("x.jsonl", "x.parquet"):
+        cli.main(["predict", bare, name, "--text", "text"])
+        assert capsys.readouterr().out.endswith("|  w\n")
+    assert "has no column '2'; the columns are text" in failed(bare, "x.parquet")
+    assert "delimiter='|' would be ignored" in failed(
+        bare, "x.jsonl", "--delimiter", "|"
+    )
+
+
 def test_texts_without_a_part_are_told(run, failed, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n \n"))
     said = "Nothing to work on: of {}, each is empty or has an empty part."

@@ -157,6 +157,8 @@ def _read_rows(
     path: pathlib.Path, cfg: TaskConfig, split: Split
 ) -> tuple[_Rows, Reading]:
     """The place, the texts and the label of each row."""
+    if path.is_dir():
+        tables.refuse_signs(path, cfg)
     if path.is_dir() and not is_tfds(path):
         table = read_folders(path, cfg)
         chosen, how = Columns(("text",), "label", ()), table.how
