@@ -9,6 +9,7 @@ import functools
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import NoneType
 from typing import Any, Literal, TypeGuard
 
 import numpy as np
@@ -30,6 +31,7 @@ from bert_jax.config.checks import require, require_type
 from bert_jax.data.batches.loader import train_batches
 from bert_jax.data.batches.rows import open_rows
 from bert_jax.data.cache_folder import cache_folder
+from bert_jax.data.labelled.texts import text_of
 from bert_jax.data.object_store import alone_in
 from bert_jax.data.prepared import dataset as prepared_dataset
 from bert_jax.data.prepared.prepare import prepare as prepare_dataset
@@ -61,11 +63,12 @@ class Model:
 
     def __init__(self, run: pathlib.Path) -> None:
         """Reads what the run says of itself; as for `load`."""
-        # Weights are read later, wherever the process is then.
         self.run = run.absolute()
-        """The run directory."""
+        """The run directory, wherever the process is when weights are read."""
         self.info: RunInfo = load_run(self.run)
         """Kind, architecture, task and labels of the run."""
+        self._fillers: dict[int, Filler] = {}
+        self._embedders: dict[str | None, Embedder] = {}
 
     def __repr__(self) -> str:
         return f"<bert_jax.Model {self.run}: {self.info.task or 'masked words'}>"
@@ -111,8 +114,9 @@ class Model:
             ValueError: the run was fine-tuned, a text has no mask or is too long, or there
                 are no such guesses.
         """
+        require_type("top", top, int, np.integer)
         if top not in self._fillers:
-            self._fillers[top] = Filler(self.run, top=top)
+            self._fillers[top] = Filler(self.run, top=int(top))
         return self._fillers[top](_tuples(texts))
 
     def embed(
@@ -133,6 +137,8 @@ class Model:
         Raises:
             ValueError: there is no text, all are empty, or one is a pair.
         """
+        require_type("pooling", pooling, str, NoneType)
+        require_type("normalise", normalise, bool)
         found = _tuples(texts)
         for number, text in enumerate(found, 1):
             if len(text) != 1:
@@ -202,14 +208,6 @@ class Model:
     @functools.cached_property
     def _hidden(self) -> HiddenStates:
         return HiddenStates(self.run)
-
-    @functools.cached_property
-    def _fillers(self) -> dict[int, Filler]:
-        return {}
-
-    @functools.cached_property
-    def _embedders(self) -> dict[str | None, Embedder]:
-        return {}
 
 
 def load(source: Path) -> Model:
@@ -393,9 +391,12 @@ def _tuple(text: object, number: int) -> tuple[str, ...]:
         raise ValueError(
             f"Text {number} is {text!r}; expected a string, or a tuple of strings."
         )
+    for part in found:
+        text_of(part, f"Text {number}")
     return found
 
 
 def _is_list(given: object) -> TypeGuard[Iterable[Any]]:
-    """Whether it holds values and not names or numbers, as a dict and bytes do."""
-    return isinstance(given, Iterable) and not isinstance(given, Mapping | bytes)
+    """Whether it holds values in an order; not names or numbers, as a dict and bytes."""
+    unfit = isinstance(given, Mapping | bytes | set | frozenset)
+    return isinstance(given, Iterable) and not unfit

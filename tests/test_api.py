@@ -66,6 +66,8 @@ class _Table:
             r"Text 1 is \('a river', nan\); expected a string",
         ),
         ([b"a river"], "Text 1 is b'a river'; expected a string"),
+        ({"a river", "a stone"}, "The texts are of type set"),
+        (["a river", "a \ud800"], r"Text 2 holds half of a character \('\\ud800'\)"),
     ],
 )
 def test_names_of_columns_are_not_taken_for_texts(runs, texts, message):
@@ -80,6 +82,27 @@ def test_an_export_in_an_unknown_form_is_refused(runs, tmp_path, wrong):
     (name, given) = [*wrong.items()][-1]
     with pytest.raises(ValueError, match=f"{name}='{given}' is not one of "):
         bert_jax.load(runs / "sentiment").export(tmp_path / "out", **wrong)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "message"),
+    [
+        ("export", {"step": "3"}, "step='3' is a str; expected int"),
+        ("export", {"mlm_only": "no"}, "mlm_only='no' is a str; expected bool"),
+        (
+            "export",
+            {"hidden_states": "no"},
+            "hidden_states='no' is a str; expected bool",
+        ),
+        ("embed", {"normalise": "no"}, "normalise='no' is a str; expected bool"),
+        ("embed", {"pooling": ["mean"]}, r"pooling=\['mean'\] is a list; expected str"),
+    ],
+)
+def test_options_of_another_type_are_refused(runs, tmp_path, name, wrong, message):
+    method = getattr(bert_jax.load(runs / "encoder"), name)
+    with pytest.raises(ValueError, match=message):
+        method(str(tmp_path / "out"), **wrong)
     assert not (tmp_path / "out").exists()
 
 
@@ -114,8 +137,12 @@ def test_masks_are_filled_and_vectors_made(runs):
     model = bert_jax.load(str(runs / "encoder"))
     [filled] = model.fill_mask("a [MASK] river.", top=2)
     assert len(filled["masks"][0]) == 2
-    with pytest.raises(ValueError, match="top='3' is no number from 1 to"):
-        model.fill_mask("a [MASK] river.", top="3")
+    assert model.fill_mask("a [MASK] river.", top=np.int64(2)) == [filled]
+    with pytest.raises(ValueError, match="top=0 is no number from 1 to"):
+        model.fill_mask("a [MASK] river.", top=0)
+    for wrong in ("3", [3], True):
+        with pytest.raises(ValueError, match=r"top=.* expected int or integer"):
+            model.fill_mask("a [MASK] river.", top=wrong)
     vectors = model.embed(["a river", "stone"], normalise=True)
     assert vectors.shape == (2, model.config.hidden_size)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, rtol=1e-6)

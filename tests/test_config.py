@@ -337,6 +337,9 @@ REFUSED = [
     bad(TaskConfig, "a row has no score", pairs="matching", score_range=(0.0, 1.0)),
     bad(TaskConfig, "a row has no score", pairs="matching", label="score"),
     bad(TaskConfig, "a row has two texts", pairs="scored", negative="negative"),
+    bad(TaskConfig, "text=None is a NoneType; expected tuple", text=None),
+    bad(FileConfig, "encoding=None is a NoneType; expected", encoding=None),
+    bad(FileConfig, "delimiter=5 is a int; expected str", delimiter=5),
     bad(
         FinetuneConfig,
         "no weights are taken",

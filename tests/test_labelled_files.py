@@ -98,6 +98,11 @@ def test_a_folder_for_each_class(tmp_path):
     assert "1 files outside of the folders not read" in found.reading.how
     with pytest.raises(ValueError, match="would be ignored"):
         read_texts(tmp_path, TaskConfig(text=("a",)))
+    for ignored in ({"delimiter": ";"}, {"quotes": "text"}):
+        with pytest.raises(
+            ValueError, match="ignored, since a folder names its columns"
+        ):
+            read_texts(tmp_path, TaskConfig(**ignored))
     (tmp_path / "pos/deep").mkdir()
     with pytest.raises(ValueError, match="is a folder inside of"):
         read_texts(tmp_path, TaskConfig())
@@ -125,6 +130,11 @@ def test_bytes_of_another_encoding_are_named(load, encoding):
         load("x.csv", b"\xe9text,label\n", encoding=encoding)
 
 
+def test_of_columns_that_differ_in_case_one_can_be_named(load):
+    found = load("x.csv", "Text,label,text\na,1,x\nb,0,y\n", text=("Text",))
+    assert (found.texts, found.labels) == AB
+
+
 def test_a_long_field_is_read(load):
     found = load("x.csv", f"text,label\n{'x' * 200_000},1\nb,0\n")
     assert len(found.texts[0][0]) == 200_000
@@ -143,6 +153,8 @@ def test_rows_without_text_or_label_are_left_out_on_request(load):
     ("name", "content", "message"),
     [
         ("x.tsv", "text\tlabel\ttext\nA\t1\tB\n", "names the column 'text' twice"),
+        ("x.tsv", "text\tlabel\tText\nA\t1\tB\n", "the columns 'text' and 'Text', and"),
+        ("x.tsv", "Label\tlabel\ttext\nA\t1\tB\n", "'Label' and 'label', and each"),
         ("x.jsonl", '{"text": "a", "text": "b", "label": 1}', "'text' twice"),
         ("x.csv", 'label,text\n1,a\n0,"b\n1,c\n0,d\n', "line 3: the quotes of the row"),
         (

@@ -154,6 +154,36 @@ def test_a_dev_file_counts_as_the_training_file_does(write, letters):
         ([{"question": "a", "b": "x", "answer": 0}], "no usual name for --choices"),
         ([{"question": "", "choices": ["x", "y"], "answer": 0}], "nothing in column"),
         ("", "holds no rows"),
+        (
+            [{"question": "a", "choice1": "x", "sol1": "y", "answer": 0}],
+            r"could be the choices \(choice1, sol1\); name those",
+        ),
+        (
+            [{"question": "a", "choices": ["x", "y"], "answer": 0, "Answer": 1}],
+            "'answer' and 'Answer', and each could be meant",
+        ),
+        (
+            [
+                {
+                    "question": "a",
+                    "choices": {"text": ["x", "y"], "label": ["B", "A"]},
+                    "answer": "A",
+                }
+            ],
+            "line 1: the choices are called B, A; expected",
+        ),
+        (
+            [
+                {
+                    "question": "a",
+                    "choices": [
+                        {"text": x, "label": n} for x, n in [("x", 2), ("y", 1)]
+                    ],
+                    "answer": 1,
+                }
+            ],
+            "line 1: the choices are called 2, 1; expected",
+        ),
     ],
 )
 def test_a_wrong_file_of_choices_is_told(write, content, message):
@@ -254,6 +284,17 @@ def test_pairs_without_scores_belong_together(write, letters):
         ("anchor,positive\na,b\n", {"negative": "n"}, "no column 'n'; .* --negative"),
         ("text,label\na,1\n", {}, "two columns of texts. Name both with --text"),
         ("anchor,positive\na,\n", {}, "line 2: nothing in column 'positive'"),
+        (
+            "anchor,positive,score,n\na,b,1,c\n",
+            {"negative": "n"},
+            "be ignored: .* scores",
+        ),
+        (
+            "anchor,positive\na,b\n",
+            {"score_range": (0.0, 4.0)},
+            "be ignored: .* no column",
+        ),
+        ("anchor,positive,score,Score\na,b,1,2\n", {}, "'score' and 'Score', and each"),
     ],
 )
 def test_a_wrong_file_of_pairs_is_told(write, content, fields, message):

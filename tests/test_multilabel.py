@@ -49,7 +49,11 @@ def labels_of(tmp_path):
             "text;labels\na;{'y', 'x'}\nb;set()\nc;('x', \"it's, z\")\nd;('y',)\ne;()\n",
             (("y", "x"), (), ("x", "it's, z"), ("y",), ()),
         ),
-        ("x.csv", "text;labels\na;{x,y}\nb;(see z)\n", (("{x", "y}"), ("(see z)",))),
+        (
+            "x.csv",
+            "text;labels\na;[x] w,y\nb;(see z)\n",
+            (("[x] w", "y"), ("(see z)",)),
+        ),
     ],
 )
 def test_labels_stand_in_one_column(labels_of, name, content, expected):
@@ -81,6 +85,8 @@ def test_columns_of_0_and_1_are_labels(labels_of):
     [
         ("text,labels\na,x|y;z\n", {}, r"hold '\|' and ';'.*--label-separator '\|'"),
         ("text,labels\na\n", {}, "line 2: nothing in column 'labels'"),
+        ('text,labels\na,"{x,y}"\n', {}, r"labels '\{x,y\}' stand between brackets"),
+        ("text,labels\na,[x;y]\n", {"label_separator": ";"}, "stand between brackets"),
         ("text,t\na,2\n", {"label_columns": ("t",)}, "line 2: column 't' holds '2'"),
         ("text,t\na,\n", {"label_columns": ("t",)}, "line 2: nothing in column 't'"),
         ("text,t\na,1\n", {"label_columns": ("u",)}, "no column 'u'"),

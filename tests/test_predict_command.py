@@ -109,6 +109,12 @@ def test_ids_that_json_has_not_are_written_as_text(run, tmp_path):
     pq.write_table(pa.table(rows), tmp_path / "x.parquet")
     cli.main(["predict", run(), "x.parquet", "--output", "out.jsonl"])
     assert [line["id"] for line in written(tmp_path)] == ["2026-01-02"]
+    (tmp_path / "x.jsonl").write_text('{"id": NaN, "text": "w", "label": 1e999}\n')
+    cli.main(["predict", run(), "x.jsonl", "--label", "label", "--output", "out.jsonl"])
+    assert (
+        '{"id": null, "text": "w", "given_label": null,'
+        in (tmp_path / "out.jsonl").read_text()
+    )
 
 
 def test_all_digits_are_kept(run, tmp_path):
@@ -130,6 +136,24 @@ def test_texts_are_arguments_or_lines(run, capsys, monkeypatch):
 def test_no_text_is_told(run, failed, monkeypatch, stdin):
     monkeypatch.setattr(sys, "stdin", stdin)
     assert "No text given" in failed(run())
+
+
+def test_signs_of_the_training_file_are_not_asked_of_another_kind(
+    run, tmp_path, capsys, failed
+):
+    """A run whose file had semicolons and no header; here are files with names."""
+    bare = run(text=("2",), label="1", header=False, delimiter=";", quotes="text")
+    (tmp_path / "x.jsonl").write_text('{"text": "w", "2": "ww"}\n')
+    pq.write_table(pa.table({"text": ["w"]}), tmp_path / "x.parquet")
+    cli.main(["predict", bare, "x.jsonl"])
+    assert capsys.readouterr().out.endswith("|  ww\n")
+    for name in ("x.jsonl", "x.parquet"):
+        cli.main(["predict", bare, name, "--text", "text"])
+        assert capsys.readouterr().out.endswith("|  w\n")
+    assert "has no column '2'; the columns are text" in failed(bare, "x.parquet")
+    assert "delimiter='|' would be ignored" in failed(
+        bare, "x.jsonl", "--delimiter", "|"
+    )
 
 
 def test_texts_without_a_part_are_told(run, failed, monkeypatch):
@@ -177,6 +201,7 @@ def test_the_same_flags_read_files_of_other_forms(run, tmp_path, capsys, failed)
         ),
         (["here.csv", "a"], "'here.csv' names something on this disk"),
         (["folder"], "'folder' names something on this disk"),
+        (["a", "caf\udce9"], "Text 2 holds half of a character ('\\udce9'), which"),
         (["a", "--encoding", "latin-1"], "would be ignored: no file is given"),
         (["a", "--top", "0"], "--top 0 must be greater than 0"),
         (["a", "--output", "x.csv"], "give a name that ends in .jsonl"),

@@ -1,5 +1,7 @@
 """`--step` of the commands that read weights and judge nothing: fill, embed, serve."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -56,11 +58,13 @@ def test_the_weights_are_those_of_the_step(run, name):
 def test_a_step_without_a_checkpoint_is_refused(run, name, tmp_path, refused):
     texts = tmp_path / "texts.txt"
     texts.write_text("A river.\n")
+    run = shutil.copytree(run, tmp_path / "run")
+    (run / "best/3").mkdir(parents=True)
     more = {
         "fill": [TEXT],
         "embed": [str(texts), "--output", str(tmp_path / "vectors.npy")],
         "serve": [],
     }
     said = refused(name, run, *more[name], "--step", "7")
-    assert "has no checkpoint of step 7; there are [0, 5]" in said
+    assert f"{run} has no checkpoint of step 7; there are [0, 3, 5]" in said
     assert not np.any([path.suffix == ".npy" for path in tmp_path.iterdir()])

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 
+import jax
 import numpy as np
 import pytest
 from prepared_corpus import WORDS
@@ -15,6 +16,7 @@ from bert_jax.config import (
     SweepConfig,
     TaskConfig,
 )
+from bert_jax.runtime import compile_cache
 from bert_jax.train import loop
 from bert_jax.train.finetune import finetune
 from bert_jax.train.held_out_logits import load_logits
@@ -171,6 +173,32 @@ def test_the_command_refuses_flags_of_a_single_run(base, tmp_path, refused):
     assert "--seed sets a single run; a sweep takes --seeds" in refused(
         "sweep", base.checkpoint, "--output", tmp_path / "x", "--seed", "3"
     )
+
+
+def test_a_refused_sweep_leaves_no_directory(base, tmp_path, refused, monkeypatch):
+    """With one device, where compiled programs are kept in it; with what it held before."""
+
+    def use(directory, devices):
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "program").touch()
+
+    monkeypatch.setattr(compile_cache, "use_compile_cache", use)
+    monkeypatch.setattr(jax, "devices", lambda: jax.local_devices()[:1])
+    output = tmp_path / "x"
+    command = ("sweep", base.checkpoint, "--output", output)
+    assert "learning_rate=0.0 must be" in refused(*command, "--learning-rates", "0")
+    assert not output.exists()
+    (output / "mine").mkdir(parents=True)
+    assert "seed=-1 is not in" in refused(*command, "--seeds", "-1")
+    assert (output / "mine").exists()
+
+
+@pytest.mark.parametrize(
+    "command", [("compare", "a", "b"), ("import", "a", "--output", "b")]
+)
+@pytest.mark.parametrize("seed", [-1, 2**70])
+def test_a_seed_is_a_number_of_32_bits(refused, command, seed):
+    assert f".seed={seed} is not in [0, 2**32)" in refused(*command, "--seed", seed)
 
 
 def test_two_sweeps_are_compared(base, quick, tmp_path, capsys):

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from bert_jax.commands.shared import RunDir, Step
+from bert_jax.config.checks import require_seed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,7 @@ class Import:
         from bert_jax.exchange.imported import describe
         from bert_jax.exchange.importing import import_run
 
+        require_seed(self)
         tokens = read_token_list(self.add_tokens) if self.add_tokens else ()
         said = self.lowercase or self.no_lowercase
         imported = import_run(

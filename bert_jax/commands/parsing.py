@@ -62,7 +62,8 @@ def parse(command: Any, name: str, rest: list[str]) -> Any:
             return parsed
         # The run says how files are read, so it is read before its flags count.
         try:
-            reading = training.file_settings(parsed.run_dir, parsed.task, name)
+            file = parsed.data if name == "evaluate" else next(iter(parsed.texts), None)
+            reading = training.file_settings(parsed.run_dir, parsed.task, name, file)
         except OSError:
             return parsed  # the command says so, in a job to all processes
         return read(command(run_dir=tyro.MISSING_NONPROP, task=reading))

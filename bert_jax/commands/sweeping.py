@@ -11,7 +11,7 @@ from bert_jax.commands.config_files import config_path
 from bert_jax.commands.raw_flags import is_given
 from bert_jax.commands.shared import Bar, agree_on_flags
 from bert_jax.config import ClusterConfig, FinetuneConfig, SweepConfig
-from bert_jax.config.checks import require
+from bert_jax.config.checks import require, require_seed
 from bert_jax.config.flags import box
 
 Inline = tyro.conf.arg(name="")
@@ -64,14 +64,20 @@ class Sweep:
             agree_on_flags(self)
             print(f"config: {config_path(self.config_file)}", flush=True)
             devices = jax.devices()
-            own = self.output / "compiled"
+            is_new, own = not self.output.exists(), self.output / "compiled"
             if self.compile_cache is not None:
                 use_compile_cache(self.compile_cache, devices)
             elif jax.process_count() == 1 and (
                 len(devices) == 1 or devices[0].platform != "cpu"
             ):
                 use_compile_cache(own, devices)
-            sweep(self.sweep, settled(self), self.output)
+            try:
+                sweep(self.sweep, settled(self), self.output)
+            except (ValueError, OSError):
+                # A sweep that was refused leaves no directory.
+                if is_new and [*self.output.glob("*")] == [own]:
+                    shutil.rmtree(self.output)
+                raise
             if self.compile_cache is None:
                 shutil.rmtree(own, ignore_errors=True)
 
@@ -99,6 +105,7 @@ class Compare:
         from bert_jax.data.atomic_file import write_atomically
         from bert_jax.train.sweeps.compare import compare, describe
 
+        require_seed(self)
         require(self.resamples > 0, f"--resamples {self.resamples} must be positive.")
         with Bar("resamples", unit_scale=False) as bar:
             found = compare(

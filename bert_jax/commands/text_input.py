@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Collection, Iterator, Sequence
 
+from bert_jax.data.labelled.texts import text_of
 from bert_jax.data.labelled.unlabelled import no_text
 
 CHUNK = 10_000
@@ -20,9 +21,9 @@ def file_among(
 
     Raises:
         FileNotFoundError: an argument looks like a file that is not there.
-        ValueError: an argument may be a file or a text.
+        ValueError: an argument may be a file or a text, or is not UTF-8.
     """
-    for text in arguments:
+    for number, text in enumerate(arguments, 1):
         way_out = f"To predict on {text!r} as a text, pass it on standard input."
         suffix = os.path.splitext(text)[1].lower()
         if os.path.isfile(text) and len(arguments) == 1 and suffix in suffixes:
@@ -35,6 +36,7 @@ def file_among(
             )
         if suffix in suffixes and not any(sign.isspace() for sign in text):
             raise FileNotFoundError(f"{text} does not exist. {way_out}")
+        text_of(text, f"Text {number}")
     return None
 
 

@@ -1,6 +1,7 @@
 """Commands that pretrain, fine-tune and evaluate."""
 
 import dataclasses
+import os
 import pathlib
 from typing import Annotated
 
@@ -174,20 +175,31 @@ class Evaluate:
                 print(f"{name}: {value:.6g}")
 
 
-def file_settings(run: pathlib.Path, given: FileConfig, command: str) -> FileConfig:
+def file_settings(
+    run: pathlib.Path, given: FileConfig, command: str, file: str | pathlib.Path | None
+) -> FileConfig:
     """How a run reads labelled files, as the default of the flags of `command`.
+
+    Args:
+        file: what is read, if it is one. Where its kind has no use for what the run says
+            of delimiters, quotes and header, that is left out.
 
     Raises:
         FileNotFoundError: there is no run.
         ValueError: the run reads no labelled files, but there are flags for them.
     """
+    from bert_jax.data.labelled.tables import without_signs
     from bert_jax.train.inference.predict import prediction_file
     from bert_jax.train.runs.run import load_run_config
     from bert_jax.train.runs.run_in_store import fetch_run
 
     cfg = load_run_config(fetch_run(run, "none"))
     if isinstance(cfg, FinetuneConfig):
-        return prediction_file(cfg.task.file) if command == "predict" else cfg.task.file
+        own = cfg.task.file
+        own = prediction_file(own) if command == "predict" else own
+        if file is not None and os.path.exists(file):
+            own = without_signs(own, pathlib.Path(file))
+        return own
     if given != FileConfig():
         raise ValueError(
             f"{run} is a run of pretraining, which reads no labelled file, so the flags "

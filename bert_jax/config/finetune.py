@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from types import NoneType
 from typing import Annotated, Literal
 
 from bert_jax.config.checks import (
@@ -11,6 +12,7 @@ from bert_jax.config.checks import (
     require_rate,
     require_seed,
     require_step,
+    require_type,
     require_used,
 )
 from bert_jax.config.compute import ComputeConfig
@@ -78,6 +80,11 @@ class FileConfig:
 
     def __post_init__(self) -> None:
         require_fitting(self)
+        for name in ("text", "label_columns"):
+            require_type(name, getattr(self, name), tuple, list)
+        for name in ("label", "label_separator", "delimiter"):
+            require_type(name, getattr(self, name), str, NoneType)
+        require_type("encoding", self.encoding, str)
         require(
             len(self.text) <= 2,
             f"{type(self).__name__}.text={self.text} must name one column or two.",

@@ -4,11 +4,14 @@ import dataclasses
 import importlib.util
 import pathlib
 from collections.abc import Callable
+from types import NoneType
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
+import numpy as np
 
 from bert_jax.config import FinetuneConfig
+from bert_jax.config.checks import require_type
 from bert_jax.data.whole_directory import whole_directory
 from bert_jax.exchange.comparison import (
     ALLOWED,
@@ -154,6 +157,9 @@ def export_run(
     ):
         if given not in known:
             raise ValueError(f"{name}={given!r} is not one of {', '.join(known)}.")
+    require_type("step", step, int, np.integer, NoneType)
+    require_type("mlm_only", mlm_only, bool)
+    require_type("hidden_states", hidden_states, bool)
     if hidden_states and to not in ("onnx", "stablehlo"):
         raise ValueError(
             f"--hidden-states would be ignored: a {to} export holds the whole encoder, "

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bert_jax.config import TaskConfig
+from bert_jax.data.labelled.columns import refuse_twins
 from bert_jax.data.labelled.examples import (
     EncodedExamples,
     Examples,
@@ -132,11 +133,15 @@ def _open(
     label = _label_column(table, cfg) if labelled else None
     free = {x.lower(): x for x in table.columns if x not in (*cfg.text, label)}
     lists = tuple(free[name] for name in _LISTS if name in free)[:1]
-    found = (_NUMBERED.fullmatch(name) for name in free)
+    numbered = [x for x in map(_NUMBERED.fullmatch, free) if x]
     # A label counts by these numbers, and columns may stand in another order.
-    in_order = sorted((x[1], len(x[2]), x[2], x[0]) for x in found if x)
-    numbered = tuple(free[name] for *_, name in in_order)
-    choices = cfg.choices or lists or numbered
+    numbered.sort(key=lambda x: (x[1], len(x[2]), x[2]))
+    choices = cfg.choices or lists or tuple(free[x[0]] for x in numbered)
+    if not (cfg.choices or lists) and len({x[1] for x in numbered}) > 1:
+        raise ValueError(
+            f"{path} has several columns that could be the choices ({', '.join(choices)}); "
+            "name those that are with --choices."
+        )
     texts = cfg.text or next(
         (
             tuple(free[name] for name in names)
@@ -157,6 +162,9 @@ def _open(
                 f"Set --{flag}. A file for --task choice has one text or two, choices "
                 "and the right one, such as sent1, sent2, ending0, ending1, label."
             )
+    given = {*cfg.text, *cfg.choices, *filter(None, [cfg.label])}
+    found = {*texts, *choices, *filter(None, [label])} - given
+    refuse_twins(table, sorted(found), given)
     return table, _Columns(texts, choices, label)
 
 
@@ -188,15 +196,39 @@ def _text_of(columns: _Columns, values: Sequence[Any], where: str) -> Text:
 
 
 def _items(value: Any, where: str) -> list[Any]:
-    """The choices in one field: a list, or an object that holds it as "text"."""
+    """The choices in one field: a list, or an object that holds it as "text".
+
+    Raises:
+        ValueError: there is no list, or the choices have names in another order than
+            labels count in.
+    """
+    names = None
     if isinstance(value, dict):
-        value = value.get("text")
+        value, names = value.get("text"), value.get("label")
     if not isinstance(value, list):
         raise ValueError(
             f"{where}: the choices are {value!r}; expected a list of texts, or a column "
             "for each choice (--choices A B C)."
         )
+    if names is None and all(isinstance(x, dict) for x in value):
+        names = [x.get("label") for x in value if x.get("label") is not None]
+    called = list(map(str, names)) if isinstance(names, list) else []
+    if called and all(called != list(x[: len(value)]) for x in _numberings(len(value))):
+        raise ValueError(
+            f"{where}: the choices are called {', '.join(called)}; expected numbers from "
+            "0 or 1, or letters from A, in their order, since the label is one of them. "
+            "Put the choices into that order."
+        )
     return [x.get("text") if isinstance(x, dict) else x for x in value]
+
+
+def _numberings(most: int) -> list[tuple[str, ...]]:
+    """What choices may be called: numbers from 0 or from 1, or letters from A or a."""
+    from_0, from_1 = (
+        tuple(str(n) for n in range(first, first + most)) for first in (0, 1)
+    )
+    upper = tuple(string.ascii_uppercase[:most])
+    return [from_0, from_1, upper, tuple(x.lower() for x in upper)]
 
 
 def _said(columns: _Columns) -> str:
@@ -217,13 +249,10 @@ def choice_names(examples: Choices) -> tuple[str, ...]:
     """
     most = int(examples.sizes.max())
     seen = set(examples.labels)
-    from_0, from_1 = (
-        tuple(str(n) for n in range(first, first + most)) for first in (0, 1)
-    )
-    upper = tuple(string.ascii_uppercase[:most])
-    for names in (from_0, from_1, upper, tuple(x.lower() for x in upper)):
+    for names in _numberings(most):
         if seen <= set(names):
             return names
+    from_0, from_1, upper, _ = _numberings(most)
     odd = sorted(seen - {*from_0, *from_1, *upper}) or sorted(seen)
     others = " and others" if len(seen) > len(odd[:5]) else ""
     raise ValueError(

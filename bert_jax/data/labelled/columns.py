@@ -1,5 +1,6 @@
 """Which columns of a table hold the texts and the label: as given, or by usual names."""
 
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from bert_jax.config import FileConfig
@@ -95,7 +96,23 @@ def find_columns(
     if labelled and label is None and not flags:
         label = _only(table, [free[x] for x in _LABELS if x in free], "label", split)
     found = tuple(x for x in (*texts, label) if x is not None and x not in given)
+    refuse_twins(table, found, given)
     return Columns(texts, label, found, flags)
+
+
+def refuse_twins(table: Table, found: Iterable[str], given: Collection[str]) -> None:
+    """Raises ValueError if a column that was found by its name could as well be another
+    one, whose name differs in case alone and which is not `given`.
+    """
+    for name in found:
+        free = (x for x in table.columns if x not in given)
+        twins = [x for x in free if x.lower() == name.lower()]
+        if len(twins) > 1:
+            raise ValueError(
+                f"{table.path} has the columns {' and '.join(map(repr, twins))}, and each "
+                "could be meant; rename one, or name the columns to read with flags such "
+                "as --text and --label."
+            )
 
 
 def _usual_texts(

@@ -17,6 +17,8 @@ LabelSet = tuple[str, ...]
 _ENTRY = re.compile(
     r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s,'"\[\]]+)(\s+(?=[^\s,\]]))?"""
 )
+# All of a field, such as {a,b} of PostgreSQL, whose first label would be "{a".
+_BRACKETS = re.compile(r"\[[^][]*\]|\{[^{}]*\}|\([^()]*\)")
 
 
 def separator_of(
@@ -33,11 +35,19 @@ def separator_of(
         `None` if no field holds such a sign, so that each field is one label.
 
     Raises:
-        ValueError: several could be meant.
+        ValueError: several could be meant, or labels without quotes stand in brackets.
     """
+    texts = [x for x in fields if isinstance(x, str) and _listed(x) is None]
+    signs = SEPARATORS if given is None else (given,)
+    for text in texts:
+        if _BRACKETS.fullmatch(text.strip()) and any(sign in text for sign in signs):
+            raise ValueError(
+                f"{path}: the labels {text[:60]!r} stand between brackets, but are no list "
+                "as JSON or Python write it; put quotes around each label, or take the "
+                "brackets away."
+            )
     if given is not None:
         return given
-    texts = [x for x in fields if isinstance(x, str) and _listed(x) is None]
     found = [sign for sign in SEPARATORS if any(sign in text for text in texts)]
     if len(found) > 1:
         raise ValueError(

@@ -1,9 +1,11 @@
 """Tables of labelled text as they are in the wild: .tsv, .csv, .txt, .jsonl and .parquet."""
 
 import csv
+import dataclasses
 import io
 import itertools
 import json
+import os
 import pathlib
 import re
 from collections.abc import Iterator, Sequence
@@ -17,6 +19,8 @@ SUFFIXES = (".tsv", ".csv", ".txt", ".jsonl", ".parquet")
 DELIMITERS = ("\t", ",", ";", "|")
 _NAMES = {"\t": "tabs", ",": "commas", ";": "semicolons"}
 _LONGEST_FIELD = 2**31 - 1
+# What says how lines are cut into fields, and the defaults.
+_SIGNS: dict[str, Any] = {"header": True, "delimiter": None, "quotes": "auto"}
 
 
 class Row(NamedTuple):
@@ -50,19 +54,7 @@ def read_table(path: pathlib.Path, cfg: FileConfig) -> Table:
             more fields than columns; the line is named.
     """
     kind = path.suffix.lower()
-    if kind in (".jsonl", ".parquet"):
-        for name, default in (
-            ("header", True),
-            ("delimiter", None),
-            ("quotes", "auto"),
-        ):
-            if getattr(cfg, name) != default:
-                flag = "no-header" if name == "header" else name
-                raise ValueError(
-                    f"{path}: {type(cfg).__name__}.{name}={getattr(cfg, name)!r} would be "
-                    f"ignored, since a {kind} names its columns and separates its fields "
-                    f"itself; leave --{flag} out."
-                )
+    refuse_signs(path, cfg)
     if kind == ".parquet":
         return _parquet(path)
     decoded = read_text(path, cfg.encoding)
@@ -72,6 +64,33 @@ def read_table(path: pathlib.Path, cfg: FileConfig) -> Table:
         table = _records(path, decoded.text, cfg)
     how = ", ".join(filter(None, [decoded.encoding, table.how]))
     return table._replace(how=how, warnings=decoded.warnings)
+
+
+def _names_its_columns(path: pathlib.Path) -> bool:
+    # Of a text that is too long for a name, `pathlib` would raise an error.
+    return path.suffix.lower() in (".jsonl", ".parquet") or os.path.isdir(path)
+
+
+def refuse_signs(path: pathlib.Path, cfg: FileConfig) -> None:
+    """Raises ValueError if settings for the lines of a file would be ignored."""
+    for name, default in _SIGNS.items() if _names_its_columns(path) else ():
+        if getattr(cfg, name) != default:
+            flag = "no-header" if name == "header" else name
+            kind = "folder" if path.is_dir() else path.suffix.lower()
+            raise ValueError(
+                f"{path}: {type(cfg).__name__}.{name}={getattr(cfg, name)!r} would be "
+                f"ignored, since a {kind} names its columns and separates its fields "
+                f"itself; leave --{flag} out."
+            )
+
+
+def without_signs(cfg: FileConfig, path: pathlib.Path) -> FileConfig:
+    """`cfg` without the settings that reading this path would ignore.
+
+    It is for what a run says of the files that it was trained on, which may be of another
+    kind.
+    """
+    return dataclasses.replace(cfg, **_SIGNS) if _names_its_columns(path) else cfg
 
 
 def complete_rows(

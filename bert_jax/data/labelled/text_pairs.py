@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from bert_jax.config import TaskConfig
+from bert_jax.config.checks import require_used
 from bert_jax.config.finetune import Split
-from bert_jax.data.labelled.columns import find_columns
+from bert_jax.data.labelled.columns import find_columns, refuse_twins
 from bert_jax.data.labelled.examples import (
     EncodedExamples,
     Examples,
@@ -75,6 +76,15 @@ def read_text_pairs(
     if not table.rows:
         raise ValueError(f"{path} holds no rows; expected pairs of texts.")
     score = _score_column(table, cfg)
+    if split == "train":
+        scored = (
+            f"{path} has scores in {score!r}, so a row has two texts. Leave it out, "
+        )
+        require_used(
+            cfg, score is None, f"{scored}or pass --pairs matching.", "negative"
+        )
+        unscored = f"{path} has no column of scores. Leave it out, or set --label."
+        require_used(cfg, score is not None, unscored, "score_range")
     found = find_columns(
         table,
         dataclasses.replace(cfg, label=score),
@@ -140,7 +150,10 @@ def _column(
             f"{', '.join(table.columns)}. Set --{flag}."
         )
     names = {name.lower(): name for name in table.columns}
-    return given or next((names[name] for name in usual if name in names), None)
+    found = next((names[name] for name in usual if name in names), None)
+    if given is None and found is not None:
+        refuse_twins(table, [found], ())
+    return given or found
 
 
 def _usual_range(rows: Sequence[CompleteRow]) -> tuple[float, float]:

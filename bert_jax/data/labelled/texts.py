@@ -157,6 +157,8 @@ def _read_rows(
     path: pathlib.Path, cfg: TaskConfig, split: Split
 ) -> tuple[_Rows, Reading]:
     """The place, the texts and the label of each row."""
+    if path.is_dir():
+        tables.refuse_signs(path, cfg)
     if path.is_dir() and not is_tfds(path):
         table = read_folders(path, cfg)
         chosen, how = Columns(("text",), "label", ()), table.how
@@ -203,7 +205,7 @@ def text_of(value: Any, where: str) -> str:
     except UnicodeEncodeError as error:
         raise ValueError(
             f"{where} holds half of a character ({value[error.start]!r}), which JSON can "
-            "write but no text has; mend the file."
+            "write and bytes that are not UTF-8 become, but no text has; mend it."
         ) from None
     return value if value.strip() else ""
 

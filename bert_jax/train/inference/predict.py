@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -32,15 +33,22 @@ def prediction_file(file: FileConfig) -> FileConfig:
     return dataclasses.replace(file, label=None, label_columns=())
 
 
+def _in_json(value: Any) -> Any:
+    """A field of a file, or `None` for NaN and infinity, which JSON does not have."""
+    return value if not isinstance(value, float) or math.isfinite(value) else None
+
+
 def _lines(
     given: Unlabelled, predictions: Sequence[dict[str, Any] | None], keys: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     pairs = zip(given.texts, predictions, strict=True)
     for number, (text, prediction) in enumerate(pairs):
-        line: dict[str, Any] = {} if given.ids is None else {"id": given.ids[number]}
+        line: dict[str, Any] = {}
+        if given.ids is not None:
+            line["id"] = _in_json(given.ids[number])
         line["text"] = text[0] if len(text) == 1 else list(text)
         if given.labels is not None:
-            line["given_label"] = given.labels[number]
+            line["given_label"] = _in_json(given.labels[number])
         yield line | (prediction or dict.fromkeys(keys))
 
 

@@ -334,9 +334,9 @@ class Checkpoints:
                 "it has written one."
             )
         if step is not None and step not in found:
+            there = sorted({*found, *steps_in(self.directory.parent / BEST)})
             raise FileNotFoundError(
-                f"{self.directory} has no checkpoint of step {step}; there are "
-                f"{sorted(found)}."
+                f"{self.directory.parent} has no checkpoint of step {step}; there are {there}."
             )
         return max(found) if step is None else step
 
