@@ -8,9 +8,9 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from types import NoneType
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from bert_jax.config.checks import require, require_type
 from bert_jax.data.batches.loader import train_batches
 from bert_jax.data.batches.rows import open_rows
 from bert_jax.data.cache_folder import cache_folder
-from bert_jax.data.labelled.texts import text_of
+from bert_jax.data.labelled.given_texts import Given, tuples_of
 from bert_jax.data.object_store import alone_in
 from bert_jax.data.prepared import dataset as prepared_dataset
 from bert_jax.data.prepared.prepare import prepare as prepare_dataset
@@ -51,7 +51,7 @@ from bert_jax.train.runs.run_in_store import fetch_run, trained_in_store
 from bert_jax.train.tasks.embeddings import normalised
 
 Path = str | os.PathLike[str]
-Texts = str | Sequence[str | tuple[str, ...]]
+Texts = Given
 """One text, several, or pairs as tuples of two. A single text is a list of one."""
 
 
@@ -69,6 +69,10 @@ class Model:
         """Kind, architecture, task and labels of the run."""
         self._fillers: dict[int, Filler] = {}
         self._embedders: dict[str | None, Embedder] = {}
+
+    def __reduce__(self) -> tuple[type["Model"], tuple[pathlib.Path]]:
+        """Another process reads the run itself."""
+        return Model, (self.run,)
 
     def __repr__(self) -> str:
         return f"<bert_jax.Model {self.run}: {self.info.task or 'masked words'}>"
@@ -97,7 +101,7 @@ class Model:
             ValueError: the run was not fine-tuned, no text is given, a text is empty, or a
                 pair is given where the task takes single texts, or the reverse.
         """
-        return self._predictor(_tuples(texts))
+        return self._predictor(tuples_of(texts))
 
     def fill_mask(self, texts: Texts, *, top: int = 5) -> list[dict[str, Any]]:
         """Guesses what [MASK], or the mask of the model's tokenizer, hides in each text.
@@ -117,7 +121,7 @@ class Model:
         require_type("top", top, int, np.integer)
         if top not in self._fillers:
             self._fillers[top] = Filler(self.run, top=int(top))
-        return self._fillers[top](_tuples(texts))
+        return self._fillers[top](tuples_of(texts))
 
     def embed(
         self,
@@ -139,7 +143,7 @@ class Model:
         """
         require_type("pooling", pooling, str, NoneType)
         require_type("normalise", normalise, bool)
-        found = _tuples(texts)
+        found = tuples_of(texts)
         for number, text in enumerate(found, 1):
             if len(text) != 1:
                 raise ValueError(
@@ -163,7 +167,7 @@ class Model:
         Raises:
             ValueError: there is no text, or single texts and pairs are mixed.
         """
-        return self._hidden(_tuples(texts))
+        return self._hidden(tuples_of(texts))
 
     def export(
         self,
@@ -366,37 +370,3 @@ def _with_checkpoint_here(cfg: Settings) -> Settings:
     goes_on = isinstance(cfg, PretrainConfig)
     run = fetch_run(cfg.checkpoint, "newest" if goes_on else "one", cfg.checkpoint_step)
     return dataclasses.replace(cfg, checkpoint=run)
-
-
-def _tuples(texts: Texts) -> list[tuple[str, ...]]:
-    """Each text as a tuple.
-
-    Raises:
-        ValueError: something else was given, such as a dict or a table, whose own strings
-            are the names of its columns.
-    """
-    some = [texts] if isinstance(texts, str) else texts
-    if not _is_list(some) or hasattr(some, "columns"):
-        raise ValueError(
-            f"The texts are of type {type(some).__name__}; expected one string, or a list of "
-            "strings or of tuples of strings. Of a table, pass a column as a list."
-        )
-    return [_tuple(text, number) for number, text in enumerate(some, 1)]
-
-
-def _tuple(text: object, number: int) -> tuple[str, ...]:
-    parts = (text,) if isinstance(text, str) else text
-    found = tuple(parts) if _is_list(parts) else (None,)
-    if not all(isinstance(part, str) for part in found):
-        raise ValueError(
-            f"Text {number} is {text!r}; expected a string, or a tuple of strings."
-        )
-    for part in found:
-        text_of(part, f"Text {number}")
-    return found
-
-
-def _is_list(given: object) -> TypeGuard[Iterable[Any]]:
-    """Whether it holds values in an order; not names or numbers, as a dict and bytes."""
-    unfit = isinstance(given, Mapping | bytes | set | frozenset)
-    return isinstance(given, Iterable) and not unfit

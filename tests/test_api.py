@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import pickle
 import subprocess
 import sys
 
@@ -20,6 +21,7 @@ from bert_jax.config import (
     PretrainConfig,
     TaskConfig,
 )
+from bert_jax.data.labelled.given_texts import tuples_of
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +113,21 @@ def test_a_pair_has_no_vector(runs):
         bert_jax.load(runs / "sentiment").embed(["a", ("a", "b")])
 
 
+def test_another_process_reads_the_run_itself(runs):
+    model = bert_jax.load(runs / "sentiment")
+    [before] = model.predict(["a river"])
+    copy = pickle.loads(pickle.dumps(model))
+    assert copy.run == model.run
+    assert "_predictor" not in vars(copy)
+    assert copy.predict(["a river"]) == [before]
+
+
 @pytest.mark.parametrize(
     "texts",
     ["a", ("a",), np.array(["a"]), (x for x in ["a"]), [("a",)], np.array([["a"]])],
 )
 def test_texts_may_be_any_list_of_strings(texts):
-    assert api._tuples(texts) == [("a",)]
+    assert tuples_of(texts) == [("a",)]
 
 
 @pytest.mark.slow(ci=False)
@@ -251,7 +262,6 @@ def test_batches_that_cannot_be_made_are_refused(dataset, fields, message):
 
 def test_runs_are_made_by_functions_over_the_settings(dataset, tmp_path, monkeypatch):
     """The commands' own functions get settled settings; they are tried elsewhere."""
-    from bert_jax import api
 
     seen = {}
     monkeypatch.setattr(
