@@ -361,6 +361,7 @@ def test_command_line_and_relative_names(corpus, tmp_path, capsys, monkeypatch):
     [
         (["--beam="], "name no runner"),
         (["--beam=DirectRunner"], "name no runner"),
+        (["--beam=--runner=Dataflw"], "Unexpected pipeline runner: Dataflw"),
         (
             [f"--beam={RUNNER}", "--num-workers", "2"],
             "--num-workers 2 sets the processes of this",

@@ -191,6 +191,17 @@ def test_one_held_out_document_is_refused_before_the_first_step(
     assert not [name for line in lines for name in line if name.startswith("nsp")]
 
 
+def test_plans_that_cannot_be_written_are_no_lack_of_held_out_text(
+    folder, tmp_path, refused
+):
+    (tmp_path / "file").touch()
+    flags = (tmp_path / "run", "--num-steps", 2, "--data.plan-dir", tmp_path / "file")
+    said = refused(*pretrain_args(*flags, dataset=folder / "dataset"))
+    assert "plans of epochs cannot be written to" in said
+    assert "held out" not in said
+    assert "holds out" not in said
+
+
 def held_out_one(tokenizer, folder):
     """A dataset with one held-out document; which ones are held out follows a hash."""
     for number in range(4, 30):

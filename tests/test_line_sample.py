@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert_jax.data.tokenizers.line_sample import MAX_LINE_BYTES, num_bytes, sample_lines
+from bert_jax.config.tokenizer import MAX_LINE_BYTES
+from bert_jax.data.tokenizers.line_sample import num_bytes, sample_lines
 
 MANY = 10**9
 

@@ -95,6 +95,7 @@ def test_a_failure_leaves_nothing(source, tmp_path):
         ({"strip_accents": True}, "rule of WordPiece"),
         ({"vocab_size": 0}, "vocab_size=0"),
         ({"max_bytes": -1}, "max_bytes=-1"),
+        ({"max_bytes": 3_999}, "max_bytes=3999 must be at least 4,000"),
     ],
 )
 def test_impossible_options_are_refused(changes, message):

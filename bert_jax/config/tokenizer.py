@@ -11,6 +11,8 @@ from bert_jax.config.prepare import ReadOptions
 
 MAX_SENTENCES = 1_000_000
 MAX_BYTES = 64 << 20
+# SentencePiece skips longer training lines and reports it only in its log.
+MAX_LINE_BYTES = 4_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,3 +53,8 @@ class TokenizerOptions:
         require_positive(
             self, "vocab_size", "max_sentences", "max_bytes", "num_threads"
         )
+        if self.max_bytes < MAX_LINE_BYTES:
+            raise ValueError(
+                f"max_bytes={self.max_bytes} must be at least {MAX_LINE_BYTES:,}, the "
+                "longest line; a sample of fewer bytes can be empty."
+            )

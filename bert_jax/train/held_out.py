@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from bert_jax.batch import MaskVocabulary, PretrainBatch
 from bert_jax.config import DataConfig, MaskingConfig, PretrainConfig
 from bert_jax.data.batches.loader import evaluation_batches
+from bert_jax.data.batches.pairs import TooFewDocumentsError
 from bert_jax.data.batches.rows import PretrainRows, open_rows
 from bert_jax.data.prepared.corpus import Corpus
 from bert_jax.data.prepared.dataset import PreparedDataset
@@ -45,11 +46,12 @@ def check_held_out(dataset: PreparedDataset, cfg: DataConfig) -> None:
     """Checks that the validation split has rows to evaluate on.
 
     Raises:
-        ValueError: it has too few documents for the pairs of `cfg`, or no row.
+        ValueError: it has too few documents for the pairs of `cfg`, or no row; or its
+            rows cannot be opened or planned.
     """
     try:
         empty = held_out_rows(dataset, cfg).size(0).num_rows == 0
-    except ValueError as error:
+    except TooFewDocumentsError as error:
         raise ValueError(
             f"{dataset.directory} holds out too little text to evaluate on: {error} More "
             "is held out by `bert-jax prepare --validation-fraction`."

@@ -28,6 +28,10 @@ _PAIRS_STREAM = 1  # number of this stream of random numbers; `epochs` has anoth
 Columns = tuple[np.ndarray, ...]
 
 
+class TooFewDocumentsError(ValueError):
+    """A split has too few documents for the pairs that are asked for."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Pairs:
     """Pairs or single segments. Every field has one entry per pair."""
@@ -83,14 +87,15 @@ def make_pairs(store: TokenStore, cfg: DataConfig, *, seed: int, epoch: int) -> 
         The pairs in the order of the documents.
 
     Raises:
-        ValueError: next-sentence labels need two documents and there are fewer.
+        TooFewDocumentsError: next-sentence labels need two documents and there are
+            fewer.
 
     Source: Devlin et al. 2018, section 3.1 (task 2) and google-research/bert,
     create_pretraining_data.py; Lan et al. 2020, section 3.1 (sentence order).
     """
     num_documents = store.document_starts.size - 1
     if cfg.pairs == "next_sentence" and num_documents < 2:
-        raise ValueError(
+        raise TooFewDocumentsError(
             f"Next-sentence pairs need at least 2 documents; the split has "
             f"{num_documents}. Prepare more text or set data.pairs to sentence_order "
             "or none."

@@ -30,6 +30,7 @@ except ModuleNotFoundError as error:
         "pip install 'bert_jax[beam]'."
     ) from error
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.runners.runner import create_runner
 from etils import epath
 from tensorflow_datasets.core import split_builder, writer
 from tensorflow_datasets.core.utils import shard_utils
@@ -140,6 +141,8 @@ def _pipeline_options(flags: Sequence[str]) -> PipelineOptions:
             "--runner=DataflowRunner and its settings, or --runner=DirectRunner to try "
             "it on this machine."
         )
+    # Refuses a name that Beam does not know before anything is written.
+    create_runner(options.view_as(StandardOptions).runner)
     return options
 
 

@@ -4,10 +4,8 @@ import heapq
 import random
 from collections.abc import Iterable, Iterator
 
+from bert_jax.config.tokenizer import MAX_LINE_BYTES
 from bert_jax.data.tokenizers.fast_normalization import without_surrogates
-
-# SentencePiece skips longer training lines and reports it only in its log.
-MAX_LINE_BYTES = 4_000
 
 
 def sample_lines(
