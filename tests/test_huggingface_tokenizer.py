@@ -176,6 +176,16 @@ def test_sentences_have_the_ids_of_their_text(tokenizer):
     assert found.tokens.tolist() == whole
 
 
+@pytest.mark.parametrize("kind", ["roberta", "modernbert"])
+def test_no_space_comes_between_sentences_of_a_script_without(folders, kind):
+    tokenizer = open_tokenizer(folders[kind])
+    text = "今日は雨です。「明日は晴れ。」と彼は言った。It rained。𠀀だ！ＯＫ。"
+    [found] = tokenize(tokenizer, [Document.of(text, "key", "g")], "ja")
+    assert found.sentence_lengths.size > 3
+    (whole,) = tokenizer.encode([text])
+    assert found.tokens.tolist() == whole
+
+
 # Rows of labelled text.
 
 

@@ -6,8 +6,10 @@ stays text here, except for the token for unknown words.
 """
 
 import functools
+import itertools
 import json
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +38,12 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as FastTokenizer
 
 CONFIG_FILE = "tokenizer_config.json"
+
+# Ideographs, kana and full-width signs, and quotation marks behind them.
+_UNSPACED_END = re.compile(
+    "[\u3000-\u312f\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef"
+    "\U00020000-\U0003ffff][\"'\u2019\u201d)]*$"
+)
 
 
 class HuggingFaceTokenizer(Tokenizer):
@@ -146,7 +154,10 @@ class HuggingFaceTokenizer(Tokenizer):
         return load_fast(self.model.decode("utf-8"))
 
     def _in_a_row(self, sentences: Sequence[str]) -> Sequence[str]:
-        behind = [self.gap + sentence for sentence in sentences[1:]]
+        behind = [
+            (self.gap if _is_followed_by_space(before) else "") + sentence
+            for before, sentence in itertools.pairwise(sentences)
+        ]
         return [*sentences[:1], *behind]
 
     def _encode_each_word(self, words: Sequence[str]) -> list[list[int]]:
@@ -180,6 +191,12 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def _join(self, ids: list[int]) -> str:
         return str(self._fast.decode(ids, skip_special_tokens=False)).strip()
+
+
+def _is_followed_by_space(sentence: str) -> bool:
+    """Whether the next sentence of a text stands behind a space, as it does in most
+    scripts; in Chinese and Japanese it does not."""
+    return sentence.isascii() or not _UNSPACED_END.search(sentence[-4:])
 
 
 def _pieces(fast: "FastTokenizer", num_rows: int | None) -> list[str]:

@@ -52,9 +52,9 @@ def rows(cfg: ModelConfig, head: Head) -> tuple[Row, ...]:
 
 
 def _spelled_out(path: pathlib.Path, config: Config) -> Config:
-    # As wide as the layers: then there is no matrix between them.
-    if config.get(_WIDTH, 128) == config.get("hidden_size", 256):
-        return {**config, _WIDTH: None}
+    config.setdefault(_WIDTH, 128)
+    if config[_WIDTH] == config.get("hidden_size", 256):
+        config[_WIDTH] = None  # there is no matrix between the two
     return config
 
 
@@ -77,7 +77,7 @@ ELECTRA = Family(
         "num_heads": Field("num_attention_heads", 4),
         "mlp_size": Field("intermediate_size", 1_024),
         "max_positions": Field("max_position_embeddings", 512),
-        "embed_size": Field(_WIDTH, 128, optional=True),
+        "embed_size": Field(_WIDTH, optional=True),
         # The heads have the exact one, whatever the layers have.
         "gelu": Field("hidden_act", "gelu", {"gelu": "exact"}),
     },
