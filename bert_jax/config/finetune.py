@@ -295,10 +295,11 @@ class FinetuneConfig:
     """One fine-tuning run: a pretrained encoder learns a task of labelled text."""
 
     checkpoint: pathlib.Path | None = None
-    """Run directory of `pretrain` or `import`, which gives architecture, tokenizer and
-    weights, or a model of Hugging Face or Google, which is imported into
-    OUTPUT-checkpoint. It may be in a bucket (gs://..., s3://...). `finetune RUN` is short
-    for `finetune --checkpoint RUN`."""
+    """Run directory, which gives architecture, tokenizer and weights, or a model of
+    Hugging Face or Google, which is imported into OUTPUT-checkpoint. It may be in a
+    bucket (gs://..., s3://...). `finetune RUN` is short for `finetune --checkpoint
+    RUN`. Of a run of `finetune` the encoder is taken, and its head too where task
+    and outputs, such as the classes, are the same."""
     num_epochs: int = 3
     """How often training goes through all examples."""
     batch_size: int = 32

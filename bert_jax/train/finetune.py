@@ -24,7 +24,7 @@ from bert_jax.train.diagnosis import diagnose
 from bert_jax.train.flops import counted_flops
 from bert_jax.train.hardest import hardest
 from bert_jax.train.held_out_logits import save_logits
-from bert_jax.train.initial import load_params, start_encoder
+from bert_jax.train.initial import has_same_head, load_params, start_encoder
 from bert_jax.train.logits import BatchedLogits
 from bert_jax.train.loop import Stage, Trained, run_loop
 from bert_jax.train.memory import check_memory
@@ -85,7 +85,8 @@ def finetune(
             "No checkpoint given; pass --checkpoint RUN, a run directory of "
             "`bert-jax pretrain`."
         )
-    model = load_run(cfg.checkpoint).model
+    source = load_run(cfg.checkpoint)
+    model = source.model
     if cfg.sequence_length is not None and cfg.sequence_length > model.max_positions:
         raise ValueError(
             f"FinetuneConfig.sequence_length={cfg.sequence_length} exceeds the "
@@ -113,6 +114,7 @@ def finetune(
         print(f"{run} is finished at step {finished['step']:,}; nothing to do")
         return finished
     given, cfg = cfg, changed
+    is_fresh = cfg.from_scratch or not has_same_head(source, info)
 
     prove_for_lengths(
         model,
@@ -147,7 +149,9 @@ def finetune(
         stages=[
             Stage(
                 num_steps=data.num_steps,
-                step=WatchedStep(step, mesh, task.fresh_loss(outputs)),
+                step=WatchedStep(
+                    step, mesh, task.fresh_loss(outputs) if is_fresh else None
+                ),
                 batches=lambda step: _train_batches(cfg, mesh, data, step),
                 evaluate=lambda params: judge(tuning.merged(params)),
                 rates={"examples_per_sec": "examples", "tokens_per_sec": "tokens"},
@@ -288,10 +292,12 @@ def _with_encoder(
     mesh: Mesh,
     abstract: TrainState,
 ) -> TrainState:
-    """The state of step 0 with the encoder of the checkpoint, which is said and noted."""
+    """The state of step 0 with the encoder of the checkpoint, and its head where that has
+    the same outputs. It is said and noted."""
     assert cfg.checkpoint is not None
+    parts = abstract.params.keys()
     encoder = start_encoder(
-        cfg.checkpoint, mesh, abstract.params.keys(), cfg.checkpoint_step
+        *(cfg.checkpoint, mesh, parts, cfg.checkpoint_step), load_run(run)
     )
     state = _fresh(tuning, cfg.seed, abstract, encoder.params.keys())
     state = dataclasses.replace(state, params={**state.params, **encoder.params})

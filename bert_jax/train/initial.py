@@ -22,6 +22,7 @@ from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.model import pretraining
 from bert_jax.runtime.distributed import fetch
 from bert_jax.train import sharding
+from bert_jax.train.lora import PART
 from bert_jax.train.mesh import make_mesh
 from bert_jax.train.moments import Moments, moments_of
 from bert_jax.train.optimizer import make_optimizer
@@ -51,14 +52,17 @@ class Start(NamedTuple):
     """Run directory, step, number of tensors and their SHA-256."""
     moments: Moments | None = None
     """Moments of the optimizer. With `None`, the new run begins with moments of zero."""
+    has_head: bool = False
+    """Whether the head of a task is among the parameters; `origin` does not count it."""
 
     def describe(self) -> str:
         """Says in one line what is taken over."""
         origin = self.origin
         moments = "" if self.moments is None else " and the moments"
+        head = "; its head too, which has the same outputs" if self.has_head else ""
         return (
             f"{origin['num_tensors']} tensors of {origin['run']} at step "
-            f"{origin['step']:,}{moments}, sha256 {origin['sha256'][:16]}"
+            f"{origin['step']:,}{moments}, sha256 {origin['sha256'][:16]}{head}"
         )
 
 
@@ -119,16 +123,43 @@ def _has_lora(run: pathlib.Path) -> bool:
 
 
 def start_encoder(
-    run: pathlib.Path, mesh: Mesh, parts: Collection[str], step: int | None = None
+    run: pathlib.Path,
+    mesh: Mesh,
+    parts: Collection[str],
+    step: int | None = None,
+    new: RunInfo | None = None,
 ) -> Start:
     """The encoder and the pooler of a run, as far as the new model has these `parts`.
 
-    They are of `step`; by default of the step that `load_params` takes.
+    They are of `step`; by default of the step that `load_params` takes. Of a run with the
+    task and the outputs of the `new` one, the head is taken too.
     """
     loaded = load_params(run, mesh, step=step)
     found = _encoder_of(loaded)
     parts = {name: part for name, part in found.items() if name in parts}
-    return Start(parts, _origin(run, loaded.step, parts))
+    head = {}
+    if new is not None and has_same_head(loaded.info, new):
+        assert loaded.info.labels
+        assert new.labels
+        order = tuple(map(loaded.info.labels.index, new.labels))
+        rest = {k: v for k, v in loaded.params.items() if k not in (*ENCODER, PART)}
+        head = jax.tree.map(functools.partial(_in_order, order), rest)
+    origin = _origin(run, loaded.step, parts)
+    return Start({**parts, **head}, origin, has_head=bool(head))
+
+
+def has_same_head(there: RunInfo, new: RunInfo) -> bool:
+    """Whether two runs learn the same outputs, in whatever order, by the same task."""
+    same = sorted(there.labels or ()) == sorted(new.labels or ())
+    return bool(new.labels) and there.task == new.task and same
+
+
+def _in_order(order: tuple[int, ...], leaf: jax.Array) -> jax.Array:
+    """A part of a head with its outputs, the last axis, in this order."""
+    if leaf.shape[-1] != len(order):  # one logit for each choice
+        return leaf
+    take = jax.jit(lambda x: x[..., jnp.array(order)], out_shardings=leaf.sharding)
+    return take(leaf)
 
 
 def _encoder_of(loaded: LoadedRun) -> dict[str, Any]:

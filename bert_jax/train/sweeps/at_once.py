@@ -132,7 +132,8 @@ class AtOnce:
         assert self.cfg.checkpoint is not None
         parts = jax.eval_shape(tuning.init_params, jax.random.key(0)).keys()
         encoder = start_encoder(
-            *(self.cfg.checkpoint, self.mesh, parts, self.cfg.checkpoint_step)
+            *(self.cfg.checkpoint, self.mesh, parts, self.cfg.checkpoint_step),
+            self.infos[0],
         )
         fresh = functools.partial(tuning.fresh_state, without=encoder.params.keys())
         states = jax.jit(jax.vmap(fresh))(seeds)
