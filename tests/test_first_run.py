@@ -15,6 +15,7 @@ from prepared_corpus import make_corpus, other_tokenizer, prepared
 from small_pretraining import one_device, pretrain, pretrain_args  # noqa: F401
 
 from bert_jax import cli
+from bert_jax.runtime import process
 from bert_jax.runtime.jax_settings import OURS
 from bert_jax.train import planned_steps
 from bert_jax.train import pretrain as pretraining
@@ -66,6 +67,14 @@ def test_the_run_keeps_its_dataset_wherever_it_is_looked_at(run, folder, capsys)
     said, others = evaluate(capsys, run, folder / "other" / "dataset")
     assert "(not the dataset of its training)" in said
     assert others != figures
+
+
+def test_only_the_first_process_of_a_job_says_what_is_judged(run, capsys, monkeypatch):
+    monkeypatch.setattr(process, "is_first", lambda: False)
+    capsys.readouterr()
+    cli.main(["evaluate", str(run)])
+    # Elsewhere than in this test, standard output of such a process goes nowhere.
+    assert "held-out rows" not in capsys.readouterr().err
 
 
 def test_the_settings_that_are_kept_are_those_of_the_process_that_trains(

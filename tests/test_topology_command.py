@@ -150,6 +150,14 @@ def test_several_values_give_a_row_for_each_combination(compile_limited):
             ["--topology", "cpu:8", *SMALL, "--try-micro-batches", "1", "4"],
             "cannot be shared",
         ),
+        (
+            ["--topology", "cpu:8", *SMALL, "--try-micro-batches", "2", "1", "2"],
+            "--try-micro-batches has 2 twice; give each value once",
+        ),
+        (
+            ["--topology", "cpu:8", *SMALL, "--try-remat", "none", "none"],
+            "--try-remat has none twice; give each value once",
+        ),
     ],
 )
 def test_a_mistake_is_one_message_before_anything_is_compiled(

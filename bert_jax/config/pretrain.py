@@ -72,9 +72,9 @@ class PretrainConfig:
     batch_size: int = 256
     """Rows of the global batch. With buckets, rows of a batch of the longest rows."""
     checkpoint: pathlib.Path | None = None
-    """Run directory of `pretrain` or `import` whose checkpoint gives the weights,
-    or a model of Hugging Face or Google, which is imported into OUTPUT-checkpoint. It may
-    be in a bucket (gs://..., s3://...). Default: random weights."""
+    """Run directory of `pretrain` or `import` whose checkpoint gives the weights; it may be
+    in a bucket (gs://..., s3://...). The command `pretrain` also takes a model of Hugging
+    Face or Google, which it imports into OUTPUT-checkpoint. Default: random weights."""
     moments: Literal["fresh", "keep"] = "fresh"
     """The optimizer's moments at a start from a checkpoint. fresh: zeros. keep: those of
     the checkpoint, as in BERT's second phase."""

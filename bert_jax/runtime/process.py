@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import sys
+from typing import TextIO
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,11 @@ def this() -> Process:
 def is_first() -> bool:
     """True in the process that prints and writes: 0, or the only one."""
     return _this.number == 0
+
+
+def notes() -> TextIO:
+    """Standard error in process 0, for what is said beside the results; nowhere in others."""
+    return sys.stderr if is_first() else sys.stdout
 
 
 def become(process: Process) -> None:

@@ -28,9 +28,17 @@ def variants_of(
             config says for each phase.
 
     Raises:
-        ValueError: a phase's rows cannot be shared evenly by the devices in as many
-            micro-batches; all combinations are checked before anything is compiled.
+        ValueError: a value is given twice, or a phase's rows cannot be shared evenly by
+            the devices in as many micro-batches; all combinations are checked before
+            anything is compiled.
     """
+    for flag, values in (("remat", remats), ("micro-batches", micro_batches)):
+        for value in values:
+            if values.count(value) > 1:
+                raise ValueError(
+                    f"--try-{flag} has {value} twice; give each value once, because one "
+                    "program would be compiled again."
+                )
     counts: Sequence[int | None] = micro_batches or (None,)
     variants = []
     for remat, count in itertools.product(remats or (cfg.compute.remat,), counts):

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import math
 import pathlib
-import sys
 from collections.abc import Callable
 
 import jax
@@ -122,7 +121,7 @@ def _evaluate_pretraining(
         print(
             f"step {step:,} of {run}, on {judged:,} of {there:,} held-out rows of "
             f"{dataset.directory} ({'the' if same else 'not the'} dataset of its training)",
-            file=sys.stderr,
+            file=process.notes(),
         )
     total = num_batches(cfg, evaluator.rows.values())
     return evaluator(params, lambda done: progress(done, total))
@@ -150,18 +149,18 @@ def _evaluate_task(
         held_out = read_held_out(task, as_given, predictor.info.data["validation"])
     else:
         held_out = task.read(data, as_given, "validation")
-    show_reading(task, "judged on", held_out, predictor.outputs, sys.stderr)
+    show_reading(task, "judged on", held_out, predictor.outputs, process.notes())
     if data is None and isinstance(cfg.task.dev, float):
         drawn = (
             f"a share of {cfg.task.dev:g}, drawn with --draw-seed {cfg.task.draw_seed}"
         )
-        print(f"  {drawn}, that the run was not trained on", file=sys.stderr)
+        print(f"  {drawn}, that the run was not trained on", file=process.notes())
     if data is not None and cfg.task.train is not None:
         # Only a hint, so the file of the training need not be there any more.
         with contextlib.suppress(OSError, ValueError):
             own = predictor.info.data["train"]
             if train := read_trained_on(task, cfg.task, own):
-                warn_of_known(train, held_out, sys.stderr)
+                warn_of_known(train, held_out, process.notes())
     _agree(run, held_out.sha256())
     encoded = predictor.encode(held_out)
     logits = predictor.logits(encoded, progress)
