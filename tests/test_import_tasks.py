@@ -198,6 +198,45 @@ def test_words_before_texts_are_told(make_vectors, tmp_path):
     assert any(said in note for note in done.notes)
 
 
+def test_a_pooling_that_leaves_words_out_gives_no_vectors_here(make_vectors, tmp_path):
+    folder = make_vectors({"pooling_mode": "mean", "include_prompt": False})
+    assert read_modules(folder, True, [])[0] == "mean_vector"
+    settings = {"prompts": {"query": "query: "}}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    done = import_run(folder, tmp_path / "run")
+    assert done.kind == "pretrain"
+    assert any("leaves out the words before a text" in note for note in done.notes)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("sentence_bert_config.json", {"max_seq_length": "8"}, "max_seq_length='8'; "),
+        (
+            "config_sentence_transformers.json",
+            {"prompts": ["a"]},
+            "prompts=\\['a'\\]; ",
+        ),
+        ("1_Pooling/config.json", None, "the module Pooling, .*fetch the whole model"),
+    ],
+)
+def test_damaged_settings_are_named(make_vectors, file, content, said):
+    folder = make_vectors({"pooling_mode": "mean"})
+    (folder / file).unlink(missing_ok=True)
+    if content:
+        (folder / file).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=said):
+        read_modules(folder, True, [])
+
+
+def test_of_an_old_directory_it_is_said_how_to_write_it_anew(make_vectors, tmp_path):
+    folder = make_vectors({"pooling_mode": "mean"})
+    (folder / "0_Transformer").mkdir()
+    (folder / "config.json").rename(folder / "0_Transformer/config.json")
+    with pytest.raises(FileNotFoundError, match=r"`SentenceTransformer\(DIR\)\.save"):
+        import_run(folder, tmp_path / "run")
+
+
 def test_another_pooling_is_another_source(make_vectors):
     folder = make_vectors({"pooling_mode": "mean"})
     before = source_sha256(folder)
