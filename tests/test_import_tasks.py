@@ -59,6 +59,19 @@ def test_a_tagger_predicts_at_once(tagger, hf, tmp_path):
         assert found["probabilities"] == expected
 
 
+def test_a_tag_without_a_letter_makes_no_types_of_the_others(hf, tmp_path):
+    names = dict(enumerate(("[CLS]", "I-PER", "O")))
+    numbers = {tag: number for number, tag in names.items()}
+    model = make_random(
+        hf, "BertForTokenClassification", id2label=names, label2id=numbers
+    )
+    hf.torch.nn.init.constant_(model.classifier.bias[1], 100.0)
+    import_run(save(model, tmp_path / "hf"), tmp_path / "run")
+    [found] = Predictor(tmp_path / "run")([("ab cd",)])
+    assert found["tags"] == ["I-PER", "I-PER"]
+    assert [(x["type"], x["text"]) for x in found["entities"]] == [("PER", "ab cd")]
+
+
 def test_what_only_a_classifier_has_is_refused(tagger, tmp_path):
     with pytest.raises(ValueError, match="--num-texts 2 would be ignored"):
         Import(source=tagger[1], output=tmp_path / "run", num_texts=2).run()
