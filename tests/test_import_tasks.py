@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from huggingface_models import edit_json, make_random, save
+from huggingface_models import SIZES, edit_json, make_random, save
 
 from bert_jax.commands.exchange import Import
 from bert_jax.data.labelled.word_places import places_of_words
@@ -107,6 +107,13 @@ def test_a_model_answers_questions_at_once(hf, tmp_path):
 def test_a_model_for_multiple_choice_becomes_a_pretraining_run(hf, tmp_path):
     model = make_random(hf, "BertForMultipleChoice")
     assert import_run(save(model, tmp_path / "hf"), tmp_path / "run").kind == "pretrain"
+
+
+def test_electra_alone_has_no_use_for_the_summary_of_its_choices(hf, tmp_path):
+    kind = hf.ElectraForTokenClassification
+    sizes = SIZES | {"summary_type": "cls_index", "summary_use_proj": False}
+    save(kind(hf.ElectraConfig(**sizes)), tmp_path / "hf")
+    assert import_run(tmp_path / "hf", tmp_path / "run").unused == ()
 
 
 @pytest.fixture
