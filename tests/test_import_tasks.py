@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from huggingface_models import edit_json, make_random, save
+from huggingface_models import SIZES, edit_json, make_random, save
 
 from bert_jax.commands.exchange import Import
 from bert_jax.data.labelled.word_places import places_of_words
@@ -59,6 +59,19 @@ def test_a_tagger_predicts_at_once(tagger, hf, tmp_path):
         assert found["probabilities"] == expected
 
 
+def test_a_tag_without_a_letter_makes_no_types_of_the_others(hf, tmp_path):
+    names = dict(enumerate(("[CLS]", "I-PER", "O")))
+    numbers = {tag: number for number, tag in names.items()}
+    model = make_random(
+        hf, "BertForTokenClassification", id2label=names, label2id=numbers
+    )
+    hf.torch.nn.init.constant_(model.classifier.bias[1], 100.0)
+    import_run(save(model, tmp_path / "hf"), tmp_path / "run")
+    [found] = Predictor(tmp_path / "run")([("ab cd",)])
+    assert found["tags"] == ["I-PER", "I-PER"]
+    assert [(x["type"], x["text"]) for x in found["entities"]] == [("PER", "ab cd")]
+
+
 def test_what_only_a_classifier_has_is_refused(tagger, tmp_path):
     with pytest.raises(ValueError, match="--num-texts 2 would be ignored"):
         Import(source=tagger[1], output=tmp_path / "run", num_texts=2).run()
@@ -94,6 +107,13 @@ def test_a_model_answers_questions_at_once(hf, tmp_path):
 def test_a_model_for_multiple_choice_becomes_a_pretraining_run(hf, tmp_path):
     model = make_random(hf, "BertForMultipleChoice")
     assert import_run(save(model, tmp_path / "hf"), tmp_path / "run").kind == "pretrain"
+
+
+def test_electra_alone_has_no_use_for_the_summary_of_its_choices(hf, tmp_path):
+    kind = hf.ElectraForTokenClassification
+    sizes = SIZES | {"summary_type": "cls_index", "summary_use_proj": False}
+    save(kind(hf.ElectraConfig(**sizes)), tmp_path / "hf")
+    assert import_run(tmp_path / "hf", tmp_path / "run").unused == ()
 
 
 @pytest.fixture
@@ -196,6 +216,45 @@ def test_words_before_texts_are_told(make_vectors, tmp_path):
     done = import_run(folder, tmp_path / "run")
     said = "{'query': 'query: '}, by default 'query: '"
     assert any(said in note for note in done.notes)
+
+
+def test_a_pooling_that_leaves_words_out_gives_no_vectors_here(make_vectors, tmp_path):
+    folder = make_vectors({"pooling_mode": "mean", "include_prompt": False})
+    assert read_modules(folder, True, [])[0] == "mean_vector"
+    settings = {"prompts": {"query": "query: "}}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    done = import_run(folder, tmp_path / "run")
+    assert done.kind == "pretrain"
+    assert any("leaves out the words before a text" in note for note in done.notes)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("sentence_bert_config.json", {"max_seq_length": "8"}, "max_seq_length='8'; "),
+        (
+            "config_sentence_transformers.json",
+            {"prompts": ["a"]},
+            "prompts=\\['a'\\]; ",
+        ),
+        ("1_Pooling/config.json", None, "the module Pooling, .*fetch the whole model"),
+    ],
+)
+def test_damaged_settings_are_named(make_vectors, file, content, said):
+    folder = make_vectors({"pooling_mode": "mean"})
+    (folder / file).unlink(missing_ok=True)
+    if content:
+        (folder / file).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=said):
+        read_modules(folder, True, [])
+
+
+def test_of_an_old_directory_it_is_said_how_to_write_it_anew(make_vectors, tmp_path):
+    folder = make_vectors({"pooling_mode": "mean"})
+    (folder / "0_Transformer").mkdir()
+    (folder / "config.json").rename(folder / "0_Transformer/config.json")
+    with pytest.raises(FileNotFoundError, match=r"`SentenceTransformer\(DIR\)\.save"):
+        import_run(folder, tmp_path / "run")
 
 
 def test_another_pooling_is_another_source(make_vectors):

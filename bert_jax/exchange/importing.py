@@ -30,6 +30,7 @@ from bert_jax.exchange.json_files import save_json
 from bert_jax.exchange.portable import VECTORS, refuse_not_finite
 from bert_jax.exchange.read_google import read_google
 from bert_jax.exchange.read_huggingface import read_huggingface
+from bert_jax.exchange.sentence_transformers_modules import MODULES
 from bert_jax.exchange.source import Source
 from bert_jax.exchange.tensors import (
     Head,
@@ -100,6 +101,12 @@ def _what_is_there(path: pathlib.Path) -> str:
     )
     if (path / "adapter_config.json").is_file():
         return f"it is an adapter; {expected} Merge it into its model first."
+    if (path / MODULES).is_file():
+        return (
+            "sentence-transformers wrote it, with config.json in a folder of its own, as "
+            "old versions do, or the file is missing. `SentenceTransformer(DIR).save(OTHER)` "
+            "of that library writes what can be imported."
+        )
     below = [*path.glob("*/config.json"), *path.glob("snapshots/*/config.json")]
     if below:
         return f"{expected} Is it the one in {sorted(below)[-1].parent}?"

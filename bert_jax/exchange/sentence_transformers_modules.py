@@ -34,21 +34,31 @@ def read_modules(
         number of tokens that a text is cut to, where the directory says it.
 
     Raises:
-        ValueError: a file is damaged.
+        ValueError: a file is damaged or missing.
     """
     path = directory / MODULES
     modules = _list_of_modules(path)
     kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules]
     head, left_out = None, f"it has the modules {', '.join(kinds)}"
+    prompts = _note_prompts(directory, notes)
     if tuple(kinds) in (_KNOWN[:2], _KNOWN):
-        pooling = load_json(directory / str(modules[1].get("path")) / "config.json")
+        file = directory / str(modules[1].get("path")) / "config.json"
+        if not file.is_file():
+            raise ValueError(
+                f"{path} names the module {kinds[1]}, but there is no {file}; fetch the "
+                "whole model."
+            )
+        pooling = load_json(file)
         mode = _mode(pooling)
         head = next((head for head, name in VECTORS.items() if name == mode), None)
         left_out = f"its pooling is {mode}"
+        if prompts and pooling.get("include_prompt") is False:
+            head, left_out = None, "its pooling leaves out the words before a text"
     length, folds = None, False
     for file in sorted(directory.glob("sentence_*_config.json")):
         config = load_json(file)
-        length, folds = config.get("max_seq_length"), bool(config.get("do_lower_case"))
+        length = _of_form(file, config, "max_seq_length", int, "a whole number")
+        folds = bool(config.get("do_lower_case"))
     if folds and not lowercase:
         head, left_out = (
             None,
@@ -63,7 +73,6 @@ def read_modules(
         notes.append(
             "Vectors have length 1 there; here `embed --normalise` makes it so."
         )
-    _note_prompts(directory, notes)
     return head, length
 
 
@@ -91,12 +100,23 @@ def _mode(pooling: Mapping[str, Any]) -> str:
     return mode if isinstance(mode, str) else ", ".join(map(str, mode)) or "mean"
 
 
-def _note_prompts(directory: pathlib.Path, notes: list[str]) -> None:
+def _of_form(
+    path: pathlib.Path, config: Mapping[str, Any], key: str, form: type, name: str
+) -> Any:
+    value = config.get(key)
+    if not isinstance(value, form | None):
+        raise ValueError(
+            f"{path} has {key}={value!r}; expected {name}. Fetch it again."
+        )
+    return value
+
+
+def _note_prompts(directory: pathlib.Path, notes: list[str]) -> Mapping[str, Any]:
+    """The words before texts, by their names; without those that are empty."""
     path = directory / "config_sentence_transformers.json"
     config = load_json(path) if path.is_file() else {}
-    prompts = {
-        name: text for name, text in (config.get("prompts") or {}).items() if text
-    }
+    given = _of_form(path, config, "prompts", dict, "an object of names and words")
+    prompts = {name: text for name, text in (given or {}).items() if text}
     if prompts:
         default = config.get("default_prompt_name")
         said = f", by default {prompts[default]!r}" if default in prompts else ""
@@ -104,3 +124,4 @@ def _note_prompts(directory: pathlib.Path, notes: list[str]) -> None:
             f"It was trained with words before texts: {prompts}{said}. Write them before "
             "your texts; here no words are added."
         )
+    return prompts

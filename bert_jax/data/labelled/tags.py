@@ -25,20 +25,18 @@ def style_of(tags: Iterable[str]) -> Style:
     """What the tags of a file are.
 
     letters: `O`, or a letter of B, I, E, L, S, U with or without a type, as in `B-PER`.
+        Models of others have tags without one beside them, such as `[CLS]`.
     types: `O` and types without letters. Neighbours of one type are one entity.
     words: everything else, such as parts of speech. Each word stands for itself.
     """
     names = set(tags)
-    if all(_LETTERED.fullmatch(name) for name in names - {"O"}):
+    if odd_tags(names) or all(map(_LETTERED.fullmatch, names - {"O"})):
         return "letters"
     return "types" if "O" in names else "words"
 
 
 def odd_tags(tags: Iterable[str]) -> set[str]:
-    """Tags without a letter of BIO or the like, where other tags have one.
-
-    By `style_of`, a single one of them would make a type of its own of each tag.
-    """
+    """Tags without a letter of BIO or the like, where other tags have one."""
     names = set(tags) - {"O"}
     if not any(name.startswith(("B-", "I-")) for name in names):
         return set()

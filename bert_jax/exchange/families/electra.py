@@ -84,13 +84,12 @@ ELECTRA = Family(
     fixed={"next_sentence": False, "pooler": "gelu"},
     spelled_out=_spelled_out,
     respelled=_respelled,
-    refused={
-        **BERT.refused,
-        "summary_type": ["first"],
-        "summary_use_proj": [True],
-        "summary_activation": ["gelu"],
+    refused=BERT.refused,
+    idle={
+        *(*BERT.idle, "output_past", "summary_last_dropout"),
+        # Of models for multiple choice, of which the encoder alone is imported.
+        *("summary_type", "summary_use_proj", "summary_activation"),
     },
-    idle={*BERT.idle, "summary_last_dropout", "output_past"},
     heads=forms("Electra", "mlm", "classifier", "tokens", "spans", "choice"),
     tokenizer_classes={
         *("ElectraTokenizer", "ElectraTokenizerFast"),
