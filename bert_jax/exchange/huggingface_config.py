@@ -154,7 +154,7 @@ def read_head(
         if name in heads:
             return heads[name]
     head = head_of_tensors(lambda head: family.rows(model, head), family.heads, names)
-    what = "a model for pretraining" if head == whole else f"a {head} model"
+    what = "a pretraining model" if head == whole else f"a {head} model"
     notes.append(f"{path} has architectures={given}; by its tensors, {what}.")
     return head
 
