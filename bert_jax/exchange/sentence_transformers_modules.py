@@ -8,8 +8,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from bert_jax.data.json_text import loads
-from bert_jax.exchange.json_files import load_json
+from bert_jax.exchange.json_files import load_any_json, load_json, of_form
 from bert_jax.exchange.portable import VECTORS
 from bert_jax.exchange.tensors import Head
 
@@ -57,7 +56,7 @@ def read_modules(
     length, folds = None, False
     for file in sorted(directory.glob("sentence_*_config.json")):
         config = load_json(file)
-        length = _of_form(file, config, "max_seq_length", int, "a whole number")
+        length = of_form(file, config, "max_seq_length", int, "a whole number")
         folds = bool(config.get("do_lower_case"))
     if folds and not lowercase:
         head, left_out = (
@@ -77,10 +76,7 @@ def read_modules(
 
 
 def _list_of_modules(path: pathlib.Path) -> list[Mapping[str, Any]]:
-    try:
-        found = loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); fetch it again.") from error
+    found = load_any_json(path)
     if not isinstance(found, list) or not all(isinstance(x, dict) for x in found):
         raise ValueError(f"{path} holds no list of modules; fetch it again.")
     return found
@@ -100,22 +96,11 @@ def _mode(pooling: Mapping[str, Any]) -> str:
     return mode if isinstance(mode, str) else ", ".join(map(str, mode)) or "mean"
 
 
-def _of_form(
-    path: pathlib.Path, config: Mapping[str, Any], key: str, form: type, name: str
-) -> Any:
-    value = config.get(key)
-    if not isinstance(value, form | None):
-        raise ValueError(
-            f"{path} has {key}={value!r}; expected {name}. Fetch it again."
-        )
-    return value
-
-
 def _note_prompts(directory: pathlib.Path, notes: list[str]) -> Mapping[str, Any]:
     """The words before texts, by their names; without those that are empty."""
     path = directory / "config_sentence_transformers.json"
     config = load_json(path) if path.is_file() else {}
-    given = _of_form(path, config, "prompts", dict, "an object of names and words")
+    given = of_form(path, config, "prompts", dict, "an object of names and words")
     prompts = {name: text for name, text in (given or {}).items() if text}
     if prompts:
         default = config.get("default_prompt_name")

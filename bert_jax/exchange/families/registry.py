@@ -16,7 +16,7 @@ from bert_jax.exchange.families.family import Family
 from bert_jax.exchange.families.modernbert import MODERNBERT
 from bert_jax.exchange.families.nomic_bert import NOMIC_BERT
 from bert_jax.exchange.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
-from bert_jax.exchange.json_files import load_json
+from bert_jax.exchange.json_files import load_json, of_form
 
 FAMILIES: Mapping[str, Family] = {
     family.model_type: family
@@ -50,10 +50,7 @@ def family_of_config(
         ValueError: the family is not known here, or a key has another form.
     """
     for key, (form, name) in _FORMS.items():
-        if not isinstance(config.get(key), form | None):
-            raise ValueError(
-                f"{path} has {key}={config[key]!r}; expected {name}. Fetch it again."
-            )
+        of_form(path, config, key, form, name)
     model_type = config.get("model_type")
     if model_type is None:
         notes.append(f"{path} has no model_type; taken for {BERT.model_type!r}.")
