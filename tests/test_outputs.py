@@ -1,8 +1,11 @@
 """Where a command may write, and flags that it would ignore."""
 
+import concurrent.futures
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -117,3 +120,29 @@ def test_what_a_killed_process_of_the_same_number_left_is_no_obstacle(tmp_path):
         (second / "whole").touch()
     assert second == first
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["whole"]
+
+
+def test_what_a_killed_process_left_is_deleted_and_what_a_living_one_writes_is_not(
+    tmp_path,
+):
+    killed = """
+import os, pathlib, signal, sys
+from bert_jax.data.whole_directory import whole_directory
+with whole_directory(pathlib.Path(sys.argv[1]), overwrite=False) as partial:
+    (partial / "half").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", killed, str(tmp_path / "out")], check=False)
+    (tmp_path / ".out.1.old").mkdir()  # of one that was killed between its renames
+    (left,) = tmp_path.glob(".out.*.partial")
+    with whole_directory(tmp_path / "out", overwrite=False) as living:
+        assert not left.exists()
+        in_thread = concurrent.futures.ThreadPoolExecutor().submit(_write, tmp_path)
+        assert in_thread.result() == [living.name]
+    assert [path.name for path in tmp_path.glob("*out*")] == ["out"]
+
+
+def _write(folder):
+    """The names of what another thread finds beside its own hidden directory."""
+    with whole_directory(folder / "out", overwrite=False) as partial:
+        return [path.name for path in folder.glob(".out.*.partial") if path != partial]
