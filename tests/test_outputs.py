@@ -8,8 +8,12 @@ import subprocess
 import sys
 
 import pytest
+from prepared_corpus import other_tokenizer
 
+from bert_jax.config import ModelConfig, PretrainConfig
 from bert_jax.data.whole_directory import whole_directory
+from bert_jax.train.runs.run import RunInfo
+from bert_jax.train.runs.run_start import start_run
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +111,21 @@ def test_a_tilde_that_the_shell_has_left_is_refused(refusal, folder):
 )
 def test_a_flag_that_would_be_ignored_is_refused(refusal, argv, message):
     assert message in refusal(*argv)
+
+
+@pytest.mark.parametrize("name", ["run[1]", "of [mine]/run"])
+def test_a_run_whose_checkpoints_could_not_be_read_is_refused(tmp_path, name):
+    """`checkpoints` called them whole, since all files were as they had been written."""
+    tokenizer = other_tokenizer()
+    info = RunInfo(
+        kind="pretrain",
+        model=ModelConfig(),
+        tokenizer_sha256=tokenizer.sha256,
+        data={},
+    )
+    with pytest.raises(ValueError, match=r"has the character '\['.* Choose a path"):
+        start_run(tmp_path / name, PretrainConfig(), info, tokenizer)
+    assert not (tmp_path / name).exists()
 
 
 def test_what_a_killed_process_of_the_same_number_left_is_no_obstacle(tmp_path):
