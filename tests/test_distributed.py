@@ -281,3 +281,8 @@ def test_hosts_compare_all_settings_of_a_run_but_where_its_files_are(monkeypatch
     same, elsewhere, other = told
     assert same == elsewhere
     assert {name for name in same if same[name] != other[name]} == {"task.pooling"}
+
+
+def test_the_launchers_start_every_command_that_joins_a_job():
+    joining = [name for name, x in cli.COMMANDS.items() if hasattr(x, "cluster")]
+    assert sorted(local.COMMANDS) == sorted(joining)
