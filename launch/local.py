@@ -22,7 +22,7 @@ from typing import IO
 from bert_jax.runtime import start
 
 # The commands that take `--cluster`; the others have worker processes of their own.
-COMMANDS = ("pretrain", "finetune", "evaluate")
+COMMANDS = ("pretrain", "finetune", "sweep", "evaluate")
 
 # Gloo's C++ begins so what it prints about every group of devices.
 _CHATTER = "[Gloo] Rank "

@@ -11,7 +11,13 @@ from small_pretraining import one_device, pretrain, pretrain_args  # noqa: F401
 from test_finetune_tasks import encoder, write_files  # noqa: F401
 
 from bert_jax import cli
-from bert_jax.config import DataConfig, FinetuneConfig, LoopConfig, LoraConfig
+from bert_jax.config import (
+    DataConfig,
+    FinetuneConfig,
+    LoopConfig,
+    LoraConfig,
+    OptimizerConfig,
+)
 from bert_jax.data.batches.documents import documents_of_batch
 from bert_jax.data.batches.rows import open_rows
 from bert_jax.data.prepared.dataset import open_dataset
@@ -151,6 +157,8 @@ def test_a_fine_tuning_that_stops_is_replayed(encoder, capsys, monkeypatch):  # 
         from_scratch=True,
         task=write_files(folder, "classification"),
         lora=LoraConfig(rank=2),
+        # It warms up for longer than it has trained.
+        optimizer=OptimizerConfig(warmup_steps=8),
         loop=LoopConfig(log_every_steps=8, max_rollbacks=0),
         sequence_length=16,
         batch_size=32,

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import pathlib
 import socket
 import threading
 import types
@@ -13,13 +14,14 @@ from jax.errors import JaxRuntimeError
 
 from bert_jax import cli
 from bert_jax.commands import addresses, shared
-from bert_jax.config import ClusterConfig
+from bert_jax.config import ClusterConfig, FinetuneConfig, TaskConfig
 from bert_jax.runtime import agreement, channel, distributed, process
 from bert_jax.runtime.differences import differences
 from bert_jax.runtime.failure import Failure
 from bert_jax.runtime.job import Job
 from bert_jax.runtime.roll_call import bind_host, roll_call
 from bert_jax.runtime.versions import versions
+from bert_jax.train.runs import run_settings
 from launch import local
 
 
@@ -268,3 +270,19 @@ def test_hosts_compare_the_flags_of_their_command_first(monkeypatch):
             pass
     assert len({*told[:-1]}) == len(told) - 1
     assert told[-1] == told[2]
+
+
+def test_hosts_compare_all_settings_of_a_run_but_where_its_files_are(monkeypatch):
+    told = []
+    monkeypatch.setattr(run_settings, "agree", lambda what, facts: told.append(facts))
+    for pooling, train in (("mean", "a.tsv"), ("mean", "b.tsv"), ("cls", "a.tsv")):
+        task = TaskConfig(kind="embeddings", pooling=pooling, train=pathlib.Path(train))
+        run_settings.agree_on_run(pathlib.Path("run"), FinetuneConfig(task=task))
+    same, elsewhere, other = told
+    assert same == elsewhere
+    assert {name for name in same if same[name] != other[name]} == {"task.pooling"}
+
+
+def test_the_launchers_start_every_command_that_joins_a_job():
+    joining = [name for name, x in cli.COMMANDS.items() if hasattr(x, "cluster")]
+    assert sorted(local.COMMANDS) == sorted(joining)

@@ -1,12 +1,19 @@
 """Where a command may write, and flags that it would ignore."""
 
+import concurrent.futures
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import pytest
+from prepared_corpus import other_tokenizer
 
+from bert_jax.config import ModelConfig, PretrainConfig
 from bert_jax.data.whole_directory import whole_directory
+from bert_jax.train.runs.run import RunInfo
+from bert_jax.train.runs.run_start import start_run
 
 
 @pytest.fixture(autouse=True)
@@ -106,6 +113,21 @@ def test_a_flag_that_would_be_ignored_is_refused(refusal, argv, message):
     assert message in refusal(*argv)
 
 
+@pytest.mark.parametrize("name", ["run[1]", "of [mine]/run"])
+def test_a_run_whose_checkpoints_could_not_be_read_is_refused(tmp_path, name):
+    """`checkpoints` called them whole, since all files were as they had been written."""
+    tokenizer = other_tokenizer()
+    info = RunInfo(
+        kind="pretrain",
+        model=ModelConfig(),
+        tokenizer_sha256=tokenizer.sha256,
+        data={},
+    )
+    with pytest.raises(ValueError, match=r"has the character '\['.* Choose a path"):
+        start_run(tmp_path / name, PretrainConfig(), info, tokenizer)
+    assert not (tmp_path / name).exists()
+
+
 def test_what_a_killed_process_of_the_same_number_left_is_no_obstacle(tmp_path):
     """In a container the process that was killed often had the number of the next one."""
     with whole_directory(tmp_path / "out", overwrite=False) as first:
@@ -117,3 +139,29 @@ def test_what_a_killed_process_of_the_same_number_left_is_no_obstacle(tmp_path):
         (second / "whole").touch()
     assert second == first
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["whole"]
+
+
+def test_what_a_killed_process_left_is_deleted_and_what_a_living_one_writes_is_not(
+    tmp_path,
+):
+    killed = """
+import os, pathlib, signal, sys
+from bert_jax.data.whole_directory import whole_directory
+with whole_directory(pathlib.Path(sys.argv[1]), overwrite=False) as partial:
+    (partial / "half").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", killed, str(tmp_path / "out")], check=False)
+    (tmp_path / ".out.1.old").mkdir()  # of one that was killed between its renames
+    (left,) = tmp_path.glob(".out.*.partial")
+    with whole_directory(tmp_path / "out", overwrite=False) as living:
+        assert not left.exists()
+        in_thread = concurrent.futures.ThreadPoolExecutor().submit(_write, tmp_path)
+        assert in_thread.result() == [living.name]
+    assert [path.name for path in tmp_path.glob("*out*")] == ["out"]
+
+
+def _write(folder):
+    """The names of what another thread finds beside its own hidden directory."""
+    with whole_directory(folder / "out", overwrite=False) as partial:
+        return [path.name for path in folder.glob(".out.*.partial") if path != partial]

@@ -1,7 +1,10 @@
 """Directories that appear under their name only when they are whole."""
 
 import contextlib
+import fcntl
+import os
 import pathlib
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -10,6 +13,8 @@ from collections.abc import Iterator
 @contextlib.contextmanager
 def whole_directory(directory: pathlib.Path, overwrite: bool) -> Iterator[pathlib.Path]:
     """Yields a hidden directory, which becomes `directory` unless there is an error.
+
+    What killed processes left of earlier ones is deleted.
 
     Raises:
         ValueError: `directory` is a file, or it is not empty and `overwrite` is false.
@@ -26,13 +31,34 @@ def whole_directory(directory: pathlib.Path, overwrite: bool) -> Iterator[pathli
     # In a container, a process that was killed had the number of the one after it.
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    lock = os.open(partial, os.O_RDONLY)
     try:
+        with contextlib.suppress(
+            OSError
+        ):  # not every shared file system has such locks
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _delete_left(directory, "partial")
         yield partial
         # A rename cannot replace a directory that is not empty, so it is moved away.
         old = partial.with_suffix(".old")
         if directory.exists():
             directory.rename(old)
         partial.rename(directory)
-        shutil.rmtree(old, ignore_errors=True)
+        # Not before: where a process was killed between the renames, it is all there is.
+        _delete_left(directory, "old")
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        os.close(lock)
+
+
+def _delete_left(directory: pathlib.Path, suffix: str) -> None:
+    """Deletes the hidden directories that no living process has locked."""
+    name = re.compile(rf"\.{re.escape(directory.name)}\.\d+\.{suffix}")
+    for left in filter(lambda x: name.fullmatch(x.name), directory.parent.iterdir()):
+        with contextlib.suppress(OSError):
+            lock = os.open(left, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left)
+            finally:
+                os.close(lock)

@@ -9,6 +9,7 @@ import functools
 import itertools
 import pathlib
 import shutil
+import sys
 from typing import Any
 
 import jax
@@ -89,7 +90,8 @@ def replay(run: pathlib.Path, num_devices: int = 1) -> tuple[int, str]:
         else:
             assert info.labels is not None
             task = task_of(cfg)
-            tuning = make_tuning(cfg, info.model, task, len(info.labels), step + 1)
+            # Nothing is updated here, so the rates do not matter; a warm-up must fit.
+            tuning = make_tuning(cfg, info.model, task, len(info.labels), sys.maxsize)
             fresh = functools.partial(tuning.fresh_state, cfg.seed)
             abstract = abstract_state(fresh, mesh)
             find = functools.partial(diagnose, tuning.in_a_row, mesh)

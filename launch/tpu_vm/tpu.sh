@@ -85,8 +85,8 @@ if [[ $action == up ]]; then
     *.whl) [[ -f $source ]] || fail "--source $source: no such file" ;;
     *) fail "--source '$source': expected a wheel or git+URL@COMMIT" ;;
   esac
-  [[ ${arguments[0]:-} =~ ^(pretrain|finetune|evaluate)$ ]] ||
-    fail "$action needs a command of bert-jax after --: pretrain, finetune or evaluate, with its flags"
+  [[ ${arguments[0]:-} =~ ^(pretrain|finetune|sweep|evaluate)$ ]] ||
+    fail "$action needs a command of bert-jax after --: pretrain, finetune, sweep or evaluate, with its flags"
   [[ $bucket != */* ]] || fail "--bucket $bucket: give the bare name, no gs:// and no folder"
   [[ ! " ${arguments[*]}" =~ \ --output[=\ ](gs|s3):// ]] ||
     fail "all workers write the run; mount the bucket with --bucket BUCKET and write --output /mnt/BUCKET/...; gs:// is for datasets and --checkpoint"

@@ -13,6 +13,10 @@ from bert_jax.train.runs.checkpoint_in_store import CHECKPOINTS
 from bert_jax.train.runs.history import load_history
 from bert_jax.train.runs.resumed_with import with_settings
 
+# How examples are read; the hashes of the examples are compared separately.
+_READING = tuple(
+    f"task.{x.name}" for x in dataclasses.fields(TaskConfig) if x.name != "pooling"
+)
 # Settings that may change when a run continues: they do not change the numbers.
 _FREE = (
     "loop",
@@ -22,8 +26,7 @@ _FREE = (
     "data.dataset",
     "data.mixture",  # `check_order` compares the order
     "checkpoint",  # `check_start` compares what it leads to
-    # How examples are read; the hashes of the examples are compared separately.
-    *(f"task.{x.name}" for x in dataclasses.fields(TaskConfig) if x.name != "pooling"),
+    *_READING,
 )
 # Settings that may change too, since a run must be able to continue on other machines:
 # they change the numbers by rounding only. A change of these is printed.
@@ -37,7 +40,8 @@ LAYOUT = (
 # lead to are compared separately.
 _OWN = (
     *("data.num_threads", "data.num_workers", "data.plan_dir"),
-    *("data.dataset", "data.mixture", "task"),
+    *("data.dataset", "data.mixture"),
+    *_READING,
 )
 
 

@@ -48,9 +48,15 @@ def start_run(
     The first host does this. When the function returns, the other hosts see the files.
 
     Raises, on all hosts:
-        ValueError: the directory holds another run or other files, or some hosts do not
-            see it.
+        ValueError: the directory holds another run or other files, some hosts do not see
+            it, or checkpoints could not be read from it.
     """
+    if "[" in str(run.absolute()):
+        # Orbax takes the path for a pattern when it joins what the hosts have written.
+        raise ValueError(
+            f"{run}: its full path, {run.absolute()}, has the character '[', and Orbax "
+            "writes checkpoints there that cannot be read again. Choose a path without it."
+        )
     on_first_host(f"start of {run}", lambda: _start_run(run, config, info, tokenizer))
     if process.this().count > 1:
         _check_shared(run)
