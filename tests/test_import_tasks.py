@@ -1,5 +1,6 @@
 """Taggers, models that answer questions, and sentence-transformers, as runs of a task."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,12 +8,17 @@ import pytest
 from huggingface_models import SIZES, edit_json, make_random, save
 
 from bert_jax.commands.exchange import Import
+from bert_jax.config import FinetuneConfig, OptimizerConfig, SweepConfig, TaskConfig
 from bert_jax.data.labelled.word_places import places_of_words
 from bert_jax.exchange.importing import import_run, source_sha256
 from bert_jax.exchange.sentence_transformers_modules import read_modules
+from bert_jax.train.finetune import finetune
 from bert_jax.train.inference.embed import Embedder
+from bert_jax.train.inference.evaluate import evaluate_run
 from bert_jax.train.inference.predict import Predictor
+from bert_jax.train.initial import with_pooling
 from bert_jax.train.runs.run import load_run
+from bert_jax.train.sweeps.sweep import sweep
 from bert_jax.train.tasks.embeddings import normalised
 
 TAGS = ("O", "B-PER", "I-PER", "B-LOC")
@@ -270,3 +276,32 @@ def test_a_damaged_list_of_modules_is_named(make_vectors, tmp_path, content):
     (folder / "modules.json").write_text(content)
     with pytest.raises(ValueError, match=r"modules\.json .*fetch it again"):
         import_run(folder, tmp_path / "run")
+
+
+def test_fine_tuning_goes_on_with_the_pooling_of_a_run(make_vectors, tmp_path):
+    """The mean of tokens' vectors is not what a model of [CLS] has learned."""
+    run, data = tmp_path / "run", tmp_path / "pairs.tsv"
+    import_run(make_vectors({"pooling_mode": "cls"}), run)
+    rows = [f"{a} {b}\t{b}\t{len(a) % 5}" for a in TEXTS for b in TEXTS]
+    data.write_text("\n".join(["sentence1\tsentence2\tscore", *rows]) + "\n")
+    cfg = FinetuneConfig(
+        checkpoint=run,
+        task=TaskConfig(kind="embeddings", train=data, dev=data),
+        # At this rate nothing changes, so that the scores are those of the checkpoint.
+        optimizer=OptimizerConfig(learning_rate=1e-9, warmup_steps=0.1),
+        num_epochs=1,
+    )
+    ten = tmp_path / "ten.tsv"
+    ten.write_text("sentence1\tsentence2\tscore\na\tb\t10\n")
+    with pytest.raises(ValueError, match=r"Bring all scores to numbers from 0 to 5\.$"):
+        evaluate_run(run, ten)
+    with pytest.raises(ValueError, match=r"pass a file of labelled text\.$"):
+        evaluate_run(run, None)
+    before = pytest.approx(evaluate_run(run, data), abs=1e-4)
+    assert finetune(cfg, tmp_path / "tuned")["eval"] == before
+    assert Embedder(tmp_path / "tuned").pooling == "cls"
+    grid = SweepConfig(seeds=(1,), keep_weights=True)
+    [found] = sweep(grid, cfg, tmp_path / "grid")["runs"]
+    assert found["eval"] == before
+    mean = dataclasses.replace(cfg.task, pooling="mean")
+    assert with_pooling(dataclasses.replace(cfg, task=mean)).task.pooling == "mean"

@@ -402,7 +402,8 @@ def test_other_examples_are_told_before_the_settings_that_follow_from_them(tmp_p
 
 def test_another_pooling_is_another_run(tmp_path):
     """Files may move, but vectors of another kind are others."""
-    cfg = FinetuneConfig(task=TaskConfig(kind="embeddings", train=pathlib.Path("a")))
+    task = TaskConfig(kind="embeddings", train=pathlib.Path("a"), pooling="mean")
+    cfg = FinetuneConfig(task=task)
     begin(tmp_path / "run", cfg)
     moved = dataclasses.replace(cfg.task, train=pathlib.Path("b"))
     begin(tmp_path / "run", dataclasses.replace(cfg, task=moved))

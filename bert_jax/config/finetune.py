@@ -191,9 +191,10 @@ class TaskConfig(FileConfig, _Learned):
     score_range: tuple[float, float] | None = None
     """For --task embeddings: the scores that mean a cosine of 0 and of 1. Default: 0 and 5
     if a score of the training file is greater than 1, else 0 and 1."""
-    pooling: Literal["mean", "cls"] = "mean"
+    pooling: Literal["mean", "cls"] | None = None
     """For --task embeddings: which vector a text gets. mean: the mean of its tokens'
-    vectors. cls: the vector of [CLS]."""
+    vectors. cls: the vector of [CLS]. Default: as the checkpoint has it, if that is a run
+    of --task embeddings, else mean."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

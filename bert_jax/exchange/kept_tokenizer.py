@@ -115,17 +115,10 @@ def write_kept_tokenizer(
             space before it, as in byte-level BPE, the first one gets it there, too.
     """
     model, stated = tokenizer.model, dict(tokenizer.config)
-    rules = json.loads(model)
-    splits = rules["pre_tokenizer"] or {}
-    has_own_switch = splits.get("add_prefix_space") is False
-    if of_words and has_own_switch:
-        splits["add_prefix_space"] = True
-        stated["add_prefix_space"] = True
-    elif of_words and tokenizer.gap:  # rules within others, such as those of EuroBERT
-        before = {"type": "Prepend", "prepend": tokenizer.gap}
-        parts = [before, *filter(None, [rules["normalizer"]])]
-        rules["normalizer"] = {"type": "Sequence", "normalizers": parts}
-    if of_words and (has_own_switch or tokenizer.gap):
+    if of_words and tokenizer.gap:
+        rules = tokenizer.rules_for_words()
+        if (rules["pre_tokenizer"] or {}).get("add_prefix_space"):
+            stated["add_prefix_space"] = True
         model = json.dumps(rules, ensure_ascii=False).encode()
     (directory / FAST).write_bytes(model)
     # Both names of this class read tokenizer.json; transformers 4 knows only the first.

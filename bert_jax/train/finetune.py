@@ -24,7 +24,12 @@ from bert_jax.train.diagnosis import diagnose
 from bert_jax.train.flops import counted_flops
 from bert_jax.train.hardest import hardest
 from bert_jax.train.held_out_logits import save_logits
-from bert_jax.train.initial import has_same_head, load_params, start_encoder
+from bert_jax.train.initial import (
+    has_same_head,
+    load_params,
+    start_encoder,
+    with_pooling,
+)
 from bert_jax.train.logits import BatchedLogits
 from bert_jax.train.loop import Stage, Trained, run_loop
 from bert_jax.train.memory import check_memory
@@ -96,6 +101,7 @@ def finetune(
     tokenizer = load_run_tokenizer(cfg.checkpoint)
     mesh = make_mesh(cfg.mesh)
     sharding.check_batch_size(mesh, cfg.batch_size)
+    cfg = with_pooling(cfg)
     data = data or load_task_data(cfg, tokenizer, model)
     cfg = dataclasses.replace(
         cfg, task=data.as_read, sequence_length=data.sequence_length

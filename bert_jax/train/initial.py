@@ -148,6 +148,20 @@ def start_encoder(
     return Start({**parts, **head}, origin, has_head=bool(head))
 
 
+def with_pooling(cfg: FinetuneConfig) -> FinetuneConfig:
+    """The settings of fine-tuning with the pooling that the checkpoint's vectors have.
+
+    Where the settings name one, it counts; where neither does, it is the mean.
+    """
+    if cfg.task.pooling is not None or cfg.checkpoint is None:
+        return cfg
+    there, known = load_run_config(cfg.checkpoint), None
+    if cfg.task.kind == "embeddings" and isinstance(there, FinetuneConfig):
+        known = there.task.pooling
+    task = dataclasses.replace(cfg.task, pooling=known or "mean")
+    return dataclasses.replace(cfg, task=task)
+
+
 def has_same_head(there: RunInfo, new: RunInfo) -> bool:
     """Whether two runs learn the same outputs, in whatever order, by the same task."""
     same = sorted(there.labels or ()) == sorted(new.labels or ())

@@ -113,7 +113,9 @@ def read_text_pairs(
     if score is not None:
         low, high = cfg.score_range or _usual_range(rows)
         how += f", {low:g} to {high:g} as cosines of 0 to 1"
-        similarities = _similarities(rows, score, low, high, split)
+        # An imported model has no training, whose settings say what scores mean.
+        by = None if split == "validation" and cfg.train is None else split
+        similarities = _similarities(rows, score, low, high, by)
         settings = {"score_range": (low, high)}
     elif negative is not None:
         how += f", texts that do not belong to them from {negative!r}"
@@ -164,7 +166,7 @@ def _usual_range(rows: Sequence[CompleteRow]) -> tuple[float, float]:
 
 
 def _similarities(
-    rows: Sequence[CompleteRow], column: str, low: float, high: float, split: Split
+    rows: Sequence[CompleteRow], column: str, low: float, high: float, by: Split | None
 ) -> tuple[float, ...]:
     found = []
     for row in rows:
@@ -177,11 +179,16 @@ def _similarities(
             )
         similarity = (float(value) - low) / (high - low)
         if not -1.0 <= similarity <= 1.0:
-            scale = "" if split == "train" else ", as in the training file"
+            scale = ", as in the training file" if by == "validation" else ""
+            way_out = (
+                "Set finetune's --score-range to the smallest and the greatest score"
+            )
+            if by is None:
+                way_out = f"Bring all scores to numbers from {low:g} to {high:g}"
             raise ValueError(
                 f"{row.where}: the score {value} would be a cosine of {similarity:g}, "
-                f"since scores of {low:g} to {high:g} mean cosines of 0 to 1{scale}. Set "
-                "finetune's --score-range to the smallest and the greatest score."
+                f"since scores of {low:g} to {high:g} mean cosines of 0 to 1{scale}. "
+                f"{way_out}."
             )
         found.append(similarity)
     return tuple(found)

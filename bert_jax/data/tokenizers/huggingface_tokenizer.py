@@ -160,8 +160,32 @@ class HuggingFaceTokenizer(Tokenizer):
         ]
         return [*sentences[:1], *behind]
 
+    def rules_for_words(self) -> dict[str, Any]:
+        """The content of a tokenizer.json that encodes words, each by itself.
+
+        It puts the gap before each, as transformers does for a list of words. A token that
+        was added to the vocabulary gets none by a switch of the pre-tokenizer's own.
+        """
+        rules: dict[str, Any] = json.loads(self.model)
+        splits = rules["pre_tokenizer"] or {}
+        if self.gap and splits.get("add_prefix_space") is False:
+            splits["add_prefix_space"] = True
+        elif self.gap:  # rules within others, such as those of EuroBERT
+            before = {"type": "Prepend", "prepend": self.gap}
+            parts = [before, *filter(None, [rules["normalizer"]])]
+            rules["normalizer"] = {"type": "Sequence", "normalizers": parts}
+        return rules
+
+    @functools.cached_property
+    def _for_words(self) -> "FastTokenizer":
+        return load_for_text(self.rules_for_words(), self._unk)
+
     def _encode_each_word(self, words: Sequence[str]) -> list[list[int]]:
-        return self.encode([self.gap + word for word in words])
+        if not self.gap:
+            return self.encode(words)
+        plain = map(without_surrogates, words)
+        encode = functools.partial(self._for_words.encode, add_special_tokens=False)
+        return [encode(word).ids for word in plain]
 
     def normalize(self, text: str) -> str:
         rules = self._fast.normalizer

@@ -52,8 +52,8 @@ class Embedder:
                 f"{most} positions of {run}; choose another length, or leave it out."
             )
         cfg = load_run_config(run)
-        tuned = cfg.task.pooling if isinstance(cfg, FinetuneConfig) else "mean"
-        self.pooling: Pooling = pooling or tuned
+        tuned = cfg.task.pooling if isinstance(cfg, FinetuneConfig) else None
+        self.pooling: Pooling = pooling or tuned or "mean"
         own = TaskConfig(kind="embeddings", pooling=self.pooling)
         self.width = info.model.hidden_size
         self.tokenizer = load_run_tokenizer(run)

@@ -136,10 +136,13 @@ def _evaluate_task(
     progress: Callable[[int, int], None],
 ) -> dict[str, float]:
     if data is None and cfg.task.dev is None:
+        columns = (
+            f" whose text stands in {' and '.join(file.text)}, or name its columns with "
+            "--text and --label"
+        )
         raise ValueError(
             f"{run} was imported and has no data of its own; pass a file of labelled "
-            f"text whose text stands in {' and '.join(file.text)}, or name its "
-            "columns with --text and --label."
+            f"text{columns if file.text else ''}."
         )
     mesh = None if process.this().count == 1 else make_mesh(MeshConfig())
     predictor = Predictor(run, step=step, batch_size=cfg.batch_size, mesh=mesh)

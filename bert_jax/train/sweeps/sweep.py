@@ -14,6 +14,7 @@ from bert_jax.config import FinetuneConfig, SweepConfig
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.runtime.agreement import on_first_host
 from bert_jax.train.finetune import finetune
+from bert_jax.train.initial import with_pooling
 from bert_jax.train.monitoring.metrics import WAY_OUT, NotFiniteError, duration
 from bert_jax.train.runs.checkpoint import BEST, NEWEST
 from bert_jax.train.runs.results_file import finished_results, save_results
@@ -58,6 +59,7 @@ def sweep(
         ValueError: the settings do not fit together, or `output` holds something else.
         InterruptedRunError: the process got a signal.
     """
+    base = with_pooling(base)
     if base.checkpoint is None:
         raise ValueError(
             "No checkpoint given; pass it first, as in `bert-jax sweep RUN --train ...`."

@@ -59,7 +59,7 @@ class Embeddings(Task):
 
     @property
     def pooling(self) -> Pooling:
-        return self.cfg.task.pooling
+        return self.cfg.task.pooling or "mean"
 
     def read(
         self, path: pathlib.Path | None, cfg: TaskConfig, split: Split
