@@ -33,9 +33,8 @@ def whole_directory(directory: pathlib.Path, overwrite: bool) -> Iterator[pathli
     partial.mkdir(parents=True)
     lock = os.open(partial, os.O_RDONLY)
     try:
-        with contextlib.suppress(
-            OSError
-        ):  # not every shared file system has such locks
+        # Not every shared file system has such locks; there nothing is deleted.
+        with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _delete_left(directory, "partial")
         yield partial

@@ -149,15 +149,11 @@ def start_encoder(
 
 
 def with_pooling(cfg: FinetuneConfig) -> FinetuneConfig:
-    """The settings of fine-tuning with the pooling that the checkpoint's vectors have.
-
-    Where the settings name one, it counts; where neither does, it is the mean.
-    """
-    if cfg.task.pooling is not None or cfg.checkpoint is None:
+    """The settings, with the checkpoint's pooling where they name none for vectors."""
+    if cfg.task.kind != "embeddings" or cfg.task.pooling or cfg.checkpoint is None:
         return cfg
-    there, known = load_run_config(cfg.checkpoint), None
-    if cfg.task.kind == "embeddings" and isinstance(there, FinetuneConfig):
-        known = there.task.pooling
+    there = load_run_config(cfg.checkpoint)
+    known = there.task.pooling if isinstance(there, FinetuneConfig) else None
     task = dataclasses.replace(cfg.task, pooling=known or "mean")
     return dataclasses.replace(cfg, task=task)
 

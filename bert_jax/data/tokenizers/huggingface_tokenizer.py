@@ -161,16 +161,16 @@ class HuggingFaceTokenizer(Tokenizer):
         return [*sentences[:1], *behind]
 
     def rules_for_words(self) -> dict[str, Any]:
-        """The content of a tokenizer.json that encodes words, each by itself.
+        """The content of a tokenizer.json that puts the gap before each text.
 
-        It puts the gap before each, as transformers does for a list of words. A token that
-        was added to the vocabulary gets none by a switch of the pre-tokenizer's own.
+        transformers encodes a list of words by such rules. They put no gap before a token
+        that was added to the vocabulary, which a space in the text itself would be.
         """
         rules: dict[str, Any] = json.loads(self.model)
         splits = rules["pre_tokenizer"] or {}
-        if self.gap and splits.get("add_prefix_space") is False:
+        if splits.get("add_prefix_space") is False:
             splits["add_prefix_space"] = True
-        elif self.gap:  # rules within others, such as those of EuroBERT
+        else:  # rules within others, such as those of EuroBERT
             before = {"type": "Prepend", "prepend": self.gap}
             parts = [before, *filter(None, [rules["normalizer"]])]
             rules["normalizer"] = {"type": "Sequence", "normalizers": parts}
@@ -183,9 +183,8 @@ class HuggingFaceTokenizer(Tokenizer):
     def _encode_each_word(self, words: Sequence[str]) -> list[list[int]]:
         if not self.gap:
             return self.encode(words)
-        plain = map(without_surrogates, words)
         encode = functools.partial(self._for_words.encode, add_special_tokens=False)
-        return [encode(word).ids for word in plain]
+        return [encode(without_surrogates(word)).ids for word in words]
 
     def normalize(self, text: str) -> str:
         rules = self._fast.normalizer

@@ -142,7 +142,7 @@ def _evaluate_task(
         )
         raise ValueError(
             f"{run} was imported and has no data of its own; pass a file of labelled "
-            f"text{columns if file.text else ''}."
+            f"text{columns * bool(file.text)}."
         )
     mesh = None if process.this().count == 1 else make_mesh(MeshConfig())
     predictor = Predictor(run, step=step, batch_size=cfg.batch_size, mesh=mesh)

@@ -102,9 +102,8 @@ class Task(abc.ABC):
         """
         for name in sorted(_OF_SOME_TASKS - self.settings):
             holder = cfg.task if hasattr(cfg.task, name) else cfg
-            value, default = getattr(holder, name), getattr(type(holder)(), name)
-            # Every run of fine-tuning names a pooling, whatever its task.
-            if value != default and (name, value) != ("pooling", "mean"):
+            value = getattr(holder, name)
+            if value != getattr(type(holder)(), name):
                 raise ValueError(
                     f"{type(holder).__name__}.{name}={value!r} would be ignored: --task "
                     f"{self.name} has no such setting. Leave it out."
