@@ -42,7 +42,7 @@ def test_outputs_keep_their_weights_in_another_order(runs, task):
     labels = before.info.labels[::-1]
     new = dataclasses.replace(before.info, labels=labels)
     start = start_encoder(run, mesh, before.params, new=new)
-    assert start.has_head
+    assert "its head too" in start.describe()
     assert start.params.keys() == before.params.keys()
     [name] = before.params.keys() - {*ENCODER}
     for part, old in before.params[name].items():
@@ -53,15 +53,23 @@ def test_outputs_keep_their_weights_in_another_order(runs, task):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"labels": ("bad", "fair")}, {"task": "multilabel"}, {"labels": ()}]
+    ("changes", "note"),
+    [
+        (
+            {"labels": ("bad", "fair")},
+            "; a new head, since the examples lack good and also have fair",
+        ),
+        ({"task": "multilabel"}, ""),
+        ({"labels": ()}, ""),
+    ],
 )
-def test_other_outputs_get_a_fresh_head(runs, changes):
+def test_other_outputs_get_a_fresh_head(runs, changes, note):
     run = runs["classification"]
     new = dataclasses.replace(load_run(run), **changes)
     start = start_encoder(
         run, make_mesh(MeshConfig()), ["embed", "classifier"], new=new
     )
-    assert not start.has_head
+    assert start.head == note
     assert list(start.params) == ["embed"]
 
 
@@ -105,5 +113,5 @@ def test_another_class_makes_another_head(runs, tmp_path, capsys):
     data = write(tmp_path / "a.tsv", ["good", "bad", "fair"] * 4)
     finetune(settings(runs["classification"], data), tmp_path / "one")
     out = capsys.readouterr().out
-    assert "its head too" not in out
+    assert "; a new head, since the examples also have fair" in out
     assert "a head that knows nothing has about 1.099" in out

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -52,17 +52,17 @@ class Start(NamedTuple):
     """Run directory, step, number of tensors and their SHA-256."""
     moments: Moments | None = None
     """Moments of the optimizer. With `None`, the new run begins with moments of zero."""
-    has_head: bool = False
-    """Whether the head of a task is among the parameters; `origin` does not count it."""
+    head: str = ""
+    """What becomes of the head of a run of the same task. It is among the parameters if
+    it has the same outputs; `origin` does not count it."""
 
     def describe(self) -> str:
         """Says in one line what is taken over."""
         origin = self.origin
         moments = "" if self.moments is None else " and the moments"
-        head = "; its head too, which has the same outputs" if self.has_head else ""
         return (
             f"{origin['num_tensors']} tensors of {origin['run']} at step "
-            f"{origin['step']:,}{moments}, sha256 {origin['sha256'][:16]}{head}"
+            f"{origin['step']:,}{moments}, sha256 {origin['sha256'][:16]}{self.head}"
         )
 
 
@@ -137,15 +137,20 @@ def start_encoder(
     loaded = load_params(run, mesh, step=step)
     found = _encoder_of(loaded)
     parts = {name: part for name, part in found.items() if name in parts}
-    head = {}
-    if new is not None and has_same_head(loaded.info, new):
+    head, note = {}, ""
+    if new is None or loaded.info.task != new.task:
+        pass
+    elif has_same_head(loaded.info, new):
         assert loaded.info.labels
         assert new.labels
         order = tuple(map(loaded.info.labels.index, new.labels))
         rest = {k: v for k, v in loaded.params.items() if k not in (*ENCODER, PART)}
         head = jax.tree.map(functools.partial(_in_order, order), rest)
+        note = "; its head too, which has the same outputs"
+    elif loaded.info.labels and new.labels:
+        note = f"; a new head, since {_difference(loaded.info.labels, new.labels)}"
     origin = _origin(run, loaded.step, parts)
-    return Start({**parts, **head}, origin, has_head=bool(head))
+    return Start({**parts, **head}, origin, head=note)
 
 
 def with_pooling(cfg: FinetuneConfig) -> FinetuneConfig:
@@ -162,6 +167,19 @@ def has_same_head(there: RunInfo, new: RunInfo) -> bool:
     """Whether two runs learn the same outputs, in whatever order, by the same task."""
     same = sorted(there.labels or ()) == sorted(new.labels or ())
     return bool(new.labels) and there.task == new.task and same
+
+
+def _difference(before: Sequence[str], now: Sequence[str]) -> str:
+    """Which outputs of a head the examples do not have, and which they have besides."""
+    lacking = [x for x in before if x not in now]
+    more = [x for x in now if x not in before]
+    said = {"lack": lacking, "also have": more}
+    told = " and ".join(
+        f"{word} {', '.join(found[:4])}{', ...' if found[4:] else ''}"
+        for word, found in said.items()
+        if found
+    )
+    return f"the examples {told}"
 
 
 def _in_order(order: tuple[int, ...], leaf: jax.Array) -> jax.Array:
