@@ -259,34 +259,48 @@ def test_a_mistake_in_the_first_process_is_told_by_all(folder):
         assert "taken is not empty and holds no run" in error
 
 
-def test_a_run_directory_that_is_not_shared_is_refused(folder):
-    """The second process sees a folder of its own under the same name."""
-    apart = folder / "apart"
-    apart.mkdir()
-    for name in ("dataset", "pretrain_config.py"):
-        (apart / name).symlink_to(folder / name)
-    (apart / "mine").mkdir()
-    (folder / "mine").mkdir()
+def outcomes_apart(folder: pathlib.Path, apart: pathlib.Path, args) -> list[str]:
+    """What two processes say; the second one works in a folder of its own."""
+    shared = ("dataset", "*_config.py", "*.tsv")
+    for path in (path for pattern in shared for path in folder.glob(pattern)):
+        (apart / path.name).symlink_to(path)
     port = jobs.local.free_port()
-    members = [
-        subprocess.Popen(
-            [
-                *(sys.executable, "-c", SHORT_WAIT),
-                *jobs.pretrain_args("mine"),
-                *jobs.local.cluster_flags(port, 2, number),
-            ],
-            cwd=where,
-            env=jobs.local.environment(port, 1),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number, where in enumerate((folder, apart))
-    ]
-    for error in outcomes(members):
+    return outcomes(
+        [
+            subprocess.Popen(
+                [
+                    *(sys.executable, "-c", SHORT_WAIT, *args),
+                    *jobs.local.cluster_flags(port, 2, number),
+                ],
+                cwd=where,
+                env=jobs.local.environment(port, 1),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for number, where in enumerate((folder, apart))
+        ]
+    )
+
+
+def test_a_run_directory_that_is_not_shared_is_refused(folder, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (folder / "mine").mkdir()
+    for error in outcomes_apart(folder, tmp_path, jobs.pretrain_args("mine")):
         assert "a file that process 0 wrote is there on process 0" in error
         assert "not there on process 1" in error
         assert "storage that all hosts share" in error
+
+
+def test_hosts_whose_encoders_have_other_weights_are_refused(folder, tmp_path, one):
+    cfg = jobs.pretrain_config()
+    data = dataclasses.replace(cfg.data, dataset=pathlib.Path("dataset"))
+    pretrain(dataclasses.replace(cfg, data=data, seed=1), tmp_path / "start")
+    (folder / "start").symlink_to(one.absolute())
+    args = jobs.finetune_args(str(folder / "mixed"), "start")
+    for error in outcomes_apart(folder, tmp_path, args):
+        assert "differ in the checkpoint start/checkpoints/24: the sha256 of" in error
+        assert "give all of them the same files" in error
 
 
 # A minute and a half is for NFS.

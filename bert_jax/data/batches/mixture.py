@@ -2,10 +2,11 @@
 
 A table of the next 10,000 places says which dataset each of them takes, and then it begins
 anew. So a batch is still a function of (seed, step), each dataset goes through its own epochs
-in its own order, and in any stretch of rows its part differs from its share by two rows at
-most. With buckets a place is a whole batch, as in `rows`.
+in its own order, and in any stretch of rows its part differs from its share by less than two
+rows. With buckets a place is a whole batch, as in `rows`.
 """
 
+import heapq
 from collections.abc import Sequence
 
 import numpy as np
@@ -96,7 +97,11 @@ class MixedRows:
 def order_of(shares: Sequence[float]) -> np.ndarray:
     """The dataset of each of `PERIOD` places, int16, spread as evenly as shares allow.
 
-    The k-th of a dataset's n places stands where (k + 1/2) / n of the period is over.
+    The k-th of a dataset's n places, from 0, stands between k / n and (k + 1) / n of the
+    period, so at every place each dataset is less than a row from its share.
+    Of the datasets that may come next, the one that must come first is taken.
+
+    Source: Baruah et al. 1996, "Proportionate progress" (one resource).
 
     Raises:
         ValueError: a share is too small to be one place.
@@ -111,6 +116,15 @@ def order_of(shares: Sequence[float]) -> np.ndarray:
                 f"a weight is {share / np.sum(shares):.2g} of the sum of all weights, which "
                 f"is less than one row of {PERIOD:,}; give it a larger one, or 0."
             )
-    due = np.concatenate([(np.arange(n) + 0.5) / max(n, 1) for n in counts])
-    sources = np.repeat(np.arange(len(counts), dtype=np.int16), counts)
-    return sources[np.argsort(due, kind="stable")]
+    windows = sorted(
+        (k * PERIOD // n, -(-(k + 1) * PERIOD // n), source)
+        for source, n in enumerate(counts.tolist())
+        for k in range(n)
+    )
+    order, open_now, number = np.empty(PERIOD, np.int16), list[tuple[int, int]](), 0
+    for place in range(PERIOD):
+        while number < PERIOD and windows[number][0] <= place:
+            heapq.heappush(open_now, windows[number][1:])
+            number += 1
+        order[place] = heapq.heappop(open_now)[1]
+    return order

@@ -5,6 +5,8 @@ import pathlib
 from typing import Any, NamedTuple
 
 from bert_jax.config import ModelConfig
+from bert_jax.data.hashes import json_sha256
+from bert_jax.runtime.agreement import agree
 
 FORMAT_VERSION = 3
 
@@ -25,6 +27,8 @@ def check_fit(
 ) -> None:
     """Compares the manifest of a checkpoint with what is wanted from it.
 
+    Each host of a job reads the tensors that it needs for itself, so all must call it.
+
     Args:
         checkpoint: directory of one step.
         manifest: what `read_manifest` returned.
@@ -33,8 +37,14 @@ def check_fit(
         prefix: how the names of all wanted tensors begin; others are not compared.
 
     Raises:
-        ValueError: the format, the tokenizer, the architecture or a tensor differs.
+        ValueError: the format, the tokenizer, the architecture or a tensor differs, or the
+            hosts of the job see different checkpoints there.
     """
+    agree(
+        f"the checkpoint {checkpoint}",
+        {"the sha256 of its manifest": json_sha256(manifest)[:16]},
+        remedy="Every host reads its weights there: give all of them the same files.",
+    )
     version = manifest.get("format_version")
     if version != FORMAT_VERSION:
         raise ValueError(
