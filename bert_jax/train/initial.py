@@ -137,18 +137,7 @@ def start_encoder(
     loaded = load_params(run, mesh, step=step)
     found = _encoder_of(loaded)
     parts = {name: part for name, part in found.items() if name in parts}
-    head, note = {}, ""
-    if new is None or loaded.info.task != new.task:
-        pass
-    elif has_same_head(loaded.info, new):
-        assert loaded.info.labels
-        assert new.labels
-        order = tuple(map(loaded.info.labels.index, new.labels))
-        rest = {k: v for k, v in loaded.params.items() if k not in (*ENCODER, PART)}
-        head = jax.tree.map(functools.partial(_in_order, order), rest)
-        note = "; its head too, which has the same outputs"
-    elif loaded.info.labels and new.labels:
-        note = f"; a new head, since {_difference(loaded.info.labels, new.labels)}"
+    head, note = ({}, "") if new is None else _head_of(loaded, new)
     origin = _origin(run, loaded.step, parts)
     return Start({**parts, **head}, origin, head=note)
 
@@ -167,6 +156,19 @@ def has_same_head(there: RunInfo, new: RunInfo) -> bool:
     """Whether two runs learn the same outputs, in whatever order, by the same task."""
     same = sorted(there.labels or ()) == sorted(new.labels or ())
     return bool(new.labels) and there.task == new.task and same
+
+
+def _head_of(loaded: LoadedRun, new: RunInfo) -> tuple[dict[str, Any], str]:
+    """The head with the outputs of the new run, or none, and what is said about it."""
+    there = loaded.info
+    if there.task != new.task or not there.labels or not new.labels:
+        return {}, ""
+    if not has_same_head(there, new):
+        return {}, f"; a new head, since {_difference(there.labels, new.labels)}"
+    order = tuple(map(there.labels.index, new.labels))
+    rest = {k: v for k, v in loaded.params.items() if k not in (*ENCODER, PART)}
+    head = jax.tree.map(functools.partial(_in_order, order), rest)
+    return head, "; its head too, which has the same outputs"
 
 
 def _difference(before: Sequence[str], now: Sequence[str]) -> str:
