@@ -181,14 +181,14 @@ def _similarities(
         if not -1.0 <= similarity <= 1.0:
             scale = ", as in the training file" if by == "validation" else ""
             way_out = (
-                "Set finetune's --score-range to the smallest and the greatest score"
+                f"Bring all scores to numbers from {low:g} to {high:g}."
+                if by is None
+                else "Set finetune's --score-range to the smallest and the greatest score."
             )
-            if by is None:
-                way_out = f"Bring all scores to numbers from {low:g} to {high:g}"
             raise ValueError(
                 f"{row.where}: the score {value} would be a cosine of {similarity:g}, "
                 f"since scores of {low:g} to {high:g} mean cosines of 0 to 1{scale}. "
-                f"{way_out}."
+                f"{way_out}"
             )
         found.append(similarity)
     return tuple(found)
