@@ -33,7 +33,7 @@ def whole_directory(directory: pathlib.Path, overwrite: bool) -> Iterator[pathli
     partial.mkdir(parents=True)
     lock = os.open(partial, os.O_RDONLY)
     try:
-        # Not every shared file system has such locks; there nothing is deleted.
+        # Not every shared file system has such locks; there, what others left stays.
         with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _delete_left(directory, "partial")
@@ -43,6 +43,7 @@ def whole_directory(directory: pathlib.Path, overwrite: bool) -> Iterator[pathli
         if directory.exists():
             directory.rename(old)
         partial.rename(directory)
+        shutil.rmtree(old, ignore_errors=True)
         # Not before: where a process was killed between the renames, it is all there is.
         _delete_left(directory, "old")
     finally:
