@@ -101,11 +101,14 @@ def _is_onednns(kernel: jax.Array, products: Products) -> bool:
     return products == "auto" and is_bfloat16 and is_safe and uses_onednn()
 
 
+@jax.custom_vjp
 def add_bias(x_RC: jax.Array, bias_C: jax.Array) -> jax.Array:
-    """`x + bias` in the dtype of `x`. On CPU, `column_sums` makes the bias's gradient."""
-    if platform() != "cpu":
-        return x_RC + bias_C[None].astype(x_RC.dtype)
-    return _add_bias(x_RC, bias_C)
+    """`x + bias` in the dtype of `x`; the gradient of the bias is summed in float32.
+
+    JAX's own gradient would be a sum in the dtype of `x`, and GPUs that add bfloat16 would
+    lose most of its digits on the way over thousands of rows.
+    """
+    return x_RC + bias_C[None].astype(x_RC.dtype)
 
 
 def column_sums(x_RC: jax.Array) -> jax.Array:
@@ -225,19 +228,14 @@ def _backward(
 _onednn_product.defvjp(_forward, _backward)
 
 
-@jax.custom_vjp
-def _add_bias(x_RC: jax.Array, bias_C: jax.Array) -> jax.Array:
-    return x_RC + bias_C[None].astype(x_RC.dtype)
-
-
 def _add_bias_forward(
     x_RC: jax.Array, bias_C: jax.Array
 ) -> tuple[jax.Array, tuple[()]]:
-    return _add_bias(x_RC, bias_C), ()
+    return add_bias(x_RC, bias_C), ()
 
 
 def _add_bias_backward(_: tuple[()], d_RC: jax.Array) -> tuple[jax.Array, jax.Array]:
     return d_RC, column_sums(d_RC)
 
 
-_add_bias.defvjp(_add_bias_forward, _add_bias_backward)
+add_bias.defvjp(_add_bias_forward, _add_bias_backward)
