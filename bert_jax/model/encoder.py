@@ -17,8 +17,9 @@ from bert_jax.config import ComputeConfig, ModelConfig
 from bert_jax.limits import check_range
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.layer import Layer
-from bert_jax.model.layers import Dense, embedding, graph_of, make_norm, pure_params
+from bert_jax.model.layers import Dense, embedding, graph_of, pure_params
 from bert_jax.model.logical import constrain, platform
+from bert_jax.model.norms import Norm
 from bert_jax.model.rotary import Rotation, rotation
 from bert_jax.model.rows import Rows
 
@@ -42,7 +43,7 @@ class Embeddings(nnx.Module):
         if cfg.num_segments:
             self.segment = embedding(cfg, cfg.num_segments, rngs)
         if cfg.embed_norm:
-            self.norm = make_norm(cfg, rngs, cfg.token_width)
+            self.norm = Norm(cfg, cfg.token_width, rngs=rngs)
         if cfg.embed_size is not None:
             widths = (cfg.embed_size,), (cfg.hidden_size,)
             self.widen = Dense(cfg, ComputeConfig(), *widths, rngs=rngs)
@@ -86,7 +87,7 @@ def init_encoder(cfg: ModelConfig, key: jax.Array) -> Params:
         "layers": jax.vmap(layer)(jax.random.split(layers_key, cfg.num_layers)),
     }
     if cfg.norm_position == "pre":
-        params["final"] = {"norm": pure_params(make_norm(cfg, nnx.Rngs(0)))}
+        params["final"] = {"norm": pure_params(Norm(cfg, rngs=nnx.Rngs(0)))}
     return params
 
 
@@ -139,7 +140,7 @@ def encode(
     x_BTD = constrain(x_BTD, "batch", "length", "act_embed")
     x_BTD = _run_layers(cfg, compute, params["layers"], rows, layers_dropout, x_BTD)
     if cfg.norm_position == "pre":
-        norm = nnx.merge(graph_of(make_norm, cfg), params["final"]["norm"])
+        norm = nnx.merge(graph_of(Norm, cfg), params["final"]["norm"])
         x_BTD = norm(x_BTD)
     return x_BTD.astype(jnp.float32)
 

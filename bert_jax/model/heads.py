@@ -14,11 +14,11 @@ from bert_jax.model.layers import (
     activation,
     embedding,
     graph_of,
-    make_norm,
     pure_params,
 )
 from bert_jax.model.linear_cross_entropy import linear_cross_entropy
 from bert_jax.model.logical import constrain
+from bert_jax.model.norms import Norm
 from bert_jax.model.products import add_bias, product
 from bert_jax.model.rows import MASKED_SCORE
 
@@ -30,7 +30,7 @@ class _WithTransform(nnx.Module):
         widths = (cfg.hidden_size,), (cfg.token_width,)
         self.cfg = cfg
         self.transform = Dense(cfg, compute, *widths, bias=cfg.head_bias, rngs=rngs)
-        self.norm = make_norm(cfg, rngs, cfg.token_width)
+        self.norm = Norm(cfg, cfg.token_width, rngs=rngs)
 
     def transformed(self, x: jax.Array) -> jax.Array:
         """[..., D] -> [..., E], float32"""
@@ -75,9 +75,8 @@ class MlmHead(_WithTransform):
             out_dtype=jnp.float32,
             products=self.compute.products,
         )
-        logits_RV = add_bias(logits_RV, self._real_bias())
-        logits_BMV = logits_RV.reshape(*x_BMD.shape[:2], -1)
-        return constrain(logits_BMV, "batch", None, "vocab")
+        logits_RV = constrain(add_bias(logits_RV, self._real_bias()), "batch", "vocab")
+        return logits_RV.reshape(*x_BMD.shape[:2], -1)
 
     def loss_sums(
         self,

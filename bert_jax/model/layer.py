@@ -13,8 +13,9 @@ from flax import nnx
 from bert_jax.config import ComputeConfig, ModelConfig
 from bert_jax.model.attention import KEY_AXES, QUERY_AXES, attend
 from bert_jax.model.dropout import Dropout
-from bert_jax.model.layers import Dense, activation, make_norm
-from bert_jax.model.logical import constrain
+from bert_jax.model.layers import Dense, activation
+from bert_jax.model.logical import constrain, platform
+from bert_jax.model.norms import Norm
 from bert_jax.model.rotary import rotate
 from bert_jax.model.rows import Rows
 
@@ -32,7 +33,7 @@ class AttentionBlock(nnx.Module):
         self.key = dense(width, kv_heads)
         self.value = dense(width, kv_heads)
         self.out = dense(heads, width, is_output=True)
-        self.norm = make_norm(cfg, rngs)
+        self.norm = Norm(cfg, rngs=rngs)
         self.cfg, self.compute = cfg, compute
 
     def __call__(
@@ -100,25 +101,35 @@ class MlpBlock(nnx.Module):
         width, inner = (cfg.hidden_size,), (cfg.mlp_size,)
 
         dense = functools.partial(_dense, cfg, compute, rngs)
-        self.cfg = cfg
+        self.cfg, self.compute = cfg, compute
         self.up = dense(width, inner)
         if cfg.mlp != "gelu":
             self.gate = dense(width, inner)
         self.down = dense(inner, width, is_output=True)
-        self.norm = make_norm(cfg, rngs)
+        self.norm = Norm(cfg, rngs=rngs)
 
     def __call__(self, x_BTD: jax.Array, dropout: Dropout) -> jax.Array:
         cfg = self.cfg
         is_pre = cfg.norm_position == "pre"
         read_BTD = self.norm(x_BTD) if is_pre else x_BTD
-        h_BTF = self.up(read_BTD)
-        if cfg.mlp == "gelu":
-            h_BTF = activation(cfg, h_BTF)
-        else:
-            h_BTF = activation(cfg, self.gate(read_BTD)) * h_BTF
-        h_BTF = constrain(h_BTF, "batch", "length", "mlp")
-        x_BTD = x_BTD + dropout.hidden(self.down(h_BTF))
+        inner = [self.up(read_BTD)]
+        if cfg.mlp != "gelu":
+            inner.append(self.gate(read_BTD))
+        projected = self._down
+        if self.compute.remat in ("none", "attention") and platform() != "cpu":
+            # Keeps what goes in, and neither the activation nor its product with the gate.
+            # XLA for CPU would keep them nevertheless.
+            projected = jax.checkpoint(projected)
+        x_BTD = x_BTD + dropout.hidden(projected(*inner))
         return x_BTD if is_pre else self.norm(x_BTD)
+
+    def _down(self, h_BTF: jax.Array, gate_BTF: jax.Array | None = None) -> jax.Array:
+        """The activation, and the product that follows it."""
+        if gate_BTF is None:
+            h_BTF = activation(self.cfg, h_BTF)
+        else:
+            h_BTF = activation(self.cfg, gate_BTF) * h_BTF
+        return self.down(constrain(h_BTF, "batch", "length", "mlp"))
 
 
 class Layer(nnx.Module):

@@ -1,4 +1,4 @@
-"""The small parts of all modules: dense layer, embedding, norm and activation."""
+"""The small parts of all modules: dense layer, embedding and activation."""
 
 import functools
 import math
@@ -83,24 +83,6 @@ def embedding(
         param_dtype=jnp.float32,
         rngs=rngs,
     )
-
-
-def make_norm(cfg: ModelConfig, rngs: nnx.Rngs, width: int | None = None) -> nnx.Module:
-    """Layer norm or RMS norm over `width` (default: the hidden size), in float32.
-
-    Layer norm subtracts the mean before squaring, for exactness.
-    """
-    options: dict[str, Any] = {
-        "epsilon": cfg.layer_norm_eps,
-        "dtype": jnp.float32,
-        "param_dtype": jnp.float32,
-        "rngs": rngs,
-    }
-    width = width or cfg.hidden_size
-    if cfg.norm == "rms":
-        return nnx.RMSNorm(width, **options)
-    bias = cfg.norm_bias
-    return nnx.LayerNorm(width, use_bias=bias, use_fast_variance=False, **options)
 
 
 def activation(cfg: ModelConfig, x: jax.Array) -> jax.Array:

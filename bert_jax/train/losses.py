@@ -79,8 +79,11 @@ def pretrain_loss(
         mlm_loss = Mean(outputs.mlm_loss, weight)
         mlm_accuracy = Mean(outputs.mlm_hits, weight)
     else:
+        # As the head's product made them: where M is no multiple of 8, a TPU would move all
+        # logits for the axes [B, M, V].
+        logits_RV = outputs.mlm_logits.reshape(-1, outputs.mlm_logits.shape[-1])
         mlm_loss, mlm_accuracy = cross_entropy(
-            outputs.mlm_logits, masked.labels, masked.weights
+            logits_RV, masked.labels.reshape(-1), masked.weights.reshape(-1)
         )
     metrics = {"mlm_loss": mlm_loss, "mlm_accuracy": mlm_accuracy}
     if not has_labels:
