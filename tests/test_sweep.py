@@ -73,10 +73,13 @@ def test_one_at_a_time_is_a_lone_run_bit_by_bit_and_goes_on(
             "_must_stop",
             lambda self: "seed-1" in str(self.run) and self.done >= 3,
         )
+        # As if it had been killed before it removed the weights of the first run.
+        patch.setattr("bert_jax.train.sweeps.sweep._remove_weights", lambda run: None)
         with pytest.raises(InterruptedRunError, match="stopped at step 3 of 5"):
             sweep(grid, base, tmp_path / "sweep")
     first = tmp_path / "sweep/runs/lr-0.001_epochs-1/seed-0"
     before = (first / "results.json").stat().st_mtime_ns
+    assert (first / "checkpoints").exists()
     sweep(grid, base, tmp_path / "sweep")
     assert (first / "results.json").stat().st_mtime_ns == before
     assert not (first / "checkpoints").exists()

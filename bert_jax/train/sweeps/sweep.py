@@ -17,7 +17,11 @@ from bert_jax.train.finetune import finetune
 from bert_jax.train.initial import with_pooling
 from bert_jax.train.monitoring.metrics import WAY_OUT, NotFiniteError, duration
 from bert_jax.train.runs.checkpoint import BEST, NEWEST
-from bert_jax.train.runs.results_file import finished_results, save_results
+from bert_jax.train.runs.results_file import (
+    WEIGHTS_REMOVED,
+    finished_results,
+    save_results,
+)
 from bert_jax.train.runs.run import load_run_tokenizer
 from bert_jax.train.sweeps.at_once import (
     Part,
@@ -136,6 +140,8 @@ class _Runs(NamedTuple):
             if results is None:
                 left.append(member)
             else:
+                if WEIGHTS_REMOVED.items() <= results.items():
+                    self.remove_weights(member)  # a kill may have left some
                 # This compares its settings and its data with those of the run there.
                 finetune(*self.part(member))
                 yield Outcome(member, results)
@@ -199,7 +205,7 @@ class _Runs(NamedTuple):
             found = finetune_at_once(parts, self.tokenizer, keep_weights=keep_weights)
         else:
             try:
-                found = [finetune(*parts[0])]
+                found = [finetune(*parts[0], keep_weights=keep_weights)]
             except NotFiniteError as error:
                 found = [error]
         outcomes = []
@@ -210,9 +216,13 @@ class _Runs(NamedTuple):
                 continue
             outcomes.append(Outcome(member, results))
             if not keep_weights:
-                remove = functools.partial(_remove_weights, part.run)
-                on_first_host(f"removal of the weights of {part.run}", remove)
+                self.remove_weights(member)
         return outcomes
+
+    def remove_weights(self, member: Member) -> None:
+        run = self.output / member.path
+        remove = functools.partial(_remove_weights, run)
+        on_first_host(f"removal of the weights of {run}", remove)
 
 
 def _has_weights(run: pathlib.Path) -> bool:
