@@ -49,7 +49,9 @@ def test_finished_runs_stay_and_a_larger_grid_adds_runs(base, quick, tmp_path, c
     first = output / "runs/lr-0.001_epochs-1/seed-0/results.json"
     before = first.stat().st_mtime_ns
     capsys.readouterr()
+    (output / "results.json.partial-1").touch()  # of a process that was killed
     results = sweep(SweepConfig(seeds=(0, 1), epochs=(1, 2)), base, output)
+    assert {x.name for x in output.iterdir()} == {"results.json", "runs"}
     assert first.stat().st_mtime_ns == before
     assert [x["num_runs"] for x in results["settings"]] == [2, 2]
     said = capsys.readouterr().out

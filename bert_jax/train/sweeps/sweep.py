@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from bert_jax.config import FinetuneConfig, SweepConfig
+from bert_jax.data.atomic_file import remove_leftovers
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.runtime.agreement import on_first_host
 from bert_jax.train.finetune import finetune
@@ -70,6 +71,7 @@ def sweep(
         )
     members = members_of(cfg, base)
     _check_directory(cfg, members, output)
+    on_first_host(f"start of {output}", functools.partial(_clear, output))
     tokenizer = load_run_tokenizer(base.checkpoint)
     task = task_of(base)
     began = time.perf_counter()
@@ -120,6 +122,12 @@ def _check_directory(
                 f"--keep-weights: {run} was finished without keeping its weights. Delete "
                 "it to train it again, or leave --keep-weights out."
             )
+
+
+def _clear(output: pathlib.Path) -> None:
+    """Deletes what a killed process has left half-written beside the runs."""
+    for folder in (output, *output.glob("out-of-fold/*/*")):
+        remove_leftovers(folder)
 
 
 class _Runs(NamedTuple):
@@ -209,7 +217,7 @@ class _Runs(NamedTuple):
             except NotFiniteError as error:
                 found = [error]
         outcomes = []
-        for member, part, results in zip(group, parts, found, strict=True):
+        for member, results in zip(group, found, strict=True):
             if isinstance(results, NotFiniteError):
                 failure = str(results).removesuffix(WAY_OUT).strip()
                 outcomes.append(Outcome(member, None, failure))
