@@ -44,7 +44,7 @@ def base_settings(tmp_path_factory):
 def quick_runs(monkeypatch):
     """Runs that are begun and finished as always, with random answers in place of training."""
 
-    def answers(cfg, run, data):
+    def answers(cfg, run, data, keep_weights=True):
         mesh = finetuning.make_mesh(cfg.mesh)
         model = load_run(cfg.checkpoint).model
         tokenizer = load_run_tokenizer(cfg.checkpoint)

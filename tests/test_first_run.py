@@ -344,6 +344,17 @@ def test_a_planned_run_takes_its_minutes(folder, tmp_path):
     assert 30 < results["goodput"]["wall_secs"] < 75
 
 
+def test_a_warmup_must_fit_the_planned_steps_alone(folder, tmp_path, monkeypatch):
+    """It is longer than the 2,000 steps of the config, which do not count."""
+    plan, begun = PlannedSteps(5_000, 0.5, 12.0), []
+    monkeypatch.setattr(planned_steps, "planned_steps", lambda cfg, minutes: plan)
+    monkeypatch.setattr(pretraining, "pretrain", lambda cfg, *_: begun.append(cfg))
+    args = ["pretrain", "quickstart", "--data.dataset", str(folder / "dataset")]
+    args += ["--minutes", "1", "--optimizer.warmup-steps", "3000"]
+    cli.main([*args, "--output", str(tmp_path / "run")])
+    assert [cfg.num_steps for cfg in begun] == [5_000]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 import threading
 
@@ -178,6 +179,19 @@ def test_a_file_that_fails_half_way_leaves_the_old_one(tmp_path):
     with open_atomically(path) as file:
         file.write("é")
     assert path.read_bytes() == "é".encode()
+
+
+def test_a_pipe_is_written_and_stays(tmp_path):
+    """Nothing may take its place: for root, that of /dev/stdout too."""
+    path = tmp_path / "x.jsonl"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with open_atomically(path) as file:
+        file.write("é")
+    assert os.read(reader, 9) == "é".encode()
+    os.close(reader)
+    assert path.is_fifo()
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_wrong_text_leaves_no_output(tmp_path, refused, monkeypatch):

@@ -49,7 +49,9 @@ def test_finished_runs_stay_and_a_larger_grid_adds_runs(base, quick, tmp_path, c
     first = output / "runs/lr-0.001_epochs-1/seed-0/results.json"
     before = first.stat().st_mtime_ns
     capsys.readouterr()
+    (output / "results.json.partial-1").touch()  # of a process that was killed
     results = sweep(SweepConfig(seeds=(0, 1), epochs=(1, 2)), base, output)
+    assert {x.name for x in output.iterdir()} == {"results.json", "runs"}
     assert first.stat().st_mtime_ns == before
     assert [x["num_runs"] for x in results["settings"]] == [2, 2]
     said = capsys.readouterr().out
@@ -73,10 +75,13 @@ def test_one_at_a_time_is_a_lone_run_bit_by_bit_and_goes_on(
             "_must_stop",
             lambda self: "seed-1" in str(self.run) and self.done >= 3,
         )
+        # As if it had been killed before it removed the weights of the first run.
+        patch.setattr("bert_jax.train.sweeps.sweep._remove_weights", lambda run: None)
         with pytest.raises(InterruptedRunError, match="stopped at step 3 of 5"):
             sweep(grid, base, tmp_path / "sweep")
     first = tmp_path / "sweep/runs/lr-0.001_epochs-1/seed-0"
     before = (first / "results.json").stat().st_mtime_ns
+    assert (first / "checkpoints").exists()
     sweep(grid, base, tmp_path / "sweep")
     assert (first / "results.json").stat().st_mtime_ns == before
     assert not (first / "checkpoints").exists()

@@ -53,6 +53,7 @@ class Compile:
 
     def run(self) -> None:
         from bert_jax.commands.settled import settled
+        from bert_jax.data.atomic_file import write_atomically
         from bert_jax.runtime.compile_cache import use_compile_cache
         from bert_jax.topology.compiled import compile_step, vocabulary_of
         from bert_jax.topology.devices import devices_of, parse_topology
@@ -113,6 +114,6 @@ class Compile:
         print("\n".join(notes if is_table else show_sharding(sharding)))
         if self.output is not None:
             document = {"config": self.config_file, **as_json(steps, sharding)}
-            self.output.write_text(json.dumps(document) + "\n")
+            write_atomically(self.output, json.dumps(document) + "\n")
         if not some_variant_fits:
             raise SystemExit(1)

@@ -20,6 +20,8 @@ from bert_jax.config import FinetuneConfig, PretrainConfig
 # tyro never ends to lay out its help for screens narrower than about ten columns.
 _MIN_COLUMNS = 20
 
+_NOT_YET_PLANNED = 10**9  # steps; more than any run has
+
 
 def parse(command: Any, name: str, rest: list[str]) -> Any:
     """Reads the flags of a command; `run()` of the result starts it.
@@ -72,6 +74,9 @@ def parse(command: Any, name: str, rest: list[str]) -> Any:
     settings = load_config(file, kinds[name])
     if "first_phase_only" in vars(command) and is_given("--first-phase-only", rest):
         settings = dataclasses.replace(settings, next_phases=())
+    if name == "pretrain" and is_given("--minutes", rest):
+        # A warm-up must fit the steps that are planned, not those of the file.
+        settings = dataclasses.replace(settings, num_steps=_NOT_YET_PLANNED)
     required = {
         field.name: tyro.MISSING_NONPROP
         for field in dataclasses.fields(command)

@@ -36,6 +36,9 @@ def write_atomically(path: AnyPath, content: str | bytes) -> None:
 def open_atomically(path: AnyPath, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
     """A file to write bit by bit; it has its name when the block has ended.
 
+    A pipe or a device, such as /dev/stdout, is written as it is: the new file would
+    take its place, and its reader would wait for ever.
+
     Args:
         path: on this machine, or in an object store.
         mode: w: text in UTF-8. wb: bytes.
@@ -44,9 +47,13 @@ def open_atomically(path: AnyPath, mode: Literal["w", "wb"] = "w") -> Iterator[I
         OSError: it cannot be written; the error names the file. After this and every other
             error in the block, the old content is still there and nothing is left over.
     """
+    encoding = "utf-8" if mode == "w" else None
+    if isinstance(path, pathlib.Path) and path.exists() and not path.is_file():
+        with path.open(mode, encoding=encoding) as file:
+            yield file
+        return
     partial = path.with_name(f"{path.name}{_PARTIAL}{os.getpid()}")
     try:
-        encoding = "utf-8" if mode == "w" else None
         with partial.open(mode, encoding=encoding) as file:
             yield file
         _to_disk(partial)

@@ -36,7 +36,11 @@ from bert_jax.train.memory import check_memory
 from bert_jax.train.mesh import device_name, make_mesh
 from bert_jax.train.monitoring.sinks import check_sinks
 from bert_jax.train.placement import row_parts
-from bert_jax.train.runs.results_file import finished_results, save_results
+from bert_jax.train.runs.results_file import (
+    WEIGHTS_REMOVED,
+    finished_results,
+    save_results,
+)
 from bert_jax.train.runs.resumed_with import resumed_with
 from bert_jax.train.runs.run import RunInfo, load_run, load_run_tokenizer
 from bert_jax.train.runs.run_settings import agree_on_run
@@ -67,6 +71,7 @@ def finetune(
     run: pathlib.Path,
     data: TaskData | None = None,
     resume_with: Sequence[str] = (),
+    keep_weights: bool = True,
 ) -> dict[str, Any]:
     """Starts or continues one fine-tuning run and returns its results.
 
@@ -76,6 +81,7 @@ def finetune(
         data: the examples, where they are not those of the files of `cfg`, such as a fold
             of them. Default: those of the files.
         resume_with: settings to go on with, as for `resumed_with`.
+        keep_weights: false: results.json says that the caller removes the weights.
 
     Raises:
         ValueError: checkpoint, task and settings do not fit together, or `run` holds
@@ -197,6 +203,7 @@ def finetune(
         **_best_and_last(task, trained, best, data),
         elapsed_secs=trained.elapsed_secs,
         goodput=trained.goodput,
+        **({} if keep_weights else WEIGHTS_REMOVED),
     )
 
 

@@ -8,6 +8,10 @@ from bert_jax.data.json_file import read_json, write_json
 from bert_jax.runtime.agreement import on_first_host
 from bert_jax.train.runs.run import load_run_config
 
+WEIGHTS_REMOVED = {"weights": False}
+"""The entry of a run whose weights a sweep removes. It is written before they are removed,
+so that a sweep that is killed meanwhile knows what it has left."""
+
 _MADE_AGAIN = (
     "The command that made the run makes the file again, from the last checkpoint."
 )

@@ -11,13 +11,18 @@ from typing import Any, NamedTuple
 import jax
 
 from bert_jax.config import FinetuneConfig, SweepConfig
+from bert_jax.data.atomic_file import remove_leftovers
 from bert_jax.data.tokenizers.tokenizer import Tokenizer
 from bert_jax.runtime.agreement import on_first_host
 from bert_jax.train.finetune import finetune
 from bert_jax.train.initial import with_pooling
 from bert_jax.train.monitoring.metrics import WAY_OUT, NotFiniteError, duration
 from bert_jax.train.runs.checkpoint import BEST, NEWEST
-from bert_jax.train.runs.results_file import finished_results, save_results
+from bert_jax.train.runs.results_file import (
+    WEIGHTS_REMOVED,
+    finished_results,
+    save_results,
+)
 from bert_jax.train.runs.run import load_run_tokenizer
 from bert_jax.train.sweeps.at_once import (
     Part,
@@ -66,6 +71,7 @@ def sweep(
         )
     members = members_of(cfg, base)
     _check_directory(cfg, members, output)
+    on_first_host(f"start of {output}", functools.partial(_clear, output))
     tokenizer = load_run_tokenizer(base.checkpoint)
     task = task_of(base)
     began = time.perf_counter()
@@ -118,6 +124,12 @@ def _check_directory(
             )
 
 
+def _clear(output: pathlib.Path) -> None:
+    """Deletes what a killed process has left half-written beside the runs."""
+    for folder in (output, *output.glob("out-of-fold/*/*")):
+        remove_leftovers(folder)
+
+
 class _Runs(NamedTuple):
     """Makes the runs of a sweep, in their directories."""
 
@@ -136,6 +148,8 @@ class _Runs(NamedTuple):
             if results is None:
                 left.append(member)
             else:
+                if WEIGHTS_REMOVED.items() <= results.items():
+                    self.remove_weights(member)  # a kill may have left some
                 # This compares its settings and its data with those of the run there.
                 finetune(*self.part(member))
                 yield Outcome(member, results)
@@ -199,20 +213,24 @@ class _Runs(NamedTuple):
             found = finetune_at_once(parts, self.tokenizer, keep_weights=keep_weights)
         else:
             try:
-                found = [finetune(*parts[0])]
+                found = [finetune(*parts[0], keep_weights=keep_weights)]
             except NotFiniteError as error:
                 found = [error]
         outcomes = []
-        for member, part, results in zip(group, parts, found, strict=True):
+        for member, results in zip(group, found, strict=True):
             if isinstance(results, NotFiniteError):
                 failure = str(results).removesuffix(WAY_OUT).strip()
                 outcomes.append(Outcome(member, None, failure))
                 continue
             outcomes.append(Outcome(member, results))
             if not keep_weights:
-                remove = functools.partial(_remove_weights, part.run)
-                on_first_host(f"removal of the weights of {part.run}", remove)
+                self.remove_weights(member)
         return outcomes
+
+    def remove_weights(self, member: Member) -> None:
+        run = self.output / member.path
+        remove = functools.partial(_remove_weights, run)
+        on_first_host(f"removal of the weights of {run}", remove)
 
 
 def _has_weights(run: pathlib.Path) -> bool:
