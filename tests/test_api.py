@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -213,6 +214,13 @@ def test_a_model_is_the_same_wherever_the_process_goes(runs, tmp_path, monkeypat
     model = bert_jax.load("encoder")
     monkeypatch.chdir(tmp_path)
     assert model.embed("a river").shape == (1, model.config.hidden_size)
+
+
+def test_a_run_that_has_gone_is_said_to_be_gone(runs, tmp_path):
+    model = bert_jax.load(shutil.copytree(runs / "encoder", tmp_path / "encoder"))
+    (tmp_path / "encoder").rename(tmp_path / "moved")
+    with pytest.raises(FileNotFoundError, match="encoder is not a run directory"):
+        print(model.tokenizer)
 
 
 @pytest.mark.slow(ci=False)
