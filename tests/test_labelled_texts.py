@@ -90,7 +90,9 @@ def test_what_cannot_be_read_is_named(load, tmp_path, name, content, message):
 def test_a_file_must_be_given_and_there(tmp_path):
     with pytest.raises(ValueError, match=r"--train FILE"):
         read_texts(None, TaskConfig())
-    with pytest.raises(FileNotFoundError, match=r"no\.tsv does not exist"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no\.tsv does not exist; expected .*\.csv"
+    ):
         read_texts(tmp_path / "no.tsv", TaskConfig())
 
 
