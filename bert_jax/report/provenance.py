@@ -66,10 +66,10 @@ def origin(run: Run, pretrain: Run | None) -> tuple[str, str]:
         number = f", {found['num_train']:,} examples" if found else ""
         if cfg.task.train is not None:  # an imported run was trained elsewhere
             lines.append(f"Training: {cfg.task.train}{number}")
-        held_out = cfg.task.dev
-        if isinstance(held_out, float):
-            held_out = f"a share of {held_out:g} of the training file"
-        if held_out is not None:
+        dev = cfg.task.dev
+        if dev is not None:
+            share = isinstance(dev, float)
+            held_out = f"a share of {dev:g} of the training file" if share else dev
             lines.append(f"Held out: {held_out}")
     if skipped := [line for line in run.lines if line["kind"] == "skipped"]:
         updates = plural(len(skipped), "update")
