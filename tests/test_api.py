@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -22,6 +23,7 @@ from bert_jax.config import (
     TaskConfig,
 )
 from bert_jax.data.labelled.given_texts import tuples_of
+from bert_jax.report.page import write_report
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +215,23 @@ def test_a_model_is_the_same_wherever_the_process_goes(runs, tmp_path, monkeypat
     model = bert_jax.load("encoder")
     monkeypatch.chdir(tmp_path)
     assert model.embed("a river").shape == (1, model.config.hidden_size)
+
+
+def test_a_report_says_no_files_of_a_run_that_has_none(runs, tmp_path):
+    [page, *_] = write_report(
+        tmp_path, finetunes=[runs / "sentiment"], title="An import"
+    )
+    said = page.read_text(encoding="utf-8")
+    assert "An import" in said
+    assert "Training:" not in said
+    assert "Held out:" not in said
+
+
+def test_a_run_that_has_gone_is_said_to_be_gone(runs, tmp_path):
+    model = bert_jax.load(shutil.copytree(runs / "encoder", tmp_path / "encoder"))
+    (tmp_path / "encoder").rename(tmp_path / "moved")
+    with pytest.raises(FileNotFoundError, match="encoder is not a run directory"):
+        print(model.tokenizer)
 
 
 @pytest.mark.slow(ci=False)

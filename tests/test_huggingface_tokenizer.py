@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pathlib
 import pickle
 import warnings
 
@@ -10,7 +11,7 @@ import pytest
 from huggingface_tokenizers import FORMATS, save_tokenizer
 
 from bert_jax.batch import MaskVocabulary
-from bert_jax.config import DataConfig
+from bert_jax.config import DataConfig, ModelConfig, PretrainConfig
 from bert_jax.data.batches.rows import open_rows
 from bert_jax.data.labelled.question_rows import _answer_tokens, encode_questions
 from bert_jax.data.labelled.questions import Answer, Questions
@@ -23,6 +24,7 @@ from bert_jax.data.text.reading import Document
 from bert_jax.data.tokenizers.huggingface_tokenizer import HuggingFaceTokenizer
 from bert_jax.data.tokenizers.saved_tokenizer import load_tokenizer, open_tokenizer
 from bert_jax.data.tokenizers.tokenizer import PairLayout
+from bert_jax.topology import compiled
 
 AWKWARD = [
     *("", " ", "\r\n", "  two  spaces  ", "tab\there", "    four    spaces", "\x85"),
@@ -404,13 +406,20 @@ def test_a_special_token_that_the_vocabulary_lacks_is_refused(edited):
         edited(lambda rules: None, config={"mask_token": "<m>"})
 
 
-def test_pretraining_on_pairs_is_for_the_layout_of_bert(tokenizer):
+def test_pretraining_on_pairs_is_for_the_layout_of_bert(tokenizer, monkeypatch):
     class Dataset:
-        pass
+        directory = pathlib.Path("dataset")
 
     Dataset.tokenizer = tokenizer
     with pytest.raises(ValueError, match=r"pairs='next_sentence'.*--data\.pairs none"):
         open_rows(Dataset(), "train", DataConfig(pairs="next_sentence"), seed=0)
+    monkeypatch.setattr(compiled, "open_dataset", lambda directory: Dataset())
+    cfg = PretrainConfig(
+        model=ModelConfig(vocab_size=tokenizer.vocab_size),
+        data=DataConfig(dataset=pathlib.Path("dataset")),
+    )
+    with pytest.raises(ValueError, match=r"pairs='next_sentence'.*--data\.pairs none"):
+        compiled.vocabulary_of(cfg)
 
 
 def test_rows_without_an_id_are_pieces(tokenizer):

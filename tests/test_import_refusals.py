@@ -335,15 +335,22 @@ def test_labels_must_name_every_logit(make_model, tmp_path, kind, head):
 
 @pytest.mark.parametrize(
     ("num_labels", "problem_type"),
-    [(1, "multi_label_classification"), (3, "regression")],
+    [
+        (1, "multi_label_classification"),
+        (1, "single_label_classification"),
+        (3, "regression"),
+    ],
 )
 def test_a_loss_that_does_not_fit_the_logits_is_refused(
     make_model, tmp_path, num_labels, problem_type
 ):
     save(make_model("BertForSequenceClassification", num_labels=num_labels), tmp_path)
     edit_json(tmp_path / "config.json", problem_type=problem_type)
-    with pytest.raises(ValueError, match=f"{problem_type}' and a classifier with"):
-        read_huggingface(tmp_path)
+    message = f"{problem_type}' and a classifier with .* Pass --encoder-only"
+    with pytest.raises(ValueError, match=message):
+        import_run(tmp_path, tmp_path / "run")
+    imported = import_run(tmp_path, tmp_path / "run", encoder_only=True)
+    assert imported.kind == "pretrain"
 
 
 @pytest.mark.parametrize("lacking", ["classifier.bias", "bert.pooler.dense.weight"])

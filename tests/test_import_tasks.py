@@ -141,6 +141,9 @@ def make_vectors(hf, tmp_path):
         (folder / "modules.json").write_text(json.dumps(modules))
         (folder / "1_Pooling").mkdir()
         (folder / "1_Pooling/config.json").write_text(json.dumps(pooling))
+        if "Dropout" in more:
+            (folder / "2_Dropout").mkdir()
+            (folder / "2_Dropout/config.json").write_text('{"dropout": 0.5}')
         (folder / "sentence_bert_config.json").write_text(json.dumps(config))
         return folder
 
@@ -158,6 +161,7 @@ def make_vectors(hf, tmp_path):
             "cls",
         ),
         ({"pooling_mode_mean_tokens": True}, ("Normalize",), "mean"),
+        ({"pooling_mode": "mean"}, ("Dropout", "Normalize"), "mean"),
     ],
 )
 def test_vectors_are_those_of_sentence_transformers(
@@ -268,6 +272,14 @@ def test_another_pooling_is_another_source(make_vectors):
     before = source_sha256(folder)
     edit_json(folder / "1_Pooling/config.json", pooling_mode="cls")
     assert source_sha256(folder) != before
+
+
+def test_a_limit_below_the_shortest_rows_is_named(make_vectors, tmp_path):
+    folder = make_vectors({"pooling_mode": "mean"}, max_seq_length=4)
+    with pytest.raises(
+        ValueError, match=r"sentence_bert_config\.json has max_seq_length"
+    ):
+        import_run(folder, tmp_path / "run")
 
 
 @pytest.mark.parametrize("content", ["{", '{"0": "Pooling"}', '["Pooling"]'])

@@ -78,6 +78,11 @@ def test_pairs_keep_the_order_of_the_columns(load):
         ("x.jsonl", '{"text": "a", "label": 1}\n{"text": "b"}', "line 2: nothing in"),
         ("x.jsonl", '{"text": "a", "label": 1}\n\n{"text"', "line 3: not JSON"),
         ("x.tsv", "text\tlabel\n", "holds no rows"),
+        (
+            "x.jsonl",
+            '{"a": {"text": "b"}, "label": 1}',
+            "object, as in 'a', is not read",
+        ),
         ("x.xlsx", "text\tlabel\na\tb\n", "unknown kind '.xlsx'; expected a file"),
     ],
 )
@@ -87,10 +92,18 @@ def test_what_cannot_be_read_is_named(load, tmp_path, name, content, message):
     assert str(tmp_path / name) in str(error.value)
 
 
+@pytest.mark.parametrize("sign", [",", ";", "\t"])
+def test_a_line_that_tells_excel_the_delimiter_is_no_row(load, sign):
+    found = load("x.csv", f"\ufeffsep={sign}\r\ntext{sign}label\r\na{sign}b\r\n")
+    assert (found.texts, found.labels) == ((("a",),), ("b",))
+
+
 def test_a_file_must_be_given_and_there(tmp_path):
     with pytest.raises(ValueError, match=r"--train FILE"):
         read_texts(None, TaskConfig())
-    with pytest.raises(FileNotFoundError, match=r"no\.tsv does not exist"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no\.tsv does not exist; expected .*\.csv"
+    ):
         read_texts(tmp_path / "no.tsv", TaskConfig())
 
 

@@ -3,6 +3,7 @@
 import concurrent.futures
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -159,6 +160,24 @@ with whole_directory(pathlib.Path(sys.argv[1]), overwrite=False) as partial:
         in_thread = concurrent.futures.ThreadPoolExecutor().submit(_write, tmp_path)
         assert in_thread.result() == [living.name]
     assert [path.name for path in tmp_path.glob("*out*")] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("{}/a could not be written",), "{}/a could not be written"),
+        ((28, "No space left on device"), "[Errno 28] No space left on device"),
+        ((28, "No space", "{}/a"), "[Errno 28] No space: '{}/a'"),
+    ],
+)
+def test_an_error_names_the_directory_that_was_given(tmp_path, args, said):
+    out = tmp_path / "out"
+    whole = f"^{re.escape(said.format(out))}$"
+    with (
+        pytest.raises(OSError, match=whole),
+        whole_directory(out, overwrite=False) as partial,
+    ):
+        raise OSError(*(str(x).format(partial) if x != 28 else x for x in args))
 
 
 def _write(folder):

@@ -8,6 +8,7 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -46,6 +47,16 @@ def whole_directory(directory: pathlib.Path, overwrite: bool) -> Iterator[pathli
         shutil.rmtree(old, ignore_errors=True)
         # Not before: where a process was killed between the renames, it is all there is.
         _delete_left(directory, "old")
+    except OSError as error:
+        # Whoever reads of a full disk has never heard of the hidden directory.
+        def shown(given: Any) -> Any:
+            is_text = isinstance(given, str)
+            return given.replace(str(partial), str(directory)) if is_text else given
+
+        error.args = tuple(map(shown, error.args))
+        if error.filename is not None:
+            error.filename = shown(error.filename)
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         os.close(lock)

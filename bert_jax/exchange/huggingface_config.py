@@ -166,11 +166,7 @@ def read_problem_type(
     bias: np.ndarray | None,
     notes: list[str],
 ) -> str | None:
-    """What transformers calls the loss of a classifier, whose bias this is.
-
-    Raises:
-        ValueError: it is not one that a classifier with so many logits has here.
-    """
+    """What transformers calls the loss of a classifier, whose bias this is."""
     if head != "classifier" or bias is None:
         return None
     given = config.get("problem_type")
@@ -182,11 +178,6 @@ def read_problem_type(
                 f"{path} has no problem_type; a classifier with one logit is taken as a "
                 "regression, as transformers trains it. Its score is the logit itself."
             )
-    if (given == "regression") != (bias.size == 1):
-        raise ValueError(
-            f"{path} has problem_type={given!r} and a classifier with {bias.size} logits; "
-            "expected one logit for a regression, and two or more for classes or labels."
-        )
     return str(given)
 
 

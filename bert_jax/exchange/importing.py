@@ -226,7 +226,7 @@ def source_sha256(path: pathlib.Path) -> str:
 
 
 def _check_head(source: Source) -> None:
-    """Refuses a task's model without its own weights: it would predict at random."""
+    """Refuses a task's model that cannot predict, or would predict at random."""
     lacking = [
         row.theirs
         for row in source.rows(source.head)
@@ -238,6 +238,14 @@ def _check_head(source: Source) -> None:
             f"{source.origin} is a {source.head} by its config.json, but has no "
             f"{', '.join(lacking)}. Fetch the whole model; or pass --encoder-only to "
             "import it without its head."
+        )
+    num_logits = len(source.labels or ())
+    is_regression = source.problem_type == "regression"
+    if source.problem_type and is_regression != (num_logits == 1):
+        raise ValueError(
+            f"{source.origin} has problem_type={source.problem_type!r} and a classifier with "
+            f"{num_logits} logits; expected one logit for a regression, and two or more for "
+            "classes or labels. Pass --encoder-only to import it without its head."
         )
 
 

@@ -14,6 +14,7 @@ from bert_jax.exchange.tensors import Head
 
 MODULES = "modules.json"
 _KNOWN = ("Transformer", "Pooling", "Normalize")
+_SHORTEST_ROW = 8
 _OLD_MODE = "pooling_mode_"
 _OLD_ENDS = ("_tokens", "_token")
 
@@ -57,6 +58,11 @@ def read_modules(
     for file in sorted(directory.glob("sentence_*_config.json")):
         config = load_json(file)
         length = of_form(file, config, "max_seq_length", int, "a whole number")
+        if length is not None and length < _SHORTEST_ROW:
+            raise ValueError(
+                f"{file} has max_seq_length={length}; expected {_SHORTEST_ROW} tokens or "
+                "more, the shortest rows here. Correct it; null stands for no limit."
+            )
         folds = bool(config.get("do_lower_case"))
     if folds and not lowercase:
         head, left_out = (
@@ -76,10 +82,11 @@ def read_modules(
 
 
 def _list_of_modules(path: pathlib.Path) -> list[Mapping[str, Any]]:
+    """Without those that do nothing where nothing is trained."""
     found = load_any_json(path)
     if not isinstance(found, list) or not all(isinstance(x, dict) for x in found):
         raise ValueError(f"{path} holds no list of modules; fetch it again.")
-    return found
+    return [x for x in found if not str(x.get("type", "")).endswith(".Dropout")]
 
 
 def _mode(pooling: Mapping[str, Any]) -> str:

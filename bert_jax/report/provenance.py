@@ -64,11 +64,13 @@ def origin(run: Run, pretrain: Run | None) -> tuple[str, str]:
         if encoder is not None and pretrain is not None:
             lines += _verdict(encoder, start_of(run, pretrain), pretrain)
         number = f", {found['num_train']:,} examples" if found else ""
-        lines.append(f"Training: {cfg.task.train or 'embedded example'}{number}")
-        held_out = cfg.task.dev or "embedded example"
-        if isinstance(held_out, float):
-            held_out = f"a share of {held_out:g} of the training file"
-        lines.append(f"Held out: {held_out}")
+        if cfg.task.train is not None:  # an imported run was trained elsewhere
+            lines.append(f"Training: {cfg.task.train}{number}")
+        dev = cfg.task.dev
+        if dev is not None:
+            share = isinstance(dev, float)
+            held_out = f"a share of {dev:g} of the training file" if share else dev
+            lines.append(f"Held out: {held_out}")
     if skipped := [line for line in run.lines if line["kind"] == "skipped"]:
         updates = plural(len(skipped), "update")
         lines.append(f"{updates} skipped: loss or gradients were not finite.")

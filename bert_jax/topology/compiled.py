@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from bert_jax.batch import MaskVocabulary
 from bert_jax.config import ModelConfig, PretrainConfig
+from bert_jax.data.batches.rows import check_pairs
 from bert_jax.data.prepared.dataset import open_dataset
 from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.topology.arithmetic import flops_of
@@ -203,12 +204,14 @@ def vocabulary_of(cfg: PretrainConfig) -> MaskVocabulary:
     """The vocabulary of the dataset's tokenizer, or a synthetic one without a dataset.
 
     Raises:
-        ValueError, OSError: there is no such dataset, or its vocabulary is not the model's.
+        ValueError, OSError: there is no such dataset, its vocabulary is not the model's, or
+            its tokenizer lays out no pairs that a run could train on.
     """
     if not cfg.data.datasets:
         return synthetic_vocabulary(cfg.model.vocab_size)
     dataset = open_dataset(cfg.data.datasets[0])
     check_vocabulary(cfg, dataset.tokenizer, dataset.directory)
+    check_pairs(dataset.tokenizer.pair, cfg.data)
     return dataset.tokenizer.mask_vocabulary
 
 

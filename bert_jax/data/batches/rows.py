@@ -327,18 +327,9 @@ def open_rows(
     Plans are kept in `cfg.plan_dir`, or beside the arrays of the dataset.
 
     Raises:
-        ValueError: pairs are asked for, and the tokenizer lays them out in another way
-            than BERT.
+        ValueError: as for `check_pairs`.
     """
-    pair = dataset.tokenizer.pair
-    if cfg.pairs != "none" and pair != PairLayout():
-        raise ValueError(
-            f"DataConfig.pairs={cfg.pairs!r}: pretraining lays pairs out as [CLS] A [SEP] "
-            "B [SEP] in the segments 0 and 1. The tokenizer of this dataset has "
-            f"{pair.separators} [SEP] between the texts, and B in the segment "
-            f"{pair.second_segment}. Pass --data.pairs none; such models are pretrained on "
-            "single segments."
-        )
+    check_pairs(dataset.tokenizer.pair, cfg)
     return PretrainRows(
         dataset.load_split(split),
         cfg,
@@ -348,3 +339,22 @@ def open_rows(
         identity=json_sha256([split, dataset.manifest["sha256"]]),
         batch_size=batch_size,
     )
+
+
+def check_pairs(pair: PairLayout, cfg: DataConfig) -> None:
+    """Refuses pairs where the tokenizer lays them out in another way than BERT.
+
+    Args:
+        pair: of the dataset's tokenizer.
+
+    Raises:
+        ValueError: it does, and pairs are asked for.
+    """
+    if cfg.pairs != "none" and pair != PairLayout():
+        raise ValueError(
+            f"DataConfig.pairs={cfg.pairs!r}: pretraining lays pairs out as [CLS] A [SEP] "
+            "B [SEP] in the segments 0 and 1. The tokenizer of this dataset has "
+            f"{pair.separators} [SEP] between the texts, and B in the segment "
+            f"{pair.second_segment}. Pass --data.pairs none; such models are pretrained on "
+            "single segments."
+        )

@@ -155,6 +155,12 @@ def _flag_columns(table: Table) -> list[str]:
 
 def _missing(table: Table, what: str, split: Split | None) -> str:
     message = f"{table.path} has {what}; the columns are {', '.join(table.columns)}"
+    values = table.rows[0].fields if table.rows else {}
+    if nested := [name for name, value in values.items() if isinstance(value, dict)]:
+        message += (
+            f". What is within an object, as in {nested[0]!r}, is not read: write it as a "
+            "column of its own"
+        )
     if len(table.columns) == 1:
         first = str(next(iter(table.rows[0].fields.values()), "")) if table.rows else ""
         signs = [x for x in DELIMITERS if x in table.columns[0] or x in first]

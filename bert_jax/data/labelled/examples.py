@@ -253,13 +253,15 @@ def require_file(
             "The task lacks a file; pass --train FILE and --dev FILE, or --dev 0.1 to "
             "judge on a random tenth of the training file, which is not trained on then."
         )
+    *others, last = suffixes
+    expected = f"{', '.join(others)} or {last}" if others else last
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; it should hold labelled text.")
+        raise FileNotFoundError(
+            f"{path} does not exist; expected a file that ends in {expected}."
+        )
     if path.is_dir() and folder:
         return path
     if path.is_dir() or path.suffix.lower() not in suffixes:
-        *others, last = suffixes
-        expected = f"{', '.join(others)} or {last}" if others else last
         what = "is a folder" if path.is_dir() else f"unknown kind {path.suffix!r}"
         task = _TASK_OF_SUFFIX.get(path.suffix.lower())
         hint = f" Files with {path.suffix} are for --task {task}." if task else ""

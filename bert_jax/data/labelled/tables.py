@@ -188,6 +188,8 @@ def _records(path: pathlib.Path, text: str, cfg: FileConfig) -> Table:
     rows: list[Row] = []
     names: tuple[str, ...] | None = None
     for line, fields in _cut(path, text, delimiter, quoted=quoted):
+        if line == 1 and fields == ["sep=", ""]:
+            continue  # so Excel is told the delimiter
         if names is None and cfg.header:
             names = tuple(name.strip() for name in fields)
             _refuse_doubled(path, f"the header in line {line}", names)

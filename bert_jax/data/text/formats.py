@@ -237,7 +237,7 @@ def _json_records(
             fragment.offset,
             f"{_shown(fragment.text)} has no string {json.dumps(field)}; its fields "
             f"are {_fields(record)}. Name the one with the text with "
-            "--read.text-field",
+            "--read.text-field; what is within an object is not read",
         )
     try:
         key, group = identity(

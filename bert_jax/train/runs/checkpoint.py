@@ -249,7 +249,7 @@ class Checkpoints:
             raise OSError(
                 f"A checkpoint could not be written to {self.directory}: {reason}. Older "
                 "checkpoints stay as they are. When the cause is removed, start the same "
-                "command again: it goes on from the newest of them, if there is any."
+                "command again: it goes on from the newest of them, or begins anew."
             ) from error
 
     def restore(self, abstract: TrainState, step: int | None = None) -> TrainState:

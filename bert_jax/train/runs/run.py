@@ -164,8 +164,8 @@ def load_run_config(run: pathlib.Path) -> PretrainConfig | FinetuneConfig:
 
 def load_run_tokenizer(run: pathlib.Path) -> Tokenizer:
     """The run's own tokenizer, checked against run.json."""
-    tokenizer = load_tokenizer(run / "tokenizer")
     expected = load_run(run).tokenizer_sha256
+    tokenizer = load_tokenizer(run / "tokenizer")
     if tokenizer.sha256 != expected:
         raise ValueError(
             f"The tokenizer in {run} has hash {tokenizer.sha256[:12]}, but the run was "
