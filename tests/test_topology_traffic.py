@@ -123,6 +123,18 @@ def test_traffic_is_what_instructions_read_and_write():
     assert hbm_bytes_of(parse_hlo(text)) == 400 + 400 + 80 + 80
 
 
+def test_a_slice_that_is_fetched_ahead_is_all_that_is_read():
+    """The compiler for TPUs fetches large arrays in several slices."""
+    text = entry(
+        "%a = f32[100,8] parameter(0)",
+        "%s = ((f32[100,8]), f32[25,8]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%a), "
+        "slice={[0:25], [0:8]}",
+        "%near = f32[25,8]{1,0:T(8,128)S(1)} slice-done(%s)",
+        "ROOT %b = f32[25,8] negate(%near)",
+    )
+    assert hbm_bytes_of(parse_hlo(text)) == 2 * 25 * 8 * 4
+
+
 def test_a_fusion_reads_the_parts_it_looks_at():
     text = """
 %deeper (r: f32[12,50], j: s32[]) -> f32[1,50] {

@@ -56,16 +56,16 @@ def _moved(module: Module, name: str, instruction: Instruction) -> float:
     if instruction.opcode == "fusion":
         called = str(instruction.attribute("calls"))
         return _fusion_bytes(module, called, instruction, operands)
-    results = instruction.arrays
-    if instruction.opcode in _PART_READERS:
-        is_far = _in_main_memory(operands[0].arrays[:1]) > 0
-        return _in_main_memory(results) + (_bytes(results) if is_far else 0)
-    if instruction.opcode == "dynamic-update-slice":
-        return 2.0 * _in_main_memory(operands[1].arrays)
     given = tuple(array for operand in operands for array in operand.arrays)
+    results = instruction.arrays
     if instruction.opcode.endswith("-start"):
         # The result repeats the operands; only what follows them is new.
         results = results[len(given) :] or results
+    if instruction.opcode.removesuffix("-start") in _PART_READERS:
+        is_far = _in_main_memory(given[:1]) > 0
+        return _in_main_memory(results) + (_bytes(results[:1]) if is_far else 0)
+    if instruction.opcode == "dynamic-update-slice":
+        return 2.0 * _in_main_memory(operands[1].arrays)
     return _in_main_memory(results) + _in_main_memory(given)
 
 
