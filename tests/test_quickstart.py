@@ -337,7 +337,7 @@ def test_a_second_phase_keeps_the_moments(done):
         (("tokenizer", "train", "--source", "files:qs/corpus/*.jsonl", "--vocab-size",
           "5000000", "--output", "x"), "at most"),
         (("tokenizer", "wrap", "none.txt", "--lowercase", "--output", "x"), "none.txt"),
-        (("tokenizer", "wrap", "none.txt", "--output", "x"), "or --no-lowercase"),
+        (("tokenizer", "wrap", "qs/tokenizer/sentencepiece.model", "--output", "x"), "or --no-lowercase"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )  # fmt: skip
