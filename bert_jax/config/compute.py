@@ -35,9 +35,9 @@ class ComputeConfig:
     a row. Default: in a row on CPU, where that is a tenth faster and takes less memory,
     and in a loop elsewhere."""
     remat: Remat = "none"
-    """What the backward pass computes again instead of keeping it. none: nothing.
-    attention: the attention weights. dots: all but the results of matrix products. full:
-    everything but the input of each layer."""
+    """What the backward pass computes again instead of keeping it, besides norms and
+    activations. none: nothing. attention: the attention weights. dots: all but the
+    results of matrix products. full: everything but the input of each layer."""
     fp8: bool = False
     """While training, round the factors of the layers' matrix products to 8-bit floats,
     which NVIDIA GPUs from Hopper on multiply at twice the rate of bfloat16. Other devices

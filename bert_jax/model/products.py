@@ -106,7 +106,7 @@ def add_bias(x_RC: jax.Array, bias_C: jax.Array) -> jax.Array:
     """`x + bias` in the dtype of `x`; the gradient of the bias is summed in float32.
 
     JAX's own gradient would be a sum in the dtype of `x`, and GPUs that add bfloat16 would
-    lose most of its digits on the way over thousands of rows.
+    round it at each of thousands of rows.
     """
     return x_RC + bias_C[None].astype(x_RC.dtype)
 
