@@ -12,13 +12,7 @@ from bert_jax.config import ComputeConfig, DropoutConfig, MeshConfig
 from bert_jax.model import pretraining
 from bert_jax.model.attention import attend, choose_kernel
 from bert_jax.model.attention_blocks import blocked_attention
-from bert_jax.model.attention_xla import (
-    banded_attention,
-    gradients,
-    mixture,
-    weights,
-    xla_attention,
-)
+from bert_jax.model.attention_xla import banded_attention, xla_attention
 from bert_jax.model.dropout import Dropout, drop_units
 from bert_jax.model.logical import Placement, placed
 from bert_jax.model.random_bits import row_keys
@@ -201,45 +195,25 @@ def test_xlas_attention_and_its_gradients_are_those_of_the_formula(
 ):
     rng = np.random.default_rng(0)
     shape = (2, 45, 3, 32)
-    q, k, v, d_out = (jnp.asarray(rng.normal(size=shape), dtype) for _ in range(4))
+    q, k, v, weights = (jnp.asarray(rng.normal(size=shape), dtype) for _ in range(4))
     ids = jnp.asarray(np.sort(rng.integers(0, 3, shape[:2])), jnp.int32)
     keys_B = row_keys(jax.random.key(1), shape[0])
 
     @functools.partial(jax.jit, static_argnums=0)
-    def run(function, arrays, d_out):
+    def run(function, arrays, weights):
         def mean(arrays):
             out = function(*arrays, ids, keys_B, dropout_rate, reach)
-            return (out * d_out).sum(), out
+            return (out * weights).sum(), out
 
         return jax.grad(mean, has_aux=True)(arrays)
 
-    whole = jax.tree.map(lambda x: x.astype(jnp.float32), ((q, k, v), d_out))
+    whole = jax.tree.map(lambda x: x.astype(jnp.float32), ((q, k, v), weights))
     expected = run(plain_attention, *whole)
-    found = run(attention, (q, k, v), d_out)
+    found = run(attention, (q, k, v), weights)
     for mine, its in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
         assert mine.dtype == dtype
         largest = np.abs(its).max()
         assert np.abs(np.asarray(mine, np.float32) - its).max() < tolerance * largest
-
-
-def test_bfloat16_is_multiplied_by_bfloat16():
-    """Factors of float32 would double the work of a GPU, which XLA does as written."""
-    x = jax.ShapeDtypeStruct((2, 6, 16, 32), jnp.bfloat16)
-    visible = jax.ShapeDtypeStruct((2, 6, 16, 16), bool)
-
-    def both(q, k, v, d_out, visible):
-        of = ("xla", 0.1)
-        probs = weights(of[0], q, k, v.dtype, visible, visible)
-        return gradients(of, (q, k, v, probs, mixture(of, probs, v)), d_out)
-
-    found = jax.make_jaxpr(both)(x, x, x, x, visible).eqns
-    factors = [
-        factor.aval.dtype
-        for eqn in found
-        if eqn.primitive.name == "dot_general"
-        for factor in eqn.invars
-    ]
-    assert factors == [jnp.bfloat16] * 2 * 6
 
 
 def test_blocks_drop_the_weights_that_are_dropped_without_them():
