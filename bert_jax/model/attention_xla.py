@@ -253,7 +253,7 @@ def gradients(
     products_TH = d_out_TH.astype(jnp.float32) * out_TH
     mean_T1 = _apart(products_TH.sum(axis=-1, keepdims=True))
     d_scores_TS = jnp.abs(probs_TS) * (d_probs_TS - mean_T1)
-    d_scores_TS = (d_scores_TS / math.sqrt(q_TH.shape[-1])).astype(q_TH.dtype)
+    d_scores_TS = d_scores_TS / math.sqrt(q_TH.shape[-1])
     d_q_TH, d_k_SH = product_gradients(
         q_TH, k_SH, d_scores_TS, transposed=True, products=products
     )

@@ -58,10 +58,9 @@ def product(
         [..., R, C]
     """
     out_dtype = jnp.dtype(out_dtype or x_RK.dtype)
-    if _is_onednns(kernel, products):
-        return _onednn_product(transposed, out_dtype, x_RK, kernel)
-    if out_dtype != x_RK.dtype:
-        return _wider_product(transposed, out_dtype, x_RK, kernel)
+    by_onednn = _is_onednns(kernel, products)
+    if by_onednn or out_dtype != x_RK.dtype:
+        return _own_gradients(by_onednn, transposed, out_dtype, x_RK, kernel)
     return _xla_product(transposed, out_dtype, x_RK, kernel)
 
 
@@ -73,21 +72,9 @@ def product_gradients(
     transposed: bool = False,
     products: Products = "auto",
 ) -> tuple[jax.Array, jax.Array]:
-    """The gradients of both factors of `product`, from that of a result of the same type."""
-    if _is_onednns(kernel, products):
-        return _backward(transposed, d_out_RC.dtype, (x_RK, kernel), d_out_RC)
-    return _xla_gradients(transposed, (x_RK, kernel), d_out_RC)
-
-
-def _xla_gradients(
-    transposed: bool, factors: tuple[jax.Array, jax.Array], d_out_RC: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    x_RK, kernel = factors
-    of_x = functools.partial(_xla_product, transposed, d_out_RC.dtype, kernel=kernel)
-    of_kernel = functools.partial(_xla_product, transposed, d_out_RC.dtype, x_RK)
-    (d_x,) = jax.linear_transpose(of_x, x_RK)(d_out_RC)
-    (d_kernel,) = jax.linear_transpose(of_kernel, kernel)(d_out_RC)
-    return d_x, d_kernel
+    """The gradients of both factors of `product`, from that of its result."""
+    by_onednn = _is_onednns(kernel, products)
+    return _gradients(by_onednn, transposed, (x_RK, kernel), d_out_RC)
 
 
 def _xla_product(
@@ -99,35 +86,6 @@ def _xla_product(
     return jax.lax.dot_general(
         x_RK, kernel, contracted, preferred_element_type=out_dtype
     )
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _wider_product(
-    transposed: bool, out_dtype: jnp.dtype, x_RK: jax.Array, kernel: jax.Array
-) -> jax.Array:
-    """A result of more digits than the factors, whose gradient is rounded to theirs.
-
-    Else both products of the gradient would be float32's: on a GPU at half the speed.
-    """
-    return _xla_product(transposed, out_dtype, x_RK, kernel)
-
-
-def _wider_forward(
-    transposed: bool, out_dtype: jnp.dtype, x_RK: jax.Array, kernel: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _xla_product(transposed, out_dtype, x_RK, kernel), (x_RK, kernel)
-
-
-def _wider_backward(
-    transposed: bool,
-    out_dtype: jnp.dtype,
-    factors: tuple[jax.Array, jax.Array],
-    d_out_RC: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    return _xla_gradients(transposed, factors, d_out_RC.astype(factors[0].dtype))
-
-
-_wider_product.defvjp(_wider_forward, _wider_backward)
 
 
 def _is_onednns(kernel: jax.Array, products: Products) -> bool:
@@ -236,33 +194,66 @@ def _call(
     )(a, b)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _onednn_product(
-    transposed: bool, out_dtype: jnp.dtype, x_RK: jax.Array, kernel: jax.Array
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _own_gradients(
+    by_onednn: bool,
+    transposed: bool,
+    out_dtype: jnp.dtype,
+    x_RK: jax.Array,
+    kernel: jax.Array,
 ) -> jax.Array:
-    return _call(x_RK, kernel, out_dtype, transpose_b=transposed)
+    """A product whose gradients are those of `_gradients`."""
+    return _forward(by_onednn, transposed, out_dtype, x_RK, kernel)[0]
 
 
 def _forward(
-    transposed: bool, out_dtype: jnp.dtype, x_RK: jax.Array, kernel: jax.Array
+    by_onednn: bool,
+    transposed: bool,
+    out_dtype: jnp.dtype,
+    x_RK: jax.Array,
+    kernel: jax.Array,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _onednn_product(transposed, out_dtype, x_RK, kernel), (x_RK, kernel)
+    if by_onednn:
+        out_RC = _call(x_RK, kernel, out_dtype, transpose_b=transposed)
+    else:
+        out_RC = _xla_product(transposed, out_dtype, x_RK, kernel)
+    return out_RC, (x_RK, kernel)
 
 
 def _backward(
+    by_onednn: bool,
     transposed: bool,
     out_dtype: jnp.dtype,
     factors: tuple[jax.Array, jax.Array],
     d_out_RC: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
+    return _gradients(by_onednn, transposed, factors, d_out_RC)
+
+
+_own_gradients.defvjp(_forward, _backward)
+
+
+def _gradients(
+    by_onednn: bool,
+    transposed: bool,
+    factors: tuple[jax.Array, jax.Array],
+    d_out_RC: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """The gradients of both factors; that of the result is rounded to their type.
+
+    Else both products would be float32's: on a GPU at half the speed.
+    """
     x_RK, kernel = factors
     d_out_RC = d_out_RC.astype(x_RK.dtype)
-    d_x = _call(d_out_RC, kernel, x_RK.dtype, transpose_b=not transposed)
-    of_kernel = (d_out_RC, x_RK) if transposed else (x_RK, d_out_RC)
-    return d_x, _call(*of_kernel, kernel.dtype, transpose_a=True)
-
-
-_onednn_product.defvjp(_forward, _backward)
+    if by_onednn:
+        d_x = _call(d_out_RC, kernel, x_RK.dtype, transpose_b=not transposed)
+        of_kernel = (d_out_RC, x_RK) if transposed else (x_RK, d_out_RC)
+        return d_x, _call(*of_kernel, kernel.dtype, transpose_a=True)
+    of_x = functools.partial(_xla_product, transposed, x_RK.dtype, kernel=kernel)
+    of_right = functools.partial(_xla_product, transposed, x_RK.dtype, x_RK)
+    (d_x,) = jax.linear_transpose(of_x, x_RK)(d_out_RC)
+    (d_kernel,) = jax.linear_transpose(of_right, kernel)(d_out_RC)
+    return d_x, d_kernel
 
 
 def _add_bias_forward(
