@@ -31,6 +31,7 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+import compiled_once  # noqa: E402
 import prepared_corpus  # noqa: E402
 import reference  # noqa: E402
 from text_heads import text_head  # noqa: E402, F401
@@ -44,6 +45,7 @@ from bert_jax.batch import (  # noqa: E402
 from bert_jax.config import ModelConfig  # noqa: E402
 from bert_jax.data.prepared.store import TokenStore  # noqa: E402
 
+compiled_once.keep_compiled()
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 IN_CI = os.environ.get("CI") == "true"
 

@@ -11,6 +11,7 @@ from flax import nnx
 from bert_jax.config import ComputeConfig, DropoutConfig
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.layer import MlpBlock
+from bert_jax.model.layers import Keys
 from bert_jax.model.logical import Placement, placed
 from bert_jax.model.norms import Norm
 from bert_jax.model.pretraining import apply
@@ -61,7 +62,7 @@ def pure(module):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_norm_is_that_of_flax_and_keeps_its_input_alone(tiny, changes, dtype, rng):
     cfg = dataclasses.replace(tiny, **changes)
-    norm, params = pure(Norm(cfg, rngs=nnx.Rngs(0)))
+    norm, params = pure(Norm(cfg, keys=Keys(jax.random.key(0))))
     options = {"epsilon": cfg.layer_norm_eps, "dtype": jnp.float32, "rngs": nnx.Rngs(0)}
     plain, plain_params = pure(
         nnx.RMSNorm(32, **options)
@@ -88,7 +89,7 @@ def test_a_norm_is_that_of_flax_and_keeps_its_input_alone(tiny, changes, dtype, 
 @pytest.mark.parametrize(("mlp", "kept"), [("gelu", 1), ("geglu", 2), ("swiglu", 2)])
 def test_feed_forward_layers_keep_what_their_products_made(tiny, mlp, kept, rng):
     cfg = dataclasses.replace(tiny, mlp=mlp, mlp_size=4 * 48)
-    block, params = pure(MlpBlock(cfg, ComputeConfig(), rngs=nnx.Rngs(0)))
+    block, params = pure(MlpBlock(cfg, ComputeConfig(), keys=Keys(jax.random.key(0))))
     x = jnp.asarray(rng.normal(size=(16, 8, 32)), jnp.float32)
     dropout = Dropout.of(DropoutConfig(hidden=0.0), None, 16)
     gradients = []

@@ -17,7 +17,7 @@ from bert_jax.config import ComputeConfig, ModelConfig
 from bert_jax.limits import check_range
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.layer import Layer
-from bert_jax.model.layers import Dense, embedding, graph_of, pure_params
+from bert_jax.model.layers import Dense, Keys, embedding, graph_of, pure_params
 from bert_jax.model.logical import constrain, platform
 from bert_jax.model.norms import Norm
 from bert_jax.model.rotary import Rotation, rotation
@@ -32,21 +32,21 @@ class Embeddings(nnx.Module):
     Source: Devlin et al. 2018, figure 2; Lan et al. 2020 for the matrix `widen`.
     """
 
-    def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, cfg: ModelConfig, *, keys: Keys):
         # The padding of the table never learns anything, so exports may cut it off.
         padding = cfg.padded_vocab_size - cfg.vocab_size
         self.cfg = cfg
-        self.token = embedding(cfg, cfg.vocab_size, rngs, padding=padding)
+        self.token = embedding(cfg, cfg.vocab_size, keys, padding=padding)
         if cfg.positions == "learned":
             num_rows = cfg.max_positions + cfg.position_offset
-            self.position = embedding(cfg, num_rows, rngs)
+            self.position = embedding(cfg, num_rows, keys)
         if cfg.num_segments:
-            self.segment = embedding(cfg, cfg.num_segments, rngs)
+            self.segment = embedding(cfg, cfg.num_segments, keys)
         if cfg.embed_norm:
-            self.norm = Norm(cfg, cfg.token_width, rngs=rngs)
+            self.norm = Norm(cfg, cfg.token_width, keys=keys)
         if cfg.embed_size is not None:
             widths = (cfg.embed_size,), (cfg.hidden_size,)
-            self.widen = Dense(cfg, ComputeConfig(), *widths, rngs=rngs)
+            self.widen = Dense(cfg, ComputeConfig(), *widths, keys=keys)
 
     def __call__(
         self,
@@ -80,14 +80,14 @@ def init_encoder(cfg: ModelConfig, key: jax.Array) -> Params:
     embed_key, layers_key = jax.random.split(key)
 
     def layer(key: jax.Array) -> Params:
-        return pure_params(Layer(cfg, ComputeConfig(), rngs=nnx.Rngs(key)))
+        return pure_params(Layer(cfg, ComputeConfig(), keys=Keys(key)))
 
     params = {
-        "embed": pure_params(Embeddings(cfg, rngs=nnx.Rngs(embed_key))),
+        "embed": pure_params(Embeddings(cfg, keys=Keys(embed_key))),
         "layers": jax.vmap(layer)(jax.random.split(layers_key, cfg.num_layers)),
     }
     if cfg.norm_position == "pre":
-        params["final"] = {"norm": pure_params(Norm(cfg, rngs=nnx.Rngs(0)))}
+        params["final"] = {"norm": pure_params(Norm(cfg, keys=Keys(jax.random.key(0))))}
     return params
 
 

@@ -11,6 +11,7 @@ from flax import nnx
 from bert_jax.config import ComputeConfig, ModelConfig
 from bert_jax.model.layers import (
     Dense,
+    Keys,
     activation,
     embedding,
     graph_of,
@@ -26,11 +27,11 @@ from bert_jax.model.rows import MASKED_SCORE
 class _WithTransform(nnx.Module):
     """Dense layer, activation and norm, down to the width of the token table."""
 
-    def __init__(self, cfg: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
+    def __init__(self, cfg: ModelConfig, compute: ComputeConfig, *, keys: Keys):
         widths = (cfg.hidden_size,), (cfg.token_width,)
         self.cfg = cfg
-        self.transform = Dense(cfg, compute, *widths, bias=cfg.head_bias, rngs=rngs)
-        self.norm = Norm(cfg, cfg.token_width, rngs=rngs)
+        self.transform = Dense(cfg, compute, *widths, bias=cfg.head_bias, keys=keys)
+        self.norm = Norm(cfg, cfg.token_width, keys=keys)
 
     def transformed(self, x: jax.Array) -> jax.Array:
         """[..., D] -> [..., E], float32"""
@@ -47,14 +48,14 @@ class Transform(_WithTransform):
 class MlmHead(_WithTransform):
     """The transform if there is one, a product with the token table, and a bias if any."""
 
-    def __init__(self, cfg: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
+    def __init__(self, cfg: ModelConfig, compute: ComputeConfig, *, keys: Keys):
         self.cfg, self.compute = cfg, compute
         if cfg.mlm_transform:
-            super().__init__(cfg, compute, rngs=rngs)
+            super().__init__(cfg, compute, keys=keys)
         if not cfg.tied_decoder:
             padding = cfg.padded_vocab_size - cfg.vocab_size
             self.decoder = embedding(
-                *(cfg, cfg.vocab_size, rngs), padding=padding, width=self._width
+                *(cfg, cfg.vocab_size, keys), padding=padding, width=self._width
             )
         if cfg.mlm_bias:
             self.output_bias = nnx.Param(jnp.zeros(cfg.padded_vocab_size, jnp.float32))
@@ -180,11 +181,11 @@ def mean_of_tokens(hidden_BTD: jax.Array, mask_BT: jax.Array) -> jax.Array:
 def init_pooler(cfg: ModelConfig, key: jax.Array) -> dict:
     """Fresh parameters of a pooler, float32."""
     if cfg.pooler == "mlm_transform":
-        return pure_params(Transform(cfg, ComputeConfig(), rngs=nnx.Rngs(key)))
+        return pure_params(Transform(cfg, ComputeConfig(), keys=Keys(key)))
     return init_linear(cfg, cfg.hidden_size, key)
 
 
 def init_linear(cfg: ModelConfig, num_outputs: int, key: jax.Array) -> dict:
     """Fresh parameters of `linear`, float32."""
     widths = (cfg.hidden_size,), (num_outputs,)
-    return pure_params(Dense(cfg, ComputeConfig(), *widths, rngs=nnx.Rngs(key)))
+    return pure_params(Dense(cfg, ComputeConfig(), *widths, keys=Keys(key)))

@@ -13,7 +13,7 @@ from flax import nnx
 from bert_jax.config import ComputeConfig, ModelConfig
 from bert_jax.model.attention import KEY_AXES, QUERY_AXES, attend
 from bert_jax.model.dropout import Dropout
-from bert_jax.model.layers import Dense, activation
+from bert_jax.model.layers import Dense, Keys, activation
 from bert_jax.model.logical import constrain, platform
 from bert_jax.model.norms import Norm
 from bert_jax.model.rotary import rotate
@@ -23,17 +23,17 @@ from bert_jax.model.rows import Rows
 class AttentionBlock(nnx.Module):
     """Multi-head self-attention, its output projection, residual addition and norm."""
 
-    def __init__(self, cfg: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
+    def __init__(self, cfg: ModelConfig, compute: ComputeConfig, *, keys: Keys):
         heads, kv_heads = (
             (number, cfg.head_size) for number in (cfg.num_heads, cfg.kv_heads)
         )
         width = (cfg.hidden_size,)
-        dense = functools.partial(_dense, cfg, compute, rngs)
+        dense = functools.partial(_dense, cfg, compute, keys)
         self.query = dense(width, heads)
         self.key = dense(width, kv_heads)
         self.value = dense(width, kv_heads)
         self.out = dense(heads, width, is_output=True)
-        self.norm = Norm(cfg, rngs=rngs)
+        self.norm = Norm(cfg, keys=keys)
         self.cfg, self.compute = cfg, compute
 
     def __call__(
@@ -97,16 +97,16 @@ class MlpBlock(nnx.Module):
     Source: Vaswani et al. 2017, section 3.3; Shazeer 2020 for the gate.
     """
 
-    def __init__(self, cfg: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
+    def __init__(self, cfg: ModelConfig, compute: ComputeConfig, *, keys: Keys):
         width, inner = (cfg.hidden_size,), (cfg.mlp_size,)
 
-        dense = functools.partial(_dense, cfg, compute, rngs)
+        dense = functools.partial(_dense, cfg, compute, keys)
         self.cfg, self.compute = cfg, compute
         self.up = dense(width, inner)
         if cfg.mlp != "gelu":
             self.gate = dense(width, inner)
         self.down = dense(inner, width, is_output=True)
-        self.norm = Norm(cfg, rngs=rngs)
+        self.norm = Norm(cfg, keys=keys)
 
     def __call__(self, x_BTD: jax.Array, dropout: Dropout) -> jax.Array:
         cfg = self.cfg
@@ -135,9 +135,9 @@ class MlpBlock(nnx.Module):
 class Layer(nnx.Module):
     """One encoder layer (Vaswani et al. 2017, section 3.1)."""
 
-    def __init__(self, cfg: ModelConfig, compute: ComputeConfig, *, rngs: nnx.Rngs):
-        self.attention = AttentionBlock(cfg, compute, rngs=rngs)
-        self.mlp = MlpBlock(cfg, compute, rngs=rngs)
+    def __init__(self, cfg: ModelConfig, compute: ComputeConfig, *, keys: Keys):
+        self.attention = AttentionBlock(cfg, compute, keys=keys)
+        self.mlp = MlpBlock(cfg, compute, keys=keys)
 
     def __call__(
         self,
@@ -167,7 +167,7 @@ class Layer(nnx.Module):
 def _dense(
     cfg: ModelConfig,
     compute: ComputeConfig,
-    rngs: nnx.Rngs,
+    keys: Keys,
     inputs: tuple[int, ...],
     outputs: tuple[int, ...],
     *,
@@ -180,5 +180,5 @@ def _dense(
         bias=cfg.dense_bias,
         scale=(2 * cfg.num_layers) ** -0.5 if smaller else 1.0,
         fp8=compute.fp8,
-        rngs=rngs,
+        keys=keys,
     )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bert_jax.config import ModelConfig
+from bert_jax.model.layers import Keys
 
 
 class Norm(nnx.Module):
@@ -18,12 +19,12 @@ class Norm(nnx.Module):
     Source: Ba et al. 2016; Zhang & Sennrich 2019 for RMS norm.
     """
 
-    def __init__(self, cfg: ModelConfig, width: int | None = None, *, rngs: nnx.Rngs):
+    def __init__(self, cfg: ModelConfig, width: int | None = None, *, keys: Keys):
         self.is_centred, self.epsilon = cfg.norm == "layer", cfg.layer_norm_eps
         shape, init = (width or cfg.hidden_size,), jax.nn.initializers
-        self.scale = nnx.Param(init.ones(rngs.params(), shape, jnp.float32))
+        self.scale = nnx.Param(init.ones(keys.params(), shape, jnp.float32))
         has_bias = self.is_centred and cfg.norm_bias
-        zeros = init.zeros(rngs.params(), shape, jnp.float32) if has_bias else None
+        zeros = init.zeros(keys.params(), shape, jnp.float32) if has_bias else None
         self.bias = None if zeros is None else nnx.Param(zeros)
 
     def __call__(self, x: jax.Array) -> jax.Array:

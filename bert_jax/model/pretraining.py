@@ -22,7 +22,7 @@ from bert_jax.model.heads import (
     linear,
     pool,
 )
-from bert_jax.model.layers import graph_of, pure_params
+from bert_jax.model.layers import Keys, graph_of, pure_params
 from bert_jax.model.masking import MaskedBatch
 from bert_jax.model.rows import Rows
 
@@ -49,7 +49,7 @@ def init_params(cfg: ModelConfig, key: jax.Array) -> Params:
     if cfg.next_sentence:
         params["pooler"] = init_pooler(cfg, pooler_key)
         params["nsp"] = init_linear(cfg, NUM_NSP_CLASSES, nsp_key)
-    mlm = MlmHead(cfg, ComputeConfig(), rngs=nnx.Rngs(mlm_key))
+    mlm = MlmHead(cfg, ComputeConfig(), keys=Keys(mlm_key))
     if own := pure_params(mlm):
         params["mlm"] = own
     return params
