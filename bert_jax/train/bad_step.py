@@ -32,7 +32,9 @@ from bert_jax.train.tuning import make_tuning
 
 PLACE = "bad_step"
 _STATE, _BATCH = "state", "batch.npz"
-_MANY_STEPS = 2**40  # float64 has exact shares of it, so 0.1 and 0.9 of it do not overlap
+_MANY_STEPS = (
+    2**40
+)  # float64 has exact shares of it, so 0.1 and 0.9 of it do not overlap
 
 
 def save_bad_step(
