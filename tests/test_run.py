@@ -275,7 +275,7 @@ def test_other_data_is_told_without_the_hashes(tmp_path):
 def test_a_folder_of_a_mixture_with_another_name_is_named(tmp_path):
     begin(tmp_path / "run", data={"sha256": {"wiki": "a", "books": "b"}})
     with pytest.raises(
-        ValueError, match="same data .*: wiki books then, wiki texts now"
+        ValueError, match=r"same data .*: wiki books then, wiki texts now"
     ):
         begin(tmp_path / "run", data={"sha256": {"wiki": "a", "texts": "b"}})
     with pytest.raises(ValueError, match="hashes of the dataset's files have changed"):
