@@ -130,7 +130,21 @@ def test_the_documents_of_a_batch_are_those_that_its_text_is_from(dataset, layou
 
 
 @pytest.mark.slow(ci=False)
-def test_a_fine_tuning_that_stops_is_replayed(encoder, capsys, monkeypatch):  # noqa: F811
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        # It warms up for longer than it has trained.
+        OptimizerConfig(warmup_steps=8),
+        OptimizerConfig(schedule="trapezoidal", warmup_steps=0.1, decay_steps=0.9),
+    ],
+    ids=lambda cfg: cfg.schedule,
+)
+def test_a_fine_tuning_that_stops_is_replayed(
+    encoder,  # noqa: F811
+    capsys,
+    monkeypatch,
+    optimizer,
+):
     """The first matrix of LoRA is lost in the second update."""
     folder, pretrained = encoder
     compile_step = finetuning.compile_step
@@ -157,14 +171,13 @@ def test_a_fine_tuning_that_stops_is_replayed(encoder, capsys, monkeypatch):  # 
         from_scratch=True,
         task=write_files(folder, "classification"),
         lora=LoraConfig(rank=2),
-        # It warms up for longer than it has trained.
-        optimizer=OptimizerConfig(warmup_steps=8),
+        optimizer=optimizer,
         loop=LoopConfig(log_every_steps=8, max_rollbacks=0),
         sequence_length=16,
         batch_size=32,
         num_epochs=2,
     )
-    run = folder / "spoiled"
+    run = folder / f"spoiled-{optimizer.schedule}"
     with pytest.raises(NotFiniteError) as error:
         finetuning.finetune(cfg, run)
     said = "the first is lora/attention/query/a of layer 1 ("

@@ -162,6 +162,19 @@ def test_a_spike_is_passed_by_and_its_rule_survives_a_kill(tmp_path):
     assert tensors_sha256(again.state) == tensors_sha256(whole.state)
 
 
+@pytest.mark.parametrize("kill_at", [None, 13])
+def test_a_stage_with_higher_losses_is_no_spike(tmp_path, kill_at):
+    rule = {"spike_deviations": 8.0, "spike_window": 6, "harder_from": 12}
+    if kill_at:
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, kill_at=kill_at, **rule)
+    found = train(tmp_path, **rule)
+    assert int(found.state.step) == NUM_STEPS
+    assert load_history(tmp_path).events == ()
+    losses = [x["mse"] for x in read_metrics(tmp_path) if x["kind"] == "train"]
+    assert losses[3] > 10 * losses[2]  # it would be one within a stage
+
+
 def test_the_rule_for_spikes_is_off_unless_asked_for_and_needs_a_full_window():
     watch = Watch(LoopConfig())
     for loss in (1.0, 1.0, 1e9):

@@ -76,8 +76,26 @@ def test_a_later_phase_has_its_own_rate(run):
     ):
         resumed_with(CONFIG, run, ["next-phases.1.learning-rate=3e-5"])
     (run / "checkpoints" / "1000").mkdir()
-    with pytest.raises(ValueError, match=r"step 1,000 lies in a later phase"):
+    with pytest.raises(ValueError, match=r"step 1,000 lies behind the phase"):
         resumed_with(CONFIG, run, ["optimizer.learning-rate=3e-5"])
+    third = PhaseConfig(num_steps=50, learning_rate=1e-5)
+    longer = dataclasses.replace(CONFIG, next_phases=(*CONFIG.next_phases, third))
+    (run / "checkpoints" / "1100").mkdir()
+    with pytest.raises(ValueError, match=r"step 1,100 lies behind the phase"):
+        resumed_with(longer, run, ["next-phases.0.learning-rate=3e-5"])
+    cfg, _ = resumed_with(longer, run, ["next-phases.1.learning-rate=3e-5"])
+    assert cfg.next_phases[1].learning_rate == 3e-5
+    with pytest.raises(ValueError, match=r"made all its 1,100 steps"):
+        resumed_with(CONFIG, run, ["next-phases.0.learning-rate=3e-5"])
+
+
+@pytest.mark.parametrize("step", [1000, 1100])
+def test_a_launcher_gives_a_change_again_in_a_later_phase(run, step):
+    asked = ["optimizer.learning-rate=5e-05"]
+    cfg, change = resumed_with(CONFIG, run, asked)
+    add_event(run, change)
+    (run / "checkpoints" / str(step)).mkdir()
+    assert resumed_with(CONFIG, run, asked) == (cfg, None)
 
 
 @pytest.mark.parametrize(

@@ -272,6 +272,19 @@ def test_other_data_is_told_without_the_hashes(tmp_path):
         begin(tmp_path / "run", data={"sha256": {"file": "b"}})
 
 
+def test_a_folder_of_a_mixture_with_another_name_is_named(tmp_path):
+    begin(tmp_path / "run", data={"sha256": {"wiki": "a", "books": "b"}})
+    with pytest.raises(
+        ValueError, match=r"same data .*: wiki books then, wiki texts now"
+    ):
+        begin(tmp_path / "run", data={"sha256": {"wiki": "a", "texts": "b"}})
+    with pytest.raises(ValueError, match="hashes of the dataset's files have changed"):
+        begin(tmp_path / "run", data={"sha256": {"wiki": "a", "books": "c"}})
+    begin(tmp_path / "imported", data={})
+    with pytest.raises(ValueError, match="was begun on other data"):
+        begin(tmp_path / "imported", data={"sha256": {"wiki": "a"}})
+
+
 def test_datasets_of_a_mixture_may_move_but_not_change_places(tmp_path):
     """Weights are given by place, so that other datasets would get them."""
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -116,17 +117,22 @@ def train(
     step: Any = None,
     num_steps: int = NUM_STEPS,
     kill_at: int | None = None,
+    harder_from: int | None = None,
     **loop: Any,
 ) -> Any:
-    """Trains, or goes on with, a run whose batches of these numbers have faults."""
+    """Trains, or goes on with, a run whose batches of these numbers have faults.
+
+    From batch `harder_from` on, a second stage has targets that are 9 times as large.
+    """
     parts, faults = parts or toy(), faults or {}
     run.mkdir(exist_ok=True)
 
-    def batches(first: int) -> Any:
-        for number in range(first, num_steps):
+    def batches(start: int, end: int, first: int) -> Any:
+        for number in range(start + first, end):
             if number == kill_at:
                 raise KeyboardInterrupt
-            yield batch(number, faults.get(number))
+            made = batch(number, faults.get(number))
+            yield made._replace(y=9.0 * made.y) if start else made
 
     parts_of_it = [batch(10_000 + number) for number in range(16)]
     held_out = Batch(*map(np.concatenate, zip(*parts_of_it, strict=True)))
@@ -142,15 +148,18 @@ def train(
         mesh=parts.mesh,
         stages=[
             Stage(
-                num_steps=num_steps,
+                num_steps=end - start,
                 step=step or parts.step,
-                batches=batches,
+                batches=functools.partial(batches, start, end),
                 evaluate=lambda params: {"mse": float(score(params))},
                 rates={},
                 flops=None,
                 check=lambda batch: None,
                 rows=lambda number: {"rows": [number]},
                 diagnose=functools.partial(diagnose, parts.objective, parts.mesh),
+            )
+            for start, end in itertools.pairwise(
+                [0, *([] if harder_from is None else [harder_from]), num_steps]
             )
         ],
         make_state=parts.make_state,

@@ -52,7 +52,8 @@ class LoopConfig:
     batch and the one before it by. A deviation is 1.4826 times the median distance from
     the median. Default: no loss counts as a spike."""
     spike_window: int = 100
-    """Number of losses that a spike is measured against; fewer are never judged."""
+    """Number of losses that a spike is measured against; fewer are never judged. With each
+    phase it begins anew."""
     max_rollbacks: int = 3
     """How often a run goes back before it stops with a diagnosis."""
     verify_every: int = 0

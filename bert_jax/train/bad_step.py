@@ -9,7 +9,6 @@ import functools
 import itertools
 import pathlib
 import shutil
-import sys
 from typing import Any
 
 import jax
@@ -33,6 +32,9 @@ from bert_jax.train.tuning import make_tuning
 
 PLACE = "bad_step"
 _STATE, _BATCH = "state", "batch.npz"
+_MANY_STEPS = (
+    2**40
+)  # float64 has exact shares of it, so 0.1 and 0.9 of it do not overlap
 
 
 def save_bad_step(
@@ -91,7 +93,7 @@ def replay(run: pathlib.Path, num_devices: int = 1) -> tuple[int, str]:
             assert info.labels is not None
             task = task_of(cfg)
             # Nothing is updated here, so the rates do not matter; a warm-up must fit.
-            tuning = make_tuning(cfg, info.model, task, len(info.labels), sys.maxsize)
+            tuning = make_tuning(cfg, info.model, task, len(info.labels), _MANY_STEPS)
             fresh = functools.partial(tuning.fresh_state, cfg.seed)
             abstract = abstract_state(fresh, mesh)
             find = functools.partial(diagnose, tuning.in_a_row, mesh)

@@ -225,7 +225,7 @@ class _Loop:
         elif every and self.done % every == 0 and start < self.done < end:
             # The session before may have ended between checkpoint and evaluation.
             self._judge(stage)
-        self.recovery.enter(stage, start)
+        self.recovery.enter(stage, start, self.done)
         inputs = InputClock(stage.batches(self.done - start))
         self.pace = Pace()  # a stage has a step of its own, and may have longer rows
         try:

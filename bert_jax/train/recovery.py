@@ -40,9 +40,15 @@ class Recovery:
         self._watch = Watch(self._cfg, self._checkpoints.note("watch"))
         self._in_window: list[int] = []
 
-    def enter(self, stage: Stage, start: int) -> None:
-        """The next steps are those of a stage that begins with batch `start`."""
+    def enter(self, stage: Stage, start: int, done: int) -> None:
+        """The next steps, from batch `done` on, are of a stage that begins with `start`.
+
+        A stage may hide more tokens or have other text than the one before, so a loss is
+        measured against those of its own stage.
+        """
         self._stage, self._start = stage, start
+        if done == start:
+            self._watch.forget_losses()
 
     @property
     def notes(self) -> dict[str, Any]:

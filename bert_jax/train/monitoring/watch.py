@@ -85,6 +85,10 @@ class Watch:
         """What a checkpoint must keep, so that a resumed run judges as this one would."""
         return {"skipped_in_a_row": self._in_a_row, "losses": self._losses}
 
+    def forget_losses(self) -> None:
+        """The next losses are not to be measured against those so far."""
+        self._losses = []
+
     def pass_by(self) -> None:
         """The next batch is passed by: it ends a row of skipped updates."""
         self._in_a_row = 0

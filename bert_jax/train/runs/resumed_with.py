@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import itertools
 import json
 import pathlib
 import re
@@ -65,14 +66,11 @@ def resumed_with(
         lambda: step_to_go_on_from(run, mirror_of(run, cfg.loop)) if wanted else 0,
     )
     before = with_settings(cfg, history.settings)
-    if isinstance(cfg, PretrainConfig) and step >= cfg.scheduled_steps[0]:
-        for name in {*_OF_A_SCHEDULE} & wanted.keys():
-            raise ValueError(
-                f"--resume-with {name}: step {step:,} lies in a later phase, which has a "
-                "learning rate of its own, so this would be ignored. Change "
-                "next-phases.N.learning-rate, with N = 0 for the second phase."
-            )
     after = with_settings(before, wanted)
+    if isinstance(after, PretrainConfig):
+        # A launcher gives again what was changed before, in whatever phase the run is.
+        known = history.settings.items()
+        _check_used(after, step, [x for x in wanted if (x, wanted[x]) not in known])
     for change in history.events:
         if isinstance(change, Change):
             print(f"settings {change}", flush=True)
@@ -81,6 +79,25 @@ def resumed_with(
     change = Change(from_step=step, settings=wanted)
     print(f"settings {change}", flush=True)
     return after, change
+
+
+def _check_used(cfg: PretrainConfig, step: int, names: Sequence[str]) -> None:
+    """Raises ValueError if one of these settings is of a schedule that has ended."""
+    ends = tuple(itertools.accumulate(cfg.scheduled_steps))
+    for name in names:
+        if not (name in _OF_A_SCHEDULE or _OF_A_PHASE.fullmatch(name)):
+            continue
+        number = 0 if name in _OF_A_SCHEDULE else 1 + int(name.split(".")[1])
+        if step < ends[number]:
+            continue
+        raise ValueError(
+            f"--resume-with {name}: step {step:,} lies behind the phase that this is for, "
+            "so it would be ignored. A later phase has a learning rate of its own: "
+            "next-phases.N.learning-rate, with N = 0 for the second phase."
+            if step < cfg.all_steps
+            else f"--resume-with {name}: the run has made all its {step:,} steps, so this "
+            "would be ignored. Leave it out."
+        )
 
 
 def _parsed(asked: str) -> tuple[str, Any]:

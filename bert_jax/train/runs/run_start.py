@@ -232,6 +232,14 @@ def _refuse_another(
                 f"{way_out}."
             )
         if name == "data" and info.kind == "pretrain":
+            then, here = (x.get("sha256", {}) for x in (before, now))
+            if sorted(then.values()) == sorted(here.values()):
+                raise ValueError(
+                    f"{run} was begun with the same data in folders of other names: "
+                    f"{' '.join(then)} then, {' '.join(here)} now. Its metrics tell "
+                    f"the datasets apart by these names: give them the old ones, or "
+                    f"{way_out}."
+                )
             raise ValueError(
                 f"{run} was begun on other data: the hashes of the dataset's files have "
                 f"changed. {run / 'config.json'} says where it lay; name its present place "
