@@ -159,20 +159,18 @@ def test_tokens_added_to_wordpiece_are_kept(hf, tmp_path):
     source = read_huggingface(folder)
     tokenizer = source.tokenizer
     assert tokenizer.pieces[61:] == ["covid", "ri-ver", "[E1]"]
-    texts = ["the covid river , covid-ri-ver .", "uncovid Covid", "ri-vers"]
+    texts = ["the covid river , covid-ri-ver .", "uncovid Covid", "ri-vers", "a [E1]a"]
     expected = theirs(texts, add_special_tokens=False)["input_ids"]
     assert tokenizer.encode(texts) == expected
     assert {61, 62} <= {*expected[0]}
+    assert 63 in expected[-1]
     assert tokenizer.starts_word[[61, 62]].all()
     assert tokenizer.mask_vocabulary.starts_word[tokenizer.special.unk]
-    (ids,) = tokenizer.encode(["a [E1]"])
-    assert 63 not in ids
     assert tokenizer.lowercase
     assert tokenizer.pair.second_segment == 1
     save_huggingface_tokenizer(tokenizer, tmp_path / "ours", 24)
     ours = hf.AutoTokenizer.from_pretrained(tmp_path / "ours")
-    for one in (texts, ["a [E1]"]):
-        assert ours(one)["input_ids"] == theirs(one)["input_ids"]
+    assert ours(texts)["input_ids"] == theirs(texts)["input_ids"]
 
 
 def test_what_is_beside_a_kept_tokenizer_is_read(folders, tmp_path):
