@@ -124,20 +124,6 @@ def test_tokens_behind_the_special_ones_have_the_ids_of_transformers(
     assert {700, 701} < {*open_tokenizer(tmp_path).encode([text])[0]}
 
 
-def test_all_flags_of_tokens_behind_the_special_ones_count(
-    folder, transformers, tmp_path
-):
-    from tokenizers import AddedToken
-
-    theirs = transformers.AutoTokenizer.from_pretrained(folder)
-    words = AddedToken("cov", single_word=True)
-    theirs.add_tokens([words, AddedToken("Zü", lstrip=True, rstrip=True)])
-    theirs.add_special_tokens({"additional_special_tokens": ["[E1]"]})
-    theirs.save_pretrained(tmp_path)
-    texts = ["covid cov 1cov cov_ .cov.", "a Zü b Zürich", "[E1] Zürich [E1]s <E1>"]
-    check_ids(open_tokenizer(tmp_path), theirs, texts)
-
-
 def test_word_starts_are_the_words(tokenizer):
     words = ["the", "lobster", "and", "the", "river", ",", "unbelievable"]
     (ids,) = tokenizer.encode([" ".join(["first", *words])])
