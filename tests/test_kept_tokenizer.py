@@ -3,10 +3,13 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from huggingface_models import edit_json, make_random, save
 from huggingface_tokenizers import FORMATS, save_tokenizer
 
+from bert_jax.data.labelled.question_rows import encode_questions
+from bert_jax.data.labelled.questions import Answer, Questions
 from bert_jax.data.tokenizers.huggingface_tokenizer import HuggingFaceTokenizer
 from bert_jax.data.tokenizers.saved_tokenizer import open_tokenizer
 from bert_jax.exchange.importing import import_run
@@ -14,6 +17,7 @@ from bert_jax.exchange.read_huggingface import read_huggingface
 from bert_jax.exchange.tokenizer import save_huggingface_tokenizer
 from bert_jax.train.inference.fill import Filler
 from bert_jax.train.runs.run import load_run_tokenizer
+from bert_jax.train.tasks.best_spans import best_spans
 
 TEXTS = ["The river is long.", "Stones, <unk> and  rivers\n", "École 日本"]
 SMALL = {
@@ -159,20 +163,18 @@ def test_tokens_added_to_wordpiece_are_kept(hf, tmp_path):
     source = read_huggingface(folder)
     tokenizer = source.tokenizer
     assert tokenizer.pieces[61:] == ["covid", "ri-ver", "[E1]"]
-    texts = ["the covid river , covid-ri-ver .", "uncovid Covid", "ri-vers"]
+    texts = ["the covid river , covid-ri-ver .", "uncovid Covid", "ri-vers", "a [E1]a"]
     expected = theirs(texts, add_special_tokens=False)["input_ids"]
     assert tokenizer.encode(texts) == expected
     assert {61, 62} <= {*expected[0]}
+    assert 63 in expected[-1]
     assert tokenizer.starts_word[[61, 62]].all()
     assert tokenizer.mask_vocabulary.starts_word[tokenizer.special.unk]
-    (ids,) = tokenizer.encode(["a [E1]"])
-    assert 63 not in ids
     assert tokenizer.lowercase
     assert tokenizer.pair.second_segment == 1
     save_huggingface_tokenizer(tokenizer, tmp_path / "ours", 24)
     ours = hf.AutoTokenizer.from_pretrained(tmp_path / "ours")
-    for one in (texts, ["a [E1]"]):
-        assert ours(one)["input_ids"] == theirs(one)["input_ids"]
+    assert ours(texts)["input_ids"] == theirs(texts)["input_ids"]
 
 
 def test_what_is_beside_a_kept_tokenizer_is_read(folders, tmp_path):
@@ -213,3 +215,34 @@ def test_masks_are_filled_in_with_words(folders, tmp_path):
     ):
         row = fill._row((text,), "Text 1")
         assert fill._filled(text, row, [index(piece)]) == filled
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_all_flags_of_added_tokens_count(kind, folders, transformers, tmp_path):
+    from tokenizers import AddedToken
+
+    theirs = transformers.AutoTokenizer.from_pretrained(folders[kind])
+    words = AddedToken("cov", single_word=True)
+    theirs.add_tokens([words, AddedToken("Zü", lstrip=True, rstrip=True)])
+    theirs.add_special_tokens({"additional_special_tokens": ["[E1]"]})
+    theirs.save_pretrained(tmp_path)
+    texts = ["covid cov 1cov cov_ .cov.", "a Zü b Zürich", "[E1] Zürich [E1]s <E1>"]
+    expected = theirs(texts, add_special_tokens=False)["input_ids"]
+    assert open_tokenizer(tmp_path).encode(texts) == expected
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_an_answer_ends_where_its_last_token_ends(
+    kind, folders, transformers, tmp_path
+):
+    theirs = transformers.AutoTokenizer.from_pretrained(folders[kind])
+    theirs.add_tokens(["covid-19"])
+    theirs.save_pretrained(tmp_path)
+    passage = "The river of covid-19 is the river"
+    asked = Questions(("the",), (passage,), ((Answer("covid-19", 13),),))
+    rows = encode_questions(open_tokenizer(tmp_path), asked, 32)
+    logits = np.zeros((1, 32, 2), np.float32)
+    logits[0, rows.labels[0], [0, 1]] = 1.0
+    [found] = best_spans(logits, rows, num_best=1, max_tokens=9)
+    start, end = asked.place_of(0, *found.spans[0][1:])
+    assert passage[start:end] == "covid-19"

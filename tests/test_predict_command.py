@@ -208,6 +208,7 @@ def test_the_same_flags_read_files_of_other_forms(run, tmp_path, capsys, failed)
         (["a", "--output", "no/x.jsonl"], "there is no directory no"),
         (["a", "--output", "x.jsonl", "--top", "2"], "--top 2 would be ignored"),
         (["here.jsonl", "--output", "here.jsonl"], "is the file of the texts"),
+        (["-"], "'-' would be taken for a text"),
         (
             ["here.csv", "--label-columns", "a", "b"],
             "label_columns=('a', 'b') would be",

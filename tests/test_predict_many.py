@@ -1,8 +1,10 @@
 """Prediction on many texts: bounded shapes, bounded memory, order kept."""
 
+import fcntl
 import io
 import json
 import os
+import pathlib
 import sys
 import threading
 
@@ -12,7 +14,8 @@ from exchange_models import make_tokenizer
 from random_runs import random_run
 
 from bert_jax.commands import text_input
-from bert_jax.data.atomic_file import open_atomically
+from bert_jax.commands.json_lines import write_lines
+from bert_jax.data.atomic_file import open_atomically, remove_leftovers_of
 from bert_jax.data.labelled.unlabelled import Unlabelled, from_lines
 from bert_jax.train.inference.predict import Predictor
 from bert_jax.train.runs.checkpoint import Checkpoints
@@ -179,6 +182,24 @@ def test_a_file_that_fails_half_way_leaves_the_old_one(tmp_path):
     with open_atomically(path) as file:
         file.write("é")
     assert path.read_bytes() == "é".encode()
+
+
+def test_what_a_killed_command_left_of_its_output_is_deleted(tmp_path):
+    output = tmp_path / "x.jsonl"
+    left = [tmp_path / name for name in ("x.jsonl.partial-1", "y.jsonl.partial-1")]
+    for path in left:
+        path.touch()
+    with (tmp_path / "x.jsonl.partial-2").open("w") as alive:
+        fcntl.flock(alive, fcntl.LOCK_EX)
+        write_lines(output, [{"text": "a"}], 1)
+        assert {*tmp_path.iterdir()} == {output, pathlib.Path(alive.name), left[1]}
+
+
+def test_a_file_that_is_being_written_is_locked(tmp_path):
+    output = tmp_path / "x.jsonl"
+    with open_atomically(output):
+        remove_leftovers_of(output)
+        assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_pipe_is_written_and_stays(tmp_path):

@@ -195,6 +195,7 @@ def test_texts_are_answered_in_their_order(port):
         ({"texts": ["a"] * 4}, 413, "holds 4 texts; one request may have at most 3"),
         ({"text": "a" * 21}, 413, "text has 21 characters"),
         (b" " * 1_025, 413, "more than 1 KiB"),
+        (b" " * 20_000_000, 413, "more than 1 KiB"),
     ],
 )
 def test_what_cannot_be_answered_is_told(port, body, status, message):

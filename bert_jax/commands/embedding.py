@@ -59,7 +59,7 @@ class Embed:
         # JAX starts here: mistakes above are told at once.
         import numpy as np
 
-        from bert_jax.data.atomic_file import write_atomically
+        from bert_jax.data.atomic_file import remove_leftovers_of, write_atomically
         from bert_jax.train.inference.embed import Embedder
         from bert_jax.train.tasks.embeddings import normalised
 
@@ -77,6 +77,7 @@ class Embed:
             vectors = normalised(vectors)
         written = io.BytesIO()
         np.save(written, vectors, allow_pickle=False)
+        remove_leftovers_of(self.output)
         write_atomically(self.output, written.getvalue())
         num_empty = sum(not text.strip() for text in texts)
         said = f"; zeros for {plural(num_empty, 'empty text')}" if num_empty else ""

@@ -7,7 +7,7 @@ from typing import Any
 
 from bert_jax.commands.shared import Bar
 from bert_jax.config.checks import require
-from bert_jax.data.atomic_file import open_atomically
+from bert_jax.data.atomic_file import open_atomically, remove_leftovers_of
 
 
 def check_output(
@@ -39,12 +39,14 @@ def write_lines(
 ) -> int:
     """Writes the objects as they come, under a progress bar; returns their number.
 
-    The file appears under its name when it is whole.
+    The file appears under its name when it is whole. What killed commands left of it is
+    deleted first.
 
     Args:
         total: their number, if it is known.
     """
     written = 0
+    remove_leftovers_of(output)
     with open_atomically(output) as file, Bar("texts", unit_scale=False) as bar:
         for written, line in enumerate(lines, 1):
             # The ids of a Parquet file may be dates, which JSON has not.

@@ -21,8 +21,14 @@ def file_among(
 
     Raises:
         FileNotFoundError: an argument looks like a file that is not there.
-        ValueError: an argument may be a file or a text, or is not UTF-8.
+        ValueError: an argument may be a file or a text, or is not UTF-8; or "-" stands for
+            standard input.
     """
+    if list(arguments) == ["-"]:
+        raise ValueError(
+            "The argument '-' would be taken for a text. Leave it out: without an argument, "
+            "the lines of standard input are the texts."
+        )
     for number, text in enumerate(arguments, 1):
         way_out = f"To predict on {text!r} as a text, pass it on standard input."
         suffix = os.path.splitext(text)[1].lower()

@@ -6,8 +6,10 @@ content.
 
 import contextlib
 import errno
+import fcntl
 import os
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import IO, Any, Literal, TypeAlias
 
@@ -55,6 +57,9 @@ def open_atomically(path: AnyPath, mode: Literal["w", "wb"] = "w") -> Iterator[I
     partial = path.with_name(f"{path.name}{_PARTIAL}{os.getpid()}")
     try:
         with partial.open(mode, encoding=encoding) as file:
+            if isinstance(path, pathlib.Path):  # so `remove_leftovers_of` leaves it
+                with contextlib.suppress(OSError):
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield file
         _to_disk(partial)
         partial.replace(path)
@@ -72,6 +77,18 @@ def remove_leftovers(folder: pathlib.Path) -> None:
     for path in folder.glob(f"*{_PARTIAL}*"):
         with contextlib.suppress(OSError):
             path.unlink()  # of a directory it is an error
+
+
+def remove_leftovers_of(path: pathlib.Path) -> None:
+    """Deletes the partial files of one file that killed processes left.
+
+    Others may be writing it: what a living process has locked stays.
+    """
+    name = re.compile(rf"{re.escape(path.name + _PARTIAL)}\d+")
+    for left in filter(lambda x: name.fullmatch(x.name), path.parent.iterdir()):
+        with contextlib.suppress(OSError), left.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
 
 
 def _to_disk(path: AnyPath) -> None:

@@ -79,8 +79,8 @@ def read_kept_tokenizer(
         raise ValueError(f"{path}: {error}") from error
     whole = fill_table(path, tokenizer, num_rows, config_file, notes)
     notes.append(
-        f"{FAST} is kept as it is. Text that spells a special token, such as "
-        f"{tokenizer.pieces[tokenizer.special.mask]}, is text here and that token there."
+        f"{FAST} is kept as it is. Text that spells {', '.join(tokenizer.as_text)} is "
+        "text here and that token there."
     )
     if tokenizer.pair.refused:
         notes.append(tokenizer.pair.refused)

@@ -146,24 +146,29 @@ async def _body(request: Request, limits: Limits) -> bytes:
     body = bytearray()
 
     async def read() -> None:
+        # To its end: a client that still sends would see a reset and no answer.
         async for chunk in request.stream():
-            body.extend(chunk)
-            if len(body) > most:
-                raise HTTPException(
-                    413,
-                    f"The body has more than {limits.max_body_kib} KiB; send fewer or "
-                    "shorter texts.",
-                    {"Connection": "close"},
-                )
+            if len(body) <= most:
+                body.extend(chunk)
 
+    late = False
     try:
         await asyncio.wait_for(read(), limits.timeout_secs)
     except TimeoutError:
-        raise HTTPException(
-            408, f"The body did not arrive within {limits.timeout_secs:g} seconds."
-        ) from None
+        late = True
     except ClientDisconnect:
         raise HTTPException(400, "The body ended too early.") from None
+    if len(body) > most:
+        raise HTTPException(
+            413,
+            f"The body has more than {limits.max_body_kib} KiB; send fewer or shorter "
+            "texts.",
+            {"Connection": "close"},
+        )
+    if late:
+        raise HTTPException(
+            408, f"The body did not arrive within {limits.timeout_secs:g} seconds."
+        )
     return bytes(body)
 
 

@@ -141,6 +141,9 @@ class EncodedExamples:
     word: np.ndarray | None = None
     """int32 [rows, T]: number of the word that a token belongs to; -1 where that does not
     matter. `None` for tasks that label whole texts."""
+    last_word: np.ndarray | None = None
+    """As `word`, where a token may be a part of several words: the last of them. `None`:
+    no token is."""
     num_cut: int = 0
     """Number of texts that are longer than a row."""
     lost: str = "lost their end"

@@ -24,7 +24,8 @@ def encode_questions(
     A question takes at most half of a row. An answer is whole words, which widens one
     that begins or ends within a word. Labels are int32 [rows, 2]: the first and the last
     token of the answer, or [CLS] twice where the row does not hold all of it. `word` is
-    -1 where a window holds a part of a word only.
+    -1 where a window holds a part of a word only, and `last_word` is the last word that a
+    token is a part of: an added token such as covid-19 is three.
 
     Args:
         stride: tokens from the beginning of a window to that of the next, at most the room
@@ -33,29 +34,35 @@ def encode_questions(
 
     Source: Devlin et al. 2018, section 4.2; google-research/bert, run_squad.py.
     """
-    passage_pieces = functools.lru_cache(maxsize=64)(
-        lambda passage: tokenizer.encode_places(passage, places_of_words(passage))
-    )
+
+    @functools.lru_cache(maxsize=64)
+    def passage_pieces(passage: str) -> tuple[list[int], np.ndarray, np.ndarray]:
+        places = places_of_words(passage)
+        pieces, words = tokenizer.encode_places(passage, places)
+        return pieces, words, _last_words(words, len(places))
+
     questions = tokenizer.encode(list(examples.questions))
     plan = []
     num_cut = 0
     for number, passage in enumerate(examples.passages):
         question = questions[number][: sequence_length // 2 - 2]
         num_cut += len(question) < len(questions[number])
-        pieces, words = passage_pieces(passage)
+        pieces, words, last = passage_pieces(passage)
         room = sequence_length - tokenizer.pair.num_special(2) - len(question)
         step = max(1, room // 2) if stride is None else min(stride, room)
         for start in range(0, max(1, len(pieces) - room + step), step):
-            plan.append((number, question, pieces, words, start, start + room))
+            plan.append((number, question, pieces, words, last, start, start + room))
     rows = RowBuilder(tokenizer, len(plan), sequence_length)
     word_BT = np.full((len(plan), sequence_length), -1, np.int32)
+    last_word_BT = word_BT.copy()
     labels_B2 = np.zeros((len(plan), 2), np.int32)
-    for row, (number, question, pieces, words, start, end) in enumerate(plan):
+    for row, (number, question, pieces, words, last, start, end) in enumerate(plan):
         _, place = rows.put(row, [question, pieces[start:end]])
         whole = words[start:end].copy()
         for outside in (words[start - 1 : start], words[end : end + 1]):
             whole[np.isin(whole, outside)] = -1
         word_BT[row, place : place + whole.size] = whole
+        last_word_BT[row, place : place + whole.size] = last[start:end]
         answer = _answer_tokens(words, _answer_words(examples, number))
         inside = [token - start for token in answer if start <= token < end]
         if len(inside) == 2 and (whole[inside] >= 0).all():
@@ -67,9 +74,22 @@ def encode_questions(
         labels=labels_B2,
         example=np.array([number for number, *_ in plan], np.int32),
         word=word_BT,
+        last_word=last_word_BT,
         num_cut=num_cut,
         lost="lost the end of their question",
     )
+
+
+def _last_words(words: np.ndarray, num_words: int) -> np.ndarray:
+    """Of each token the last word that it is a part of: its own, and those behind it that
+    have no token of their own.
+
+    Args:
+        words: int64 [tokens], the word of each token, as `encode_places` gives it.
+    """
+    own = np.unique(words[words >= 0])
+    following = np.append(own, num_words)[np.searchsorted(own, words, side="right")]
+    return np.where(words >= 0, following - 1, -1)
 
 
 def _answer_tokens(words: np.ndarray, answer: tuple[int, int] | None) -> list[int]:

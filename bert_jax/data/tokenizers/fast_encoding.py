@@ -288,6 +288,8 @@ def _gigatoken(rules: str) -> EncodeTexts:
     # pads them to the longest. An added token splits it before any other rule.
     parsed = json.loads(rules)
     added = parsed["added_tokens"]
+    if any(token["single_word"] for token in added):
+        raise ValueError("It would find these tokens within words, too.")
     between = 1 + max(
         [*parsed["model"]["vocab"].values(), *[token["id"] for token in added]]
     )

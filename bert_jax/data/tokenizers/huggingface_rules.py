@@ -1,7 +1,7 @@
 """What a tokenizer.json says about special tokens, pairs and the beginnings of words."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from bert_jax.data.tokenizers.pieces import CONTINUES, SPACE
@@ -41,12 +41,26 @@ def load_fast(rules: str) -> "FastTokenizer":
     return fast
 
 
-def load_for_text(rules: Json, unk: str | None) -> "FastTokenizer":
-    """The same tokenizer, to which special tokens in a text are text, except for `unk`."""
+def spelled_as_text(special: Mapping[str, str | None], config: Json) -> list[str]:
+    """The tokens that a text cannot hold: those that stand around texts, pad and hide.
+
+    Other special tokens, such as the marks of entities, are there to be put into texts.
+
+    Args:
+        special: of `special_pieces`.
+        config: may name tokens that begin and end a text by other names than [CLS], [SEP].
+    """
+    ends = (content(config.get(f"{name}_token")) for name in ("bos", "eos"))
+    found = {piece for piece in (*special.values(), *ends) if piece is not None}
+    return sorted(found - {special["unk"]})
+
+
+def load_for_text(rules: Json, as_text: Collection[str]) -> "FastTokenizer":
+    """The same tokenizer, to which these special tokens in a text are text."""
     special = {
         token["content"]
         for token in rules.get("added_tokens") or ()
-        if token["special"] and token["content"] != unk
+        if token["special"] and token["content"] in as_text
     }
     model = dict(rules["model"])
     known = {x if isinstance(x, str) else x[0] for x in model["vocab"]}

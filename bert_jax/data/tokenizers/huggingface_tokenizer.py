@@ -1,8 +1,8 @@
 """A tokenizer.json of Hugging Face, kept as it is and run by the library `tokenizers`.
 
 So byte-level BPE (RoBERTa, ModernBERT) and SentencePiece models that were converted
-(XLM-R, CamemBERT) give the ids that they give there. Text that spells a special token
-stays text here, except for the token for unknown words.
+(XLM-R, CamemBERT) give the ids that they give there. Text that spells a token that stands
+around texts, pads or hides stays text here.
 """
 
 import functools
@@ -29,6 +29,7 @@ from bert_jax.data.tokenizers.huggingface_rules import (
     load_for_text,
     pair_layout,
     special_pieces,
+    spelled_as_text,
     word_marks,
 )
 from bert_jax.data.tokenizers.pieces import row_name
@@ -52,6 +53,7 @@ class HuggingFaceTokenizer(Tokenizer):
     Attributes:
         config: what tokenizer_config.json says: the names of special tokens, the class
             that reads the files in transformers, and whatever an export hands on.
+        as_text: tokens that transformers finds in a text and this tokenizer does not.
         gap: what is put before a word that stands alone, so that it has the ids that it
             has behind another one.
     """
@@ -104,7 +106,8 @@ class HuggingFaceTokenizer(Tokenizer):
         self.shown_pieces = [
             names.get(piece) or self._marks.shown(piece) for piece in self.pieces
         ]
-        self._fast = load_for_text(rules, special["unk"])
+        self.as_text = spelled_as_text(special, self.config)
+        self._fast = load_for_text(rules, self.as_text)
         # Where the first word of a text differs from the same word behind another one,
         # a space before it makes it the same.
         a, b, both, behind = (
@@ -178,7 +181,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @functools.cached_property
     def _for_words(self) -> "FastTokenizer":
-        return load_for_text(self.rules_for_words(), self._unk)
+        return load_for_text(self.rules_for_words(), self.as_text)
 
     def _encode_each_word(self, words: Sequence[str]) -> list[list[int]]:
         if not self.gap:

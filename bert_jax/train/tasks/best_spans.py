@@ -43,14 +43,16 @@ def best_spans(
     Source: google-research/bert, run_squad.py (write_predictions).
     """
     assert encoded.word is not None
+    last_word = encoded.word if encoded.last_word is None else encoded.last_word
     size = int(encoded.example[-1]) + 1
     scores: list[dict[tuple[int, int], float]] = [{} for _ in range(size)]
     none = np.full(size, np.inf)
     for row, example in enumerate(encoded.example):
         none[example] = min(none[example], float(logits[row, 0].sum()))
         best = scores[example]
+        words_T2 = np.stack([encoded.word[row], last_word[row]], axis=1)
         for span in _of_row(
-            logits[row].astype(np.float64), encoded.word[row], num_best, max_tokens
+            logits[row].astype(np.float64), words_T2, num_best, max_tokens
         ):
             words = span.first_word, span.last_word
             best[words] = max(span.score, best.get(words, -np.inf))
@@ -63,12 +65,12 @@ def best_spans(
 
 
 def _of_row(
-    logits_T2: np.ndarray, word_T: np.ndarray, num_best: int, max_tokens: int
+    logits_T2: np.ndarray, words_T2: np.ndarray, num_best: int, max_tokens: int
 ) -> list[Span]:
-    (places,) = np.nonzero(word_T >= 0)
+    (places,) = np.nonzero(words_T2[:, 0] >= 0)
     if not places.size:
         return []
-    word = word_T[places]
+    word, last_word = words_T2[places].T
     starts, ends = logits_T2[places].T
     changes = np.flatnonzero(np.diff(word)) + 1
     opens = np.concatenate([[0], changes])
@@ -85,6 +87,6 @@ def _of_row(
     chosen = np.argpartition(-flat, min(num_best, flat.size) - 1)[:num_best]
     first, more = np.unravel_index(chosen[flat[chosen] > -np.inf], sums.shape)
     return [
-        Span(float(sums[n, m]), int(word[opens[n]]), int(word[opens[n] + m]))
+        Span(float(sums[n, m]), int(word[opens[n]]), int(last_word[opens[n] + m]))
         for n, m in zip(first, more, strict=True)
     ]
