@@ -32,9 +32,8 @@ from bert_jax.train.tuning import make_tuning
 
 PLACE = "bad_step"
 _STATE, _BATCH = "state", "batch.npz"
-_MANY_STEPS = (
-    2**40
-)  # float64 has exact shares of it, so 0.1 and 0.9 of it do not overlap
+# So many that shares of it are exact in float64: 0.1 and 0.9 of it must not overlap.
+_MANY_STEPS = 2**40
 
 
 def save_bad_step(
