@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "tokenizer_config.json"
 
-# Ideographs, kana and full-width signs, and quotation marks behind them.
+# The end of a sentence that the next one follows without a space: ideographs, kana and
+# full-width signs, and quotation marks behind them.
 _UNSPACED_END = re.compile(
     "[\u3000-\u312f\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef"
     "\U00020000-\U0003ffff][\"'\u2019\u201d)]*$"
@@ -157,8 +158,12 @@ class HuggingFaceTokenizer(Tokenizer):
         return load_fast(self.model.decode("utf-8"))
 
     def _in_a_row(self, sentences: Sequence[str]) -> Sequence[str]:
+        gap, ends_unspaced = self.gap, _UNSPACED_END.search
         behind = [
-            (self.gap if _is_followed_by_space(before) else "") + sentence
+            # In most scripts a space stands between two sentences.
+            sentence
+            if not before.isascii() and ends_unspaced(before[-4:])
+            else gap + sentence
             for before, sentence in itertools.pairwise(sentences)
         ]
         return [*sentences[:1], *behind]
@@ -217,12 +222,6 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def _join(self, ids: list[int]) -> str:
         return str(self._fast.decode(ids, skip_special_tokens=False)).strip()
-
-
-def _is_followed_by_space(sentence: str) -> bool:
-    """Whether the next sentence of a text stands behind a space, as it does in most
-    scripts; in Chinese and Japanese it does not."""
-    return sentence.isascii() or not _UNSPACED_END.search(sentence[-4:])
 
 
 def _pieces(fast: "FastTokenizer", num_rows: int | None) -> list[str]:
