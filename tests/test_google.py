@@ -290,7 +290,7 @@ def test_a_classifier_of_google_has_numbers_for_labels(tiny, make_directory):
     assert (source.head, source.labels) == ("classifier", ("0", "1", "2", "3"))
     assert any("no names" in note for note in source.notes)
     weights["output_weights"] = weights["output_weights"][:1]
-    with pytest.raises(ValueError, match="regression"):
+    with pytest.raises(ValueError, match="from Hugging Face's format only"):
         read_google(make_directory(weights, "uncased_regression"))
 
 

@@ -50,6 +50,16 @@ def test_an_unfinished_dataset_is_not_opened(damaged):
         open_dataset(None)
 
 
+@pytest.mark.parametrize("content", ["text.txt", "run.json"])
+def test_what_never_was_a_dataset_is_not_said_to_be_prepared_there(tmp_path, content):
+    (tmp_path / content).write_text("A text.")
+    given = tmp_path / content if content == "text.txt" else tmp_path
+    with pytest.raises(FileNotFoundError, match="expected a directory that") as caught:
+        open_dataset(given)
+    assert ("is a file and" in str(caught.value)) is given.is_file()
+    assert "--output" not in str(caught.value)
+
+
 def test_a_newer_format_is_not_guessed_at(damaged):
     edit_manifest(damaged, format_version=4)
     with pytest.raises(ValueError, match=r"has format 4; .* reads 3\."):

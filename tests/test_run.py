@@ -401,7 +401,8 @@ def test_a_run_of_another_format_is_refused_by_its_version(run, version):
 
 def test_another_kind_is_refused(run):
     assert load_run(run, kind="pretrain").model == ModelConfig()
-    with pytest.raises(ValueError, match="is a pretrain run; expected a finetune run"):
+    told = "is a pretrain run; expected a finetune run. `bert-jax finetune .* makes one"
+    with pytest.raises(ValueError, match=told):
         load_run(run, kind="finetune")
 
 

@@ -1,9 +1,11 @@
 """StableHLO exports: run from their files alone, held against model and reference."""
 
+import dataclasses
 import functools
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 
@@ -253,6 +255,20 @@ def test_without_one_text_or_two_it_says_its_usage(write):
         done = subprocess.run(command, capture_output=True, text=True, timeout=100)
         assert done.stderr == "usage: python run.py TEXT [TEXT]\n"
         assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_a_long_text_is_cut_to_the_rows_of_the_training(
+    write, tmp_path, monkeypatch, capsys
+):
+    model, _ = write("tokens", gelu="tanh")
+    cut = dataclasses.replace(model, sequence_length=5)
+    write_stablehlo.write_stablehlo(cut, tmp_path)
+    text = "river stone " * model.cfg.max_positions
+    monkeypatch.setattr(sys, "argv", ["run.py", text])
+    runpy.run_path(str(tmp_path / "run.py"))
+    tokens = capsys.readouterr().out.splitlines()
+    assert len(tokens) == 5
+    assert tokens[-1].startswith("[SEP]\t")
 
 
 @pytest.mark.slow

@@ -157,7 +157,7 @@ def _read_labels(
     if len(weights) == 1:
         raise ValueError(
             f"{prefix}: output_weights of one row is a regression; expected two "
-            "classes or more. Regressions cannot be imported."
+            "classes or more. A regression is imported from Hugging Face's format only."
         )
     path = prefix.with_name(LABELS_FILE)
     if path.is_file():

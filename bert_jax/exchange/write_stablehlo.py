@@ -4,7 +4,7 @@
 CUDA and TPU, with batch and length open (length <= max_positions) and for one device.
 The weights are its first argument, a flat dict, and lie in `model.safetensors`, under
 our paths and in our layouts, rows of vocabulary padding included. `meta.json` says how
-to call it, and `run.py` does so in ten lines.
+to call it, and `run.py` does so in ten lines, cutting a text to the rows of the model's training.
 
 How long a file stays good: JAX promises to run it in versions up to 6 months newer, and
 3 weeks older, than the one that wrote it (docs.jax.dev, "Exporting and serializing
@@ -54,15 +54,15 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 _RUN = """\
 # Runs the exported model on a text, or two.
 # Needs jax, flatbuffers, safetensors and tokenizers; meta.json says what goes in and out.
-import json, pathlib, sys, jax.export, numpy as np, tokenizers
-from safetensors.numpy import load_file
+import json, pathlib, sys, jax.export, numpy as np, safetensors.numpy, tokenizers
 if not 2 <= len(sys.argv) <= 3: sys.exit("usage: python run.py TEXT [TEXT]")
 here = pathlib.Path(__file__).resolve().parent
 tokenizer = tokenizers.Tokenizer.from_file(str(here / "tokenizer.json"))
+tokenizer.enable_truncation({length})
 text = tokenizer.encode(*sys.argv[1:])
 ids = [np.array([x], np.int32) for x in (text.ids, text.attention_mask, text.type_ids)]
 model = jax.export.deserialize(bytearray((here / "model.stablehlo").read_bytes()))
-found = model.call(load_file(here / "model.safetensors"), *ids)
+found = model.call(safetensors.numpy.load_file(here / "model.safetensors"), *ids)
 """
 _LABELS = 'json.loads((here / "meta.json").read_text(encoding="utf-8"))["labels"]'
 _SHOW: dict[Head, str] = {
@@ -116,7 +116,9 @@ def write_stablehlo(model: PortableModel, directory: pathlib.Path) -> None:
     contiguous = {path: np.ascontiguousarray(array) for path, array in weights.items()}
     save_file(contiguous, directory / WEIGHTS_FILE)
     save_json(directory / META_FILE, meta)
-    (directory / "run.py").write_text(f"{_RUN}{_SHOW[head]}\n", encoding="utf-8")
+    length = model.sequence_length or cfg.max_positions
+    program = _RUN.format(length=length) + _SHOW[head] + "\n"
+    (directory / "run.py").write_text(program, encoding="utf-8")
     save_huggingface_tokenizer(
         *(model.tokenizer, directory, cfg.max_positions, cfg.num_segments),
         of_words=head == "tokens",

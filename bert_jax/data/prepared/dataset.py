@@ -98,11 +98,12 @@ def open_dataset(directory: pathlib.Path | None) -> PreparedDataset:
         )
     directory = dataset_here(directory)
     if not (directory / MANIFEST).exists():
+        is_file = directory.is_file()
         raise FileNotFoundError(
-            f"{directory} holds no finished dataset ({MANIFEST} is missing). Run "
-            "`bert-jax prepare` with this --output; run it again if it was stopped. "
-            "If the dataset was moved, name its new place instead, in pretraining with "
-            "--data.dataset."
+            f"{directory} {'is a file and ' * is_file}holds no finished dataset ({MANIFEST} "
+            "is missing); expected a directory that `bert-jax prepare` has written to its "
+            "end. If prepare was stopped, the same command goes on. If the dataset was "
+            "moved, name its new place instead, in pretraining with --data.dataset."
         )
     manifest = read_manifest(directory)
     missing = [name for name in manifest["sha256"] if not (directory / name).exists()]

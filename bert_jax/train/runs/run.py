@@ -136,13 +136,14 @@ def load_run(run: pathlib.Path, kind: str | None = None) -> RunInfo:
     raw = read_json(path, FROM_A_COPY, version=FORMAT_VERSION)
     info = _built(RunInfo, raw, path)
     if kind is not None and info.kind != kind:
-        # Only an imported run has no devices.
-        way_out = (
-            " `bert-jax import` with --encoder-only makes a pretrain run of the classifier "
-            "that it was imported from."
-            if kind == "pretrain" and info.devices is None
-            else ""
-        )
+        way_out = ""
+        if kind == "finetune":
+            way_out = f" `bert-jax finetune {run} --train FILE --dev FILE --output NEW` makes one."
+        elif info.devices is None:  # only an imported run has none
+            way_out = (
+                " `bert-jax import` with --encoder-only makes a pretrain run of the "
+                "classifier that it was imported from."
+            )
         raise ValueError(f"{run} is a {info.kind} run; expected a {kind} run.{way_out}")
     return info
 
