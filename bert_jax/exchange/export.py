@@ -192,7 +192,7 @@ def export_run(
         said = f"{directory} written; {_verdict(manifest, _form_of(to, model.head))}"
         if quantize == "int8":
             sizes = quantize_onnx(partial)
-            measured = measure_quantized(run, partial)
+            measured = measure_quantized(run, partial, step)
             manifest["int8"] = {"bytes": sizes, **measured}
             said += f". {describe_quantized(sizes, measured)}"
         save_json(partial / EXPORT_MANIFEST, manifest)

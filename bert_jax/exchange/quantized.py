@@ -73,12 +73,15 @@ def quantize_onnx(directory: pathlib.Path) -> dict[str, int]:
     }
 
 
-def measure_quantized(run: pathlib.Path, directory: pathlib.Path) -> dict[str, Any]:
+def measure_quantized(
+    run: pathlib.Path, directory: pathlib.Path, step: int | None = None
+) -> dict[str, Any]:
     """Scores and speeds of both models on the examples that the run was judged on.
 
     Args:
         run: run directory of `finetune`.
         directory: an export with both files.
+        step: step of the weights that were exported. Default: the best one.
 
     Returns:
         `scores` and `rows_per_sec` by file name; the speed is the median of three turns
@@ -91,7 +94,7 @@ def measure_quantized(run: pathlib.Path, directory: pathlib.Path) -> dict[str, A
     cfg = load_run_config(run)
     if not isinstance(cfg, FinetuneConfig) or cfg.task.dev is None:
         return {}
-    predictor = Predictor(run)
+    predictor = Predictor(run, step=step)
     task = predictor.task
     held_out = read_held_out(task, cfg.task, predictor.info.data["validation"])
     encoded = predictor.encode(held_out)

@@ -13,13 +13,16 @@ from jax.sharding import Mesh
 from bert_jax.config import FileConfig, FinetuneConfig
 from bert_jax.data.labelled.examples import EncodedExamples, Text
 from bert_jax.data.labelled.unlabelled import Unlabelled, no_text
+from bert_jax.runtime import process
+from bert_jax.runtime.agreement import on_first_host
 from bert_jax.runtime.jax_settings import our_settings
 from bert_jax.train.initial import load_params
 from bert_jax.train.logits import BatchedLogits
 from bert_jax.train.mesh import one_device
+from bert_jax.train.monitoring.metrics import read_metrics
 from bert_jax.train.runs.results_file import load_results
 from bert_jax.train.runs.run import load_run_config, load_run_tokenizer
-from bert_jax.train.tasks import task_of
+from bert_jax.train.tasks import Task, task_of
 from bert_jax.train.tasks.task import Judged
 
 
@@ -52,6 +55,33 @@ def _lines(
         yield line | (prediction or dict.fromkeys(keys))
 
 
+def with_fitted_of(task: Task, run: pathlib.Path, step: int) -> Task:
+    """The task with what was fitted to the answers of the weights of `step`.
+
+    Where the run did not judge these weights, it is what was fitted to its best ones, which
+    is said.
+    """
+    results = load_results(run) or {}
+    fitted = results.get("fitted", {})
+    if not task.fits or results.get("best", results).get("step") == step:
+        return task.with_fitted(fitted)
+
+    def evaluation() -> dict[str, Any]:
+        lines = (x for x in reversed(read_metrics(run)) if x["kind"] == "eval")
+        return next((line for line in lines if line["step"] == step), {})
+
+    line = on_first_host(f"the evaluation of {run} at step {step}", evaluation)
+    if line:
+        fitted = {name: line[name] for name in task.fits if name in line}
+    elif fitted:
+        print(
+            f"note: {run} was not judged at step {step:,}, so {', '.join(fitted)} is what "
+            "was fitted to its best state.",
+            file=process.notes(),
+        )
+    return task.with_fitted(fitted)
+
+
 class Predictor:
     """A fine-tuned model, loaded from its run directory."""
 
@@ -74,17 +104,16 @@ class Predictor:
                 several processes must pass a mesh of all its devices.
         """
         mesh = mesh or one_device()
-        self.info, _, self.params = load_params(run, mesh, kind="finetune", step=step)
+        loaded = load_params(run, mesh, kind="finetune", step=step)
+        self.info, self.params = loaded.info, loaded.params
         cfg = load_run_config(run)
         assert isinstance(cfg, FinetuneConfig)
         self.cfg = cfg
-        # A run that has not finished has no results, and nothing fitted.
-        fitted = (load_results(run) or {}).get("fitted", {})
         self.tokenizer = load_run_tokenizer(run)
         assert self.info.labels is not None
         assert self.info.task is not None
         self.outputs = self.info.labels
-        self.task = task_of(cfg).with_fitted(fitted)
+        self.task = with_fitted_of(task_of(cfg), run, loaded.step)
         self.num_texts = self.task.num_texts(cfg.task)
         self._logits = BatchedLogits(
             self.task,

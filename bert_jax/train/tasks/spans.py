@@ -58,6 +58,8 @@ class Spans(Task):
         Metric("unanswerable_accuracy", "accuracy of those without"),
     )
 
+    fits = (_THRESHOLD,)
+
     @property
     def threshold(self) -> float | None:
         """`None`: every question gets an answer."""

@@ -89,6 +89,9 @@ class Task(abc.ABC):
     """Which of `_OF_SOME_TASKS`, the settings that some tasks do not have, this one has."""
     fixed_outputs: ClassVar[tuple[str, ...]] = ()
     """Names of the logits, where no file decides them."""
+    fits: ClassVar[tuple[str, ...]] = ()
+    """Names of what `fit` may find. They are names of scores too, so that each evaluation
+    of a run keeps what was fitted to it."""
     cfg: FinetuneConfig = FinetuneConfig()
     """The settings of the run; `configured` sets them."""
     fitted: Mapping[str, float] = MappingProxyType({})
