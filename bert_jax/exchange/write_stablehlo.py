@@ -4,7 +4,8 @@
 CUDA and TPU, with batch and length open (length <= max_positions) and for one device.
 The weights are its first argument, a flat dict, and lie in `model.safetensors`, under
 our paths and in our layouts, rows of vocabulary padding included. `meta.json` says how
-to call it, and `run.py` does so in ten lines, cutting a text to the rows of the model's training.
+to call it, and `run.py` does so in ten lines. It cuts a text to the rows of the model's
+training.
 
 How long a file stays good: JAX promises to run it in versions up to 6 months newer, and
 3 weeks older, than the one that wrote it (docs.jax.dev, "Exporting and serializing
