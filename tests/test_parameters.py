@@ -11,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from flax import nnx
 
 from bert_jax import family
 from bert_jax.config import ModelConfig
 from bert_jax.family import model_config
 from bert_jax.model import pretraining
+from bert_jax.model.layers import Keys
 from bert_jax.train import sharding
 
 init_pretraining = jax.jit(pretraining.init_params, static_argnums=0)
@@ -31,6 +33,11 @@ def assert_as_documented(params: dict, expected: dict) -> None:
 def test_the_pretraining_tree_is_as_documented(tiny):
     params = init_pretraining(tiny, jax.random.key(0))
     assert_as_documented(params, reference.pretrain_shapes(tiny))
+
+
+def test_keys_are_those_of_flax():
+    ours, theirs = Keys(jax.random.key(3)), nnx.Rngs(jax.random.key(3))
+    assert [ours.params() for _ in range(3)] == [theirs.params() for _ in range(3)]
 
 
 def test_trees_of_heads_over_texts_are_as_documented(tiny, text_head):
