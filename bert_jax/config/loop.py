@@ -28,7 +28,8 @@ class LoopConfig:
     """Number of the newest checkpoints that are kept."""
     keep_every_steps: int | None = None
     """Checkpoints of the multiples of this step are kept for ever, beside the newest
-    ones. None: only the newest ones are kept."""
+    ones. Give it to every session of a run: one without it deletes them. None: only the
+    newest ones are kept."""
     mirror: str | None = None
     """Second directory that checkpoints are copied to in the background, on another disk
     or in a bucket (gs://, s3://). When the run has no whole checkpoint, it goes on from
