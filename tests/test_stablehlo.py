@@ -257,6 +257,19 @@ def test_without_one_text_or_two_it_says_its_usage(write):
         assert (done.returncode, done.stdout) == (1, "")
 
 
+def test_of_several_labels_all_that_are_likely_are_shown(
+    write, tmp_path, monkeypatch, capsys
+):
+    model, _ = write("classifier", gelu="tanh")
+    several = dataclasses.replace(model, problem_type="multi_label_classification")
+    write_stablehlo.write_stablehlo(several, tmp_path)
+    monkeypatch.setattr(sys, "argv", ["run.py", *TEXTS])
+    runpy.run_path(str(tmp_path / "run.py"))
+    labels, logits = capsys.readouterr().out.splitlines()
+    likely = [x for x, y in zip(LABELS, json.loads(logits), strict=True) if y > 0]
+    assert labels == str(likely)
+
+
 def test_a_long_text_is_cut_to_the_rows_of_the_training(
     write, tmp_path, monkeypatch, capsys
 ):

@@ -36,7 +36,6 @@ from bert_jax.exchange.json_files import save_json
 from bert_jax.exchange.logits import PLAIN, forward, param_shapes
 from bert_jax.exchange.portable import INPUTS, PortableModel
 from bert_jax.exchange.tensors import (
-    Head,
     Params,
     check_bits,
     check_shapes,
@@ -66,11 +65,14 @@ model = jax.export.deserialize(bytearray((here / "model.stablehlo").read_bytes()
 found = model.call(safetensors.numpy.load_file(here / "model.safetensors"), *ids)
 """
 _LABELS = 'json.loads((here / "meta.json").read_text(encoding="utf-8"))["labels"]'
-_SHOW: dict[Head, str] = {
+_SHOW = {
     "mlm": 'print(tokenizer.decode(found["logits"][0].argmax(-1).tolist()))',
     "pretraining": 'print(tokenizer.decode(found["prediction_logits"][0].argmax(-1).tolist()), '
     'found["seq_relationship_logits"][0].tolist(), sep="\\n")',
     "classifier": f'print({_LABELS}[found["logits"][0].argmax()], '
+    'found["logits"][0].tolist(), sep="\\n")',
+    # Of several labels those with a probability above one half.
+    "multilabel": f'print([label for label, x in zip({_LABELS}, found["logits"][0]) if x > 0], '
     'found["logits"][0].tolist(), sep="\\n")',
     "tokens": f'print(*(token + "\\t" + {_LABELS}[best] for token, best '
     'in zip(text.tokens, found["logits"][0].argmax(-1))), sep="\\n")',
@@ -118,7 +120,9 @@ def write_stablehlo(model: PortableModel, directory: pathlib.Path) -> None:
     save_file(contiguous, directory / WEIGHTS_FILE)
     save_json(directory / META_FILE, meta)
     length = model.sequence_length or cfg.max_positions
-    program = _RUN.format(length=length) + _SHOW[head] + "\n"
+    has_several = model.problem_type == "multi_label_classification"
+    shown = _SHOW["multilabel" if has_several else head]
+    program = _RUN.format(length=length) + shown + "\n"
     (directory / "run.py").write_text(program, encoding="utf-8")
     save_huggingface_tokenizer(
         *(model.tokenizer, directory, cfg.max_positions, cfg.num_segments),
